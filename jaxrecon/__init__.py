@@ -1,0 +1,61 @@
+"""Feed-forward 3D reconstruction in JAX: photos in, cameras, depth and a point cloud out.
+
+    import jaxrecon
+    recon = jaxrecon.load("pi3").reconstruct("photos/")
+    recon.save("scene.ply")
+
+Letters in shapes, everywhere in the package:
+
+    B  batch (scenes)         V  views (images of one scene)
+    T  query tokens           S  key tokens
+    N  attention heads        K  width of one head         D  width of the model
+    h w  patch grid           H W  pixels
+
+Geometry names carry the frame: `points_world`, `points_camera`, `world_from_camera` (maps camera
+coordinates to world coordinates), `depth_z` (along the optical axis) and `depth_ray` (along the
+ray). Axes are OpenCV's: x right, y down, z forward. Pixel coordinates are OpenCV's too: the centre
+of the top-left pixel is (0, 0).
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from jaxrecon.errors import InputError, JaxreconError, OutputError, WeightsError
+    from jaxrecon.pipeline import Pipeline
+    from jaxrecon.reconstruction import Reconstruction
+    from jaxrecon.registry import available_models, load
+    from jaxrecon.sharding import make_mesh
+
+__version__ = "0.1.0"
+
+# Imported on first use, so that `jaxrecon --help` and the converter start without JAX.
+_HOMES = {
+    "InputError": "errors",
+    "JaxreconError": "errors",
+    "OutputError": "errors",
+    "WeightsError": "errors",
+    "Pipeline": "pipeline",
+    "Reconstruction": "reconstruction",
+    "available_models": "registry",
+    "load": "registry",
+    "make_mesh": "sharding",
+}
+
+__all__ = [
+    "InputError",
+    "JaxreconError",
+    "OutputError",
+    "Pipeline",
+    "Reconstruction",
+    "WeightsError",
+    "available_models",
+    "load",
+    "make_mesh",
+]
+
+
+def __getattr__(name: str) -> object:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'jaxrecon' has no attribute '{name}'")
+    return getattr(import_module(f"jaxrecon.{_HOMES[name]}"), name)

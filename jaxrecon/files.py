@@ -1,0 +1,123 @@
+"""Writing files so that a reader sees the old content or the new, never a part of it."""
+
+import errno
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from jaxrecon.errors import OutputError
+
+_WAYS_OUT = {
+    errno.ENOSPC: "the disk is full; free some space or choose another disk",
+    errno.EDQUOT: "the disk quota is used up; free some space or choose another disk",
+    errno.EFBIG: "the file would pass the allowed file size; raise the limit (ulimit -f)",
+    errno.EACCES: "no permission to write there; choose another place or change its permissions",
+    errno.EPERM: "no permission to write there; choose another place or change its permissions",
+    errno.EROFS: "the file system is read-only; choose another place",
+    errno.ENOTDIR: "a part of the path is a file, not a folder; choose another place",
+}
+
+
+def output_error(path: Path, error: OSError) -> OutputError:
+    """Turns an operating-system error met while writing `path` into one line with a way out."""
+    reason = _WAYS_OUT.get(error.errno or 0, error.strerror or str(error))
+    return OutputError(f"cannot write {path}: {reason}")
+
+
+@contextmanager
+def replacing_file(path: str | Path) -> Iterator[Path]:
+    """Yields a temporary path beside `path`, renamed to `path` if the block ends without error.
+
+    Missing parent folders are made. On any error the temporary file is removed and `path` is left
+    as it was.
+
+    Raises:
+      OutputError: the file cannot be written (disk full, no permission, ...).
+    """
+    path = Path(path)
+    if path.is_dir():
+        raise OutputError(f"cannot write {path}: a folder of that name exists; choose another name")
+    temporary = None
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent)
+        os.close(handle)
+        temporary = Path(name)
+        yield temporary
+        with open(temporary, "rb+") as file:
+            os.fsync(file.fileno())
+        os.chmod(temporary, 0o666 & ~_umask())
+        os.replace(temporary, path)
+    except OutputError:
+        raise
+    except OSError as error:
+        raise output_error(path, error) from error
+    finally:
+        if temporary is not None:
+            temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def replacing_folder(path: str | Path, *, overwrite: bool = False) -> Iterator[Path]:
+    """Yields a temporary folder beside `path`, renamed to `path` if the block ends without error.
+
+    Raises:
+      OutputError: `path` is a file, or a folder that is not empty and `overwrite` is false, or the
+        folder cannot be written.
+    """
+    path = Path(path)
+    check_output_folder(path, overwrite=overwrite)
+    temporary = None
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent))
+        yield temporary
+        os.chmod(temporary, 0o777 & ~_umask())
+        _swap_in(temporary, path)
+    except OutputError:
+        raise
+    except OSError as error:
+        raise output_error(path, error) from error
+    finally:
+        if temporary is not None:
+            shutil.rmtree(temporary, ignore_errors=True)
+
+
+def check_output_folder(path: str | Path, *, overwrite: bool = False) -> None:
+    """Refuses a folder that could not be put at `path`, before any work is done for it.
+
+    Raises:
+      OutputError: `path` is a file, or a folder that is not empty and `overwrite` is false.
+    """
+    path = Path(path)
+    if path.is_file():
+        raise OutputError(f"cannot write {path}: a file of that name exists; choose another name")
+    if not overwrite and path.is_dir() and any(path.iterdir()):
+        raise OutputError(
+            f"cannot write {path}: the folder exists and is not empty; "
+            "choose another, or ask to overwrite it (--overwrite, overwrite=True)"
+        )
+
+
+def _swap_in(temporary: Path, path: Path) -> None:
+    if not path.exists():
+        os.rename(temporary, path)
+        return
+    aside = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".old", dir=path.parent))
+    os.rename(path, aside / "old")
+    try:
+        os.rename(temporary, path)
+    except OSError:
+        os.rename(aside / "old", path)
+        aside.rmdir()
+        raise
+    shutil.rmtree(aside, ignore_errors=True)
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask

@@ -1,0 +1,50 @@
+"""Pinhole intrinsics from predicted rays."""
+
+from typing import Literal
+
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+
+def intrinsics_from_points(
+    points_camera: Float[Array, "V H W 3"],
+    *,
+    sharing: Literal["per_view", "shared"] = "per_view",
+    principal_point: Literal["free", "centre"] = "free",
+) -> Float[Array, "V 3 3"]:
+    """Fits `u = fx x/|z| + cx` and `v = fy y/|z| + cy` by least squares over all pixels.
+
+    Args:
+      points_camera: the point (or ray) of each pixel in its camera's frame, of any length.
+      sharing: one camera a view, or one for all views (then the same matrix V times).
+      principal_point: fitted, or held at the image's centre ((W - 1) / 2, (H - 1) / 2).
+
+    Returns:
+      Intrinsics in pixels; the centre of the top-left pixel is (0, 0).
+
+    Source: upstream `recover_intrinsic_from_rays_d` (`pi3/utils/geometry.py`).
+    """
+    views, height, width, _ = points_camera.shape
+    slope = points_camera[..., :2] / (jnp.abs(points_camera[..., 2:]) + 1e-10)
+    axes = (1, 2) if sharing == "per_view" else (0, 1, 2)
+    fits = [
+        _fit_line(slope[..., 0], jnp.arange(width, dtype=slope.dtype), axes, principal_point),
+        _fit_line(
+            slope[..., 1], jnp.arange(height, dtype=slope.dtype)[:, None], axes, principal_point
+        ),
+    ]
+    (fx, cx), (fy, cy) = (tuple(jnp.broadcast_to(p, (views,)) for p in fit) for fit in fits)
+    zero, one = jnp.zeros_like(fx), jnp.ones_like(fx)
+    rows = [[fx, zero, cx], [zero, fy, cy], [zero, zero, one]]
+    return jnp.stack([jnp.stack(row, axis=-1) for row in rows], axis=-2)
+
+
+def _fit_line(slope: Array, pixel: Array, axes: tuple[int, ...], principal_point: str) -> tuple:
+    pixel = jnp.broadcast_to(pixel, slope.shape)
+    pixel_mean = jnp.mean(pixel, axis=axes, keepdims=True)
+    slope_mean = jnp.mean(slope, axis=axes, keepdims=True)
+    if principal_point == "centre":
+        slope_mean = jnp.zeros_like(slope_mean)
+    s, p = slope - slope_mean, pixel - pixel_mean
+    focal = jnp.sum(s * p, axis=axes) / jnp.sum(s * s, axis=axes)
+    return focal, pixel_mean.reshape(focal.shape) - focal * slope_mean.reshape(focal.shape)

@@ -1,0 +1,31 @@
+"""Rigid transforms as 4x4 matrices."""
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+_HIGHEST = jax.lax.Precision.HIGHEST
+
+
+def rigid(
+    rotation: Float[Array, "*dims 3 3"], translation: Float[Array, "*dims 3"]
+) -> Float[Array, "*dims 4 4"]:
+    """The matrix [R t; 0 0 0 1]."""
+    top = jnp.concatenate([rotation, translation[..., None]], axis=-1)
+    bottom = jnp.broadcast_to(jnp.array([0, 0, 0, 1], top.dtype), (*top.shape[:-2], 1, 4))
+    return jnp.concatenate([top, bottom], axis=-2)
+
+
+def invert_rigid(matrix: Float[Array, "*dims 4 4"]) -> Float[Array, "*dims 4 4"]:
+    """Inverse of a rigid transform in closed form, [R^T, -R^T t]."""
+    rotation = jnp.swapaxes(matrix[..., :3, :3], -1, -2)
+    translation = -jnp.einsum("...ij,...j->...i", rotation, matrix[..., :3, 3], precision=_HIGHEST)
+    return rigid(rotation, translation)
+
+
+def transform_points(
+    matrix: Float[Array, "*#dims 4 4"], points: Float[Array, "*#dims 3"]
+) -> Float[Array, "*dims 3"]:
+    """`R p + t`, in full precision on every device; leading axes broadcast."""
+    rotated = jnp.einsum("...ij,...j->...i", matrix[..., :3, :3], points, precision=_HIGHEST)
+    return rotated + matrix[..., :3, 3]

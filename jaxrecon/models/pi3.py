@@ -1,0 +1,238 @@
+"""π³: permutation-equivariant visual geometry (arXiv 2507.13347; upstream `pi3/models/pi3.py`).
+
+No view is the reference: permuting the input views permutes the outputs, and the world frame is
+whatever frame the predicted poses share.
+"""
+
+from dataclasses import dataclass, field
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jax.typing import DTypeLike
+from jaxtyping import Array, Float
+
+from jaxrecon.geometry.rotation import nearest_rotation
+from jaxrecon.geometry.transforms import rigid, transform_points
+from jaxrecon.models.prediction import Prediction
+from jaxrecon.nn.alternating import AlternatingAttention
+from jaxrecon.nn.attention import AttentionFn, TokenLayout, attend_densely
+from jaxrecon.nn.block import BlockConfig, scan_blocks, stack_blocks
+from jaxrecon.nn.dinov2 import DINOV2_LARGE, DinoV2, DinoV2Config
+from jaxrecon.nn.layers import linear, linear_f32, stack
+from jaxrecon.nn.rope import RotaryTable, grid_positions, rotary_table
+
+IMAGE_MEAN = (0.485, 0.456, 0.406)
+IMAGE_STD = (0.229, 0.224, 0.225)
+
+
+@dataclass(frozen=True)
+class Pi3Config:
+    """Sizes of a π³ model.
+
+    Attributes:
+      encoder: the image encoder; its width is the trunk's width too.
+      heads: attention heads of the trunk.
+      pairs: (frame, global) block pairs of the trunk.
+      registers: register tokens of each view in the trunk.
+      head_width, head_heads, head_depth: the three decoders after the trunk.
+      point_width: features that the point and the confidence decoder hand to their heads.
+      camera_width: the same for the camera.
+      rope_base: wavelength base of the rotary embedding.
+    """
+
+    encoder: DinoV2Config = field(default=DINOV2_LARGE)
+    heads: int = 16
+    pairs: int = 18
+    registers: int = 5
+    head_width: int = 1024
+    head_heads: int = 16
+    head_depth: int = 5
+    point_width: int = 1024
+    camera_width: int = 512
+    rope_base: float = 100.0
+
+    @property
+    def trunk_block(self) -> BlockConfig:
+        return BlockConfig(self.encoder.width, self.heads, qk_norm=True, layer_scale=0.01)
+
+    @property
+    def head_block(self) -> BlockConfig:
+        return BlockConfig(self.head_width, self.head_heads)
+
+
+PI3 = Pi3Config()
+"""The released model (yyfz233/Pi3), 958.7 M parameters."""
+
+
+class TransformerDecoder(nnx.Module):
+    """Trunk features to task features: a projection, blocks of frame attention, a projection."""
+
+    def __init__(
+        self, config: Pi3Config, width_out: int, *, dtype: DTypeLike, rngs: nnx.Rngs
+    ) -> None:
+        block = config.head_block
+        self.project = linear(2 * config.encoder.width, block.width, dtype=dtype, rngs=rngs)
+        self.blocks = stack_blocks(block, config.head_depth, dtype=dtype, rngs=rngs)
+        self.out = linear(block.width, width_out, dtype=dtype, rngs=rngs)
+
+    def __call__(
+        self,
+        x: Float[Array, "G P D"],
+        layout: TokenLayout,
+        attention: AttentionFn,
+        rope: RotaryTable,
+    ) -> Float[Array, "G P E"]:
+        hidden = self.project(x).astype(jnp.float32)
+        return self.out(scan_blocks(self.blocks, hidden, layout, attention, rope))
+
+
+class ResidualMlp(nnx.Module):
+    """`x + relu(fc3(relu(fc2(relu(fc1 x)))))`."""
+
+    def __init__(self, width: int, *, rngs: nnx.Rngs) -> None:
+        self.fc1 = linear_f32(width, width, rngs=rngs)
+        self.fc2 = linear_f32(width, width, rngs=rngs)
+        self.fc3 = linear_f32(width, width, rngs=rngs)
+
+    def __call__(self, x: Float[Array, "*dims D"]) -> Float[Array, "*dims D"]:
+        hidden = jax.nn.relu(self.fc1(x))
+        return x + jax.nn.relu(self.fc3(jax.nn.relu(self.fc2(hidden))))
+
+
+class CameraHead(nnx.Module):
+    """Patch features of a view to its camera: the mean over patches, then translation and rotation.
+
+    The rotation is regressed as nine numbers and taken to the nearest rotation.
+    """
+
+    def __init__(self, width: int, *, rngs: nnx.Rngs) -> None:
+        self.residual = stack(lambda keys: ResidualMlp(width, rngs=keys), 2, rngs)
+        self.mlp1 = linear_f32(width, width, rngs=rngs)
+        self.mlp2 = linear_f32(width, width, rngs=rngs)
+        self.translation = linear_f32(width, 3, rngs=rngs)
+        self.rotation = linear_f32(width, 9, rngs=rngs)
+
+    def __call__(self, x: Float[Array, "G P D"]) -> Float[Array, "G 4 4"]:
+        """World-from-camera pose of each view."""
+        translation, matrix = self.regress(x)
+        return rigid(nearest_rotation(matrix), translation)
+
+    def regress(
+        self, x: Float[Array, "G P D"]
+    ) -> tuple[Float[Array, "G 3"], Float[Array, "G 3 3"]]:
+        """Translation, and a 3x3 matrix that is not yet a rotation."""
+        x = jax.lax.scan(lambda carry, layer: (layer(carry), None), x, self.residual)[0]
+        pooled = jnp.mean(x, axis=1)
+        features = jax.nn.relu(self.mlp2(jax.nn.relu(self.mlp1(pooled))))
+        return self.translation(features), self.rotation(features).reshape(-1, 3, 3)
+
+
+class Pi3(nnx.Module):
+    """π³ as released.
+
+    Args:
+      config: the sizes; `PI3` is the released model.
+      dtype: of the matrices and their inputs: float32 or bfloat16. Norms, the residual stream,
+        softmax, rotary angles and the last layer of each head are float32 in any case.
+    """
+
+    def __init__(
+        self, config: Pi3Config, *, dtype: DTypeLike = jnp.float32, rngs: nnx.Rngs
+    ) -> None:
+        self.config = config
+        width, pixels = config.encoder.width, config.encoder.patch**2
+        self.encoder = DinoV2(config.encoder, dtype=dtype, rngs=rngs)
+        self.register_tokens = nnx.Param(
+            1e-6 * jax.random.normal(rngs.params(), (config.registers, width))
+        )
+        self.trunk = AlternatingAttention(
+            config.trunk_block, config.pairs, taps=(config.pairs - 1,), dtype=dtype, rngs=rngs
+        )
+        self.point_decoder = TransformerDecoder(config, config.point_width, dtype=dtype, rngs=rngs)
+        self.confidence_decoder = TransformerDecoder(
+            config, config.point_width, dtype=dtype, rngs=rngs
+        )
+        self.camera_decoder = TransformerDecoder(
+            config, config.camera_width, dtype=dtype, rngs=rngs
+        )
+        self.point_head = linear_f32(config.point_width, 3 * pixels, rngs=rngs)
+        self.confidence_head = linear_f32(config.point_width, pixels, rngs=rngs)
+        self.camera_head = CameraHead(config.camera_width, rngs=rngs)
+
+    def __call__(
+        self,
+        images: Float[Array, "B V H W 3"],
+        *,
+        attention: AttentionFn = attend_densely,
+    ) -> Prediction:
+        """Reconstructs the scenes.
+
+        Args:
+          images: RGB in [0, 1]; H and W are multiples of the patch size.
+          attention: how the trunk's tokens attend; dense if not given.
+
+        Raises:
+          ValueError: H or W is not a multiple of the patch size.
+        """
+        layout = self.layout(images.shape)
+        rope = self.rope(layout, self.config.trunk_block)
+        features = self.trunk(self.tokens(images), layout, attention, rope)[-1]
+        return self.decode(features, layout)
+
+    def layout(self, shape: tuple[int, ...]) -> TokenLayout:
+        """Token layout of one view of images of shape (B, V, H, W, 3)."""
+        return TokenLayout(1, self.encoder.patch_grid(shape[1:]), self.config.registers)
+
+    def rope(self, layout: TokenLayout, block: BlockConfig) -> RotaryTable:
+        """Rotary table of one view's tokens, for the head width of `block`."""
+        positions = grid_positions(layout.grid, layout.leading)
+        return rotary_table(positions, block.width // block.heads, base=self.config.rope_base)
+
+    def tokens(self, images: Float[Array, "B V H W 3"]) -> Float[Array, "B V P D"]:
+        """Tokens that enter the trunk: [registers | patches] of each view, in float32."""
+        batch, views = images.shape[:2]
+        normalised = (images - jnp.asarray(IMAGE_MEAN)) / jnp.asarray(IMAGE_STD)
+        patches = self.encoder(normalised.reshape(-1, *images.shape[2:])).astype(jnp.float32)
+        registers = jnp.broadcast_to(
+            self.register_tokens[...], (patches.shape[0], *self.register_tokens.shape)
+        )
+        tokens = jnp.concatenate([registers, patches], axis=1)
+        return tokens.reshape(batch, views, *tokens.shape[1:])
+
+    def decode(self, features: Float[Array, "B V P E"], layout: TokenLayout) -> Prediction:
+        """Trunk features to geometry, each view on its own."""
+        views = features.shape[:2]
+        rope = self.rope(layout, self.config.head_block)
+        flat = features.reshape(-1, *features.shape[2:])
+
+        def patches(decoder: TransformerDecoder) -> Float[Array, "G P E"]:
+            hidden = decoder(flat, layout, attend_densely, rope)
+            return hidden[:, layout.leading :].astype(jnp.float32)
+
+        raw = self.to_pixels(self.point_head(patches(self.point_decoder)), layout.grid)
+        logits = self.to_pixels(self.confidence_head(patches(self.confidence_decoder)), layout.grid)
+        points_camera = points_from_raw(raw).reshape(*views, *raw.shape[1:])
+        pose = self.camera_head(patches(self.camera_decoder)).reshape(*views, 4, 4)
+        return Prediction(
+            points_world=transform_points(pose[:, :, None, None], points_camera),
+            points_camera=points_camera,
+            confidence=jax.nn.sigmoid(logits[..., 0]).reshape(*views, *logits.shape[1:3]),
+            world_from_camera=pose,
+        )
+
+    def to_pixels(
+        self, patches: Float[Array, "G P E"], grid: tuple[int, int]
+    ) -> Float[Array, "G H W C"]:
+        """Unfolds each patch's numbers (row, column, channel) into its pixels."""
+        patch = self.config.encoder.patch
+        unfolded = patches.reshape(-1, *grid, patch, patch, patches.shape[-1] // patch**2)
+        return unfolded.swapaxes(2, 3).reshape(
+            -1, grid[0] * patch, grid[1] * patch, unfolded.shape[-1]
+        )
+
+
+def points_from_raw(raw: Float[Array, "*dims 3"]) -> Float[Array, "*dims 3"]:
+    """(x/z, y/z, log z) to (x, y, z)."""
+    z = jnp.exp(raw[..., 2:])
+    return jnp.concatenate([raw[..., :2] * z, z], axis=-1)

@@ -1,0 +1,26 @@
+"""What every model returns."""
+
+from dataclasses import dataclass
+
+import jax
+from jaxtyping import Array, Float
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class Prediction:
+    """Geometry of `V` views of `B` scenes, in float32.
+
+    Attributes:
+      points_world: the point seen by each pixel, in the scene's world frame.
+      points_camera: the same point in its own camera's frame (x right, y down, z forward).
+      confidence: how far to trust each point. π³: a probability in [0, 1].
+      world_from_camera: rigid pose of each camera.
+
+    The unit of length is the model's own: π³ is free up to one scale factor for each scene.
+    """
+
+    points_world: Float[Array, "B V H W 3"]
+    points_camera: Float[Array, "B V H W 3"]
+    confidence: Float[Array, "B V H W"]
+    world_from_camera: Float[Array, "B V 4 4"]

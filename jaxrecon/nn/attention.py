@@ -1,0 +1,96 @@
+"""Multi-head self-attention with the attention function passed in."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import jax.numpy as jnp
+from flax import nnx
+from jax.typing import DTypeLike
+from jaxtyping import Array, Float
+
+from jaxrecon.nn.layers import layer_norm, linear
+from jaxrecon.nn.rope import RotaryTable, apply_rotary
+from pallas_kernels.dense_attention import dense_attention
+
+QK_NORM_EPS = 1e-5
+
+
+@dataclass(frozen=True)
+class TokenLayout:
+    """What the tokens of one attention sequence are.
+
+    A sequence holds `views` times [`leading` specials | patches of the `grid` row by row |
+    `trailing` specials], then `scene` tokens that belong to no view. Frame attention has one view
+    a sequence, global attention all views of a scene.
+    """
+
+    views: int
+    grid: tuple[int, int]
+    leading: int = 0
+    trailing: int = 0
+    scene: int = 0
+
+    @property
+    def tokens_per_view(self) -> int:
+        return self.leading + self.grid[0] * self.grid[1] + self.trailing
+
+    @property
+    def tokens(self) -> int:
+        return self.views * self.tokens_per_view + self.scene
+
+    def joined(self, views: int) -> "TokenLayout":
+        """The layout of `views` such views in one sequence."""
+        return replace(self, views=views)
+
+
+type AttentionFn = Callable[[Array, Array, Array, TokenLayout], Array]
+"""`(q, k, v, layout) -> out`, each `(G, T, N, K)`: how models are told to attend."""
+
+
+def attend_densely(
+    q: Float[Array, "G T N K"],
+    k: Float[Array, "G T N K"],
+    v: Float[Array, "G T N K"],
+    layout: TokenLayout,
+) -> Float[Array, "G T N K"]:
+    """Every token sees every token of its sequence: the default `AttentionFn`."""
+    del layout
+    return dense_attention(q, k, v)
+
+
+class Attention(nnx.Module):
+    """Self-attention: one matrix for q, k and v, then heads, then an output matrix.
+
+    With `qk_norm`, q and k pass a LayerNorm over the head width, before the rotary embedding.
+    q and k are normed and turned in float32 and then cast to the dtype of `v`.
+    """
+
+    def __init__(
+        self, width: int, heads: int, *, qk_norm: bool, dtype: DTypeLike, rngs: nnx.Rngs
+    ) -> None:
+        self.heads = heads
+        self.qkv = linear(width, 3 * width, dtype=dtype, rngs=rngs)
+        self.out = linear(width, width, dtype=dtype, rngs=rngs)
+        if qk_norm:
+            head = width // heads
+            self.q_norm = layer_norm(head, eps=QK_NORM_EPS, dtype=jnp.float32, rngs=rngs)
+            self.k_norm = layer_norm(head, eps=QK_NORM_EPS, dtype=jnp.float32, rngs=rngs)
+        else:
+            self.q_norm = self.k_norm = None
+
+    def __call__(
+        self,
+        x: Float[Array, "G T D"],
+        layout: TokenLayout,
+        attention: AttentionFn,
+        rope: RotaryTable | None = None,
+    ) -> Float[Array, "G T D"]:
+        groups, tokens, width = x.shape
+        qkv = self.qkv(x).reshape(groups, tokens, 3, self.heads, width // self.heads)
+        q, k, v = qkv[:, :, 0], qkv[:, :, 1], qkv[:, :, 2]
+        if self.q_norm is not None and self.k_norm is not None:
+            q, k = self.q_norm(q), self.k_norm(k)
+        if rope is not None:
+            q, k = (apply_rotary(u.astype(jnp.float32), rope) for u in (q, k))
+        out = attention(q.astype(v.dtype), k.astype(v.dtype), v, layout)
+        return self.out(out.reshape(groups, tokens, width))

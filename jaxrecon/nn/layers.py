@@ -1,0 +1,56 @@
+"""Small layers, and how layers are stacked so that a scan runs them."""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jax.typing import DTypeLike
+from jaxtyping import Array, Float
+
+HIGHEST = jax.lax.Precision.HIGHEST
+
+
+def layer_norm(width: int, *, eps: float, dtype: DTypeLike, rngs: nnx.Rngs) -> nnx.LayerNorm:
+    """A LayerNorm over the last axis: float32 parameters and statistics, output in `dtype`."""
+    return nnx.LayerNorm(width, epsilon=eps, dtype=dtype, use_fast_variance=False, rngs=rngs)
+
+
+def linear(width_in: int, width_out: int, *, dtype: DTypeLike, rngs: nnx.Rngs) -> nnx.Linear:
+    """A linear layer whose parameters, input and output are all of `dtype`."""
+    return nnx.Linear(width_in, width_out, dtype=dtype, param_dtype=dtype, rngs=rngs)
+
+
+def linear_f32(width_in: int, width_out: int, *, rngs: nnx.Rngs) -> nnx.Linear:
+    """A linear layer in full float32 on every device, for the last steps of the heads."""
+    return nnx.Linear(width_in, width_out, dtype=jnp.float32, precision=HIGHEST, rngs=rngs)
+
+
+class LayerScale(nnx.Module):
+    """`gamma * x` with a learnt factor for each channel, in float32 (CaiT, arXiv 2103.17239)."""
+
+    def __init__(self, width: int, initial: float) -> None:
+        self.gamma = nnx.Param(jnp.full((width,), initial, jnp.float32))
+
+    def __call__(self, x: Float[Array, "*dims D"]) -> Float[Array, "*dims D"]:
+        return self.gamma[...] * x.astype(jnp.float32)
+
+
+class Mlp(nnx.Module):
+    """`fc2(gelu(fc1(x)))` with the exact (erf) GELU."""
+
+    def __init__(self, width: int, hidden: int, *, dtype: DTypeLike, rngs: nnx.Rngs) -> None:
+        self.fc1 = linear(width, hidden, dtype=dtype, rngs=rngs)
+        self.fc2 = linear(hidden, width, dtype=dtype, rngs=rngs)
+
+    def __call__(self, x: Float[Array, "*dims D"]) -> Float[Array, "*dims D"]:
+        return self.fc2(jax.nn.gelu(self.fc1(x), approximate=False))
+
+
+def stack[M: nnx.Module](make: Callable[[nnx.Rngs], M], count: int, rngs: nnx.Rngs) -> M:
+    """Makes `count` alike layers as one module whose parameters have a leading axis of `count`.
+
+    `jax.lax.scan` over the result hands the body one layer after another.
+    """
+    keys = jax.random.split(rngs.params(), count)
+    return jax.vmap(lambda key: make(nnx.Rngs(params=key)))(keys)

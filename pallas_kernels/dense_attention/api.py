@@ -1,0 +1,63 @@
+"""The one function that callers import, and the choice of a backend."""
+
+from collections.abc import Callable, Mapping
+
+from jaxtyping import Array, Float
+
+from pallas_kernels.dense_attention.cudnn import attention_cudnn
+from pallas_kernels.dense_attention.xla import attention_xla
+
+IMPLEMENTATIONS: Mapping[str, Callable[..., Array]] = {
+    "cudnn": attention_cudnn,
+    "xla": attention_xla,
+}
+"""Backends by name, the fastest first."""
+
+
+def dense_attention(
+    q: Float[Array, "B T N K"],
+    k: Float[Array, "B S N K"],
+    v: Float[Array, "B S N K"],
+    *,
+    scale: float | None = None,
+    implementation: str | None = None,
+) -> Float[Array, "B T N K"]:
+    """Exact attention, `softmax(scale * q k^T) v`, softmax in float32.
+
+    Args:
+      q: queries.
+      k: keys, of the same batch, heads, head width and dtype as `q`.
+      v: values, shaped like `k`.
+      scale: factor on the scores; `K ** -0.5` if not given.
+      implementation: "cudnn", "xla", or None for the first of these that can do the job.
+
+    Raises:
+      ValueError: shapes or dtypes disagree, or the implementation's name is unknown.
+      NotImplementedError: the backend asked for by name cannot do this job here.
+    """
+    _check(q, k, v)
+    scale = q.shape[-1] ** -0.5 if scale is None else scale
+    if implementation is not None:
+        if implementation not in IMPLEMENTATIONS:
+            raise ValueError(
+                f"{implementation=} is unknown; choose one of {', '.join(IMPLEMENTATIONS)}"
+            )
+        return IMPLEMENTATIONS[implementation](q, k, v, scale=scale)
+    refusals = []
+    for run in IMPLEMENTATIONS.values():
+        try:
+            return run(q, k, v, scale=scale)
+        except NotImplementedError as refusal:
+            refusals.append(refusal)
+    raise ExceptionGroup("no backend can run this attention", refusals)
+
+
+def _check(q: Array, k: Array, v: Array) -> None:
+    if q.ndim != 4 or k.shape != v.shape or q.shape[:1] + q.shape[2:] != k.shape[:1] + k.shape[2:]:
+        raise ValueError(
+            f"q (B,T,N,K), k (B,S,N,K) and v (B,S,N,K) disagree: {q.shape=}, {k.shape=}, {v.shape=}"
+        )
+    if not q.dtype == k.dtype == v.dtype:
+        raise ValueError(
+            f"q, k and v must have one dtype, found {q.dtype=}, {k.dtype=}, {v.dtype=}"
+        )

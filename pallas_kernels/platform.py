@@ -1,0 +1,22 @@
+"""Which kind of device the code being traced is meant for."""
+
+import jax
+
+
+def target_platform() -> str:
+    """The platform that a computation traced now will run on: "cpu", "gpu" or "tpu".
+
+    An abstract device (ahead-of-time lowering for a machine that is not here) comes first, then
+    `jax.default_device`, then JAX's default backend.
+    """
+    abstract = jax.sharding.get_abstract_mesh().abstract_device
+    if abstract is not None:
+        return _canonical(abstract.platform)
+    device = jax.config.jax_default_device
+    if device is not None:
+        return _canonical(device if isinstance(device, str) else device.platform)
+    return _canonical(jax.default_backend())
+
+
+def _canonical(platform: str) -> str:
+    return "gpu" if platform in ("cuda", "rocm") else platform
