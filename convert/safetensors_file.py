@@ -1,0 +1,176 @@
+"""Safetensors files, read tensor by tensor and written as the tensors arrive.
+
+The library maps a whole file into memory to read it and needs all tensors in memory to write it. A
+model is converted one tensor at a time, so here a tensor is read from its offset, and a file is
+written from shapes that are known beforehand. The library still checks each file that is read.
+"""
+
+import hashlib
+import json
+import os
+import struct
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO, NamedTuple
+
+import ml_dtypes
+import numpy as np
+from safetensors import SafetensorError, safe_open
+
+from jaxrecon.errors import WeightsError
+
+_DTYPES = {
+    "F64": np.dtype(np.float64),
+    "F32": np.dtype(np.float32),
+    "F16": np.dtype(np.float16),
+    "BF16": np.dtype(ml_dtypes.bfloat16),
+    "I64": np.dtype(np.int64),
+    "I32": np.dtype(np.int32),
+    "I16": np.dtype(np.int16),
+    "I8": np.dtype(np.int8),
+    "U64": np.dtype(np.uint64),
+    "U32": np.dtype(np.uint32),
+    "U16": np.dtype(np.uint16),
+    "U8": np.dtype(np.uint8),
+    "BOOL": np.dtype(np.bool_),
+}
+_NAMES = {dtype: name for name, dtype in _DTYPES.items()}
+
+
+class TensorSpec(NamedTuple):
+    """Shape and dtype of a tensor."""
+
+    shape: tuple[int, ...]
+    dtype: np.dtype
+
+    @property
+    def bytes(self) -> int:
+        return int(np.prod(self.shape, dtype=np.int64)) * self.dtype.itemsize
+
+
+type Specs = Mapping[str, tuple[tuple[int, ...], np.dtype | str]]
+"""Shape and dtype of tensors by name; a `TensorSpec` is such a pair."""
+
+
+@dataclass(frozen=True)
+class StoredTensor:
+    """Where a tensor lies: `offset` bytes from the start of a file."""
+
+    file: Path
+    offset: int
+    spec: TensorSpec
+
+    def read(self) -> np.ndarray:
+        """The tensor, in memory of its own.
+
+        Raises:
+          WeightsError: the file can't be read, or has become shorter.
+        """
+        try:
+            raw = np.fromfile(self.file, np.uint8, self.spec.bytes, offset=self.offset)
+        except OSError as error:
+            raise WeightsError(f"cannot read {self.file}: {error.strerror or error}") from error
+        if raw.size != self.spec.bytes:
+            raise WeightsError(f"{self.file} became shorter while it was read; start again")
+        return raw.view(self.spec.dtype).reshape(self.spec.shape)
+
+
+def read_header(path: Path) -> dict[str, StoredTensor]:
+    """All tensors of a file, in the order in which they are stored.
+
+    Raises:
+      WeightsError: the file is absent, truncated, damaged, or no safetensors file.
+    """
+    try:
+        with safe_open(path, framework="np"):
+            pass
+        with open(path, "rb") as file:
+            (length,) = struct.unpack("<Q", file.read(8))
+            header = json.loads(file.read(length))
+    except SafetensorError as error:
+        reason = " ".join(str(error).split())
+        raise WeightsError(
+            f"{path} is damaged, incomplete, or no safetensors file ({reason}); download it again"
+        ) from error
+    except OSError as error:
+        raise WeightsError(f"cannot read {path}: {error.strerror or error}") from error
+    header.pop("__metadata__", None)
+    stored = [(name, _stored(path, 8 + length, name, entry)) for name, entry in header.items()]
+    return dict(sorted(stored, key=lambda item: item[1].offset))
+
+
+def _stored(path: Path, start: int, name: str, entry: Mapping) -> StoredTensor:
+    dtype = _DTYPES.get(entry["dtype"])
+    if dtype is None:
+        raise WeightsError(
+            f"{path}: tensor {name} has the number format {entry['dtype']}, which is not "
+            f"supported; store it in one of {', '.join(_DTYPES)}"
+        )
+    offset = start + entry["data_offsets"][0]
+    return StoredTensor(path, offset, TensorSpec(tuple(entry["shape"]), dtype))
+
+
+def deal_out(specs: Mapping[str, TensorSpec], limit: int) -> dict[str, dict[str, TensorSpec]]:
+    """Names files of at most `limit` bytes (or one tensor), and deals the tensors out in order."""
+    groups: list[dict[str, TensorSpec]] = [{}]
+    size = 0
+    for path, spec in specs.items():
+        if groups[-1] and size + spec.bytes > limit:
+            groups.append({})
+            size = 0
+        groups[-1][path] = spec
+        size += spec.bytes
+    if len(groups) == 1:
+        return {"model.safetensors": groups[0]}
+    count = len(groups)
+    return {
+        f"model-{number:05}-of-{count:05}.safetensors": group
+        for number, group in enumerate(groups, 1)
+    }
+
+
+def write_file(
+    path: Path, specs: Mapping[str, TensorSpec], tensors: Iterator[tuple[str, np.ndarray]]
+) -> dict[str, str]:
+    """Writes one file and returns the SHA-256 of each tensor's bytes.
+
+    Args:
+      path: the file to write.
+      specs: name, shape and dtype of what the file will hold.
+      tensors: gives these tensors in the same order; only as many as `specs` holds are taken.
+
+    Raises:
+      ValueError: another tensor comes than the one whose turn it is.
+    """
+    with open(path, "wb") as file:
+        file.write(_header(specs))
+        hashes = {name: _append(file, name, spec, tensors) for name, spec in specs.items()}
+        file.flush()
+        os.fsync(file.fileno())
+    return hashes
+
+
+def _append(
+    file: BinaryIO, name: str, spec: TensorSpec, tensors: Iterator[tuple[str, np.ndarray]]
+) -> str:
+    found, tensor = next(tensors, (None, np.empty(0)))
+    if (found, tensor.shape, tensor.dtype) != (name, *spec):
+        raise ValueError(f"expected {name} {spec}, got {found} {tensor.shape} {tensor.dtype}")
+    raw = np.ascontiguousarray(tensor).reshape(-1).view(np.uint8)
+    file.write(raw)
+    return hashlib.sha256(raw).hexdigest()
+
+
+def _header(specs: Mapping[str, TensorSpec]) -> bytes:
+    entries, offset = {}, 0
+    for name, spec in specs.items():
+        entries[name] = {
+            "dtype": _NAMES[spec.dtype],
+            "shape": spec.shape,
+            "data_offsets": [offset, offset + spec.bytes],
+        }
+        offset += spec.bytes
+    text = json.dumps(entries, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    return struct.pack("<Q", len(text)) + text

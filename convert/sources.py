@@ -1,0 +1,196 @@
+"""Upstream checkpoints, read one tensor at a time."""
+
+import json
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Protocol, final, runtime_checkable
+
+import ml_dtypes
+import numpy as np
+
+from convert.safetensors_file import Specs, StoredTensor, TensorSpec, read_header
+from jaxrecon.errors import WeightsError
+
+_INDEX = ".safetensors.index.json"
+_TORCH = (".pt", ".pth")
+_REOPEN_BYTES = 256 * 2**20
+
+
+@runtime_checkable
+class Source(Protocol):
+    """A checkpoint: `specs` gives shape and dtype of every tensor by name, `read` loads one."""
+
+    @property
+    def specs(self) -> Specs: ...
+
+    def read(self, name: str) -> np.ndarray:
+        """The tensor `name`, in memory of its own.
+
+        Raises:
+          WeightsError: the file can't be read any more.
+        """
+        ...
+
+
+@final
+class SafetensorsSource:
+    """Tensors of one safetensors file, or of several."""
+
+    def __init__(self, stored: Mapping[str, StoredTensor]) -> None:
+        self._stored = stored
+        self.specs = {name: tensor.spec for name, tensor in stored.items()}
+
+    def read(self, name: str) -> np.ndarray:
+        return self._stored[name].read()
+
+
+@final
+class TorchSource:
+    """A state dict written by `torch.save`; only tensors are unpickled, no code is run.
+
+    The file is mapped into memory. It is mapped anew after a while, because every page that was
+    read stays resident until then.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._tensors = _load_torch(path)
+        self._bytes_read = 0
+        self.specs = {name: _torch_spec(path, name, item) for name, item in self._tensors.items()}
+
+    def read(self, name: str) -> np.ndarray:
+        if self._bytes_read > _REOPEN_BYTES:
+            self._tensors = {}
+            self._tensors = _load_torch(self._path)
+            self._bytes_read = 0
+        self._bytes_read += self.specs[name].bytes
+        return _torch_to_numpy(self._tensors[name])
+
+
+def open_source(path: str | Path) -> Source:
+    """Opens an upstream checkpoint and reads the names, shapes and dtypes of its tensors.
+
+    Args:
+      path: a `.safetensors` file, a `.pt` or `.pth` file (needs PyTorch), the
+        `.safetensors.index.json` of a checkpoint in several files, or a folder that holds one
+        safetensors checkpoint.
+
+    Raises:
+      WeightsError: nothing is there, it is damaged or incomplete, or its kind is not known.
+    """
+    path = Path(path)
+    if path.is_dir():
+        path = _checkpoint_in(path)
+    if not path.exists():
+        raise WeightsError(f"{path} does not exist; check the path of the checkpoint")
+    if path.name.endswith(_INDEX):
+        return SafetensorsSource(_read_shards(path))
+    if path.suffix == ".safetensors":
+        return SafetensorsSource(read_header(path))
+    if path.suffix in _TORCH:
+        return TorchSource(path)
+    raise WeightsError(
+        f"{path} is not a checkpoint of a known kind; give a .safetensors, {_INDEX}, "
+        f"{' or '.join(_TORCH)} file, or a folder with a safetensors checkpoint"
+    )
+
+
+def _checkpoint_in(folder: Path) -> Path:
+    indices = sorted(folder.glob(f"*{_INDEX}"))
+    files = indices or sorted(folder.glob("*.safetensors"))
+    if len(files) == 1:
+        return files[0]
+    if not files:
+        raise WeightsError(f"{folder} holds no safetensors file; give the path of the checkpoint")
+    names = ", ".join(file.name for file in files[:3])
+    raise WeightsError(
+        f"{folder} holds {len(files)} safetensors checkpoints ({names}); give the path of one file"
+        + ("" if indices else f", or of its {_INDEX} if these are parts of one checkpoint")
+    )
+
+
+def _read_shards(index: Path) -> dict[str, StoredTensor]:
+    try:
+        weight_map = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
+        names = set(weight_map.values())
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise WeightsError(f"{index} is not a safetensors index; download it again") from error
+    stored: dict[str, StoredTensor] = {}
+    for name in sorted(names):
+        shard = index.parent / name
+        if Path(name).name != name or not shard.is_file():
+            raise WeightsError(f"{index} names the file {name}, which is missing; download it too")
+        stored |= {
+            tensor: place
+            for tensor, place in read_header(shard).items()
+            if weight_map.get(tensor) == name
+        }
+    absent = [tensor for tensor in weight_map if tensor not in stored]
+    if absent:
+        raise WeightsError(
+            f"{index} names {len(absent)} tensors that its files lack, such as {absent[0]} in "
+            f"{weight_map[absent[0]]}; download the files again"
+        )
+    return stored
+
+
+def _torch() -> Any:
+    import torch  # pyright: ignore[reportMissingImports]
+
+    return torch
+
+
+def _load_torch(path: Path) -> dict[str, Any]:
+    try:
+        torch = _torch()
+    except ImportError as error:
+        raise WeightsError(
+            f"reading {path} needs PyTorch; install it (pip install 'jaxrecon[torch]'), "
+            "or convert the checkpoint's .safetensors file"
+        ) from error
+    try:
+        loaded = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    except Exception as error:  # torch raises many kinds, some of them its own
+        reason = re.split(r"\n|\. ", str(error).strip())[0][:100]
+        raise WeightsError(
+            f"{path} is damaged or not a plain PyTorch state dict ({reason}); download it again, "
+            "or save its state dict anew with a current PyTorch or as .safetensors"
+        ) from error
+    return _state_dict(path, loaded)
+
+
+def _state_dict(path: Path, loaded: Any) -> dict[str, Any]:
+    state = loaded
+    for key in ("model", "state_dict"):
+        if isinstance(loaded, dict) and isinstance(loaded.get(key), dict):
+            state = loaded[key]
+            break
+    if not isinstance(state, dict) or not state:
+        raise WeightsError(f"{path} holds no state dict; give a file that has names and tensors")
+    for name, value in state.items():
+        if not isinstance(value, _torch().Tensor):
+            raise WeightsError(
+                f"{path}: entry {name} is a {type(value).__name__}, not a tensor; "
+                "give a file that holds only a state dict"
+            )
+    return state
+
+
+def _torch_spec(path: Path, name: str, tensor: Any) -> TensorSpec:
+    try:
+        dtype = _torch_to_numpy(tensor.new_empty(0)).dtype
+    except (TypeError, RuntimeError) as error:
+        raise WeightsError(
+            f"{path}: tensor {name} has the number format {tensor.dtype}, which is not supported; "
+            "save it as float32, float16 or bfloat16"
+        ) from error
+    return TensorSpec(tuple(tensor.shape), dtype)
+
+
+def _torch_to_numpy(tensor: Any) -> np.ndarray:
+    torch = _torch()
+    tensor = tensor.detach().contiguous()
+    if tensor.dtype == torch.bfloat16:
+        return tensor.view(torch.int16).numpy().view(ml_dtypes.bfloat16).copy()
+    return tensor.numpy().copy()
