@@ -38,7 +38,7 @@ def replacing_file(path: str | Path) -> Iterator[Path]:
       OutputError: the file cannot be written (disk full, no permission, ...).
     """
     path = Path(path)
-    if path.is_dir():
+    if os.path.isdir(path):
         raise OutputError(f"cannot write {path}: a folder of that name exists; choose another name")
     temporary = None
     try:
@@ -93,9 +93,13 @@ def check_output_folder(path: str | Path, *, overwrite: bool = False) -> None:
       OutputError: `path` is a file, or a folder that is not empty and `overwrite` is false.
     """
     path = Path(path)
-    if path.is_file():
+    if os.path.isfile(path):
         raise OutputError(f"cannot write {path}: a file of that name exists; choose another name")
-    if not overwrite and path.is_dir() and any(path.iterdir()):
+    try:
+        in_use = not overwrite and os.path.isdir(path) and any(path.iterdir())
+    except OSError as error:
+        raise output_error(path, error) from error
+    if in_use:
         raise OutputError(
             f"cannot write {path}: the folder exists and is not empty; "
             "choose another, or ask to overwrite it (--overwrite, overwrite=True)"

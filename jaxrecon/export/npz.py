@@ -1,0 +1,96 @@
+"""Everything of a reconstruction in one compressed numpy archive."""
+
+import zipfile
+import zlib
+from pathlib import Path
+
+import numpy as np
+
+from jaxrecon.errors import InputError
+from jaxrecon.export.scene import Scene
+from jaxrecon.files import replacing_file
+
+_VERSION = 1
+_ARRAYS = (
+    "points_world",
+    "points_camera",
+    "confidence",
+    "mask",
+    "colors",
+    "world_from_camera",
+    "intrinsics",
+    "original_sizes",
+    "scales",
+    "offsets",
+)
+_DAMAGED = (
+    zipfile.BadZipFile,
+    zlib.error,
+    EOFError,
+    KeyError,
+    NotImplementedError,
+    RuntimeError,
+    TypeError,
+    ValueError,
+)
+
+
+def write_npz(scene: Scene, path: Path) -> None:
+    """Writes every array of the scene, its names, model and timings; `numpy.load` opens it too.
+
+    Raises:
+      OutputError: the file cannot be written.
+    """
+    arrays = {name: getattr(scene, name) for name in _ARRAYS}
+    notes = {
+        "jaxrecon_npz": np.int64(_VERSION),
+        "names": np.array(scene.names, np.str_),
+        "model": np.array(scene.model, np.str_),
+        "stages": np.array(list(scene.seconds), np.str_),
+        "stage_seconds": np.array(list(scene.seconds.values()), np.float64),
+    }
+    with replacing_file(path) as temporary, open(temporary, "wb") as file:
+        np.savez_compressed(file, **arrays, **notes)
+
+
+def read_npz(path: str | Path) -> Scene:
+    """Reads back what `write_npz` wrote; nothing in the file is unpickled.
+
+    Raises:
+      InputError: the file is absent, damaged, or not a reconstruction.
+    """
+    try:
+        with open(path, "rb") as file:
+            return _read(file)
+    except OSError as error:
+        raise InputError(f"cannot read {path}: {error.strerror or error}") from error
+    except _DAMAGED as error:
+        raise InputError(
+            f"{path} is not a whole .npz file of a reconstruction ({_one_line(error)}); "
+            "write it again with Reconstruction.save"
+        ) from error
+
+
+def _read(file) -> Scene:
+    loaded = np.load(file, allow_pickle=False)
+    if not isinstance(loaded, np.lib.npyio.NpzFile):
+        raise ValueError("a single array")
+    with loaded as archive:
+        if int(archive["jaxrecon_npz"]) != _VERSION:
+            raise ValueError(f"format version {archive['jaxrecon_npz']}, expected {_VERSION}")
+        arrays = {name: archive[name] for name in _ARRAYS}
+        names = archive["names"].tolist()
+        if arrays["mask"].ndim != 3 or {len(array) for array in arrays.values()} != {len(names)}:
+            raise ValueError("its arrays do not agree on the number of views")
+        stages, seconds = archive["stages"].tolist(), archive["stage_seconds"].tolist()
+        return Scene(
+            **arrays,
+            names=tuple(names),
+            model=str(archive["model"]),
+            seconds=dict(zip(stages, seconds, strict=True)),
+        )
+
+
+def _one_line(error: Exception) -> str:
+    text = str(error.args[0]) if error.args else type(error).__name__
+    return text.splitlines()[0] if text else type(error).__name__

@@ -1,0 +1,134 @@
+"""What every writer is given: one reconstruction as numpy arrays, and the points worth writing."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import PureWindowsPath
+
+import numpy as np
+from jaxtyping import Bool, Float, Int, UInt8
+
+from jaxrecon.errors import InputError
+
+
+@dataclass(frozen=True, eq=False)
+class Scene:
+    """A reconstruction in host memory, in the conventions of the package (OpenCV axes and pixels).
+
+    `original_sizes` (width, height), `scales` and `offsets` (x, y) are the pixel transforms of the
+    views: processed = scale * (original + 0.5) + offset - 0.5. `normals` are unit vectors in the
+    camera's frame, zero where there is none; only the pictures need them.
+    """
+
+    points_world: Float[np.ndarray, "V H W 3"]
+    points_camera: Float[np.ndarray, "V H W 3"]
+    confidence: Float[np.ndarray, "V H W"]
+    mask: Bool[np.ndarray, "V H W"]
+    colors: UInt8[np.ndarray, "V H W 3"]
+    world_from_camera: Float[np.ndarray, "V 4 4"]
+    intrinsics: Float[np.ndarray, "V 3 3"]
+    names: tuple[str, ...]
+    original_sizes: Int[np.ndarray, "V 2"]
+    scales: Float[np.ndarray, "V 2"]
+    offsets: Float[np.ndarray, "V 2"]
+    model: str = ""
+    seconds: Mapping[str, float] = field(default_factory=dict)
+    normals: Float[np.ndarray, "V H W 3"] | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class ScenePoints:
+    """The points of a scene that are written; `pixel` is the flat index into (V, H, W), rising."""
+
+    pixel: Int[np.ndarray, " P"]
+    xyz: Float[np.ndarray, "P 3"]
+    rgb: UInt8[np.ndarray, "P 3"]
+    confidence: Float[np.ndarray, " P"]
+
+
+def select_points(scene: Scene, max_points: int | None) -> ScenePoints:
+    """The finite points under the mask, in world coordinates.
+
+    If there are more than `max_points`, that many are drawn without replacement, evenly over all
+    of them. The draw depends on nothing but the two counts, so it repeats on every machine.
+
+    Raises:
+      InputError: `max_points` is below 1, or no point is left.
+    """
+    check_max_points(max_points)
+    keep = scene.mask & np.isfinite(scene.points_world).all(axis=-1)
+    pixel = np.flatnonzero(keep)
+    if not len(pixel):
+        raise InputError(
+            "the mask keeps no point with finite coordinates, so there is nothing to write; "
+            "loosen it with a lower min_confidence, or keep depth edges with edge_rtol=None"
+        )
+    if max_points is not None and len(pixel) > max_points:
+        pixel = pixel[_draw(len(pixel), max_points)]
+    return ScenePoints(
+        pixel=pixel,
+        xyz=scene.points_world.reshape(-1, 3)[pixel],
+        rgb=scene.colors.reshape(-1, 3)[pixel],
+        confidence=scene.confidence.reshape(-1)[pixel],
+    )
+
+
+def check_max_points(max_points: int | None) -> None:
+    """Refuses a `max_points` below 1.
+
+    Raises:
+      InputError: see above.
+    """
+    if max_points is not None and max_points < 1:
+        raise InputError(
+            f"max_points is {max_points}; give a number of at least 1, or None for the default "
+            "of the format"
+        )
+
+
+def check_cameras(scene: Scene) -> None:
+    """Refuses poses and intrinsics that no file format can hold.
+
+    A negative focal length, which rays that do not form a camera can give, is written as it is.
+
+    Raises:
+      InputError: a view's pose or intrinsics are not finite, or a focal length is zero.
+    """
+    focal = scene.intrinsics[:, [0, 1], [0, 1]]
+    usable = np.isfinite(scene.world_from_camera).all(axis=(1, 2))
+    usable &= np.isfinite(scene.intrinsics).all(axis=(1, 2)) & (focal != 0).all(axis=1)
+    if not usable.all():
+        view = int(np.flatnonzero(~usable)[0])
+        raise InputError(
+            f"the camera of view {view} ({scene.names[view]}) is not usable: its pose or "
+            "intrinsics are not finite, or its focal length is zero; leave the view out"
+        )
+
+
+def file_stems(names: Sequence[str]) -> list[str]:
+    """One file name without suffix a view: the stem of its name, made unique with _2, _3, ...
+
+    White space, control characters and path separators become `_`; names that differ in case
+    alone count as equal, since some file systems take them for one.
+    """
+    stems: list[str] = []
+    taken: set[str] = set()
+    for name in names:
+        stem, number = _plain_stem(name), 1
+        candidate = stem
+        while candidate.casefold() in taken:
+            number += 1
+            candidate = f"{stem}_{number}"
+        taken.add(candidate.casefold())
+        stems.append(candidate)
+    return stems
+
+
+def _plain_stem(name: str) -> str:
+    stem = PureWindowsPath(name).stem
+    plain = "".join(c if c.isprintable() and not c.isspace() else "_" for c in stem)
+    return plain.strip(".") or "view"
+
+
+def _draw(count: int, drawn: int) -> Int[np.ndarray, " P"]:
+    keys = np.random.Philox(key=0).random_raw(count)
+    return np.sort(np.argpartition(keys, drawn - 1)[:drawn])

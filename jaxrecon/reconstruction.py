@@ -1,0 +1,297 @@
+"""The result of a reconstruction: cameras, depth and points of every view."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Float, Int, UInt8
+
+from jaxrecon import export
+from jaxrecon.errors import InputError
+from jaxrecon.geometry import normals_from_points
+from jaxrecon.images import PixelTransform
+
+AnyArray = Array | np.ndarray
+Views = int | np.integer | slice | Sequence[int] | AnyArray
+
+_ARRAY_FIELDS = (
+    "points_world",
+    "points_camera",
+    "confidence",
+    "mask",
+    "colors",
+    "world_from_camera",
+    "intrinsics",
+)
+
+
+@dataclass(frozen=True, eq=False)
+class Reconstruction:
+    """Cameras, depth and points of V views, as JAX or numpy arrays.
+
+    `recon[2]`, `recon[1:4]` and `recon[[0, 3]]` pick views and keep the view axis. The unit of
+    length is the model's own; axes and pixels are OpenCV's.
+
+    Attributes:
+      points_world: the 3D point of each pixel, in world coordinates.
+      points_camera: the same points, each view's in its own camera's coordinates.
+      confidence: on the scale of the model family; in [0, 1] for pi3.
+      mask: pixels worth keeping: confident and not on a depth edge.
+      colors: the processed pictures.
+      world_from_camera: poses; each maps camera coordinates to world coordinates.
+      intrinsics: pinhole cameras, in pixels of the processed pictures.
+      names: one a view, such as the photo's file name.
+      transforms: how each processed picture came from its original.
+      model: name of the model that made it.
+      seconds: wall-clock time of each stage.
+
+    Raises:
+      InputError: the fields' shapes do not agree, or the mask or colours have another dtype.
+    """
+
+    points_world: Float[AnyArray, "V H W 3"]
+    points_camera: Float[AnyArray, "V H W 3"]
+    confidence: Float[AnyArray, "V H W"]
+    mask: Bool[AnyArray, "V H W"]
+    colors: UInt8[AnyArray, "V H W 3"]
+    world_from_camera: Float[AnyArray, "V 4 4"]
+    intrinsics: Float[AnyArray, "V 3 3"]
+    names: tuple[str, ...]
+    transforms: tuple[PixelTransform, ...]
+    model: str = ""
+    seconds: Mapping[str, float] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        shape = self.points_world.shape
+        if len(shape) != 4 or shape[3] != 3 or 0 in shape:
+            raise InputError(
+                f"points_world has shape {shape}; expected (V, H, W, 3) with at least one view"
+            )
+        _check_shapes(self, *shape[:3])
+
+    @property
+    def depth_z(self) -> Float[AnyArray, "V H W"]:
+        """Depth of each pixel along the optical axis."""
+        return self.points_camera[..., 2]
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def __getitem__(self, views: Views) -> "Reconstruction":
+        chosen = _view_numbers(views, len(self))
+        arrays = {name: getattr(self, name)[np.array(chosen, np.int64)] for name in _ARRAY_FIELDS}
+        return replace(
+            self,
+            **arrays,
+            names=tuple(self.names[view] for view in chosen),
+            transforms=tuple(self.transforms[view] for view in chosen),
+        )
+
+    def numpy(self) -> "Reconstruction":
+        """The same reconstruction with every array in host memory."""
+        return replace(self, **self._host_arrays())
+
+    def to_original(self) -> "OriginalPixels":
+        """Cameras and depth in pixels of the original photos, before resizing and cropping."""
+        intrinsics = np.asarray(self.intrinsics)
+        return OriginalPixels(
+            sizes=np.array([transform.original_size for transform in self.transforms]),
+            intrinsics=np.stack(
+                [
+                    np.asarray(transform.intrinsics_to_original(matrix))
+                    for transform, matrix in zip(self.transforms, intrinsics, strict=True)
+                ]
+            ),
+            transforms=self.transforms,
+            processed_depth_z=np.asarray(self.depth_z),
+        )
+
+    def save(
+        self,
+        path: str | Path,
+        *,
+        overwrite: bool = False,
+        max_points: int | None = None,
+        text: bool = False,
+    ) -> Path:
+        """Writes the reconstruction in the format that the path names.
+
+        `.ply` points, `.glb` points and cameras for viewers, `.npz` everything, and a folder (no
+        suffix, a trailing slash, or one that exists) COLMAP. A file is replaced at once and whole;
+        a folder with something in it is replaced only if `overwrite` is true.
+
+        Args:
+          path: where to.
+          overwrite: whether a COLMAP folder may be replaced.
+          max_points: the most points to write, drawn evenly and repeatably. None means the
+            format's default: all in PLY, 1,000,000 in GLB, 100,000 in COLMAP.
+          text: whether COLMAP's files are written as text.
+
+        Returns:
+          The path.
+
+        Raises:
+          InputError: an argument does not fit the format, or the mask keeps no point.
+          OutputError: the path is in use or cannot be written; nothing was left half-written.
+        """
+        return export.save(
+            self._scene(), path, overwrite=overwrite, max_points=max_points, text=text
+        )
+
+    def save_pictures(self, folder: str | Path, *, overwrite: bool = False) -> Path:
+        """Writes depth as 16-bit PNG and normals as RGB PNG, one of each a view.
+
+        `depth/`, `normal/` and `depth_scale.json` are made in the folder; depth is the stored
+        value times its `depth_per_unit`, and 0 means none. Normals come from the pixels under the
+        mask.
+
+        Returns:
+          The folder.
+
+        Raises:
+          OutputError: the folder is in use or cannot be written; nothing was left half-written.
+        """
+        points, mask = jnp.asarray(self.points_camera), jnp.asarray(self.mask)
+        normals, _ = normals_from_points(points, mask)
+        scene = replace(self._scene(), normals=np.asarray(normals))
+        return export.save_pictures(scene, folder, overwrite=overwrite)
+
+    @classmethod
+    def load(cls, path: str | Path) -> "Reconstruction":
+        """Reads a reconstruction back from the `.npz` file that `save` wrote.
+
+        Raises:
+          InputError: the file is absent, damaged, or not a reconstruction.
+        """
+        scene = export.read_npz(path)
+        height, width = scene.mask.shape[1:]
+        rows = zip(
+            scene.original_sizes.tolist(),
+            scene.scales.tolist(),
+            scene.offsets.tolist(),
+            strict=True,
+        )
+        transforms = tuple(
+            PixelTransform(tuple(original), (width, height), tuple(scale), tuple(offset))
+            for original, scale, offset in rows
+        )
+        arrays = {name: getattr(scene, name) for name in _ARRAY_FIELDS}
+        return cls(
+            **arrays,
+            names=scene.names,
+            transforms=transforms,
+            model=scene.model,
+            seconds=scene.seconds,
+        )
+
+    def _host_arrays(self) -> dict[str, np.ndarray]:
+        return {name: np.asarray(getattr(self, name)) for name in _ARRAY_FIELDS}
+
+    def _scene(self) -> export.Scene:
+        return export.Scene(
+            **self._host_arrays(),
+            names=self.names,
+            original_sizes=np.array([t.original_size for t in self.transforms], np.int64),
+            scales=np.array([t.scale for t in self.transforms], np.float64),
+            offsets=np.array([t.offset for t in self.transforms], np.float64),
+            model=self.model,
+            seconds=self.seconds,
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class OriginalPixels:
+    """Cameras and depth of V views in pixels of the original photos.
+
+    Attributes:
+      sizes: width and height of each photo, after its EXIF orientation is applied.
+      intrinsics: pinhole cameras, in pixels of the photos.
+      transforms: how each processed picture came from its photo.
+      processed_depth_z: depth of each pixel of the processed pictures.
+    """
+
+    sizes: Int[np.ndarray, "V 2"]
+    intrinsics: Float[np.ndarray, "V 3 3"]
+    transforms: tuple[PixelTransform, ...]
+    processed_depth_z: Float[np.ndarray, "V H W"]
+
+    def pixels(self, view: int) -> Float[np.ndarray, "H W 2"]:
+        """Where in the photo (x, y) the centre of each pixel of the processed picture lies.
+
+        Raises:
+          IndexError: there is no such view.
+        """
+        (view,) = _view_numbers(view, len(self.transforms))
+        grid = _pixel_grid(*self.transforms[view].size)
+        return np.asarray(self.transforms[view].to_original(grid))
+
+    def depth_z(self, view: int) -> Float[np.ndarray, "H0 W0"]:
+        """Depth at the photo's own size, from the nearest processed pixel.
+
+        NaN where the photo was cropped away.
+
+        Raises:
+          IndexError: there is no such view.
+        """
+        (view,) = _view_numbers(view, len(self.transforms))
+        transform, depth = self.transforms[view], self.processed_depth_z[view]
+        processed = np.asarray(transform.from_original(_pixel_grid(*transform.original_size)))
+        column, row = np.moveaxis(np.floor(processed + 0.5).astype(np.int64), -1, 0)
+        height, width = depth.shape
+        inside = (column >= 0) & (column < width) & (row >= 0) & (row < height)
+        nearest = depth[row.clip(0, height - 1), column.clip(0, width - 1)]
+        return np.where(inside, nearest, np.nan).astype(depth.dtype)
+
+
+def _check_shapes(recon: Reconstruction, views: int, height: int, width: int) -> None:
+    image = (views, height, width)
+    expected = {
+        "points_camera": (*image, 3),
+        "confidence": image,
+        "mask": image,
+        "colors": (*image, 3),
+        "world_from_camera": (views, 4, 4),
+        "intrinsics": (views, 3, 3),
+    }
+    for name, shape in expected.items():
+        _check_shape(name, getattr(recon, name).shape, shape, (*image, 3))
+    for name, dtype in (("mask", bool), ("colors", np.uint8)):
+        if getattr(recon, name).dtype != dtype:
+            raise InputError(
+                f"{name} has dtype {getattr(recon, name).dtype}; expected {np.dtype(dtype)}"
+            )
+    for name in ("names", "transforms"):
+        _check_shape(name, (len(getattr(recon, name)),), (views,), (*image, 3))
+    for view, transform in enumerate(recon.transforms):
+        if transform.size != (width, height):
+            raise InputError(
+                f"transforms[{view}] has size {'x'.join(map(str, transform.size))}; expected "
+                f"{width}x{height}, the size of the processed images"
+            )
+
+
+def _check_shape(name: str, found: tuple, expected: tuple, points_world: tuple) -> None:
+    if found != expected:
+        raise InputError(
+            f"{name} has shape {found}; expected {expected}, to go with points_world of shape "
+            f"{points_world}"
+        )
+
+
+def _view_numbers(views: Views, count: int) -> list[int]:
+    """The chosen views as numbers in [0, count)."""
+    if isinstance(views, slice):
+        return list(range(count))[views]
+    numbers = np.atleast_1d(np.asarray(views))
+    if numbers.ndim > 1 or (numbers.size and numbers.dtype.kind not in "iu"):
+        raise InputError(f"views are chosen by an int, a slice or a list of ints, not by {views!r}")
+    for number in numbers.tolist():
+        if not -count <= number < count:
+            raise IndexError(f"view {number} is out of range: there are {count} (0 to {count - 1})")
+    return [int(number) % count for number in numbers]
+
+
+def _pixel_grid(width: int, height: int) -> Float[np.ndarray, "H W 2"]:
+    return np.stack(np.meshgrid(np.arange(float(width)), np.arange(float(height))), axis=-1)
