@@ -39,10 +39,11 @@ class Golden:
     def outputs(self) -> dict[str, np.ndarray]:
         return self._arrays("out.")
 
-    def weights(self) -> dict[str, np.ndarray]:
-        """The state dict of this case, overrides applied."""
+    def weights(self, prefix: str = "") -> dict[str, np.ndarray]:
+        """The state dict of this case (names that start with `prefix`), overrides applied."""
         info = self.info
-        state = state_dict(self.manifest.parent / info["statedict"], salt=info["salt"])
+        listing = self.manifest.parent / info["statedict"]
+        state = state_dict(listing, salt=info["salt"], prefix=prefix)
         override = info.get("weight_override")
         if override:
             patterns = [re.compile(pattern) for pattern in override["names_matching"]]
@@ -82,11 +83,13 @@ def case(name: str) -> Golden:
     return Golden(HERE / "golden" / f"{name}.json")
 
 
-def state_dict(listing: Path, *, salt: str = "") -> dict[str, np.ndarray]:
-    """All float32 tensors of one architecture, by the rule of the golden data."""
+def state_dict(listing: Path, *, salt: str = "", prefix: str = "") -> dict[str, np.ndarray]:
+    """The float32 tensors of one architecture, by the rule of the golden data."""
     entries: Mapping[str, Any] = json.loads(listing.read_text())["state_dict"]
     state = {}
     for name, entry in entries.items():
+        if not name.startswith(prefix):
+            continue
         shape = tuple(entry["shape"])
         if entry["kind"] == "buffer":
             state[name] = np.asarray(entry["value"], np.float32).reshape(shape)

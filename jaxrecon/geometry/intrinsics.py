@@ -27,11 +27,10 @@ def intrinsics_from_points(
     views, height, width, _ = points_camera.shape
     slope = points_camera[..., :2] / (jnp.abs(points_camera[..., 2:]) + 1e-10)
     axes = (1, 2) if sharing == "per_view" else (0, 1, 2)
+    column, row = jnp.arange(width, dtype=slope.dtype), jnp.arange(height, dtype=slope.dtype)
     fits = [
-        _fit_line(slope[..., 0], jnp.arange(width, dtype=slope.dtype), axes, principal_point),
-        _fit_line(
-            slope[..., 1], jnp.arange(height, dtype=slope.dtype)[:, None], axes, principal_point
-        ),
+        _fit_line(slope[..., 0], column, (width - 1) / 2, axes, principal_point),
+        _fit_line(slope[..., 1], row[:, None], (height - 1) / 2, axes, principal_point),
     ]
     (fx, cx), (fy, cy) = (tuple(jnp.broadcast_to(p, (views,)) for p in fit) for fit in fits)
     zero, one = jnp.zeros_like(fx), jnp.ones_like(fx)
@@ -39,12 +38,17 @@ def intrinsics_from_points(
     return jnp.stack([jnp.stack(row, axis=-1) for row in rows], axis=-2)
 
 
-def _fit_line(slope: Array, pixel: Array, axes: tuple[int, ...], principal_point: str) -> tuple:
-    pixel = jnp.broadcast_to(pixel, slope.shape)
-    pixel_mean = jnp.mean(pixel, axis=axes, keepdims=True)
-    slope_mean = jnp.mean(slope, axis=axes, keepdims=True)
+def _fit_line(
+    slope: Float[Array, "V H W"],
+    pixel: Float[Array, "..."],
+    centre: float,
+    axes: tuple[int, ...],
+    principal_point: str,
+) -> tuple[Array, Array]:
+    """Focal length and principal point of `pixel = focal * slope + principal`."""
+    mean = jnp.mean(slope, axis=axes, keepdims=True)
     if principal_point == "centre":
-        slope_mean = jnp.zeros_like(slope_mean)
-    s, p = slope - slope_mean, pixel - pixel_mean
-    focal = jnp.sum(s * p, axis=axes) / jnp.sum(s * s, axis=axes)
-    return focal, pixel_mean.reshape(focal.shape) - focal * slope_mean.reshape(focal.shape)
+        mean = jnp.zeros_like(mean)
+    s = slope - mean
+    focal = jnp.sum(s * (pixel - centre), axis=axes) / jnp.sum(s * s, axis=axes)
+    return focal, centre - focal * mean.reshape(focal.shape)

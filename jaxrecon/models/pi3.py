@@ -19,7 +19,7 @@ from jaxrecon.nn.alternating import AlternatingAttention
 from jaxrecon.nn.attention import AttentionFn, TokenLayout, attend_densely
 from jaxrecon.nn.block import BlockConfig, scan_blocks, stack_blocks
 from jaxrecon.nn.dinov2 import DINOV2_LARGE, DinoV2, DinoV2Config
-from jaxrecon.nn.layers import linear, linear_f32, stack
+from jaxrecon.nn.layers import linear, stack
 from jaxrecon.nn.rope import RotaryTable, grid_positions, rotary_table
 
 IMAGE_MEAN = (0.485, 0.456, 0.406)
@@ -91,9 +91,9 @@ class ResidualMlp(nnx.Module):
     """`x + relu(fc3(relu(fc2(relu(fc1 x)))))`."""
 
     def __init__(self, width: int, *, rngs: nnx.Rngs) -> None:
-        self.fc1 = linear_f32(width, width, rngs=rngs)
-        self.fc2 = linear_f32(width, width, rngs=rngs)
-        self.fc3 = linear_f32(width, width, rngs=rngs)
+        self.fc1 = linear(width, width, dtype=jnp.float32, rngs=rngs)
+        self.fc2 = linear(width, width, dtype=jnp.float32, rngs=rngs)
+        self.fc3 = linear(width, width, dtype=jnp.float32, rngs=rngs)
 
     def __call__(self, x: Float[Array, "*dims D"]) -> Float[Array, "*dims D"]:
         hidden = jax.nn.relu(self.fc1(x))
@@ -108,10 +108,10 @@ class CameraHead(nnx.Module):
 
     def __init__(self, width: int, *, rngs: nnx.Rngs) -> None:
         self.residual = stack(lambda keys: ResidualMlp(width, rngs=keys), 2, rngs)
-        self.mlp1 = linear_f32(width, width, rngs=rngs)
-        self.mlp2 = linear_f32(width, width, rngs=rngs)
-        self.translation = linear_f32(width, 3, rngs=rngs)
-        self.rotation = linear_f32(width, 9, rngs=rngs)
+        self.mlp1 = linear(width, width, dtype=jnp.float32, rngs=rngs)
+        self.mlp2 = linear(width, width, dtype=jnp.float32, rngs=rngs)
+        self.translation = linear(width, 3, dtype=jnp.float32, rngs=rngs)
+        self.rotation = linear(width, 9, dtype=jnp.float32, rngs=rngs)
 
     def __call__(self, x: Float[Array, "G P D"]) -> Float[Array, "G 4 4"]:
         """World-from-camera pose of each view."""
@@ -156,8 +156,8 @@ class Pi3(nnx.Module):
         self.camera_decoder = TransformerDecoder(
             config, config.camera_width, dtype=dtype, rngs=rngs
         )
-        self.point_head = linear_f32(config.point_width, 3 * pixels, rngs=rngs)
-        self.confidence_head = linear_f32(config.point_width, pixels, rngs=rngs)
+        self.point_head = linear(config.point_width, 3 * pixels, dtype=jnp.float32, rngs=rngs)
+        self.confidence_head = linear(config.point_width, pixels, dtype=jnp.float32, rngs=rngs)
         self.camera_head = CameraHead(config.camera_width, rngs=rngs)
 
     def __call__(
@@ -193,7 +193,7 @@ class Pi3(nnx.Module):
         """Tokens that enter the trunk: [registers | patches] of each view, in float32."""
         batch, views = images.shape[:2]
         normalised = (images - jnp.asarray(IMAGE_MEAN)) / jnp.asarray(IMAGE_STD)
-        patches = self.encoder(normalised.reshape(-1, *images.shape[2:])).astype(jnp.float32)
+        patches = self.encoder(normalised.reshape(-1, *images.shape[2:]))
         registers = jnp.broadcast_to(
             self.register_tokens[...], (patches.shape[0], *self.register_tokens.shape)
         )

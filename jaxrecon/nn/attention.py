@@ -8,9 +8,10 @@ from flax import nnx
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
+from jaxrecon.errors import InputError
 from jaxrecon.nn.layers import layer_norm, linear
 from jaxrecon.nn.rope import RotaryTable, apply_rotary
-from pallas_kernels.dense_attention import dense_attention
+from pallas_kernels.dense_attention import IMPLEMENTATIONS, dense_attention
 
 QK_NORM_EPS = 1e-5
 
@@ -56,6 +57,31 @@ def attend_densely(
     """Every token sees every token of its sequence: the default `AttentionFn`."""
     del layout
     return dense_attention(q, k, v)
+
+
+def named_attention(name: str | None) -> AttentionFn:
+    """Dense attention by a backend's name; "dense" or None for the best one there is.
+
+    Raises:
+      InputError: the name is unknown.
+    """
+    if name in (None, "dense"):
+        return attend_densely
+    if name not in IMPLEMENTATIONS:
+        known = ", ".join(("dense", *IMPLEMENTATIONS))
+        raise InputError(f"attention={name!r} is unknown; choose one of {known}, or a function")
+    return _NAMED[name]
+
+
+def _by_name(name: str) -> AttentionFn:
+    def attend(q: Array, k: Array, v: Array, layout: TokenLayout) -> Array:
+        del layout
+        return dense_attention(q, k, v, implementation=name)
+
+    return attend
+
+
+_NAMED = {name: _by_name(name) for name in IMPLEMENTATIONS}
 
 
 class Attention(nnx.Module):

@@ -44,10 +44,10 @@ class DinoV2(nnx.Module):
         self.register_tokens = nnx.Param(normal(rngs.params(), (config.registers, width)))
         self.position_embedding = nnx.Param(normal(rngs.params(), (1 + config.grid**2, width)))
         self.blocks = stack_blocks(config.block, config.depth, dtype=dtype, rngs=rngs)
-        self.norm = layer_norm(width, eps=config.block.norm_eps, dtype=dtype, rngs=rngs)
+        self.norm = layer_norm(width, eps=config.block.norm_eps, dtype=jnp.float32, rngs=rngs)
 
     def __call__(self, images: Float[Array, "G H W 3"]) -> Float[Array, "G P D"]:
-        """Features of the patches, row by row, after the final norm.
+        """Features of the patches, row by row, after the final norm, in float32.
 
         Args:
           images: RGB, normalised with ImageNet's mean and deviation; H and W are multiples of the
@@ -89,7 +89,7 @@ class DinoV2(nnx.Module):
             [jnp.broadcast_to(first, (patches.shape[0], *first.shape)), patches], axis=1
         )
 
-    def position_table(self, grid: tuple[int, int]) -> Float[Array, "1+P D"]:
+    def position_table(self, grid: tuple[int, int]) -> Float[Array, "T D"]:
         """Position vectors of the class token and of a grid of patches.
 
         The stored square table is resampled with antialiased bicubic interpolation (Keys,

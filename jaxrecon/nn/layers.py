@@ -17,13 +17,14 @@ def layer_norm(width: int, *, eps: float, dtype: DTypeLike, rngs: nnx.Rngs) -> n
 
 
 def linear(width_in: int, width_out: int, *, dtype: DTypeLike, rngs: nnx.Rngs) -> nnx.Linear:
-    """A linear layer whose parameters, input and output are all of `dtype`."""
-    return nnx.Linear(width_in, width_out, dtype=dtype, param_dtype=dtype, rngs=rngs)
+    """A linear layer whose parameters, input and output are all of `dtype`.
 
-
-def linear_f32(width_in: int, width_out: int, *, rngs: nnx.Rngs) -> nnx.Linear:
-    """A linear layer in full float32 on every device, for the last steps of the heads."""
-    return nnx.Linear(width_in, width_out, dtype=jnp.float32, precision=HIGHEST, rngs=rngs)
+    In float32 the product is a full float32 product on every device (no TF32).
+    """
+    precision = HIGHEST if jnp.dtype(dtype) == jnp.float32 else None
+    return nnx.Linear(
+        width_in, width_out, dtype=dtype, param_dtype=dtype, precision=precision, rngs=rngs
+    )
 
 
 class LayerScale(nnx.Module):
@@ -37,14 +38,14 @@ class LayerScale(nnx.Module):
 
 
 class Mlp(nnx.Module):
-    """`fc2(gelu(fc1(x)))` with the exact (erf) GELU."""
+    """`fc2(gelu(fc1(x)))` with the exact (erf) GELU, which is computed in float32."""
 
     def __init__(self, width: int, hidden: int, *, dtype: DTypeLike, rngs: nnx.Rngs) -> None:
         self.fc1 = linear(width, hidden, dtype=dtype, rngs=rngs)
         self.fc2 = linear(hidden, width, dtype=dtype, rngs=rngs)
 
     def __call__(self, x: Float[Array, "*dims D"]) -> Float[Array, "*dims D"]:
-        return self.fc2(jax.nn.gelu(self.fc1(x), approximate=False))
+        return self.fc2(jax.nn.gelu(self.fc1(x).astype(jnp.float32), approximate=False))
 
 
 def stack[M: nnx.Module](make: Callable[[nnx.Rngs], M], count: int, rngs: nnx.Rngs) -> M:

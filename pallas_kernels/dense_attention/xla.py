@@ -28,7 +28,10 @@ def attention_xla(
 
 
 def _attend(q: Array, k: Array, v: Array, scale: float) -> Array:
-    return jax.nn.dot_product_attention(q, k, v, scale=scale, implementation="xla")
+    # In float32 the products are full float32 products on every device (no TF32).
+    precision = "highest" if q.dtype == jnp.float32 else None
+    with jax.default_matmul_precision(precision):
+        return jax.nn.dot_product_attention(q, k, v, scale=scale, implementation="xla")
 
 
 def _chunk_size(tokens: int, row_bytes: int) -> int:

@@ -1,0 +1,54 @@
+"""Command-line options, markers and fixtures shared by the tests.
+
+Annotations are checked at run time (jaxtyping and beartype) where beartype is installed.
+"""
+
+from collections.abc import Iterator
+from importlib.util import find_spec
+from pathlib import Path
+
+import jax
+import jaxtyping
+import pytest
+
+import golden_data
+
+if find_spec("beartype"):
+    jaxtyping.install_import_hook(["jaxrecon", "pallas_kernels", "convert"], "beartype.beartype")
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--golden",
+        type=Path,
+        default=None,
+        help="run every golden case found in this folder (default: tests/golden and, if there, "
+        "shared/golden beside the checkout)",
+    )
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    if "golden" in metafunc.fixturenames:
+        cases = golden_data.find_cases(metafunc.config.getoption("--golden"))
+        full = [case.name for case in cases if "_full_" in case.name or "_vitl_" in case.name]
+        marks = {name: [pytest.mark.slow] for name in full}
+        parameters = [pytest.param(case, marks=marks.get(case.name, ())) for case in cases]
+        metafunc.parametrize("golden", parameters, ids=lambda case: case.name)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for platform in ("gpu", "tpu"):
+        if jax.default_backend() == platform:
+            continue
+        skip = pytest.mark.skip(reason=f"needs a {platform.upper()}, found {jax.default_backend()}")
+        for item in items:
+            if item.get_closest_marker(platform):
+                item.add_marker(skip)
+
+
+@pytest.fixture
+def without_shape_checks() -> Iterator[None]:
+    """Turns the tests' own check of annotations off, to reach what users would see."""
+    jaxtyping.config.update("jaxtyping_disable", True)
+    yield
+    jaxtyping.config.update("jaxtyping_disable", False)

@@ -1,0 +1,106 @@
+"""Every backend of dense attention against the formula."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from pallas_kernels.dense_attention import IMPLEMENTATIONS, dense_attention, xla
+
+SHAPES = [(1, 7, 7, 2, 16), (2, 33, 50, 3, 8), (1, 1, 5, 1, 64)]
+
+
+def qkv(shape: tuple[int, ...], dtype: jnp.dtype, scale: float = 1.0) -> tuple[jax.Array, ...]:
+    batch, queries, keys, heads, width = shape
+    random = jax.random.split(jax.random.key(sum(shape)), 3)
+    sizes = ((batch, queries), (batch, keys), (batch, keys))
+    return tuple(
+        (scale * jax.random.normal(key, (*size, heads, width))).astype(dtype)
+        for key, size in zip(random, sizes, strict=True)
+    )
+
+
+def in_float64(q: jax.Array, k: jax.Array, v: jax.Array, scale: float) -> np.ndarray:
+    q64, k64, v64 = (np.asarray(x, np.float64) for x in (q, k, v))
+    scores = scale * np.einsum("btnk,bsnk->bnts", q64, k64)
+    weights = np.exp(scores - scores.max(-1, keepdims=True))
+    weights /= weights.sum(-1, keepdims=True)
+    return np.einsum("bnts,bsnk->btnk", weights, v64)
+
+
+def relative_error(actual: jax.Array, expected: np.ndarray) -> float:
+    gap = np.asarray(actual, np.float64) - expected
+    return float(np.linalg.norm(gap) / np.linalg.norm(expected))
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("size", [1.0, 4.0])
+def test_float32_equals_the_formula(shape: tuple[int, ...], size: float) -> None:
+    q, k, v = qkv(shape, jnp.float32, size)
+    expected = in_float64(q, k, v, 0.3)
+    assert relative_error(dense_attention(q, k, v, scale=0.3), expected) <= 3e-6
+
+
+def test_the_default_scale_is_the_root_of_the_head_width() -> None:
+    q, k, v = qkv(SHAPES[0], jnp.float32)
+    assert relative_error(dense_attention(q, k, v), in_float64(q, k, v, 16**-0.5)) <= 1e-6
+
+
+def test_bfloat16_is_near_the_formula_on_the_rounded_inputs() -> None:
+    q, k, v = qkv(SHAPES[1], jnp.bfloat16)
+    out = dense_attention(q, k, v)
+    assert out.dtype == jnp.bfloat16
+    assert relative_error(out, in_float64(q, k, v, 8**-0.5)) <= 1e-2
+
+
+def test_chunks_of_queries_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    q, k, v = qkv((2, 33, 50, 3, 8), jnp.float32)
+    whole = dense_attention(q, k, v)
+    for limit in (1, 4 * 2 * 3 * 50 * 10):  # one query at a time, then ten
+        monkeypatch.setattr(xla, "SCORE_BYTES_LIMIT", limit)
+        np.testing.assert_allclose(dense_attention(q, k, v), whole, rtol=0, atol=1e-6)
+
+
+def test_memory_is_bounded() -> None:
+    shape = jax.ShapeDtypeStruct((1, 8192, 4, 16), jnp.float32)
+    compiled = jax.jit(dense_attention).lower(shape, shape, shape).compile()
+    scores = 4 * 4 * 8192**2
+    analysis = compiled.memory_analysis()
+    assert analysis is not None
+    assert analysis.temp_size_in_bytes < 0.6 * scores
+
+
+def test_a_named_backend_runs_or_raises() -> None:
+    q, k, v = qkv(SHAPES[0], jnp.float32)
+    np.testing.assert_array_equal(
+        dense_attention(q, k, v, implementation="xla"), dense_attention(q, k, v)
+    )
+    with pytest.raises(NotImplementedError, match="cudnn: needs"):
+        dense_attention(q, k, v, implementation="cudnn")
+    with pytest.raises(ValueError, match="is unknown; choose one of cudnn, xla"):
+        dense_attention(q, k, v, implementation="magic")
+
+
+def test_disagreeing_inputs_are_refused(without_shape_checks: None) -> None:
+    q, k, v = qkv(SHAPES[1], jnp.float32)
+    with pytest.raises(ValueError, match="disagree"):
+        dense_attention(q, k, v[:, :-1])
+    with pytest.raises(ValueError, match="disagree"):
+        dense_attention(q[:1], k, v)
+    with pytest.raises(ValueError, match="one dtype"):
+        dense_attention(q, k, v.astype(jnp.bfloat16))
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("implementation", list(IMPLEMENTATIONS))
+def test_backends_on_the_gpu(implementation: str) -> None:
+    q, k, v = qkv((2, 300, 517, 4, 64), jnp.bfloat16)
+    out = jax.jit(lambda *a: dense_attention(*a, implementation=implementation))(q, k, v)
+    assert relative_error(out, in_float64(q, k, v, 64**-0.5)) <= 1e-2
+
+
+@pytest.mark.gpu
+def test_float32_on_the_gpu_is_not_tf32() -> None:
+    q, k, v = qkv((2, 300, 517, 4, 64), jnp.float32)
+    out = jax.jit(dense_attention)(q, k, v)
+    assert relative_error(out, in_float64(q, k, v, 64**-0.5)) <= 2e-6
