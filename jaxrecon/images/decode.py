@@ -1,0 +1,146 @@
+"""One photo, Pillow image or array to an upright Pillow image of three 8-bit channels."""
+
+import threading
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Num, UInt8
+from PIL import ExifTags, Image, UnidentifiedImageError
+
+from jaxrecon.errors import InputError
+
+_UPRIGHT = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+_SIXTEEN_BIT_MODES = ("I", "I;16", "I;16L", "I;16B", "I;16N")
+
+_WARNINGS = threading.Lock()  # the warning filters belong to the whole process
+_LAZY_LOAD = threading.Lock()  # the caller may pass one unread image twice
+
+
+def from_file(path: Path) -> Image.Image:
+    """Reads an image file.
+
+    Raises:
+      InputError: the file is absent, no image, truncated, damaged or too large.
+    """
+    try:
+        with Image.open(path) as image:
+            image.load()
+            return _to_rgb(image, str(path))
+    except InputError:
+        raise
+    except Exception as error:  # Pillow's decoders raise a dozen kinds for damaged files
+        raise InputError(f"cannot read {path}: {_reason(path, error)}") from error
+
+
+def from_pillow(image: Image.Image, name: str) -> Image.Image:
+    """Converts a Pillow image, which is left as it is.
+
+    Raises:
+      InputError: the image has no pixels, cannot be loaded, or is of a mode without colours.
+    """
+    if 0 in image.size:
+        width, height = image.size
+        raise InputError(f"{name} is {width}x{height} pixels; give an image that has pixels")
+    try:
+        with _LAZY_LOAD:
+            image.load()
+        return _to_rgb(image, name)
+    except InputError:
+        raise
+    except Exception as error:
+        raise InputError(f"cannot read {name}: {_one_line(error)}") from error
+
+
+def from_array(array: Num[np.ndarray, "H W 3"], name: str) -> Image.Image:
+    """Converts a uint8 array, or a float array in [0, 1], which is rounded to 8 bits.
+
+    Raises:
+      InputError: a float array has values that are not finite or outside [0, 1].
+    """
+    if array.dtype == np.uint8:
+        return Image.fromarray(array)
+    return Image.fromarray(_eight_bit(array, name))
+
+
+@contextmanager
+def pillow_warnings_handled() -> Iterator[None]:
+    """Keeps Pillow's warnings from the user; the one for oversized images becomes an error."""
+    with _WARNINGS, warnings.catch_warnings():
+        warnings.filterwarnings("ignore", module=r"PIL\.")
+        warnings.simplefilter("error", Image.DecompressionBombWarning)
+        yield
+
+
+def _to_rgb(image: Image.Image, name: str) -> Image.Image:
+    """Upright, 8 bits a channel; alpha is dropped, never composited."""
+    method = _UPRIGHT.get(_orientation(image))
+    if method is not None:
+        image = image.transpose(method)
+    if image.mode in _SIXTEEN_BIT_MODES:
+        return Image.fromarray(_high_byte(np.asarray(image), name)).convert("RGB")
+    if image.mode == "F":
+        return Image.fromarray(_eight_bit(np.asarray(image), name)).convert("RGB")
+    if image.mode == "RGBa":
+        image = image.convert("RGBA")
+    return image.convert("RGB")
+
+
+def _orientation(image: Image.Image) -> int:
+    try:
+        return image.getexif().get(ExifTags.Base.Orientation, 1)
+    except Exception:  # damaged metadata must not cost the user a sound picture
+        return 1
+
+
+def _high_byte(grey: Num[np.ndarray, "H W"], name: str) -> UInt8[np.ndarray, "H W"]:
+    """Scales 16-bit values to 8 bits: 65535 / 257 = 255."""
+    wide = grey.astype(np.int64)
+    if wide.min() < 0 or wide.max() > 65535:
+        raise InputError(
+            f"{name} has integer pixels from {wide.min()} to {wide.max()}; "
+            "scale them to 16 bits (0 to 65535)"
+        )
+    return ((wide + 128) // 257).astype(np.uint8)
+
+
+def _eight_bit(values: Num[np.ndarray, "*shape"], name: str) -> UInt8[np.ndarray, "*shape"]:
+    if not np.isfinite(values).all():
+        raise InputError(f"{name} has pixels that are NaN or infinite; replace them")
+    low, high = float(values.min()), float(values.max())
+    if low < 0 or high > 1:
+        raise InputError(
+            f"{name} has float pixels from {low:g} to {high:g}, not in [0, 1]; "
+            "divide by 255, or pass uint8"
+        )
+    return np.rint(values.astype(np.float64) * 255).astype(np.uint8)
+
+
+def _reason(path: Path, error: Exception) -> str:
+    if isinstance(error, Image.DecompressionBombWarning | Image.DecompressionBombError):
+        return (
+            f"it has more pixels than Pillow's limit of {Image.MAX_IMAGE_PIXELS}; "
+            "shrink it, or raise PIL.Image.MAX_IMAGE_PIXELS if you trust it"
+        )
+    if isinstance(error, UnidentifiedImageError):
+        empty = path.stat().st_size == 0
+        what = "the file is empty" if empty else "it is not an image of a known kind"
+        return f"{what}; remove it or save it again"
+    if isinstance(error, OSError) and error.strerror:
+        return f"{error.strerror}; check the path and its permissions"
+    return f"the image is damaged or cut short ({_one_line(error)}); remove it or save it again"
+
+
+def _one_line(error: Any) -> str:
+    return " ".join(str(error).split()) or type(error).__name__

@@ -1,0 +1,191 @@
+"""Finds out what the caller passed as images, and lists its views."""
+
+import glob
+import os
+import re
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from typing import cast
+
+import jax
+import numpy as np
+from PIL import Image
+
+from jaxrecon.errors import InputError
+from jaxrecon.images.decode import from_array, from_file, from_pillow
+from jaxrecon.images.video import open_video
+from jaxrecon.images.views import Source, View
+
+IMAGE_SUFFIXES = (
+    *(".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".ppm", ".pgm", ".avif"),
+    *(".heic", ".heif"),
+)
+"""What counts as an image in a folder or glob pattern, in upper or lower case."""
+
+VIDEO_SUFFIXES = (".mp4", ".mov", ".m4v", ".avi", ".mkv", ".webm", ".mpg", ".mpeg")
+"""A file with one of these, in upper or lower case, is read as a video."""
+
+_HEIF_SUFFIXES = (".heic", ".heif")
+
+type _Array = np.ndarray | jax.Array
+type ImageItem = str | os.PathLike[str] | Image.Image | _Array
+type ImageSource = ImageItem | Sequence[ImageItem]
+
+
+def open_source(source: object, stride: int) -> Source:
+    """Lists each `stride`-th view of a source, reading none yet.
+
+    Raises:
+      InputError: the source is of no known kind, is not there, or holds no images.
+    """
+    if isinstance(source, str | os.PathLike):
+        path = _as_path(source)
+        if path.is_file() and path.suffix.lower() in VIDEO_SUFFIXES:
+            return open_video(path, stride)
+        items: Sequence[object] = _listed_files(path)
+    elif isinstance(source, Image.Image):
+        items = [source]
+    elif isinstance(source, np.ndarray | jax.Array):
+        items = _split_array(np.asarray(source))
+    elif isinstance(source, list | tuple):
+        items = source
+    else:
+        raise InputError(_unknown("images", source))
+    if not items:
+        raise InputError("images: the list is empty; give at least one image")
+    return _listed(items, stride)
+
+
+def natural_key(text: str) -> tuple[list[str | int], str]:
+    """Sorts img_2 before img_10, whatever the case of the letters."""
+    parts = re.split(r"(\d+)", text.casefold())
+    return [int(part) if part.isdecimal() else part for part in parts], text
+
+
+def _as_path(source: str | os.PathLike[str]) -> Path:
+    text = os.path.expanduser(os.fspath(source))
+    if not text:
+        raise InputError("images: the path is empty; give a folder, a glob pattern or a file")
+    return Path(text)
+
+
+def _listed_files(path: Path) -> list[Path]:
+    """The image files that one path means: a file, a folder, or a glob pattern."""
+    try:
+        if path.is_dir():
+            found = [child for child in path.iterdir() if not child.name.startswith(".")]
+            return _images_among(found, f"the folder {path}")
+    except OSError as error:
+        raise InputError(f"cannot read the folder {path}: {error.strerror}") from error
+    if path.exists():
+        return [path]
+    if not glob.has_magic(str(path)):
+        raise InputError(f"{path} does not exist; check the path")
+    return _images_among([Path(name) for name in glob.glob(str(path), recursive=True)], str(path))
+
+
+def _images_among(paths: list[Path], where: str) -> list[Path]:
+    images = [path for path in paths if path.suffix.lower() in IMAGE_SUFFIXES and path.is_file()]
+    if not images:
+        suffixes = " ".join(IMAGE_SUFFIXES)
+        raise InputError(f"no images in {where}; looked for files ending in {suffixes}")
+    return sorted(images, key=lambda path: natural_key(str(path)))
+
+
+def _split_array(array: np.ndarray) -> list[np.ndarray]:
+    _check_array(array, "images", "(V, H, W, 3)", ranks=(3, 4))
+    return [array] if array.ndim == 3 else list(array)
+
+
+def _check_array(array: np.ndarray, name: str, expected: str, *, ranks: tuple[int, ...]) -> None:
+    if array.ndim not in ranks or array.shape[-1] != 3:
+        raise InputError(
+            f"{name}: expected an array of shape {expected}, got {array.shape}; "
+            "put three colour channels last"
+        )
+    if array.size == 0:
+        raise InputError(f"{name}: the array of shape {array.shape} is empty; give some pixels")
+    if array.dtype not in (np.uint8, np.float16, np.float32, np.float64):
+        raise InputError(
+            f"{name}: expected uint8, or float16, float32 or float64 in [0, 1], "
+            f"got {array.dtype}; convert the array"
+        )
+
+
+def _listed(items: Sequence[object], stride: int) -> Source:
+    numbers = range(0, len(items), stride)
+    chosen = [_checked(items[number], f"view_{number:04d}") for number in numbers]
+    names = [f"view_{number:04d}" for number in numbers]
+    for index, name in _file_names(chosen).items():
+        names[index] = name
+    views = [_view(item, name) for item, name in zip(chosen, names, strict=True)]
+    return Source(len(views), views)
+
+
+def _checked(item: object, name: str) -> Path | Image.Image | np.ndarray:
+    """Refuses an unusable item of a list before any of them is read."""
+    if isinstance(item, str | os.PathLike):
+        return _checked_file(_as_path(cast(str | os.PathLike[str], item)))
+    if isinstance(item, np.ndarray | jax.Array):
+        array = np.asarray(item)
+        _check_array(array, name, "(H, W, 3)", ranks=(3,))
+        return array
+    if isinstance(item, Image.Image):
+        return item
+    raise InputError(_unknown(name, item))
+
+
+def _checked_file(path: Path) -> Path:
+    if path.is_dir():
+        raise InputError(f"{path} is a folder; in a list give files, or pass the folder alone")
+    if path.suffix.lower() in VIDEO_SUFFIXES:
+        raise InputError(f"{path} is a video; in a list give images, or pass the video alone")
+    if not path.exists():
+        raise InputError(f"{path} does not exist; check the path")
+    if path.suffix.lower() in _HEIF_SUFFIXES:
+        _register_heif(path)
+    return path
+
+
+def _register_heif(path: Path) -> None:
+    try:
+        import pillow_heif
+    except ImportError as error:
+        raise InputError(
+            f"cannot read {path}: HEIC images need pillow-heif; pip install jaxrecon[heic]"
+        ) from error
+    pillow_heif.register_heif_opener()
+
+
+def _file_names(items: Sequence[object]) -> dict[int, str]:
+    """A distinct name for each item that is a path, by its index.
+
+    File names where they differ; else paths below the common folder; else, for a file that is
+    listed twice, file names behind their number.
+    """
+    paths = {index: item for index, item in enumerate(items) if isinstance(item, Path)}
+    names = {index: path.name for index, path in paths.items()}
+    if len(set(names.values())) < len(names):
+        root = os.path.commonpath([path.absolute().parent for path in paths.values()])
+        names = {
+            index: path.absolute().relative_to(root).as_posix() for index, path in paths.items()
+        }
+    if len(set(names.values())) < len(names):
+        names = {index: f"view_{index:04d}_{path.name}" for index, path in paths.items()}
+    return names
+
+
+def _view(item: Path | Image.Image | np.ndarray, name: str) -> View:
+    if isinstance(item, Path):
+        return View(name, partial(from_file, item))
+    if isinstance(item, Image.Image):
+        return View(name, partial(from_pillow, item, name))
+    return View(name, partial(from_array, item, name))
+
+
+def _unknown(name: str, found: object) -> str:
+    return (
+        f"{name}: cannot read images from a {type(found).__name__}; give a folder, a glob pattern, "
+        "image files, a video, Pillow images or arrays"
+    )
