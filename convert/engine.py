@@ -9,7 +9,7 @@ import numpy as np
 from convert.families import guess_family
 from convert.mismatch import Mismatch
 from convert.rules import Ignore, Rule
-from convert.safetensors_file import Specs, TensorSpec
+from convert.safetensors_file import Specs, TensorSpec, aligned_empty
 from convert.sources import Source
 from convert.transforms import TRANSFORMS
 
@@ -110,8 +110,7 @@ def _hint(names: Iterable[str]) -> str:
 
 
 def _fill(leaf: Leaf, source: Source) -> np.ndarray:
-    shape, dtype = leaf.spec
-    out = np.empty(shape, dtype)
+    out = aligned_empty(leaf.spec)
     for piece in leaf.pieces:
         transform = TRANSFORMS[piece.transform]
         where = ... if piece.index is None else piece.index

@@ -251,7 +251,8 @@ def restore[M: nnx.Module](
     Args:
       abstract: the module with shapes and dtypes for leaves (`jax.eval_shape`). Each tensor is cast
         to its leaf's dtype on the host, and goes to its leaf's sharding if the leaf has one.
-      tensors: path and array, each path once.
+      tensors: path and array, each path once. On the CPU the module may go on using the memory
+        of an array: do not change it afterwards.
       sharding: where the other leaves go; the default device if not given.
       label: what the checkpoint is called in an error.
 
@@ -266,7 +267,8 @@ def restore[M: nnx.Module](
         leaf = leaves.get(path)
         if leaf is not None and tensor.shape == leaf.shape:
             cast = np.asarray(tensor).astype(leaf.dtype, copy=False)
-            weights[path] = jax.device_put(cast, leaf.sharding or sharding).block_until_ready()
+            where = leaf.sharding or sharding
+            weights[path] = jax.device_put(cast, where, may_alias=True).block_until_ready()
     compare_shapes(found, shapes(abstract)).raise_if_any(label)
     return unflatten(abstract, weights)
 

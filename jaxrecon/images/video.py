@@ -13,7 +13,6 @@ from jaxrecon.images.decode import from_array
 from jaxrecon.images.views import Source, View
 
 if TYPE_CHECKING:
-    from av.container import InputContainer
     from av.video.frame import VideoFrame
 
 
@@ -26,39 +25,37 @@ def open_video(path: Path, stride: int) -> Source:
       InputError: the file is no video; or, as frames are asked for, it is damaged or has none.
     """
     import av
+    from av.error import FFmpegError
 
     try:
-        with _open(path) as container:
+        with av.open(str(path)) as container:
             if not container.streams.video:
                 raise InputError(f"cannot read {path}: it has no video stream; give a video")
             frames = container.streams.video[0].frames
-    except av.FFmpegError as error:
+    except FFmpegError as error:
         raise _damaged(path, error) from error
     return Source(-(-frames // stride) or None, _frames(path, stride))
 
 
 def _frames(path: Path, stride: int) -> Iterator[View]:
     import av
+    from av.error import FFmpegError
 
     index = -1
     try:
-        with _open(path) as container:
+        with av.open(str(path)) as container:
             stream = container.streams.video[0]
             stream.thread_type = "AUTO"
             for index, frame in enumerate(container.decode(stream)):
                 if index % stride == 0:
                     name = f"frame_{index:06d}"
                     yield View(name, partial(from_array, _upright(frame), name))
-    except av.FFmpegError as error:
+    except FFmpegError as error:
         raise _damaged(path, error) from error
     if index < 0:
         raise InputError(f"cannot read {path}: it has no frames; give a longer video")
 
-
-def _open(path: Path) -> "InputContainer":
-    import av
-
-    return av.open(str(path), metadata_errors="ignore")
+    return av.open(str(path), "r")
 
 
 def _upright(frame: "VideoFrame") -> UInt8[np.ndarray, "H W 3"]:
