@@ -17,6 +17,7 @@ _WAYS_OUT = {
     errno.EACCES: "no permission to write there; choose another place or change its permissions",
     errno.EPERM: "no permission to write there; choose another place or change its permissions",
     errno.EROFS: "the file system is read-only; choose another place",
+    errno.EEXIST: "a part of the path is a file, not a folder; choose another place",
     errno.ENOTDIR: "a part of the path is a file, not a folder; choose another place",
 }
 

@@ -29,16 +29,24 @@ def fetch(repo: str, filename: str, *, revision: str | None, way_out: str) -> Pa
     Raises:
       WeightsError: the file is neither cached nor can it be downloaded.
     """
-    import httpx
     from huggingface_hub import hf_hub_download
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
-    what = f"{repo}/{filename}" + (f" (revision {revision})" if revision else "")
     try:
         return Path(hf_hub_download(repo, filename, revision=revision))
-    except LocalEntryNotFoundError as error:
-        reason = "it is not in the hub's cache and the hub cannot be reached"
-        raise WeightsError(f"cannot get {what}: {reason}; {way_out}") from error
-    except (HfHubHTTPError, HFValidationError, httpx.HTTPError, OSError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise WeightsError(f"cannot get {what}: {reason}; {way_out}") from error
+    except Exception as error:  # each version of the hub's client raises kinds of its own
+        what = f"{repo}/{filename}" + (f" (revision {revision})" if revision else "")
+        raise WeightsError(f"cannot get {what}: {_reason(error)}; {way_out}") from error
+
+
+def _reason(error: Exception) -> str:
+    from huggingface_hub import errors
+
+    if isinstance(error, errors.LocalEntryNotFoundError):
+        return "it is not in the hub's cache and the hub cannot be reached"
+    if isinstance(error, errors.RevisionNotFoundError):
+        return "the repository has no such revision"
+    if isinstance(error, errors.EntryNotFoundError):
+        return "the repository has no such file"
+    if isinstance(error, errors.RepositoryNotFoundError):
+        return "the hub shows no such repository (for a private one set HF_TOKEN)"
+    return " ".join(str(error).split()) or type(error).__name__

@@ -16,10 +16,11 @@ from jaxtyping import Array, Bool, Float, UInt8
 
 from jaxrecon.errors import InputError
 from jaxrecon.geometry import depth_normal_edges, intrinsics_from_points
-from jaxrecon.images import ImageBatch, ResizeRule, load_images
+from jaxrecon.images import ImageBatch, ImageSource, ResizeRule, load_images
 from jaxrecon.models.prediction import Prediction
 from jaxrecon.nn.attention import AttentionFn, attend_densely
 from jaxrecon.progress import Stages
+from jaxrecon.pytree import pytree_dataclass
 from jaxrecon.reconstruction import Reconstruction
 from jaxrecon.sharding import by_view, check_views
 
@@ -33,8 +34,7 @@ class Model(Protocol):
     ) -> Prediction: ...
 
 
-@jax.tree_util.register_dataclass
-@dataclass(frozen=True)
+@pytree_dataclass
 class Geometry:
     """What the compiled program returns for one scene: see `Reconstruction` for the fields."""
 
@@ -60,14 +60,13 @@ class Options:
         _check_choice("principal_point", self.principal_point, ("free", "centre"))
 
 
-@jax.tree_util.register_dataclass
-@dataclass(frozen=True)
+@pytree_dataclass
 class Thresholds:
     """Numbers that can change from call to call without compiling again."""
 
-    min_confidence: Float[Array, ""]
-    confidence_quantile: Float[Array, ""]
-    edge_rtol: Float[Array, ""]
+    min_confidence: Float[Array | np.ndarray, ""]
+    confidence_quantile: Float[Array | np.ndarray, ""]
+    edge_rtol: Float[Array | np.ndarray, ""]
 
 
 @dataclass(frozen=True)
@@ -91,7 +90,7 @@ class Pipeline:
 
     def reconstruct(
         self,
-        images: Any,
+        images: ImageSource,
         *,
         resolution: int | None = None,
         stride: int = 1,

@@ -1,5 +1,6 @@
 """The models that have names, and how each comes to be a `Pipeline`."""
 
+import shlex
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, is_dataclass
 from pathlib import Path
@@ -177,7 +178,8 @@ def native_folder(
     if not (folder / "config.json").exists():
         way_out = (
             f"on a connected machine download {entry.filename} of the Hugging Face repository "
-            f"{entry.repo}, then run: jaxrecon convert {entry.name} {entry.filename} -o {folder}"
+            f"{entry.repo}, then run: "
+            f"jaxrecon convert {entry.name} {entry.filename} -o {shlex.quote(str(folder))}"
         )
         with stages.stage("fetch"):
             source = fetch(entry.repo, entry.filename, revision=revision, way_out=way_out)
@@ -222,7 +224,7 @@ _stated: set[str] = set()
 
 def _state_licence(model: str, licence: str, stages: Stages) -> None:
     """Says once for each model under which terms its weights come."""
-    if model not in _stated:
+    if model not in _stated and not stages.quiet:
         _stated.add(model)
         stages.note(f"weights of {model}: {licence}")
 
@@ -232,9 +234,14 @@ def _locate(
 ) -> tuple[Path, ModelEntry | None]:
     """Where the weights lie, and the released model that they must be, if one was named."""
     entry = MODELS.get(str(name))
+    if revision is not None and (entry is None or weights is not None):
+        raise InputError(f"{revision=} goes with a model's name alone, for what is downloaded")
     if entry is None:
         if weights is not None:
-            raise InputError(f"weights={str(weights)!r} goes with a model's name, found {name!r}")
+            raise InputError(
+                f"weights={str(weights)!r} goes with a model's name ({', '.join(MODELS)}), "
+                f"found {str(name)!r}"
+            )
         if not Path(name).exists():
             raise InputError(
                 f"unknown model {str(name)!r}: not one of {', '.join(MODELS)}, "
@@ -294,27 +301,32 @@ def _released_as(names: Iterable[str], place: Path) -> ModelEntry:
     raise WeightsError(f"{place}: {looks}; this version knows {', '.join(MODELS)}")
 
 
-def config_from_json(config_class: type, values: Mapping[str, Any], place: Path) -> Any:
+def config_from_json(config_class: type, values: Any, place: Path) -> Any:
     """A config dataclass from the JSON in a checkpoint, strict about its fields.
 
     Raises:
-      WeightsError: a field is missing or unknown.
+      WeightsError: a field is missing, unknown or of another type.
     """
     known = get_type_hints(config_class)
-    if values.keys() != known.keys():
-        missing, extra = sorted(known.keys() - values.keys()), sorted(values.keys() - known.keys())
+    found = values if isinstance(values, Mapping) else {}
+    nested = {name: kind for name, kind in known.items() if is_dataclass(kind)}
+    faults = {
+        "missing": known.keys() - found.keys(),
+        "unknown": found.keys() - known.keys(),
+        "of another type": {
+            name
+            for name, kind in known.items() - nested.items()
+            if name in found and isinstance(kind, type) and type(found[name]) is not kind
+        },
+    }
+    if any(faults.values()):
+        told = ", ".join(f"{fault}: {', '.join(sorted(n))}" for fault, n in faults.items() if n)
         raise WeightsError(
-            f"{place}: config.json does not fit {config_class.__name__}: "
-            f"missing {missing}, unknown {extra}; convert the weights again with this version"
+            f"{place}: config.json does not fit {config_class.__name__} ({told}); "
+            "convert the weights again with this version"
         )
-    return config_class(
-        **{
-            name: config_from_json(known[name], value, place)
-            if is_dataclass(known[name])
-            else value
-            for name, value in values.items()
-        }
-    )
+    inner = {name: config_from_json(kind, found[name], place) for name, kind in nested.items()}
+    return config_class(**{**found, **inner})
 
 
 def _default_dtype(mesh: Mesh | None) -> DTypeLike:

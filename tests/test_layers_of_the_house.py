@@ -14,6 +14,7 @@ FLOORS = (
         "jaxrecon.errors",
         "jaxrecon.files",
         "jaxrecon.progress",
+        "jaxrecon.pytree",
         "pallas_kernels",
         "convert",
     ),

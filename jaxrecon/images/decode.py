@@ -5,7 +5,6 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from jaxtyping import Num, UInt8
@@ -48,7 +47,7 @@ def from_pillow(image: Image.Image, name: str) -> Image.Image:
     """Converts a Pillow image, which is left as it is.
 
     Raises:
-      InputError: the image has no pixels, cannot be loaded, or is of a mode without colours.
+      InputError: the image has no pixels or cannot be loaded.
     """
     if 0 in image.size:
         width, height = image.size
@@ -60,7 +59,7 @@ def from_pillow(image: Image.Image, name: str) -> Image.Image:
     except InputError:
         raise
     except Exception as error:
-        raise InputError(f"cannot read {name}: {_one_line(error)}") from error
+        raise InputError(f"cannot read {name}: {_damaged(error)}") from error
 
 
 def from_array(array: Num[np.ndarray, "H W 3"], name: str) -> Image.Image:
@@ -92,8 +91,6 @@ def _to_rgb(image: Image.Image, name: str) -> Image.Image:
         return Image.fromarray(_high_byte(np.asarray(image), name)).convert("RGB")
     if image.mode == "F":
         return Image.fromarray(_eight_bit(np.asarray(image), name)).convert("RGB")
-    if image.mode == "RGBa":
-        image = image.convert("RGBA")
     return image.convert("RGB")
 
 
@@ -139,8 +136,9 @@ def _reason(path: Path, error: Exception) -> str:
         return f"{what}; remove it or save it again"
     if isinstance(error, OSError) and error.strerror:
         return f"{error.strerror}; check the path and its permissions"
-    return f"the image is damaged or cut short ({_one_line(error)}); remove it or save it again"
+    return _damaged(error)
 
 
-def _one_line(error: Any) -> str:
-    return " ".join(str(error).split()) or type(error).__name__
+def _damaged(error: Exception) -> str:
+    what = " ".join(str(error).split()) or type(error).__name__
+    return f"the image is damaged or cut short ({what}); remove it or save it again"

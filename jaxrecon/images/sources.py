@@ -186,6 +186,6 @@ def _view(item: Path | Image.Image | np.ndarray, name: str) -> View:
 
 def _unknown(name: str, found: object) -> str:
     return (
-        f"{name}: cannot read images from a {type(found).__name__}; give a folder, a glob pattern, "
+        f"{name}: cannot read images from {type(found).__name__}; give a folder, a glob pattern, "
         "image files, a video, Pillow images or arrays"
     )

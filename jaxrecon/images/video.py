@@ -13,6 +13,7 @@ from jaxrecon.images.decode import from_array
 from jaxrecon.images.views import Source, View
 
 if TYPE_CHECKING:
+    from av.container import InputContainer
     from av.video.frame import VideoFrame
 
 
@@ -30,7 +31,7 @@ def open_video(path: Path, stride: int) -> Source:
     try:
         with av.open(str(path)) as container:
             if not container.streams.video:
-                raise InputError(f"cannot read {path}: it has no video stream; give a video")
+                raise InputError(f"cannot read {path}: no video stream found; give a whole video")
             frames = container.streams.video[0].frames
     except FFmpegError as error:
         raise _damaged(path, error) from error
@@ -44,9 +45,7 @@ def _frames(path: Path, stride: int) -> Iterator[View]:
     index = -1
     try:
         with av.open(str(path)) as container:
-            stream = container.streams.video[0]
-            stream.thread_type = "AUTO"
-            for index, frame in enumerate(container.decode(stream)):
+            for index, frame in enumerate(_decoded(container, path)):
                 if index % stride == 0:
                     name = f"frame_{index:06d}"
                     yield View(name, partial(from_array, _upright(frame), name))
@@ -55,7 +54,15 @@ def _frames(path: Path, stride: int) -> Iterator[View]:
     if index < 0:
         raise InputError(f"cannot read {path}: it has no frames; give a longer video")
 
-    return av.open(str(path), "r")
+
+def _decoded(container: "InputContainer", path: Path) -> Iterator["VideoFrame"]:
+    """All frames; a packet cut short is refused, where FFmpeg would end in silence."""
+    stream = container.streams.video[0]
+    stream.thread_type = "AUTO"
+    for packet in container.demux(stream):
+        if packet.is_corrupt:
+            raise InputError(f"cannot read {path}: the video is cut short; copy or save it again")
+        yield from packet.decode()
 
 
 def _upright(frame: "VideoFrame") -> UInt8[np.ndarray, "H W 3"]:
@@ -66,4 +73,6 @@ def _upright(frame: "VideoFrame") -> UInt8[np.ndarray, "H W 3"]:
 
 def _damaged(path: Path, error: Exception) -> InputError:
     reason = getattr(error, "strerror", None) or " ".join(str(error).split())
-    return InputError(f"cannot read {path}: the video is damaged or no video ({reason})")
+    return InputError(
+        f"cannot read {path}: the video is damaged or no video ({reason}); save it again"
+    )

@@ -1,13 +1,11 @@
 """What every model returns."""
 
-from dataclasses import dataclass
-
-import jax
 from jaxtyping import Array, Float
 
+from jaxrecon.pytree import pytree_dataclass
 
-@jax.tree_util.register_dataclass
-@dataclass(frozen=True)
+
+@pytree_dataclass
 class Prediction:
     """Geometry of `V` views of `B` scenes, in float32.
 

@@ -1,15 +1,13 @@
 """Rotary position embedding over the patch grid."""
 
-from dataclasses import dataclass
-
-import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
+from jaxrecon.pytree import pytree_dataclass
 
-@jax.tree_util.register_dataclass
-@dataclass(frozen=True)
+
+@pytree_dataclass
 class RotaryTable:
     """Cosines and sines for the `P` tokens of one view, in float32.
 

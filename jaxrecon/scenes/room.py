@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, UInt8
 
 from jaxrecon.geometry.transforms import rigid, transform_points
+from jaxrecon.pytree import pytree_dataclass
 
 ROOM = (3.0, 1.5, 3.0)
 """Half the room's extent along x, y (down) and z, in metres; its middle is the origin."""
@@ -52,8 +53,7 @@ def render_room(
     return RenderedScene(images, depth, pose, jnp.broadcast_to(matrix, (views, 3, 3)))
 
 
-@jax.tree_util.register_dataclass
-@dataclass(frozen=True)
+@pytree_dataclass
 class _Furniture:
     sphere_centre: Float[Array, "S 3"]
     sphere_radius: Float[Array, " S"]

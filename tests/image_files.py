@@ -1,0 +1,47 @@
+"""Small pictures and videos for the tests of `jaxrecon.images`."""
+
+from pathlib import Path
+from typing import Any
+
+import av
+import numpy as np
+from PIL import Image
+
+from jaxrecon.images import ResizeRule, load_images
+
+ONE_PATCH = ResizeRule(pixel_limit=14 * 14)  # leaves images of 14x14 pixels as they are
+TWO_BY_TWO = ResizeRule(patch=1, pixel_limit=4)  # leaves images of 2x2 pixels as they are
+
+
+def noise(height: int, width: int, seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
+
+
+def save(pixels: np.ndarray, path: Path, **options: Any) -> Path:
+    Image.fromarray(pixels).save(path, **options)
+    return path
+
+
+def load_one(source: Any, rule: ResizeRule = ONE_PATCH) -> np.ndarray:
+    """The only view, loaded from pixels that have the rule's size already."""
+    batch = load_images(source, rule=rule)
+    assert batch.pixels.shape[0] == 1
+    return batch.pixels[0]
+
+
+def write_video(
+    path: Path, frames: int = 7, size: tuple[int, int] = (64, 48), movflags: str = "0"
+) -> Path:
+    """Grey frames, 30 levels brighter each, with a red top-left quarter."""
+    width, height = size
+    options = {"movflags": movflags} if path.suffix == ".mp4" else {}
+    with av.open(str(path), "w", container_options=options) as container:
+        stream = container.add_stream("mpeg4", rate=10)
+        stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
+        stream.bit_rate = 4_000_000
+        for number in range(frames):
+            pixels = np.full((height, width, 3), 30 * number, np.uint8)
+            pixels[: height // 2, : width // 2] = (200, 0, 0)
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(pixels, format="rgb24")))
+        container.mux(stream.encode())
+    return path

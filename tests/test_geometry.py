@@ -1,0 +1,134 @@
+"""Geometry against cases worked out by hand."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxrecon.geometry import (
+    depth_edges,
+    depth_normal_edges,
+    intrinsics_from_points,
+    invert_rigid,
+    nearest_rotation,
+    normals_from_points,
+    rigid,
+    transform_points,
+)
+
+QUARTER_TURN = jnp.array([[0.0, -1, 0], [1, 0, 0], [0, 0, 1]])
+
+
+def rays_of(matrix: np.ndarray, height: int, width: int) -> jax.Array:
+    """The ray (x, y, 1) of each pixel of a pinhole camera."""
+    column, row = np.meshgrid(np.arange(width), np.arange(height))
+    x = (column - matrix[0, 2]) / matrix[0, 0]
+    y = (row - matrix[1, 2]) / matrix[1, 1]
+    return jnp.asarray(np.stack([x, y, np.ones_like(x)], axis=-1), jnp.float32)
+
+
+def test_a_point_is_turned_then_moved() -> None:
+    pose = rigid(QUARTER_TURN, jnp.array([10.0, 20, 30]))
+    np.testing.assert_allclose(transform_points(pose, jnp.array([1.0, 2, 3])), [8, 21, 33])
+
+
+def test_the_inverse_undoes_the_transform() -> None:
+    pose = rigid(QUARTER_TURN, jnp.array([10.0, 20, 30]))
+    np.testing.assert_allclose(invert_rigid(pose) @ pose, np.eye(4), atol=1e-6)
+
+
+def test_poses_broadcast_over_pixels() -> None:
+    poses = rigid(jnp.stack([jnp.eye(3), QUARTER_TURN]), jnp.array([[0.0, 0, 1], [0, 0, 2]]))
+    points = jnp.ones((2, 4, 5, 3))
+    moved = transform_points(poses[:, None, None], points)
+    np.testing.assert_allclose(moved[0], np.broadcast_to([1, 1, 2], (4, 5, 3)))
+    np.testing.assert_allclose(moved[1], np.broadcast_to([-1, 1, 3], (4, 5, 3)))
+
+
+def test_a_rotation_is_its_own_nearest_rotation() -> None:
+    np.testing.assert_allclose(nearest_rotation(QUARTER_TURN[None])[0], QUARTER_TURN, atol=1e-6)
+
+
+def test_rows_are_scaled_before_the_nearest_rotation_is_taken() -> None:
+    stretched = jnp.diag(jnp.array([5.0, 0.1, 3.0])) @ QUARTER_TURN
+    np.testing.assert_allclose(nearest_rotation(stretched), QUARTER_TURN, atol=1e-6)
+
+
+def test_nearest_rotation_is_never_a_reflection() -> None:
+    matrix = jax.random.normal(jax.random.key(0), (200, 3, 3))
+    turn = nearest_rotation(matrix)
+    assert (jnp.linalg.det(matrix) < 0).any()
+    np.testing.assert_allclose(jnp.linalg.det(turn), 1, atol=1e-5)
+    np.testing.assert_allclose(
+        turn @ turn.swapaxes(-1, -2), np.eye(3)[None].repeat(200, 0), atol=1e-5
+    )
+
+
+@pytest.mark.parametrize("principal_point", ["free", "centre"])
+def test_intrinsics_of_a_pinhole_camera_are_recovered(principal_point: str) -> None:
+    centre = (20.0, 11.0) if principal_point == "free" else (24.5, 14.5)
+    matrix = np.array([[40.0, 0, centre[0]], [0, 50, centre[1]], [0, 0, 1]])
+    depth = 1 + jax.random.uniform(jax.random.key(1), (30, 50, 1))
+    points = (depth * rays_of(matrix, 30, 50))[None]
+    found = intrinsics_from_points(points, principal_point=principal_point)
+    np.testing.assert_allclose(found[0], matrix, rtol=1e-5, atol=1e-4)
+
+
+def test_shared_intrinsics_are_one_camera_for_all_views() -> None:
+    first = np.array([[40.0, 0, 20], [0, 40, 14], [0, 0, 1]])
+    second = np.array([[44.0, 0, 20], [0, 44, 14], [0, 0, 1]])
+    rays = jnp.stack([rays_of(first, 30, 50), rays_of(second, 30, 50)])
+    shared = intrinsics_from_points(rays, sharing="shared")
+    np.testing.assert_array_equal(shared[0], shared[1])
+    assert 40 < shared[0, 0, 0] < 44
+    per_view = intrinsics_from_points(rays)
+    np.testing.assert_allclose(per_view[:, 0, 0], [40, 44], rtol=1e-5)
+
+
+def test_a_wall_that_faces_the_camera_has_normals_towards_it() -> None:
+    matrix = np.array([[20.0, 0, 10], [0, 20, 10], [0, 0, 1]])
+    normals, valid = normals_from_points(3 * rays_of(matrix, 20, 20))
+    assert valid.all()
+    np.testing.assert_allclose(normals, np.broadcast_to([0, 0, -1], (20, 20, 3)), atol=1e-5)
+
+
+def test_a_step_in_depth_is_an_edge_on_both_sides() -> None:
+    depth = jnp.where(jnp.arange(10) < 5, 1.0, 2.0) * jnp.ones((4, 1))
+    expected = np.zeros((4, 10), bool)
+    expected[:, 4:6] = True
+    np.testing.assert_array_equal(depth_edges(depth, rtol=0.03), expected)
+    np.testing.assert_array_equal(depth_edges(depth, atol=0.9), expected)
+    assert not depth_edges(depth, atol=1.1).any()
+    assert not depth_edges(depth).any()
+
+
+def test_a_slanted_plane_is_no_edge_though_its_depth_jumps() -> None:
+    matrix = np.array([[20.0, 0, 19.5], [0, 20, 19.5], [0, 0, 1]])
+    rays = rays_of(matrix, 40, 40)
+    floor = rays * (1.0 / jnp.maximum(rays[..., 1:2], 0.03))
+    below = floor[24:]
+    assert depth_edges(below[..., 2], rtol=0.03).any()
+    assert not depth_normal_edges(below, rtol=0.03).any()
+
+
+def test_a_box_before_a_wall_has_edges() -> None:
+    matrix = np.array([[20.0, 0, 19.5], [0, 20, 19.5], [0, 0, 1]])
+    depth = np.full((40, 40, 1), 4.0)
+    depth[10:30, 10:30] = 2.0
+    edges = depth_normal_edges(depth * rays_of(matrix, 40, 40))
+    assert edges[10:30, 9].all()
+    assert edges[10:30, 10].all()
+    assert not edges[:, :7].any()
+    assert not edges[15:25, 15:25].any()
+
+
+def test_points_that_are_not_finite_or_not_in_the_mask_do_not_count() -> None:
+    matrix = np.array([[20.0, 0, 9.5], [0, 20, 9.5], [0, 0, 1]])
+    points = 2 * rays_of(matrix, 20, 20)
+    points = points.at[5, 5].set(jnp.nan)
+    mask = jnp.ones((20, 20), bool).at[12].set(False)
+    normals, valid = normals_from_points(points, mask)
+    assert np.isfinite(normals).all()
+    assert not valid[5, 5]
+    assert not valid[12].any()
+    assert not depth_normal_edges(points, mask=mask).any()

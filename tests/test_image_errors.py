@@ -1,0 +1,206 @@
+"""Images that cannot be used: one line each that says what is wrong and what to do."""
+
+import sys
+import warnings
+from pathlib import Path
+from typing import Any
+
+import av
+import numpy as np
+import pytest
+from image_files import ONE_PATCH, noise, save, write_video
+from PIL import Image
+
+from jaxrecon import InputError
+from jaxrecon.images import load_images
+
+
+def fails(source: Any, message: str, **options: Any) -> None:
+    with pytest.raises(InputError, match=message) as caught:
+        load_images(source, rule=options.pop("rule", ONE_PATCH), **options)
+    assert "\n" not in str(caught.value)
+
+
+def test_folder_without_images(tmp_path: Path) -> None:
+    (tmp_path / "notes.txt").write_text("no image")
+    fails(tmp_path, rf"no images in the folder {tmp_path}; looked for files ending in \.jpg \.jpeg")
+
+
+def test_missing_paths(tmp_path: Path) -> None:
+    fails(tmp_path / "none", r"none does not exist; check the path")
+    fails(tmp_path / "none.mp4", r"none\.mp4 does not exist; check the path")
+    fails([save(noise(14, 14), tmp_path / "a.png"), tmp_path / "b.png"], r"b\.png does not exist")
+    fails("", "the path is empty")
+    fails(str(tmp_path / "*.jpg"), r"no images in .*\*\.jpg; looked for")
+
+
+def test_unreadable_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(self: Path) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(Path, "iterdir", refuse)
+    fails(tmp_path, r"cannot read the folder .*: Permission denied")
+
+
+def test_unreadable_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(path: Path) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    path = save(noise(14, 14), tmp_path / "a.png")
+    monkeypatch.setattr(Image, "open", refuse)
+    fails(path, r"cannot read .*a\.png: Permission denied; check the path and its permissions")
+
+
+def test_damaged_image_files(tmp_path: Path) -> None:
+    (tmp_path / "text.png").write_text("no image")
+    fails(tmp_path / "text.png", r"text\.png: it is not an image of a known kind")
+    (tmp_path / "empty.png").touch()
+    fails(tmp_path / "empty.png", r"empty\.png: the file is empty")
+    for suffix in ("jpg", "png", "tif", "webp"):
+        path = save(noise(64, 64), tmp_path / f"cut.{suffix}")
+        path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+        fails(path, rf"cannot read .*cut\.{suffix}: ")
+
+
+def test_a_damaged_image_among_many_is_named(tmp_path: Path) -> None:
+    for number in range(20):
+        save(noise(14, 14), tmp_path / f"{number}.png")
+    (tmp_path / "13.png").write_text("no image")
+    fails(tmp_path, r"13\.png: it is not an image")
+
+
+@pytest.mark.parametrize("allowed", [100, 150])
+def test_oversized_images(allowed: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pillow warns above its limit and raises above twice the limit; both are refused."""
+    path = save(noise(20, 14), tmp_path / "a.png")
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", allowed)
+    fails(path, rf"a\.png: it has more pixels than Pillow's limit of {allowed}; shrink it")
+
+
+def test_warning_filters_are_put_back(tmp_path: Path) -> None:
+    before = list(warnings.filters)
+    (tmp_path / "a.png").write_text("no image")
+    fails(tmp_path, "not an image")
+    assert warnings.filters == before
+
+
+def test_images_without_pixels() -> None:
+    fails(Image.new("RGB", (0, 5)), "view_0000 is 0x5 pixels")
+    fails(
+        np.zeros((0, 14, 14, 3), np.uint8), r"images: the array of shape \(0, 14, 14, 3\) is empty"
+    )
+    fails(np.zeros((2, 0, 14, 3), np.uint8), r"\(2, 0, 14, 3\) is empty")
+    fails([noise(14, 14), np.zeros((14, 0, 3), np.uint8)], r"view_0001: .*\(14, 0, 3\) is empty")
+    fails([], "the list is empty")
+
+
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        (np.nan, "view_0001 has pixels that are NaN or infinite"),
+        (np.inf, "view_0001 has pixels that are NaN or infinite"),
+        (200.0, r"view_0001 has float pixels from 0 to 200, not in \[0, 1\]; divide by 255"),
+        (-0.5, r"view_0001 has float pixels from -0\.5 to 0, not in \[0, 1\]"),
+    ],
+)
+def test_float_values(value: float, message: str) -> None:
+    array = np.zeros((2, 14, 14, 3), np.float32)
+    array[1, 3, 4, 0] = value
+    fails(array, message)
+
+
+@pytest.mark.parametrize("shape", [(14, 14), (3, 14, 14), (2, 3, 14, 14), (2, 14, 14, 4), (1,) * 5])
+def test_array_shapes(shape: tuple[int, ...]) -> None:
+    array = np.zeros(shape, np.uint8)
+    fails(array, r"images: expected an array of shape \(V, H, W, 3\), got .*channels last")
+
+
+def test_array_shape_in_a_list() -> None:
+    stack = np.zeros((2, 14, 14, 3), np.uint8)
+    fails([stack[0], stack], r"view_0001: expected an array of shape \(H, W, 3\), got \(2, 14,")
+
+
+@pytest.mark.parametrize("dtype", ["int32", "uint16", "bool", "complex64"])
+def test_array_dtypes(dtype: str) -> None:
+    fails(np.zeros((2, 14, 14, 3), dtype), f"images: expected uint8, or float16.* got {dtype}")
+
+
+def test_integer_and_float_images_out_of_range() -> None:
+    large = Image.fromarray(np.full((14, 14), 70000, np.int32))
+    fails(large, "view_0000 has integer pixels from 70000 to 70000; scale them to 16 bits")
+    bright = Image.fromarray(np.full((14, 14), 255, np.float32))
+    fails(bright, "view_0000 has float pixels from 255 to 255.*divide by 255")
+
+
+def test_pillow_image_of_a_damaged_file(tmp_path: Path) -> None:
+    path = save(noise(64, 64), tmp_path / "a.png")
+    path.write_bytes(path.read_bytes()[:5000])
+    with Image.open(path) as image:
+        fails([noise(14, 14), image], "cannot read view_0001: the image is damaged or cut short")
+
+
+def test_videos_and_folders_in_a_list(tmp_path: Path) -> None:
+    fails([tmp_path], "is a folder; in a list give files")
+    fails([tmp_path / "a.mp4"], r"a\.mp4 is a video; in a list give images")
+
+
+def test_files_that_are_no_video(tmp_path: Path) -> None:
+    (tmp_path / "a.mp4").write_text("no video")
+    fails(tmp_path / "a.mp4", r"cannot read .*a\.mp4: the video is damaged or no video \(")
+    (tmp_path / "b.mp4").touch()
+    fails(tmp_path / "b.mp4", r"cannot read .*b\.mp4: the video is damaged or no video \(")
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [("0", r"the video is damaged or no video \("), ("faststart", "the video is cut short")],
+    ids=["index last", "index first"],
+)
+def test_video_cut_short(flags: str, message: str, tmp_path: Path) -> None:
+    path = write_video(tmp_path / "a.mp4", size=(320, 240), movflags=flags)
+    content = path.read_bytes()
+    path.write_bytes(content[: content.index(b"mdat") + 5000])
+    fails(path, rf"cannot read .*a\.mp4: {message}")
+
+
+def test_video_damaged_half_way(tmp_path: Path) -> None:
+    path = write_video(tmp_path / "a.mp4")
+    content = bytearray(path.read_bytes())
+    start = content.index(b"mdat") + 4
+    content[start : start + 400] = b"\xff" * 400
+    path.write_bytes(content)
+    fails(path, r"cannot read .*a\.mp4: the video is damaged or no video \(")
+
+
+def test_sound_is_no_video(tmp_path: Path) -> None:
+    with av.open(str(tmp_path / "a.mp4"), "w") as container:
+        stream = container.add_stream("aac", rate=8000)
+        frame = av.AudioFrame.from_ndarray(np.zeros((1, 1024), np.float32), "fltp", "mono")
+        frame.sample_rate = 8000
+        container.mux(stream.encode(frame))
+        container.mux(stream.encode())
+    fails(tmp_path / "a.mp4", r"a\.mp4: no video stream found")
+
+
+def test_stride_and_resolution_are_checked_first(tmp_path: Path) -> None:
+    fails(tmp_path / "none", "stride=0 takes no image; give at least 1", stride=0)
+    fails(
+        tmp_path / "none", "resolution=13 is less than one patch; give at least 14", resolution=13
+    )
+
+
+def test_no_memory() -> None:
+    message = "not enough memory for 1 images of 28000000x28000000 pixels; give a lower resolution"
+    fails(noise(14, 14), message, resolution=28_000_000)
+
+
+def test_unknown_kinds(without_shape_checks: None) -> None:
+    fails(5, "images: cannot read images from int; give a folder")
+    fails([noise(14, 14), 5], "view_0001: cannot read images from int; give a folder")
+    fails({"a": 1}, "images: cannot read images from dict")
+
+
+def test_heic_without_the_plugin(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "pillow_heif", None)
+    (tmp_path / "a.heic").write_bytes(b"never read")
+    fails(tmp_path, r"a\.heic: HEIC images need pillow-heif; pip install jaxrecon\[heic\]")

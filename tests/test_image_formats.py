@@ -1,0 +1,176 @@
+"""Pixel formats and videos: what is decoded, and that it stands upright."""
+
+import struct
+from pathlib import Path
+from typing import Any
+
+import av
+import numpy as np
+import pytest
+from image_files import TWO_BY_TWO, load_one, noise, save, write_video
+from PIL import Image
+
+import jaxrecon.images
+from jaxrecon.images import PI3_RESIZE, ImageBatch, PixelTransform, ResizeRule, load_images
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("suffix", ["png", "tif", "webp"])
+def test_exif_orientation(orientation: int, suffix: str, tmp_path: Path) -> None:
+    upright = noise(3, 2)
+    # How each orientation stores the upright picture (EXIF 2.3, tag 274).
+    stored = {
+        1: upright,
+        2: upright[:, ::-1],
+        3: upright[::-1, ::-1],
+        4: upright[::-1],
+        5: upright.transpose(1, 0, 2),
+        6: np.rot90(upright, 1),
+        7: upright[::-1, ::-1].transpose(1, 0, 2),
+        8: np.rot90(upright, -1),
+    }
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    options = {"lossless": True, "exact": True} if suffix == "webp" else {}
+    path = save(
+        np.ascontiguousarray(stored[orientation]), tmp_path / f"a.{suffix}", exif=exif, **options
+    )
+    rule = ResizeRule(patch=1, pixel_limit=6)
+    for source in (path, Image.open(path)):
+        batch = load_images(source, rule=rule)
+        np.testing.assert_array_equal(batch.pixels[0], upright)
+        assert batch.transforms[0].original_size == (2, 3)
+
+
+def test_damaged_exif_does_not_cost_the_picture() -> None:
+    image = Image.fromarray(noise(2, 2))
+    image.info["exif"] = b"Exif\x00\x00no TIFF header"
+    np.testing.assert_array_equal(load_one(image, TWO_BY_TWO), noise(2, 2))
+
+
+SIXTEEN = np.array([[0, 257 * 3 + 128], [257 * 199 + 129, 65535]], np.uint16)
+EIGHT = np.array([[0, 3], [200, 255]], np.uint8)
+
+
+def sixteen_bit_images(folder: Path) -> dict[str, Any]:
+    """16-bit greyscale in each way that Pillow holds it."""
+    raw = {"I;16": SIXTEEN.astype("<u2"), "I;16B": SIXTEEN.astype(">u2")}
+    images: dict[str, Any] = {
+        mode: Image.frombytes(mode, (2, 2), data.tobytes()) for mode, data in raw.items()
+    }
+    images["I"] = Image.fromarray(SIXTEEN.astype(np.int32))
+    images["PNG"] = save(SIXTEEN, folder / "a.png")
+    images["TIFF"] = save(SIXTEEN, folder / "a.tif")
+    return images
+
+
+@pytest.mark.parametrize("kind", ["I;16", "I;16B", "I", "PNG", "TIFF"])
+def test_sixteen_bit_grey_is_scaled(kind: str, tmp_path: Path) -> None:
+    pixels = load_one(sixteen_bit_images(tmp_path)[kind], TWO_BY_TWO)
+    np.testing.assert_array_equal(pixels, np.repeat(EIGHT[..., None], 3, axis=-1))
+
+
+def test_alpha_is_dropped_not_composited(tmp_path: Path) -> None:
+    colours = noise(2, 2)
+    alpha = np.array([[0, 10], [100, 255]], np.uint8)[..., None]
+    path = save(np.concatenate([colours, alpha], axis=-1), tmp_path / "a.png")
+    np.testing.assert_array_equal(load_one(path, TWO_BY_TWO), colours)
+    grey_alpha = Image.merge("LA", [Image.fromarray(EIGHT), Image.fromarray(alpha[..., 0])])
+    np.testing.assert_array_equal(load_one(grey_alpha, TWO_BY_TWO)[..., 0], EIGHT)
+
+
+def test_grey_palette_one_bit_and_float() -> None:
+    grey = np.repeat(EIGHT[..., None], 3, axis=-1)
+    np.testing.assert_array_equal(load_one(Image.fromarray(EIGHT), TWO_BY_TWO), grey)
+    floats = Image.fromarray(EIGHT.astype(np.float32) / 255)
+    np.testing.assert_array_equal(load_one(floats, TWO_BY_TWO), grey)
+    bits = Image.fromarray(np.array([[True, False], [False, True]]))
+    assert bits.mode == "1"
+    expected = [[255, 0], [0, 255]]
+    np.testing.assert_array_equal(load_one(bits, TWO_BY_TWO)[..., 2], expected)
+    palette = Image.fromarray(np.array([[0, 1], [1, 0]], np.uint8)).convert("P")
+    palette.putpalette([9, 8, 7, 6, 5, 4])
+    expected = [[[9, 8, 7], [6, 5, 4]], [[6, 5, 4], [9, 8, 7]]]
+    np.testing.assert_array_equal(load_one(palette, TWO_BY_TWO), expected)
+
+
+def test_palette_with_transparency_keeps_its_colours_without_warning(tmp_path: Path) -> None:
+    palette = Image.fromarray(np.array([[0, 1], [1, 0]], np.uint8)).convert("P")
+    palette.putpalette([9, 8, 7, 6, 5, 4])
+    palette.save(tmp_path / "a.png", transparency=b"\x00\x80")
+    assert load_one(tmp_path / "a.png", TWO_BY_TWO)[0].tolist() == [[9, 8, 7], [6, 5, 4]]
+
+
+def test_cmyk_and_premultiplied_alpha(tmp_path: Path) -> None:
+    cmyk = Image.new("CMYK", (2, 2), (255, 0, 0, 0))
+    cmyk.save(tmp_path / "a.tif")
+    assert load_one(tmp_path / "a.tif", TWO_BY_TWO)[0, 0].tolist() == [0, 255, 255]
+    premultiplied = Image.new("RGBA", (2, 2), (200, 100, 50, 128)).convert("RGBa")
+    assert load_one(premultiplied, TWO_BY_TWO)[0, 0].tolist() == [199, 99, 49]  # 100 / 128 * 255
+
+
+def test_heic(tmp_path: Path) -> None:
+    heif = pytest.importorskip("pillow_heif")
+    flat = np.full((28, 42, 3), (200, 100, 50), np.uint8)
+    heif.from_pillow(Image.fromarray(flat)).save(tmp_path / "a.HEIC", quality=100)
+    batch = load_images(tmp_path, rule=PI3_RESIZE, resolution=42)
+    assert batch.pixels.shape == (1, 28, 42, 3)
+    assert np.abs(batch.pixels.astype(int) - (200, 100, 50)).max() <= 3  # lossy codec
+
+
+# Videos.
+
+
+def grey_levels(batch: ImageBatch) -> list[int]:
+    """The grey of each frame's bottom-right corner, rounded to the 30 levels of the test video."""
+    corner = batch.pixels[:, -8:-2, -8:-2].astype(np.float64).mean(axis=(1, 2, 3))
+    assert np.abs(corner - 30 * np.rint(corner / 30)).max() < 4  # lossy codec
+    return np.rint(corner / 30).astype(int).tolist()
+
+
+@pytest.mark.parametrize(
+    ("stride", "frames"), [(1, [0, 1, 2, 3, 4, 5, 6]), (3, [0, 3, 6]), (9, [0])]
+)
+def test_video_by_stride(stride: int, frames: list[int], tmp_path: Path) -> None:
+    path = write_video(tmp_path / "a.MP4")
+    batch = load_images(path, rule=PI3_RESIZE, resolution=56, stride=stride)
+    assert batch.names == tuple(f"frame_{number:06d}" for number in frames)
+    assert grey_levels(batch) == frames
+    assert batch.pixels.shape[1:] == (42, 56, 3)
+    assert batch.transforms == (PixelTransform((64, 48), (56, 42), (0.875, 0.875)),) * len(frames)
+
+
+def test_video_whose_frame_count_is_unknown(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(jaxrecon.images, "_CAPACITY_WHEN_UNKNOWN", 2)
+    path = write_video(tmp_path / "a.mkv")
+    with av.open(str(path)) as container:
+        assert container.streams.video[0].frames == 0
+    batch = load_images(path, rule=PI3_RESIZE, resolution=56)
+    assert grey_levels(batch) == [0, 1, 2, 3, 4, 5, 6]
+
+
+def test_video_rotation_is_applied(tmp_path: Path) -> None:
+    path = write_video(tmp_path / "a.mp4", frames=4)
+    content = bytearray(path.read_bytes())
+    matrix = content.index(b"tkhd") + 4 + 40  # ISO 14496-12, track header of version 0
+    assert struct.unpack_from(">9i", content, matrix) == (
+        1 << 16,
+        0,
+        0,
+        0,
+        1 << 16,
+        0,
+        0,
+        0,
+        1 << 30,
+    )
+    quarter_clockwise = (0, 1 << 16, 0, -1 << 16, 0, 0, 48 << 16, 0, 1 << 30)
+    struct.pack_into(">9i", content, matrix, *quarter_clockwise)
+    path.write_bytes(content)
+    batch = load_images(path, rule=PI3_RESIZE, resolution=56)
+    assert batch.pixels.shape == (4, 56, 42, 3)
+    red = batch.pixels[3, [5, 5, -5, -5], [5, -5, 5, -5]].astype(int) @ (1, -1, 0)
+    assert (red > 150).tolist() == [False, True, False, False]  # top-left went to top-right
+    assert batch.transforms[0].original_size == (48, 64)

@@ -1,0 +1,220 @@
+"""From pixels to a reconstruction, on a tiny model."""
+
+import re
+import subprocess
+import sys
+from dataclasses import replace
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+import jaxrecon
+from jaxrecon.errors import InputError
+from jaxrecon.geometry import depth_normal_edges, intrinsics_from_points
+from jaxrecon.images import PI3_RESIZE
+from jaxrecon.models import PI3, Pi3, Pi3Config
+from jaxrecon.nn.attention import TokenLayout, attend_densely
+from jaxrecon.nn.dinov2 import DinoV2Config
+from jaxrecon.pipeline import Pipeline
+from jaxrecon.progress import Stages
+from jaxrecon.registry import PI3_FAMILY
+
+SMALL = Pi3Config(
+    encoder=DinoV2Config(width=32, depth=2, heads=2, grid=5),
+    heads=2,
+    pairs=2,
+    head_width=32,
+    head_heads=2,
+    head_depth=1,
+    point_width=32,
+    camera_width=16,
+)
+
+
+@pytest.fixture(scope="module")
+def pipeline() -> Pipeline:
+    model = jax.jit(lambda: Pi3(SMALL, rngs=nnx.Rngs(0)))()
+    return Pipeline(model, "small", PI3_RESIZE)
+
+
+@pytest.fixture(scope="module")
+def pixels() -> np.ndarray:
+    return np.random.default_rng(0).integers(0, 256, (3, 28, 42, 3), np.uint8)
+
+
+def test_everything_a_reconstruction_promises(pipeline: Pipeline, pixels: np.ndarray) -> None:
+    stages = Stages(quiet=True)
+    recon = pipeline.reconstruct(pixels, resolution=42, min_confidence=0.0, stages=stages)
+    assert isinstance(recon, jaxrecon.Reconstruction)
+    assert recon.points_world.shape == (3, 28, 42, 3)
+    np.testing.assert_array_equal(recon.colors, pixels)
+    assert recon.names == ("view_0000", "view_0001", "view_0002")
+    assert recon.model == "small"
+    assert list(recon.seconds) == ["read", "compile", "run"] == list(stages.seconds)
+    turned = np.einsum("vij,vhwj->vhwi", recon.world_from_camera[:, :3, :3], recon.points_camera)
+    moved = turned + np.asarray(recon.world_from_camera)[:, None, None, :3, 3]
+    np.testing.assert_allclose(recon.points_world, moved, rtol=1e-4, atol=1e-5)
+    np.testing.assert_array_equal(recon.depth_z, recon.points_camera[..., 2])
+    assert (np.asarray(recon.depth_z) > 0).all()
+    np.testing.assert_allclose(
+        recon.intrinsics, intrinsics_from_points(recon.points_camera), rtol=1e-3, atol=1e-3
+    )
+    confident = jnp.asarray(recon.confidence) > 0
+    edges = depth_normal_edges(recon.points_camera, mask=confident)
+    np.testing.assert_array_equal(recon.mask, confident & ~edges)
+
+
+def test_one_photo_is_good_input(pipeline: Pipeline, pixels: np.ndarray) -> None:
+    recon = pipeline.reconstruct(pixels[0], resolution=42)
+    assert len(recon) == 1
+    assert np.isfinite(recon.points_world).all()
+
+
+def test_the_mask_follows_its_arguments(pipeline: Pipeline, pixels: np.ndarray) -> None:
+    def mask(**arguments: float | None) -> np.ndarray:
+        arguments = {"edge_rtol": None, "min_confidence": 0.0} | arguments
+        return np.asarray(pipeline.reconstruct(pixels, resolution=42, **arguments).mask)
+
+    assert mask().all()
+    assert not mask(min_confidence=1.0).any()
+    kept = mask(confidence_quantile=0.25)
+    assert kept.mean() == pytest.approx(0.75, abs=0.01)
+    confidence = np.asarray(pipeline.reconstruct(pixels, resolution=42).confidence)
+    assert confidence[kept].min() >= confidence[~kept].max()
+
+
+def test_thresholds_do_not_compile_again(pixels: np.ndarray) -> None:
+    model = jax.jit(lambda: Pi3(SMALL, rngs=nnx.Rngs(1)))()
+    pipeline = Pipeline(model, "small", PI3_RESIZE)
+    program = pipeline.compile(pixels.shape)
+    pipeline.reconstruct(pixels, resolution=42, min_confidence=0.3, edge_rtol=0.1)
+    assert pipeline.compile(pixels.shape) is program
+    assert len(pipeline._compiled) == 1
+    pipeline.reconstruct(pixels[:2], resolution=42)
+    assert len(pipeline._compiled) == 2
+
+
+def test_shared_intrinsics(pipeline: Pipeline, pixels: np.ndarray) -> None:
+    recon = pipeline.reconstruct(
+        pixels, resolution=42, intrinsics="shared", principal_point="centre"
+    )
+    np.testing.assert_array_equal(recon.intrinsics[0], recon.intrinsics[2])
+    np.testing.assert_allclose(recon.intrinsics[:, :2, 2], [[20.5, 13.5]] * 3)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"confidence_quantile": 1.0}, "confidence_quantile=1.0 must be"),
+        ({"edge_rtol": -1.0}, "edge_rtol=-1.0 must be at least 0"),
+        ({"edge_rtol": float("nan")}, "edge_rtol=nan must be"),
+        ({"intrinsics": "none"}, "intrinsics='none' is unknown; choose one of per_view, shared"),
+        ({"principal_point": "left"}, "principal_point='left' is unknown"),
+        ({"stride": 0}, "stride=0"),
+        ({"resolution": 3}, "resolution=3"),
+    ],
+)
+@pytest.mark.usefixtures("without_shape_checks")
+def test_bad_arguments_are_named(
+    pipeline: Pipeline, pixels: np.ndarray, arguments: dict, message: str
+) -> None:
+    with pytest.raises(InputError, match=message) as caught:
+        pipeline.reconstruct(pixels, **({"resolution": 42} | arguments))
+    assert "\n" not in str(caught.value)
+
+
+def test_images_that_are_not_whole_patches_are_refused_by_the_model() -> None:
+    model = PI3_FAMILY.abstract(SMALL)
+    images = jax.ShapeDtypeStruct((1, 2, 30, 42, 3), jnp.float32)
+    with pytest.raises(ValueError, match="multiples of 14, found 30x42"):
+        jax.eval_shape(lambda m, x: m(x), model, images)
+
+
+def test_attention_is_told_where_it_is(pixels: np.ndarray) -> None:
+    layouts: list[TokenLayout] = []
+
+    def spy(q: jax.Array, k: jax.Array, v: jax.Array, layout: TokenLayout) -> jax.Array:
+        layouts.append(layout)
+        assert q.shape[1] == layout.tokens
+        return attend_densely(q, k, v, layout)
+
+    model = PI3_FAMILY.abstract(SMALL)
+    images = jax.ShapeDtypeStruct((1, 3, 28, 42, 3), jnp.float32)
+    jax.eval_shape(lambda m, x: m(x, attention=spy), model, images)
+    frame = TokenLayout(views=1, grid=(2, 3), leading=5)
+    # One trace of a pair, whatever the number of pairs: the trunk is scanned.
+    assert layouts == [frame, replace(frame, views=3)]
+
+
+def test_released_model_is_one_executable_without_host_callback() -> None:
+    model = PI3_FAMILY.abstract(PI3)
+    assert sum(leaf.size for leaf in jax.tree.leaves(model)) == 958_696_732
+    lowered = Pipeline(model, "pi3", PI3_RESIZE).lower((8, 126, 224, 3))
+    text = lowered.as_text()
+    assert "callback" not in text
+    assert text.count("module @") == 1
+    # Scans, not copies: one loop for the encoder, the trunk, each decoder and the camera head.
+    assert text.count("stablehlo.while") == 6
+    calls = re.findall(r'custom_call_target="([^"]+)"', lowered.compile().as_text())
+    assert not [name for name in calls if "callback" in name]
+
+
+def test_bfloat16_keeps_norms_and_heads_in_float32() -> None:
+    model = PI3_FAMILY.abstract(SMALL, jnp.bfloat16)
+    assert model.trunk.frame_blocks.attention.qkv.kernel.dtype == jnp.bfloat16
+    for leaf in (
+        model.trunk.frame_blocks.norm1.scale,
+        model.trunk.frame_blocks.scale1.gamma,
+        model.encoder.position_embedding,
+        model.point_head.kernel,
+        model.camera_head.rotation.kernel,
+    ):
+        assert leaf.dtype == jnp.float32
+    images = jax.ShapeDtypeStruct((1, 2, 28, 42, 3), jnp.float32)
+    out = jax.eval_shape(lambda m, x: m(x), model, images)
+    assert {leaf.dtype for leaf in jax.tree.leaves(out)} == {jnp.dtype(jnp.float32)}
+
+
+def test_views_spread_over_devices_give_the_same_result() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", _SHARDED],
+        capture_output=True,
+        text=True,
+        env={"XLA_FLAGS": "--xla_force_host_platform_device_count=4", "JAX_PLATFORMS": "cpu"},
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+
+
+_SHARDED = """
+import jax, numpy as np
+from flax import nnx
+import jaxrecon
+from jaxrecon.images import PI3_RESIZE
+from jaxrecon.models import Pi3, Pi3Config
+from jaxrecon.nn.dinov2 import DinoV2Config
+from jaxrecon.pipeline import Pipeline
+from jaxrecon.sharding import replicated
+
+config = Pi3Config(DinoV2Config(32, 2, 2, 4, 14, 5), 2, 2, 5, 32, 2, 1, 32, 16)
+model = jax.jit(lambda: Pi3(config, rngs=nnx.Rngs(0)))()
+pixels = np.random.default_rng(0).integers(0, 256, (8, 28, 42, 3), np.uint8)
+one = Pipeline(model, "small", PI3_RESIZE).reconstruct(pixels, resolution=42)
+mesh = jaxrecon.make_mesh()
+assert mesh.size == 4
+spread = jax.device_put(model, replicated(mesh))
+four = Pipeline(spread, "small", PI3_RESIZE, mesh=mesh)
+many = four.reconstruct(pixels, resolution=42)
+assert len(many.points_world.sharding.device_set) == 4
+scale = np.abs(one.points_world).max()
+assert np.abs(np.asarray(one.points_world) - np.asarray(many.points_world)).max() < 1e-5 * scale
+try:
+    four.reconstruct(pixels[:6], resolution=42)
+except jaxrecon.InputError as error:
+    assert "6 views" in str(error) and "4 devices" in str(error)
+else:
+    raise AssertionError("6 views on 4 devices were taken")
+"""
