@@ -20,7 +20,7 @@ PATCH = 14
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description="Times our dense π³ against upstream's.")
     parser.add_argument("--views", type=int, nargs="+", default=[50, 100, 200])
     parser.add_argument("--size", default="518x392", help="width x height of the images")
     parser.add_argument("--repeats", type=int, default=5)
@@ -84,7 +84,7 @@ def time_ours(views: int, height: int, width: int, options: argparse.Namespace) 
 
 def time_torch(views: int, height: int, width: int, options: argparse.Namespace) -> dict:
     """Upstream's model under bfloat16 autocast, as its example runs it."""
-    import torch
+    import torch  # pyright: ignore[reportMissingImports]
 
     sys.path.insert(0, options.peer)
     from pi3.models.pi3 import Pi3  # pyright: ignore[reportMissingImports]

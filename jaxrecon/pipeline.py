@@ -6,7 +6,7 @@ compiled ahead of time for each image size and number of views.
 
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, Literal, Protocol, runtime_checkable
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -17,21 +17,12 @@ from jaxtyping import Array, Bool, Float, UInt8
 from jaxrecon.errors import InputError
 from jaxrecon.geometry import depth_normal_edges, intrinsics_from_points
 from jaxrecon.images import ImageBatch, ImageSource, ResizeRule, load_images
-from jaxrecon.models.prediction import Prediction
+from jaxrecon.models import Model
 from jaxrecon.nn.attention import AttentionFn, attend_densely
 from jaxrecon.progress import Stages
 from jaxrecon.pytree import pytree_dataclass
 from jaxrecon.reconstruction import Reconstruction
 from jaxrecon.sharding import by_view, check_views
-
-
-@runtime_checkable
-class Model(Protocol):
-    """What a model family must be: a pytree of weights that maps images to a `Prediction`."""
-
-    def __call__(
-        self, images: Float[Array, "B V H W 3"], *, attention: AttentionFn
-    ) -> Prediction: ...
 
 
 @pytree_dataclass

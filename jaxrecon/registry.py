@@ -309,14 +309,14 @@ def config_from_json(config_class: type, values: Any, place: Path) -> Any:
     """
     known = get_type_hints(config_class)
     found = values if isinstance(values, Mapping) else {}
-    nested = {name: kind for name, kind in known.items() if is_dataclass(kind)}
+    nested = {
+        name: kind for name, kind in known.items() if isinstance(kind, type) and is_dataclass(kind)
+    }
     faults = {
         "missing": known.keys() - found.keys(),
         "unknown": found.keys() - known.keys(),
         "of another type": {
-            name
-            for name, kind in known.items() - nested.items()
-            if name in found and isinstance(kind, type) and type(found[name]) is not kind
+            name for name in known.keys() & found.keys() if not _fits(found[name], known[name])
         },
     }
     if any(faults.values()):
@@ -329,16 +329,22 @@ def config_from_json(config_class: type, values: Any, place: Path) -> Any:
     return config_class(**{**found, **inner})
 
 
+def _fits(value: Any, kind: Any) -> bool:
+    """Whether a value from JSON is of a field's type, where that is a number."""
+    kinds = {int: (int,), float: (int, float)}.get(kind)
+    return kinds is None or type(value) in kinds
+
+
 def _default_dtype(mesh: Mesh | None) -> DTypeLike:
     platform = mesh.devices.flat[0].platform if mesh is not None else target_platform()
     return jnp.float32 if platform == "cpu" else jnp.bfloat16
 
 
 def _checked_dtype(dtype: DTypeLike) -> DTypeLike:
-    try:
-        found = jnp.dtype(dtype)
-    except TypeError:
-        found = None
-    if found not in (jnp.float32, jnp.bfloat16):
-        raise InputError(f"{dtype=} is not usable; choose float32 or bfloat16")
-    return found
+    for known in (jnp.float32, jnp.bfloat16):
+        try:
+            if jnp.dtype(dtype) == known:
+                return known
+        except TypeError:
+            break
+    raise InputError(f"{dtype=} is not usable; choose float32 or bfloat16")

@@ -10,7 +10,9 @@ from jaxrecon.errors import InputError
 VIEW_AXIS = "views"
 
 
-def make_mesh(devices: Sequence[jax.Device] | None = None) -> Mesh:
+def make_mesh(
+    devices: Sequence[jax.Device] | None = None,  # pyright: ignore[reportInvalidTypeForm]
+) -> Mesh:
     """A mesh whose one axis, "views", runs over `devices` (all local devices if not given)."""
     devices = jax.local_devices() if devices is None else devices
     return jax.make_mesh((len(devices),), (VIEW_AXIS,), (AxisType.Auto,), devices=devices)

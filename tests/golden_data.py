@@ -58,8 +58,10 @@ class Golden:
         hint = info.get("f32_vs_f64", {}).get("max_abs", 0.0)
         strides = tuple(slice(None, None, step) for step in info.get("stride_per_axis", ()))
         assert list(actual.shape) == info["full_shape"], f"{key}: shape {actual.shape}"
-        gap = np.abs(np.float64(actual)[strides] - np.float64(expected)).max()
-        limit = 3e-5 * np.abs(np.float64(expected)).max() + 10 * hint
+        gap = np.abs(
+            np.asarray(actual, np.float64)[strides] - np.asarray(expected, np.float64)
+        ).max()
+        limit = 3e-5 * np.abs(np.asarray(expected, np.float64)).max() + 10 * hint
         assert gap <= limit, f"{self.name} {key}: off by {gap:.3e}, allowed {limit:.3e}"
 
     def _arrays(self, prefix: str) -> dict[str, np.ndarray]:

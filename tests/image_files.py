@@ -3,8 +3,8 @@
 from pathlib import Path
 from typing import Any
 
-import av
 import numpy as np
+import pytest
 from PIL import Image
 
 from jaxrecon.images import ResizeRule, load_images
@@ -33,12 +33,14 @@ def write_video(
     path: Path, frames: int = 7, size: tuple[int, int] = (64, 48), movflags: str = "0"
 ) -> Path:
     """Grey frames, 30 levels brighter each, with a red top-left quarter."""
+    av = pytest.importorskip("av")
     width, height = size
     options = {"movflags": movflags} if path.suffix == ".mp4" else {}
     with av.open(str(path), "w", container_options=options) as container:
         stream = container.add_stream("mpeg4", rate=10)
         stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
         stream.bit_rate = 4_000_000
+        container.start_encoding()
         for number in range(frames):
             pixels = np.full((height, width, 3), 30 * number, np.uint8)
             pixels[: height // 2, : width // 2] = (200, 0, 0)

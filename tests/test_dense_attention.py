@@ -4,13 +4,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.typing import DTypeLike
 
 from pallas_kernels.dense_attention import IMPLEMENTATIONS, dense_attention, xla
 
 SHAPES = [(1, 7, 7, 2, 16), (2, 33, 50, 3, 8), (1, 1, 5, 1, 64)]
 
 
-def qkv(shape: tuple[int, ...], dtype: jnp.dtype, scale: float = 1.0) -> tuple[jax.Array, ...]:
+def qkv(shape: tuple[int, ...], dtype: DTypeLike, scale: float = 1.0) -> tuple[jax.Array, ...]:
     batch, queries, keys, heads, width = shape
     random = jax.random.split(jax.random.key(sum(shape)), 3)
     sizes = ((batch, queries), (batch, keys), (batch, keys))

@@ -1,5 +1,7 @@
 """Geometry against cases worked out by hand."""
 
+from typing import Literal
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -65,7 +67,9 @@ def test_nearest_rotation_is_never_a_reflection() -> None:
 
 
 @pytest.mark.parametrize("principal_point", ["free", "centre"])
-def test_intrinsics_of_a_pinhole_camera_are_recovered(principal_point: str) -> None:
+def test_intrinsics_of_a_pinhole_camera_are_recovered(
+    principal_point: Literal["free", "centre"],
+) -> None:
     centre = (20.0, 11.0) if principal_point == "free" else (24.5, 14.5)
     matrix = np.array([[40.0, 0, centre[0]], [0, 50, centre[1]], [0, 0, 1]])
     depth = 1 + jax.random.uniform(jax.random.key(1), (30, 50, 1))
@@ -113,8 +117,7 @@ def test_a_slanted_plane_is_no_edge_though_its_depth_jumps() -> None:
 
 def test_a_box_before_a_wall_has_edges() -> None:
     matrix = np.array([[20.0, 0, 19.5], [0, 20, 19.5], [0, 0, 1]])
-    depth = np.full((40, 40, 1), 4.0)
-    depth[10:30, 10:30] = 2.0
+    depth = jnp.full((40, 40, 1), 4.0).at[10:30, 10:30].set(2.0)
     edges = depth_normal_edges(depth * rays_of(matrix, 40, 40))
     assert edges[10:30, 9].all()
     assert edges[10:30, 10].all()

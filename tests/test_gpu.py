@@ -4,7 +4,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from test_parity import PI3_TINY, InMemory, build_pi3, channels_last
+from jax.typing import DTypeLike
+from test_parity import InMemory, build_pi3, channels_last
+from tiny_models import PI3_TINY
 
 import golden_data
 from convert.engine import plan, stream
@@ -45,7 +47,7 @@ def test_bfloat16_agrees_with_float32_at_released_size() -> None:
     source = InMemory(golden_data.state_dict(listing))
     images = render_room(seed=4, views=8, height=294, width=518).images[None] / 255.0
 
-    def predict(dtype: jnp.dtype) -> Prediction:
+    def predict(dtype: DTypeLike) -> Prediction:
         abstract = PI3_FAMILY.abstract(PI3, dtype)
         planned = plan(source.specs, RULES, IGNORED, checkpoint.shapes(abstract))
         model: Pi3 = checkpoint.restore(abstract, stream(planned, source))

@@ -5,7 +5,7 @@ import warnings
 from pathlib import Path
 from typing import Any
 
-import av
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from image_files import ONE_PATCH, noise, save, write_video
@@ -30,8 +30,22 @@ def test_missing_paths(tmp_path: Path) -> None:
     fails(tmp_path / "none", r"none does not exist; check the path")
     fails(tmp_path / "none.mp4", r"none\.mp4 does not exist; check the path")
     fails([save(noise(14, 14), tmp_path / "a.png"), tmp_path / "b.png"], r"b\.png does not exist")
+    fails(tmp_path / "a.png" / "b.png", r"b\.png does not exist")
     fails("", "the path is empty")
+    fails(["a.png", ""], r"a\.png does not exist")
     fails(str(tmp_path / "*.jpg"), r"no images in .*\*\.jpg; looked for")
+
+
+def test_broken_link_in_a_folder_is_not_left_out(tmp_path: Path) -> None:
+    save(noise(14, 14), tmp_path / "a.png")
+    (tmp_path / "b.png").symlink_to(tmp_path / "gone.png")
+    fails(tmp_path, r"b\.png does not exist; check the path")
+
+
+def test_name_too_long(tmp_path: Path) -> None:
+    long = tmp_path / ("a" * 300 + ".png")
+    fails(long, r"aaa\.png.* check the path")
+    fails([long], r"aaa\.png.* check the path")
 
 
 def test_unreadable_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -99,8 +113,10 @@ def test_images_without_pixels() -> None:
     [
         (np.nan, "view_0001 has pixels that are NaN or infinite"),
         (np.inf, "view_0001 has pixels that are NaN or infinite"),
-        (200.0, r"view_0001 has float pixels from 0 to 200, not in \[0, 1\]; divide by 255"),
-        (-0.5, r"view_0001 has float pixels from -0\.5 to 0, not in \[0, 1\]"),
+        (-np.inf, "view_0001 has pixels that are NaN or infinite"),
+        (1.0000001, r"view_0001 has float pixels from 0\.0 to 1\.0000001, not in .* clip"),
+        (200.0, r"view_0001 has float pixels from 0\.0 to 200\.0, not in \[0, 1\]; divide by 255"),
+        (-0.5, r"view_0001 has float pixels from -0\.5 to 0\.0, not in \[0, 1\]"),
     ],
 )
 def test_float_values(value: float, message: str) -> None:
@@ -120,16 +136,19 @@ def test_array_shape_in_a_list() -> None:
     fails([stack[0], stack], r"view_0001: expected an array of shape \(H, W, 3\), got \(2, 14,")
 
 
-@pytest.mark.parametrize("dtype", ["int32", "uint16", "bool", "complex64"])
+@pytest.mark.parametrize("dtype", ["int32", "uint16", "bool", "complex64", "bfloat16"])
 def test_array_dtypes(dtype: str) -> None:
-    fails(np.zeros((2, 14, 14, 3), dtype), f"images: expected uint8, or float16.* got {dtype}")
+    array = jnp.zeros((2, 14, 14, 3), dtype)
+    message = f"expected uint8, or float16.* got {dtype}; convert the array"
+    fails(array, f"images: {message}")
+    fails([noise(14, 14), np.asarray(array[0])], f"view_0001: {message}")
 
 
 def test_integer_and_float_images_out_of_range() -> None:
     large = Image.fromarray(np.full((14, 14), 70000, np.int32))
     fails(large, "view_0000 has integer pixels from 70000 to 70000; scale them to 16 bits")
     bright = Image.fromarray(np.full((14, 14), 255, np.float32))
-    fails(bright, "view_0000 has float pixels from 255 to 255.*divide by 255")
+    fails(bright, "view_0000 has float pixels from 255.0 to 255.0.*divide by 255")
 
 
 def test_pillow_image_of_a_damaged_file(tmp_path: Path) -> None:
@@ -145,6 +164,7 @@ def test_videos_and_folders_in_a_list(tmp_path: Path) -> None:
 
 
 def test_files_that_are_no_video(tmp_path: Path) -> None:
+    pytest.importorskip("av")
     (tmp_path / "a.mp4").write_text("no video")
     fails(tmp_path / "a.mp4", r"cannot read .*a\.mp4: the video is damaged or no video \(")
     (tmp_path / "b.mp4").touch()
@@ -172,7 +192,13 @@ def test_video_damaged_half_way(tmp_path: Path) -> None:
     fails(path, r"cannot read .*a\.mp4: the video is damaged or no video \(")
 
 
+def test_video_without_frames(tmp_path: Path) -> None:
+    write_video(tmp_path / "a.avi", frames=0)
+    fails(tmp_path / "a.avi", r"cannot read .*a\.avi: it has no frames; give a longer video")
+
+
 def test_sound_is_no_video(tmp_path: Path) -> None:
+    av = pytest.importorskip("av")
     with av.open(str(tmp_path / "a.mp4"), "w") as container:
         stream = container.add_stream("aac", rate=8000)
         frame = av.AudioFrame.from_ndarray(np.zeros((1, 1024), np.float32), "fltp", "mono")
@@ -198,9 +224,13 @@ def test_unknown_kinds(without_shape_checks: None) -> None:
     fails(5, "images: cannot read images from int; give a folder")
     fails([noise(14, 14), 5], "view_0001: cannot read images from int; give a folder")
     fails({"a": 1}, "images: cannot read images from dict")
+    fails(None, "images: cannot read images from NoneType")
 
 
 def test_heic_without_the_plugin(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "pillow_heif", None)
     (tmp_path / "a.heic").write_bytes(b"never read")
-    fails(tmp_path, r"a\.heic: HEIC images need pillow-heif; pip install jaxrecon\[heic\]")
+    fails(
+        tmp_path,
+        r"cannot read .*a\.heic: HEIC images need pillow-heif; pip install jaxrecon\[heic\]",
+    )

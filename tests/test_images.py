@@ -1,6 +1,5 @@
 """Sources of images, the resize rule of π³ against upstream's numbers, and the pixel transform."""
 
-import json
 import threading
 import time
 from functools import partial
@@ -12,16 +11,16 @@ import numpy as np
 import pytest
 from image_files import ONE_PATCH, load_one, noise, save
 from PIL import Image
-from safetensors.numpy import load_file
 
+import golden_data
 import jaxrecon.images
 from jaxrecon import InputError
 from jaxrecon.images import PI3_RESIZE, PixelTransform, ResizeRule, load_images
 from jaxrecon.images.sources import natural_key
 from jaxrecon.progress import Stages
 
-GOLDEN = Path(__file__).parent / "golden" / "prep_pi3"
-SIZE_TABLE = json.loads(GOLDEN.with_suffix(".json").read_text())["size_table"]
+GOLDEN = golden_data.case("prep_pi3")
+SIZE_TABLE = GOLDEN.info["size_table"]
 STORED = {
     "default_limit": (PI3_RESIZE, 1, 12, (392, 630)),
     "limit_6000": (ResizeRule(pixel_limit=6000), 1, 1, (56, 98)),
@@ -41,13 +40,23 @@ def test_sizes_are_upstreams(row: dict[str, Any]) -> None:
 @pytest.mark.parametrize("key", STORED)
 def test_pixels_are_upstreams(key: str, tmp_path: Path) -> None:
     rule, stride, step, shape = STORED[key]
-    arrays = load_file(GOLDEN.with_suffix(".safetensors"))
-    for name in ("a", "b", "c"):
-        save(arrays[f"in.png_{name}"], tmp_path / f"{name}.png")
+    for name, pixels in GOLDEN.inputs().items():
+        save(pixels, tmp_path / f"{name}.png")
     batch = load_images(tmp_path, rule=rule, stride=stride)
     assert batch.pixels.shape[1:3] == shape
     actual = np.moveaxis(batch.pixels, -1, 1)[..., ::step, ::step] / np.float32(255)
-    np.testing.assert_allclose(actual, arrays[f"out.{key}"], rtol=0, atol=1e-6)
+    np.testing.assert_allclose(actual, GOLDEN.outputs()[key], rtol=0, atol=1e-6)
+
+
+def test_every_golden_output_is_compared() -> None:
+    assert set(STORED) == set(GOLDEN.outputs())
+
+
+def test_an_image_of_the_right_size_is_unchanged() -> None:
+    pixels = noise(378, 672)
+    batch = load_images(pixels, rule=PI3_RESIZE)
+    np.testing.assert_array_equal(batch.pixels, pixels[None])
+    assert batch.transforms == (PixelTransform((672, 378), (672, 378), (1.0, 1.0), (0.0, 0.0)),)
 
 
 @pytest.mark.parametrize(
@@ -140,7 +149,8 @@ def test_glob_file_and_list_of_files(tmp_path: Path) -> None:
     (tmp_path / "11.txt").write_text("no image")
     both = load_images(str(tmp_path / "*"), rule=ONE_PATCH)
     assert both.names == ("9.png", "10.png")
-    turned = load_images([str(paths[1]), paths[0]], rule=ONE_PATCH)
+    assert load_images(tmp_path / "?.p[a-z]g", rule=ONE_PATCH).names == ("9.png",)
+    turned = load_images((str(paths[1]), paths[0]), rule=ONE_PATCH)
     assert turned.names == ("10.png", "9.png")
     np.testing.assert_array_equal(turned.pixels, both.pixels[::-1])
     np.testing.assert_array_equal(load_one(paths[0]), noise(14, 14, 9))
@@ -200,6 +210,17 @@ def test_pillow_images_and_mixed_list(tmp_path: Path) -> None:
     assert batch.names == ("a.png", "view_0001", "view_0002", "view_0003", "view_0004")
     np.testing.assert_array_equal(batch.pixels, np.stack([*pixels, pixels[1]]))
     np.testing.assert_array_equal(load_one(Image.fromarray(pixels[2])), pixels[2])
+    several = load_images([Image.fromarray(array) for array in pixels], rule=ONE_PATCH)
+    np.testing.assert_array_equal(several.pixels, np.stack(pixels))
+
+
+def test_the_callers_pillow_image_is_left_as_it_is() -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    image = Image.new("P", (20, 14))
+    image.info["exif"] = exif.tobytes()
+    load_images(image, rule=ONE_PATCH)
+    assert (image.mode, image.size, image.getexif()[0x0112]) == ("P", (20, 14), 6)
 
 
 def test_first_image_sets_the_size_of_all() -> None:
@@ -252,8 +273,21 @@ def test_few_images_are_read_ahead(monkeypatch: pytest.MonkeyPatch) -> None:
     assert len(asked) == 50
 
 
+@pytest.mark.parametrize("claimed", [None, 1, 3, 9])
+def test_as_many_images_as_there_are(claimed: int | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Containers of videos may be wrong about their number of frames."""
+    images = [Image.fromarray(noise(14, 14, number)) for number in range(3)]
+    views = [jaxrecon.images.View(f"{n}", partial(image.copy)) for n, image in enumerate(images)]
+    source = jaxrecon.images.Source(claimed, iter(views))
+    monkeypatch.setattr(jaxrecon.images, "open_source", lambda *_: source)
+    batch = load_images("any", rule=ONE_PATCH)
+    assert batch.names == ("0", "1", "2")
+    np.testing.assert_array_equal(batch.pixels, np.stack([np.asarray(i) for i in images]))
+
+
 def test_stage_counts_the_views(capsys: pytest.CaptureFixture[str]) -> None:
     stages = Stages()
     load_images(np.zeros((3, 14, 14, 3), np.uint8), rule=ONE_PATCH, stages=stages)
     assert list(stages.seconds) == ["read"]
+    assert stages.seconds["read"] > 0
     assert "read (3)" in capsys.readouterr().err

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
+from tiny_models import PI3_TINY
 
 import golden_data
 from convert.engine import plan, stream
@@ -22,15 +23,6 @@ from jaxrecon.nn.dinov2 import DINOV2_LARGE, DinoV2, DinoV2Config
 from jaxrecon.nn.rope import apply_rotary, rotary_table
 from jaxrecon.registry import PI3_FAMILY
 
-PI3_TINY = Pi3Config(
-    encoder=DinoV2Config(width=64, depth=3, heads=4, registers=4, patch=14, grid=5),
-    heads=4,
-    pairs=2,
-    head_width=96,
-    head_heads=6,
-    point_width=80,
-    camera_width=48,
-)
 CONFIGS = {"pi3_tiny": PI3_TINY, "pi3_full": PI3}
 NOT_YET = {
     "mapanything": "MapAnything is not built yet",
@@ -265,40 +257,26 @@ def test_position_table_is_resampled_as_upstream() -> None:
 @pytest.mark.parametrize("place", ["encoder", "trunk", "heads", "qk_norm"])
 def test_a_wrong_norm_epsilon_fails(place: str, monkeypatch: pytest.MonkeyPatch) -> None:
     golden = golden_data.case("eps_pi3_tiny_56x70_n3")
-    wrong = {"encoder": 1e-5, "trunk": 1e-5, "heads": 1e-5, "qk_norm": 1e-6}[place]
     if place == "qk_norm":
-        monkeypatch.setattr("jaxrecon.nn.attention.QK_NORM_EPS", wrong)
-        config: Pi3Config = PI3_TINY
+        monkeypatch.setattr("jaxrecon.nn.attention.QK_NORM_EPS", 1e-6)
     else:
-        config = _with_eps(PI3_TINY, place, wrong)
-    model = build_pi3(config, golden.weights())
-    images = channels_last(golden.inputs()["images"])
-    pose = jax.jit(lambda m, x: m(x))(model, images)
+        owner, name = BLOCKS[place]
+        right = vars(owner)[name].fget
+        wrong = property(lambda config: replace(right(config), norm_eps=1e-5))
+        monkeypatch.setattr(owner, name, wrong)
+    model = build_pi3(PI3_TINY, golden.weights())
+    out = jax.jit(lambda m, x: m(x))(model, channels_last(golden.inputs()["images"]))
+    expected = golden.outputs()
     with pytest.raises(AssertionError, match="off by"):
-        golden.check(
-            "local_points", np.asarray(pose.points_camera), golden.outputs()["local_points"]
-        )
-        golden.check(
-            "camera_poses", np.asarray(pose.world_from_camera), golden.outputs()["camera_poses"]
-        )
+        golden.check("local_points", np.asarray(out.points_camera), expected["local_points"])
+        golden.check("camera_poses", np.asarray(out.world_from_camera), expected["camera_poses"])
 
 
-def _with_eps(config: Pi3Config, place: str, eps: float) -> Pi3Config:
-    """A configuration whose blocks in one place have another epsilon."""
-    if place == "encoder":
-
-        class Encoder(DinoV2Config):
-            block = property(lambda self: replace(DinoV2Config.block.fget(self), norm_eps=eps))
-
-        return replace(config, encoder=Encoder(**vars(config.encoder)))
-    name = {"trunk": "trunk_block", "heads": "head_block"}[place]
-    inherited = getattr(Pi3Config, name).fget
-    changed = type(
-        "Changed",
-        (Pi3Config,),
-        {name: property(lambda self: replace(inherited(self), norm_eps=eps))},
-    )
-    return changed(**vars(config))
+BLOCKS = {
+    "encoder": (DinoV2Config, "block"),
+    "trunk": (Pi3Config, "trunk_block"),
+    "heads": (Pi3Config, "head_block"),
+}
 
 
 @pytest.mark.parametrize("name", ["pi3_tiny_56x70_n3_b1"])

@@ -4,6 +4,7 @@ import re
 import subprocess
 import sys
 from dataclasses import replace
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -60,10 +61,13 @@ def test_everything_a_reconstruction_promises(pipeline: Pipeline, pixels: np.nda
     np.testing.assert_array_equal(recon.depth_z, recon.points_camera[..., 2])
     assert (np.asarray(recon.depth_z) > 0).all()
     np.testing.assert_allclose(
-        recon.intrinsics, intrinsics_from_points(recon.points_camera), rtol=1e-3, atol=1e-3
+        recon.intrinsics,
+        intrinsics_from_points(jnp.asarray(recon.points_camera)),
+        rtol=1e-3,
+        atol=1e-3,
     )
     confident = jnp.asarray(recon.confidence) > 0
-    edges = depth_normal_edges(recon.points_camera, mask=confident)
+    edges = depth_normal_edges(jnp.asarray(recon.points_camera), mask=confident)
     np.testing.assert_array_equal(recon.mask, confident & ~edges)
 
 
@@ -74,9 +78,9 @@ def test_one_photo_is_good_input(pipeline: Pipeline, pixels: np.ndarray) -> None
 
 
 def test_the_mask_follows_its_arguments(pipeline: Pipeline, pixels: np.ndarray) -> None:
-    def mask(**arguments: float | None) -> np.ndarray:
-        arguments = {"edge_rtol": None, "min_confidence": 0.0} | arguments
-        return np.asarray(pipeline.reconstruct(pixels, resolution=42, **arguments).mask)
+    def mask(**arguments: Any) -> np.ndarray:
+        defaults: dict[str, Any] = {"edge_rtol": None, "min_confidence": 0.0, "resolution": 42}
+        return np.asarray(pipeline.reconstruct(pixels, **(defaults | arguments)).mask)
 
     assert mask().all()
     assert not mask(min_confidence=1.0).any()
@@ -119,10 +123,11 @@ def test_shared_intrinsics(pipeline: Pipeline, pixels: np.ndarray) -> None:
 )
 @pytest.mark.usefixtures("without_shape_checks")
 def test_bad_arguments_are_named(
-    pipeline: Pipeline, pixels: np.ndarray, arguments: dict, message: str
+    pipeline: Pipeline, pixels: np.ndarray, arguments: dict[str, Any], message: str
 ) -> None:
     with pytest.raises(InputError, match=message) as caught:
-        pipeline.reconstruct(pixels, **({"resolution": 42} | arguments))
+        defaults: dict[str, Any] = {"resolution": 42}
+        pipeline.reconstruct(pixels, **(defaults | arguments))
     assert "\n" not in str(caught.value)
 
 

@@ -7,7 +7,7 @@ from jaxtyping import Array, Bool, Float
 
 from jaxrecon.geometry.normals import normals_from_points
 
-type Threshold = float | Float[Array, ""]
+type Threshold = float | Float[Array | np.ndarray, ""]
 
 
 def depth_edges(

@@ -115,11 +115,11 @@ def _high_byte(grey: Num[np.ndarray, "H W"], name: str) -> UInt8[np.ndarray, "H 
 def _eight_bit(values: Num[np.ndarray, "*shape"], name: str) -> UInt8[np.ndarray, "*shape"]:
     if not np.isfinite(values).all():
         raise InputError(f"{name} has pixels that are NaN or infinite; replace them")
-    low, high = float(values.min()), float(values.max())
+    low, high = values.min(), values.max()
     if low < 0 or high > 1:
         raise InputError(
-            f"{name} has float pixels from {low:g} to {high:g}, not in [0, 1]; "
-            "divide by 255, or pass uint8"
+            f"{name} has float pixels from {low!s} to {high!s}, not in [0, 1]; "
+            "divide by 255, clip, or pass uint8"
         )
     return np.rint(values.astype(np.float64) * 255).astype(np.uint8)
 

@@ -67,7 +67,12 @@ def _as_path(source: str | os.PathLike[str]) -> Path:
     text = os.path.expanduser(os.fspath(source))
     if not text:
         raise InputError("images: the path is empty; give a folder, a glob pattern or a file")
-    return Path(text)
+    path = Path(text)
+    try:
+        path.exists()
+    except OSError as error:  # the name is too long, or its folder may not be entered
+        raise InputError(f"cannot read {path}: {error.strerror}; check the path") from error
+    return path
 
 
 def _listed_files(path: Path) -> list[Path]:
@@ -86,7 +91,7 @@ def _listed_files(path: Path) -> list[Path]:
 
 
 def _images_among(paths: list[Path], where: str) -> list[Path]:
-    images = [path for path in paths if path.suffix.lower() in IMAGE_SUFFIXES and path.is_file()]
+    images = [path for path in paths if path.suffix.lower() in IMAGE_SUFFIXES and not path.is_dir()]
     if not images:
         suffixes = " ".join(IMAGE_SUFFIXES)
         raise InputError(f"no images in {where}; looked for files ending in {suffixes}")

@@ -14,6 +14,7 @@ from jaxtyping import Array, Float
 
 from jaxrecon.geometry.rotation import nearest_rotation
 from jaxrecon.geometry.transforms import rigid, transform_points
+from jaxrecon.models.model import Model
 from jaxrecon.models.prediction import Prediction
 from jaxrecon.nn.alternating import AlternatingAttention
 from jaxrecon.nn.attention import AttentionFn, TokenLayout, attend_densely
@@ -128,7 +129,7 @@ class CameraHead(nnx.Module):
         return self.translation(features), self.rotation(features).reshape(-1, 3, 3)
 
 
-class Pi3(nnx.Module):
+class Pi3(Model):
     """π³ as released.
 
     Args:

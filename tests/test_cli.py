@@ -1,0 +1,701 @@
+"""The command line: what it writes and prints, and one line for everything that goes wrong."""
+
+import errno
+import json
+import os
+import re
+import resource
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import huggingface_hub
+import jax
+import numpy as np
+import pytest
+from jax.experimental.compilation_cache import compilation_cache
+from PIL import Image
+from tiny_models import (
+    TINY_PARAMETERS,
+    tiny_entry,
+    upstream_state,
+    write_native,
+    write_upstream,
+)
+
+from jaxrecon import registry
+from jaxrecon.cli import main
+from jaxrecon.pipeline import Pipeline
+from jaxrecon.reconstruction import Reconstruction
+
+EVERYTHING = ("--min-confidence", "0", "--keep-edges", "--resolution", "56")
+"""Keeps every point of 80x60 images processed at 56x42."""
+
+Run = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture(scope="session")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One cache for all tests, so that a program is compiled once."""
+    return tmp_path_factory.mktemp("home")
+
+
+@pytest.fixture(scope="session")
+def native(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return str(write_native(tmp_path_factory.mktemp("native") / "tiny"))
+
+
+@pytest.fixture(scope="session")
+def upstream(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return str(write_upstream(tmp_path_factory.mktemp("upstream") / "model.safetensors"))
+
+
+@pytest.fixture(scope="session")
+def photos(tmp_path_factory: pytest.TempPathFactory) -> str:
+    folder = tmp_path_factory.mktemp("photos")
+    pixels = np.random.default_rng(0).integers(0, 256, (3, 60, 80, 3), np.uint8)
+    for number, image in enumerate(pixels):
+        Image.fromarray(image).save(folder / f"{number}.png")
+    return str(folder)
+
+
+@pytest.fixture(autouse=True)
+def own_caches(home: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Weights and compiled programs lie in `home`; JAX's settings are put back afterwards."""
+    monkeypatch.setenv("JAXRECON_HOME", str(home))
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(home / "hub"))
+    monkeypatch.setattr(registry, "_stated", set())
+    before = jax.config.jax_compilation_cache_dir
+    compilation_cache.reset_cache()
+    yield
+    jax.config.update("jax_compilation_cache_dir", before)
+    compilation_cache.reset_cache()
+
+
+@pytest.fixture
+def tiny_is_pi3(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The released π³ has the small model's sizes."""
+    monkeypatch.setattr(registry, "MODELS", {"pi3": tiny_entry()})
+
+
+@pytest.fixture
+def run(capsys: pytest.CaptureFixture[str]) -> Run:
+    """Exit code, standard output and standard error of one command."""
+
+    def command(*arguments: str | Path) -> tuple[int, str, str]:
+        capsys.readouterr()
+        code = main([str(argument) for argument in arguments])
+        out, err = capsys.readouterr()
+        return code, out, err
+
+    return command
+
+
+@pytest.fixture
+def refused(run: Run, tmp_path: Path) -> Callable[..., str]:
+    """The only line of a command that fails, without its prefix; nothing may be left behind."""
+
+    def command(*arguments: str | Path, lines: int = 1) -> str:
+        before = tree(tmp_path)
+        code, out, err = run(*arguments)
+        assert (code, out) == (2, "")
+        assert err.startswith("jaxrecon: ")
+        assert err.endswith("\n")
+        assert err.count("\n") == lines
+        assert tree(tmp_path) == before
+        return err.removeprefix("jaxrecon: ").removesuffix("\n")
+
+    return command
+
+
+def tree(folder: Path) -> dict[str, bytes | None]:
+    """Every file with its content and every folder, hidden ones too."""
+    return {
+        str(path.relative_to(folder)): path.read_bytes() if path.is_file() else None
+        for path in folder.rglob("*")
+    }
+
+
+class TestReconstruct:
+    def test_every_format(self, run: Run, photos: str, native: str, tmp_path: Path) -> None:
+        out = tmp_path / "new" / "out"
+        formats = "ply,glb,npz,colmap,pictures"
+        code, printed, err = run(
+            *("reconstruct", photos, "-m", native, "-o", out, "--formats", formats),
+            *(*EVERYTHING, "--json"),
+        )
+        assert code == 0
+        assert printed.count("\n") == 1
+        summary = json.loads(printed)
+        stages = ["load", "read", "compile", "run", "export"]
+        assert list(summary["seconds"]) == stages
+        assert all(took > 0 for took in summary["seconds"].values())
+        seconds = {name: round(took, 3) for name, took in summary["seconds"].items()}
+        assert summary | {"seconds": seconds} == {
+            "model": "pi3",
+            "device": jax.devices()[0].device_kind,
+            "views": 3,
+            "width": 56,
+            "height": 42,
+            "points": 3 * 42 * 56,
+            "output": str(out),
+            "files": [
+                "scene.ply",
+                "scene.glb",
+                "scene.npz",
+                "colmap/",
+                "pictures/",
+                "summary.json",
+            ],
+            "seconds": seconds,
+        }
+        assert json.loads((out / "summary.json").read_text()) == summary | {"seconds": seconds}
+        assert {path.name for path in out.iterdir()} == {
+            name.rstrip("/") for name in summary["files"]
+        }
+        assert (out / "scene.ply").read_bytes().startswith(b"ply\n")
+        assert (out / "scene.glb").read_bytes().startswith(b"glTF")
+        assert {path.stem for path in (out / "colmap").rglob("*.bin")} >= {"cameras", "images"}
+        assert len(list((out / "pictures" / "depth").iterdir())) == 3
+        recon = Reconstruction.load(out / "scene.npz")
+        assert recon.names == ("0.png", "1.png", "2.png")
+        assert recon.mask.all()
+        counts = {"read": " (3)", "export": " (5)"}
+        assert [re.sub(r"\d+\.\d\d s", "T", line).strip() for line in err.splitlines()] == [
+            "load: T",
+            "weights of pi3: CC BY-NC 4.0 (no commercial use)",
+            *(f"{name}{counts.get(name, '')}: T" for name in stages[1:]),
+        ]
+
+    def test_formats_of_choice(self, run: Run, photos: str, native: str, tmp_path: Path) -> None:
+        out = tmp_path / "out"
+        code, printed, _ = run(
+            *("reconstruct", photos, "-m", native, "-o", out, "--formats", "npz, npz"), *EVERYTHING
+        )
+        assert (code, printed) == (0, f"wrote {out}\n")
+        assert {path.name for path in out.iterdir()} == {"scene.npz", "summary.json"}
+
+    def test_quiet(self, run: Run, photos: str, native: str, tmp_path: Path) -> None:
+        assert run(
+            *("reconstruct", photos, "-m", native, "-o", tmp_path / "out", "-q"), *EVERYTHING
+        ) == (0, "", "")
+        assert {path.name for path in (tmp_path / "out").iterdir()} == {
+            *("scene.ply", "scene.glb", "scene.npz", "colmap", "summary.json")
+        }
+
+    def test_one_photo(self, run: Run, photos: str, native: str, tmp_path: Path) -> None:
+        photo = f"{photos}/1.png"
+        code, printed, _ = run(
+            *("reconstruct", photo, "-m", native, "-o", tmp_path / "out", "--json"), *EVERYTHING
+        )
+        assert code == 0
+        assert json.loads(printed)["views"] == 1
+        assert Reconstruction.load(tmp_path / "out" / "scene.npz").names == ("1.png",)
+
+    @pytest.mark.parametrize(
+        ("images", "names"),
+        [
+            (["*.png"], ["0.png", "1.png", "2.png"]),
+            (["2.png", "0.png", "1.png"], ["2.png", "0.png", "1.png"]),
+            (["[02].png", "--stride", "2"], ["0.png"]),
+        ],
+    )
+    def test_a_pattern_a_list_and_a_stride(
+        self,
+        images: list[str],
+        names: list[str],
+        run: Run,
+        photos: str,
+        native: str,
+        tmp_path: Path,
+    ) -> None:
+        given = [f"{photos}/{image}" if "png" in image else image for image in images]
+        code, _, _ = run(
+            *("reconstruct", *given, "-m", native, "-o", tmp_path / "out", "--formats", "npz"),
+            *EVERYTHING,
+        )
+        assert code == 0
+        assert list(Reconstruction.load(tmp_path / "out" / "scene.npz").names) == names
+
+    @pytest.mark.usefixtures("tiny_is_pi3")
+    def test_a_name_with_weights(
+        self, run: Run, photos: str, upstream: str, tmp_path: Path
+    ) -> None:
+        code, _, err = run(
+            *("reconstruct", photos, "--weights", upstream, "-o", tmp_path / "out"), *EVERYTHING
+        )
+        assert code == 0, err
+
+    def test_options_reach_the_pipeline(
+        self, photos: str, native: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        given: dict[str, Any] = {}
+
+        def reconstruct(self: Pipeline, images: Any, **options: Any) -> None:
+            given.update(options)
+            raise KeyboardInterrupt
+
+        monkeypatch.setattr(Pipeline, "reconstruct", reconstruct)
+        command = ["reconstruct", photos, "-m", native, "-o", str(tmp_path / "out")]
+        defaults = {
+            "resolution": None,
+            "stride": 1,
+            "min_confidence": 0.1,
+            "confidence_quantile": 0.0,
+            "edge_rtol": 0.03,
+            "intrinsics": "per_view",
+            "principal_point": "free",
+        }
+        main(command)
+        given.pop("stages")
+        assert given == defaults
+        main([*command, "--shared-intrinsics", "--centre-principal-point", "--edge-rtol", "0.5"])
+        given.pop("stages")
+        assert given == defaults | {
+            "intrinsics": "shared",
+            "principal_point": "centre",
+            "edge_rtol": 0.5,
+        }
+        main([*command, "--keep-edges", "--confidence-quantile", "0.25", "--stride", "4"])
+        given.pop("stages")
+        assert given == defaults | {"edge_rtol": None, "confidence_quantile": 0.25, "stride": 4}
+
+    def test_compiled_programs_are_kept(
+        self,
+        run: Run,
+        photos: str,
+        native: str,
+        tmp_path: Path,
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        monkeypatch.setenv("JAXRECON_HOME", str(tmp_path / "home"))
+        run("reconstruct", f"{photos}/0.png", "-m", native, "-o", tmp_path / "out", *EVERYTHING)
+        assert jax.config.jax_compilation_cache_dir == str(tmp_path / "home" / "xla")
+        kept = [path.name for path in (tmp_path / "home" / "xla").iterdir()]
+        assert any(name.startswith("jit__program") for name in kept), kept
+
+
+class TestOverwrite:
+    def test_refused_then_asked_for(
+        self, run: Run, refused: Callable[..., str], photos: str, native: str, tmp_path: Path
+    ) -> None:
+        out = tmp_path / "out"
+        out.mkdir()
+        command = ("reconstruct", photos, "-m", native, "-o", out, *EVERYTHING)
+        assert run(*command, "-q") == (0, "", "")
+        (out / "mine.txt").write_text("kept")
+        assert refused(*command) == (
+            f"cannot write {out}: the folder exists and is not empty; choose another, "
+            "or ask to overwrite it (--overwrite, overwrite=True)"
+        )
+        assert run(*command, "--overwrite", "-q") == (0, "", "")
+        assert not (out / "mine.txt").exists()
+        assert (out / "scene.ply").exists()
+        assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+    @pytest.mark.usefixtures("tiny_is_pi3")
+    def test_convert(
+        self, run: Run, refused: Callable[..., str], upstream: str, tmp_path: Path
+    ) -> None:
+        out = tmp_path / "out"
+        out.mkdir()
+        (out / "mine.txt").write_text("kept")
+        command = ("convert", "pi3", upstream, "-o", out)
+        assert "--overwrite" in refused(*command)
+        assert run(*command, "--overwrite", "-q") == (0, "", "")
+        assert {path.name for path in out.iterdir()} == {"config.json", "model.safetensors"}
+
+    def test_a_file_is_in_the_way(
+        self, refused: Callable[..., str], photos: str, tmp_path: Path
+    ) -> None:
+        (tmp_path / "out").write_text("kept")
+        text = refused("reconstruct", photos, "-o", tmp_path / "out")
+        assert text == (
+            f"cannot write {tmp_path}/out: a file of that name exists; choose another name"
+        )
+
+
+@pytest.mark.usefixtures("tiny_is_pi3")
+class TestConvert:
+    def test_then_reconstruct(
+        self, run: Run, photos: str, upstream: str, native: str, tmp_path: Path
+    ) -> None:
+        folder = tmp_path / "converted"
+        code, printed, err = run("convert", "pi3", upstream, "-o", folder)
+        assert (code, printed) == (0, f"wrote {folder}\n")
+        assert re.fullmatch(
+            r"  convert: \d+\.\d\d s\nweights of pi3: CC BY-NC 4.0 \(no commercial use\)\n", err
+        )
+        assert tree(folder) == tree(Path(native))
+        code, _, _ = run("reconstruct", photos, "-m", folder, "-o", tmp_path / "out", *EVERYTHING)
+        assert code == 0
+
+    def test_json(self, run: Run, upstream: str, tmp_path: Path) -> None:
+        folder = tmp_path / "converted"
+        code, printed, _ = run("convert", "pi3", upstream, "-o", folder, "--json")
+        summary = json.loads(printed)
+        assert code == 0
+        assert list(summary.pop("seconds")) == ["convert"]
+        assert summary == {"model": "pi3", "output": str(folder)}
+
+    def test_unknown_model(
+        self, refused: Callable[..., str], upstream: str, tmp_path: Path
+    ) -> None:
+        text = refused("convert", "pi4", upstream, "-o", tmp_path / "out")
+        assert text == "unknown model 'pi4'; known models: pi3"
+
+
+class TestModels:
+    def test_table(self, run: Run) -> None:
+        code, printed, err = run("models")
+        assert (code, err) == (0, "")
+        assert printed.split() == [
+            *("pi3", "958.7", "M", "not", "fetched", "yyfz233/Pi3"),
+            *("weights:", "CC", "BY-NC", "4.0", "(no", "commercial", "use)"),
+            *("arXiv", "2507.13347"),
+        ]
+
+    def test_json(
+        self, run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tiny_is_pi3: None
+    ) -> None:
+        monkeypatch.setenv("JAXRECON_HOME", str(tmp_path))
+        write_native(tmp_path / "pi3")
+        code, printed, _ = run("models", "--json")
+        assert code == 0
+        assert json.loads(printed) == [
+            {
+                "name": "pi3",
+                "parameters": TINY_PARAMETERS,
+                "repo": "yyfz233/Pi3",
+                "weights_licence": "CC BY-NC 4.0 (no commercial use)",
+                "code_licence": "BSD 3-Clause",
+                "paper": "arXiv 2507.13347",
+                "converted": True,
+            }
+        ]
+        assert run("models")[1].split()[3] == "here"
+
+
+class TestUsage:
+    """`argparse` prints its own errors, and leaves with exit code 2 as we do."""
+
+    @pytest.mark.parametrize("command", ["reconstruct", "convert", "models"])
+    def test_help(self, command: str, capsys: pytest.CaptureFixture[str]) -> None:
+        for arguments in (["--help"], [command, "--help"]):
+            with pytest.raises(SystemExit) as left:
+                main(arguments)
+            out, err = capsys.readouterr()
+            assert (left.value.code, err) == (0, "")
+            assert command in out
+
+    @pytest.mark.parametrize(
+        ("arguments", "told"),
+        [
+            ([], "the following arguments are required: command"),
+            (["draw"], "invalid choice: 'draw'"),
+            (["reconstruct", "photos"], "the following arguments are required: -o/--output"),
+            (["reconstruct", "-o", "out"], "the following arguments are required: images"),
+            (["reconstruct", "p", "-o", "o", "--stride", "x"], "argument --stride: invalid int"),
+            (["reconstruct", "p", "-o", "o", "--dtype", "int8"], "argument --dtype: invalid choi"),
+            (["convert", "pi3", "-o", "out"], "the following arguments are required: weights"),
+        ],
+    )
+    def test_wrong_arguments(
+        self, arguments: list[str], told: str, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        with pytest.raises(SystemExit) as left:
+            main(arguments)
+        out, err = capsys.readouterr()
+        assert (left.value.code, out) == (2, "")
+        assert err.startswith("usage: jaxrecon")
+        assert told in err.splitlines()[-1]
+
+    def test_help_starts_without_jax(self) -> None:
+        code = (
+            "import sys\nfrom jaxrecon.cli import main\n"
+            "try:\n    main(['--help'])\n"
+            "except SystemExit:\n    sys.exit('jax' in sys.modules)"
+        )
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+        assert (done.returncode, done.stderr) == (0, "")
+
+    @pytest.mark.parametrize("module", [["jaxrecon", "convert"], ["convert"]])
+    def test_as_a_module(self, module: list[str], tmp_path: Path, run: Run) -> None:
+        arguments = ["pi3", str(tmp_path / "absent.safetensors"), "-o", str(tmp_path / "out")]
+        done = subprocess.run(
+            [sys.executable, "-m", *module, *arguments], capture_output=True, text=True
+        )
+        assert (done.returncode, done.stdout, done.stderr) == run("convert", *arguments)
+        assert done.returncode == 2
+        assert "absent.safetensors does not exist" in done.stderr
+
+
+class TestBadImages:
+    @pytest.fixture
+    def bad(self, photos: str, tmp_path: Path) -> Path:
+        """A folder with one good image."""
+        folder = tmp_path / "photos"
+        folder.mkdir()
+        (folder / "0.png").write_bytes(Path(photos, "0.png").read_bytes())
+        return folder
+
+    def test_empty_folder(self, refused: Callable[..., str], native: str, tmp_path: Path) -> None:
+        (tmp_path / "photos").mkdir()
+        text = refused(
+            *("reconstruct", tmp_path / "photos", "-m", native, "-o", tmp_path / "out", "-q")
+        )
+        assert text.startswith(f"no images in the folder {tmp_path}/photos; ")
+
+    def test_absent_folder(self, refused: Callable[..., str], native: str, tmp_path: Path) -> None:
+        text = refused(
+            *("reconstruct", tmp_path / "photos", "-m", native, "-o", tmp_path / "out", "-q")
+        )
+        assert text == f"{tmp_path}/photos does not exist; check the path"
+
+    @pytest.mark.parametrize(
+        ("content", "told"),
+        [
+            (lambda png: png[:-500], "the image is damaged or cut short"),
+            (lambda png: b"These are not pixels.\n", "it is not an image of a known kind"),
+            (lambda png: b"", "the file is empty"),
+        ],
+    )
+    def test_unreadable_image(
+        self,
+        content: Callable[[bytes], bytes],
+        told: str,
+        bad: Path,
+        refused: Callable[..., str],
+        native: str,
+        tmp_path: Path,
+    ) -> None:
+        (bad / "1.png").write_bytes(content((bad / "0.png").read_bytes()))
+        text = refused("reconstruct", bad, "-m", native, "-o", tmp_path / "out", "-q")
+        assert text.startswith(f"cannot read {bad}/1.png: {told}")
+
+
+class TestBadOptions:
+    @pytest.mark.parametrize(
+        ("option", "value", "told"),
+        [
+            ("--stride", "0", "stride=0 takes no image"),
+            ("--stride", "-1", "stride=-1 takes no image"),
+            ("--resolution", "13", "resolution=13 is less than one patch"),
+            ("--confidence-quantile", "1", "confidence_quantile=1.0 must be"),
+            ("--edge-rtol", "-0.1", "edge_rtol=-0.1 must be"),
+            (
+                "--formats",
+                "ply,obj",
+                "--formats: found obj; choose from ply, glb, npz, colmap, pict",
+            ),
+            ("--formats", ",", "--formats: found nothing; choose from ply"),
+            ("--weights", "w", "weights='w' goes with a model's name (pi3), found "),
+            ("--revision", "v1", "revision='v1' goes with a model's name alone"),
+        ],
+    )
+    def test_out_of_range(
+        self,
+        option: str,
+        value: str,
+        told: str,
+        refused: Callable[..., str],
+        photos: str,
+        native: str,
+        tmp_path: Path,
+    ) -> None:
+        command = ("reconstruct", photos, "-m", native, "-o", tmp_path / "out", "-q")
+        assert refused(*command, option, value).startswith(told)
+
+    def test_no_point_is_left(
+        self, refused: Callable[..., str], photos: str, native: str, tmp_path: Path
+    ) -> None:
+        text = refused(
+            *("reconstruct", photos, "-m", native, "-o", tmp_path / "out", "-q"),
+            *(*EVERYTHING, "--min-confidence", "2"),
+        )
+        assert "mask" in text
+
+    def test_unknown_model(self, refused: Callable[..., str], photos: str, tmp_path: Path) -> None:
+        text = refused("reconstruct", photos, "-m", "pi4", "-o", tmp_path / "out", "-q")
+        assert text == "unknown model 'pi4': not one of pi3, nor a checkpoint folder or weight file"
+
+    def test_nothing_to_fetch_from(
+        self, refused: Callable[..., str], photos: str, home: Path, tmp_path: Path
+    ) -> None:
+        text = refused("reconstruct", photos, "-o", tmp_path / "out", "-q")
+        assert text.startswith("cannot get yyfz233/Pi3/model.safetensors: ")
+        assert text.endswith(f"run: jaxrecon convert pi3 model.safetensors -o {home}/pi3")
+
+
+def _without(state: dict[str, np.ndarray]) -> None:
+    del state["encoder.norm.bias"]
+
+
+def _with_another(state: dict[str, np.ndarray]) -> None:
+    state["encoder.mask_token"] = np.zeros((2, 2), np.float32)
+
+
+def _of_another_shape(state: dict[str, np.ndarray]) -> None:
+    state["encoder.norm.bias"] = np.zeros(65, np.float32)
+
+
+@pytest.mark.usefixtures("tiny_is_pi3")
+class TestBadWeights:
+    @pytest.fixture(params=["convert", "reconstruct"])
+    def command(
+        self, request: pytest.FixtureRequest, photos: str, tmp_path: Path
+    ) -> Callable[[Path], tuple[str | Path, ...]]:
+        """Converts, or reconstructs with, a weight file."""
+        if request.param == "convert":
+            return lambda path: ("convert", "pi3", path, "-o", tmp_path / "out", "-q")
+        return lambda path: (
+            *("reconstruct", photos, "--weights", path, "-o", tmp_path / "out", "-q"),
+        )
+
+    @pytest.mark.parametrize(
+        ("change", "counts", "difference"),
+        [
+            (_without, (1, 0, 0), "- missing encoder.norm.bias (64,)"),
+            (_with_another, (0, 1, 0), "+ unexpected encoder.another.weight (2, 2)"),
+            (_of_another_shape, (0, 0, 1), "~ encoder.norm.bias has shape (65,), expected (64,)"),
+        ],
+    )
+    def test_tensors(
+        self,
+        change: Callable[[dict[str, np.ndarray]], None],
+        counts: tuple[int, int, int],
+        difference: str,
+        command: Callable[[Path], tuple[str | Path, ...]],
+        refused: Callable[..., str],
+        tmp_path: Path,
+    ) -> None:
+        state = upstream_state()
+        change(state)
+        path = write_upstream(tmp_path / "bad.safetensors", state)
+        assert refused(*command(path), lines=2).splitlines() == [
+            "{} does not fit the model: {} missing, {} unexpected, {} different; "
+            "its names are those of the family 'pi3'".format(path, *counts),
+            difference,
+        ]
+
+    def test_truncated(
+        self,
+        command: Callable[[Path], tuple[str | Path, ...]],
+        refused: Callable[..., str],
+        upstream: str,
+        tmp_path: Path,
+    ) -> None:
+        path = tmp_path / "cut.safetensors"
+        path.write_bytes(Path(upstream).read_bytes()[:-1])
+        assert refused(*command(path)).startswith(f"{path} is damaged, incomplete, or no ")
+
+
+@pytest.fixture
+def full_disk(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The disk says that it is full where data is forced onto it."""
+
+    def fsync(file: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "fsync", fsync)
+
+
+@pytest.mark.usefixtures("tiny_is_pi3")
+class TestBadOutput:
+    @pytest.mark.parametrize("existing", [False, True])
+    def test_full_disk(
+        self,
+        existing: bool,
+        full_disk: None,
+        refused: Callable[..., str],
+        photos: str,
+        native: str,
+        tmp_path: Path,
+    ) -> None:
+        out = tmp_path / "out"
+        if existing:
+            out.mkdir()
+            (out / "scene.ply").write_text("an older one")
+        text = refused(
+            *("reconstruct", photos, "-m", native, "-o", out, "-q", "--overwrite"), *EVERYTHING
+        )
+        assert text.startswith("cannot write ")
+        assert text.endswith(": the disk is full; free some space or choose another disk")
+
+    def test_full_disk_while_converting(
+        self, full_disk: None, refused: Callable[..., str], upstream: str, tmp_path: Path
+    ) -> None:
+        text = refused("convert", "pi3", upstream, "-o", tmp_path / "out", "-q")
+        assert text == (
+            f"cannot write {tmp_path}/out: the disk is full; free some space or choose another disk"
+        )
+
+    def test_file_size_limit(
+        self, refused: Callable[..., str], upstream: str, tmp_path: Path
+    ) -> None:
+        soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (1_000_000, hard))
+        try:
+            text = refused("convert", "pi3", upstream, "-o", tmp_path / "out", "-q")
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+        assert text == (
+            f"cannot write {tmp_path}/out: "
+            "the file would pass the allowed file size; raise the limit (ulimit -f)"
+        )
+
+    def test_no_permission(self, run: Run, upstream: str) -> None:
+        root = os.geteuid() == 0
+        with tempfile.TemporaryDirectory() as place:
+            weights, locked = Path(place, "model.safetensors"), Path(place, "locked")
+            weights.write_bytes(Path(upstream).read_bytes())
+            locked.mkdir()
+            os.chmod(place, 0o755)
+            os.chmod(locked, 0o555)
+            if root:
+                os.seteuid(65534)
+            try:
+                found = run("convert", "pi3", weights, "-o", locked / "out", "-q")
+            finally:
+                if root:
+                    os.seteuid(0)
+            assert list(locked.iterdir()) == []
+        assert found == (
+            2,
+            "",
+            f"jaxrecon: cannot write {locked}/out: no permission to write there; "
+            "choose another place or change its permissions\n",
+        )
+
+    def test_a_parent_is_a_file(
+        self, refused: Callable[..., str], upstream: str, tmp_path: Path
+    ) -> None:
+        (tmp_path / "file").write_text("kept")
+        text = refused("convert", "pi3", upstream, "-o", tmp_path / "file" / "out", "-q")
+        assert text == (
+            f"cannot write {tmp_path}/file/out: "
+            "a part of the path is a file, not a folder; choose another place"
+        )
+
+
+@pytest.mark.parametrize(("owner", "method"), [(Pipeline, "run"), (Reconstruction, "save")])
+def test_interrupted(
+    owner: type,
+    method: str,
+    run: Run,
+    photos: str,
+    native: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def interrupt(*arguments: object, **options: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(owner, method, interrupt)
+    found = run("reconstruct", photos, "-m", native, "-o", tmp_path / "out", "-q", *EVERYTHING)
+    assert found == (130, "", "jaxrecon: interrupted\n")
+    assert list(tmp_path.iterdir()) == []
