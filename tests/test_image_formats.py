@@ -11,6 +11,7 @@ from PIL import Image, features
 
 import jaxrecon.images
 from jaxrecon.images import PI3_RESIZE, ImageBatch, PixelTransform, ResizeRule, load_images
+from jaxrecon.progress import Stages
 
 
 def stored_as(orientation: int, upright: np.ndarray) -> np.ndarray:
@@ -78,8 +79,8 @@ def test_damaged_exif_does_not_cost_the_picture() -> None:
     np.testing.assert_array_equal(load_one(image, TWO_BY_TWO), noise(2, 2))
 
 
-SIXTEEN = np.array([[0, 257 * 3 + 128], [257 * 199 + 129, 65535]], np.uint16)
-EIGHT = np.array([[0, 3], [200, 255]], np.uint8)
+SIXTEEN = np.array([[0, 257 * 3 + 129], [257 * 199 + 128, 65535]], np.uint16)
+EIGHT = np.array([[0, 4], [199, 255]], np.uint8)
 
 
 def sixteen_bit_images(folder: Path) -> dict[str, Any]:
@@ -161,9 +162,12 @@ def grey_levels(batch: ImageBatch) -> list[int]:
 @pytest.mark.parametrize(
     ("stride", "frames"), [(1, [0, 1, 2, 3, 4, 5, 6]), (3, [0, 3, 6]), (9, [0])]
 )
-def test_video_by_stride(stride: int, frames: list[int], tmp_path: Path) -> None:
+def test_video_by_stride(
+    stride: int, frames: list[int], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     path = write_video(tmp_path / "a.MP4")
-    batch = load_images(path, rule=PI3_RESIZE, resolution=56, stride=stride)
+    batch = load_images(path, rule=PI3_RESIZE, resolution=56, stride=stride, stages=Stages())
+    assert f"read ({len(frames)})" in capsys.readouterr().err
     assert batch.names == tuple(f"frame_{number:06d}" for number in frames)
     assert grey_levels(batch) == frames
     assert batch.pixels.shape[1:] == (42, 56, 3)

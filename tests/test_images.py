@@ -2,6 +2,8 @@
 
 import threading
 import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -74,6 +76,12 @@ def test_resolution_is_the_longest_side(
     size: tuple[int, int], resolution: int, expected: tuple[int, int]
 ) -> None:
     assert PI3_RESIZE.size_for(*size, resolution=resolution) == expected
+
+
+def test_a_sliver_keeps_one_patch_across() -> None:
+    # 20000 x 5 scaled to 255,000 pixels is 31937.4 x 7.98, or 2281.2 x 0.57 patches.
+    assert PI3_RESIZE.size_for(20_000, 5) == (2281 * 14, 14)
+    assert PI3_RESIZE.size_for(5, 20_000) == (14, 2281 * 14)
 
 
 def test_size_of_nothing_is_refused() -> None:
@@ -291,3 +299,15 @@ def test_stage_counts_the_views(capsys: pytest.CaptureFixture[str]) -> None:
     assert list(stages.seconds) == ["read"]
     assert stages.seconds["read"] > 0
     assert "read (3)" in capsys.readouterr().err
+
+
+def test_each_view_advances_the_stage() -> None:
+    done: list[str] = []
+
+    class Counting(Stages):
+        @contextmanager
+        def stage(self, name: str, *, total: int | None = None) -> Iterator[Callable[[], None]]:
+            yield lambda: done.append(f"{name} of {total}")
+
+    load_images(np.zeros((3, 14, 14, 3), np.uint8), rule=ONE_PATCH, stages=Counting())
+    assert done == ["read of 3"] * 3
