@@ -45,7 +45,10 @@ def reconstruct(options: argparse.Namespace) -> int:
 
     from jaxrecon import registry
     from jaxrecon.hub import cache_folder
+    from jaxrecon.images import check_source
 
+    images = options.images if len(options.images) > 1 else options.images[0]
+    check_source(images, stride=options.stride)
     jax.config.update("jax_compilation_cache_dir", str(cache_folder() / "xla"))
     stages = Stages(quiet=options.quiet)
     pipeline = registry.load(
@@ -57,7 +60,7 @@ def reconstruct(options: argparse.Namespace) -> int:
         stages=stages,
     )
     recon = pipeline.reconstruct(
-        options.images if len(options.images) > 1 else options.images[0],
+        images,
         resolution=options.resolution,
         stride=options.stride,
         min_confidence=options.min_confidence,

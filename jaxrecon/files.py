@@ -78,8 +78,9 @@ def replacing_folder(path: str | Path, *, overwrite: bool = False) -> Iterator[P
         yield temporary
         os.chmod(temporary, 0o777 & ~_umask())
         _swap_in(temporary, path)
-    except OutputError:
-        raise
+    except OutputError as error:
+        # A writer inside the block names the temporary folder, of which the user knows nothing.
+        raise OutputError(str(error).replace(str(temporary), str(path))) from error
     except OSError as error:
         raise output_error(path, error) from error
     finally:
@@ -91,7 +92,8 @@ def check_output_folder(path: str | Path, *, overwrite: bool = False) -> None:
     """Refuses a folder that could not be put at `path`, before any work is done for it.
 
     Raises:
-      OutputError: `path` is a file, or a folder that is not empty and `overwrite` is false.
+      OutputError: `path` is a file, or a folder that is not empty and `overwrite` is false, or
+        nothing may be written there.
     """
     path = Path(path)
     if os.path.isfile(path):
@@ -105,6 +107,12 @@ def check_output_folder(path: str | Path, *, overwrite: bool = False) -> None:
             f"cannot write {path}: the folder exists and is not empty; "
             "choose another, or ask to overwrite it (--overwrite, overwrite=True)"
         )
+    above = next(parent for parent in path.absolute().parents if os.path.exists(parent))
+    if not above.is_dir():
+        raise output_error(path, NotADirectoryError(errno.ENOTDIR, ""))
+    effective = os.access in os.supports_effective_ids
+    if not os.access(above, os.W_OK | os.X_OK, effective_ids=effective):
+        raise output_error(path, PermissionError(errno.EACCES, ""))
 
 
 def _swap_in(temporary: Path, path: Path) -> None:

@@ -15,7 +15,9 @@ def cache_folder() -> Path:
     return (Path(base) if base else Path.home() / ".cache") / "jaxrecon"
 
 
-def fetch(repo: str, filename: str, *, revision: str | None, way_out: str) -> Path:
+def fetch(
+    repo: str, filename: str, *, revision: str | None, way_out: str, quiet: bool = False
+) -> Path:
     """The path of a file of a Hugging Face repository, downloaded unless it is in the hub's cache.
 
     `HF_HUB_OFFLINE`, `HF_HOME`, `HF_ENDPOINT` and `HF_TOKEN` are honoured.
@@ -25,17 +27,29 @@ def fetch(repo: str, filename: str, *, revision: str | None, way_out: str) -> Pa
       filename: path inside the repository.
       revision: branch, tag or commit; the main branch if None.
       way_out: what the user can do where nothing can be downloaded; ends the error's line.
+      quiet: whether to hide the hub's own progress bar.
 
     Raises:
       WeightsError: the file is neither cached nor can it be downloaded.
     """
     from huggingface_hub import hf_hub_download
+    from huggingface_hub.utils import (
+        are_progress_bars_disabled,
+        disable_progress_bars,
+        enable_progress_bars,
+    )
 
+    hide = quiet and not are_progress_bars_disabled()
     try:
+        if hide:
+            disable_progress_bars()
         return Path(hf_hub_download(repo, filename, revision=revision))
     except Exception as error:  # each version of the hub's client raises kinds of its own
         what = f"{repo}/{filename}" + (f" (revision {revision})" if revision else "")
         raise WeightsError(f"cannot get {what}: {_reason(error)}; {way_out}") from error
+    finally:
+        if hide:
+            enable_progress_bars()
 
 
 def _reason(error: Exception) -> str:

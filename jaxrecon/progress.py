@@ -23,15 +23,20 @@ class Stages:
         self._console = Console(file=sys.stderr, highlight=False)
 
     @contextmanager
-    def stage(self, name: str, *, total: int | None = None) -> Iterator[Callable[[], None]]:
-        """Runs one stage; the yielded function says that one of `total` items is done."""
+    def stage(
+        self, name: str, *, total: int | None = None, bar: bool = True
+    ) -> Iterator[Callable[[], None]]:
+        """Runs one stage; the yielded function says that one of `total` items is done.
+
+        `bar=False` is for work that shows a bar of its own.
+        """
         start = time.perf_counter()
-        if self.quiet or not self._console.is_terminal:
+        if self.quiet or not bar or not self._console.is_terminal:
             yield _nothing
         else:
-            with self._bar() as bar:
-                task = bar.add_task(name, total=total)
-                yield lambda: bar.advance(task)
+            with self._bar() as shown:
+                task = shown.add_task(name, total=total)
+                yield lambda: shown.advance(task)
         took = time.perf_counter() - start
         self.seconds[name] = self.seconds.get(name, 0.0) + took
         if not self.quiet:

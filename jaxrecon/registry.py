@@ -181,8 +181,14 @@ def native_folder(
             f"{entry.repo}, then run: "
             f"jaxrecon convert {entry.name} {entry.filename} -o {shlex.quote(str(folder))}"
         )
-        with stages.stage("fetch"):
-            source = fetch(entry.repo, entry.filename, revision=revision, way_out=way_out)
+        with stages.stage("fetch", bar=False):
+            source = fetch(
+                entry.repo,
+                entry.filename,
+                revision=revision,
+                way_out=way_out,
+                quiet=stages.quiet,
+            )
         with stages.stage("convert"):
             convert_weights(entry, source, folder, overwrite=True)
     return folder

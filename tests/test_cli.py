@@ -18,6 +18,11 @@ import pytest
 from huggingface_hub import constants
 from jax.experimental.compilation_cache import compilation_cache
 from PIL import Image
+
+from jaxrecon import registry
+from jaxrecon.cli import main
+from jaxrecon.pipeline import Pipeline
+from jaxrecon.reconstruction import Reconstruction
 from tiny_models import (
     TINY_PARAMETERS,
     tiny_entry,
@@ -25,11 +30,6 @@ from tiny_models import (
     write_native,
     write_upstream,
 )
-
-from jaxrecon import registry
-from jaxrecon.cli import main
-from jaxrecon.pipeline import Pipeline
-from jaxrecon.reconstruction import Reconstruction
 
 EVERYTHING = ("--min-confidence", "0", "--keep-edges", "--resolution", "56")
 """Keeps every point of 80x60 images processed at 56x42."""

@@ -58,9 +58,7 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_released_size_converts_and_reconstructs_within_bounds(
     tmp_path: Path, upstream_file: Path, photos: Path
 ) -> None:
-    import pycolmap
-    import trimesh
-
+    pycolmap, trimesh = pytest.importorskip("pycolmap"), pytest.importorskip("trimesh")
     home, out = tmp_path / "home", tmp_path / "out"
     _, peak = run(home, "convert", "pi3", str(upstream_file), "-o", str(home / "pi3"))
     assert peak <= 1.2 * upstream_file.stat().st_size

@@ -5,8 +5,6 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax.typing import DTypeLike
-from test_parity import InMemory, build_pi3, channels_last
-from tiny_models import PI3_TINY
 
 import golden_data
 from convert.engine import plan, stream
@@ -17,6 +15,8 @@ from jaxrecon.models import PI3, Pi3, Prediction
 from jaxrecon.pipeline import Pipeline
 from jaxrecon.registry import PI3_FAMILY
 from jaxrecon.scenes import render_room
+from test_parity import InMemory, build_pi3, channels_last
+from tiny_models import PI3_TINY
 
 pytestmark = pytest.mark.gpu
 

@@ -8,9 +8,9 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from image_files import ONE_PATCH, noise, save, write_video
 from PIL import Image
 
+from image_files import ONE_PATCH, noise, save, write_video
 from jaxrecon import InputError
 from jaxrecon.images import load_images
 

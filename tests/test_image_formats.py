@@ -6,10 +6,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-from image_files import TWO_BY_TWO, load_one, noise, save, write_video
 from PIL import Image, features
 
 import jaxrecon.images
+from image_files import TWO_BY_TWO, load_one, noise, save, write_video
 from jaxrecon.images import PI3_RESIZE, ImageBatch, PixelTransform, ResizeRule, load_images
 from jaxrecon.progress import Stages
 

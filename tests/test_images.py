@@ -11,11 +11,11 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from image_files import ONE_PATCH, load_one, noise, save
 from PIL import Image
 
 import golden_data
 import jaxrecon.images
+from image_files import ONE_PATCH, load_one, noise, save
 from jaxrecon import InputError
 from jaxrecon.images import PI3_RESIZE, PixelTransform, ResizeRule, load_images
 from jaxrecon.images.sources import natural_key
@@ -306,7 +306,10 @@ def test_each_view_advances_the_stage() -> None:
 
     class Counting(Stages):
         @contextmanager
-        def stage(self, name: str, *, total: int | None = None) -> Iterator[Callable[[], None]]:
+        def stage(
+            self, name: str, *, total: int | None = None, bar: bool = True
+        ) -> Iterator[Callable[[], None]]:
+            del bar
             yield lambda: done.append(f"{name} of {total}")
 
     load_images(np.zeros((3, 14, 14, 3), np.uint8), rule=ONE_PATCH, stages=Counting())

@@ -9,7 +9,6 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
-from tiny_models import PI3_TINY
 
 import golden_data
 from convert.engine import plan, stream
@@ -22,6 +21,7 @@ from jaxrecon.nn.block import Block
 from jaxrecon.nn.dinov2 import DINOV2_LARGE, DinoV2, DinoV2Config
 from jaxrecon.nn.rope import apply_rotary, rotary_table
 from jaxrecon.registry import PI3_FAMILY
+from tiny_models import PI3_TINY
 
 CONFIGS = {"pi3_tiny": PI3_TINY, "pi3_full": PI3}
 NOT_YET = {

@@ -7,10 +7,10 @@ import jax.numpy as jnp
 import jaxtyping
 import numpy as np
 import pytest
-from random_recon import HEIGHT, VIEWS, WIDTH, random_recon
 
 from jaxrecon import InputError
 from jaxrecon.reconstruction import Reconstruction
+from random_recon import HEIGHT, VIEWS, WIDTH, random_recon
 
 ARRAYS = (
     "points_world",

@@ -13,8 +13,17 @@ import huggingface_hub
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from hub_server import COMMIT, Hub, serving
 from huggingface_hub import constants
+
+import jaxrecon
+from convert.engine import plan
+from golden_data import HERE
+from hub_server import COMMIT, Hub, serving
+from jaxrecon import checkpoint, registry
+from jaxrecon.errors import InputError, JaxreconError, WeightsError
+from jaxrecon.hub import cache_folder
+from jaxrecon.nn.attention import attend_densely
+from jaxrecon.progress import Stages
 from tiny_models import (
     PI3_TINY,
     TINY_PARAMETERS,
@@ -23,15 +32,6 @@ from tiny_models import (
     write_native,
     write_upstream,
 )
-
-import jaxrecon
-from convert.engine import plan
-from golden_data import HERE
-from jaxrecon import checkpoint, registry
-from jaxrecon.errors import InputError, JaxreconError, WeightsError
-from jaxrecon.hub import cache_folder
-from jaxrecon.nn.attention import attend_densely
-from jaxrecon.progress import Stages
 
 PI3 = registry.MODELS["pi3"]
 QUIET = Stages(quiet=True)

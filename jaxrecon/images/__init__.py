@@ -26,6 +26,7 @@ __all__ = [
     "ImageSource",
     "PixelTransform",
     "ResizeRule",
+    "check_source",
     "load_images",
 ]
 
@@ -77,13 +78,26 @@ def load_images(
       InputError: a view is absent, damaged, empty or of the wrong kind, `stride` is less than 1, or
         `resolution` is less than one patch. No view is left out in silence.
     """
-    if stride < 1:
-        raise InputError(f"stride={stride} takes no image; give at least 1")
     rule.check_resolution(resolution)
-    opened = open_source(source, stride)
+    opened = _open(source, stride)
     stages = stages or Stages(quiet=True)
     with stages.stage("read", total=opened.count) as advance, pillow_warnings_handled():
         return _read(opened, rule, resolution, advance)
+
+
+def check_source(source: ImageSource, *, stride: int = 1) -> None:
+    """Refuses what `load_images` could not list, before any long work is done; reads no image.
+
+    Raises:
+      InputError: the source is absent, empty or of no known kind, or `stride` is less than 1.
+    """
+    _open(source, stride)
+
+
+def _open(source: ImageSource, stride: int) -> Source:
+    if stride < 1:
+        raise InputError(f"stride={stride} takes no image; give at least 1")
+    return open_source(source, stride)
 
 
 @dataclass(frozen=True)
