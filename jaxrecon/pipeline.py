@@ -22,7 +22,7 @@ from jaxrecon.nn.attention import AttentionFn, attend_densely
 from jaxrecon.progress import Stages
 from jaxrecon.pytree import pytree_dataclass
 from jaxrecon.reconstruction import Reconstruction
-from jaxrecon.sharding import by_view, check_views
+from jaxrecon.sharding import by_view, check_views, spread_attention
 
 
 @pytree_dataclass
@@ -153,8 +153,9 @@ class Pipeline:
     def lower(self, shape: tuple[int, ...], options: Options | None = None) -> Any:
         """The program for images of `shape` (V, H, W, 3), lowered and not yet compiled."""
         sharding = by_view(self.mesh) if self.mesh else None
+        attention = spread_attention(self.attention, self.mesh) if self.mesh else self.attention
         pixels = jax.ShapeDtypeStruct((1, *shape), jnp.uint8, sharding=sharding)
-        program = jax.jit(partial(_program, self.attention, options or Options()))
+        program = jax.jit(partial(_program, attention, options or Options()))
         return program.lower(self.model, pixels, thresholds(0.0, 0.0, 0.0))
 
 

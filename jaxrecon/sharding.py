@@ -4,8 +4,10 @@ from collections.abc import Sequence
 
 import jax
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+from jaxtyping import Array
 
 from jaxrecon.errors import InputError
+from jaxrecon.nn.attention import AttentionFn, TokenLayout
 
 VIEW_AXIS = "views"
 
@@ -26,6 +28,43 @@ def replicated(mesh: Mesh) -> NamedSharding:
 def by_view(mesh: Mesh) -> NamedSharding:
     """Arrays (B, V, ...) with their views spread over the mesh."""
     return NamedSharding(mesh, PartitionSpec(None, VIEW_AXIS))
+
+
+def spread_attention(attention: AttentionFn, mesh: Mesh) -> AttentionFn:
+    """The same attention with its work spread over the mesh, each device on whole sequences.
+
+    Frame attention stays with the device that has the view. For global attention the tokens,
+    which lie spread by view, are exchanged (all-to-all) so that each device has all tokens of some
+    of the heads; kernels therefore run unchanged.
+
+    Raises:
+      InputError: when called, if the mesh does not divide the number of heads.
+    """
+
+    def attend(q: Array, k: Array, v: Array, layout: TokenLayout) -> Array:
+        whole = (
+            PartitionSpec(None, None, VIEW_AXIS) if layout.views > 1 else PartitionSpec(VIEW_AXIS)
+        )
+        if layout.views > 1:
+            _check_heads(q.shape[2], mesh)
+        local = jax.shard_map(
+            lambda *qkv: attention(*qkv, layout),
+            mesh=mesh,
+            in_specs=(whole, whole, whole),
+            out_specs=whole,
+            check_vma=False,
+        )
+        return local(q, k, v)
+
+    return attend
+
+
+def _check_heads(heads: int, mesh: Mesh) -> None:
+    if heads % mesh.size:
+        raise InputError(
+            f"mesh: its {mesh.size} devices do not divide the model's {heads} attention heads; "
+            f"give a mesh of a number of devices that divides {heads}"
+        )
 
 
 def check_views(views: int, mesh: Mesh) -> None:

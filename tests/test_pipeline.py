@@ -204,7 +204,7 @@ from jaxrecon.nn.dinov2 import DinoV2Config
 from jaxrecon.pipeline import Pipeline
 from jaxrecon.sharding import replicated
 
-config = Pi3Config(DinoV2Config(32, 2, 2, 4, 14, 5), 2, 2, 5, 32, 2, 1, 32, 16)
+config = Pi3Config(DinoV2Config(32, 2, 2, 4, 14, 5), 4, 2, 5, 32, 2, 1, 32, 16)
 model = jax.jit(lambda: Pi3(config, rngs=nnx.Rngs(0)))()
 pixels = np.random.default_rng(0).integers(0, 256, (8, 28, 42, 3), np.uint8)
 one = Pipeline(model, "small", PI3_RESIZE).reconstruct(pixels, resolution=42)
@@ -216,10 +216,20 @@ many = four.reconstruct(pixels, resolution=42)
 assert len(many.points_world.sharding.device_set) == 4
 scale = np.abs(one.points_world).max()
 assert np.abs(np.asarray(one.points_world) - np.asarray(many.points_world)).max() < 1e-5 * scale
+text = four.compile(pixels.shape).as_text()
+assert "all-to-all" in text
 try:
     four.reconstruct(pixels[:6], resolution=42)
 except jaxrecon.InputError as error:
     assert "6 views" in str(error) and "4 devices" in str(error)
 else:
     raise AssertionError("6 views on 4 devices were taken")
+three = jaxrecon.make_mesh(jax.devices()[:3])
+odd = Pipeline(jax.device_put(model, replicated(three)), "small", PI3_RESIZE, mesh=three)
+try:
+    odd.reconstruct(pixels[:6], resolution=42)
+except jaxrecon.InputError as error:
+    assert "3 devices" in str(error) and "4 attention heads" in str(error)
+else:
+    raise AssertionError("4 heads on 3 devices were taken")
 """
