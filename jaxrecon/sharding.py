@@ -42,16 +42,15 @@ def spread_attention(attention: AttentionFn, mesh: Mesh) -> AttentionFn:
     """
 
     def attend(q: Array, k: Array, v: Array, layout: TokenLayout) -> Array:
-        whole = (
-            PartitionSpec(None, None, VIEW_AXIS) if layout.views > 1 else PartitionSpec(VIEW_AXIS)
-        )
-        if layout.views > 1:
+        by_group, by_head = PartitionSpec(VIEW_AXIS), PartitionSpec(None, None, VIEW_AXIS)
+        spec = by_group if layout.views == 1 else by_head
+        if spec is by_head:
             _check_heads(q.shape[2], mesh)
         local = jax.shard_map(
-            lambda *qkv: attention(*qkv, layout),
+            lambda q, k, v: attention(q, k, v, layout),
             mesh=mesh,
-            in_specs=(whole, whole, whole),
-            out_specs=whole,
+            in_specs=(spec, spec, spec),
+            out_specs=spec,
             check_vma=False,
         )
         return local(q, k, v)
