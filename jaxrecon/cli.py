@@ -1,4 +1,4 @@
-"""The command line: `jaxrecon reconstruct | convert | models`."""
+"""The command line: `jaxrecon reconstruct | convert | view | models`."""
 
 import argparse
 import json
@@ -91,6 +91,20 @@ def convert(options: argparse.Namespace) -> int:
     return 0
 
 
+def view(options: argparse.Namespace) -> int:
+    """`jaxrecon view out/scene.npz`."""
+    from jaxrecon.reconstruction import Reconstruction
+
+    recon = Reconstruction.load(options.scene)
+    server = recon.view(port=options.port)
+    sys.stdout.write(f"showing {options.scene} at http://localhost:{server.get_port()}\n")
+    sys.stdout.flush()
+    if not options.once:
+        server.sleep_forever()
+    server.stop()
+    return 0
+
+
 def models(options: argparse.Namespace) -> int:
     """`jaxrecon models`."""
     from jaxrecon import registry
@@ -179,6 +193,11 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(required=True, metavar="command")
     _add_reconstruct(commands)
     _add_convert(commands)
+    viewing = commands.add_parser("view", help="show a reconstruction in the browser")
+    viewing.add_argument("scene", help="the .npz file of a reconstruction")
+    viewing.add_argument("--port", type=int, default=8080, help="where to serve")
+    viewing.add_argument("--once", action="store_true", help="stop as soon as it is served")
+    viewing.set_defaults(run=view)
     listing = commands.add_parser("models", help="list the models that can be loaded")
     listing.add_argument("--json", action="store_true", help="as JSON")
     listing.set_defaults(run=models)

@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
@@ -15,16 +16,6 @@ from jaxrecon.images import PixelTransform
 
 AnyArray = Array | np.ndarray
 Views = int | np.integer | slice | Sequence[int] | AnyArray
-
-_ARRAY_FIELDS = (
-    "points_world",
-    "points_camera",
-    "confidence",
-    "mask",
-    "colors",
-    "world_from_camera",
-    "intrinsics",
-)
 
 
 @dataclass(frozen=True, eq=False)
@@ -81,7 +72,9 @@ class Reconstruction:
 
     def __getitem__(self, views: Views) -> "Reconstruction":
         chosen = _view_numbers(views, len(self))
-        arrays = {name: getattr(self, name)[np.array(chosen, np.int64)] for name in _ARRAY_FIELDS}
+        arrays = {
+            name: getattr(self, name)[np.array(chosen, np.int64)] for name in export.VIEW_ARRAYS
+        }
         return replace(
             self,
             **arrays,
@@ -158,6 +151,19 @@ class Reconstruction:
         scene = replace(self._scene(), normals=np.asarray(normals))
         return export.save_pictures(scene, folder, overwrite=overwrite)
 
+    def view(self, *, port: int = 8080, max_points: int = 1_000_000) -> Any:
+        """Shows points and cameras in the browser, at http://localhost:port.
+
+        Needs viser: `pip install jaxrecon[view]`.
+
+        Returns:
+          The running `viser.ViserServer`; it serves until its `stop` or the end of the process.
+
+        Raises:
+          InputError: viser is not installed, or there is no point or camera to show.
+        """
+        return export.serve(self._scene(), port=port, max_points=max_points)
+
     @classmethod
     def load(cls, path: str | Path) -> "Reconstruction":
         """Reads a reconstruction back from the `.npz` file that `save` wrote.
@@ -177,7 +183,7 @@ class Reconstruction:
             PixelTransform(tuple(original), (width, height), tuple(scale), tuple(offset))
             for original, scale, offset in rows
         )
-        arrays = {name: getattr(scene, name) for name in _ARRAY_FIELDS}
+        arrays = {name: getattr(scene, name) for name in export.VIEW_ARRAYS}
         return cls(
             **arrays,
             names=scene.names,
@@ -187,7 +193,7 @@ class Reconstruction:
         )
 
     def _host_arrays(self) -> dict[str, np.ndarray]:
-        return {name: np.asarray(getattr(self, name)) for name in _ARRAY_FIELDS}
+        return {name: np.asarray(getattr(self, name)) for name in export.VIEW_ARRAYS}
 
     def _scene(self) -> export.Scene:
         return export.Scene(

@@ -22,9 +22,9 @@ from convert.safetensors_file import TensorSpec
 from golden_data import HERE, state_dict
 from jaxrecon import checkpoint
 from jaxrecon.errors import OutputError, WeightsError
-from jaxrecon.models.pi3 import Pi3, Pi3Config
-from jaxrecon.nn.dinov2 import DinoV2Config
+from jaxrecon.models.pi3 import Pi3
 from jaxrecon.nn.layers import LayerScale, Mlp, stack
+from tiny_models import PI3_TINY
 
 HEADER = {
     "family": "small",
@@ -39,15 +39,6 @@ TENSORS = {
     "scalar": np.array(7.0, np.float32),
     "empty": np.zeros((0, 3), np.float32),
 }
-TINY = Pi3Config(
-    encoder=DinoV2Config(width=64, depth=3, heads=4, registers=4, patch=14, grid=5),
-    heads=4,
-    pairs=2,
-    head_width=96,
-    head_heads=6,
-    point_width=80,
-    camera_width=48,
-)
 
 
 class Small(nnx.Module):
@@ -332,7 +323,7 @@ class TestConversion:
     def test_tiny_pi3_through_files(self, tmp_path: Path) -> None:
         state = state_dict(HERE / "golden" / "statedict" / "pi3_tiny.json")
         save_file(state, tmp_path / "model.safetensors")
-        target = jax.eval_shape(lambda: Pi3(TINY, rngs=nnx.Rngs(0)))
+        target = jax.eval_shape(lambda: Pi3(PI3_TINY, rngs=nnx.Rngs(0)))
         planned = checkpoint.convert_checkpoint(
             tmp_path / "model.safetensors",
             tmp_path / "native",

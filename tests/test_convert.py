@@ -24,19 +24,10 @@ from golden_data import HERE, state_dict
 from jaxrecon.checkpoint import shapes
 from jaxrecon.errors import WeightsError
 from jaxrecon.models.pi3 import PI3, Pi3, Pi3Config
-from jaxrecon.nn.dinov2 import DinoV2Config
+from tiny_models import PI3_TINY
 
 STATEDICTS = HERE / "golden" / "statedict"
 F32 = np.dtype(np.float32)
-TINY = Pi3Config(
-    encoder=DinoV2Config(width=64, depth=3, heads=4, registers=4, patch=14, grid=5),
-    heads=4,
-    pairs=2,
-    head_width=96,
-    head_heads=6,
-    point_width=80,
-    camera_width=48,
-)
 RULES = (
     *linear_rules(r"layers\.(?P<layer>\d+)\.fc", "stack.fc"),
     *norm_rules("norm", "norm"),
@@ -267,7 +258,9 @@ class TestPi3:
     def test_tiny_values(self) -> None:
         state = state_dict(STATEDICTS / "pi3_tiny.json")
         source = InMemory(state)
-        ours = dict(stream(plan(source.specs, pi3.RULES, pi3.IGNORED, pi3_targets(TINY)), source))
+        ours = dict(
+            stream(plan(source.specs, pi3.RULES, pi3.IGNORED, pi3_targets(PI3_TINY)), source)
+        )
         expected = {
             "register_tokens": state["register_token"][0, 0],
             "encoder.class_token": state["encoder.cls_token"][0, 0],
@@ -297,7 +290,7 @@ class TestPi3:
 
     def test_mask_token_is_ignored_if_present(self) -> None:
         specs = listed_specs("pi3_tiny") | {"encoder.mask_token": TensorSpec((1, 64), F32)}
-        planned = plan(specs, pi3.RULES, pi3.IGNORED, pi3_targets(TINY))
+        planned = plan(specs, pi3.RULES, pi3.IGNORED, pi3_targets(PI3_TINY))
         assert "pre-trained" in planned.ignored["encoder.mask_token"]
 
     def test_another_family_is_named(self) -> None:
@@ -305,7 +298,7 @@ class TestPi3:
             f"aggregator.frame_blocks.{i}.norm1.weight": TensorSpec((64,), F32) for i in range(24)
         }
         with pytest.raises(WeightsError, match="its names are those of the family 'vggt'"):
-            plan(specs, pi3.RULES, pi3.IGNORED, pi3_targets(TINY))
+            plan(specs, pi3.RULES, pi3.IGNORED, pi3_targets(PI3_TINY))
 
     @pytest.mark.parametrize(
         ("names", "family"),

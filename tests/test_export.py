@@ -300,13 +300,13 @@ def test_quaternions_are_stable_for_every_rotation():
     rotations = np.concatenate(
         [identity, half_turns, turned, random_rotations(np.random.default_rng(2), 200)]
     )
-    quaternion = colmap._quaternion(rotations)
+    quaternion = colmap.quaternions(rotations)
     assert (quaternion[:, 0] >= 0).all()
     np.testing.assert_allclose(np.linalg.norm(quaternion, axis=1), 1, atol=1e-14)
     np.testing.assert_allclose(colmap._rotation(quaternion), rotations, atol=1e-14)
     np.testing.assert_allclose(quaternion[0], [1, 0, 0, 0], atol=1e-15)
     third = np.array([[[0.0, 0, 1], [1, 0, 0], [0, 1, 0]]])  # 120 degrees about (1, 1, 1)
-    np.testing.assert_allclose(colmap._quaternion(third), [[0.5, 0.5, 0.5, 0.5]], atol=1e-15)
+    np.testing.assert_allclose(colmap.quaternions(third), [[0.5, 0.5, 0.5, 0.5]], atol=1e-15)
 
 
 def test_file_stems_are_unique_and_plain():

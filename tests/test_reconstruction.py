@@ -9,18 +9,11 @@ import numpy as np
 import pytest
 
 from jaxrecon import InputError
+from jaxrecon.export import VIEW_ARRAYS
 from jaxrecon.reconstruction import Reconstruction
 from random_recon import HEIGHT, VIEWS, WIDTH, random_recon
 
-ARRAYS = (
-    "points_world",
-    "points_camera",
-    "confidence",
-    "mask",
-    "colors",
-    "world_from_camera",
-    "intrinsics",
-)
+ARRAYS = VIEW_ARRAYS
 
 
 @pytest.fixture

@@ -18,9 +18,10 @@ from jaxrecon.export.glb import write_glb
 from jaxrecon.export.npz import read_npz, write_npz
 from jaxrecon.export.pictures import save_pictures
 from jaxrecon.export.ply import write_ply
-from jaxrecon.export.scene import Scene, check_max_points
+from jaxrecon.export.scene import VIEW_ARRAYS, Scene, check_max_points
+from jaxrecon.export.viewer import serve
 
-__all__ = ["Scene", "format_of", "read_npz", "save", "save_pictures"]
+__all__ = ["VIEW_ARRAYS", "Scene", "format_of", "read_npz", "save", "save_pictures", "serve"]
 
 type Format = Literal["ply", "glb", "npz", "colmap"]
 

@@ -91,7 +91,7 @@ def _model(scene: Scene, points: ScenePoints) -> _Model:
     pinhole = np.stack([intrinsics[:, i, j] for i, j in ((0, 0), (1, 1), (0, 2), (1, 2))], axis=-1)
     pinhole[:, 2:] += 0.5
     pose = scene.world_from_camera.astype(np.float64)
-    quaternion = _quaternion(pose[:, :3, :3].swapaxes(1, 2))
+    quaternion = quaternions(pose[:, :3, :3].swapaxes(1, 2))
     rotation = _rotation(quaternion)
     translation = -np.einsum("vij,vj->vi", rotation, pose[:, :3, 3])
     xyz = points.xyz.astype(np.float64)
@@ -116,7 +116,7 @@ def _model(scene: Scene, points: ScenePoints) -> _Model:
     )
 
 
-def _quaternion(rotation: Float[np.ndarray, "V 3 3"]) -> Float[np.ndarray, "V 4"]:
+def quaternions(rotation: Float[np.ndarray, "V 3 3"]) -> Float[np.ndarray, "V 4"]:
     """Unit quaternions (w x y z, w >= 0) of the rotations nearest to the given matrices.
 
     The eigenvector of the largest eigenvalue of a symmetric 4x4 matrix, which is well

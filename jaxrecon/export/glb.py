@@ -6,7 +6,14 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Float, UInt8
 
-from jaxrecon.export.scene import Scene, ScenePoints, check_cameras, file_stems, select_points
+from jaxrecon.export.scene import (
+    Scene,
+    ScenePoints,
+    check_cameras,
+    file_stems,
+    scene_size,
+    select_points,
+)
 from jaxrecon.files import replacing_file
 
 DEFAULT_POINTS = 1_000_000
@@ -42,7 +49,7 @@ def _glb(scene: Scene, points: ScenePoints) -> bytes:
     import trimesh
     from trimesh.exchange.gltf import export_glb
 
-    size = _scene_size(points.xyz)
+    size = scene_size(points.xyz)
     poses = _FLIP @ scene.world_from_camera.astype(np.float64) @ _FLIP
     stems = file_stems(scene.names)
     world = trimesh.Scene()
@@ -56,12 +63,6 @@ def _glb(scene: Scene, points: ScenePoints) -> bytes:
         tree_postprocessor=lambda tree: _add_cameras(tree, cameras, stems, poses),
         buffer_postprocessor=lambda buffers, tree: _add_colors(buffers, tree, points.rgb),
     )
-
-
-def _scene_size(xyz: Float[np.ndarray, "P 3"]) -> float:
-    """The diagonal of the box that holds the middle 96 percent of the points on each axis."""
-    low, high = np.percentile(xyz, [2, 98], axis=0)
-    return float(np.linalg.norm(high - low)) or 1.0
 
 
 def _frustum(scene: Scene, view: int, depth: float):

@@ -7,22 +7,11 @@ from pathlib import Path
 import numpy as np
 
 from jaxrecon.errors import InputError
-from jaxrecon.export.scene import Scene
+from jaxrecon.export.scene import VIEW_ARRAYS, Scene
 from jaxrecon.files import replacing_file
 
 _VERSION = 1
-_ARRAYS = (
-    "points_world",
-    "points_camera",
-    "confidence",
-    "mask",
-    "colors",
-    "world_from_camera",
-    "intrinsics",
-    "original_sizes",
-    "scales",
-    "offsets",
-)
+_ARRAYS = (*VIEW_ARRAYS, "original_sizes", "scales", "offsets")
 _DAMAGED = (
     zipfile.BadZipFile,
     zlib.error,

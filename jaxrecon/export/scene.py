@@ -9,6 +9,17 @@ from jaxtyping import Bool, Float, Int, UInt8
 
 from jaxrecon.errors import InputError
 
+VIEW_ARRAYS = (
+    "points_world",
+    "points_camera",
+    "confidence",
+    "mask",
+    "colors",
+    "world_from_camera",
+    "intrinsics",
+)
+"""The arrays that a `Scene` shares with a `Reconstruction`; the first axis is the view."""
+
 
 @dataclass(frozen=True, eq=False)
 class Scene:
@@ -102,6 +113,12 @@ def check_cameras(scene: Scene) -> None:
             f"the camera of view {view} ({scene.names[view]}) is not usable: its pose or "
             "intrinsics are not finite, or its focal length is zero; leave the view out"
         )
+
+
+def scene_size(xyz: Float[np.ndarray, "P 3"]) -> float:
+    """The diagonal of the box that holds the middle 96 percent of the points on each axis."""
+    low, high = np.percentile(xyz, [2, 98], axis=0)
+    return float(np.linalg.norm(high - low)) or 1.0
 
 
 def file_stems(names: Sequence[str]) -> list[str]:
