@@ -273,6 +273,22 @@ def restore[M: nnx.Module](
     return unflatten(abstract, weights)
 
 
+def load[M: nnx.Module](folder: str | Path, abstract: M, *, sharding: Sharding | None = None) -> M:
+    """A module with the weights of a checkpoint folder, written by `save` or by `save_orbax`.
+
+    Args:
+      folder: the checkpoint.
+      abstract, sharding: see `restore`.
+
+    Raises:
+      WeightsError: the checkpoint is absent or damaged, or does not hold exactly these parameters.
+    """
+    entries = read_config(folder)["tensors"]
+    if any(entry["file"] == _ORBAX_FOLDER for entry in entries.values()):
+        return load_orbax(folder, abstract, sharding=sharding)
+    return restore(abstract, read_tensors(folder), sharding=sharding, label=str(folder))
+
+
 def save(
     module: nnx.Module, folder: str | Path, header: Mapping[str, Any], *, overwrite: bool = False
 ) -> None:

@@ -1,16 +1,16 @@
 """The models that have names, and how each comes to be a `Pipeline`."""
 
 import shlex
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, is_dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, get_type_hints
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from flax import nnx
-from jax.sharding import Mesh
+from jax.sharding import Mesh, Sharding
 from jax.typing import DTypeLike
 
 from convert import pi3 as pi3_names
@@ -23,7 +23,7 @@ from jaxrecon import checkpoint
 from jaxrecon.errors import InputError, WeightsError
 from jaxrecon.hub import cache_folder, fetch
 from jaxrecon.images import PI3_RESIZE, ResizeRule
-from jaxrecon.models import PI3, Pi3, Pi3Config
+from jaxrecon.models import PI3, Model, Pi3, Pi3Config
 from jaxrecon.nn.attention import AttentionFn, named_attention
 from jaxrecon.pipeline import Pipeline
 from jaxrecon.progress import Stages
@@ -153,13 +153,9 @@ def load(
     timed = Stages(quiet=True) if stages is None else stages
     place, entry = _locate(name, weights, revision, shown)
     with timed.stage("load"):
-        header, family, config, tensors = _open(place, entry)
-        model = checkpoint.restore(
-            family.abstract(config, dtype),
-            tensors,
-            sharding=replicated(mesh) if mesh else None,
-            label=str(place),
-        )
+        header, family, config, restore = _open(place, entry)
+        sharding = replicated(mesh) if mesh else None
+        model = restore(family.abstract(config, dtype), sharding=sharding)
     _state_licence(header["model"], header["license"], shown)
     return Pipeline(model, header["model"], family.resize, attend, mesh)
 
@@ -263,8 +259,11 @@ def _locate(
 
 def _open(
     place: Path, entry: ModelEntry | None
-) -> tuple[Mapping[str, Any], Family, Any, Iterator[tuple[str, np.ndarray]]]:
-    """Header, family, sizes and tensors of a native checkpoint or an upstream weight file."""
+) -> tuple[Mapping[str, Any], Family, Any, Callable[..., Any]]:
+    """Header, family, sizes and reader of a native checkpoint or an upstream weight file.
+
+    The reader turns the abstract module into one with weights.
+    """
     if place.is_dir() and (place / checkpoint.CONFIG_NAME).exists():
         header = checkpoint.read_config(place)
         family = _family_of(header, entry, place)
@@ -272,14 +271,19 @@ def _open(
         stored = {path: tuple(entry["shape"]) for path, entry in header["tensors"].items()}
         targets = checkpoint.shapes(family.abstract(config))
         compare_shapes(stored, targets).raise_if_any(str(place))
-        return header, family, config, checkpoint.read_tensors(place)
+        return header, family, config, partial(checkpoint.load, place)
     source = open_source(place)
     entry = _released_as(source.specs, place) if entry is None else entry
     targets = checkpoint.shapes(entry.family.abstract(entry.config))
     planned = plan(
         source.specs, entry.family.rules, entry.family.ignored, targets, label=str(place)
     )
-    return entry.header, entry.family, entry.config, stream(planned, source)
+
+    def restore[M: Model](abstract: M, *, sharding: Sharding | None) -> M:
+        tensors = stream(planned, source)
+        return checkpoint.restore(abstract, tensors, sharding=sharding, label=str(place))
+
+    return entry.header, entry.family, entry.config, restore
 
 
 def _family_of(header: Mapping[str, Any], entry: ModelEntry | None, place: Path) -> Family:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import huggingface_hub
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -487,3 +488,21 @@ class TestLicence:
         out, err = capsys.readouterr()
         assert out == ""
         assert re.fullmatch(r" +load: \d\.\d\d s\n" + re.escape(self.LINE), err)
+
+
+def test_a_checkpoint_written_with_orbax_loads_by_its_folder(tmp_path: Path) -> None:
+    native = tmp_path / "native"
+    write_native(native)
+    first = jaxrecon.load(native)
+    header = {
+        key: value
+        for key, value in checkpoint.read_config(native).items()
+        if key in ("family", "model", "config", "license", "source")
+    }
+    checkpoint.save_orbax(first.model, tmp_path / "orbax", header)
+    again = jaxrecon.load(tmp_path / "orbax")
+    assert again.name == first.name
+    for ours, theirs in zip(
+        jax.tree.leaves(again.model), jax.tree.leaves(first.model), strict=True
+    ):
+        np.testing.assert_array_equal(ours, theirs)
