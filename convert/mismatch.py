@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from itertools import chain
 
 from jaxrecon.errors import WeightsError
 
@@ -24,17 +25,22 @@ class Mismatch:
           WeightsError: the first line says how many differences `label` has; then one line each,
             `- missing`, `+ unexpected` or `~` for another shape, and a count of those left out.
         """
-        lines = [f"- missing {text}" for text in self.missing]
-        lines += [f"+ unexpected {text}" for text in self.unexpected]
-        lines += [f"~ {text}" for text in self.different]
-        if not lines:
+        kinds = [
+            [f"- missing {text}" for text in self.missing],
+            [f"+ unexpected {text}" for text in self.unexpected],
+            [f"~ {text}" for text in self.different],
+        ]
+        count = sum(map(len, kinds))
+        if not count:
             return
         first = (
             f"{label} does not fit the model: {len(self.missing)} missing, "
             f"{len(self.unexpected)} unexpected, {len(self.different)} different{hint}"
         )
-        rest = [f"... and {len(lines) - LINES} more"] if len(lines) > LINES else []
-        raise WeightsError("\n".join([first, *lines[:LINES], *rest]))
+        while sum(map(len, kinds)) > LINES:
+            max(kinds, key=len).pop()
+        rest = [f"... and {count - LINES} more"] if count > LINES else []
+        raise WeightsError("\n".join([first, *chain.from_iterable(kinds), *rest]))
 
 
 def compare_shapes(

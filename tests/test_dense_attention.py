@@ -6,7 +6,12 @@ import numpy as np
 import pytest
 from jax.typing import DTypeLike
 
-from pallas_kernels.dense_attention import IMPLEMENTATIONS, dense_attention, xla
+from pallas_kernels.dense_attention import (
+    IMPLEMENTATIONS,
+    attention_reference,
+    dense_attention,
+    xla,
+)
 
 SHAPES = [(1, 7, 7, 2, 16), (2, 33, 50, 3, 8), (1, 1, 5, 1, 64)]
 
@@ -105,3 +110,10 @@ def test_float32_on_the_gpu_is_not_tf32() -> None:
     q, k, v = qkv((2, 300, 517, 4, 64), jnp.float32)
     out = jax.jit(dense_attention)(q, k, v)
     assert relative_error(out, in_float64(q, k, v, 64**-0.5)) <= 2e-6
+
+
+def test_the_reference_is_the_formula() -> None:
+    q, k, v = qkv((2, 33, 50, 3, 8), jnp.float32)
+    reference = attention_reference(q, k, v, scale=0.3)
+    assert relative_error(reference, in_float64(q, k, v, 0.3)) <= 1e-6
+    np.testing.assert_allclose(dense_attention(q, k, v, scale=0.3), reference, rtol=0, atol=2e-6)
