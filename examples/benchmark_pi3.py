@@ -24,6 +24,7 @@ def main() -> None:
     parser.add_argument("--views", type=int, nargs="+", default=[50, 100, 200])
     parser.add_argument("--size", default="518x392", help="width x height of the images")
     parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--devices", type=int, default=1, help="GPUs that our side spreads over")
     parser.add_argument("--peer", help="checkout of upstream's code")
     parser.add_argument("--side", choices=("ours", "torch"), help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -59,15 +60,19 @@ def time_ours(views: int, height: int, width: int, options: argparse.Namespace) 
     from jaxrecon.images import PI3_RESIZE
     from jaxrecon.models import PI3, Pi3
     from jaxrecon.pipeline import Options, Pipeline, thresholds
+    from jaxrecon.sharding import by_view, make_mesh, replicated
 
+    mesh = make_mesh(jax.devices()[: options.devices])
     key = jax.random.key(0, impl="rbg")
     model = jax.jit(lambda: Pi3(PI3, dtype=jnp.bfloat16, rngs=nnx.Rngs(params=key)))()
-    pipeline = Pipeline(model, "pi3", PI3_RESIZE)
+    model = jax.device_put(model, replicated(mesh))
+    pipeline = Pipeline(model, "pi3", PI3_RESIZE, mesh=mesh if options.devices > 1 else None)
     start = time.perf_counter()
     program = pipeline.compile((views, height, width, 3), Options())
     compile_seconds = time.perf_counter() - start
     shape = (1, views, height, width, 3)
     pixels = jax.random.randint(jax.random.key(1), shape, 0, 256).astype(jnp.uint8)
+    pixels = jax.device_put(pixels, by_view(mesh))
     limits = thresholds(0.1, 0.0, 0.03)
 
     def once() -> float:
