@@ -57,7 +57,7 @@ def predict_with_torch(weights: str, images: np.ndarray, peer: str) -> tuple[np.
     with torch.device("cuda"):
         model = Pi3().eval()
     model.load_state_dict(load_file(weights, device="cuda"))
-    pixels = torch.from_numpy(images).cuda().permute(0, 3, 1, 2)[None].float() / 255
+    pixels = torch.tensor(images, device="cuda").permute(0, 3, 1, 2)[None].float() / 255
     with torch.no_grad():
         full = model(pixels)["local_points"]
         with torch.amp.autocast("cuda", dtype=torch.bfloat16):
