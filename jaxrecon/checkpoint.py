@@ -143,6 +143,11 @@ def _write_config(place: Path, header: Mapping[str, Any], entries: Mapping[str, 
     (place / CONFIG_NAME).write_text(text, encoding="utf-8")
 
 
+def is_native(folder: str | Path) -> bool:
+    """Whether a folder claims to be a native checkpoint; `read_config` tells if it is sound."""
+    return (Path(folder) / CONFIG_NAME).is_file()
+
+
 def read_config(folder: str | Path) -> dict[str, Any]:
     """What `config.json` holds: the header, and file, shape, dtype and SHA-256 of each tensor.
 
@@ -286,7 +291,16 @@ def load[M: nnx.Module](folder: str | Path, abstract: M, *, sharding: Sharding |
     entries = read_config(folder)["tensors"]
     if any(entry["file"] == _ORBAX_FOLDER for entry in entries.values()):
         return load_orbax(folder, abstract, sharding=sharding)
+    _check_shapes(folder, entries, abstract)
     return restore(abstract, read_tensors(folder), sharding=sharding, label=str(folder))
+
+
+def _check_shapes(
+    folder: str | Path, entries: Mapping[str, Mapping[str, Any]], abstract: nnx.Module
+) -> None:
+    """Refuses a checkpoint whose parameters are not the module's, before any of them is read."""
+    stored = {path: tuple(entry["shape"]) for path, entry in entries.items()}
+    compare_shapes(stored, shapes(abstract)).raise_if_any(str(folder))
 
 
 def save(
@@ -348,8 +362,7 @@ def load_orbax[M: nnx.Module](
     entries = read_config(folder)["tensors"]
     if any(entry["file"] != _ORBAX_FOLDER for entry in entries.values()):
         raise WeightsError(f"{folder} was not written by Orbax; use read_tensors and restore")
-    stored = {path: tuple(entry["shape"]) for path, entry in entries.items()}
-    compare_shapes(stored, shapes(abstract)).raise_if_any(str(folder))
+    _check_shapes(folder, entries, abstract)
     sharding = sharding or SingleDeviceSharding(jax.devices()[0])
     targets = {
         path: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding or sharding)

@@ -71,7 +71,7 @@ def reconstruct(options: argparse.Namespace) -> int:
         stages=stages,
     )
     summary = _write(recon, options, formats, stages)
-    _report(options, summary, stages)
+    _report(options, summary)
     return 0
 
 
@@ -87,7 +87,8 @@ def convert(options: argparse.Namespace) -> int:
             entry, options.weights, options.output, overwrite=options.overwrite
         )
     stages.note(f"weights of {entry.name}: {entry.weights_licence}")
-    _report(options, {"model": entry.name, "output": options.output}, stages)
+    summary = {"model": entry.name, "output": options.output, "seconds": _seconds(stages)}
+    _report(options, summary)
     return 0
 
 
@@ -107,7 +108,7 @@ def view(options: argparse.Namespace) -> int:
 
 def models(options: argparse.Namespace) -> int:
     """`jaxrecon models`."""
-    from jaxrecon import registry
+    from jaxrecon import checkpoint, registry
 
     rows = [
         {
@@ -117,7 +118,7 @@ def models(options: argparse.Namespace) -> int:
             "weights_licence": entry.weights_licence,
             "code_licence": entry.code_licence,
             "paper": entry.paper,
-            "converted": (registry.cache_folder() / entry.name / "config.json").exists(),
+            "converted": checkpoint.is_native(registry.cached_folder(entry)),
         }
         for entry in registry.MODELS.values()
     ]
@@ -166,13 +167,17 @@ def _summary(
         "points": int(recon.mask.sum()),
         "output": options.output,
         "files": [FILES[name] for name in formats] + ["summary.json"],
-        "seconds": {name: round(took, 3) for name, took in stages.seconds.items()},
+        "seconds": _seconds(stages),
     }
 
 
-def _report(options: argparse.Namespace, summary: dict[str, Any], stages: Stages) -> None:
+def _seconds(stages: Stages) -> dict[str, float]:
+    return {name: round(took, 3) for name, took in stages.seconds.items()}
+
+
+def _report(options: argparse.Namespace, summary: dict[str, Any]) -> None:
     if options.json:
-        sys.stdout.write(json.dumps(summary | {"seconds": dict(stages.seconds)}) + "\n")
+        sys.stdout.write(json.dumps(summary) + "\n")
     elif not options.quiet:
         sys.stdout.write(f"wrote {options.output}\n")
 

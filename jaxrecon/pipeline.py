@@ -233,13 +233,8 @@ def _reconstruction(
     geometry: Geometry, batch: ImageBatch, name: str, stages: Stages
 ) -> Reconstruction:
     return Reconstruction(
-        points_world=geometry.points_world,
-        points_camera=geometry.points_camera,
-        confidence=geometry.confidence,
-        mask=geometry.mask,
+        **vars(geometry),
         colors=batch.pixels,
-        world_from_camera=geometry.world_from_camera,
-        intrinsics=geometry.intrinsics,
         names=batch.names,
         transforms=batch.transforms,
         model=name,

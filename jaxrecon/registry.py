@@ -16,7 +16,6 @@ from jax.typing import DTypeLike
 from convert import pi3 as pi3_names
 from convert.engine import plan, stream
 from convert.families import guess_family
-from convert.mismatch import compare_shapes
 from convert.rules import Ignore, Rule
 from convert.sources import open_source
 from jaxrecon import checkpoint
@@ -169,9 +168,8 @@ def native_folder(
       WeightsError: the weights are not here and cannot be fetched.
     """
     stages = Stages(quiet=True) if stages is None else stages
-    name = entry.name if revision is None else f"{entry.name}@{revision.replace('/', '_')}"
-    folder = cache_folder() / name
-    if not (folder / "config.json").exists():
+    folder = cached_folder(entry, revision=revision)
+    if not checkpoint.is_native(folder):
         way_out = (
             f"on a connected machine download {entry.filename} of the Hugging Face repository "
             f"{entry.repo}, then run: "
@@ -188,6 +186,12 @@ def native_folder(
         with stages.stage("convert"):
             convert_weights(entry, source, folder, overwrite=True)
     return folder
+
+
+def cached_folder(entry: ModelEntry, *, revision: str | None = None) -> Path:
+    """Where a released model's converted weights are kept, whether they are there or not."""
+    name = entry.name if revision is None else f"{entry.name}@{revision.replace('/', '_')}"
+    return cache_folder() / name
 
 
 def convert_weights(
@@ -264,13 +268,10 @@ def _open(
 
     The reader turns the abstract module into one with weights.
     """
-    if place.is_dir() and (place / checkpoint.CONFIG_NAME).exists():
+    if checkpoint.is_native(place):
         header = checkpoint.read_config(place)
         family = _family_of(header, entry, place)
         config = config_from_json(family.config_class, header["config"], place)
-        stored = {path: tuple(entry["shape"]) for path, entry in header["tensors"].items()}
-        targets = checkpoint.shapes(family.abstract(config))
-        compare_shapes(stored, targets).raise_if_any(str(place))
         return header, family, config, partial(checkpoint.load, place)
     source = open_source(place)
     entry = _released_as(source.specs, place) if entry is None else entry

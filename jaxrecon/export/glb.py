@@ -7,12 +7,14 @@ import numpy as np
 from jaxtyping import Float, UInt8
 
 from jaxrecon.export.scene import (
+    FRUSTUM_SIZE,
     Scene,
     ScenePoints,
     check_cameras,
     file_stems,
     scene_size,
     select_points,
+    vertical_view_angle,
 )
 from jaxrecon.files import replacing_file
 
@@ -22,7 +24,6 @@ DEFAULT_POINTS = 1_000_000
 _FLIP = np.diag([1.0, -1.0, -1.0, 1.0])
 
 _FLOAT = 5126  # glTF component type
-_FRUSTUM_SIZE = 0.05  # of the scene's diagonal
 _FRUSTUM_LINES = ((0, 1), (0, 2), (0, 3), (0, 4), (1, 2, 3, 4, 1))
 
 
@@ -55,7 +56,7 @@ def _glb(scene: Scene, points: ScenePoints) -> bytes:
     world = trimesh.Scene()
     world.add_geometry(trimesh.PointCloud(points.xyz @ _FLIP[:3, :3]), "points", "points")
     for view, stem in enumerate(stems):
-        name, frustum = f"frustum_{stem}", _frustum(scene, view, _FRUSTUM_SIZE * size)
+        name, frustum = f"frustum_{stem}", _frustum(scene, view, FRUSTUM_SIZE * size)
         world.add_geometry(frustum, name, name, transform=poses[view])
     cameras = [_gltf_camera(scene, view, near=1e-3 * size) for view in range(len(stems))]
     return export_glb(
@@ -86,7 +87,7 @@ def _gltf_camera(scene: Scene, view: int, *, near: float) -> dict:
     # glTF has no negative fields of view; the frustum shows the sign.
     focal_x, focal_y = (abs(float(scene.intrinsics[view, axis, axis])) for axis in (0, 1))
     perspective = {
-        "yfov": 2 * float(np.arctan2(height / 2, focal_y)),
+        "yfov": vertical_view_angle(scene, view),
         "aspectRatio": (width / focal_x) / (height / focal_y),
         "znear": near,
     }

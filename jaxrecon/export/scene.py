@@ -46,6 +46,10 @@ class Scene:
     normals: Float[np.ndarray, "V H W 3"] | None = None
 
 
+FRUSTUM_SIZE = 0.05
+"""How long cameras are drawn, as a share of the scene's diagonal."""
+
+
 @dataclass(frozen=True, eq=False)
 class ScenePoints:
     """The points of a scene that are written; `pixel` is the flat index into (V, H, W), rising."""
@@ -119,6 +123,11 @@ def scene_size(xyz: Float[np.ndarray, "P 3"]) -> float:
     """The diagonal of the box that holds the middle 96 percent of the points on each axis."""
     low, high = np.percentile(xyz, [2, 98], axis=0)
     return float(np.linalg.norm(high - low)) or 1.0
+
+
+def vertical_view_angle(scene: Scene, view: int) -> float:
+    """The angle in radians that the picture's height spans, taken as positive."""
+    return 2 * float(np.arctan2(scene.mask.shape[1] / 2, abs(scene.intrinsics[view, 1, 1])))
 
 
 def file_stems(names: Sequence[str]) -> list[str]:

@@ -2,13 +2,18 @@
 
 from typing import Any
 
-import numpy as np
-
 from jaxrecon.errors import InputError
 from jaxrecon.export.colmap import quaternions
-from jaxrecon.export.scene import Scene, check_cameras, file_stems, scene_size, select_points
+from jaxrecon.export.scene import (
+    FRUSTUM_SIZE,
+    Scene,
+    check_cameras,
+    file_stems,
+    scene_size,
+    select_points,
+    vertical_view_angle,
+)
 
-_FRUSTUM_SIZE = 0.05  # of the scene's diagonal
 _POINT_SIZE = 0.001
 
 
@@ -42,9 +47,9 @@ def serve(scene: Scene, *, port: int = 8080, max_points: int = 1_000_000) -> Any
     for view, stem in enumerate(file_stems(scene.names)):
         server.scene.add_camera_frustum(
             f"/cameras/{stem}",
-            fov=2 * float(np.arctan2(height / 2, abs(scene.intrinsics[view, 1, 1]))),
+            fov=vertical_view_angle(scene, view),
             aspect=width / height,
-            scale=_FRUSTUM_SIZE * size,
+            scale=FRUSTUM_SIZE * size,
             image=scene.colors[view],
             wxyz=turn[view],
             position=scene.world_from_camera[view, :3, 3],
