@@ -16,6 +16,7 @@ from jaxrecon.geometry import (
     normals_from_points,
     rigid,
     transform_points,
+    unproject_depth,
 )
 
 QUARTER_TURN = jnp.array([[0.0, -1, 0], [1, 0, 0], [0, 0, 1]])
@@ -135,3 +136,36 @@ def test_points_that_are_not_finite_or_not_in_the_mask_do_not_count() -> None:
     assert not valid[5, 5]
     assert not valid[12].any()
     assert not depth_normal_edges(points, mask=mask).any()
+
+
+def test_the_nearest_rotation_has_a_gradient_even_at_the_identity() -> None:
+    """Equal singular values: turning M turns R by as much, stretching M does nothing."""
+    spin = jnp.array([[0, -1.0, 0], [1, 0, 0], [0, 0, 0]])
+    stretch = jnp.diag(jnp.array([1.0, 2, 3]))
+    for change, expected in ((spin, spin), (stretch, jnp.zeros((3, 3)))):
+        _, moved = jax.jvp(nearest_rotation, (jnp.eye(3),), (change,))
+        np.testing.assert_allclose(moved, expected, atol=1e-6)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_the_gradient_of_the_nearest_rotation_is_its_slope(seed: int) -> None:
+    """Central differences in float64; two of the matrices have a negative determinant."""
+    matrix, change = np.random.default_rng(seed).normal(size=(2, 3, 3))
+    matrix *= (-1) ** seed
+    single = [(jnp.asarray(x, jnp.float32),) for x in (matrix, change)]
+    _, found = jax.jvp(nearest_rotation, *single)
+    ahead, behind = (procrustes(matrix + step * change) for step in (1e-6, -1e-6))
+    np.testing.assert_allclose(found, (ahead - behind) / 2e-6, rtol=1e-4, atol=1e-5)
+
+
+def procrustes(matrix: np.ndarray) -> np.ndarray:
+    """The nearest rotation in NumPy, of rows of length one."""
+    u, _, vt = np.linalg.svd(matrix / np.linalg.norm(matrix, axis=1, keepdims=True))
+    return u @ np.diag([1, 1, np.linalg.det(u @ vt)]) @ vt
+
+
+def test_points_lie_on_their_pixels_rays() -> None:
+    points = unproject_depth(
+        jnp.full((1, 2, 3), 2.0), jnp.array([[[4.0, 0, 1], [0, 5, 0.5], [0, 0, 1]]])
+    )
+    np.testing.assert_allclose(points[0, 1, 2], [2 * (2 - 1) / 4, 2 * (1 - 0.5) / 5, 2], rtol=1e-6)

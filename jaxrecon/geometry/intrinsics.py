@@ -1,4 +1,4 @@
-"""Pinhole intrinsics from predicted rays."""
+"""Pinhole intrinsics from points, and points from intrinsics."""
 
 from typing import Literal
 
@@ -36,6 +36,25 @@ def intrinsics_from_points(
     zero, one = jnp.zeros_like(fx), jnp.ones_like(fx)
     rows = [[fx, zero, cx], [zero, fy, cy], [zero, zero, one]]
     return jnp.stack([jnp.stack(row, axis=-1) for row in rows], axis=-2)
+
+
+def unproject_depth(
+    depth_z: Float[Array, "*dims H W"], intrinsics: Float[Array, "*dims 3 3"]
+) -> Float[Array, "*dims H W 3"]:
+    """The point of each pixel in its camera's frame; the intrinsics have no skew.
+
+    Args:
+      depth_z: depth along the optical axis.
+      intrinsics: in pixels; the centre of the top-left pixel is (0, 0).
+
+    Source: upstream `depth_to_cam_coords_points` (`vggt/utils/geometry.py`).
+    """
+    height, width = depth_z.shape[-2:]
+    column, row = jnp.arange(width, dtype=depth_z.dtype), jnp.arange(height, dtype=depth_z.dtype)
+    k = intrinsics[..., None, None, :, :]
+    x = (column - k[..., 0, 2]) / k[..., 0, 0]
+    y = (row[:, None] - k[..., 1, 2]) / k[..., 1, 1]
+    return jnp.stack([x * depth_z, y * depth_z, depth_z], axis=-1)
 
 
 def _fit_line(
