@@ -23,9 +23,10 @@ def main() -> None:
     options = parser.parse_args()
     width, height = (int(n) for n in options.size.split("x"))
 
-    from jaxrecon.scenes import render_room
+    from jaxrecon.scenes import render_scene
 
-    images = np.asarray(render_room(seed=4, views=8, height=height, width=width).images)
+    rendered = np.asarray(render_scene(4, views=8, height=height, width=width).images)
+    images = np.round(255 * rendered).astype(np.uint8)
     ours = {name: predict(options.weights, images, name) for name in ("float32", "bfloat16")}
     print(f"{'relative error of points, percentile':42}", *(f"{p:>8}" for p in PERCENTILES))
     report("ours bfloat16 against ours float32", ours["bfloat16"], ours["float32"])

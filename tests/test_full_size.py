@@ -12,7 +12,7 @@ from PIL import Image
 from safetensors.numpy import save_file
 
 import golden_data
-from jaxrecon.scenes import render_room
+from jaxrecon.scenes import render_scene
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
 
@@ -49,8 +49,8 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
     if HOUSE.is_dir():
         return HOUSE
     folder = tmp_path_factory.mktemp("photos")
-    rendered = render_room(seed=4, views=8, height=378, width=672).images
-    for number, image in enumerate(np.asarray(rendered)):
+    rendered = np.asarray(render_scene(4, views=8, height=378, width=672).images)
+    for number, image in enumerate(np.round(255 * rendered).astype(np.uint8)):
         Image.fromarray(image).save(folder / f"view_{number}.png")
     return folder
 

@@ -14,7 +14,7 @@ from jaxrecon.images import PI3_RESIZE
 from jaxrecon.models import PI3, Pi3, Prediction
 from jaxrecon.pipeline import Pipeline
 from jaxrecon.registry import PI3_FAMILY
-from jaxrecon.scenes import render_room
+from jaxrecon.scenes import render_scene
 from test_parity import InMemory, build_pi3, channels_last
 from tiny_models import PI3_TINY
 
@@ -45,7 +45,7 @@ def test_bfloat16_agrees_with_float32_at_released_size() -> None:
     """Weights by the golden rule, which are far harsher on rounding than trained ones."""
     listing = golden_data.HERE / "golden" / "statedict" / "pi3_full.json"
     source = InMemory(golden_data.state_dict(listing))
-    images = render_room(seed=4, views=8, height=294, width=518).images[None] / 255.0
+    images = render_scene(4, views=8, height=294, width=518).images[None]
 
     def predict(dtype: DTypeLike) -> Prediction:
         abstract = PI3_FAMILY.abstract(PI3, dtype)

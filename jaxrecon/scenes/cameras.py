@@ -1,0 +1,95 @@
+"""Cameras on random paths that look at one region of a scene."""
+
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from jaxrecon.geometry.transforms import rigid
+from jaxrecon.pytree import pytree_dataclass
+from jaxrecon.scenes.chance import Chance
+from jaxrecon.scenes.vectors import Vector, columns
+
+_PATHS = 4
+
+
+@pytree_dataclass
+class Cameras:
+    """Positions and axes of `V` cameras that share one focal length (in pixels)."""
+
+    position: Vector
+    right: Vector
+    down: Vector
+    forward: Vector
+    focal: Array
+
+    def rays(self, row: Array, column: Array) -> Vector:
+        """Directions through pixels measured from the image's centre; their depth_z is 1."""
+        x, y = column * (1 / self.focal), row * (1 / self.focal)
+        right, down, forward = (
+            axis[:, None, None] for axis in (self.right, self.down, self.forward)
+        )
+        return right * x + down * y + forward
+
+    def world_from_camera(self) -> Float[Array, "V 4 4"]:
+        """Poses as matrices."""
+        axes = [self.right.stack(), self.down.stack(), self.forward.stack()]
+        return rigid(jnp.stack(axes, axis=-1), self.position.stack())
+
+    def intrinsics(self, height: int, width: int) -> Float[Array, "V 3 3"]:
+        """Pinhole matrices with square pixels and the principal point at the centre."""
+        zero, one = jnp.zeros_like(self.focal), jnp.ones_like(self.focal)
+        rows = [
+            [self.focal, zero, one * ((width - 1) / 2)],
+            [zero, self.focal, one * ((height - 1) / 2)],
+            [zero, zero, one],
+        ]
+        matrix = jnp.stack([jnp.stack(row) for row in rows])
+        return jnp.broadcast_to(matrix, (*self.position.x.shape, 3, 3))
+
+
+def focal_length(chance: Chance, fov: tuple[float, float], longer_side: int) -> Array:
+    """A random focal length in pixels, for a field of view across the longer side."""
+    angle = fov[0] + (fov[1] - fov[0]) * chance.uniform()
+    return longer_side / 2 / jnp.tan(jnp.deg2rad(angle) / 2)
+
+
+def path(chance: Chance, views: int, heading: Array, distance: Array) -> tuple[Array, Array]:
+    """Ground positions of `V` cameras around a target at the origin, in shuffled order.
+
+    An orbit, a sideways walk, a random cloud or a forward motion, drawn at random. Their middle
+    lies `distance` from the target in the direction `heading`.
+    """
+    streams = chance.split(3)
+    order = jnp.argsort(streams[0].uniform(views))
+    jitter = 0.5 * streams[1].centred(3, views)
+    kind, arc, length, slant = streams[2].uniform(4)
+    along = (order + 0.5 + 0.7 * jitter[0]) / views - 0.5
+    side, ahead = 0.22 * jitter[1] * distance, 0.22 * jitter[2] * distance
+    turned = along * (0.8 + 1.6 * arc)
+    walk = along * distance * (0.9 + 0.9 * length)
+    slant = slant - 0.5
+    paths = [
+        (jnp.sin(turned) * distance + side, jnp.cos(turned) * distance + ahead),
+        (walk * jnp.cos(slant) + side, distance + walk * jnp.sin(slant) + ahead),
+        ((1.1 + 0.6 * length) * distance * jitter[1], distance * (1 + 0.9 * jitter[2])),
+        (side * 1.5, distance * (1 + along * (0.7 + 0.3 * length)) + ahead),
+    ]
+    number = jnp.floor(kind * _PATHS).astype(jnp.int32)
+    across = jnp.stack([x for x, _ in paths])[number]
+    away = jnp.stack([y for _, y in paths])[number]
+    c, s = jnp.cos(heading), jnp.sin(heading)
+    return away * c - across * s, away * s + across * c
+
+
+def look_at(
+    chance: Chance, position: Vector, target: Vector, spread: Array, focal: Array
+) -> Cameras:
+    """Cameras that look at points within `spread` of the target, with a little roll."""
+    views = position.x.shape[0]
+    streams = chance.split(2)
+    offset = columns(streams[0].centred(views, 3)) * spread
+    forward = (target + offset - position).unit()
+    level = forward.cross(Vector(jnp.zeros(views), jnp.zeros(views), jnp.ones(views))).unit()
+    plumb = forward.cross(level)
+    roll = 0.08 * streams[1].normal(views)
+    c, s = jnp.cos(roll), jnp.sin(roll)
+    return Cameras(position, level * c + plumb * s, plumb * c - level * s, forward, focal)

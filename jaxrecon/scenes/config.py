@@ -1,0 +1,63 @@
+"""What kinds of scenes are drawn."""
+
+from dataclasses import dataclass
+
+from jaxrecon.errors import InputError
+
+
+def _check(name: str, value: object, good: bool, wanted: str) -> None:
+    if not good:
+        raise InputError(f"SceneConfig: {name} is {value}; it must be {wanted}")
+
+
+@dataclass(frozen=True)
+class SceneConfig:
+    """Settings of the scene generator; lengths in metres, angles in degrees.
+
+    Attributes:
+      samples: colour samples a pixel; the first is at its centre.
+      outdoor_every: every so manieth scene is a landscape, the others are rooms; 0 for rooms only.
+      boxes, cylinders, spheres: how many of each stand in a scene, at most.
+      pictures: thin boxes on the walls of a room.
+      lights: lamps of a room; a landscape has one sun.
+      fov: range of the field of view across the longer side of an image.
+      room: range of the width and depth of a room.
+      reach: depth beyond which a landscape ends and sky begins.
+      noise: highest standard deviation of the image noise, in display values.
+      exposure: standard deviation of a view's exposure error, in stops.
+
+    Raises:
+      InputError: a setting is out of range.
+    """
+
+    samples: int = 4
+    outdoor_every: int = 4
+    boxes: int = 4
+    cylinders: int = 2
+    spheres: int = 2
+    pictures: int = 2
+    lights: int = 2
+    fov: tuple[float, float] = (45.0, 80.0)
+    room: tuple[float, float] = (3.5, 9.0)
+    reach: float = 40.0
+    noise: float = 0.02
+    exposure: float = 0.25
+
+    def __post_init__(self) -> None:
+        for name in ("samples", "lights", "boxes", "cylinders", "spheres"):
+            _check(name, getattr(self, name), getattr(self, name) >= 1, "at least 1")
+        for name in ("outdoor_every", "pictures", "noise", "exposure"):
+            _check(name, getattr(self, name), getattr(self, name) >= 0, "0 or more")
+        solids = self.boxes + self.cylinders + self.spheres + self.pictures + 2
+        _check("boxes + cylinders + spheres + pictures + 2", solids, solids <= 32, "at most 32")
+        _check("fov", self.fov, 10 <= self.fov[0] <= self.fov[1] <= 120, "within 10 and 120")
+        _check("room", self.room, 3 <= self.room[0] <= self.room[1] <= 12, "within 3 and 12")
+        _check("reach", self.reach, 20 <= self.reach <= 200, "within 20 and 200")
+
+    def outdoors(self, number: int) -> bool:
+        """Whether the scene of this number is a landscape."""
+        return bool(self.outdoor_every) and number % self.outdoor_every == self.outdoor_every - 1
+
+
+SCENES = SceneConfig()
+"""The scenes on which pi3-mini is trained and measured."""

@@ -1,0 +1,207 @@
+"""Renders scenes by following rays; one jitted function, no files needed."""
+
+from functools import partial
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+from jaxtyping import Array, Key
+
+from jaxrecon.errors import InputError
+from jaxrecon.scenes.chance import chance
+from jaxrecon.scenes.config import SCENES, SceneConfig
+from jaxrecon.scenes.landscapes import draw_landscape
+from jaxrecon.scenes.noise import hashed, uniform
+from jaxrecon.scenes.photo import develop, draw_film
+from jaxrecon.scenes.rendered import RenderedScene, RenderedScenes
+from jaxrecon.scenes.rooms import draw_room
+from jaxrecon.scenes.shading import shade
+from jaxrecon.scenes.solids import intervals
+from jaxrecon.scenes.textures import albedo
+from jaxrecon.scenes.trace import cast
+from jaxrecon.scenes.vectors import Vector
+from jaxrecon.scenes.world import World
+
+_SPLITS = {"train": 0x7A11, "test": 0x7E57}
+_SMALLEST, _LARGEST = 8, 4096
+_RING = 0.35
+"""Distance of the further colour samples from a pixel's centre, in pixels."""
+
+
+def scene_key(split: Literal["train", "test"], seed: int) -> Key[Array, ""]:
+    """The key of a stream of scenes; those of "train" and "test" have no scene in common.
+
+    Raises:
+      InputError: the split has another name, or the seed is negative.
+    """
+    if split not in _SPLITS:
+        raise InputError(f"split is {split!r}; choose 'train' or 'test'")
+    if not 0 <= seed < 2**32:
+        raise InputError(f"seed is {seed}; choose a whole number from 0 to 2**32 - 1")
+    return jax.random.fold_in(jax.random.key(seed), _SPLITS[split])
+
+
+def render_scenes(
+    key: Key[Array, ""],
+    *,
+    scenes: int,
+    views: int,
+    height: int,
+    width: int,
+    config: SceneConfig = SCENES,
+    first: int = 0,
+) -> RenderedScenes:
+    """Renders scenes number `first`, `first + 1`, ... of the stream of a key.
+
+    A scene depends on the key, its number, the number of views and the config only, never on the
+    scenes beside it. Views come in random order. It may be called inside another jit.
+
+    Args:
+      key: from `scene_key`, or any key.
+      scenes, views: how many.
+      height, width: size of the images in pixels.
+      config: what kinds of scenes.
+      first: number of the first scene; each kind of scene repeats every `config.outdoor_every`.
+
+    Raises:
+      InputError: a number is out of range.
+    """
+    for name, value in (("scenes", scenes), ("views", views)):
+        if value < 1:
+            raise InputError(f"{name} is {value}; ask for at least 1")
+    for name, value in (("height", height), ("width", width)):
+        if not _SMALLEST <= value <= _LARGEST:
+            raise InputError(f"{name} is {value}; choose {_SMALLEST} to {_LARGEST} pixels")
+    if not 0 <= first <= 2**32 - scenes:
+        raise InputError(f"first is {first}; scene numbers go from 0 to 2**32 - 1")
+    outdoors = tuple(config.outdoors(first + number) for number in range(scenes))
+    return _render(key, jnp.uint32(first), outdoors, views, (height, width), config)
+
+
+def render_scene(
+    seed: int,
+    *,
+    views: int,
+    height: int,
+    width: int,
+    split: Literal["train", "test"] = "test",
+    number: int = 0,
+    config: SceneConfig = SCENES,
+) -> RenderedScene:
+    """Renders one scene of a stream; see `render_scenes`.
+
+    Raises:
+      InputError: a number or the split is out of range.
+    """
+    if number < 0:
+        raise InputError(f"number is {number}; scene numbers go from 0 to 2**32 - 1")
+    batch = render_scenes(
+        scene_key(split, seed),
+        scenes=1,
+        views=views,
+        height=height,
+        width=width,
+        config=config,
+        first=number,
+    )
+    return RenderedScene(
+        batch.images[0],
+        batch.depth_z[0],
+        batch.mask[0],
+        batch.world_from_camera[0],
+        batch.intrinsics[0],
+    )
+
+
+@partial(jax.jit, static_argnums=(2, 3, 4, 5))
+def _render(
+    key: Array,
+    first: Array,
+    outdoors: tuple[bool, ...],
+    views: int,
+    size: tuple[int, int],
+    config: SceneConfig,
+) -> RenderedScenes:
+    """Renders rooms and landscapes as two groups, then puts them in order."""
+    groups, order = [], []
+    for kind in (False, True):
+        numbers = [number for number, outdoor in enumerate(outdoors) if outdoor == kind]
+        if numbers:
+            one = partial(_render_one, key, outdoor=kind, views=views, size=size, config=config)
+            groups.append(jax.vmap(one)(first + jnp.array(numbers, jnp.uint32)))
+            order += numbers
+    back = np.argsort(order)
+    fields = (jnp.concatenate(parts)[back] for parts in zip(*groups, strict=True))
+    return RenderedScenes(*fields)
+
+
+def _render_one(
+    key: Array,
+    number: Array,
+    *,
+    outdoor: bool,
+    views: int,
+    size: tuple[int, int],
+    config: SceneConfig,
+) -> tuple[Array, ...]:
+    """The fields of one scene of `RenderedScenes`."""
+    scenery, pictures = chance(key, number).split(2)
+    draw = draw_landscape if outdoor else draw_room
+    world = lax.optimization_barrier(draw(scenery, views, config, max(size)))
+    light, depth, mask = _expose(world, size, config)
+    bits = _pixel_bits(world, size, 1)
+    images = develop(light, draw_film(pictures, views, config), bits)
+    cameras = world.cameras
+    pose, intrinsics = cameras.world_from_camera(), cameras.intrinsics(*size)
+    return images, depth, mask, pose, intrinsics
+
+
+def _expose(
+    world: World, size: tuple[int, int], config: SceneConfig
+) -> tuple[Vector, Array, Array]:
+    """Mean light of the samples of each pixel; depth and mask at the pixels' centres."""
+    shape = (*world.cameras.position.x.shape, *size)
+    bits = _pixel_bits(world, size, 0)
+
+    def add_sample(
+        carry: tuple[Vector, Array, Array], number: Array
+    ) -> tuple[tuple[Vector, Array, Array], None]:
+        total, depth, mask = carry
+        light, here, found = _sample(world, size, config, bits, number)
+        centre = number == 0
+        kept = jnp.where(centre, here, depth), jnp.where(centre, found, mask)
+        return (total + light * (1 / config.samples), *kept), None
+
+    dark = Vector(*(jnp.zeros(shape),) * 3)
+    start = dark, jnp.zeros(shape), jnp.zeros(shape, bool)
+    numbers = jnp.arange(config.samples, dtype=jnp.uint32)
+    return lax.scan(add_sample, start, numbers)[0]
+
+
+def _sample(
+    world: World, size: tuple[int, int], config: SceneConfig, bits: Array, number: Array
+) -> tuple[Vector, Array, Array]:
+    """Light, depth and mask of one sample of each pixel: the centre, then points around it."""
+    tests = intervals(config)
+    turned = uniform(bits) * (2 * jnp.pi) + number * (2 * jnp.pi / max(config.samples - 1, 1))
+    off = jnp.where(number == 0, 0.0, _RING)
+    row = jnp.arange(size[0], dtype=jnp.float32)[:, None] - (size[0] - 1) / 2
+    column = jnp.arange(size[1], dtype=jnp.float32) - (size[1] - 1) / 2
+    rays = world.cameras.rays(row + off * jnp.sin(turned), column + off * jnp.cos(turned))
+    origin = world.cameras.position[:, None, None]
+    hit = cast(world, tests, origin, rays)
+    materials = world.materials[hit.number]
+    colour = albedo(materials, hit.point, hit.u, hit.v, hit.footprint)
+    colour = lax.optimization_barrier(colour)
+    light = shade(world, tests, hit, rays, colour, bits + number * jnp.uint32(0x9E3779B9))
+    seen = world.surroundings.through_air(light, rays, hit.depth)
+    return seen, jnp.where(hit.found, hit.depth, 0.0), hit.found
+
+
+def _pixel_bits(world: World, size: tuple[int, int], salt: int) -> Array:
+    """Random bits for each pixel of each view."""
+    shape = (*world.cameras.position.x.shape, *size)
+    view, row, column = (lax.broadcasted_iota(jnp.uint32, shape, axis) for axis in range(3))
+    return hashed(column, row, view, world.seed + salt)

@@ -1,0 +1,223 @@
+"""Furnished rooms."""
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jaxtyping import Array, Bool, Float, Int
+
+from jaxrecon.pytree import pytree_dataclass
+from jaxrecon.scenes.cameras import Cameras, focal_length, look_at, path
+from jaxrecon.scenes.chance import Chance
+from jaxrecon.scenes.config import SceneConfig
+from jaxrecon.scenes.placing import at_best, out_of_the_way, standing_height
+from jaxrecon.scenes.solids import Solids, Turn, place, turn
+from jaxrecon.scenes.textures import draw_materials
+from jaxrecon.scenes.vectors import Vector, columns
+from jaxrecon.scenes.world import Lights, World
+
+_FACES = 6
+_FROM_WALL = 0.45
+"""Least distance of a camera from the walls, in metres."""
+
+
+@pytree_dataclass
+class Room:
+    """A box seen from inside; its floor is centred on the origin."""
+
+    half_width: Array
+    half_depth: Array
+    height: Array
+    sky: Vector
+    bounce: Vector
+
+    def depth(self, origin: Vector, ray: Vector) -> Array:
+        """Where each ray leaves the room."""
+        x = _leaves(origin.x, ray.x, -self.half_width, self.half_width)
+        y = _leaves(origin.y, ray.y, -self.half_depth, self.half_depth)
+        return jnp.minimum(jnp.minimum(x, y), _leaves(origin.z, ray.z, 0.0, self.height))
+
+    def face(self, point: Vector, ray: Vector) -> tuple[Vector, Int[Array, "..."]]:
+        """Normal and number: floor and ceiling, then the walls."""
+        x = self.half_width - jnp.abs(point.x)
+        y = self.half_depth - jnp.abs(point.y)
+        z = jnp.minimum(jnp.abs(point.z), jnp.abs(self.height - point.z))
+        is_x = (x < y) & (x < z)
+        is_y = (y < z) & ~is_x
+        is_z = ~is_x & ~is_y
+        normal = Vector(
+            jnp.where(is_x, -jnp.sign(ray.x), 0),
+            jnp.where(is_y, -jnp.sign(ray.y), 0),
+            jnp.where(is_z, -jnp.sign(ray.z), 0),
+        )
+        far_side = (normal.x + normal.y + normal.z < 0).astype(jnp.int32)
+        return normal, far_side + jnp.where(is_x, 2, jnp.where(is_y, 4, 0))
+
+    def ambient(self, point: Vector, normal: Vector) -> Vector:
+        """Light from above and below, less in the corners."""
+        x = _crowded(self.half_width - jnp.abs(point.x), normal.x)
+        y = _crowded(self.half_depth - jnp.abs(point.y), normal.y)
+        z = _crowded(jnp.minimum(point.z, self.height - point.z), normal.z)
+        up = 0.5 + 0.5 * normal.z
+        return (self.bounce + (self.sky - self.bounce) * up) * (x * y * z)
+
+    def through_air(self, colour: Vector, ray: Vector, depth: Array) -> Vector:
+        """Air is clear in a room."""
+        del ray, depth
+        return colour
+
+
+def draw_room(chance: Chance, views: int, config: SceneConfig, longer_side: int) -> World:
+    """A random room with furniture, lamps and cameras."""
+    streams = chance.split(7)
+    room = _draw_walls(streams[0], config)
+    focal = focal_length(streams[1], config.fov, longer_side)
+    cameras = _draw_cameras(streams[2], views, room, focal)
+    solids = _furnish(streams[3], room, cameras.position, config)
+    size = jnp.clip(2 * jnp.maximum(jnp.maximum(solids.half.x, solids.half.y), solids.half.z), 0.3)
+    walls = jnp.concatenate([size, jnp.full(_FACES, 2.0)])
+    seed = streams[6].integer()
+    materials = draw_materials(streams[4], walls)
+    return World(cameras, solids, room, materials, _lamps(streams[5], room, config), seed)
+
+
+def _draw_walls(chance: Chance, config: SceneConfig) -> Room:
+    u = chance.uniform(9)
+    low, high = (side / 2 for side in config.room)
+    # The longer rooms of an even draw would leave few small ones: draw in octaves.
+    sides = low * (high / low) ** u[:2]
+    ambient = 0.12 + 0.3 * u[2]
+    sky = Vector(0.9 + 0.2 * u[3], 0.9 + 0.2 * u[4], 0.9 + 0.2 * u[5]) * ambient
+    bounce = Vector(0.8 + 0.3 * u[6], 0.7 + 0.3 * u[6], 0.6 + 0.3 * u[6]) * (ambient * 0.6)
+    return Room(sides[0], sides[1], 2.4 + 1.4 * u[8], sky, bounce)
+
+
+def _draw_cameras(chance: Chance, views: int, room: Room, focal: Array) -> Cameras:
+    streams = chance.split(4)
+    u = streams[0].uniform(6)
+    heading = 2 * jnp.pi * u[0]
+    c, s = jnp.cos(heading), jnp.sin(heading)
+    extent = jnp.minimum(room.half_width / jnp.abs(c), room.half_depth / jnp.abs(s))
+    target = -extent * (0.25 + 0.35 * u[1])
+    distance = extent * (0.5 + 0.25 * u[2]) - target
+    x, y = path(streams[1], views, heading, distance)
+    side_x, side_y = room.half_width - _FROM_WALL, room.half_depth - _FROM_WALL
+    height = 0.8 + 1.0 * u[3] + 0.5 * streams[2].centred(views)
+    position = Vector(
+        jnp.clip(x + target * c, -side_x, side_x),
+        jnp.clip(y + target * s, -side_y, side_y),
+        jnp.clip(height, _FROM_WALL, room.height - _FROM_WALL),
+    )
+    aim = Vector(target * c, target * s, 0.5 + 0.9 * u[4])
+    return lax.optimization_barrier(look_at(streams[3], position, aim, 0.22 * distance, focal))
+
+
+def _furnish(chance: Chance, room: Room, cameras: Vector, config: SceneConfig) -> Solids:
+    """A table, pictures on the walls, and boxes, cylinders and spheres on the floor or table."""
+    streams = chance.split(4)
+    count = 1 + config.boxes + config.cylinders + config.spheres
+    half, axes = lax.optimization_barrier(_draw_sizes(streams[0], count, config))
+    rise = standing_height(half, axes, config.spheres)
+    places = streams[1].centred(8, count, 2)
+    x = places[..., 0] * (room.half_width - 0.3)
+    y = places[..., 1] * (room.half_depth - 0.3)
+    wall = jnp.sign(x) * (room.half_width - half.x - 0.01)
+    x = jnp.where(_at_wall(count), wall, x)
+    centre = at_best(x, y, jnp.broadcast_to(rise, x.shape), half, axes, cameras)
+    random = 0.5 * streams[2].centred(count, 3)
+    centre = _onto_table(centre, half, rise, random, config)
+    centre = out_of_the_way(centre, half, axes, cameras)
+    parts = [
+        _table(centre[:1], half[:1], axes[:1]),
+        _hang(streams[3], room, config.pictures),
+        place(centre[1:], half[1:], axes[1:]),
+    ]
+    return jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *parts)
+
+
+def _at_wall(count: int) -> Bool[Array, " N"]:
+    """Every third thing stands against a wall."""
+    return jnp.arange(count) % 3 == 1
+
+
+def _table(centre: Vector, half: Vector, axes: Turn) -> Solids:
+    """A top and a leg within the given bounding box."""
+    thick = jnp.full(1, 0.03)
+    top = place(
+        Vector(centre.x, centre.y, centre.z + half.z - thick), Vector(half.x, half.y, thick), axes
+    )
+    leg = Vector(half.x * 0.4, half.y * 0.25, half.z - thick)
+    stand = place(Vector(centre.x, centre.y, centre.z - thick), leg, axes)
+    return jax.tree.map(lambda *leaves: jnp.concatenate(leaves), top, stand)
+
+
+def _draw_sizes(chance: Chance, count: int, config: SceneConfig) -> tuple[Vector, Turn]:
+    """Half sizes and rotations of the table (first) and of what stands on the floor."""
+    streams = chance.split(3)
+    u = streams[0].uniform(count, 3)
+    boxes = 1 + config.boxes
+    number = jnp.arange(count)[:, None]
+    box = jnp.array([0.15, 0.15, 0.15]) * jnp.array([5.0, 5.0, 7.0]) ** u
+    drum = jnp.array([0.08, 0.08, 0.15]) * jnp.array([4.5, 1.0, 5.0]) ** u
+    drum = drum.at[:, 1].set(drum[:, 0])
+    ball = (0.13 * 4.0 ** u[:, :1]) * (0.7 + 0.6 * streams[2].uniform(count, 3))
+    half = jnp.where(number < boxes, box, jnp.where(number < boxes + config.cylinders, drum, ball))
+    half = half.at[0].set(jnp.array([0.45, 0.35, 0.33]) + jnp.array([0.5, 0.3, 0.1]) * u[0])
+    yaw, tilt, lean = streams[1].uniform(3, count)
+    number = number[:, 0]
+    aligned = _at_wall(count)
+    yaw = jnp.where(aligned, 0.0, yaw * 2 * jnp.pi)
+    leans = (lean < 0.4) & ~aligned & (number > 0) & (number < boxes)
+    leans |= number >= boxes + config.cylinders
+    return columns(half), turn(yaw, jnp.where(leans, tilt * 1.4, 0.0))
+
+
+def _onto_table(
+    centre: Vector, half: Vector, rise: Array, random: Float[Array, "N 3"], config: SceneConfig
+) -> Vector:
+    """Puts the first cylinder and the first sphere on the table, if small and by chance."""
+    number = jnp.arange(rise.shape[0])
+    drum = 1 + config.boxes
+    chosen = (number == drum) | (number == drum + config.cylinders)
+    chosen &= (half.x < 0.3) & (rise < 0.35) & (random[:, 2] < 0.2)
+    return Vector(
+        jnp.where(chosen, centre.x[0] + 0.5 * random[:, 0], centre.x),
+        jnp.where(chosen, centre.y[0] + 0.4 * random[:, 1], centre.y),
+        jnp.where(chosen, centre.z[0] + half.z[0] + rise, centre.z),
+    )
+
+
+def _hang(chance: Chance, room: Room, count: int) -> Solids:
+    """Pictures on the walls."""
+    u = chance.uniform(6, count)
+    on_x = jnp.arange(count) % 2 == 0
+    side = jnp.where(u[0] < 0.5, -1.0, 1.0)
+    half = Vector(0.2 + 0.6 * u[1], jnp.full(count, 0.02), 0.2 + 0.4 * u[2])
+    centre = Vector(
+        jnp.where(on_x, side * (room.half_width - 0.02), (u[3] - 0.5) * 1.2 * room.half_width),
+        jnp.where(on_x, (u[3] - 0.5) * 1.2 * room.half_depth, side * (room.half_depth - 0.02)),
+        1.2 + 0.6 * u[4],
+    )
+    return place(centre, half, turn(jnp.where(on_x, jnp.pi / 2, 0.0), jnp.zeros(count)))
+
+
+def _lamps(chance: Chance, room: Room, config: SceneConfig) -> Lights:
+    u = chance.uniform(config.lights, 8)
+    position = Vector(
+        (u[:, 0] - 0.5) * 1.5 * room.half_width,
+        (u[:, 1] - 0.5) * 1.5 * room.half_depth,
+        room.height - 0.1 - 0.5 * u[:, 2],
+    )
+    strength = (0.5 + u[:, 3]) * 2.5
+    warmth = u[:, 4]
+    colour = Vector(strength, strength * (0.8 + 0.2 * warmth), strength * (0.55 + 0.5 * warmth))
+    return Lights(position, colour, 0.05 + 0.3 * u[:, 5])
+
+
+def _leaves(origin: Array, ray: Array, low: Array | float, high: Array | float) -> Array:
+    wall = jnp.where(ray > 0, high, low)
+    return (wall - origin) / jnp.where(jnp.abs(ray) < 1e-9, 1e-9, ray)
+
+
+def _crowded(gap: Array, across: Array) -> Array:
+    """Share of ambient light left near a wall that the surface does not lie in."""
+    return 1 - 0.45 * jnp.exp(-3.0 * jnp.maximum(gap, 0)) * (1 - jnp.abs(across))
