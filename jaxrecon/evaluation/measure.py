@@ -1,0 +1,262 @@
+"""Every metric that the truth about one scene allows."""
+
+from dataclasses import dataclass
+
+import jax
+import numpy as np
+from jaxtyping import Array, Bool, Float
+
+from jaxrecon.errors import InputError
+from jaxrecon.evaluation.metrics_depth import (
+    ALIGNMENTS,
+    DepthAlignment,
+    DepthErrors,
+    depth_errors,
+)
+from jaxrecon.evaluation.metrics_points import Cloud, PointErrors, point_errors
+from jaxrecon.evaluation.metrics_pose import (
+    PairErrors,
+    PoseScores,
+    pose_scores,
+    relative_pose_errors,
+)
+from jaxrecon.evaluation.metrics_trajectory import TrajectoryErrors, trajectory_errors
+from jaxrecon.evaluation.sampling import ProcessedTruth, process
+from jaxrecon.evaluation.truth import Truth, known_poses
+from jaxrecon.geometry import normals_from_points, overlap, transform_points, unproject_depth
+from jaxrecon.reconstruction import Reconstruction
+
+_OVERLAP_STRIDE = 6
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How predictions are compared with the truth.
+
+    Attributes:
+      min_overlap: pairs of views count for pose metrics if the mean of the two shares, of each
+        view's surface points that the other sees, is at least this. It needs true depth and
+        intrinsics; without them all pairs count. A view without depth overlaps with none. 0 for
+        all pairs.
+      depth_alignment: see `align_depth`.
+      fold_sign: see `relative_pose_errors`.
+      max_points: the most points a scene for point metrics; 0 leaves them out.
+      icp_distance: see `point_errors`.
+      seed: of the choice of points.
+
+    Raises:
+      InputError: a value is out of range.
+    """
+
+    min_overlap: float = 0.1
+    depth_alignment: DepthAlignment = "scale"
+    fold_sign: bool = False
+    max_points: int = 50_000
+    icp_distance: float = 0.1
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.min_overlap <= 1:
+            raise InputError(f"min_overlap is {self.min_overlap}; give a share from 0 to 1")
+        if self.depth_alignment not in ALIGNMENTS:
+            choices = ", ".join(ALIGNMENTS)
+            raise InputError(
+                f"depth_alignment is {self.depth_alignment!r}; choose one of {choices}"
+            )
+        for name in ("max_points", "icp_distance", "seed"):
+            if getattr(self, name) < 0:
+                raise InputError(f"{name} is {getattr(self, name)}; give at least 0")
+
+
+@dataclass(frozen=True, eq=False)
+class SceneScores:
+    """What was measured on one scene; None where the truth does not allow it, `notes` tell why.
+
+    Attributes:
+      name: of the scene.
+      views: number of images.
+      views_without_depth: of them, those of which no depth is known.
+      all_pairs: pairs of views with known poses.
+      errors: of the pairs that count for pose metrics.
+      by_overlap: whether these were chosen by their overlap.
+      pose, trajectory, depth, points: the metrics.
+      notes: one line each.
+    """
+
+    name: str
+    views: int
+    views_without_depth: int
+    all_pairs: int
+    errors: PairErrors | None
+    by_overlap: bool
+    pose: PoseScores | None
+    trajectory: TrajectoryErrors | None
+    depth: DepthErrors | None
+    points: PointErrors | None
+    notes: tuple[str, ...]
+
+    @property
+    def pairs(self) -> int:
+        """Pairs that count for pose metrics."""
+        return 0 if self.errors is None else len(self.errors)
+
+    def values(self) -> dict[str, float]:
+        """Every number that was measured, by its name."""
+        groups = (self.pose, self.trajectory, self.depth, self.points)
+        return {name: value for group in groups if group for name, value in vars(group).items()}
+
+
+@dataclass(frozen=True, eq=False)
+class _Surface:
+    """Geometry of one scene that needs depth, intrinsics and poses."""
+
+    overlap: Float[np.ndarray, "V V"]
+    true: Cloud
+    predicted: Cloud
+
+
+def measure(recon: Reconstruction, truth: Truth, settings: Settings) -> SceneScores:
+    """Compares one reconstruction with the truth about its images.
+
+    All pixels of known depth count, whatever the model's confidence.
+
+    Raises:
+      InputError: the truth is of another number or size of images than the reconstruction.
+    """
+    processed = process(truth, recon.transforms)
+    notes: list[str] = []
+    surface = _surface(recon, truth, processed)
+    errors, all_pairs = _pair_errors(recon, truth, surface, settings, notes)
+    without = _views_without_depth(processed)
+    if 0 < without < len(truth):
+        notes.append("some views have no depth")
+    return SceneScores(
+        name=truth.name,
+        views=len(truth),
+        views_without_depth=without if processed.depth_z is not None else len(truth),
+        all_pairs=all_pairs,
+        errors=errors,
+        by_overlap=surface is not None and settings.min_overlap > 0,
+        pose=None if errors is None else pose_scores(errors),
+        trajectory=_trajectory(recon, truth, notes),
+        depth=_depth(recon, processed, settings, notes),
+        points=_points(surface, settings, notes),
+        notes=tuple(notes),
+    )
+
+
+def _pair_errors(
+    recon: Reconstruction,
+    truth: Truth,
+    surface: _Surface | None,
+    settings: Settings,
+    notes: list[str],
+) -> tuple[PairErrors | None, int]:
+    """Errors of the pairs that count, and how many pairs have known poses."""
+    if truth.world_from_camera is None:
+        notes.append("no pose metrics: the poses are not known")
+        return None, 0
+    predicted = np.asarray(recon.world_from_camera, np.float64)
+    errors = relative_pose_errors(predicted, truth.world_from_camera, fold_sign=settings.fold_sign)
+    pairs = len(errors)
+    if not pairs:
+        found = "one view" if len(truth) == 1 else "fewer than two known poses"
+        notes.append(f"no pose metrics: {found}")
+        return None, 0
+    if surface is not None and settings.min_overlap > 0:
+        shared = (surface.overlap + surface.overlap.T) / 2
+        errors = errors.select(shared[errors.first, errors.second] >= settings.min_overlap)
+        if not len(errors):
+            notes.append("no pose metrics: no pair of views overlaps enough")
+            return None, pairs
+    return errors, pairs
+
+
+def _trajectory(recon: Reconstruction, truth: Truth, notes: list[str]) -> TrajectoryErrors | None:
+    if truth.world_from_camera is None:
+        return None
+    known = known_poses(truth.world_from_camera)
+    if known.sum() < 3:
+        notes.append("no ATE and RPE: fewer than three known poses")
+        return None
+    predicted = np.asarray(recon.world_from_camera, np.float64)[known]
+    if not np.isfinite(predicted).all():
+        notes.append("no ATE and RPE: the predicted poses are not finite")
+        return None
+    return trajectory_errors(predicted, truth.world_from_camera[known].astype(np.float64))
+
+
+def _depth(
+    recon: Reconstruction, processed: ProcessedTruth, settings: Settings, notes: list[str]
+) -> DepthErrors | None:
+    if processed.depth_z is None or processed.mask is None:
+        notes.append("no depth metrics: the depth is not known")
+        return None
+    predicted = np.asarray(recon.depth_z)
+    if not np.isfinite(predicted[processed.mask]).all():
+        notes.append("no depth metrics: the predicted depth is not finite")
+        return None
+    return depth_errors(
+        predicted, processed.depth_z, processed.mask, alignment=settings.depth_alignment
+    )
+
+
+def _points(surface: _Surface | None, settings: Settings, notes: list[str]) -> PointErrors | None:
+    if settings.max_points == 0:
+        return None
+    if surface is None or len(surface.true.points) < 3:
+        notes.append("no point metrics: they need depth, intrinsics and poses")
+        return None
+    if not np.isfinite(surface.predicted.points).all():
+        notes.append("no point metrics: the predicted points are not finite")
+        return None
+    return point_errors(
+        surface.predicted,
+        surface.true,
+        max_points=settings.max_points,
+        icp_distance=settings.icp_distance,
+        seed=settings.seed,
+    )
+
+
+def _surface(recon: Reconstruction, truth: Truth, processed: ProcessedTruth) -> _Surface | None:
+    """Overlap and point clouds; None unless depth, intrinsics and poses are known."""
+    poses, intrinsics, depth = truth.world_from_camera, processed.intrinsics, processed.depth_z
+    if poses is None or intrinsics is None or depth is None:
+        return None
+    known = known_poses(poses)
+    mask = (depth > 0) & known[:, None, None]
+    poses = np.where(known[:, None, None], poses, np.eye(4)).astype(np.float32)
+    intrinsics = intrinsics.astype(np.float32)
+    found = np.asarray(recon.points_world, np.float32)
+    shared, points, normals, found_normals = jax.device_get(
+        _on_device(depth, mask, poses, intrinsics, found)
+    )
+    return _Surface(
+        overlap=shared,
+        true=Cloud(points[mask], normals[mask]),
+        predicted=Cloud(found[mask], found_normals[mask]),
+    )
+
+
+@jax.jit
+def _on_device(
+    depth_z: Float[Array, "V H W"],
+    mask: Bool[Array, "V H W"],
+    world_from_camera: Float[Array, "V 4 4"],
+    intrinsics: Float[Array, "V 3 3"],
+    predicted: Float[Array, "V H W 3"],
+) -> tuple[Array, Array, Array, Array]:
+    """Overlap, true points, their normals, and the normals of the predicted points."""
+    shared = overlap(depth_z, mask, world_from_camera, intrinsics, stride=_OVERLAP_STRIDE)
+    points = unproject_depth(depth_z, intrinsics)
+    points = transform_points(world_from_camera[:, None, None], points)
+    normals, _ = normals_from_points(points, mask)
+    predicted_normals, _ = normals_from_points(predicted, mask)
+    return shared, points, normals, predicted_normals
+
+
+def _views_without_depth(processed: ProcessedTruth) -> int:
+    if processed.mask is None:
+        return 0
+    return int((~processed.mask.any(axis=(1, 2))).sum())

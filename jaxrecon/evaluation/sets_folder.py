@@ -1,0 +1,105 @@
+"""Ordinary folders of images with their truth in one .npz file."""
+
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, UnidentifiedImageError
+
+from jaxrecon.errors import InputError
+from jaxrecon.evaluation.sets_common import Pick, check_folder, scene_name
+from jaxrecon.evaluation.truth import Truth, check_shape
+from jaxrecon.images import IMAGE_SUFFIXES
+
+_NAME = "condition.npz"
+_FIELDS = {"poses": "world_from_camera", "intrinsics": "intrinsics", "depths": "depth_z"}
+_EXIF_ORIENTATION = 0x0112
+
+
+def folder_scenes(path: Path, pick: Pick) -> Iterator[Truth]:
+    """The folder itself, or every folder in it, that holds `images/` and one .npz file.
+
+    The images are taken in the order of their names. The archive holds any of `poses` (V, 4, 4),
+    camera to world; `intrinsics` (V, 3, 3), in pixels of the stored images; `depths` (V, H, W),
+    along the optical axis in the unit of the poses, 0 or NaN where unknown. If there are several
+    archives, `condition.npz` is meant.
+
+    Raises:
+      InputError: there is no such folder, or an archive is damaged or does not fit its images.
+    """
+    check_folder(path)
+    folders = [folder for folder in (path, *sorted(path.iterdir())) if _is_scene(folder)]
+    if not folders:
+        raise InputError(
+            f"{path} is no scene: it needs images/ and beside it one .npz file ({_NAME})"
+        )
+    return (_read(folder, scene_name(folder, path), pick) for folder in folders)
+
+
+def _is_scene(folder: Path) -> bool:
+    return (folder / "images").is_dir() and _archive(folder) is not None
+
+
+def _archive(folder: Path) -> Path | None:
+    found = sorted(folder.glob("*.npz"))
+    named = folder / _NAME
+    return named if named in found else found[0] if len(found) == 1 else None
+
+
+def _read(folder: Path, name: str, pick: Pick) -> Truth:
+    archive = _archive(folder)
+    assert archive is not None
+    listed = sorted((folder / "images").iterdir())
+    images = [file for file in listed if file.suffix.lower() in IMAGE_SUFFIXES]
+    if not images:
+        raise InputError(f"no images in {folder / 'images'}; the scene needs at least one")
+    arrays = _arrays(archive, images)
+    chosen = pick.of(range(len(images)))
+    picked = {_FIELDS[key]: _as_float(array, archive, key)[chosen] for key, array in arrays.items()}
+    return Truth(name, tuple(images[number] for number in chosen), **picked)
+
+
+def _arrays(archive: Path, images: list[Path]) -> dict[str, np.ndarray]:
+    try:
+        with open(archive, "rb") as file, np.load(file) as stored:
+            arrays = {key: stored[key] for key in _FIELDS if key in stored}
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+        raise InputError(f"cannot read {archive}: it is not a sound .npz file ({error})") from error
+    views = len(images)
+    shapes = {"poses": (views, 4, 4), "intrinsics": (views, 3, 3), "depths": (views, None, None)}
+    for key, array in arrays.items():
+        check_shape(str(archive), key, array, shapes[key])
+    if "depths" in arrays:
+        _check_sizes(images, archive, arrays["depths"].shape)
+    return arrays
+
+
+def _check_sizes(images: list[Path], archive: Path, shape: tuple[int, ...]) -> None:
+    for file in images:
+        width, height = upright_size(file)
+        if (height, width) != shape[1:]:
+            raise InputError(
+                f"{archive}: depths is {shape[2]}x{shape[1]} pixels, {file} is {width}x{height}; "
+                "give depth of the size of the images"
+            )
+
+
+def upright_size(file: Path) -> tuple[int, int]:
+    """Width and height of an image after its EXIF orientation, from its header.
+
+    Raises:
+      InputError: it is no image.
+    """
+    try:
+        with Image.open(file) as image:
+            turned = image.getexif().get(_EXIF_ORIENTATION, 1) >= 5
+            return (image.height, image.width) if turned else image.size
+    except (OSError, UnidentifiedImageError) as error:
+        raise InputError(f"cannot read {file}: it is not a sound image; replace it") from error
+
+
+def _as_float(array: np.ndarray, archive: Path, key: str) -> np.ndarray:
+    if array.dtype.kind not in "fiu":
+        raise InputError(f"{archive}: {key} has dtype {array.dtype}; expected numbers")
+    return array.astype(np.float32 if key == "depths" else np.float64)

@@ -1,0 +1,68 @@
+"""RealEstate10K: camera paths through houses, as lists of poses; cameras only, no depth."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+
+from jaxrecon.errors import InputError
+from jaxrecon.evaluation.sets_common import (
+    Pick,
+    check_folder,
+    pinhole,
+    poses_from_world_to_camera,
+    read_lines,
+    read_numbers,
+)
+from jaxrecon.evaluation.sets_folder import upright_size
+from jaxrecon.evaluation.truth import Truth
+
+_SUFFIXES = (".png", ".jpg", ".jpeg")
+
+
+def re10k_scenes(path: Path, pick: Pick) -> Iterator[Truth]:
+    """The pose lists `<name>.txt` of a folder, or one such file, with frames in `<name>/`.
+
+    The first line is the video's address; each further one is `time fx fy cx cy 0 0` and the 3x4
+    world-to-camera matrix by rows. Intrinsics are divided by the image's width and height, counted
+    from the corner of the image. A frame is `<name>/<time>.png` or `.jpg`; those that are not there
+    are left out.
+
+    Raises:
+      InputError: there is no list, a list is damaged, or none of its frames is there.
+
+    Source: Zhou et al., Stereo magnification, SIGGRAPH 2018;
+    https://google.github.io/realestate10k/download.html.
+    """
+    files = [path] if path.is_file() else sorted(check_folder(path).glob("*.txt"))
+    if not files:
+        raise InputError(f"no pose lists (.txt) in {path}; check the path")
+    return (_read(file, pick) for file in files)
+
+
+def _read(file: Path, pick: Pick) -> Truth:
+    lines = read_lines(file)
+    listed = [line for line in lines if "://" not in line]
+    rows = read_numbers(file, listed, 19)
+    times = [line.split()[0] for line in listed]
+    images = {number: image for number, time in enumerate(times) if (image := _frame(file, time))}
+    if not images:
+        raise InputError(f"{file}: no frame of it is in {file.with_suffix('')}")
+    chosen = pick.of(sorted(images))
+    matrices = rows[chosen, 7:].reshape(-1, 3, 4)
+    sizes = [upright_size(images[number]) for number in chosen]
+    intrinsics = [
+        pinhole(fx * width, fy * height, cx * width - 0.5, cy * height - 0.5)
+        for (fx, fy, cx, cy), (width, height) in zip(rows[chosen, 1:5], sizes, strict=True)
+    ]
+    return Truth(
+        name=file.stem,
+        images=tuple(images[number] for number in chosen),
+        world_from_camera=poses_from_world_to_camera(matrices[:, :, :3], matrices[:, :, 3]),
+        intrinsics=np.stack(intrinsics),
+    )
+
+
+def _frame(file: Path, time: str) -> Path | None:
+    places = [file.with_suffix("") / f"{time}{suffix}" for suffix in _SUFFIXES]
+    return next((place for place in places if place.is_file()), None)

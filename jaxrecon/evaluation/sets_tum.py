@@ -1,0 +1,115 @@
+"""TUM RGB-D: handheld and robot sequences with a motion-capture trajectory."""
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Float, Int
+from scipy.spatial.transform import Rotation
+
+from jaxrecon.errors import InputError
+from jaxrecon.evaluation.sets_common import (
+    Pick,
+    folders_with,
+    pinhole,
+    read_depth_png,
+    read_lines,
+    read_numbers,
+    scene_name,
+    stack_depths,
+)
+from jaxrecon.evaluation.truth import Truth
+
+_LONGEST_GAP = 0.02
+_PER_METRE = 5000.0
+_DEFAULT = pinhole(525.0, 525.0, 319.5, 239.5)
+_INTRINSICS = {
+    1: pinhole(517.3, 516.5, 318.6, 255.3),
+    2: pinhole(520.9, 521.0, 325.1, 249.7),
+    3: pinhole(535.4, 539.2, 320.1, 247.6),
+}
+
+
+def tum_scenes(path: Path, pick: Pick) -> Iterator[Truth]:
+    """Sequences in or below a folder: `rgb.txt`, `depth.txt` and `groundtruth.txt`.
+
+    Each colour image gets the pose and the depth image that are nearest in time, within 0.02 s.
+    Images without a pose are left out; those without depth stay. Depth is the stored value
+    divided by 5000, in metres. Poses are `tx ty tz qx qy qz qw`, camera to world.
+
+    Intrinsics are those of freiburg1, 2 or 3, whichever the folder's name contains, else
+    the Kinect's default (525, 525, 319.5, 239.5). The lens distortion of freiburg1 and 2 is left
+    as it is.
+
+    Raises:
+      InputError: there is no sequence, or one of its files is damaged or absent.
+
+    Source: Sturm et al., A benchmark for the evaluation of RGB-D SLAM systems, IROS 2012;
+    https://cvg.cit.tum.de/data/datasets/rgbd-dataset/file_formats.
+    """
+    return (_read(f, scene_name(f, path), pick) for f in folders_with(path, "rgb.txt"))
+
+
+def _read(folder: Path, name: str, pick: Pick) -> Truth:
+    times, images = _listing(folder / "rgb.txt")
+    track = folder / "groundtruth.txt"
+    rows = read_numbers(track, read_lines(track), 8)
+    if not len(rows):
+        raise InputError(f"{track} has no poses; the sequence needs them")
+    near = nearest_in_time(times, rows[:, 0])
+    chosen = pick.of(np.flatnonzero(near >= 0).tolist())
+    if not chosen:
+        raise InputError(f"{track} has no pose within {_LONGEST_GAP} s of an image of {folder}")
+    files = _depth_files(folder, times[chosen])
+    maps = [None if file is None else read_depth_png(file, per_metre=_PER_METRE) for file in files]
+    return Truth(
+        name=name,
+        images=tuple(images[number] for number in chosen),
+        world_from_camera=_poses(rows[near[chosen]], track),
+        intrinsics=np.tile(_intrinsics(folder.resolve().name), (len(chosen), 1, 1)),
+        depth_z=stack_depths(maps, files),
+    )
+
+
+def nearest_in_time(
+    times: Float[np.ndarray, " N"], others: Float[np.ndarray, " M"]
+) -> Int[np.ndarray, " N"]:
+    """For each time the index of the nearest of the others; -1 if that is more than 0.02 s away."""
+    gap = np.abs(times[:, None] - others) if len(others) else np.full((len(times), 1), np.inf)
+    nearest = gap.argmin(axis=1)
+    # A microsecond more: times have six decimals.
+    close = gap[np.arange(len(times)), nearest] <= _LONGEST_GAP + 1e-6
+    return np.where(close, nearest, -1)
+
+
+def _depth_files(folder: Path, times: np.ndarray) -> list[Path | None]:
+    listing = folder / "depth.txt"
+    if not listing.is_file():
+        return [None] * len(times)
+    depth_times, files = _listing(listing)
+    return [None if near < 0 else files[near] for near in nearest_in_time(times, depth_times)]
+
+
+def _listing(path: Path) -> tuple[Float[np.ndarray, " N"], list[Path]]:
+    """Times in seconds and files of rgb.txt or depth.txt."""
+    rows = [line.split() for line in read_lines(path)]
+    if any(len(row) != 2 for row in rows):
+        raise InputError(f"{path}: expected a time and a file name in each line")
+    times = read_numbers(path, [row[0] for row in rows], 1)[:, 0]
+    return times, [path.parent / row[1] for row in rows]
+
+
+def _poses(rows: Float[np.ndarray, "V 8"], track: Path) -> Float[np.ndarray, "V 4 4"]:
+    quaternions = rows[:, 4:]
+    if not (np.linalg.norm(quaternions, axis=1) > 0).all():
+        raise InputError(f"{track}: a quaternion is 0; expected tx ty tz qx qy qz qw")
+    poses = np.tile(np.eye(4), (len(rows), 1, 1))
+    poses[:, :3, :3] = Rotation.from_quat(quaternions).as_matrix()
+    poses[:, :3, 3] = rows[:, 1:4]
+    return poses
+
+
+def _intrinsics(name: str) -> Float[np.ndarray, "3 3"]:
+    found = re.search(r"(?:freiburg|fr)([123])", name)
+    return _INTRINSICS[int(found.group(1))] if found else _DEFAULT

@@ -1,0 +1,96 @@
+"""What is known about a scene: its images and, as far as measured, cameras and depth."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Bool, Float, UInt8
+
+from jaxrecon.errors import InputError
+
+_RIGID_TOLERANCE = 1e-2
+
+
+@dataclass(frozen=True, eq=False)
+class Truth:
+    """V images of one scene and what is known about them; `None` where nothing is.
+
+    Attributes:
+      name: of the scene, as it stands in reports.
+      images: files, or pixels of 8 bits.
+      world_from_camera: true poses. A pose with a value that is not finite is unknown.
+      intrinsics: pinhole cameras, in pixels of the images as they are stored.
+      depth_z: along the optical axis, at each pixel of the images as they are stored, in the unit
+        of the poses. 0, negative or not finite: unknown.
+
+    Raises:
+      InputError: there is no image, numbers of views differ, or a known pose is not rigid.
+    """
+
+    name: str
+    images: tuple[Path, ...] | UInt8[np.ndarray, "V H W 3"]
+    world_from_camera: Float[np.ndarray, "V 4 4"] | None = None
+    intrinsics: Float[np.ndarray, "V 3 3"] | None = None
+    depth_z: Float[np.ndarray, "V H0 W0"] | None = None
+
+    def __post_init__(self) -> None:
+        if not len(self.images):
+            raise InputError(f"{self.name} has no images; give at least one")
+        expected = {
+            "world_from_camera": (len(self), 4, 4),
+            "intrinsics": (len(self), 3, 3),
+            "depth_z": (len(self), None, None),
+        }
+        for field, shape in expected.items():
+            check_shape(self.name, field, getattr(self, field), shape)
+        if self.world_from_camera is not None:
+            check_rigid(self.name, self.world_from_camera)
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+
+def check_shape(
+    where: str, field: str, array: np.ndarray | None, expected: tuple[int | None, ...]
+) -> None:
+    """Refuses an array of another shape; None stands for any length, and for no array.
+
+    Raises:
+      InputError: naming `where`, the field, and both shapes.
+    """
+    if array is None:
+        return
+    same_rank = array.ndim == len(expected)
+    if not same_rank or any(
+        side not in (None, found) for side, found in zip(expected, array.shape, strict=True)
+    ):
+        wanted = ", ".join("any" if side is None else str(side) for side in expected)
+        raise InputError(
+            f"{where}: {field} has shape {array.shape}; expected ({wanted}), "
+            f"to go with {expected[0]} images"
+        )
+
+
+def check_rigid(where: str, poses: Float[np.ndarray, "V 4 4"]) -> None:
+    """Refuses known poses that are not a rotation and a translation.
+
+    Raises:
+      InputError: naming `where` and the view.
+    """
+    known = known_poses(poses)
+    safe = np.where(known[:, None, None], poses, np.eye(4)).astype(np.float64)
+    rotation = safe[:, :3, :3]
+    off = np.abs(np.swapaxes(rotation, 1, 2) @ rotation - np.eye(3)).max(axis=(1, 2))
+    last_row_off = np.abs(safe[:, 3] - np.array([0, 0, 0, 1])).max(axis=1)
+    bad = (off > _RIGID_TOLERANCE) | (last_row_off > _RIGID_TOLERANCE)
+    bad |= np.linalg.det(rotation) < 0
+    if bad.any():
+        raise InputError(
+            f"{where}: the pose of view {int(bad.argmax())} is not a rotation and a translation; "
+            "give 4x4 camera-to-world matrices with the last row 0 0 0 1"
+        )
+
+
+def known_poses(poses: Float[np.ndarray, "V 4 4"]) -> Bool[np.ndarray, " V"]:
+    """Which poses are finite."""
+    return np.isfinite(poses).all(axis=(1, 2))

@@ -1,0 +1,358 @@
+"""Evaluating a model: the truth at processed pixels, what is left out and why, and the report."""
+
+import json
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from jaxrecon.errors import InputError
+from jaxrecon.evaluation import Report, Settings, Truth, evaluate
+from jaxrecon.evaluation.sampling import process, processed_depth, processed_intrinsics
+from jaxrecon.images import PixelTransform
+from jaxrecon.reconstruction import Reconstruction
+
+HEIGHT, WIDTH = 24, 32
+CROPPED = PixelTransform((WIDTH, HEIGHT), (14, 10), (0.5, 0.5), (-1.0, -1.0))
+"""Half the size, then one pixel cut off all around."""
+MATRIX = np.array([[30.0, 0, 15.5], [0, 30.0, 11.5], [0, 0, 1]])
+
+
+def bumpy_depth(poses: np.ndarray) -> np.ndarray:
+    """Depth of the surface z = 3 + 0.2 sin(2x) seen along z, found by iteration."""
+    column, row = np.meshgrid(np.arange(WIDTH), np.arange(HEIGHT))
+    x, _ = (column - MATRIX[0, 2]) / MATRIX[0, 0], row
+    depth = np.full((len(poses), HEIGHT, WIDTH), 3.0)
+    for _ in range(50):
+        depth = (
+            3
+            + 0.2 * np.sin(2 * (x * depth + poses[:, 0, 3, None, None]))
+            - poses[:, 2, 3, None, None]
+        )
+    return depth.astype(np.float32)
+
+
+def make_truth(xs: tuple[float, ...] = (0.0, 0.3, 0.5, 0.9), **changes: Any) -> Truth:
+    """Cameras beside each other in front of a bumpy wall."""
+    poses = np.tile(np.eye(4), (len(xs), 1, 1))
+    poses[:, 0, 3] = xs
+    poses[:, 1, 3] = np.square(xs)
+    truth = Truth(
+        "wall",
+        np.zeros((len(xs), HEIGHT, WIDTH, 3), np.uint8),
+        poses,
+        np.tile(MATRIX, (len(xs), 1, 1)),
+        bumpy_depth(poses),
+    )
+    return replace(truth, **changes)
+
+
+def reconstruction(truth: Truth, unit: float = 0.25) -> Reconstruction:
+    """The truth in another unit and world, as a model would return it."""
+    turn = np.array([[0.0, 0, 1, 4], [1, 0, 0, 5], [0, 1, 0, 6], [0, 0, 0, 1]])
+    poses = turn @ np.asarray(truth.world_from_camera)
+    poses[:, :3, 3] *= unit
+    depth = np.asarray(truth.depth_z) * unit
+    column, row = np.meshgrid(np.arange(WIDTH), np.arange(HEIGHT))
+    rays = np.stack([(column - 15.5) / 30, (row - 11.5) / 30, np.ones((HEIGHT, WIDTH))], axis=-1)
+    camera = rays * depth[..., None]
+    world = np.einsum("vij,vhwj->vhwi", poses[:, :3, :3], camera) + poses[:, None, None, :3, 3]
+    size = (WIDTH, HEIGHT)
+    return Reconstruction(
+        points_world=world.astype(np.float32),
+        points_camera=camera.astype(np.float32),
+        confidence=np.ones(depth.shape, np.float32),
+        mask=np.ones(depth.shape, bool),
+        colors=np.asarray(truth.images),
+        world_from_camera=poses.astype(np.float32),
+        intrinsics=np.asarray(truth.intrinsics, np.float32),
+        names=tuple(map(str, range(len(truth)))),
+        transforms=(PixelTransform.stretch(size, size),) * len(truth),
+        model="oracle",
+    )
+
+
+@dataclass
+class Oracle:
+    """Returns prepared reconstructions in turn and keeps what it was asked."""
+
+    answers: list[Reconstruction]
+    asked: list[tuple[Any, dict[str, Any]]] = field(default_factory=list)
+
+    def reconstruct(self, *args: Any, **kwargs: Any) -> Reconstruction:
+        self.asked.append((args[0], kwargs))
+        return self.answers[len(self.asked) - 1]
+
+
+def judge(recon: Reconstruction, truth: Truth, **settings: Any) -> Report:
+    return evaluate(Oracle([recon]), [truth], settings=Settings(**settings))
+
+
+class TestProcessing:
+    def test_depth_after_a_crop(self) -> None:
+        """Processed pixel 0 covers original 2 and 3; its centre, 2.5, is nearest to 3."""
+        depth = np.arange(HEIGHT * WIDTH, dtype=np.float32).reshape(HEIGHT, WIDTH)
+        found = processed_depth(depth, CROPPED)
+        assert found.shape == (10, 14)
+        np.testing.assert_array_equal(found, depth[3:22:2, 3:30:2])
+
+    def test_unknown_depth_is_zero(self) -> None:
+        depth = np.ones((HEIGHT, WIDTH), np.float32)
+        depth[3, 3:8] = np.nan, 5, np.inf, 5, -1
+        np.testing.assert_array_equal(processed_depth(depth, CROPPED)[0, :4], [0, 0, 0, 1])
+
+    def test_outside_of_the_original_is_unknown(self) -> None:
+        padded = PixelTransform((2, 2), (4, 2), (1.0, 1.0), (1.0, 0.0))
+        found = processed_depth(np.array([[1.0, 2], [3, 4]]), padded)
+        np.testing.assert_array_equal(found, [[0, 1, 2, 0], [0, 3, 4, 0]])
+
+    def test_intrinsics_go_there_and_back(self) -> None:
+        """The centre 15.5 is 16 from the corner, 8 at half the size, 7 once cropped: 6.5."""
+        found = processed_intrinsics(MATRIX, CROPPED)
+        np.testing.assert_allclose(found, [[15, 0, 6.5], [0, 15, 4.5], [0, 0, 1]], atol=1e-12)
+        np.testing.assert_allclose(CROPPED.intrinsics_to_original(found), MATRIX, atol=1e-12)
+
+    def test_images_that_do_not_fit(self) -> None:
+        truth = make_truth((0.0, 1.0))
+        with pytest.raises(InputError, match="wall: the model gave 1 views for 2 images"):
+            process(truth, [CROPPED])
+        other = replace(CROPPED, original_size=(WIDTH, 7))
+        with pytest.raises(InputError, match="wall: image 1 is 32x7 pixels, its depth 32x24"):
+            process(truth, [CROPPED, other])
+
+
+class TestEvaluate:
+    def test_the_truth_in_another_unit_is_perfect(self) -> None:
+        truth = make_truth()
+        report = judge(reconstruction(truth), truth)
+        (scene,) = report.scenes
+        assert (scene.views, scene.all_pairs, scene.notes) == (4, 6, ())
+        values = scene.values()
+        for name in ("auc_5", "rra_5", "rta_5", "delta_1", "delta_2"):
+            assert values[name] == 1
+        for name in ("ate", "rpe_translation", "abs_rel", "rmse", "accuracy", "completeness"):
+            assert values[name] == pytest.approx(0, abs=2e-6)
+        assert values["normals"] == pytest.approx(1, abs=1e-3)
+        assert values["rotation_mean"] == pytest.approx(0, abs=1e-4)
+
+    def test_after_resizing_and_cropping(self) -> None:
+        """A model that sees cropped images is judged at the pixels that it saw."""
+        truth = make_truth()
+        whole = reconstruction(truth)
+        pixels = (slice(None), slice(3, 22, 2), slice(3, 30, 2))
+        arrays = ("points_world", "points_camera", "confidence", "mask", "colors")
+        cropped = replace(
+            whole,
+            **{name: getattr(whole, name)[pixels] for name in arrays},
+            transforms=(CROPPED,) * len(truth),
+        )
+        assert judge(cropped, truth).mean()["abs_rel"] < 1e-6
+
+    def test_only_overlapping_pairs_count(self) -> None:
+        """Views 3 m wide at 3 m distance: 2.5 m apart they share little, 0.5 m apart much."""
+        truth = make_truth((0.0, 0.5, 2.5))
+        recon = reconstruction(truth)
+        assert judge(recon, truth, min_overlap=0.5).scenes[0].pairs == 1
+        everything = judge(recon, truth, min_overlap=0.0)
+        assert everything.scenes[0].pairs == 3
+        assert "pairs: all (1 scene)" in everything.text()
+        unknown = judge(recon, replace(truth, intrinsics=None), min_overlap=0.5)
+        assert unknown.scenes[0].pairs == 3
+        nothing = judge(recon, truth, min_overlap=1.0)
+        assert nothing.scenes[0].pose is None
+        assert "no pose metrics: no pair of views overlaps enough" in nothing.text()
+
+    def test_a_wrong_camera_shows(self) -> None:
+        truth = make_truth()
+        recon = reconstruction(truth)
+        poses = np.array(recon.world_from_camera)
+        poses[3, :3, 3] -= 1
+        scene = judge(replace(recon, world_from_camera=poses), truth).scenes[0]
+        assert scene.pose is not None and scene.trajectory is not None
+        assert scene.pose.rta_5 == 0.5
+        assert scene.pose.rra_5 == 1
+        assert scene.trajectory.ate > 0.05
+
+    def test_without_poses(self) -> None:
+        truth = make_truth()
+        report = judge(reconstruction(truth), replace(truth, world_from_camera=None))
+        (scene,) = report.scenes
+        assert (scene.pose, scene.trajectory, scene.points) == (None, None, None)
+        assert scene.depth is not None
+        assert "note: no pose metrics: the poses are not known (1 scene)" in report.text()
+
+    def test_some_unknown_poses(self) -> None:
+        truth = make_truth()
+        poses = np.array(truth.world_from_camera)
+        poses[1] = np.nan
+        scene = judge(reconstruction(truth), replace(truth, world_from_camera=poses)).scenes[0]
+        assert scene.all_pairs == 3
+        assert scene.trajectory is not None and scene.points is not None
+        assert scene.trajectory.ate < 1e-6
+        assert scene.points.accuracy < 1e-5
+
+    def test_views_without_depth_are_counted(self) -> None:
+        truth = make_truth()
+        depth = np.array(truth.depth_z)
+        depth[1] = np.nan
+        depth[2, :5] = 0
+        report = judge(reconstruction(truth), replace(truth, depth_z=depth))
+        assert report.scenes[0].views_without_depth == 1
+        assert report.mean()["abs_rel"] < 1e-6
+        assert "views without depth: 1" in report.text()
+
+    def test_poses_alone(self) -> None:
+        truth = make_truth()
+        report = judge(reconstruction(truth), replace(truth, intrinsics=None, depth_z=None))
+        assert set(report.scenes[0].values()) >= {"auc_30", "ate"}
+        assert report.scenes[0].depth is None
+        assert report.scenes[0].views_without_depth == 4
+
+    def test_one_view(self) -> None:
+        truth = make_truth((0.0,))
+        (scene,) = judge(reconstruction(truth), truth).scenes
+        assert (scene.pose, scene.trajectory) == (None, None)
+        assert scene.notes[0] == "no pose metrics: one view"
+        assert scene.depth is not None and scene.depth.delta_1 == 1
+
+    def test_two_views_have_no_trajectory(self) -> None:
+        truth = make_truth((0.0, 0.3))
+        (scene,) = judge(reconstruction(truth), truth).scenes
+        assert scene.pose is not None and scene.trajectory is None
+        assert scene.notes == ("no ATE and RPE: fewer than three known poses",)
+
+    def test_a_prediction_that_is_not_finite(self) -> None:
+        truth = make_truth()
+        recon = reconstruction(truth)
+        broken = replace(
+            recon,
+            points_world=np.full_like(recon.points_world, np.nan),
+            points_camera=np.full_like(recon.points_camera, np.nan),
+            world_from_camera=np.full_like(recon.world_from_camera, np.nan),
+        )
+        (scene,) = judge(broken, truth).scenes
+        assert scene.pose is not None and scene.pose.auc_30 == 0
+        assert (scene.trajectory, scene.depth, scene.points) == (None, None, None)
+        assert [note.split(":")[0] for note in scene.notes] == [
+            "no ATE and RPE",
+            "no depth metrics",
+            "no point metrics",
+        ]
+
+    def test_points_can_be_left_out(self) -> None:
+        truth = make_truth()
+        scene = judge(reconstruction(truth), truth, max_points=0).scenes[0]
+        assert (scene.points, scene.notes) == (None, ())
+
+    def test_images_and_options_reach_the_model(self, tmp_path: Path) -> None:
+        truth = make_truth()
+        files = tuple(tmp_path / f"{view}.png" for view in range(4))
+        model, done = Oracle([reconstruction(truth)] * 2), []
+        evaluate(
+            model,
+            [truth, replace(truth, images=files)],
+            advance=lambda: done.append(1),
+            resolution=28,
+        )
+        assert model.asked[0][0] is truth.images
+        assert model.asked[1] == (list(files), {"resolution": 28})
+        assert len(done) == 2
+
+    def test_nothing_to_measure(self) -> None:
+        truth = make_truth()
+        bare = Truth("bare", truth.images)
+        with pytest.raises(
+            InputError, match="nothing can be measured on 1 scenes: no pose metrics"
+        ):
+            judge(reconstruction(truth), bare)
+        with pytest.raises(InputError, match="no scene to evaluate"):
+            evaluate(Oracle([]), [])
+
+    @pytest.mark.parametrize(
+        ("wrong", "told"),
+        [
+            ({"min_overlap": 1.5}, "min_overlap is 1.5"),
+            ({"max_points": -1}, "max_points is -1"),
+            ({"icp_distance": -1.0}, "icp_distance is -1.0"),
+        ],
+    )
+    def test_settings_out_of_range(self, wrong: dict[str, Any], told: str) -> None:
+        with pytest.raises(InputError, match=told):
+            Settings(**wrong)
+
+    def test_an_unknown_alignment(self, without_shape_checks: None) -> None:
+        with pytest.raises(InputError, match="choose one of scale, scale_per_view, scale_shift"):
+            Settings(depth_alignment="shift")  # pyright: ignore[reportArgumentType]
+
+
+@pytest.fixture(scope="module")
+def report() -> Report:
+    """One scene with everything, one with poses only, one with depth only."""
+    truth = make_truth()
+    recon = reconstruction(truth)
+    truths = [
+        truth,
+        replace(truth, name="poses", intrinsics=None, depth_z=None),
+        replace(truth, name="depth", world_from_camera=None),
+    ]
+    poses = np.array(recon.world_from_camera)
+    poses[:, :3, 3] *= -1
+    wrong = replace(recon, world_from_camera=poses)
+    return evaluate(Oracle([recon, wrong, recon]), truths)
+
+
+class TestReport:
+    def test_pooled_over_all_pairs(self, report: Report) -> None:
+        """Six perfect pairs by overlap, and six whose directions are opposite."""
+        assert report.scenes[0].pairs == 6
+        assert report.pooled is not None
+        assert report.pooled.auc_30 == pytest.approx(0.5)
+        assert report.mean()["auc_30"] == pytest.approx(0.5)
+        assert report.median()["rta_30"] == 0.5
+
+    def test_the_table(self, report: Report) -> None:
+        lines = report.text().splitlines()
+        assert lines[0] == "oracle: 3 scenes, 12 views"
+        head, rows = lines[1], lines[3:6]
+        assert [row.split()[0] for row in rows] == ["wall", "poses", "depth"]
+        assert rows[1].split()[1:3] == ["4", "6"]
+        assert rows[2].split()[2:8] == ["0", "-", "-", "-", "-", "-"]
+        assert {len(line) for line in [head, *rows]} == {len(head)}
+        assert "pairs: those that overlap by at least 10 % (1 scene), all (1 scene)" in lines[-6]
+
+    def test_a_long_table_is_cut(self, report: Report) -> None:
+        text = report.text(scenes=1)
+        assert "... and 2 more scenes" in text
+        assert "depth  " not in text.split("...")[0]
+
+    def test_json(self, report: Report, tmp_path: Path) -> None:
+        stored = json.loads(report.to_json(tmp_path / "new" / "report.json").read_text())
+        assert stored == json.loads(json.dumps(report.as_dict()))
+        assert stored["pooled"]["auc_30"] == pytest.approx(0.5)
+        assert [scene["name"] for scene in stored["scenes"]] == ["wall", "poses", "depth"]
+        assert "abs_rel" not in stored["scenes"][1]
+        assert stored["settings"]["min_overlap"] == 0.1
+
+    def test_a_number_that_is_not_known_is_null(self) -> None:
+        truth = make_truth((0.0, 0.0))
+        report = judge(reconstruction(truth), truth)
+        assert report.as_dict()["scenes"][0]["translation_mean"] is None
+        assert report.as_dict()["scenes"][0]["auc_30"] == 1
+
+    @pytest.mark.parametrize("name", ["report.png", "report.pdf"])
+    def test_the_picture(self, report: Report, tmp_path: Path, name: str) -> None:
+        path = report.plot(tmp_path / name)
+        assert path.read_bytes()[:4] in (b"\x89PNG", b"%PDF")
+
+    def test_the_picture_of_a_report_without_poses(self, tmp_path: Path) -> None:
+        truth = make_truth()
+        report = judge(reconstruction(truth), replace(truth, world_from_camera=None))
+        with Image.open(report.plot(tmp_path / "report.png")) as picture:
+            assert picture.size == (1320, 960)
+
+    def test_a_picture_of_no_known_kind(self, report: Report, tmp_path: Path) -> None:
+        with pytest.raises(InputError, match=r"ends in .png, .pdf, .svg, .jpg"):
+            report.plot(tmp_path / "report.bmp")
