@@ -1,6 +1,7 @@
 """Small layers, and how layers are stacked so that a scan runs them."""
 
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -40,12 +41,32 @@ class LayerScale(nnx.Module):
 class Mlp(nnx.Module):
     """`fc2(gelu(fc1(x)))` with the exact (erf) GELU, which is computed in float32."""
 
-    def __init__(self, width: int, hidden: int, *, dtype: DTypeLike, rngs: nnx.Rngs) -> None:
+    def __init__(
+        self,
+        width: int,
+        hidden: int,
+        width_out: int | None = None,
+        *,
+        dtype: DTypeLike,
+        rngs: nnx.Rngs,
+    ) -> None:
         self.fc1 = linear(width, hidden, dtype=dtype, rngs=rngs)
+        self.fc2 = linear(hidden, width_out or width, dtype=dtype, rngs=rngs)
+
+    def __call__(self, x: Float[Array, "*dims D"]) -> Float[Array, "*dims E"]:
+        return self.fc2(jax.nn.gelu(self.fc1(x).astype(jnp.float32), approximate=False))
+
+
+class SwiGlu(nnx.Module):
+    """`fc2(silu(a) * b)` with `[a | b] = fc1(x)`, the product in float32 (arXiv 2002.05202)."""
+
+    def __init__(self, width: int, hidden: int, *, dtype: DTypeLike, rngs: nnx.Rngs) -> None:
+        self.fc1 = linear(width, 2 * hidden, dtype=dtype, rngs=rngs)
         self.fc2 = linear(hidden, width, dtype=dtype, rngs=rngs)
 
     def __call__(self, x: Float[Array, "*dims D"]) -> Float[Array, "*dims D"]:
-        return self.fc2(jax.nn.gelu(self.fc1(x).astype(jnp.float32), approximate=False))
+        gate, value = jnp.split(self.fc1(x).astype(jnp.float32), 2, axis=-1)
+        return self.fc2(jax.nn.silu(gate) * value)
 
 
 def stack[M: nnx.Module](make: Callable[[nnx.Rngs], M], count: int, rngs: nnx.Rngs) -> M:
@@ -55,3 +76,21 @@ def stack[M: nnx.Module](make: Callable[[nnx.Rngs], M], count: int, rngs: nnx.Rn
     """
     keys = jax.random.split(rngs.params(), count)
     return jax.vmap(lambda key: make(nnx.Rngs(params=key)))(keys)
+
+
+def scan_layers[C](step: Callable[[C, Any], C], carry: C, layers: Any) -> C:
+    """Runs `carry = step(carry, layer)` over stacked layers; the step is traced once.
+
+    Where a gradient is taken, matrix products and attention are kept for the backward pass and
+    what lies between them is computed again: it costs less than to store and read it.
+    """
+
+    def body(carry: C, layer: Any) -> tuple[C, None]:
+        return step(carry, layer), None
+
+    kept = jax.checkpoint(body, policy=_costly, prevent_cse=False)
+    return jax.lax.scan(kept, carry, layers)[0]
+
+
+def _costly(primitive: Any, *_: Any, **__: Any) -> bool:
+    return primitive.name in ("dot_general", "dot_product_attention_fwd_wrapper")

@@ -1,0 +1,186 @@
+"""What a training run is: model, data, losses, schedule."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from math import gcd
+from pathlib import Path
+from typing import Any, Literal
+
+from jaxrecon.errors import InputError
+from jaxrecon.files import replacing_file
+from jaxrecon.models import PI3_MINI, Pi3Config
+from jaxrecon.scenes import SceneConfig
+from jaxrecon.structured import structured
+
+
+@dataclass(frozen=True)
+class Bucket:
+    """One shape of batch: `scenes` scenes of `views` images of `height` x `width` pixels.
+
+    Of every `sum(share)` steps a bucket takes `share`. Each bucket is compiled once.
+    """
+
+    scenes: int
+    views: int
+    height: int
+    width: int
+    share: int = 1
+
+    @property
+    def images(self) -> int:
+        return self.scenes * self.views
+
+
+@dataclass(frozen=True)
+class LossWeights:
+    """Factors of the terms of the loss, see `jaxrecon.training.losses`."""
+
+    points: float = 1.0
+    normals: float = 0.1
+    confidence: float = 0.05
+    rotation: float = 1.0
+    translation: float = 0.5
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """A training run; two runs of one config see the same scenes and take the same steps.
+
+    Attributes:
+      model: sizes of the network.
+      scenes: how scenes are drawn and rendered.
+      buckets: shapes of the batches, mixed in random order.
+      losses: factors of the terms of the loss.
+      steps: length of the whole run.
+      learning_rate: at its highest, after `warmup_steps`.
+      decay_share: share of the run, at its end, in which the rate falls linearly to zero.
+      weight_decay: decoupled, on matrices only.
+      clip_norm: largest norm of the gradient.
+      ema_decay: of the average of the weights, which is what a run yields.
+      layer_scale: initial value of every LayerScale.
+      dtype: of the matrices in the forward and backward pass; the weights are kept in float32.
+      seed: of the weights and of the stream of scenes.
+      log_every, save_every, validate_every: in steps; runs are saved where a line of the log ends.
+      validation_scenes: of the first bucket's shape, held out.
+    """
+
+    model: Pi3Config = field(default=PI3_MINI)
+    scenes: SceneConfig = field(default_factory=lambda: SceneConfig(samples=1))
+    buckets: tuple[Bucket, ...] = (
+        Bucket(scenes=64, views=8, height=224, width=224, share=3),
+        Bucket(scenes=80, views=8, height=168, width=224, share=2),
+        Bucket(scenes=128, views=4, height=224, width=224, share=1),
+        Bucket(scenes=160, views=2, height=280, width=224, share=1),
+        Bucket(scenes=32, views=16, height=168, width=280, share=1),
+        Bucket(scenes=80, views=24, height=112, width=140, share=2),
+    )
+    losses: LossWeights = field(default_factory=LossWeights)
+    steps: int = 20_000
+    learning_rate: float = 1e-3
+    warmup_steps: int = 300
+    decay_share: float = 0.4
+    weight_decay: float = 0.05
+    clip_norm: float = 1.0
+    ema_decay: float = 0.999
+    layer_scale: float = 0.1
+    optimizer: Literal["adamw", "muon"] = "adamw"
+    dtype: Literal["bfloat16", "float32"] = "bfloat16"
+    seed: int = 0
+    log_every: int = 50
+    save_every: int = 1000
+    validate_every: int = 1000
+    validation_scenes: int = 32
+
+    def __post_init__(self) -> None:
+        if not self.buckets:
+            raise ValueError(f"{self.buckets=} must not be empty")
+        if self.save_every % self.log_every:
+            raise ValueError(f"{self.save_every=} must be a multiple of {self.log_every=}")
+        if self.warmup_steps + self.decay_share * self.steps > self.steps:
+            raise ValueError(
+                f"{self.warmup_steps=} and {self.decay_share=} do not fit into {self.steps=}"
+            )
+
+    def group(self, scenes: int) -> int:
+        """How many scenes are drawn from one key: batches are made of whole groups."""
+        return gcd(scenes, self.scenes.outdoor_every)
+
+    @classmethod
+    def from_json(cls, path: str | Path) -> "TrainConfig":
+        """Reads a config; fields that the file lacks have their defaults.
+
+        Raises:
+          InputError: the file is absent or not JSON, or a field is unknown or of another type.
+        """
+        try:
+            values = json.loads(Path(path).read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise InputError(f"config: cannot read {path}: {error}") from error
+        return _checked(values, str(path))
+
+    def with_overrides(self, overrides: Sequence[str]) -> "TrainConfig":
+        """The config with some fields set by `name=value`.
+
+        A name leads into nested configs by dots (`losses.points=2`); values are JSON, or plain text
+        for a field that holds text.
+
+        Raises:
+          InputError: a field is unknown, or a value is of another type.
+        """
+        values = asdict(self)
+        for override in overrides:
+            name, equals, text = override.partition("=")
+            *path, last = name.split(".")
+            place: Any = values
+            for part in path:
+                place = place.get(part) if isinstance(place, dict) else None
+            if not equals or not isinstance(place, dict) or last not in place:
+                raise InputError(
+                    f"--set: found {override!r}; give name=value, with a name out of "
+                    f"{', '.join(values)}"
+                )
+            place[last] = _value(text)
+        return _checked(values, "--set")
+
+    def to_json(self) -> str:
+        """The config as text that `from_json` reads."""
+        return json.dumps(asdict(self), indent=1) + "\n"
+
+
+def _value(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except ValueError:
+        return text
+
+
+def _checked(values: Any, where: str) -> TrainConfig:
+    try:
+        return structured(TrainConfig, values)
+    except ValueError as error:
+        raise InputError(f"{where}: {error}") from error
+
+
+def claim_folder(path: Path, config: TrainConfig) -> None:
+    """Writes the config of a new run, or checks that a run that is there has the same.
+
+    Raises:
+      InputError: the run that is there has another config.
+      OutputError: the file cannot be written.
+    """
+    if path.is_file():
+        found = asdict(TrainConfig.from_json(path))
+        differ = [name for name, value in asdict(config).items() if found[name] != value]
+        if differ:
+            raise InputError(
+                f"{path.parent} holds a run of another config (differs in {', '.join(differ)}); "
+                "choose another folder, or go on with the config that is there"
+            )
+        return
+    with replacing_file(path) as temporary:
+        temporary.write_text(config.to_json(), encoding="utf-8")
+
+
+MINI = TrainConfig()
+"""How the weights of `pi3-mini` were trained."""

@@ -1,0 +1,100 @@
+"""Checkpoints of a training run, in small files, each complete or absent."""
+
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import jax
+import orbax.checkpoint as ocp
+
+from jaxrecon.errors import OutputError, WeightsError
+from jaxrecon.training.state import TrainState
+
+SHARD_BYTES = 8 * 2**20
+"""Size that a file of a checkpoint aims at."""
+
+
+class Checkpoints:
+    """The last checkpoints in a folder; written in the background while training goes on.
+
+    Orbax writes under a temporary name and renames when all is there, so a killed process leaves
+    the checkpoint before it whole.
+    """
+
+    def __init__(self, folder: Path, *, keep: int = 2) -> None:
+        options = ocp.CheckpointManagerOptions(
+            max_to_keep=keep, create=True, enable_async_checkpointing=True
+        )
+        self.folder = folder.absolute()
+        self._manager = ocp.CheckpointManager(self.folder, options=options)
+
+    def latest(self) -> int | None:
+        """The step of the newest complete checkpoint, None if there is none."""
+        return self._manager.latest_step()
+
+    def save(self, state: TrainState, step: int) -> None:
+        """Starts to write `state`; waits for the checkpoint before, should it still be written.
+
+        Raises:
+          OutputError: this checkpoint, or the one before it, cannot be written.
+        """
+        arguments = ocp.args.PyTreeSave(state, ocdbt_target_data_file_size=SHARD_BYTES)
+        try:
+            self._manager.save(step, args=arguments, force=True)
+        except Exception as error:
+            raise self._unwritable(error) from error
+
+    def restore(self, like: TrainState, step: int) -> TrainState:
+        """The state of a checkpoint, with the shapes, dtypes and shardings of `like`.
+
+        Raises:
+          WeightsError: the checkpoint is damaged or of another model.
+        """
+        arguments = ocp.args.PyTreeRestore(
+            like, restore_args=ocp.checkpoint_utils.construct_restore_args(like)
+        )
+        try:
+            restored: Any = self._manager.restore(step, args=arguments)
+        except (ValueError, OSError, KeyError) as error:
+            reason = str(error).strip().split("\n")[0][:120]
+            raise WeightsError(
+                f"{self.folder / str(step)} cannot be read ({reason}); delete it to go on from the "
+                "checkpoint before it"
+            ) from error
+        return restored
+
+    def wait(self) -> None:
+        """Returns when everything is written.
+
+        Raises:
+          OutputError: the last checkpoint cannot be written.
+        """
+        try:
+            self._manager.wait_until_finished()
+        except Exception as error:
+            raise self._unwritable(error) from error
+
+    def __enter__(self) -> "Checkpoints":
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._manager.close()
+
+    def _unwritable(self, error: Exception) -> OutputError:
+        reason = str(error).strip().split("\n")[0][:160]
+        left = self.latest()
+        going_on = "no checkpoint is left" if left is None else f"the one of step {left} is whole"
+        return OutputError(
+            f"cannot write a checkpoint to {self.folder} ({reason}); {going_on}: free space or "
+            "choose another disk, then run the same command to go on"
+        )
+
+
+def abstract_like(state: TrainState, sharding: Any) -> TrainState:
+    """Shapes and dtypes of a state, each to be put where `sharding` says."""
+    return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), state)

@@ -1,0 +1,148 @@
+"""What a training run carries from step to step."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from flax import nnx
+from jaxtyping import Array, Float, Int
+
+from jaxrecon import checkpoint
+from jaxrecon.models import Pi3
+from jaxrecon.pytree import pytree_dataclass
+from jaxrecon.training.config import TrainConfig
+
+type Weights = dict[str, Float[Array, "..."]]
+"""Float32 weights by path, as `jaxrecon.checkpoint.flatten` names them."""
+
+
+@pytree_dataclass
+class TrainState:
+    """Weights in float32, their running average, the optimizer's moments and the step's number."""
+
+    step: Int[Array, ""]
+    weights: Weights
+    average: Weights
+    optimizer: Any
+
+
+def abstract_model(config: TrainConfig, dtype: Any = jnp.float32) -> Pi3:
+    """The module with shapes and dtypes in place of weights."""
+    return jax.eval_shape(lambda: Pi3(config.model, dtype=dtype, rngs=nnx.Rngs(0)))
+
+
+def with_weights(model: Pi3, weights: Weights) -> Pi3:
+    """The module with these weights, each cast to the dtype that the module has for it."""
+    cast = {
+        path: weights[path].astype(leaf.dtype) for path, leaf in checkpoint.flatten(model).items()
+    }
+    return checkpoint.unflatten(model, cast)
+
+
+def initial_state(config: TrainConfig, weights: Weights) -> TrainState:
+    """The state before the first step."""
+    return TrainState(
+        step=jnp.zeros((), jnp.int32),
+        weights=weights,
+        average=jax.tree.map(jnp.copy, weights),
+        optimizer=make_optimizer(config).init(weights),
+    )
+
+
+def initial_weights(config: TrainConfig) -> Weights:
+    """Random weights from which training sets out, the same on every platform.
+
+    Matrices are normal with a variance of one over the width that enters, those of the outputs a
+    tenth of that; tokens and positions are normal with a deviation of 0.02; norms are the
+    identity, biases zero, and every LayerScale is `config.layer_scale`. Rotations start near the
+    identity.
+    """
+    random = np.random.default_rng(config.seed)
+    shapes = checkpoint.shapes(abstract_model(config))
+    drawn = {path: _initial(path, shapes[path], config, random) for path in sorted(shapes)}
+    drawn["camera_head.rotation.bias"] = np.eye(3).reshape(-1)
+    return {path: jnp.asarray(value, jnp.float32) for path, value in drawn.items()}
+
+
+def _initial(
+    path: str, shape: tuple[int, ...], config: TrainConfig, random: np.random.Generator
+) -> np.ndarray:
+    leaf = path.rpartition(".")[2]
+    if leaf == "kernel":
+        gain = 0.1 if path in _OUTPUTS else 1.0
+        return gain * random.standard_normal(shape) * shape[-2] ** -0.5
+    constant = {"bias": 0.0, "scale": 1.0, "gamma": config.layer_scale}
+    return np.full(shape, constant[leaf]) if leaf in constant else 0.02 * random.normal(size=shape)
+
+
+_OUTPUTS = (
+    "point_head.kernel",
+    "confidence_head.kernel",
+    "camera_head.rotation.kernel",
+    "camera_head.translation.kernel",
+)
+
+
+def make_optimizer(config: TrainConfig) -> optax.GradientTransformation:
+    """The gradient's norm clipped, then AdamW; the matrices of the blocks by Muon if so chosen."""
+    rate = learning_rate(config)
+    decayed: Any = partial(_by_path, _is_matrix)
+    muon_axes: Any = partial(_by_path, _muon_axes)
+    if config.optimizer == "muon":
+        update = optax.contrib.muon(
+            rate,
+            weight_decay=config.weight_decay,
+            weight_decay_mask=decayed,
+            adam_weight_decay=config.weight_decay,
+            adam_b2=0.99,
+            muon_weight_dimension_numbers=muon_axes,
+            consistent_rms=0.2,
+        )
+    else:
+        update = optax.adamw(rate, b2=0.99, weight_decay=config.weight_decay, mask=decayed)
+    return optax.chain(optax.clip_by_global_norm(config.clip_norm), update)
+
+
+def learning_rate(config: TrainConfig) -> optax.Schedule:
+    """Linear warm-up, constant, then linear to zero over the last `decay_share` of the steps."""
+    decay = max(1, round(config.decay_share * config.steps))
+    return optax.join_schedules(
+        [
+            optax.linear_schedule(0.0, config.learning_rate, config.warmup_steps),
+            optax.constant_schedule(config.learning_rate),
+            optax.linear_schedule(config.learning_rate, 0.0, decay),
+        ],
+        [config.warmup_steps, config.steps - decay],
+    )
+
+
+def _by_path(choose: Callable[[str], Any], weights: Any) -> Any:
+    return {path: choose(path) for path in weights}
+
+
+def _is_matrix(path: str) -> bool:
+    return path.endswith(".kernel")
+
+
+def _muon_axes(path: str) -> Any:
+    """Which axes of a parameter are a matrix to orthogonalise: those of stacked blocks."""
+    if "blocks." in path and _is_matrix(path):
+        return optax.contrib.MuonDimensionNumbers(reduction_axis=1, output_axis=2)
+    return None
+
+
+def updated(
+    state: TrainState, gradients: Weights, optimizer: optax.GradientTransformation, decay: float
+) -> TrainState:
+    """The state after one step along `gradients`."""
+    updates, moments = optimizer.update(gradients, state.optimizer, state.weights)
+    weights = optax.apply_updates(state.weights, updates)
+    seen = state.step.astype(jnp.float32)
+    rate = 1 - jnp.minimum(decay, (1 + seen) / (10 + seen))
+    average = optax.incremental_update(weights, state.average, rate)
+    return replace(state, step=state.step + 1, weights=weights, average=average, optimizer=moments)

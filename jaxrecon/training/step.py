@@ -1,0 +1,155 @@
+"""One step of training as two compiled programs: render the scenes, and learn from them.
+
+Both run on every device of the mesh, each device on its own scenes; only gradients are summed over
+the devices. Which scenes a step sees does not depend on the number of devices.
+"""
+
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+from jax.stages import Wrapped
+from jaxtyping import Array, Int
+
+from jaxrecon.errors import InputError
+from jaxrecon.scenes import RenderedScenes, render_scenes, scene_key
+from jaxrecon.training import losses
+from jaxrecon.training.config import Bucket, TrainConfig
+from jaxrecon.training.state import (
+    TrainState,
+    Weights,
+    abstract_model,
+    make_optimizer,
+    updated,
+    with_weights,
+)
+
+SCENE_AXIS = "scenes"
+VALIDATION_SEED = 1_000_000
+"""Of the test stream; evaluation on procedural scenes uses small seeds."""
+
+_EACH, _SHARED = PartitionSpec(SCENE_AXIS), PartitionSpec()
+
+type Metrics = dict[str, Array]
+
+
+def make_data_mesh(devices: list[Any] | None = None) -> Mesh:
+    """A mesh that spreads scenes over `devices` (all local devices if not given)."""
+    devices = jax.local_devices() if devices is None else devices
+    return jax.make_mesh((len(devices),), (SCENE_AXIS,), (AxisType.Auto,), devices=devices)
+
+
+def everywhere(mesh: Mesh) -> NamedSharding:
+    """The whole array on every device."""
+    return NamedSharding(mesh, _SHARED)
+
+
+def each_scene(mesh: Mesh) -> NamedSharding:
+    """Arrays (B, ...) with their scenes spread over the devices."""
+    return NamedSharding(mesh, _EACH)
+
+
+def choose_bucket(config: TrainConfig, step: int) -> Bucket:
+    """The bucket of a step: random by share, the same each time it is asked for."""
+    shares = np.array([bucket.share for bucket in config.buckets], float)
+    random = np.random.default_rng((config.seed, step))
+    return config.buckets[random.choice(len(shares), p=shares / shares.sum())]
+
+
+def check_devices(config: TrainConfig, mesh: Mesh) -> None:
+    """Refuses buckets that the devices cannot share evenly.
+
+    Raises:
+      InputError: naming the bucket.
+    """
+    for bucket in (*config.buckets, validation_bucket(config)):
+        groups = bucket.scenes // config.group(bucket.scenes)
+        if groups % mesh.size:
+            raise InputError(
+                f"buckets: {bucket} has {groups} groups of {config.group(bucket.scenes)} scenes, "
+                f"which {mesh.size} devices cannot share evenly; change its number of scenes"
+            )
+
+
+def validation_bucket(config: TrainConfig) -> Bucket:
+    """The shape of the held-out scenes."""
+    first = config.buckets[0]
+    return Bucket(config.validation_scenes, first.views, first.height, first.width)
+
+
+def make_render(config: TrainConfig, bucket: Bucket, mesh: Mesh, key: Array) -> Wrapped:
+    """`render(step)`: the scenes of a step, spread over the devices."""
+    size = config.group(bucket.scenes)
+    groups = bucket.scenes // size
+    draw = partial(
+        render_scenes,
+        scenes=size,
+        views=bucket.views,
+        height=bucket.height,
+        width=bucket.width,
+        config=config.scenes,
+    )
+
+    def local(keys: Array) -> RenderedScenes:
+        drawn = jax.vmap(draw)(keys)
+        return jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), drawn)
+
+    spread = jax.shard_map(local, mesh=mesh, in_specs=_EACH, out_specs=_EACH, check_vma=False)
+
+    def render(step: Int[Array, ""]) -> RenderedScenes:
+        return spread(jax.random.split(jax.random.fold_in(key, step), groups))
+
+    return jax.jit(render)
+
+
+def make_step(config: TrainConfig, mesh: Mesh) -> Wrapped:
+    """`step(state, scenes)`: the state after learning from the scenes, and the metrics."""
+    optimizer = make_optimizer(config)
+
+    def local(weights: Weights, scenes: RenderedScenes) -> tuple[Weights, Metrics]:
+        gradients, metrics = jax.grad(partial(_loss, config), has_aux=True)(weights, scenes)
+        return jax.lax.pmean((gradients, metrics), SCENE_AXIS)
+
+    gradient = jax.shard_map(
+        local, mesh=mesh, in_specs=(_SHARED, _EACH), out_specs=_SHARED, check_vma=False
+    )
+
+    def step(state: TrainState, scenes: RenderedScenes) -> tuple[TrainState, Metrics]:
+        gradients, metrics = gradient(state.weights, scenes)
+        norm = jnp.sqrt(sum((jnp.sum(g * g) for g in gradients.values()), jnp.zeros(())))
+        new = updated(state, gradients, optimizer, config.ema_decay)
+        return new, metrics | {"gradient_norm": norm}
+
+    return jax.jit(step, donate_argnums=0)
+
+
+def make_validate(config: TrainConfig, mesh: Mesh) -> Wrapped:
+    """`validate(weights, scenes)`: the metrics of the weights on held-out scenes."""
+
+    def local(weights: Weights, scenes: RenderedScenes) -> Metrics:
+        return jax.lax.pmean(_loss(config, weights, scenes)[1], SCENE_AXIS)
+
+    return jax.jit(
+        jax.shard_map(
+            local, mesh=mesh, in_specs=(_SHARED, _EACH), out_specs=_SHARED, check_vma=False
+        )
+    )
+
+
+def _loss(config: TrainConfig, weights: Weights, scenes: RenderedScenes) -> tuple[Array, Metrics]:
+    model = with_weights(abstract_model(config, jnp.dtype(config.dtype)), weights)
+    prediction = model(scenes.images)
+    return losses.loss(prediction, losses.target(scenes), config.losses)
+
+
+def training_key(config: TrainConfig) -> Array:
+    """Key of the stream of training scenes."""
+    return scene_key("train", config.seed)
+
+
+def validation_key() -> Array:
+    """Key of the held-out scenes, the same for all runs."""
+    return scene_key("test", VALIDATION_SEED)

@@ -1,0 +1,331 @@
+"""Runs of training: what they write, that they resume exactly, and what goes wrong clearly."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import jaxrecon
+from jaxrecon import checkpoint
+from jaxrecon.errors import InputError, OutputError, WeightsError
+from jaxrecon.models import PI3_MINI
+from jaxrecon.training import MINI, Bucket, TrainConfig, step, train
+from jaxrecon.training.flops import step_flops
+from jaxrecon.training.log import read_log
+from jaxrecon.training.state import (
+    abstract_model,
+    initial_state,
+    initial_weights,
+    learning_rate,
+    make_optimizer,
+    updated,
+)
+from jaxrecon.training.step import choose_bucket, make_data_mesh, make_render, make_step
+from plane_scenes import SMALL, render_planes, small_config
+
+HERE = Path(__file__).parent
+TIMES = {"seconds", "images_per_second", "tflops_per_device"}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def planes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Cheap scenes, and a cache of compiled programs that runs and processes share."""
+    cache = str(tmp_path_factory.mktemp("cache"))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(step, "render_scenes", render_planes)
+        patch.setenv("JAX_COMPILATION_CACHE_DIR", cache)
+        patch.setenv("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.1")
+        jax.config.update("jax_compilation_cache_dir", cache)
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
+        yield
+    jax.config.update("jax_compilation_cache_dir", None)
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 1.0)
+
+
+@pytest.fixture(scope="module")
+def whole(planes: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run that was never stopped."""
+    folder = tmp_path_factory.mktemp("whole")
+    train(small_config(), folder)
+    return folder
+
+
+def losses_of(folder: Path) -> list[dict]:
+    """The log without what depends on the clock."""
+    lines = read_log(folder / "log.jsonl")
+    return [{name: v for name, v in line.items() if name not in TIMES} for line in lines]
+
+
+def weights_of(folder: Path) -> dict[str, np.ndarray]:
+    return dict(checkpoint.read_tensors(folder / "weights"))
+
+
+def same_run(folder: Path, other: Path) -> bool:
+    ours, theirs = weights_of(folder), weights_of(other)
+    equal = all((ours[path] == theirs[path]).all() for path in ours)
+    return losses_of(folder) == losses_of(other) and ours.keys() == theirs.keys() and equal
+
+
+def test_a_run_writes_its_config_log_and_weights(whole: Path) -> None:
+    assert TrainConfig.from_json(whole / "train.json") == small_config()
+    log = read_log(whole / "log.jsonl")
+    assert [line["step"] for line in log if "loss" in line] == [2, 4, 6, 8, 10, 12]
+    assert [line["step"] for line in log if "validation_auc30" in line] == [6, 12]
+    assert all(np.isfinite(value) for line in log for value in line.values())
+    assert log[-2]["learning_rate"] == 0
+    header = checkpoint.read_config(whole / "weights")
+    assert (header["model"], header["license"]) == ("pi3-mini", "Apache-2.0")
+    assert {entry["dtype"] for entry in header["tensors"].values()} == {"bfloat16"}
+
+
+def test_the_weights_can_be_loaded_and_used(whole: Path) -> None:
+    images = np.random.default_rng(0).integers(0, 256, (2, 28, 42, 3), np.uint8)
+    recon = jaxrecon.load(whole / "weights").reconstruct(images, resolution=42)
+    assert recon.model == "pi3-mini"
+    assert bool(jnp.isfinite(recon.points_world).all())
+
+
+def test_stopped_and_resumed_is_the_same_run(whole: Path, tmp_path: Path) -> None:
+    assert train(small_config(), tmp_path, stop_after=0.0) is None
+    assert not (tmp_path / "weights").exists()
+    assert train(small_config(), tmp_path) == tmp_path / "weights"
+    assert same_run(tmp_path, whole)
+
+
+def test_killed_and_resumed_is_the_same_run(tmp_path: Path) -> None:
+    """SIGKILL in the middle of the steps after a checkpoint."""
+    process = subprocess.Popen(
+        [sys.executable, HERE / "plane_scenes.py", tmp_path / "a", "400", "20"]
+    )
+    try:
+        wait_for(lambda: len(read_log(tmp_path / "a" / "log.jsonl")) > 30, process)
+    finally:
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    reached = read_log(tmp_path / "a" / "log.jsonl")[-1]["step"]
+    assert 40 <= reached < 400
+    assert list((tmp_path / "a" / "checkpoints").glob("[0-9]*"))
+    config = small_config(steps=400, save_every=20)
+    assert train(config, tmp_path / "a") is not None
+    train(config, tmp_path / "b")
+    assert same_run(tmp_path / "a", tmp_path / "b")
+
+
+def fake_devices(count: int) -> dict[str, str]:
+    """Environment of a process that sees so many CPU devices."""
+    flags = f"--xla_force_host_platform_device_count={count} --xla_backend_optimization_level=0"
+    return dict(os.environ) | {"XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"}
+
+
+def wait_for(happened, process: subprocess.Popen) -> None:
+    until = time.monotonic() + 240
+    while not happened():
+        assert process.poll() is None, "the run ended before it could be killed"
+        assert time.monotonic() < until, "the run takes too long"
+        time.sleep(0.05)
+
+
+def test_a_checkpoint_that_cannot_be_written_leaves_the_one_before(tmp_path: Path) -> None:
+    """A limit on the size of files stands in for a full disk: writing fails in the same place."""
+    config = small_config(steps=12, save_every=4)
+    assert train(config, tmp_path, stop_after=0.0) is None
+    script = (
+        "import resource, sys; from plane_scenes import *; use_planes()\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))\n"
+        "train(small_config(), sys.argv[1])"
+    )
+    ended = subprocess.run(
+        [sys.executable, "-c", script, tmp_path], cwd=HERE, capture_output=True, text=True
+    )
+    assert "OutputError: cannot write a checkpoint to" in ended.stderr, ended.stderr
+    assert "the one of step 2 is whole" in ended.stderr
+    assert train(config, tmp_path) is not None
+
+
+def test_a_folder_of_another_run_is_refused(whole: Path) -> None:
+    with pytest.raises(InputError, match=r"another config \(differs in steps, learning_rate\)"):
+        train(small_config(steps=14, learning_rate=1e-4), whole)
+
+
+def test_starting_from_weights(whole: Path, tmp_path: Path) -> None:
+    """One step at a rate of zero returns the weights that it started from."""
+    config = small_config(steps=1, warmup_steps=0, learning_rate=0.0)
+    train(config, tmp_path, init=whole / "weights")
+    ours, theirs = weights_of(tmp_path), weights_of(whole)
+    assert all((ours[path] == theirs[path]).all() for path in ours)
+
+
+def test_starting_from_the_weights_of_another_size_is_refused(whole: Path, tmp_path: Path) -> None:
+    bigger = small_config(model=replace(SMALL, pairs=2))
+    with pytest.raises(WeightsError, match=r"trunk\.frame_blocks"):
+        train(bigger, tmp_path, init=whole / "weights")
+
+
+def test_a_damaged_checkpoint_is_named(tmp_path: Path) -> None:
+    train(small_config(), tmp_path, stop_after=0.0)
+    for file in (tmp_path / "checkpoints" / "2").rglob("*"):
+        if file.is_file() and file.stat().st_size > 10_000:
+            file.write_bytes(b"")
+    with pytest.raises(WeightsError, match=r"checkpoints/2 cannot be read"):
+        train(small_config(), tmp_path)
+
+
+def test_learning_makes_the_model_better_on_what_it_sees() -> None:
+    """One batch, again and again: depth and poses end up close to the truth."""
+    bucket = Bucket(2, 3, 28, 28)
+    config = small_config(buckets=(bucket,), learning_rate=1e-2, steps=250, decay_share=0.5)
+    mesh = make_data_mesh(jax.local_devices()[:1])
+    scenes = make_render(config, bucket, mesh, jax.random.key(3))(jnp.int32(0))
+    take, state = (
+        make_step(config, mesh),
+        jax.jit(partial(initial_state, config))(initial_weights(config)),
+    )
+    state, first = take(state, scenes)
+    last = first
+    for _ in range(config.steps - 1):
+        state, last = take(state, scenes)
+    assert float(last["loss"]) < 0.2 * float(first["loss"])
+    assert float(last["abs_rel"]) < 0.02
+    assert float(last["auc30"]) > 0.8 > float(first["auc30"])
+
+
+def test_the_average_follows_the_weights() -> None:
+    config = small_config(warmup_steps=0, ema_decay=0.5)
+    state = jax.jit(partial(initial_state, config))(initial_weights(config))
+    ones = jax.tree.map(jnp.ones_like, state.weights)
+    new = updated(state, ones, make_optimizer(config), config.ema_decay)
+    path = "point_head.kernel"
+    moved = new.weights[path] - state.weights[path]
+    # The decay starts at (1 + 0) / (10 + 0), so the average goes 0.9 of the way.
+    np.testing.assert_allclose(new.average[path] - state.average[path], 0.9 * moved, rtol=1e-4)
+    assert int(new.step) == 1
+
+
+def test_the_rate_rises_stays_and_falls() -> None:
+    rate = learning_rate(small_config(steps=100, warmup_steps=10, learning_rate=1.0))
+    found = [float(np.asarray(rate(step))) for step in (0, 5, 10, 60, 80, 100)]
+    assert found == pytest.approx([0, 0.5, 1, 1, 0.5, 0])
+
+
+def test_buckets_are_drawn_by_their_share() -> None:
+    config = small_config(buckets=(Bucket(4, 2, 28, 42, share=2), Bucket(2, 3, 28, 28)))
+    drawn = [choose_bucket(config, step) for step in range(600)]
+    assert drawn[:20] == [choose_bucket(config, step) for step in range(20)]
+    assert 0.6 < sum(bucket is config.buckets[0] for bucket in drawn) / 600 < 0.73
+
+
+def test_steps_see_new_scenes_and_groups_are_alike_on_any_number_of_devices() -> None:
+    config, mesh = small_config(), make_data_mesh(jax.local_devices()[:1])
+    render = make_render(config, config.buckets[0], mesh, jax.random.key(0))
+    first, again, second = (render(jnp.int32(i)).images for i in (0, 0, 1))
+    assert bool((first == again).all())
+    assert float(jnp.abs(first - second).mean()) > 0.05
+
+
+def test_two_devices_learn_what_one_learns(tmp_path: Path) -> None:
+    """The losses of a run on two devices are those of one, but for rounding."""
+    config = "small_config(buckets=(Bucket(8, 2, 28, 28),), validation_scenes=8, steps=4)"
+    script = (
+        "import sys; from plane_scenes import *; use_planes()\n"
+        f"for n in (1, 2): train({config}, f'{{sys.argv[1]}}/{{n}}', "
+        "mesh=step.make_data_mesh(jax.local_devices()[:n]))"
+    )
+    flags = fake_devices(2)
+    subprocess.run([sys.executable, "-c", script, tmp_path], cwd=HERE, env=flags, check=True)
+    one, two = losses_of(tmp_path / "1"), losses_of(tmp_path / "2")
+    # Adam turns rounding in small gradients into steps, so only the first losses are equal.
+    for name in ("loss", "points", "rotation", "translation"):
+        assert two[0][name] == pytest.approx(one[0][name], rel=1e-5), name
+        assert two[1][name] == pytest.approx(one[1][name], rel=3e-3), name
+    assert two[0]["gradient_norm"] == pytest.approx(one[0]["gradient_norm"], rel=1e-3)
+
+
+def test_batches_that_the_devices_cannot_share_are_refused() -> None:
+    script = (
+        "import sys; from plane_scenes import *; use_planes()\ntrain(small_config(), sys.argv[1])"
+    )
+    flags = fake_devices(3)
+    ended = subprocess.run(
+        [sys.executable, "-c", script, "nowhere"], cwd=HERE, env=flags, capture_output=True
+    )
+    assert b"InputError: buckets: Bucket(scenes=4" in ended.stderr
+    assert b"which 3 devices cannot share evenly" in ended.stderr
+    assert not (HERE / "nowhere").exists()
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("speed=1", "found 'speed=1'; give name=value"),
+        ("losses.speed=1", "found 'losses.speed=1'"),
+        ("steps", "found 'steps'"),
+        ("steps=many", "steps"),
+        ("learning_rate=true", "learning_rate"),
+        ("dtype=float64", "dtype"),
+        ("buckets=[1]", "buckets"),
+        ("warmup_steps=100000", "do not fit"),
+        ("save_every=70", "must be a multiple"),
+        ("scenes.samples=0", "samples is 0"),
+    ],
+)
+def test_overrides_that_cannot_be(override: str, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        MINI.with_overrides([override])
+
+
+def test_overrides_lead_into_nested_configs() -> None:
+    config = MINI.with_overrides(["losses.points=2", "learning_rate=3e-4", "dtype=float32"])
+    assert config.losses == replace(MINI.losses, points=2.0)
+    assert (config.learning_rate, config.dtype) == (3e-4, "float32")
+    assert config.model == PI3_MINI
+
+
+def test_a_config_survives_json(tmp_path: Path) -> None:
+    (tmp_path / "c.json").write_text(small_config().to_json())
+    assert TrainConfig.from_json(tmp_path / "c.json") == small_config()
+
+
+@pytest.mark.parametrize("text", ["", "[]", '{"speed": 1}', '{"model": {"heads": "six"}}'])
+def test_configs_that_cannot_be_read(tmp_path: Path, text: str) -> None:
+    (tmp_path / "c.json").write_text(text)
+    with pytest.raises(InputError, match=r"c\.json"):
+        TrainConfig.from_json(tmp_path / "c.json")
+
+
+def test_a_log_cut_short_by_a_kill_is_read_up_to_there(tmp_path: Path) -> None:
+    (tmp_path / "log.jsonl").write_text(json.dumps({"step": 2}) + '\n{"step": 4, "lo')
+    assert read_log(tmp_path / "log.jsonl") == [{"step": 2}]
+
+
+def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(OutputError, match="cannot write"):
+        train(small_config(), tmp_path / "file" / "run")
+
+
+def test_mini_has_fewer_than_18_million_parameters() -> None:
+    leaves = checkpoint.shapes(abstract_model(MINI)).values()
+    assert 15e6 < sum(int(np.prod(shape)) for shape in leaves) <= 18e6
+
+
+def test_flops_of_a_step_by_hand() -> None:
+    """The trunk of a tiny model counted product by product; what is left are the other parts."""
+    bucket = Bucket(1, 2, 28, 28)
+    deeper = replace(SMALL, pairs=2)
+    tokens, width = 4 + 1, 32
+    matrices = 2 * tokens * width * (3 * width + width + 4 * width + 4 * width)
+    frame = matrices + 2 * 2 * tokens * tokens * width
+    everywhere = matrices + 2 * 2 * tokens * (2 * tokens) * width
+    added = step_flops(deeper, bucket) - step_flops(SMALL, bucket)
+    assert added == 3 * 2 * (frame + everywhere)
