@@ -4,8 +4,8 @@ BIN := $(VENV)/bin
 
 .PHONY: demo test lint clean
 
-demo: $(VENV)/.ready
-	$(BIN)/python examples/demo.py -o demo_output
+demo: $(VENV)/.installed
+	$(BIN)/python examples/demo.py -o demo_output --untrained
 
 test: $(VENV)/.ready
 	$(BIN)/python -m pytest -n 2
@@ -15,9 +15,13 @@ lint: $(VENV)/.ready
 	$(BIN)/ruff check .
 	$(BIN)/pyright
 
-$(VENV)/.ready: pyproject.toml
+$(VENV)/.installed: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(BIN)/python -m pip install --quiet --editable .
+	touch $@
+
+$(VENV)/.ready: $(VENV)/.installed
 	$(BIN)/python -m pip install --quiet --editable ".[dev]"
 	touch $@
 

@@ -33,6 +33,7 @@ MAX_SHARD_BYTES = 5_000_000_000
 
 _ORBAX_FOLDER = "arrays"
 _HEADER = {"family": str, "model": str, "config": dict, "license": str, "source": dict}
+_OPTIONAL = {"resize": dict}
 _FIELDS = {"format": str, "format_version": int, **_HEADER, "tensors": dict}
 _TENSOR_FIELDS = {"file": str, "shape": list, "dtype": str, "sha256": str | None}
 
@@ -103,7 +104,8 @@ def write(
       folder: the checkpoint to write.
       tensors: path and array, in the order of `specs`.
       specs: path, shape and dtype of every tensor.
-      header: exactly the keys "family", "model", "config", "license" and "source"; plain JSON.
+      header: the keys "family", "model", "config", "license" and "source", and "resize" if the
+        images' size is not the family's; plain JSON.
       overwrite: replace the folder if it exists.
       max_shard_bytes: starts another file where one would grow larger than this.
 
@@ -128,7 +130,7 @@ def _entry(file: str, spec: TensorSpec, sha256: str | None) -> dict[str, Any]:
 
 
 def _check_header(header: Mapping[str, Any]) -> None:
-    if header.keys() != _HEADER.keys():
+    if not _HEADER.keys() <= header.keys() <= (_HEADER | _OPTIONAL).keys():
         raise ValueError(f"header must have the keys {sorted(_HEADER)}, found {sorted(header)}")
 
 
@@ -136,7 +138,7 @@ def _write_config(place: Path, header: Mapping[str, Any], entries: Mapping[str, 
     values = {
         "format": "jaxrecon",
         "format_version": FORMAT_VERSION,
-        **{key: header[key] for key in _HEADER},
+        **{key: header[key] for key in _HEADER | _OPTIONAL if key in header},
         "tensors": entries,
     }
     text = json.dumps(values, indent=1, ensure_ascii=False) + "\n"
@@ -174,7 +176,8 @@ def read_config(folder: str | Path) -> dict[str, Any]:
             f"{path} has format_version {values.get('format_version')}, this version reads "
             f"{FORMAT_VERSION}; install a newer jaxrecon or convert the weights again"
         )
-    _check_fields(values, _FIELDS, str(path))
+    stated = {key: kind for key, kind in _OPTIONAL.items() if key in values}
+    _check_fields(values, _FIELDS | stated, str(path))
     for name, entry in values["tensors"].items():
         _check_fields(entry, _TENSOR_FIELDS, f"{path}: tensor {name}")
     return values

@@ -151,6 +151,32 @@ class Reconstruction:
         scene = replace(self._scene(), normals=np.asarray(normals))
         return export.save_pictures(scene, folder, overwrite=overwrite)
 
+    def save_sheet(
+        self,
+        path: str | Path,
+        *,
+        true_depth_z: Float[AnyArray, "V H2 W2"] | None = None,
+        true_world_from_camera: Float[AnyArray, "V 4 4"] | None = None,
+    ) -> Path:
+        """Writes one PNG of the views, their depth and confidence, and the scene from above.
+
+        Where the truth is known it is shown beside the prediction: see `export.write_sheet`.
+
+        Returns:
+          The path.
+
+        Raises:
+          InputError: the truth is of another number of views, or there is no point to show.
+          OutputError: the file cannot be written; nothing was left half-written.
+        """
+        truth = {
+            "true_depth_z": true_depth_z,
+            "true_world_from_camera": true_world_from_camera,
+        }
+        known = {name: np.asarray(array) for name, array in truth.items() if array is not None}
+        export.write_sheet(self._scene(), Path(path), **known)
+        return Path(path)
+
     def view(self, *, port: int = 8080, max_points: int = 1_000_000) -> Any:
         """Shows points and cameras in the browser, at http://localhost:port.
 

@@ -23,6 +23,7 @@ from jaxrecon import registry
 from jaxrecon.cli import main
 from jaxrecon.pipeline import Pipeline
 from jaxrecon.reconstruction import Reconstruction
+from jaxrecon.registry import loading
 from tiny_models import (
     TINY_PARAMETERS,
     tiny_entry,
@@ -68,7 +69,7 @@ def own_caches(home: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setenv("JAXRECON_HOME", str(home))
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(home / "hub"))
-    monkeypatch.setattr(registry, "_stated", set())
+    monkeypatch.setattr(loading, "_stated", set())
     before = jax.config.jax_compilation_cache_dir
     compilation_cache.reset_cache()
     yield
@@ -79,7 +80,7 @@ def own_caches(home: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 @pytest.fixture
 def tiny_is_pi3(monkeypatch: pytest.MonkeyPatch) -> None:
     """The released π³ has the small model's sizes."""
-    monkeypatch.setattr(registry, "MODELS", {"pi3": tiny_entry()})
+    monkeypatch.setitem(registry.MODELS, "pi3", tiny_entry())
 
 
 @pytest.fixture
@@ -123,7 +124,7 @@ def tree(folder: Path) -> dict[str, bytes | None]:
 class TestReconstruct:
     def test_every_format(self, run: Run, photos: str, native: str, tmp_path: Path) -> None:
         out = tmp_path / "new" / "out"
-        formats = "ply,glb,npz,colmap,pictures"
+        formats = "ply,glb,npz,colmap,pictures,sheet"
         code, printed, err = run(
             *("reconstruct", photos, "-m", native, "-o", out, "--formats", formats),
             *(*EVERYTHING, "--json"),
@@ -149,6 +150,7 @@ class TestReconstruct:
                 "scene.npz",
                 "colmap/",
                 "pictures/",
+                "sheet.png",
                 "summary.json",
             ],
             "seconds": seconds,
@@ -161,10 +163,12 @@ class TestReconstruct:
         assert (out / "scene.glb").read_bytes().startswith(b"glTF")
         assert {path.stem for path in (out / "colmap").rglob("*.bin")} >= {"cameras", "images"}
         assert len(list((out / "pictures" / "depth").iterdir())) == 3
+        with Image.open(out / "sheet.png") as sheet:
+            assert sheet.format == "PNG"
         recon = Reconstruction.load(out / "scene.npz")
         assert recon.names == ("0.png", "1.png", "2.png")
         assert recon.mask.all()
-        counts = {"read": " (3)", "export": " (5)"}
+        counts = {"read": " (3)", "export": " (6)"}
         # The note that untrained weights make no camera may come in between.
         shown = [line.strip() for line in err.splitlines() if not line.startswith("NOTE")]
         assert [re.sub(r"\d+\.\d\d s$", "T", line) for line in shown] == [
@@ -348,17 +352,22 @@ class TestConvert:
         self, refused: Callable[..., str], upstream: str, tmp_path: Path
     ) -> None:
         text = refused("convert", "pi4", upstream, "-o", tmp_path / "out")
-        assert text == "unknown model 'pi4'; known models: pi3"
+        assert text == "unknown model 'pi4'; known models: pi3, pi3-mini"
 
 
 class TestModels:
     def test_table(self, run: Run) -> None:
         code, printed, err = run("models")
         assert (code, err) == (0, "")
-        assert printed.split() == [
+        pi3, mini = printed.splitlines()
+        assert pi3.split() == [
             *("pi3", "958.7", "M", "not", "fetched", "yyfz233/Pi3"),
             *("weights:", "CC", "BY-NC", "4.0", "(no", "commercial", "use)"),
             *("arXiv", "2507.13347"),
+        ]
+        assert mini.split()[0] == "pi3-mini"
+        assert mini.split()[-5:] == [
+            *("bundled", "weights:", "Apache-2.0", "arXiv", "2507.13347"),
         ]
 
     def test_json(
@@ -368,24 +377,24 @@ class TestModels:
         write_native(tmp_path / "pi3")
         code, printed, _ = run("models", "--json")
         assert code == 0
-        assert json.loads(printed) == [
-            {
-                "name": "pi3",
-                "parameters": TINY_PARAMETERS,
-                "repo": "yyfz233/Pi3",
-                "weights_licence": "CC BY-NC 4.0 (no commercial use)",
-                "code_licence": "BSD 3-Clause",
-                "paper": "arXiv 2507.13347",
-                "converted": True,
-            }
-        ]
+        pi3, mini = json.loads(printed)
+        assert pi3 == {
+            "name": "pi3",
+            "parameters": TINY_PARAMETERS,
+            "repo": "yyfz233/Pi3",
+            "weights_licence": "CC BY-NC 4.0 (no commercial use)",
+            "code_licence": "BSD 3-Clause",
+            "paper": "arXiv 2507.13347",
+            "here": True,
+        }
+        assert (mini["name"], mini["repo"]) == ("pi3-mini", None)
         assert run("models")[1].split()[3] == "here"
 
 
 class TestUsage:
     """`argparse` prints its own errors, and leaves with exit code 2 as we do."""
 
-    @pytest.mark.parametrize("command", ["reconstruct", "convert", "models"])
+    @pytest.mark.parametrize("command", ["reconstruct", "convert", "models", "evaluate", "train"])
     def test_help(self, command: str, capsys: pytest.CaptureFixture[str]) -> None:
         for arguments in (["--help"], [command, "--help"]):
             with pytest.raises(SystemExit) as left:
@@ -495,7 +504,7 @@ class TestBadOptions:
                 "--formats: found obj; choose from ply, glb, npz, colmap, pict",
             ),
             ("--formats", ",", "--formats: found nothing; choose from ply"),
-            ("--weights", "w", "weights='w' goes with a model's name (pi3), found "),
+            ("--weights", "w", "weights='w' goes with a model's name (pi3, pi3-mini), found "),
             ("--revision", "v1", "revision='v1' goes with a model's name alone"),
         ],
     )
@@ -523,7 +532,9 @@ class TestBadOptions:
 
     def test_unknown_model(self, refused: Callable[..., str], photos: str, tmp_path: Path) -> None:
         text = refused("reconstruct", photos, "-m", "pi4", "-o", tmp_path / "out", "-q")
-        assert text == "unknown model 'pi4': not one of pi3, nor a checkpoint folder or weight file"
+        assert text == (
+            "unknown model 'pi4': not one of pi3, pi3-mini, nor a checkpoint folder or weight file"
+        )
 
     def test_nothing_to_fetch_from(
         self, refused: Callable[..., str], photos: str, home: Path, tmp_path: Path

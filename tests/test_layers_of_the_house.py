@@ -15,6 +15,7 @@ FLOORS = (
         "jaxrecon.files",
         "jaxrecon.progress",
         "jaxrecon.pytree",
+        "jaxrecon.structured",
         "pallas_kernels",
         "convert",
     ),
@@ -25,6 +26,7 @@ FLOORS = (
         "jaxrecon.export",
         "jaxrecon.reconstruction",
         "jaxrecon.nn",
+        "jaxrecon.sparse",
     ),
     ("jaxrecon.models",),
     (
@@ -33,6 +35,8 @@ FLOORS = (
         "jaxrecon.checkpoint",
         "jaxrecon.hub",
         "jaxrecon.registry",
+        "jaxrecon.evaluation",
+        "jaxrecon.training",
     ),
     ("jaxrecon.cli", "jaxrecon.__main__", "convert.__main__", "jaxrecon"),
 )

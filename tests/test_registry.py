@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import nnx
 from huggingface_hub import constants
 
 import jaxrecon
@@ -23,8 +24,11 @@ from hub_server import COMMIT, Hub, serving
 from jaxrecon import checkpoint, registry
 from jaxrecon.errors import InputError, JaxreconError, WeightsError
 from jaxrecon.hub import cache_folder
+from jaxrecon.images import ResizeRule
+from jaxrecon.models import Pi3
 from jaxrecon.nn.attention import attend_densely
 from jaxrecon.progress import Stages
+from jaxrecon.registry import Bundled, ModelEntry, loading
 from tiny_models import (
     PI3_TINY,
     TINY_PARAMETERS,
@@ -35,6 +39,7 @@ from tiny_models import (
 )
 
 PI3 = registry.MODELS["pi3"]
+MINI = registry.MODELS["pi3-mini"]
 QUIET = Stages(quiet=True)
 
 
@@ -51,7 +56,7 @@ def native(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def tiny_is_pi3(monkeypatch: pytest.MonkeyPatch) -> None:
     """The released π³ has the small model's sizes."""
-    monkeypatch.setattr(registry, "MODELS", {"pi3": tiny_entry()})
+    monkeypatch.setitem(registry.MODELS, "pi3", tiny_entry())
 
 
 @pytest.fixture(autouse=True)
@@ -63,7 +68,7 @@ def own_caches(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
     monkeypatch.setattr(constants, "HF_TOKEN_PATH", str(tmp_path / "token"))
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
-    monkeypatch.setattr(registry, "_stated", set())
+    monkeypatch.setattr(loading, "_stated", set())
     huggingface_hub.close_session()
     yield
     huggingface_hub.close_session()
@@ -72,7 +77,7 @@ def own_caches(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None
 @contextmanager
 def online(upstream: Path, monkeypatch: pytest.MonkeyPatch, **how: Any) -> Iterator[Hub]:
     """A hub that has the small model's file as π³'s; waiting before another try takes no time."""
-    hub = Hub(f"/{PI3.repo}/resolve/{{revision}}/{PI3.filename}", upstream.read_bytes(), **how)
+    hub = Hub("/yyfz233/Pi3/resolve/{revision}/model.safetensors", upstream.read_bytes(), **how)
     with serving(hub):
         point_at(hub.url, monkeypatch)
         yield hub
@@ -105,16 +110,17 @@ def refusal(error: type[JaxreconError], *arguments: Any, **options: Any) -> str:
 
 class TestReleasedModels:
     def test_listing(self) -> None:
-        assert jaxrecon.available_models() == ("pi3",)
+        assert jaxrecon.available_models() == ("pi3", "pi3-mini")
         assert registry.model_entry("pi3") is PI3
 
     def test_unknown_name(self) -> None:
-        with pytest.raises(InputError, match=r"^unknown model 'pi4'; known models: pi3$"):
+        with pytest.raises(InputError, match=r"^unknown model 'pi4'; known models: pi3, pi3-mini$"):
             registry.model_entry("pi4")
 
-    def test_parameters(self) -> None:
-        leaves = checkpoint.shapes(PI3.family.abstract(PI3.config))
-        assert PI3.parameters == sum(int(np.prod(shape)) for shape in leaves.values())
+    @pytest.mark.parametrize("entry", [PI3, MINI], ids=lambda entry: entry.name)
+    def test_parameters(self, entry: ModelEntry) -> None:
+        leaves = checkpoint.shapes(entry.family.abstract(entry.config))
+        assert entry.parameters == sum(int(np.prod(shape)) for shape in leaves.values())
 
     def test_every_released_tensor_has_its_place(self) -> None:
         listing = json.loads((HERE / "golden" / "statedict" / "pi3_full.json").read_text())
@@ -167,6 +173,7 @@ class TestHub:
             "config": asdict(PI3_TINY),
             "license": "CC BY-NC 4.0 (no commercial use)",
             "source": {"repo": "yyfz233/Pi3", "file": "model.safetensors"},
+            "resize": {"patch": 14, "pixel_limit": 255_000},
             "tensors": {},
         }
 
@@ -180,7 +187,7 @@ class TestHub:
             assert hub.requests == [("HEAD", path, None), ("GET", path, None)]
             assert list(stages.seconds) == ["fetch", "convert", "load"]
             again = Stages(quiet=True)
-            monkeypatch.setattr(registry, "convert_weights", None)
+            monkeypatch.setattr(loading, "convert_weights", None)
             assert_tiny(registry.load("pi3", stages=again))
             assert len(hub.requests) == 2
             assert list(again.seconds) == ["load"]
@@ -280,12 +287,112 @@ class TestHub:
         assert not list((tmp_path / "home").glob("*"))
 
 
+@pytest.fixture(scope="session")
+def halves(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The small model as it would be shipped: every tensor in bfloat16, with pi3-mini's header."""
+    folder = tmp_path_factory.mktemp("shipped") / "pi3-mini"
+    entry = replace(MINI, config=PI3_TINY)
+    build = jax.jit(lambda: Pi3(PI3_TINY, dtype=jnp.bfloat16, rngs=nnx.Rngs(0)))
+    model = jax.tree.map(lambda leaf: leaf.astype(jnp.bfloat16), build())
+    checkpoint.save(model, folder, entry.header)
+    return folder
+
+
+def shipped(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The package's pi3-mini has the small model's sizes and lies in `folder`."""
+    entry = replace(MINI, config=PI3_TINY, source=Bundled(folder))
+    monkeypatch.setitem(registry.MODELS, "pi3-mini", entry)
+
+
+class TestBundled:
+    def test_needs_neither_hub_nor_cache(
+        self, halves: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        shipped(halves, monkeypatch)
+        monkeypatch.setattr(loading, "fetch", None)
+        pipeline = registry.load("pi3-mini", stages=QUIET)
+        assert pipeline.name == "pi3-mini"
+        assert registry.native_folder(registry.model_entry("pi3-mini")) == halves
+        assert not (tmp_path / "home").exists()
+
+    @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+    def test_stored_in_bfloat16_and_restored_as_the_model_wants(
+        self, dtype: Any, halves: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        shipped(halves, monkeypatch)
+        stored = dict(checkpoint.read_tensors(halves))
+        assert {tensor.dtype for tensor in stored.values()} == {np.dtype(jnp.bfloat16)}
+        leaves = checkpoint.flatten(registry.load("pi3-mini", dtype=dtype, stages=QUIET).model)
+        wanted = checkpoint.flatten(registry.PI3_FAMILY.abstract(PI3_TINY, dtype))
+        for path, leaf in leaves.items():
+            assert leaf.dtype == wanted[path].dtype, path
+            np.testing.assert_array_equal(leaf.astype(jnp.bfloat16), stored[path], err_msg=path)
+        for path in ("encoder.norm.scale", "trunk.frame_blocks.scale1.gamma", "point_head.kernel"):
+            assert leaves[path].dtype == jnp.float32
+
+    @pytest.mark.parametrize(
+        ("photo", "processed"),
+        [((640, 480), (252, 196)), ((480, 640), (196, 252)), ((1000, 1000), (224, 224))],
+    )
+    def test_images_get_the_size_of_its_training(
+        self,
+        photo: tuple[int, int],
+        processed: tuple[int, int],
+        halves: Path,
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        shipped(halves, monkeypatch)
+        assert registry.load("pi3-mini", stages=QUIET).resize.size_for(*photo) == processed
+
+    def test_missing_from_the_installation(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        shipped(tmp_path / "absent", monkeypatch)
+        assert refusal(WeightsError, "pi3-mini") == (
+            f"the weights of pi3-mini are not in {tmp_path}/absent: this installation has none; "
+            "train them with `jaxrecon train` and give their folder as `weights`"
+        )
+
+    def test_other_weights(
+        self, halves: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        shipped(tmp_path / "absent", monkeypatch)
+        assert registry.load("pi3-mini", weights=halves, stages=QUIET).name == "pi3-mini"
+
+    def test_has_no_revision_and_no_upstream(self, upstream: Path, tmp_path: Path) -> None:
+        text = refusal(InputError, "pi3-mini", revision="v1")
+        assert text == "revision='v1' goes with a model's name alone, for what is downloaded"
+        with pytest.raises(InputError, match=r"^pi3-mini has no upstream weights to convert: "):
+            registry.convert_weights(MINI, upstream, tmp_path / "out")
+        assert not (tmp_path / "out").exists()
+
+
+class TestResize:
+    """Native checkpoints say which size they want."""
+
+    def test_stated(self, halves: Path, tmp_path: Path) -> None:
+        folder = edited(halves, tmp_path / "it", lambda config: config.update(model="mine"))
+        pipeline = registry.load(folder, stages=QUIET)
+        assert (pipeline.name, pipeline.resize) == ("mine", ResizeRule(14, 224 * 224))
+
+    def test_not_stated(self, halves: Path, tmp_path: Path) -> None:
+        folder = edited(halves, tmp_path / "it", lambda config: config.pop("resize"))
+        assert registry.load(folder, stages=QUIET).resize == ResizeRule(14, 255_000)
+
+    def test_damaged(self, halves: Path, tmp_path: Path) -> None:
+        folder = edited(halves, tmp_path / "it", lambda config: config["resize"].update(patch="14"))
+        assert refusal(WeightsError, folder) == (
+            f"{folder}: config.json does not fit ResizeRule "
+            "(must be int, found '14' @ config.patch); convert the weights again with this version"
+        )
+
+
 class TestPlaces:
     def test_native_folder(self, native: Path) -> None:
         pipeline = registry.load(native, stages=QUIET)
         assert_tiny(pipeline)
         assert pipeline.name == "pi3"
-        assert pipeline.resize is PI3.family.resize
+        assert pipeline.resize == PI3.resize
         assert pipeline.attention is attend_densely
 
     @pytest.mark.usefixtures("tiny_is_pi3")
@@ -335,7 +442,9 @@ def _count(first: str) -> int:
 class TestRefusals:
     def test_unknown_model(self) -> None:
         text = refusal(InputError, "pi4")
-        assert text == "unknown model 'pi4': not one of pi3, nor a checkpoint folder or weight file"
+        assert text == (
+            "unknown model 'pi4': not one of pi3, pi3-mini, nor a checkpoint folder or weight file"
+        )
 
     def test_weights_that_do_not_exist(self, tmp_path: Path) -> None:
         missing = tmp_path / "missing.safetensors"
@@ -344,7 +453,7 @@ class TestRefusals:
 
     def test_weights_with_a_path(self, native: Path) -> None:
         text = refusal(InputError, native, weights="x")
-        assert text == f"weights='x' goes with a model's name (pi3), found '{native}'"
+        assert text == f"weights='x' goes with a model's name (pi3, pi3-mini), found '{native}'"
 
     @pytest.mark.parametrize("with_name", [True, False])
     def test_a_revision_of_something_local(self, with_name: bool, native: Path) -> None:
@@ -392,7 +501,7 @@ class TestNativeCheckpoints:
         self, native: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         other = replace(registry.PI3_FAMILY, name="pi9")
-        monkeypatch.setattr(registry, "FAMILIES", {"pi3": registry.PI3_FAMILY, "pi9": other})
+        monkeypatch.setitem(registry.FAMILIES, "pi9", other)
         folder = edited(native, tmp_path / "it", lambda config: config.update(family="pi9"))
         text = refusal(WeightsError, "pi3", weights=folder)
         assert text == (
@@ -403,14 +512,16 @@ class TestNativeCheckpoints:
     @pytest.mark.parametrize(
         ("change", "told"),
         [
-            (lambda c: c.pop("heads"), "Pi3Config (missing: heads)"),
-            (lambda c: c.update(sparse=1), "Pi3Config (unknown: sparse)"),
-            (lambda c: c.update(heads="4"), "Pi3Config (of another type: heads)"),
-            (lambda c: c["encoder"].pop("grid"), "DinoV2Config (missing: grid)"),
-            (lambda c: c["encoder"].update(size=1), "DinoV2Config (unknown: size)"),
+            (lambda c: c.update(sparse=1), "extra fields found (sparse) @ config"),
+            (lambda c: c.update(heads="4"), "must be int, found '4' @ config.heads"),
             (
-                lambda c: c.update(encoder="dinov2"),
-                "DinoV2Config (missing: depth, grid, heads, patch, registers, width)",
+                lambda c: c["encoder"].update(size=1),
+                "extra fields found (size) @ config.encoder",
+            ),
+            (
+                lambda c: c["encoder"].update(grid="5", width=6.5),
+                "must be int, found 6.5 @ config.encoder.width; "
+                "must be int, found '5' @ config.encoder.grid",
             ),
         ],
     )
@@ -419,7 +530,7 @@ class TestNativeCheckpoints:
     ) -> None:
         folder = edited(native, tmp_path / "it", lambda config: change(config["config"]))
         assert refusal(WeightsError, folder) == (
-            f"{folder}: config.json does not fit {told}; "
+            f"{folder}: config.json does not fit Pi3Config ({told}); "
             "convert the weights again with this version"
         )
 
@@ -497,7 +608,7 @@ def test_a_checkpoint_written_with_orbax_loads_by_its_folder(tmp_path: Path) -> 
     header = {
         key: value
         for key, value in checkpoint.read_config(native).items()
-        if key in ("family", "model", "config", "license", "source")
+        if key in ("family", "model", "config", "license", "source", "resize")
     }
     checkpoint.save_orbax(first.model, tmp_path / "orbax", header)
     again = jaxrecon.load(tmp_path / "orbax")

@@ -19,9 +19,19 @@ from jaxrecon.export.npz import read_npz, write_npz
 from jaxrecon.export.pictures import save_pictures
 from jaxrecon.export.ply import write_ply
 from jaxrecon.export.scene import VIEW_ARRAYS, Scene, check_max_points
+from jaxrecon.export.sheet import write_sheet
 from jaxrecon.export.viewer import serve
 
-__all__ = ["VIEW_ARRAYS", "Scene", "format_of", "read_npz", "save", "save_pictures", "serve"]
+__all__ = [
+    "VIEW_ARRAYS",
+    "Scene",
+    "format_of",
+    "read_npz",
+    "save",
+    "save_pictures",
+    "serve",
+    "write_sheet",
+]
 
 type Format = Literal["ply", "glb", "npz", "colmap"]
 

@@ -1,119 +1,30 @@
-"""The models that have names, and how each comes to be a `Pipeline`."""
+"""From a name, folder or file to a model with its weights on the devices."""
 
 import shlex
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import asdict, dataclass, is_dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal, get_type_hints
+from typing import Any, Literal
 
-import jax
 import jax.numpy as jnp
-from flax import nnx
 from jax.sharding import Mesh, Sharding
 from jax.typing import DTypeLike
 
-from convert import pi3 as pi3_names
 from convert.engine import plan, stream
 from convert.families import guess_family
-from convert.rules import Ignore, Rule
 from convert.sources import open_source
 from jaxrecon import checkpoint
 from jaxrecon.errors import InputError, WeightsError
 from jaxrecon.hub import cache_folder, fetch
-from jaxrecon.images import PI3_RESIZE, ResizeRule
-from jaxrecon.models import PI3, Model, Pi3, Pi3Config
+from jaxrecon.images import ResizeRule
+from jaxrecon.models import Model
 from jaxrecon.nn.attention import AttentionFn, named_attention
 from jaxrecon.pipeline import Pipeline
 from jaxrecon.progress import Stages
+from jaxrecon.registry.config_json import config_from_json
+from jaxrecon.registry.entries import FAMILIES, MODELS, Bundled, Family, HubFile, ModelEntry
 from jaxrecon.sharding import replicated
 from pallas_kernels.platform import target_platform
-
-
-@dataclass(frozen=True)
-class Family:
-    """What the models of one architecture share.
-
-    Attributes:
-      name: as it stands in checkpoints.
-      config_class: the sizes.
-      build: makes a module with fresh weights from a config.
-      rules, ignored: how upstream's tensor names become our parameter paths.
-      resize: the size that upstream gives its images.
-    """
-
-    name: str
-    config_class: type
-    build: Callable[..., Any]
-    rules: tuple[Rule, ...]
-    ignored: tuple[Ignore, ...]
-    resize: ResizeRule
-
-    def abstract(self, config: Any, dtype: DTypeLike = jnp.float32) -> Any:
-        """The module with shapes and dtypes in place of weights; takes no memory."""
-        return jax.eval_shape(lambda: self.build(config, dtype=dtype, rngs=nnx.Rngs(0)))
-
-
-PI3_FAMILY = Family(
-    name="pi3",
-    config_class=Pi3Config,
-    build=Pi3,
-    rules=pi3_names.RULES,
-    ignored=pi3_names.IGNORED,
-    resize=PI3_RESIZE,
-)
-
-FAMILIES: Mapping[str, Family] = {family.name: family for family in (PI3_FAMILY,)}
-
-
-@dataclass(frozen=True)
-class ModelEntry:
-    """A released model: where its weights are and under which terms."""
-
-    name: str
-    family: Family
-    config: Any
-    parameters: int
-    repo: str
-    filename: str
-    weights_licence: str
-    code_licence: str
-    paper: str
-
-    @property
-    def header(self) -> dict[str, Any]:
-        """What a native checkpoint says of itself."""
-        return {
-            "family": self.family.name,
-            "model": self.name,
-            "config": asdict(self.config),
-            "license": self.weights_licence,
-            "source": {"repo": self.repo, "file": self.filename},
-        }
-
-
-MODELS: Mapping[str, ModelEntry] = {
-    entry.name: entry
-    for entry in (
-        ModelEntry(
-            name="pi3",
-            family=PI3_FAMILY,
-            config=PI3,
-            parameters=958_696_732,
-            repo="yyfz233/Pi3",
-            filename="model.safetensors",
-            weights_licence="CC BY-NC 4.0 (no commercial use)",
-            code_licence="BSD 3-Clause",
-            paper="arXiv 2507.13347",
-        ),
-    )
-}
-"""Released models by name."""
-
-
-def available_models() -> tuple[str, ...]:
-    """Names that `load` takes."""
-    return tuple(MODELS)
 
 
 def load(
@@ -128,11 +39,13 @@ def load(
 ) -> Pipeline:
     """Loads a model, ready to `reconstruct`.
 
-    A released model's weights come from jaxrecon's own cache if they were converted before; else
-    they are fetched from upstream's Hugging Face repository, converted and cached.
+    A released model's weights come with the package ("pi3-mini"), or from jaxrecon's own cache if
+    they were converted before; else they are fetched from upstream's Hugging Face repository,
+    converted and cached.
 
     Args:
-      name: a released model ("pi3"), a native checkpoint folder, or an upstream weight file.
+      name: a released model ("pi3", "pi3-mini"), a native checkpoint folder, or an upstream weight
+        file.
       weights: for a released model, a checkpoint folder or upstream weight file to use instead of
         downloading.
       dtype: of the matrices: bfloat16 on GPU and TPU, float32 on the CPU if not given.
@@ -155,43 +68,53 @@ def load(
         header, family, config, restore = _open(place, entry)
         sharding = replicated(mesh) if mesh else None
         model = restore(family.abstract(config, dtype), sharding=sharding)
+        resize = _resize_rule(header, family, place)
     _state_licence(header["model"], header["license"], shown)
-    return Pipeline(model, header["model"], family.resize, attend, mesh)
+    return Pipeline(model, header["model"], resize, attend, mesh)
 
 
 def native_folder(
     entry: ModelEntry, *, revision: str | None = None, stages: Stages | None = None
 ) -> Path:
-    """The folder of a released model's converted weights; fetched and converted if need be.
+    """The folder of a released model's native weights; fetched and converted if need be.
 
     Raises:
       WeightsError: the weights are not here and cannot be fetched.
     """
-    stages = Stages(quiet=True) if stages is None else stages
-    folder = cached_folder(entry, revision=revision)
-    if not checkpoint.is_native(folder):
-        way_out = (
-            f"on a connected machine download {entry.filename} of the Hugging Face repository "
-            f"{entry.repo}, then run: "
-            f"jaxrecon convert {entry.name} {entry.filename} -o {shlex.quote(str(folder))}"
+    folder = local_folder(entry, revision=revision)
+    if checkpoint.is_native(folder):
+        return folder
+    if isinstance(entry.source, Bundled):
+        raise WeightsError(
+            f"the weights of {entry.name} are not in {folder}: this installation has none; "
+            "train them with `jaxrecon train` and give their folder as `weights`"
         )
-        with stages.stage("fetch", bar=False):
-            source = fetch(
-                entry.repo,
-                entry.filename,
-                revision=revision,
-                way_out=way_out,
-                quiet=stages.quiet,
-            )
-        with stages.stage("convert"):
-            convert_weights(entry, source, folder, overwrite=True)
+    _fetch_and_convert(entry, entry.source, folder, revision, stages or Stages(quiet=True))
     return folder
 
 
-def cached_folder(entry: ModelEntry, *, revision: str | None = None) -> Path:
-    """Where a released model's converted weights are kept, whether they are there or not."""
+def local_folder(entry: ModelEntry, *, revision: str | None = None) -> Path:
+    """Where a released model's native weights are kept, whether they are there or not."""
+    if isinstance(entry.source, Bundled):
+        return entry.source.folder
     name = entry.name if revision is None else f"{entry.name}@{revision.replace('/', '_')}"
     return cache_folder() / name
+
+
+def _fetch_and_convert(
+    entry: ModelEntry, source: HubFile, folder: Path, revision: str | None, stages: Stages
+) -> None:
+    way_out = (
+        f"on a connected machine download {source.filename} of the Hugging Face repository "
+        f"{source.repo}, then run: "
+        f"jaxrecon convert {entry.name} {source.filename} -o {shlex.quote(str(folder))}"
+    )
+    with stages.stage("fetch", bar=False):
+        fetched = fetch(
+            source.repo, source.filename, revision=revision, way_out=way_out, quiet=stages.quiet
+        )
+    with stages.stage("convert"):
+        convert_weights(entry, fetched, folder, overwrite=True)
 
 
 def convert_weights(
@@ -200,9 +123,15 @@ def convert_weights(
     """Converts an upstream weight file into a native checkpoint folder.
 
     Raises:
+      InputError: the model has no upstream.
       WeightsError: a tensor is missing, unexpected or of another shape, or the file is damaged.
       OutputError: the folder exists and is not empty, or cannot be written.
     """
+    if isinstance(entry.source, Bundled):
+        raise InputError(
+            f"{entry.name} has no upstream weights to convert: its own ship with the package; "
+            "load it by its name"
+        )
     checkpoint.convert_checkpoint(
         Path(source),
         Path(folder),
@@ -212,17 +141,6 @@ def convert_weights(
         header=entry.header,
         overwrite=overwrite,
     )
-
-
-def model_entry(name: str) -> ModelEntry:
-    """The released model of that name.
-
-    Raises:
-      InputError: there is none.
-    """
-    if name not in MODELS:
-        raise InputError(f"unknown model {name!r}; known models: {', '.join(MODELS)}")
-    return MODELS[name]
 
 
 _stated: set[str] = set()
@@ -240,7 +158,8 @@ def _locate(
 ) -> tuple[Path, ModelEntry | None]:
     """Where the weights lie, and the released model that they must be, if one was named."""
     entry = MODELS.get(str(name))
-    if revision is not None and (entry is None or weights is not None):
+    downloaded = entry is not None and isinstance(entry.source, HubFile) and weights is None
+    if revision is not None and not downloaded:
         raise InputError(f"{revision=} goes with a model's name alone, for what is downloaded")
     if entry is None:
         if weights is not None:
@@ -302,48 +221,21 @@ def _family_of(header: Mapping[str, Any], entry: ModelEntry | None, place: Path)
     return family
 
 
+def _resize_rule(header: Mapping[str, Any], family: Family, place: Path) -> ResizeRule:
+    """The rule that a checkpoint states, else its family's."""
+    if "resize" not in header:
+        return family.resize
+    return config_from_json(ResizeRule, header["resize"], place)
+
+
 def _released_as(names: Iterable[str], place: Path) -> ModelEntry:
     """The released model that an upstream weight file seems to hold."""
     guess = guess_family(names)
     for entry in MODELS.values():
-        if entry.family.name == guess:
+        if entry.family.name == guess and isinstance(entry.source, HubFile):
             return entry
     looks = f"it looks like {guess}" if guess else "its tensors belong to no known family"
-    raise WeightsError(f"{place}: {looks}; this version knows {', '.join(MODELS)}")
-
-
-def config_from_json(config_class: type, values: Any, place: Path) -> Any:
-    """A config dataclass from the JSON in a checkpoint, strict about its fields.
-
-    Raises:
-      WeightsError: a field is missing, unknown or of another type.
-    """
-    known = get_type_hints(config_class)
-    found = values if isinstance(values, Mapping) else {}
-    nested = {
-        name: kind for name, kind in known.items() if isinstance(kind, type) and is_dataclass(kind)
-    }
-    faults = {
-        "missing": known.keys() - found.keys(),
-        "unknown": found.keys() - known.keys(),
-        "of another type": {
-            name for name in known.keys() & found.keys() if not _fits(found[name], known[name])
-        },
-    }
-    if any(faults.values()):
-        told = ", ".join(f"{fault}: {', '.join(sorted(n))}" for fault, n in faults.items() if n)
-        raise WeightsError(
-            f"{place}: config.json does not fit {config_class.__name__} ({told}); "
-            "convert the weights again with this version"
-        )
-    inner = {name: config_from_json(kind, found[name], place) for name, kind in nested.items()}
-    return config_class(**{**found, **inner})
-
-
-def _fits(value: Any, kind: Any) -> bool:
-    """Whether a value from JSON is of a field's type, where that is a number."""
-    kinds = {int: (int,), float: (int, float)}.get(kind)
-    return kinds is None or type(value) in kinds
+    raise WeightsError(f"{place}: {looks}; this version knows {', '.join(FAMILIES)}")
 
 
 def _default_dtype(mesh: Mesh | None) -> DTypeLike:

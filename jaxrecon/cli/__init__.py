@@ -1,0 +1,38 @@
+"""The command line: `jaxrecon reconstruct | convert | view | models | evaluate | train`.
+
+One file a command or two; each imports JAX only once its arguments are known to be sound.
+"""
+
+import argparse
+import sys
+from collections.abc import Sequence
+
+from jaxrecon.cli import evaluate, reconstruct, train, view, weights
+from jaxrecon.errors import JaxreconError
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs one command; returns the exit code: 0, or 2 after a one-line error."""
+    options = _parser().parse_args(arguments)
+    try:
+        return options.run(options)
+    except JaxreconError as error:
+        sys.stderr.write(f"jaxrecon: {error}\n")
+        return 2
+    except KeyboardInterrupt:
+        sys.stderr.write("jaxrecon: interrupted\n")
+        return 130
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="jaxrecon", description="Photos in, cameras and a point cloud out."
+    )
+    commands = parser.add_subparsers(required=True, metavar="command")
+    reconstruct.add_to(commands)
+    weights.add_convert_to(commands)
+    view.add_to(commands)
+    weights.add_models_to(commands)
+    evaluate.add_to(commands)
+    train.add_to(commands)
+    return parser

@@ -1,0 +1,78 @@
+"""`jaxrecon evaluate pi3-mini --set procedural -o report/`."""
+
+import argparse
+import json
+import sys
+from typing import TYPE_CHECKING, Any
+
+from jaxrecon.cli import common
+from jaxrecon.errors import InputError
+from jaxrecon.files import check_output_folder, replacing_folder
+from jaxrecon.progress import Stages
+
+if TYPE_CHECKING:
+    from jaxrecon.evaluation import Report
+
+SETS = ("procedural", "folder", "7scenes", "tum", "co3d", "re10k")
+"""As in `jaxrecon.evaluation`, which imports JAX."""
+
+
+def add_to(commands: Any) -> None:
+    """Adds the command to the parser."""
+    parser = commands.add_parser("evaluate", help="accuracy of a model against known geometry")
+    add = parser.add_argument
+    add("model", help="a model's name, checkpoint folder or weight file")
+    add("-o", "--output", help="folder to write: report.txt, report.json and report.png")
+    add("--set", choices=SETS, default="procedural", help="what to evaluate on")
+    add("--path", help="where the set lies; procedural scenes need none")
+    add("--scenes", type=int, default=128, help="the most scenes to evaluate")
+    add("--views", type=int, default=8, help="the most views of each scene")
+    add("--size", type=int, default=224, help="side of the procedural images in pixels")
+    add("--resolution", type=int, help="longest side of the processed images, in pixels")
+    add("--stride", type=int, default=1, help="take every n-th image of a sequence")
+    add("--seed", type=int, default=0, help="of the procedural scenes, or of the draw of views")
+    common.add_backend(parser)
+    common.add_common(parser)
+    parser.set_defaults(run=run)
+
+
+def run(options: argparse.Namespace) -> int:
+    """Evaluates the model, prints the table and writes the report."""
+    _check(options)
+    from jaxrecon import evaluation
+
+    stages = Stages(quiet=options.quiet)
+    truths = evaluation.open_set(
+        options.set,
+        options.path,
+        scenes=options.scenes,
+        views=options.views,
+        size=options.size,
+        stride=options.stride,
+        seed=options.seed,
+    )
+    pipeline = common.load_pipeline(options, stages)
+    count = options.scenes if options.set == "procedural" else None
+    with stages.stage("evaluate", total=count) as done:
+        report = evaluation.evaluate(pipeline, truths, advance=done, resolution=options.resolution)
+    shown = json.dumps(report.as_dict()) if options.json else report.text()
+    sys.stdout.write(shown + "\n")
+    if options.output:
+        _write(report, options)
+    return 0
+
+
+def _check(options: argparse.Namespace) -> None:
+    if options.output:
+        check_output_folder(options.output, overwrite=options.overwrite)
+    if options.set == "procedural" and options.path:
+        raise InputError(f"--path {options.path} goes with a --set that lies on disk")
+    if options.set != "procedural" and not options.path:
+        raise InputError(f"--set {options.set} needs --path, the folder where it lies")
+
+
+def _write(report: "Report", options: argparse.Namespace) -> None:
+    with replacing_folder(options.output, overwrite=options.overwrite) as folder:
+        (folder / "report.txt").write_text(report.text() + "\n")
+        report.to_json(folder / "report.json")
+        report.plot(folder / "report.png")

@@ -1,0 +1,28 @@
+"""`jaxrecon view out/scene.npz`."""
+
+import argparse
+import sys
+from typing import Any
+
+
+def add_to(commands: Any) -> None:
+    """Adds the command to the parser."""
+    parser = commands.add_parser("view", help="show a reconstruction in the browser")
+    parser.add_argument("scene", help="the .npz file of a reconstruction")
+    parser.add_argument("--port", type=int, default=8080, help="where to serve")
+    parser.add_argument("--once", action="store_true", help="stop as soon as it is served")
+    parser.set_defaults(run=run)
+
+
+def run(options: argparse.Namespace) -> int:
+    """Serves the scene until it is interrupted."""
+    from jaxrecon.reconstruction import Reconstruction
+
+    recon = Reconstruction.load(options.scene)
+    server = recon.view(port=options.port)
+    sys.stdout.write(f"showing {options.scene} at http://localhost:{server.get_port()}\n")
+    sys.stdout.flush()
+    if not options.once:
+        server.sleep_forever()
+    server.stop()
+    return 0

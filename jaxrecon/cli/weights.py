@@ -1,0 +1,77 @@
+"""`jaxrecon convert pi3 model.safetensors -o pi3/` and `jaxrecon models`."""
+
+import argparse
+import json
+import sys
+from typing import Any
+
+from jaxrecon.cli import common
+from jaxrecon.files import check_output_folder
+from jaxrecon.progress import Stages
+
+
+def add_convert_to(commands: Any) -> None:
+    """Adds the command `convert` to the parser."""
+    parser = commands.add_parser("convert", help="upstream weights to a native checkpoint")
+    parser.add_argument("model", help="name of the model, such as pi3")
+    parser.add_argument("weights", help="upstream file: .safetensors, its index, .pt or .pth")
+    parser.add_argument("-o", "--output", required=True, help="folder to write")
+    common.add_common(parser)
+    parser.set_defaults(run=convert)
+
+
+def add_models_to(commands: Any) -> None:
+    """Adds the command `models` to the parser."""
+    parser = commands.add_parser("models", help="list the models that can be loaded")
+    parser.add_argument("--json", action="store_true", help="as JSON")
+    parser.set_defaults(run=models)
+
+
+def convert(options: argparse.Namespace) -> int:
+    """Converts an upstream weight file."""
+    check_output_folder(options.output, overwrite=options.overwrite)
+    from jaxrecon import registry
+
+    entry = registry.model_entry(options.model)
+    stages = Stages(quiet=options.quiet)
+    with stages.stage("convert"):
+        registry.convert_weights(
+            entry, options.weights, options.output, overwrite=options.overwrite
+        )
+    stages.note(f"weights of {entry.name}: {entry.weights_licence}")
+    summary = {"model": entry.name, "output": options.output, "seconds": common.seconds(stages)}
+    common.report(options, summary)
+    return 0
+
+
+def models(options: argparse.Namespace) -> int:
+    """Lists the models, as a table or as JSON."""
+    from jaxrecon import registry
+
+    rows = [_row(entry) for entry in registry.MODELS.values()]
+    if options.json:
+        sys.stdout.write(json.dumps(rows, indent=2) + "\n")
+        return 0
+    for row in rows:
+        here = "here" if row["here"] else "not fetched"
+        sys.stdout.write(
+            f"{row['name']:12} {row['parameters'] / 1e6:7.1f} M  {here:11}  "
+            f"{row['repo'] or 'bundled':12}  weights: {row['weights_licence']}  {row['paper']}\n"
+        )
+    return 0
+
+
+def _row(entry: Any) -> dict[str, Any]:
+    """What `models` says of one model; `repo` is None where the weights are bundled."""
+    from jaxrecon import checkpoint, registry
+
+    hub = isinstance(entry.source, registry.HubFile)
+    return {
+        "name": entry.name,
+        "parameters": entry.parameters,
+        "repo": entry.source.repo if hub else None,
+        "weights_licence": entry.weights_licence,
+        "code_licence": entry.code_licence,
+        "paper": entry.paper,
+        "here": checkpoint.is_native(registry.local_folder(entry)),
+    }

@@ -1,0 +1,32 @@
+"""The models that have names, and how each comes to be a `Pipeline`."""
+
+from jaxrecon.registry.config_json import config_from_json
+from jaxrecon.registry.entries import (
+    FAMILIES,
+    MODELS,
+    PI3_FAMILY,
+    Bundled,
+    Family,
+    HubFile,
+    ModelEntry,
+    available_models,
+    model_entry,
+)
+from jaxrecon.registry.loading import convert_weights, load, local_folder, native_folder
+
+__all__ = [
+    "FAMILIES",
+    "MODELS",
+    "PI3_FAMILY",
+    "Bundled",
+    "Family",
+    "HubFile",
+    "ModelEntry",
+    "available_models",
+    "config_from_json",
+    "convert_weights",
+    "load",
+    "local_folder",
+    "model_entry",
+    "native_folder",
+]
