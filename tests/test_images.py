@@ -250,10 +250,10 @@ def test_order_is_kept_however_long_each_image_takes(monkeypatch: pytest.MonkeyP
     lock = threading.Lock()
     resize = jaxrecon.images._resize
 
-    def slow_resize(view: Any, size: tuple[int, int]) -> Any:
+    def slow_resize(view: Any, fit: Any) -> Any:
         number = int(view.name.removeprefix("view_"))
         time.sleep(0.05 if number % 3 == 0 else 0)
-        result = resize(view, size)
+        result = resize(view, fit)
         with lock:
             finished.append(number)
         return result
@@ -276,7 +276,7 @@ def test_few_images_are_read_ahead(monkeypatch: pytest.MonkeyPatch) -> None:
             image = Image.fromarray(noise(14, 14, number))
             yield jaxrecon.images.View(f"{number}", partial(lambda image: image, image))
 
-    for done, _ in enumerate(jaxrecon.images._resized(views(), (14, 14))):
+    for done, _ in enumerate(jaxrecon.images._resized(views(), ONE_PATCH.fit(14, 14))):
         assert len(asked) <= done + 5  # twice the workers, and one
     assert len(asked) == 50
 

@@ -2,30 +2,44 @@
 
 import os
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import chain
 
 import numpy as np
 from jaxtyping import UInt8
-from PIL import Image
 
 from jaxrecon.errors import InputError
 from jaxrecon.images.decode import pillow_warnings_handled
-from jaxrecon.images.resize import PI3_RESIZE, PixelTransform, ResizeRule
+from jaxrecon.images.resize import (
+    MAPANYTHING_RESIZE,
+    PI3_RESIZE,
+    VGGT_RESIZE,
+    AspectRule,
+    Fit,
+    ImageRule,
+    PixelTransform,
+    ResizeRule,
+    SideRule,
+)
 from jaxrecon.images.sources import IMAGE_SUFFIXES, VIDEO_SUFFIXES, ImageSource, open_source
 from jaxrecon.images.views import Source, View
 from jaxrecon.progress import Stages
 
 __all__ = [
     "IMAGE_SUFFIXES",
+    "MAPANYTHING_RESIZE",
     "PI3_RESIZE",
+    "VGGT_RESIZE",
     "VIDEO_SUFFIXES",
+    "AspectRule",
     "ImageBatch",
+    "ImageRule",
     "ImageSource",
     "PixelTransform",
     "ResizeRule",
+    "SideRule",
     "check_source",
     "load_images",
 ]
@@ -52,17 +66,18 @@ class ImageBatch:
 def load_images(
     source: ImageSource,
     *,
-    rule: ResizeRule,
+    rule: ImageRule,
     resolution: int | None = None,
     stride: int = 1,
     stages: Stages | None = None,
 ) -> ImageBatch:
     """Reads images of any kind and resizes them to one size that suits a model.
 
-    The size follows from the first image. All images are stretched to it by Pillow's Lanczos filter
-    on 8-bit RGB, even those of another aspect ratio; an image of that size already is unchanged.
-    EXIF and video rotation are applied and alpha is dropped. Greyscale of 16 bits (Pillow's modes
-    I and I;16) is divided by 257; float pixels in [0, 1] are rounded to 8 bits.
+    With π³'s rule the size follows from the first image: all images are stretched to it by Pillow's
+    Lanczos filter on 8-bit RGB, even those of another aspect ratio, and alpha is dropped; an image
+    of that size already is unchanged. VGGT's rule is told at `SideRule`, MapAnything's at `AspectRule`. EXIF and video rotation
+    are applied. Greyscale of 16 bits (Pillow's modes I and I;16) is divided by 257; float pixels
+    in [0, 1] are rounded to 8 bits.
 
     Args:
       source: a folder (its files ending in `IMAGE_SUFFIXES`, in natural order, hidden ones left
@@ -70,7 +85,7 @@ def load_images(
         array (V, H, W, 3) or (H, W, 3) of uint8 or of floats in [0, 1], or a list of files, Pillow
         images and arrays (H, W, 3), which may differ in size.
       rule: how the model family chooses the size.
-      resolution: wanted longest side in pixels, in place of the rule's pixel limit.
+      resolution: wanted longest side in pixels, in place of the rule's own size.
       stride: takes each `stride`-th view, starting with the first.
       stages: shows and times the stage "read".
 
@@ -108,23 +123,59 @@ class _Resized:
 
 
 def _read(
-    source: Source, rule: ResizeRule, resolution: int | None, advance: Callable[[], None]
+    source: Source, rule: ImageRule, resolution: int | None, advance: Callable[[], None]
 ) -> ImageBatch:
     views = iter(source.views)
     first = next(views)
     image = first.read()
-    size = rule.size_for(*image.size, resolution=resolution)
+    sizes = [image.size]
+    if rule.uses_all_sizes and isinstance(source.views, Sequence):
+        sizes += [view.size() for view in source.views[1:] if view.size is not None]
+    fit = rule.fit_all(sizes, resolution=resolution)
+    size = fit.transform(image.size).size
     pixels = _allocate(source.count or _CAPACITY_WHEN_UNKNOWN, size)
     transforms, names = [], []
-    for resized in _resized(chain([View(first.name, lambda: image)], views), size):
+    for resized in _resized(chain([View(first.name, lambda: image)], views), fit):
         if len(names) == len(pixels):
             pixels.resize((2 * len(pixels), *pixels.shape[1:]), refcheck=False)
-        pixels[len(names)] = resized.pixels
+        if not _holds(pixels, resized.transform):
+            pixels = _enlarged(pixels, len(names), resized.transform)
+        height, width = pixels.shape[1:3]
+        pixels[len(names)] = _centred(resized.pixels, (width, height))
         transforms.append(resized.transform)
         names.append(resized.name)
         advance()
     pixels.resize((len(names), *pixels.shape[1:]), refcheck=False)
-    return ImageBatch(pixels, tuple(transforms), tuple(names))
+    size = pixels.shape[2], pixels.shape[1]
+    return ImageBatch(pixels, tuple(t.centred(size) for t in transforms), tuple(names))
+
+
+def _holds(pixels: UInt8[np.ndarray, "V H W 3"], transform: PixelTransform) -> bool:
+    return transform.size[0] <= pixels.shape[2] and transform.size[1] <= pixels.shape[1]
+
+
+def _enlarged(
+    pixels: UInt8[np.ndarray, "V H W 3"], count: int, transform: PixelTransform
+) -> UInt8[np.ndarray, "V H2 W2 3"]:
+    """Room for larger images as well; the `count` images so far lie in the middle of white."""
+    height, width = pixels.shape[1:3]
+    size = max(width, transform.size[0]), max(height, transform.size[1])
+    larger = _allocate(len(pixels), size)
+    for number in range(count):
+        larger[number] = _centred(pixels[number], size)
+    return larger
+
+
+def _centred(
+    pixels: UInt8[np.ndarray, "H W 3"], size: tuple[int, int]
+) -> UInt8[np.ndarray, "H2 W2 3"]:
+    """The picture in the middle of a white one of (width, height) `size`."""
+    height, width = pixels.shape[:2]
+    right, down = size[0] - width, size[1] - height
+    if not right and not down:
+        return pixels
+    margins = ((down // 2, down - down // 2), (right // 2, right - right // 2), (0, 0))
+    return np.pad(pixels, margins, constant_values=255)
 
 
 def _allocate(count: int, size: tuple[int, int]) -> UInt8[np.ndarray, "V H W 3"]:
@@ -138,20 +189,19 @@ def _allocate(count: int, size: tuple[int, int]) -> UInt8[np.ndarray, "V H W 3"]
         ) from error
 
 
-def _resized(views: Iterable[View], size: tuple[int, int]) -> Iterator[_Resized]:
+def _resized(views: Iterable[View], fit: Fit) -> Iterator[_Resized]:
     """Reads and resizes in threads, in order, with only a few full-size images held at once."""
     workers = min(8, os.cpu_count() or 1)
     with ThreadPoolExecutor(workers) as pool:
         pending: deque[Future[_Resized]] = deque()
         for view in views:
-            pending.append(pool.submit(_resize, view, size))
+            pending.append(pool.submit(_resize, view, fit))
             if len(pending) > 2 * workers:
                 yield pending.popleft().result()
         while pending:
             yield pending.popleft().result()
 
 
-def _resize(view: View, size: tuple[int, int]) -> _Resized:
-    image = view.read()
-    pixels = np.asarray(image.resize(size, Image.Resampling.LANCZOS))
-    return _Resized(view.name, pixels, PixelTransform.stretch(image.size, size))
+def _resize(view: View, fit: Fit) -> _Resized:
+    pixels, transform = fit.apply(view.read())
+    return _Resized(view.name, pixels, transform)

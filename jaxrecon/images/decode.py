@@ -1,4 +1,4 @@
-"""One photo, Pillow image or array to an upright Pillow image of three 8-bit channels."""
+"""One photo, Pillow image or array to an upright Pillow image of mode RGB or RGBA."""
 
 import threading
 import warnings
@@ -21,6 +21,7 @@ _UPRIGHT = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
+_SIDEWAYS = (5, 6, 7, 8)
 _SIXTEEN_BIT_MODES = ("I", "I;16", "I;16L", "I;16B", "I;16N")
 
 _WARNINGS = threading.Lock()  # the warning filters belong to the whole process
@@ -41,6 +42,25 @@ def from_file(path: Path) -> Image.Image:
         raise
     except Exception as error:  # Pillow's decoders raise a dozen kinds for damaged files
         raise InputError(f"cannot read {path}: {_reason(path, error)}") from error
+
+
+def file_size(path: Path) -> tuple[int, int]:
+    """Width and height of an image file, once upright; reads no pixels.
+
+    Raises:
+      InputError: the file is absent or no image.
+    """
+    try:
+        with Image.open(path) as image:
+            return upright_size(image)
+    except Exception as error:
+        raise InputError(f"cannot read {path}: {_reason(path, error)}") from error
+
+
+def upright_size(image: Image.Image) -> tuple[int, int]:
+    """Width and height once the EXIF orientation is applied."""
+    width, height = image.size
+    return (height, width) if _orientation(image) in _SIDEWAYS else (width, height)
 
 
 def from_pillow(image: Image.Image, name: str) -> Image.Image:
@@ -83,7 +103,7 @@ def pillow_warnings_handled() -> Iterator[None]:
 
 
 def _to_rgb(image: Image.Image, name: str) -> Image.Image:
-    """Upright, 8 bits a channel; alpha is dropped, never composited."""
+    """Upright, 8 bits a channel; a full alpha channel is kept, and left to the resize rule."""
     method = _UPRIGHT.get(_orientation(image))
     if method is not None:
         image = image.transpose(method)
@@ -91,7 +111,8 @@ def _to_rgb(image: Image.Image, name: str) -> Image.Image:
         return Image.fromarray(_high_byte(np.asarray(image), name)).convert("RGB")
     if image.mode == "F":
         return Image.fromarray(_eight_bit(np.asarray(image), name)).convert("RGB")
-    return image.convert("RGB")
+    # A copy, because a file's pixels or the caller's own image may be behind it.
+    return image.copy() if image.mode == "RGBA" else image.convert("RGB")
 
 
 def _orientation(image: Image.Image) -> int:

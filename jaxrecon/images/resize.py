@@ -1,12 +1,20 @@
 """The size that a model family wants its images in, and where each pixel went."""
 
 import math
-from dataclasses import dataclass
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import ClassVar
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Shaped, UInt8
+from PIL import Image
 
 from jaxrecon.errors import InputError
+
+
+_COVERING = 1e-8
+"""Added to a scale so that rounding leaves no image smaller than what it is to cover."""
 
 
 @dataclass(frozen=True)
@@ -33,6 +41,12 @@ class PixelTransform:
         """The transform of an image resized from one (width, height) to another, uncropped."""
         return cls(original_size, size, (size[0] / original_size[0], size[1] / original_size[1]))
 
+    def centred(self, size: tuple[int, int]) -> "PixelTransform":
+        """The transform once the processed image lies in the middle of one of `size`."""
+        left, top = (new - old for new, old in zip(size, self.size, strict=True))
+        offset = self.offset[0] + left // 2, self.offset[1] + top // 2
+        return replace(self, size=size, offset=offset)
+
     def to_original(self, pixels: Float[np.ndarray, "*points 2"]) -> Float[np.ndarray, "*points 2"]:
         """Maps (x, y) positions in the processed image to positions in the original."""
         shifted = (pixels + 0.5 - np.asarray(self.offset)) / np.asarray(self.scale) - 0.5
@@ -44,6 +58,32 @@ class PixelTransform:
         """Maps (x, y) positions in the original image to positions in the processed one."""
         scaled = np.asarray(self.scale) * (pixels + 0.5) + np.asarray(self.offset) - 0.5
         return scaled.astype(pixels.dtype)
+
+    def intrinsics_from_original(
+        self, intrinsics: Float[np.ndarray, "3 3"]
+    ) -> Float[np.ndarray, "3 3"]:
+        """Maps a camera matrix of the original image to that of the processed one."""
+        (scale_x, scale_y), origin = self.scale, self.from_original(np.zeros(2))
+        processed_from_original = np.array(
+            [[scale_x, 0.0, origin[0]], [0.0, scale_y, origin[1]], [0.0, 0.0, 1.0]]
+        )
+        return (processed_from_original @ intrinsics).astype(intrinsics.dtype)
+
+    def nearest(self, values: Shaped[np.ndarray, "H W"]) -> Shaped[np.ndarray, "H2 W2"]:
+        """Brings a map of the original image's pixels to those of the processed one.
+
+        Each processed pixel gets the value at the place of its top-left corner, as OpenCV's
+        INTER_NEAREST has it; where the original does not reach it is 0.
+        """
+        places = []
+        for length, new, scale, offset in zip(
+            self.original_size, self.size, self.scale, self.offset, strict=True
+        ):
+            place = np.floor((np.arange(new) - offset) / scale + 1e-9).astype(int)
+            places.append((place.clip(0, length - 1), (place >= 0) & (place < length)))
+        (columns, in_width), (rows, in_height) = places
+        inside = in_height[:, None] & in_width
+        return np.where(inside, values[rows[:, None], columns], 0).astype(values.dtype)
 
     def intrinsics_to_original(
         self, intrinsics: Float[np.ndarray, "3 3"]
@@ -61,7 +101,75 @@ class PixelTransform:
 
 
 @dataclass(frozen=True)
-class ResizeRule:
+class Fit:
+    """How the images of one scene are brought to size.
+
+    Attributes:
+      transform: where the pixels of an image of some (width, height) go.
+      resampling: Pillow's filter.
+      enlarging: Pillow's filter for images that grow, if it is another one.
+      over_white: lays transparent pixels over white; else alpha is dropped.
+    """
+
+    transform: Callable[[tuple[int, int]], PixelTransform]
+    resampling: Image.Resampling = Image.Resampling.LANCZOS
+    enlarging: Image.Resampling | None = None
+    over_white: bool = False
+
+    def apply(self, image: Image.Image) -> tuple[UInt8[np.ndarray, "H W 3"], PixelTransform]:
+        """The processed pixels of an image of mode RGB or RGBA, white where it does not reach."""
+        transform = self.transform(image.size)
+        (width, height), (scale_x, scale_y) = image.size, transform.scale
+        scaled = round(width * scale_x), round(height * scale_y)
+        grows = self.enlarging is not None and max(scale_x, scale_y) >= 1
+        resized = self._opaque(image).resize(scaled, self.enlarging if grows else self.resampling)
+        if transform.offset == (0, 0) and scaled == transform.size:
+            return np.asarray(resized), transform
+        canvas = Image.new("RGB", transform.size, "white")
+        canvas.paste(resized, (int(transform.offset[0]), int(transform.offset[1])))
+        return np.asarray(canvas), transform
+
+    def _opaque(self, image: Image.Image) -> Image.Image:
+        if image.mode == "RGBA" and self.over_white:
+            image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+        return image if image.mode == "RGB" else image.convert("RGB")
+
+
+class ImageRule(ABC):
+    """How a model family wants its images; `patch` is the side of one patch, in pixels."""
+
+    patch: int
+    uses_all_sizes: ClassVar[bool] = False
+    """Whether `fit_all` looks at more than the first image."""
+
+    def fit_all(self, sizes: Sequence[tuple[int, int]], *, resolution: int | None = None) -> Fit:
+        """How the images of a scene are brought to size, given (width, height) of all of them."""
+        return self.fit(*sizes[0], resolution=resolution)
+
+    @abstractmethod
+    def fit(self, width: int, height: int, *, resolution: int | None = None) -> Fit:
+        """How the images of a scene are brought to size, given those of the first one.
+
+        `resolution` is the wanted longest side in pixels, in place of the rule's own.
+
+        Raises:
+          InputError: the image has no pixels, or `resolution` is less than one patch.
+        """
+
+    def check_resolution(self, resolution: int | None) -> None:
+        """Refuses a longest side that does not hold one patch.
+
+        Raises:
+          InputError: `resolution` is less than one patch.
+        """
+        if resolution is not None and resolution < self.patch:
+            raise InputError(
+                f"resolution={resolution} is less than one patch; give at least {self.patch}"
+            )
+
+
+@dataclass(frozen=True)
+class ResizeRule(ImageRule):
     """Chooses one size for all images of a scene: a bounded area, both sides whole patches.
 
     The first image of the scene decides. Its area is scaled to `pixel_limit`, each side is rounded
@@ -77,6 +185,11 @@ class ResizeRule:
     patch: int = 14
     pixel_limit: int = 255_000
 
+    def fit(self, width: int, height: int, *, resolution: int | None = None) -> Fit:
+        """Every image is stretched to `size_for` the first one, by the Lanczos filter."""
+        size = self.size_for(width, height, resolution=resolution)
+        return Fit(lambda original: PixelTransform.stretch(original, size))
+
     def size_for(
         self, width: int, height: int, *, resolution: int | None = None
     ) -> tuple[int, int]:
@@ -88,8 +201,7 @@ class ResizeRule:
         Raises:
           InputError: the image has no pixels, or `resolution` is less than one patch.
         """
-        if min(width, height) < 1:
-            raise InputError(f"the image is {width}x{height} pixels; give one that has pixels")
+        _check_pixels(width, height)
         if resolution is None:
             limit = float(self.pixel_limit)
             scale = math.sqrt(limit / (width * height))
@@ -101,17 +213,6 @@ class ResizeRule:
             limit = wanted[0] * wanted[1]
         return self._whole_patches(wanted, limit)
 
-    def check_resolution(self, resolution: int | None) -> None:
-        """Refuses a longest side that does not hold one patch.
-
-        Raises:
-          InputError: `resolution` is less than one patch.
-        """
-        if resolution is not None and resolution < self.patch:
-            raise InputError(
-                f"resolution={resolution} is less than one patch; give at least {self.patch}"
-            )
-
     def _whole_patches(self, wanted: tuple[float, float], limit: float) -> tuple[int, int]:
         columns, rows = (round(side / self.patch) for side in wanted)
         while columns * rows * self.patch**2 > limit:
@@ -122,5 +223,137 @@ class ResizeRule:
         return max(columns, 1) * self.patch, max(rows, 1) * self.patch
 
 
+@dataclass(frozen=True)
+class SideRule(ImageRule):
+    """Gives each image one fixed side; the other follows from its own shape, in whole patches.
+
+    Without `pad` the width is fixed, and rows are cropped off above and below a picture that is
+    higher than wide. With `pad` the longest side is fixed, and white is added around the picture to
+    make it square: nothing is lost. Images that differ in size after that are laid in the middle of
+    white ones of the greatest width and height. Transparent pixels are laid over white.
+
+    Source: `load_and_preprocess_images` in vggt/utils/load_fn.py, modes "crop" and "pad".
+
+    Attributes:
+      patch: side of one patch, in pixels.
+      side: the fixed side, in pixels; a multiple of the patch.
+      pad: see above.
+    """
+
+    patch: int = 14
+    side: int = 518
+    pad: bool = False
+
+    def fit(self, width: int, height: int, *, resolution: int | None = None) -> Fit:
+        """Each image on its own; a resolution is rounded to whole patches."""
+        _check_pixels(width, height)
+        self.check_resolution(resolution)
+        side = self.side if resolution is None else self._whole_patches(float(resolution))
+        return Fit(
+            lambda original: self._transform(original, side),
+            Image.Resampling.BICUBIC,
+            over_white=True,
+        )
+
+    def _transform(self, original: tuple[int, int], side: int) -> PixelTransform:
+        width, height = original
+        if self.pad and height > width:
+            scaled = self._whole_patches(width * (side / height)), side
+        else:
+            scaled = side, self._whole_patches(height * (side / width))
+        size = (side, side) if self.pad else (side, min(scaled[1], side))
+        stretched = PixelTransform.stretch(original, scaled)
+        if scaled[1] > size[1]:
+            offset = 0.0, -float((scaled[1] - size[1]) // 2)
+            return replace(stretched, size=size, offset=offset)
+        return stretched.centred(size)
+
+    def _whole_patches(self, side: float) -> int:
+        return max(round(side / self.patch), 1) * self.patch
+
+
+@dataclass(frozen=True)
+class AspectRule(ImageRule):
+    """Chooses one of a few sizes for all images of a scene: the one nearest to their mean shape.
+
+    Every image is scaled so that it covers that size and cropped around its middle; Lanczos filter
+    for images that shrink, bicubic for those that grow. Alpha is dropped.
+
+    Source: `load_images` and `preprocess_inputs` in mapanything/utils/image.py.
+
+    Attributes:
+      patch: side of one patch, in pixels.
+      sizes: (width over height, width, height) of each size; an image has the nearest ratio's.
+      even_crop: halves of a pixel of the crop's place go to the even one, as upstream's do where
+        intrinsics are given; else they are cut off.
+    """
+
+    patch: int = 14
+    sizes: tuple[tuple[float, int, int], ...] = (
+        (1.000, 518, 518),
+        (1.321, 518, 392),
+        (1.542, 518, 336),
+        (1.762, 518, 294),
+        (2.056, 518, 252),
+        (3.083, 518, 168),
+        (0.757, 392, 518),
+        (0.649, 336, 518),
+        (0.567, 294, 518),
+        (0.486, 252, 518),
+    )
+    even_crop: bool = False
+    uses_all_sizes: ClassVar[bool] = True
+
+    def fit(self, width: int, height: int, *, resolution: int | None = None) -> Fit:
+        """As `fit_all` with this image alone."""
+        return self.fit_all([(width, height)], resolution=resolution)
+
+    def fit_all(self, sizes: Sequence[tuple[int, int]], *, resolution: int | None = None) -> Fit:
+        """The size that suits the mean of width over height.
+
+        With a resolution the longer side is as many whole patches as fit into it, and the other
+        follows from the mean.
+        """
+        for size in sizes:
+            _check_pixels(*size)
+        self.check_resolution(resolution)
+        aspect = sum(width / height for width, height in sizes) / len(sizes)
+        target = self._nearest(aspect) if resolution is None else self._longest(aspect, resolution)
+        return Fit(
+            lambda original: self._covering(original, target),
+            enlarging=Image.Resampling.BICUBIC,
+        )
+
+    def _nearest(self, aspect: float) -> tuple[int, int]:
+        _, width, height = min(sorted(self.sizes), key=lambda size: abs(size[0] - aspect))
+        return width, height
+
+    def _longest(self, aspect: float, resolution: int) -> tuple[int, int]:
+        patches = resolution // self.patch
+        other = max(round(patches * min(aspect, 1 / aspect)), 1)
+        columns, rows = (patches, other) if aspect >= 1 else (other, patches)
+        return columns * self.patch, rows * self.patch
+
+    def _covering(self, original: tuple[int, int], size: tuple[int, int]) -> PixelTransform:
+        ratios = [new / old for old, new in zip(original, size, strict=True)]
+        scale = max(ratios) + _COVERING
+        scaled = int(original[0] * scale), int(original[1] * scale)
+        margins = (old - new for old, new in zip(scaled, size, strict=True))
+        left, top = (round(m / 2) if self.even_crop else m // 2 for m in margins)
+        stretched = PixelTransform.stretch(original, scaled)
+        return replace(stretched, size=size, offset=(0.0 - left, 0.0 - top))
+
+
+def _check_pixels(width: int, height: int) -> None:
+    if min(width, height) < 1:
+        raise InputError(f"the image is {width}x{height} pixels; give one that has pixels")
+
+
 PI3_RESIZE = ResizeRule()
 """The rule of π³: patches of 14 pixels, at most 255,000 pixels an image."""
+
+VGGT_RESIZE = SideRule()
+"""The rule of VGGT: 518 pixels wide, at most as high; upstream's mode "crop"."""
+
+MAPANYTHING_RESIZE = AspectRule()
+"""The sizes that MapAnything was made for."""

@@ -13,7 +13,7 @@ import numpy as np
 from PIL import Image
 
 from jaxrecon.errors import InputError
-from jaxrecon.images.decode import from_array, from_file, from_pillow
+from jaxrecon.images.decode import file_size, from_array, from_file, from_pillow, upright_size
 from jaxrecon.images.video import open_video
 from jaxrecon.images.views import Source, View
 
@@ -183,10 +183,10 @@ def _file_names(items: Sequence[object]) -> dict[int, str]:
 
 def _view(item: Path | Image.Image | np.ndarray, name: str) -> View:
     if isinstance(item, Path):
-        return View(name, partial(from_file, item))
+        return View(name, partial(from_file, item), partial(file_size, item))
     if isinstance(item, Image.Image):
-        return View(name, partial(from_pillow, item, name))
-    return View(name, partial(from_array, item, name))
+        return View(name, partial(from_pillow, item, name), partial(upright_size, item))
+    return View(name, partial(from_array, item, name), lambda: (item.shape[1], item.shape[0]))
 
 
 def _unknown(name: str, found: object) -> str:

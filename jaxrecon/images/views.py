@@ -8,10 +8,16 @@ from PIL import Image
 
 @dataclass(frozen=True)
 class View:
-    """One image still to be read; `read` gives it upright, with three 8-bit channels."""
+    """One image still to be read.
+
+    Attributes:
+      read: gives it upright, of mode RGB or RGBA.
+      size: gives its (width, height) without that; None for frames of a video, which are all alike.
+    """
 
     name: str
     read: Callable[[], Image.Image]
+    size: Callable[[], tuple[int, int]] | None = None
 
 
 @dataclass(frozen=True)
