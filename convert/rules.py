@@ -63,6 +63,36 @@ def patch_embed_rules(source: str, target: str) -> tuple[Rule, ...]:
     )
 
 
+def conv_rules(source: str, target: str) -> tuple[Rule, ...]:
+    """Rules of one convolution with a bias; `source` is a pattern, `target` a path."""
+    return (
+        Rule(rf"{source}\.weight", f"{target}.kernel", "convolution"),
+        Rule(rf"{source}\.bias", f"{target}.bias"),
+    )
+
+
+def pointwise_rules(source: str, target: str) -> tuple[Rule, ...]:
+    """Rules of one convolution of size one, which is a linear layer of ours."""
+    return (
+        Rule(rf"{source}\.weight", f"{target}.kernel", "pointwise"),
+        Rule(rf"{source}\.bias", f"{target}.bias"),
+    )
+
+
+def fusion_rules(source: str, target: str) -> tuple[Rule, ...]:
+    """Rules of the four fusion steps of a DPT; `source` is a pattern, `target` a path."""
+    step = rf"{source}\.scratch\.refinenet(?P<n>\d)"
+    return (
+        *conv_rules(
+            rf"{step}\.resConfUnit1\.conv(?P<m>[12])", rf"{target}.fusion\g<n>.skip.conv\g<m>"
+        ),
+        *conv_rules(
+            rf"{step}\.resConfUnit2\.conv(?P<m>[12])", rf"{target}.fusion\g<n>.refine.conv\g<m>"
+        ),
+        *pointwise_rules(rf"{step}\.out_conv", rf"{target}.fusion\g<n>.out"),
+    )
+
+
 def pixel_shuffle_rules(source: str, target: str) -> tuple[Rule, ...]:
     """Rules of a linear layer whose output is spread over the pixels of a patch."""
     return (
@@ -74,8 +104,8 @@ def pixel_shuffle_rules(source: str, target: str) -> tuple[Rule, ...]:
 def block_rules(source: str, target: str, *, every: int = 1) -> tuple[Rule, ...]:
     """Rules of a stack of transformer blocks, named as DINOv2 names them.
 
-    Covers LayerScale and the norms of queries and keys too: in blocks without them these rules
-    match nothing.
+    Covers LayerScale, the norms of queries and keys and both kinds of MLP: in blocks without them
+    these rules match nothing.
 
     Args:
       source: pattern of a block's prefix, with the group `layer`.
@@ -89,6 +119,8 @@ def block_rules(source: str, target: str, *, every: int = 1) -> tuple[Rule, ...]
         ("attn.proj", "attention.out"),
         ("mlp.fc1", "mlp.fc1"),
         ("mlp.fc2", "mlp.fc2"),
+        ("mlp.w12", "mlp.fc1"),
+        ("mlp.w3", "mlp.fc2"),
     )
     scales = ("ls1", "scale1"), ("ls2", "scale2")
     rules: list[Rule] = []

@@ -35,6 +35,36 @@ def patch_kernel(weight: Shaped[np.ndarray, "D C p p"], rank: int) -> Shaped[np.
     return weight.transpose(2, 3, 1, 0).reshape(-1, weight.shape[0])
 
 
+def convolution(
+    weight: Shaped[np.ndarray, "out in h w"], rank: int
+) -> Shaped[np.ndarray, "h w in out"]:
+    """Weight of `nn.Conv2d` to a kernel for images with channels last."""
+    del rank
+    return weight.transpose(2, 3, 1, 0)
+
+
+def pointwise(weight: Shaped[np.ndarray, "out in 1 1"], rank: int) -> Shaped[np.ndarray, "in out"]:
+    """Convolution of size one, to a kernel on the channels."""
+    del rank
+    return np.squeeze(weight, (2, 3)).T
+
+
+def transposed_convolution(
+    weight: Shaped[np.ndarray, "in out h w"], rank: int
+) -> Shaped[np.ndarray, "in h w out"]:
+    """Weight of `nn.ConvTranspose2d` whose stride is its size, to a kernel on the channels."""
+    del rank
+    return weight.transpose(0, 2, 3, 1)
+
+
+def virtual_tracks(
+    tensor: Shaped[np.ndarray, "1 tracks 1 D"], rank: int
+) -> Shaped[np.ndarray, "tracks D"]:
+    """Drops the axes of length one of VGGT's virtual tracks."""
+    del rank
+    return np.squeeze(tensor, (0, 2))
+
+
 def pixel_shuffle_kernel(
     weight: Shaped[np.ndarray, "Cpp in"], rank: int
 ) -> Shaped[np.ndarray, "in ppC"]:
@@ -68,6 +98,10 @@ TRANSFORMS: Mapping[str, Transform] = MappingProxyType(
         "identity": identity,
         "linear": linear,
         "patch_kernel": patch_kernel,
+        "convolution": convolution,
+        "pointwise": pointwise,
+        "transposed_convolution": transposed_convolution,
+        "virtual_tracks": virtual_tracks,
         "pixel_shuffle_kernel": pixel_shuffle_kernel,
         "pixel_shuffle_bias": pixel_shuffle_bias,
         "squeeze_leading": squeeze_leading,

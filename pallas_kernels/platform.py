@@ -2,6 +2,8 @@
 
 import jax
 
+HOPPER_GPUS = ("H100", "H200", "H800", "H20", "GH200")
+
 
 def target_platform() -> str:
     """The platform that a computation traced now will run on: "cpu", "gpu" or "tpu".
@@ -16,6 +18,15 @@ def target_platform() -> str:
     if device is not None:
         return _canonical(device if isinstance(device, str) else device.platform)
     return _canonical(jax.default_backend())
+
+
+def target_is_hopper() -> bool:
+    """Whether the target is an NVIDIA GPU of the Hopper generation (compute capability 9.0)."""
+    abstract = jax.sharding.get_abstract_mesh().abstract_device
+    if target_platform() != "gpu":
+        return False
+    kind = jax.local_devices()[0].device_kind if abstract is None else abstract.device_kind
+    return any(name in kind for name in HOPPER_GPUS)
 
 
 def _canonical(platform: str) -> str:

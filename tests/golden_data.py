@@ -46,7 +46,10 @@ class Golden:
         state = state_dict(listing, salt=info["salt"], prefix=prefix)
         override = info.get("weight_override")
         if override:
-            patterns = [re.compile(pattern) for pattern in override["names_matching"]]
+            names = override["names_matching"]
+            # Some manifests give one pattern, followed by a remark.
+            listed = [names.split()[0]] if isinstance(names, str) else names
+            patterns = [re.compile(pattern) for pattern in listed]
             for name in state:
                 if any(pattern.search(name) for pattern in patterns):
                     state[name] = state[name] * np.float32(override["multiply"])
@@ -94,9 +97,13 @@ def state_dict(listing: Path, *, salt: str = "", prefix: str = "") -> dict[str, 
             continue
         shape = tuple(entry["shape"])
         if entry["kind"] == "buffer":
-            state[name] = np.asarray(entry["value"], np.float32).reshape(shape)
+            # The one buffer that is told by a rule: 0, 1, 0, 1, ...
+            value = entry.get("value", np.arange(np.prod(shape)) % 2)
+            state[name] = np.asarray(value, np.float32).reshape(shape)
         else:
-            state[name] = golden_weight(name, shape, entry["mean"], entry["std"], salt)
+            first = entry.get("alias_of", name)
+            mean, std = entries[first]["mean"], entries[first]["std"]
+            state[name] = golden_weight(first, shape, mean, std, salt)
     return state
 
 

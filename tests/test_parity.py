@@ -15,30 +15,31 @@ from convert.engine import plan, stream
 from convert.pi3 import IGNORED, RULES
 from golden_data import Golden
 from jaxrecon import checkpoint, geometry
-from jaxrecon.models.pi3 import IMAGE_MEAN, IMAGE_STD, PI3, Pi3, Pi3Config, points_from_raw
+from jaxrecon.models.pi3 import PI3, Pi3, Pi3Config, points_from_raw
 from jaxrecon.nn.attention import attend_densely
 from jaxrecon.nn.block import Block
-from jaxrecon.nn.dinov2 import DINOV2_LARGE, DinoV2, DinoV2Config
+from jaxrecon.nn.dinov2 import DINOV2_LARGE, IMAGE_MEAN, IMAGE_STD, DinoV2, DinoV2Config
 from jaxrecon.nn.rope import apply_rotary, rotary_table
 from jaxrecon.registry import PI3_FAMILY
+from jaxrecon.sparse import SparseAttention
+from sparse_cases import Recorder, along_curve, check_sparse_attention
 from tiny_models import PI3_TINY
+from vggt_stages import channels_last, check_vggt
 
 CONFIGS = {"pi3_tiny": PI3_TINY, "pi3_full": PI3}
 NOT_YET = {
     "mapanything": "MapAnything is not built yet",
-    "vggt": "VGGT is not built yet",
-    "vggt_sparse": "VGGT is not built yet",
-    "pi3_sparse": "block-sparse attention is not built yet",
-    "sparse_attention": "block-sparse attention is not built yet",
+    "vggt_sparse": "block-sparse attention is not built yet",
 }
 NOT_YET_BY_NAME = {
     "pi3x_": "Pi3X is not built yet",
-    "prep_vggt": "VGGT is not built yet",
-    "post_vggt": "VGGT is not built yet",
     "prep_mapanything": "MapAnything is not built yet",
     "post_mapanything": "MapAnything is not built yet",
 }
-ELSEWHERE = {"prep_pi3": "checked in test_images.py"}
+ELSEWHERE = {
+    "prep_pi3": "checked in test_images.py",
+    "prep_vggt": "checked in test_vggt_images.py",
+}
 
 
 class InMemory:
@@ -112,21 +113,17 @@ def head_stages(model: Pi3, features: jax.Array) -> dict[str, jax.Array]:
     patches = {name: value[:, layout.leading :] for name, value in out.items()}
     raw = model.to_pixels(model.point_head(patches["point_decoder"]), grid)
     logits = model.to_pixels(model.confidence_head(patches["conf_decoder"]), grid)
-    translation, matrix = model.camera_head.regress(patches["camera_decoder"])
+    translation, numbers = model.camera_head.regress(patches["camera_decoder"])
     return out | {
         "point_head_raw": raw,
         "camera_fc_t": translation,
-        "camera_fc_rot": matrix.reshape(-1, 9),
+        "camera_fc_rot": numbers,
         "local_points": points_from_raw(raw).reshape(*batch_views, *raw.shape[1:]),
         "conf": logits.reshape(*batch_views, *logits.shape[1:]),
     }
 
 
-GRIDS = ((4, 5), (6, 3))
-
-
-def channels_last(images: np.ndarray) -> jax.Array:
-    return jnp.moveaxis(jnp.asarray(images, jnp.float32), -3, -1)
+GRIDS = ((4, 5), (6, 3), (7, 9))
 
 
 def check_pi3(golden: Golden) -> None:
@@ -141,6 +138,49 @@ def check_pi3(golden: Golden) -> None:
     np.testing.assert_array_equal(whole.points_camera, stages["local_points"])
     logits = np.asarray(stages["conf"], np.float64)[..., 0]
     np.testing.assert_allclose(whole.confidence, 1 / (1 + np.exp(-logits)), rtol=1e-5)
+
+
+def check_sparse_pi3(golden: Golden) -> None:
+    """Layer by layer with the masks bit for bit, then the whole forward as one program."""
+    config, expected = golden.info["config"], golden.outputs()
+    model = build_pi3(PI3_TINY, golden.weights())
+    images = channels_last(golden.inputs()["images_u8"] / np.float32(255))
+    hilbert = config["use_hilbert"]
+    sparse = SparseAttention(
+        config["sparse_ratio"],
+        config["cdf_threshold"],
+        order="hilbert" if hilbert else "raster",
+        special_tokens="packed",
+    )
+    layout, recorder = model.layout(images.shape), Recorder(sparse)
+    rope = model.rope(layout, model.config.trunk_block)
+
+    def stored(x: jax.Array) -> np.ndarray:
+        return np.asarray(along_curve(x, layout) if hilbert else x)
+
+    x, trunk = model.tokens(images), model.trunk
+    for index in range(trunk.pairs):
+        frame, across = layer(trunk.frame_blocks, index), layer(trunk.global_blocks, index)
+        framed = trunk.within_views(frame, x, layout, recorder, rope)
+        joined = layout.joined(x.shape[1])
+        if index == 0:
+            scene = framed.reshape(x.shape[0], -1, x.shape[3])
+            attended = across.attention(across.norm1(scene), joined, sparse, rope)
+            golden.check("dec_block1_attn", stored(attended), expected["dec_block1_attn"])
+        x = trunk.across_views(across, framed, layout, recorder, rope)
+        if index == 0:
+            flat = x.reshape(x.shape[0], -1, x.shape[3])
+            golden.check("dec_block1_global", stored(flat), expected["dec_block1_global"])
+        mask = expected[f"block_mask_layer{index}"].astype(bool)
+        np.testing.assert_array_equal(recorder.masks[index], mask)
+    features = jnp.concatenate([framed, x], axis=-1)
+    flat = features.reshape(-1, *features.shape[2:])
+    golden.check("dec_concat", np.asarray(flat), expected["dec_concat"])
+    logits = head_stages(model, features)["conf"]
+    golden.check("conf", np.asarray(logits), expected["conf"])
+    whole = jax.jit(lambda m, x: m(x, attention=sparse))(model, images)
+    golden.check("points", np.asarray(whole.points_world), expected["points"])
+    golden.check("camera_poses", np.asarray(whole.world_from_camera), expected["camera_poses"])
 
 
 def check_encoder(golden: Golden) -> None:
@@ -211,8 +251,32 @@ def check_postprocessing(golden: Golden) -> None:
     )
 
 
+def check_vggt_postprocessing(golden: Golden) -> None:
+    """Pose encodings, quaternions and unprojection."""
+    given, size = golden.inputs(), tuple(golden.info["config"]["image_size_hw"])
+    encoding, depth = jnp.asarray(given["pose_encoding"]), jnp.asarray(given["depth"])
+    camera_from_world, intrinsics = geometry.decode_pose(encoding, size)
+    world_from_camera = geometry.invert_rigid(camera_from_world)[0]
+    rotation = geometry.rotation_from_quaternion(encoding[..., 3:7])
+    actual = {
+        "extrinsics": camera_from_world[..., :3, :],
+        "intrinsics": intrinsics,
+        "pose_encoding_back": geometry.encode_pose(camera_from_world, intrinsics, size),
+        "world_points": geometry.transform_points(
+            world_from_camera[:, None, None], geometry.unproject_depth(depth, intrinsics[0])
+        ),
+        "quat_to_mat": rotation,
+        "mat_to_quat": geometry.quaternion_from_rotation(rotation),
+        "inverse_se3": world_from_camera,
+    }
+    expected = golden.outputs()
+    assert actual.keys() == expected.keys()
+    for key, value in actual.items():
+        golden.check(key, np.asarray(value), expected[key])
+
+
 def check_units(golden: Golden) -> None:
-    """The primitives that π³ uses."""
+    """The primitives that all families share; VGGT's own are in test_dpt.py and test_vggt.py."""
     given, expected = golden.inputs(), golden.outputs()
     for index, positions in enumerate(given["rope_pos"]):
         table = rotary_table(positions, given["rope_q"].shape[-1])
@@ -226,7 +290,18 @@ def check_units(golden: Golden) -> None:
     )
 
 
-CHECKS = {"pi3": check_pi3, "postprocess": check_postprocessing, "units": check_units}
+CHECKS = {
+    "pi3_sparse": check_sparse_pi3,
+    "sparse_attention": check_sparse_attention,
+    "pi3": check_pi3,
+    "vggt": check_vggt,
+    "postprocess": check_postprocessing,
+    "units": check_units,
+}
+CHECKS_BY_NAME = {
+    "dinov2reg_vitl_enc": check_encoder,
+    "post_vggt": check_vggt_postprocessing,
+}
 
 
 def test_golden(golden: Golden) -> None:
@@ -238,8 +313,7 @@ def test_golden(golden: Golden) -> None:
     family = golden.info["family"]
     if family in NOT_YET:
         pytest.skip(NOT_YET[family])
-    check = check_encoder if golden.name.startswith("dinov2reg") else CHECKS[family]
-    check(golden)
+    CHECKS_BY_NAME.get(golden.name, CHECKS[family])(golden)
 
 
 def test_position_table_is_resampled_as_upstream() -> None:

@@ -142,7 +142,8 @@ def test_attention_is_told_where_it_is(pixels: np.ndarray) -> None:
     layouts: list[TokenLayout] = []
 
     def spy(q: jax.Array, k: jax.Array, v: jax.Array, layout: TokenLayout) -> jax.Array:
-        layouts.append(layout)
+        assert layout.layers == SMALL.pairs
+        layouts.append(replace(layout, layers=1, layer=0))
         assert q.shape[1] == layout.tokens
         return attend_densely(q, k, v, layout)
 

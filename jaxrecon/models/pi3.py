@@ -19,12 +19,10 @@ from jaxrecon.models.prediction import Prediction
 from jaxrecon.nn.alternating import AlternatingAttention
 from jaxrecon.nn.attention import AttentionFn, TokenLayout, attend_densely
 from jaxrecon.nn.block import BlockConfig, scan_blocks, stack_blocks
-from jaxrecon.nn.dinov2 import DINOV2_LARGE, DinoV2, DinoV2Config
-from jaxrecon.nn.layers import linear, stack
+from jaxrecon.nn.dinov2 import DINOV2_LARGE, IMAGE_MEAN, IMAGE_STD, DinoV2, DinoV2Config
+from jaxrecon.nn.layers import linear
+from jaxrecon.nn.pose import PoseRegressor
 from jaxrecon.nn.rope import RotaryTable, grid_positions, rotary_table
-
-IMAGE_MEAN = (0.485, 0.456, 0.406)
-IMAGE_STD = (0.229, 0.224, 0.225)
 
 
 @dataclass(frozen=True)
@@ -65,6 +63,19 @@ class Pi3Config:
 PI3 = Pi3Config()
 """The released model (yyfz233/Pi3), 958.7 M parameters."""
 
+PI3_MINI = Pi3Config(
+    encoder=DinoV2Config(width=320, depth=1, heads=5, registers=2, grid=16),
+    heads=5,
+    pairs=5,
+    registers=4,
+    head_width=256,
+    head_heads=4,
+    head_depth=1,
+    point_width=256,
+    camera_width=128,
+)
+"""A small model that this project trains on rendered scenes and ships."""
+
 
 class TransformerDecoder(nnx.Module):
     """Trunk features to task features: a projection, blocks of frame attention, a projection."""
@@ -88,45 +99,19 @@ class TransformerDecoder(nnx.Module):
         return self.out(scan_blocks(self.blocks, hidden, layout, attention, rope))
 
 
-class ResidualMlp(nnx.Module):
-    """`x + relu(fc3(relu(fc2(relu(fc1 x)))))`."""
-
-    def __init__(self, width: int, *, rngs: nnx.Rngs) -> None:
-        self.fc1 = linear(width, width, dtype=jnp.float32, rngs=rngs)
-        self.fc2 = linear(width, width, dtype=jnp.float32, rngs=rngs)
-        self.fc3 = linear(width, width, dtype=jnp.float32, rngs=rngs)
-
-    def __call__(self, x: Float[Array, "*dims D"]) -> Float[Array, "*dims D"]:
-        hidden = jax.nn.relu(self.fc1(x))
-        return x + jax.nn.relu(self.fc3(jax.nn.relu(self.fc2(hidden))))
-
-
-class CameraHead(nnx.Module):
-    """Patch features of a view to its camera: the mean over patches, then translation and rotation.
+class CameraHead(PoseRegressor):
+    """Patch features of a view to its camera.
 
     The rotation is regressed as nine numbers and taken to the nearest rotation.
     """
 
     def __init__(self, width: int, *, rngs: nnx.Rngs) -> None:
-        self.residual = stack(lambda keys: ResidualMlp(width, rngs=keys), 2, rngs)
-        self.mlp1 = linear(width, width, dtype=jnp.float32, rngs=rngs)
-        self.mlp2 = linear(width, width, dtype=jnp.float32, rngs=rngs)
-        self.translation = linear(width, 3, dtype=jnp.float32, rngs=rngs)
-        self.rotation = linear(width, 9, dtype=jnp.float32, rngs=rngs)
+        super().__init__(width, 9, rngs=rngs)
 
     def __call__(self, x: Float[Array, "G P D"]) -> Float[Array, "G 4 4"]:
         """World-from-camera pose of each view."""
-        translation, matrix = self.regress(x)
-        return rigid(nearest_rotation(matrix), translation)
-
-    def regress(
-        self, x: Float[Array, "G P D"]
-    ) -> tuple[Float[Array, "G 3"], Float[Array, "G 3 3"]]:
-        """Translation, and a 3x3 matrix that is not yet a rotation."""
-        x = jax.lax.scan(lambda carry, layer: (layer(carry), None), x, self.residual)[0]
-        pooled = jnp.mean(x, axis=1)
-        features = jax.nn.relu(self.mlp2(jax.nn.relu(self.mlp1(pooled))))
-        return self.translation(features), self.rotation(features).reshape(-1, 3, 3)
+        translation, numbers = self.regress(x)
+        return rigid(nearest_rotation(numbers.reshape(-1, 3, 3)), translation)
 
 
 class Pi3(Model):

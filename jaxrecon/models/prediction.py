@@ -12,13 +12,17 @@ class Prediction:
     Attributes:
       points_world: the point seen by each pixel, in the scene's world frame.
       points_camera: the same point in its own camera's frame (x right, y down, z forward).
-      confidence: how far to trust each point. π³: a probability in [0, 1].
+      confidence: how far to trust each point. π³: a probability in [0, 1]. VGGT: above 1, without
+        an upper bound.
       world_from_camera: rigid pose of each camera.
+      intrinsics: of each camera, in pixels, if the model tells them; π³ does not.
 
-    The unit of length is the model's own: π³ is free up to one scale factor for each scene.
+    The unit of length is the model's own: π³ and VGGT are free up to one scale factor for each
+    scene.
     """
 
     points_world: Float[Array, "B V H W 3"]
     points_camera: Float[Array, "B V H W 3"]
     confidence: Float[Array, "B V H W"]
     world_from_camera: Float[Array, "B V 4 4"]
+    intrinsics: Float[Array, "B V 3 3"] | None = None

@@ -1,14 +1,17 @@
-"""The trunk of all families: attention within each view, then across all views, in turns."""
+"""The trunk of all families: attention within each view and across all views, in turns."""
+
+from dataclasses import replace
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 from jax.typing import DTypeLike
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
 from jaxrecon.nn.attention import AttentionFn, TokenLayout
 from jaxrecon.nn.block import Block, BlockConfig, stack_blocks
+from jaxrecon.nn.layers import scan_layers
 from jaxrecon.nn.rope import RotaryTable
 
 
@@ -27,11 +30,19 @@ class AlternatingAttention(nnx.Module):
         dtype: DTypeLike,
         rngs: nnx.Rngs,
     ) -> None:
-        if tuple(sorted(set(taps))) != taps or not 0 <= taps[0] <= taps[-1] < pairs:
-            raise ValueError(f"{taps=} must rise within 0 .. {pairs - 1}")
+        self.check_taps(taps, pairs)
         self.pairs, self.taps, self.dtype = pairs, taps, dtype
         self.frame_blocks = stack_blocks(config, pairs, dtype=dtype, rngs=rngs)
         self.global_blocks = stack_blocks(config, pairs, dtype=dtype, rngs=rngs)
+
+    @staticmethod
+    def check_taps(taps: tuple[int, ...], pairs: int) -> None:
+        """Refuses taps that are not pairs in rising order.
+
+        Raises:
+          ValueError: naming the taps.
+        """
+        _check_rising(taps, pairs)
 
     def __call__(
         self,
@@ -46,21 +57,24 @@ class AlternatingAttention(nnx.Module):
           tokens: the tokens of each view; `layout` describes one view's.
           attention: used in both kinds of block; the layout that it receives tells them apart.
         """
-        # Layer i writes slot i, until the tap at or after it: the last to write a slot is its tap.
-        slots = np.searchsorted(self.taps, np.arange(self.pairs)).clip(max=len(self.taps) - 1)
+        slots = _slots(self.taps, self.pairs)
         last = self.taps[-1] + 1
-        layers = jax.tree.map(lambda x: x[:last], (self.frame_blocks, self.global_blocks, slots))
+        numbered = (self.frame_blocks, self.global_blocks, slots, np.arange(self.pairs))
+        layers = jax.tree.map(lambda x: x[:last], numbered)
         buffer = jnp.zeros((len(self.taps), *tokens.shape[:3], 2 * tokens.shape[3]), self.dtype)
 
-        def step(carry: tuple[Array, Array], layer: tuple[Block, Block, Array]) -> tuple:
+        def step(
+            carry: tuple[Array, Array], layer: tuple[Block, Block, Array, Array]
+        ) -> tuple[Array, Array]:
             x, taps = carry
-            frame_block, global_block, slot = layer
-            framed = self.within_views(frame_block, x, layout, attention, rope)
-            x = self.across_views(global_block, framed, layout, attention, rope)
+            frame_block, global_block, slot, number = layer
+            here = replace(layout, layers=self.pairs, layer=number)
+            framed = self.within_views(frame_block, x, here, attention, rope)
+            x = self.across_views(global_block, framed, here, attention, rope)
             both = jnp.concatenate([framed, x], axis=-1).astype(taps.dtype)
-            return (x, jax.lax.dynamic_update_index_in_dim(taps, both, slot, 0)), None
+            return x, jax.lax.dynamic_update_index_in_dim(taps, both, slot, 0)
 
-        return jax.lax.scan(step, (tokens, buffer), layers)[0][1]
+        return scan_layers(step, (tokens, buffer), layers)[1]
 
     def within_views(
         self,
@@ -85,3 +99,86 @@ class AlternatingAttention(nnx.Module):
         """One global block: all views of a scene are one sequence, view after view."""
         flat = x.reshape(x.shape[0], -1, x.shape[3])
         return block(flat, layout.joined(x.shape[1]), attention, rope).reshape(x.shape)
+
+
+class GlobalFirstAttention(AlternatingAttention):
+    """`pairs` times (global block, frame block), scanned; returns the outputs of a few blocks.
+
+    The scene may have tokens of its own. They lie behind all views, take part in global blocks and
+    pass frame blocks unchanged. Taps are blocks, counted through from 0: even ones are global.
+
+    Source: upstream `MultiViewAlternatingAttentionTransformerIFR`
+    (`uniception/models/info_sharing/alternating_attention_transformer.py`).
+    """
+
+    @staticmethod
+    def check_taps(taps: tuple[int, ...], pairs: int) -> None:
+        """Refuses taps that are not blocks in rising order.
+
+        Raises:
+          ValueError: naming the taps.
+        """
+        _check_rising(taps, 2 * pairs)
+
+    def __call__(  # pyright: ignore[reportIncompatibleMethodOverride]
+        self,
+        tokens: Float[Array, "B V P D"],
+        layout: TokenLayout,
+        attention: AttentionFn,
+        scene: Float[Array, "B S D"],
+    ) -> tuple[Float[Array, "taps B V P D"], Float[Array, "B S D"]]:
+        """Output of each tapped block, and the scene's tokens after the last one.
+
+        Args:
+          tokens: the tokens of each view; `layout` describes one view's.
+          attention: used in both kinds of block; the layout that it receives tells them apart.
+          scene: tokens of the scene itself.
+        """
+        slots = _slots(self.taps, 2 * self.pairs).reshape(-1, 2)
+        last = self.taps[-1] // 2 + 1
+        layers = jax.tree.map(lambda x: x[:last], (self.global_blocks, self.frame_blocks, slots))
+        buffer = jnp.zeros((len(self.taps), *tokens.shape), self.dtype)
+
+        def written(taps: Array, x: Array, slot: Array) -> Array:
+            return jax.lax.dynamic_update_index_in_dim(taps, x.astype(taps.dtype), slot, 0)
+
+        def step(
+            carry: tuple[Array, Array, Array], layer: tuple[Block, Block, Array]
+        ) -> tuple[Array, Array, Array]:
+            x, scene, taps = carry
+            global_block, frame_block, slots = layer
+            x, scene = self.across_scene(global_block, x, layout, attention, scene)
+            taps = written(taps, x, slots[0])
+            x = self.within_views(frame_block, x, layout, attention, None)
+            return x, scene, written(taps, x, slots[1])
+
+        _, scene, taps = scan_layers(step, (tokens, scene, buffer), layers)
+        return taps, scene
+
+    def across_scene(
+        self,
+        block: Block,
+        x: Float[Array, "B V P D"],
+        layout: TokenLayout,
+        attention: AttentionFn,
+        scene: Float[Array, "B S D"],
+    ) -> tuple[Float[Array, "B V P D"], Float[Array, "B S D"]]:
+        """One global block: all views and then the scene's tokens are one sequence."""
+        joined = replace(layout.joined(x.shape[1]), scene=scene.shape[1])
+        flat = jnp.concatenate([x.reshape(x.shape[0], -1, x.shape[3]), scene], axis=1)
+        out = block(flat, joined, attention)
+        views = out.shape[1] - scene.shape[1]
+        return out[:, :views].reshape(x.shape), out[:, views:]
+
+
+def _check_rising(taps: tuple[int, ...], count: int) -> None:
+    if tuple(sorted(set(taps))) != taps or not 0 <= taps[0] <= taps[-1] < count:
+        raise ValueError(f"{taps=} must rise within 0 .. {count - 1}")
+
+
+def _slots(taps: tuple[int, ...], count: int) -> Int[np.ndarray, "layers"]:
+    """Where each layer writes its output: the last to write a slot is its tap.
+
+    Layer i writes the slot of the tap at or after it.
+    """
+    return np.searchsorted(taps, np.arange(count)).clip(max=len(taps) - 1)

@@ -1,7 +1,7 @@
 """Multi-head self-attention with the attention function passed in."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import jax.numpy as jnp
 from flax import nnx
@@ -22,7 +22,8 @@ class TokenLayout:
 
     A sequence holds `views` times [`leading` specials | patches of the `grid` row by row |
     `trailing` specials], then `scene` tokens that belong to no view. Frame attention has one view
-    a sequence, global attention all views of a scene.
+    a sequence, global attention all views of a scene. `layer` counts the trunk's `layers` pairs
+    of blocks; it may be a traced number.
     """
 
     views: int
@@ -30,6 +31,8 @@ class TokenLayout:
     leading: int = 0
     trailing: int = 0
     scene: int = 0
+    layers: int = 1
+    layer: Array | int = field(default=0, compare=False)
 
     @property
     def tokens_per_view(self) -> int:
@@ -50,8 +53,8 @@ type AttentionFn = Callable[[Array, Array, Array, TokenLayout], Array]
 
 def attend_densely(
     q: Float[Array, "G T N K"],
-    k: Float[Array, "G T N K"],
-    v: Float[Array, "G T N K"],
+    k: Float[Array, "G S N K"],
+    v: Float[Array, "G S N K"],
     layout: TokenLayout,
 ) -> Float[Array, "G T N K"]:
     """Every token sees every token of its sequence: the default `AttentionFn`."""
@@ -85,7 +88,9 @@ _NAMED = {name: _by_name(name) for name in IMPLEMENTATIONS}
 
 
 class Attention(nnx.Module):
-    """Self-attention: one matrix for q, k and v, then heads, then an output matrix.
+    """Attention: one matrix for q, k and v, then heads, then an output matrix.
+
+    Keys and values come from the tokens themselves, or from a `context` if one is given.
 
     With `qk_norm`, q and k pass a LayerNorm over the head width, before the rotary embedding.
     q and k are normed and turned in float32 and then cast to the dtype of `v`.
@@ -110,13 +115,31 @@ class Attention(nnx.Module):
         layout: TokenLayout,
         attention: AttentionFn,
         rope: RotaryTable | None = None,
+        context: Float[Array, "G S D"] | None = None,
     ) -> Float[Array, "G T D"]:
         groups, tokens, width = x.shape
-        qkv = self.qkv(x).reshape(groups, tokens, 3, self.heads, width // self.heads)
-        q, k, v = qkv[:, :, 0], qkv[:, :, 1], qkv[:, :, 2]
+        if context is None:
+            q, k, v = self._projected(x, 0, 3)
+        else:
+            q, k, v = *self._projected(x, 0, 1), *self._projected(context, 1, 3)
         if self.q_norm is not None and self.k_norm is not None:
             q, k = self.q_norm(q), self.k_norm(k)
         if rope is not None:
             q, k = (apply_rotary(u.astype(jnp.float32), rope) for u in (q, k))
         out = attention(q.astype(v.dtype), k.astype(v.dtype), v, layout)
         return self.out(out.reshape(groups, tokens, width))
+
+    def _projected(
+        self, x: Float[Array, "G T D"], first: int, last: int
+    ) -> tuple[Float[Array, "G T N K"], ...]:
+        """Those of (queries, keys, values) from the `first` up to the `last`, split into heads."""
+        groups, tokens, width = x.shape
+        parts = self.qkv(x) if last - first == 3 else self._part(x, first * width, last * width)
+        split = parts.reshape(groups, tokens, last - first, self.heads, width // self.heads)
+        return tuple(split[:, :, part] for part in range(last - first))
+
+    def _part(self, x: Float[Array, "G T D"], first: int, last: int) -> Float[Array, "G T E"]:
+        """The columns `first` to `last` of what `qkv` makes of `x`."""
+        assert self.qkv.bias is not None
+        kernel, bias = self.qkv.kernel[...][:, first:last], self.qkv.bias[...][first:last]
+        return jnp.matmul(x.astype(kernel.dtype), kernel, precision=self.qkv.precision) + bias

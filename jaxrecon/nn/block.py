@@ -1,21 +1,32 @@
 """The transformer block that every family is made of."""
 
 from dataclasses import dataclass
+from typing import Literal
 
-import jax
 import jax.numpy as jnp
 from flax import nnx
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from jaxrecon.nn.attention import Attention, AttentionFn, TokenLayout
-from jaxrecon.nn.layers import LayerScale, Mlp, layer_norm, stack
+from jaxrecon.nn.layers import LayerScale, Mlp, SwiGlu, layer_norm, scan_layers, stack
 from jaxrecon.nn.rope import RotaryTable
+
+type MlpKind = Literal["gelu", "swiglu"]
 
 
 @dataclass(frozen=True)
 class BlockConfig:
-    """Sizes and options of a block; `layer_scale` is the initial factor, None for no LayerScale."""
+    """Sizes and options of a block.
+
+    Attributes:
+      mlp: kind of the MLP. A SwiGLU has three matrices for two, so its hidden width is two thirds
+        of `mlp_ratio * width`, rounded up to a multiple of 8.
+      layer_scale: the initial factor, None for no LayerScale.
+      normed_residual: the attention's update is added to `norm1(x)` rather than to `x`, as in
+        VGGSfM's trackers.
+      cross: keys and values come from other tokens, which pass a norm of their own.
+    """
 
     width: int
     heads: int
@@ -23,10 +34,19 @@ class BlockConfig:
     qk_norm: bool = False
     layer_scale: float | None = None
     norm_eps: float = 1e-6
+    normed_residual: bool = False
+    cross: bool = False
+    mlp: MlpKind = "gelu"
 
     def __post_init__(self) -> None:
         if self.width % self.heads:
             raise ValueError(f"{self.width=} must be a multiple of {self.heads=}")
+
+    @property
+    def hidden(self) -> int:
+        """Hidden width of the MLP."""
+        full = self.mlp_ratio * self.width
+        return full if self.mlp == "gelu" else -(-(full * 2 // 3) // 8) * 8
 
 
 class Block(nnx.Module):
@@ -38,12 +58,18 @@ class Block(nnx.Module):
 
     def __init__(self, config: BlockConfig, *, dtype: DTypeLike, rngs: nnx.Rngs) -> None:
         width, eps = config.width, config.norm_eps
-        self.norm1 = layer_norm(width, eps=eps, dtype=dtype, rngs=rngs)
+        self.normed_residual = config.normed_residual
+        entering = jnp.float32 if config.normed_residual else dtype
+        self.norm1 = layer_norm(width, eps=eps, dtype=entering, rngs=rngs)
+        self.norm_context = (
+            layer_norm(width, eps=eps, dtype=dtype, rngs=rngs) if config.cross else None
+        )
         self.attention = Attention(
             width, config.heads, qk_norm=config.qk_norm, dtype=dtype, rngs=rngs
         )
         self.norm2 = layer_norm(width, eps=eps, dtype=dtype, rngs=rngs)
-        self.mlp = Mlp(width, config.mlp_ratio * width, dtype=dtype, rngs=rngs)
+        mlp = SwiGlu if config.mlp == "swiglu" else Mlp
+        self.mlp = mlp(width, config.hidden, dtype=dtype, rngs=rngs)
         if config.layer_scale is None:
             self.scale1 = self.scale2 = None
         else:
@@ -56,8 +82,13 @@ class Block(nnx.Module):
         layout: TokenLayout,
         attention: AttentionFn,
         rope: RotaryTable | None = None,
+        context: Float[Array, "G S D"] | None = None,
     ) -> Float[Array, "G T D"]:
-        x = x + _scaled(self.attention(self.norm1(x), layout, attention, rope), self.scale1)
+        normed = self.norm1(x)
+        if self.norm_context is not None:
+            context = self.norm_context(context)
+        update = self.attention(normed, layout, attention, rope, context)
+        x = (normed if self.normed_residual else x) + _scaled(update, self.scale1)
         return x + _scaled(self.mlp(self.norm2(x)), self.scale2)
 
 
@@ -78,8 +109,4 @@ def scan_blocks(
     rope: RotaryTable | None = None,
 ) -> Float[Array, "G T D"]:
     """Runs stacked blocks one after another; the block is traced once."""
-
-    def step(carry: Array, block: Block) -> tuple[Array, None]:
-        return block(carry, layout, attention, rope), None
-
-    return jax.lax.scan(step, x, blocks)[0]
+    return scan_layers(lambda x, block: block(x, layout, attention, rope), x, blocks)

@@ -1,21 +1,38 @@
 """DINOv2 image encoder (arXiv 2304.07193), with register tokens (arXiv 2309.16588)."""
 
 from dataclasses import dataclass
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from jaxrecon.nn.attention import TokenLayout, attend_densely
-from jaxrecon.nn.block import BlockConfig, scan_blocks, stack_blocks
-from jaxrecon.nn.layers import layer_norm, linear
+from jaxrecon.nn.block import BlockConfig, MlpKind, scan_blocks, stack_blocks
+from jaxrecon.nn.layers import HIGHEST, layer_norm, linear
+
+IMAGE_MEAN = (0.485, 0.456, 0.406)
+IMAGE_STD = (0.229, 0.224, 0.225)
+"""Mean and deviation of ImageNet's colours, with which images are normalised."""
+
+POSITION_OFFSET = 0.1
+POSITION_SHARPNESS = -0.75
+"""What "offset" resampling of the position table adds to a grid, and its kernel's parameter."""
 
 
 @dataclass(frozen=True)
 class DinoV2Config:
-    """Sizes of the encoder; `grid` is the side of the square position table, in patches."""
+    """Sizes and options of the encoder.
+
+    Attributes:
+      grid: side of the square position table, in patches.
+      mlp: kind of the blocks' MLP.
+      final_norm: whether the tokens pass a norm after the last block.
+      resampling: how the position table is fitted to a grid; see `DinoV2.position_table`.
+    """
 
     width: int = 1024
     depth: int = 24
@@ -23,13 +40,21 @@ class DinoV2Config:
     registers: int = 4
     patch: int = 14
     grid: int = 37
+    mlp: MlpKind = "gelu"
+    final_norm: bool = True
+    resampling: Literal["antialiased", "offset"] = "antialiased"
 
     @property
     def block(self) -> BlockConfig:
-        return BlockConfig(self.width, self.heads, layer_scale=1.0)
+        return BlockConfig(self.width, self.heads, layer_scale=1.0, mlp=self.mlp)
 
 
 DINOV2_LARGE = DinoV2Config()
+
+DINOV2_GIANT = DinoV2Config(
+    width=1536, depth=40, heads=24, registers=0, mlp="swiglu", resampling="offset"
+)
+"""ViT-g as it is released without registers."""
 
 
 class DinoV2(nnx.Module):
@@ -41,13 +66,25 @@ class DinoV2(nnx.Module):
         normal = nnx.initializers.normal(0.02)
         self.patch_embed = linear(3 * config.patch**2, width, dtype=dtype, rngs=rngs)
         self.class_token = nnx.Param(normal(rngs.params(), (width,)))
-        self.register_tokens = nnx.Param(normal(rngs.params(), (config.registers, width)))
+        self.register_tokens = (
+            nnx.Param(normal(rngs.params(), (config.registers, width)))
+            if config.registers
+            else None
+        )
         self.position_embedding = nnx.Param(normal(rngs.params(), (1 + config.grid**2, width)))
         self.blocks = stack_blocks(config.block, config.depth, dtype=dtype, rngs=rngs)
-        self.norm = layer_norm(width, eps=config.block.norm_eps, dtype=jnp.float32, rngs=rngs)
+        self.norm = (
+            layer_norm(width, eps=config.block.norm_eps, dtype=jnp.float32, rngs=rngs)
+            if config.final_norm
+            else None
+        )
 
     def __call__(self, images: Float[Array, "G H W 3"]) -> Float[Array, "G P D"]:
-        """Features of the patches, row by row, after the final norm, in float32.
+        """Features of the patches, row by row, in float32; see `tokens`."""
+        return self.tokens(images)[:, 1 + self.config.registers :]
+
+    def tokens(self, images: Float[Array, "G H W 3"]) -> Float[Array, "G T D"]:
+        """All tokens, [class | registers | patches], after the last block and the final norm.
 
         Args:
           images: RGB, normalised with ImageNet's mean and deviation; H and W are multiples of the
@@ -56,7 +93,7 @@ class DinoV2(nnx.Module):
         tokens = self.embed(images)
         layout = TokenLayout(1, self.patch_grid(images.shape), 1 + self.config.registers)
         tokens = scan_blocks(self.blocks, tokens, layout, attend_densely)
-        return self.norm(tokens)[:, layout.leading :]
+        return tokens if self.norm is None else self.norm(tokens)
 
     def patch_grid(self, shape: tuple[int, ...]) -> tuple[int, int]:
         """Rows and columns of patches in images of shape (G, H, W, 3).
@@ -84,7 +121,9 @@ class DinoV2(nnx.Module):
         """
         position = self.position_table(self.patch_grid(images.shape))
         patches = self.embed_patches(images).astype(jnp.float32) + position[1:]
-        first = jnp.concatenate([self.class_token[...] + position[:1], self.register_tokens[...]])
+        first = self.class_token[...] + position[:1]
+        if self.register_tokens is not None:
+            first = jnp.concatenate([first, self.register_tokens[...]])
         return jnp.concatenate(
             [jnp.broadcast_to(first, (patches.shape[0], *first.shape)), patches], axis=1
         )
@@ -92,13 +131,34 @@ class DinoV2(nnx.Module):
     def position_table(self, grid: tuple[int, int]) -> Float[Array, "T D"]:
         """Position vectors of the class token and of a grid of patches.
 
-        The stored square table is resampled with antialiased bicubic interpolation (Keys,
-        a = -0.5), as the variants with registers do upstream.
+        The stored square table is resampled with bicubic interpolation: "antialiased" as the
+        variants with registers do upstream (Keys, a = -0.5), "offset" as those without (a = -0.75,
+        no antialiasing, and places that follow from a grid larger by a tenth of a patch).
         """
         table = self.position_embedding[...]
         side = self.config.grid
         if grid == (side, side):
             return table
         square = table[1:].reshape(side, side, -1)
-        resized = jax.image.resize(square, (*grid, table.shape[1]), "cubic", antialias=True)
+        if self.config.resampling == "antialiased":
+            resized = jax.image.resize(square, (*grid, table.shape[1]), "cubic", antialias=True)
+        else:
+            rows, columns = (jnp.asarray(_offset_bicubic(side, new)) for new in grid)
+            resized = jnp.einsum("ih,jw,hwd->ijd", rows, columns, square, precision=HIGHEST)
         return jnp.concatenate([table[:1], resized.reshape(-1, table.shape[1])])
+
+
+def _offset_bicubic(old: int, new: int) -> Float[np.ndarray, "new old"]:
+    """Weights of the old positions for each new one; positions outside repeat the edge.
+
+    Source: upstream `interpolate_pos_encoding` (dinov2/models/vision_transformer.py), which hands
+    PyTorch the scale (new + 0.1) / old.
+    """
+    place = (np.arange(new) + 0.5) * (old / (new + POSITION_OFFSET)) - 0.5
+    near = np.floor(place)[:, None] + np.arange(-1, 3)
+    x, a = np.abs(place[:, None] - near), POSITION_SHARPNESS
+    inner, outer = ((a + 2) * x - (a + 3)) * x**2 + 1, ((x - 5) * x + 8) * x * a - 4 * a
+    weights = np.zeros((new, old))
+    columns = near.astype(int).clip(0, old - 1)
+    np.add.at(weights, (np.arange(new)[:, None], columns), np.where(x <= 1, inner, outer))
+    return weights.astype(np.float32)

@@ -1,0 +1,334 @@
+"""Dense prediction from transformer features at four depths (DPT, arXiv 2103.13413)."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jax.typing import DTypeLike
+from jaxtyping import Array, Float
+
+from jaxrecon.nn.layers import HIGHEST, layer_norm, linear
+
+NORM_EPS = 1e-5
+POSITION_BASE = 100.0
+POSITION_RATIO = 0.1
+VIEWS_AT_ONCE = 8
+
+type Size = tuple[int, int]
+type Patches = Float[Array, "4 G P D"] | Sequence[Float[Array, "G P _D"]]
+"""Features of the patches of `G` views at four depths, the shallowest first."""
+
+
+@dataclass(frozen=True)
+class DPTConfig:
+    """Sizes of a DPT.
+
+    Attributes:
+      width: of the tokens that come in.
+      shallow_width: of the shallowest depth's tokens, where they differ.
+      channels: of the four feature maps, the finest first.
+      features: channels in which they are fused.
+      features_out: channels of the fused map.
+      hidden: channels of a dense head between the fused map and its numbers.
+      position: adds an embedding of the pixel's place to the maps.
+      norm: the tokens pass a LayerNorm first, one for all depths.
+      rectified_skip: residual connections start behind the first ReLU, as it is where that works
+        in place.
+      crop: the deepest map is doubled and cropped to the size of the next, not resized to it.
+    """
+
+    width: int
+    channels: tuple[int, int, int, int] = (256, 512, 1024, 1024)
+    features: int = 256
+    features_out: int = 128
+    hidden: int = 32
+    position: bool = True
+    norm: bool = True
+    rectified_skip: bool = True
+    crop: bool = False
+    shallow_width: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.position and any(c % 4 for c in (*self.channels, self.features_out)):
+            raise ValueError(f"{self.channels=}, {self.features_out=} must be multiples of 4")
+
+
+def conv(
+    width_in: int,
+    width_out: int,
+    *,
+    stride: int = 1,
+    bias: bool = True,
+    dtype: DTypeLike,
+    precision: jax.lax.Precision | None = None,
+    rngs: nnx.Rngs,
+) -> nnx.Conv:
+    """A 3x3 convolution, padded by one; parameters, input and output are all of `dtype`.
+
+    In float32 it is as exact as float32 on every device, unless a `precision` is given.
+    """
+    if precision is None and jnp.dtype(dtype) == jnp.float32:
+        precision = HIGHEST
+    return nnx.Conv(
+        width_in,
+        width_out,
+        (3, 3),
+        strides=stride,
+        padding=1,
+        use_bias=bias,
+        dtype=dtype,
+        param_dtype=dtype,
+        precision=precision,
+        rngs=rngs,
+    )
+
+
+class ConvTranspose(nnx.Module):
+    """Transposed convolution whose stride is its size: each position becomes `factor` squared."""
+
+    def __init__(self, width: int, factor: int, *, dtype: DTypeLike, rngs: nnx.Rngs) -> None:
+        initial = nnx.initializers.lecun_normal(in_axis=0, out_axis=(1, 2, 3))
+        self.kernel = nnx.Param(initial(rngs.params(), (width, factor, factor, width), dtype))
+        self.bias = nnx.Param(jnp.zeros((width,), dtype))
+        self.precision = HIGHEST if jnp.dtype(dtype) == jnp.float32 else None
+
+    def __call__(self, x: Float[Array, "G h w C"]) -> Float[Array, "G H W D"]:
+        kernel = self.kernel[...]
+        (views, height, width, _), (_, factor, _, channels) = x.shape, kernel.shape
+        x = x.astype(kernel.dtype)
+        spread = jnp.einsum("ghwc,cijd->ghiwjd", x, kernel, precision=self.precision)
+        return spread.reshape(views, height * factor, width * factor, channels) + self.bias[...]
+
+
+class Reassemble(nnx.Module):
+    """Tokens of one depth to a feature map of its own size: project, `resize`, convolve."""
+
+    def __init__(
+        self,
+        config: DPTConfig,
+        width: int,
+        channels: int,
+        resize: ConvTranspose | nnx.Conv | None,
+        *,
+        dtype: DTypeLike,
+        rngs: nnx.Rngs,
+    ) -> None:
+        self.position = config.position
+        self.project = linear(width, channels, dtype=dtype, rngs=rngs)
+        self.resize = resize
+        self.out = conv(channels, config.features, bias=False, dtype=dtype, rngs=rngs)
+
+    def __call__(self, x: Float[Array, "G h w D"], aspect: float) -> Float[Array, "G H W F"]:
+        return self.out(self.resized(x, aspect))
+
+    def resized(self, x: Float[Array, "G h w D"], aspect: float) -> Float[Array, "G H W C"]:
+        """The map before the convolution; `aspect` is width over height of the image."""
+        x = self.project(x)
+        if self.position:
+            x = add_position(x, aspect)
+        return x if self.resize is None else self.resize(x)
+
+
+class ResidualConv(nnx.Module):
+    """`s + conv2(relu(conv1(relu(x))))`, the sum in float32.
+
+    The skip `s` is `relu(x)` if `rectified_skip` (VGGT's first ReLU works in place), else `x`.
+    """
+
+    def __init__(self, config: DPTConfig, *, dtype: DTypeLike, rngs: nnx.Rngs) -> None:
+        self.rectified_skip = config.rectified_skip
+        self.conv1 = conv(config.features, config.features, dtype=dtype, rngs=rngs)
+        self.conv2 = conv(config.features, config.features, dtype=dtype, rngs=rngs)
+
+    def __call__(self, x: Float[Array, "G h w F"]) -> Float[Array, "G h w F"]:
+        rectified = jax.nn.relu(x)
+        update = self.conv2(jax.nn.relu(self.conv1(rectified)))
+        skip = rectified if self.rectified_skip else x
+        return skip.astype(jnp.float32) + update.astype(jnp.float32)
+
+
+class Fusion(nnx.Module):
+    """Adds a finer map to the fused map, refines the sum and resizes it."""
+
+    def __init__(self, config: DPTConfig, *, skip: bool, dtype: DTypeLike, rngs: nnx.Rngs) -> None:
+        self.skip = ResidualConv(config, dtype=dtype, rngs=rngs) if skip else None
+        self.refine = ResidualConv(config, dtype=dtype, rngs=rngs)
+        self.out = linear(config.features, config.features, dtype=dtype, rngs=rngs)
+
+    def __call__(
+        self,
+        x: Float[Array, "G h w F"],
+        finer: Float[Array, "G h w F"] | None,
+        size: Size,
+    ) -> Float[Array, "G H W F"]:
+        if self.skip is not None and finer is not None:
+            x = x.astype(jnp.float32) + self.skip(finer)
+        # The linear map commutes with the interpolation, and is cheaper on the smaller map.
+        return resize_bilinear(self.out(self.refine(x)), size)
+
+
+class DPT(nnx.Module):
+    """Patch features of four depths to one feature map at eight times the patch grid.
+
+    Source: upstream `DPTHead` (`vggt/heads/dpt_head.py`) and `DPTFeature`
+    (`uniception/models/prediction_heads/dpt.py`), which differ as `DPTConfig` tells.
+    """
+
+    def __init__(self, config: DPTConfig, *, dtype: DTypeLike, rngs: nnx.Rngs) -> None:
+        def reassemble(level: int, resize: ConvTranspose | nnx.Conv | None) -> Reassemble:
+            width = config.shallow_width if level == 0 else None
+            channels = config.channels[level]
+            return Reassemble(
+                config, width or config.width, channels, resize, dtype=dtype, rngs=rngs
+            )
+
+        def fusion(*, skip: bool) -> Fusion:
+            return Fusion(config, skip=skip, dtype=dtype, rngs=rngs)
+
+        first, second, _, fourth = config.channels
+        self.crop = config.crop
+        self.norm = (
+            layer_norm(config.width, eps=NORM_EPS, dtype=dtype, rngs=rngs) if config.norm else None
+        )
+        self.level1 = reassemble(0, ConvTranspose(first, 4, dtype=dtype, rngs=rngs))
+        self.level2 = reassemble(1, ConvTranspose(second, 2, dtype=dtype, rngs=rngs))
+        self.level3 = reassemble(2, None)
+        self.level4 = reassemble(3, conv(fourth, fourth, stride=2, dtype=dtype, rngs=rngs))
+        self.fusion1, self.fusion2 = fusion(skip=True), fusion(skip=True)
+        self.fusion3, self.fusion4 = fusion(skip=True), fusion(skip=False)
+        self.out = conv(config.features, config.features_out, dtype=dtype, rngs=rngs)
+
+    def __call__(self, patches: Patches, grid: Size, aspect: float) -> Float[Array, "G H W F"]:
+        """The fused map.
+
+        Args:
+          patches: one array, or four of which the widths may differ.
+          grid: rows and columns of patches.
+          aspect: width over height of the image.
+        """
+        levels = self.level1, self.level2, self.level3, self.level4
+        maps = [
+            level(self.normed(tokens, grid), aspect)
+            for level, tokens in zip(levels, patches, strict=True)
+        ]
+        return self.out(self.fuse(*maps))
+
+    def normed(self, patches: Float[Array, "G P D"], grid: Size) -> Float[Array, "G h w D"]:
+        """The patches of one depth, after the norm that all depths share if any, as a map."""
+        normed = patches if self.norm is None else self.norm(patches)
+        return normed.reshape(-1, *grid, patches.shape[-1])
+
+    def fuse(self, *maps: Float[Array, "G _h _w F"]) -> Float[Array, "G H W F"]:
+        """The four maps, the finest first, to one at twice the size of the finest."""
+        map1, map2, map3, map4 = maps
+        x = self.deepest(map4, _size(map3))
+        x = self.fusion3(x, map3, _size(map2))
+        x = self.fusion2(x, map2, _size(map1))
+        return self.fusion1(x, map1, _doubled(map1))
+
+    def deepest(self, map4: Float[Array, "G h w F"], size: Size) -> Float[Array, "G H W F"]:
+        """The coarsest map at the `size` of the next."""
+        if not self.crop:
+            return self.fusion4(map4, None, size)
+        return self.fusion4(map4, None, _doubled(map4))[:, : size[0], : size[1]]
+
+
+class DenseHead(nnx.Module):
+    """A DPT that gives `outputs` numbers for each pixel; the last layer is float32."""
+
+    def __init__(
+        self, config: DPTConfig, outputs: int, *, dtype: DTypeLike, rngs: nnx.Rngs
+    ) -> None:
+        self.position = config.position
+        self.dpt = DPT(config, dtype=dtype, rngs=rngs)
+        self.conv = conv(config.features_out, config.hidden, dtype=dtype, rngs=rngs)
+        self.out = linear(config.hidden, outputs, dtype=jnp.float32, rngs=rngs)
+
+    def __call__(self, patches: Patches, grid: Size, size: Size) -> Float[Array, "G H W C"]:
+        """The numbers at the image's `size` (height, width), not yet activated."""
+        aspect = size[1] / size[0]
+        x = resize_bilinear(self.dpt(patches, grid, aspect), size)
+        if self.position:
+            x = add_position(x, aspect)
+        return self.out(jax.nn.relu(self.conv(x)))
+
+
+def map_views[X: Patches](
+    function: Callable[[X], Float[Array, "g *rest"]],
+    patches: X,
+    *,
+    at_once: int = VIEWS_AT_ONCE,
+) -> Float[Array, "G *rest"]:
+    """`function` of all views, a few at a time, so that memory does not grow with their number.
+
+    Where `at_once` does not divide the number of views, the last group reaches back over views
+    that were done before.
+    """
+    axis = 1 if isinstance(patches, Array) else 0
+    views = patches[0].shape[0]
+    if views <= at_once:
+        return function(patches)
+
+    def group(start: Array) -> Float[Array, "g *rest"]:
+        return function(
+            jax.tree.map(
+                lambda x: jax.lax.dynamic_slice_in_dim(x, start, at_once, axis=axis), patches
+            )
+        )
+
+    starts = np.minimum(np.arange(0, views, at_once), views - at_once)
+    groups = jax.lax.map(group, jnp.asarray(starts, jnp.int32))
+    flat = groups.reshape(-1, *groups.shape[2:])
+    twice, last = flat.shape[0] - views, flat.shape[0] - at_once
+    return jnp.concatenate([flat[:last], flat[last + twice :]]) if twice else flat
+
+
+def resize_bilinear(x: Float[Array, "G h w C"], size: Size) -> Float[Array, "G H W C"]:
+    """Bilinear interpolation that keeps the corner pixels at the corners (`align_corners`)."""
+    rows, columns = (
+        jnp.asarray(_interpolation(old, new), x.dtype)
+        for old, new in zip(x.shape[1:3], size, strict=True)
+    )
+    precision = HIGHEST if x.dtype == jnp.float32 else None
+    x = jnp.einsum("ih,ghwc->giwc", rows, x, precision=precision)
+    return jnp.einsum("jw,giwc->gijc", columns, x, precision=precision)
+
+
+def _interpolation(old: int, new: int) -> Float[np.ndarray, "new old"]:
+    """Weights of the old positions for each new one; the first and last coincide."""
+    place = np.arange(new) * ((old - 1) / max(new - 1, 1))
+    return np.maximum(1 - np.abs(place[:, None] - np.arange(old)), 0)
+
+
+def add_position(x: Float[Array, "G h w C"], aspect: float) -> Float[Array, "G h w C"]:
+    """Adds the embedding of each pixel's place in the image, in float32.
+
+    The first half of the channels tells the column, the second the row. Places are centred, and
+    scaled so that half the image's diagonal is 1.
+    """
+    diagonal = np.hypot(aspect, 1)
+    column = _position_table(x.shape[2], aspect / diagonal, x.shape[3] // 2)
+    row = _position_table(x.shape[1], 1 / diagonal, x.shape[3] // 2)
+    nothing = np.zeros_like
+    columns = np.concatenate([column, nothing(column)], axis=1).astype(np.float32)
+    rows = np.concatenate([nothing(row), row], axis=1).astype(np.float32)
+    return x.astype(jnp.float32) + jnp.asarray(columns) + jnp.asarray(rows)[:, None]
+
+
+def _position_table(count: int, span: float, channels: int) -> Float[np.ndarray, "count C"]:
+    """Sines, then cosines, of `count` places between `-span` and `span`."""
+    edge = span * (count - 1) / count
+    frequencies = POSITION_BASE ** -(np.arange(channels // 2) / (channels / 2))
+    angles = np.linspace(-edge, edge, count)[:, None] * frequencies
+    return POSITION_RATIO * np.concatenate([np.sin(angles), np.cos(angles)], axis=1)
+
+
+def _size(x: Float[Array, "G h w C"]) -> Size:
+    return x.shape[1], x.shape[2]
+
+
+def _doubled(x: Float[Array, "G h w C"]) -> Size:
+    return 2 * x.shape[1], 2 * x.shape[2]

@@ -1,0 +1,42 @@
+"""Regression of a camera from the features of its view's patches."""
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Float
+
+from jaxrecon.nn.layers import linear, stack
+
+
+class ResidualMlp(nnx.Module):
+    """`x + relu(fc3(relu(fc2(relu(fc1 x)))))`."""
+
+    def __init__(self, width: int, *, rngs: nnx.Rngs) -> None:
+        self.fc1 = linear(width, width, dtype=jnp.float32, rngs=rngs)
+        self.fc2 = linear(width, width, dtype=jnp.float32, rngs=rngs)
+        self.fc3 = linear(width, width, dtype=jnp.float32, rngs=rngs)
+
+    def __call__(self, x: Float[Array, "*dims D"]) -> Float[Array, "*dims D"]:
+        hidden = jax.nn.relu(self.fc1(x))
+        return x + jax.nn.relu(self.fc3(jax.nn.relu(self.fc2(hidden))))
+
+
+class PoseRegressor(nnx.Module):
+    """Residual layers on each patch, the mean over the patches, then two linear outputs; float32.
+
+    Source: Reloc3r's head (arXiv 2412.08376), used by π³ and MapAnything.
+    """
+
+    def __init__(self, width: int, rotation: int, *, rngs: nnx.Rngs) -> None:
+        self.residual = stack(lambda keys: ResidualMlp(width, rngs=keys), 2, rngs)
+        self.mlp1 = linear(width, width, dtype=jnp.float32, rngs=rngs)
+        self.mlp2 = linear(width, width, dtype=jnp.float32, rngs=rngs)
+        self.translation = linear(width, 3, dtype=jnp.float32, rngs=rngs)
+        self.rotation = linear(width, rotation, dtype=jnp.float32, rngs=rngs)
+
+    def regress(self, x: Float[Array, "G P D"]) -> tuple[Float[Array, "G 3"], Float[Array, "G R"]]:
+        """Translation, and the numbers that stand for the rotation."""
+        x = jax.lax.scan(lambda carry, layer: (layer(carry), None), x, self.residual)[0]
+        pooled = jnp.mean(x, axis=1)
+        features = jax.nn.relu(self.mlp2(jax.nn.relu(self.mlp1(pooled))))
+        return self.translation(features), self.rotation(features)

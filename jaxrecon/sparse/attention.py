@@ -1,0 +1,220 @@
+"""Block-sparse global attention as a policy for any model (arXiv 2509.07120)."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+from jaxrecon.errors import InputError
+from jaxrecon.nn.attention import TokenLayout, attend_densely
+from jaxrecon.sparse.arrangement import Arrangement, Order, SpecialTokens
+from pallas_kernels.block_selection import Pooling, select_blocks
+from pallas_kernels.block_sparse_attention import BlockMask, block_sparse_attention
+
+LIST_BYTES_LIMIT = 512 * 2**20
+"""The block lists held at any one time are kept under about this many bytes."""
+
+type Budget = float | tuple[float, ...] | tuple[tuple[float, ...], ...]
+"""One number; or one for each global layer; or for each global layer one a head."""
+
+
+@dataclass(frozen=True)
+class SparseAttention:
+    """An `AttentionFn` whose global attention skips the key blocks that matter least.
+
+    Attention within a view stays dense. Across views, special tokens see and are seen by all
+    tokens; blocks of patch queries see the patch blocks that `select_blocks` chooses: the larger of
+    what the ratio and the threshold ask for. For inference only: it has no gradient.
+
+    Attributes:
+      sparse_ratio: share of the competing key blocks that may be skipped, in [0, 1); None to let
+        the threshold alone decide.
+      cdf_threshold: share of the pooled softmax that the kept blocks reach, in (0, 1]; None to let
+        the ratio alone decide.
+      block_q, block_kv: patches in a block of queries and of keys.
+      order: patches row by row, or along a Hilbert curve, so that a block covers a compact area.
+      special_tokens: "aligned" keeps specials visible to all; "packed" is upstream's layout, in
+        which some may fall into a block that is skipped.
+      pooling: how a block becomes one vector: "mean" or "max".
+      implementation: a backend of `block_sparse_attention`; the best one if not given.
+
+    Raises:
+      InputError: a value is out of range; when called, a budget's layers or heads are not the
+        model's.
+    """
+
+    sparse_ratio: Budget | None = 0.75
+    cdf_threshold: Budget | None = 0.9
+    block_q: int = 128
+    block_kv: int = 64
+    order: Order = "raster"
+    special_tokens: SpecialTokens = "aligned"
+    pooling: Pooling = "mean"
+    implementation: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.sparse_ratio is None and self.cdf_threshold is None:
+            raise InputError("sparse_ratio and cdf_threshold are both None; give at least one")
+        _check_budget("sparse_ratio", self.sparse_ratio, "[0, 1)", lambda x: 0 <= x < 1)
+        _check_budget("cdf_threshold", self.cdf_threshold, "(0, 1]", lambda x: 0 < x <= 1)
+        for name, choices in CHOICES.items():
+            value = getattr(self, name)
+            if value not in choices:
+                raise InputError(f"{name}={value!r} is unknown; choose one of {', '.join(choices)}")
+        for name in ("block_q", "block_kv"):
+            if getattr(self, name) < 1:
+                raise InputError(f"{name}={getattr(self, name)} must be at least 1")
+
+    def __call__(
+        self,
+        q: Float[Array, "G T N K"],
+        k: Float[Array, "G S N K"],
+        v: Float[Array, "G S N K"],
+        layout: TokenLayout,
+    ) -> Float[Array, "G T N K"]:
+        """Dense within one view, sparse across views."""
+        if layout.views == 1:
+            return attend_densely(q, k, v, layout)
+        return self.attend(q, k, v, layout)[0]
+
+    def attend(
+        self,
+        q: Float[Array, "G T N K"],
+        k: Float[Array, "G T N K"],
+        v: Float[Array, "G T N K"],
+        layout: TokenLayout,
+    ) -> tuple[Float[Array, "G T N K"], Float[Array, "G N"]]:
+        """Sparse attention across views, and the share of key blocks that each head skips.
+
+        The share is over the blocks of patch queries, as upstream reports it.
+        """
+        made = self.arrangement(layout)
+        arranged = made.queries(q), made.keys(k), made.keys(v)
+        budgets = self._budgets(made, q.shape[2])
+        step = _heads_at_once(made, q.shape[0], q.shape[2])
+        if step == q.shape[2]:
+            out, skipped = self._attend(made, *arranged, budgets)
+        else:
+            out, skipped = self._attend_in_turns(made, arranged, budgets, step)
+        return made.restore(out), skipped
+
+    def select(
+        self, q: Float[Array, "G T N K"], k: Float[Array, "G T N K"], layout: TokenLayout
+    ) -> BlockMask:
+        """The key blocks of each block of queries, in the order of `arrangement(layout)`."""
+        made = self.arrangement(layout)
+        budgets = self._budgets(made, q.shape[2])
+        return self._select(made, made.queries(q), made.keys(k), budgets)
+
+    def arrangement(self, layout: TokenLayout) -> Arrangement:
+        """How the tokens of `layout` are laid out in blocks."""
+        return Arrangement(layout, self.order, self.special_tokens, self.block_q, self.block_kv)
+
+    def _select(self, made: Arrangement, q: Array, k: Array, budgets: "_Budgets") -> BlockMask:
+        return select_blocks(
+            q,
+            k,
+            keep=budgets.keep,
+            mass=budgets.mass,
+            block_q=self.block_q,
+            block_kv=self.block_kv,
+            candidates=made.candidates,
+            dense_queries=made.dense_queries,
+            pooling=self.pooling,
+        )
+
+    def _attend(
+        self, made: Arrangement, q: Array, k: Array, v: Array, budgets: "_Budgets"
+    ) -> tuple[Array, Array]:
+        mask = self._select(made, q, k, budgets)
+        out = block_sparse_attention(q, k, v, mask, implementation=self.implementation)
+        counts = mask.counts[:, :, made.dense_queries // self.block_q :]
+        return out, 1 - jnp.mean(counts, axis=-1, dtype=jnp.float32) / made.key_blocks
+
+    def _attend_in_turns(
+        self, made: Arrangement, arranged: tuple[Array, ...], budgets: "_Budgets", step: int
+    ) -> tuple[Array, Array]:
+        """A few heads at a time, so that the lists of all heads never exist together."""
+        groups, _, heads, _ = arranged[0].shape
+
+        def turn(index: Array, done: tuple[Array, Array]) -> tuple[Array, Array]:
+            start = index * step
+
+            def some(x: Array, axis: int) -> Array:
+                return jax.lax.dynamic_slice_in_dim(x, start, step, axis)
+
+            own = jax.tree.map(lambda x: some(x, 0), budgets)
+            out, skipped = self._attend(made, *(some(x, 2) for x in arranged), own)
+            return (
+                jax.lax.dynamic_update_slice_in_dim(done[0], out, start, 2),
+                jax.lax.dynamic_update_slice_in_dim(done[1], skipped, start, 1),
+            )
+
+        empty = jnp.zeros_like(arranged[0]), jnp.zeros((groups, heads), jnp.float32)
+        return jax.lax.fori_loop(0, heads // step, turn, empty)
+
+    def _budgets(self, made: Arrangement, heads: int) -> "_Budgets":
+        layout = made.layout
+        keep = mass = None
+        if self.sparse_ratio is not None:
+            ratios = _table("sparse_ratio", self.sparse_ratio, layout.layers, heads)
+            # The product is rounded as upstream rounds it: 10 blocks at 0.8 keep 1.
+            keep = np.trunc(made.competing * (1 - ratios)).astype(np.int32)
+        if self.cdf_threshold is not None:
+            mass = _table("cdf_threshold", self.cdf_threshold, layout.layers, heads)
+            mass = jnp.asarray(mass, jnp.float32)[layout.layer]
+        keep = jnp.ones((heads,), jnp.int32) if keep is None else jnp.asarray(keep)[layout.layer]
+        return _Budgets(keep, mass)
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class _Budgets:
+    """Of one layer, by head: least number of blocks, and share of the softmax."""
+
+    keep: Any
+    mass: Any
+
+
+CHOICES = {
+    "order": ("raster", "hilbert"),
+    "special_tokens": ("aligned", "packed"),
+    "pooling": ("mean", "max"),
+}
+
+
+def _check_budget(name: str, budget: Any, span: str, inside: Any) -> None:
+    if budget is None:
+        return
+    try:
+        values = np.asarray(budget, np.float64)
+    except (TypeError, ValueError) as error:
+        raise InputError(
+            f"{name}: give a number, one a layer, or rows of one a head (rows of one length), "
+            f"found {budget!r}"
+        ) from error
+    if values.ndim > 2 or not values.size or not all(inside(x) for x in values.flat):
+        raise InputError(f"{name}={budget!r} must be numbers in {span}")
+
+
+def _table(name: str, budget: Budget, layers: int, heads: int) -> Float[np.ndarray, "layers heads"]:
+    """The budget of each layer and head."""
+    values = np.asarray(budget, np.float64)
+    if values.ndim and values.shape[0] != layers:
+        raise InputError(
+            f"{name} is given for {values.shape[0]} layers, the model has {layers} global layers"
+        )
+    if values.ndim == 2 and values.shape[1] != heads:
+        raise InputError(f"{name} is given for {values.shape[1]} heads, found {heads} heads")
+    rows = values.reshape(-1, 1) if values.ndim < 2 else values
+    return np.broadcast_to(rows, (layers, heads))
+
+
+def _heads_at_once(made: Arrangement, groups: int, heads: int) -> int:
+    """The largest divisor of `heads` whose block lists stay within the limit."""
+    head_bytes = 2 * groups * made.query_blocks * made.key_blocks
+    fitting = (n for n in range(heads, 1, -1) if heads % n == 0)
+    return next((n for n in fitting if n * head_bytes <= LIST_BYTES_LIMIT), 1)

@@ -1,0 +1,183 @@
+"""The one function that callers import, and how the work is cut into chunks."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
+
+from pallas_kernels.block_selection.pooling import Pooling, pool_blocks
+from pallas_kernels.block_selection.triton import list_blocks_triton
+from pallas_kernels.block_selection.xla import list_blocks_xla
+from pallas_kernels.block_sparse_attention.mask import BlockMask, full_mask, index_dtype
+
+IMPLEMENTATIONS: Mapping[str, Callable[..., tuple[Array, Array]]] = {
+    "triton": list_blocks_triton,
+    "xla": list_blocks_xla,
+}
+"""Backends by name, the fastest first."""
+
+SCORE_BYTES_LIMIT = 64 * 2**20
+"""The pooled scores held at any one time are kept under about this many bytes."""
+
+
+@dataclass(frozen=True)
+class Candidates:
+    """The keys whose blocks compete, tokens `start` to `stop`; all other blocks are always seen.
+
+    `start` is the first token of a block. A block that `stop` cuts competes with its tokens before
+    `stop`.
+    """
+
+    start: int
+    stop: int
+
+
+def select_blocks(
+    q: Float[Array, "B T N K"],
+    k: Float[Array, "B S N K"],
+    *,
+    keep: int | Int[Array, " N"],
+    mass: float | Float[Array, " N"] | None = None,
+    block_q: int = 128,
+    block_kv: int = 64,
+    candidates: Candidates | None = None,
+    dense_queries: int = 0,
+    pooling: Pooling = "mean",
+    scale: float | None = None,
+    implementation: str | None = None,
+) -> BlockMask:
+    """Chooses key blocks by the attention between pooled queries and pooled keys.
+
+    Queries and keys are pooled block by block. Each query block takes the competing key blocks in
+    the order of their pooled scores: as many as have, together, a share of at most `mass` of the
+    softmax over the competing blocks, but at least `keep`, and at least one. Source: Wang et al.,
+    Faster VGGT with block-sparse global attention (arXiv 2509.07120).
+
+    Args:
+      q: queries.
+      k: keys.
+      keep: least number of competing blocks, one for all heads or one a head.
+      mass: share of the softmax in (0, 1], one for all heads or one a head; None for `keep` alone.
+      block_q, block_kv: tokens of a block.
+      candidates: the keys that compete; all if not given.
+      dense_queries: so many first queries see every key; a multiple of `block_q`.
+      pooling: "mean" or "max".
+      scale: positive factor on the scores; `K ** -0.5` if not given.
+      implementation: "triton", "xla", or None for the first of these that can do the job.
+
+    Raises:
+      ValueError: shapes disagree, `dense_queries` or `candidates` do not fit the blocks, or the
+        implementation's name is unknown.
+      NotImplementedError: the backend asked for by name cannot do this job here.
+    """
+    candidates = Candidates(0, k.shape[1]) if candidates is None else candidates
+    _check(q, k, block_q, block_kv, candidates, dense_queries)
+    sizes = {"q_length": q.shape[1], "kv_length": k.shape[1]}
+    batch, heads, dense = q.shape[0], q.shape[2], dense_queries // block_q
+    if candidates.start >= candidates.stop or dense_queries >= q.shape[1]:
+        return full_mask(batch, heads, block_q=block_q, block_kv=block_kv, **sizes)
+    scale = q.shape[-1] ** -0.5 if scale is None else scale
+    rows, blocks = -(-q.shape[1] // block_q), -(-k.shape[1] // block_kv)
+    pooled_q = scale * pool_blocks(q, block_q, pooling, start=dense_queries)
+    pooled_k = pool_blocks(k[:, : candidates.stop], block_kv, pooling, start=candidates.start)
+    least = jnp.broadcast_to(jnp.maximum(1, jnp.asarray(keep, jnp.int32)), (heads,))
+    share = jnp.broadcast_to(jnp.asarray(-1.0 if mass is None else mass, jnp.float32), (heads,))
+    work = Rows(
+        # A row of zeros has equal scores, and takes every block.
+        jnp.pad(pooled_q, ((0, 0), (0, 0), (dense, 0), (0, 0))).reshape(batch * heads, rows, -1),
+        jnp.tile(jnp.where(jnp.arange(rows) < dense, blocks, least[:, None]), (batch, 1)),
+        jnp.tile(share[:, None], (batch, rows)),
+        pooled_k.reshape(batch * heads, *pooled_k.shape[2:]),
+    )
+    choose = partial(_first_able(implementation), first=candidates.start // block_kv, blocks=blocks)
+    counts, indices = _by_chunks(work, choose, blocks)
+    shape = (batch, heads, rows)
+    lists = (counts.reshape(shape), indices.reshape(*shape, blocks))
+    return BlockMask(*lists, block_q, block_kv, **sizes)
+
+
+class Rows(NamedTuple):
+    """The work, for each (batch, head) and query block, and the keys of each (batch, head)."""
+
+    q: Float[Array, "G rows K"]
+    keep: Int[Array, "G rows"]
+    mass: Float[Array, "G rows"]
+    k: Float[Array, "G candidates K"]
+
+
+def _by_chunks(
+    work: Rows, choose: Callable[..., tuple[Array, Array]], blocks: int
+) -> tuple[Array, Array]:
+    """Counts (G, rows) and lists (G, rows, blocks), a bounded number of scores at a time."""
+    groups, rows = work.keep.shape
+    most = max(1, SCORE_BYTES_LIMIT // (4 * work.k.shape[1]))
+    size = (min(groups, max(1, most // rows)), min(rows, most))
+    if size == (groups, rows):
+        return choose(_scores(work.q, work.k), work.keep, work.mass)
+    across = -(-rows // size[1])
+
+    def step(index: Array, done: tuple[Array, Array]) -> tuple[Array, Array]:
+        # The last chunk of either axis starts early enough to be whole: it repeats some rows.
+        group = jnp.minimum(index // across * size[0], groups - size[0])
+        row = jnp.minimum(index % across * size[1], rows - size[1])
+
+        def cut(x: Array) -> Array:
+            return jax.lax.dynamic_slice(x, (group, row, 0)[: x.ndim], (*size, *x.shape[2:]))
+
+        k = jax.lax.dynamic_slice_in_dim(work.k, group, size[0])
+        counts, lists = choose(_scores(cut(work.q), k), cut(work.keep), cut(work.mass))
+        return (
+            jax.lax.dynamic_update_slice(done[0], counts, (group, row)),
+            jax.lax.dynamic_update_slice(done[1], lists, (group, row, 0)),
+        )
+
+    start = (
+        jnp.zeros((groups, rows), jnp.int32),
+        jnp.zeros((groups, rows, blocks), index_dtype(blocks)),
+    )
+    return jax.lax.fori_loop(0, -(-groups // size[0]) * across, step, start)
+
+
+def _scores(
+    q: Float[Array, "G rows K"], k: Float[Array, "G candidates K"]
+) -> Float[Array, "G rows candidates"]:
+    return jnp.einsum("grk,gck->grc", q, k, precision=jax.lax.Precision.HIGHEST)
+
+
+def _first_able(implementation: str | None) -> Callable[..., tuple[Array, Array]]:
+    if implementation is None:
+        return _any_backend
+    if implementation not in IMPLEMENTATIONS:
+        known = ", ".join(IMPLEMENTATIONS)
+        raise ValueError(f"{implementation=} is unknown; choose one of {known}")
+    return IMPLEMENTATIONS[implementation]
+
+
+def _any_backend(*args: Array, **kwargs: int) -> tuple[Array, Array]:
+    refusals = []
+    for run in IMPLEMENTATIONS.values():
+        try:
+            return run(*args, **kwargs)
+        except NotImplementedError as refusal:
+            refusals.append(refusal)
+    raise ExceptionGroup("no backend can choose these blocks", refusals)
+
+
+def _check(
+    q: Array, k: Array, block_q: int, block_kv: int, candidates: Candidates, dense_queries: int
+) -> None:
+    if q.ndim != 4 or k.ndim != 4 or q.shape[:1] + q.shape[2:] != k.shape[:1] + k.shape[2:]:
+        raise ValueError(f"q (B,T,N,K) and k (B,S,N,K) disagree: {q.shape=}, {k.shape=}")
+    if block_q < 1 or block_kv < 1:
+        raise ValueError(f"{block_q=} and {block_kv=} must be at least 1")
+    if dense_queries < 0 or dense_queries % block_q:
+        raise ValueError(f"{dense_queries=} must be a multiple of {block_q=}")
+    if candidates.start < 0 or candidates.start % block_kv or candidates.stop > k.shape[1]:
+        raise ValueError(
+            f"{candidates} must start at a multiple of {block_kv=} and stop within "
+            f"{k.shape[1]} keys"
+        )

@@ -1,0 +1,85 @@
+"""The choice for a chunk of query blocks as one kernel: a program does one row in registers."""
+
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.experimental import pallas as pl
+from jax.experimental.pallas import triton as plgpu
+from jaxtyping import Array, Float, Int
+
+from pallas_kernels.block_selection.choice import choose, score_gaps
+from pallas_kernels.block_sparse_attention.mask import index_dtype
+from pallas_kernels.platform import target_platform
+
+LONGEST = 2**15
+"""Most key blocks that the registers of one program have room for."""
+
+LANES = 32
+
+
+def list_blocks_triton(
+    scores: Float[Array, "G rows candidates"],
+    keep: Int[Array, "G rows"],
+    mass: Float[Array, "G rows"],
+    *,
+    first: int,
+    blocks: int,
+    interpret: bool = False,
+) -> tuple[Int[Array, "G rows"], Int[Array, "G rows blocks"]]:
+    """Counts and lists; the candidates are blocks `first` on, all other `blocks` are in each list.
+
+    Raises:
+      NotImplementedError: not on a GPU, or rows that are too long.
+    """
+    if not interpret and target_platform() != "gpu":
+        raise NotImplementedError(f"triton: needs an NVIDIA GPU, found {target_platform()}")
+    wide = pl.next_power_of_2(blocks)
+    if wide > LONGEST:
+        raise NotImplementedError(f"triton: {blocks} key blocks are more than {LONGEST}")
+    groups, rows, candidates = scores.shape
+    one = pl.BlockSpec((None, None), lambda row, group: (group, row))
+    shape = jax.ShapeDtypeStruct((groups, rows, blocks), index_dtype(blocks))
+    warps = min(16, max(4, wide // (LANES * 32)))
+    return pl.pallas_call(
+        partial(_kernel, first=first, candidates=candidates, blocks=blocks, wide=wide),
+        grid=(rows, groups),
+        in_specs=[
+            pl.BlockSpec((None, None, candidates), lambda row, group: (group, row, 0)),
+            one,
+            one,
+        ],
+        out_specs=(one, pl.BlockSpec((None, None, blocks), lambda row, group: (group, row, 0))),
+        out_shape=(jax.ShapeDtypeStruct((groups, rows), jnp.int32), shape),
+        compiler_params=plgpu.CompilerParams(num_warps=warps, num_stages=1),
+        interpret=interpret,
+        name="block_selection",
+    )(scores, keep, mass)
+
+
+def _kernel(
+    scores_ref: Any,
+    keep_ref: Any,
+    mass_ref: Any,
+    counts_ref: Any,
+    indices_ref: Any,
+    *,
+    first: int,
+    candidates: int,
+    blocks: int,
+    wide: int,
+) -> None:
+    number = jnp.arange(wide)
+    candidate = (number >= first) & (number < first + candidates)
+    place = jnp.clip(number - first, 0, candidates - 1)
+    scores = plgpu.load(scores_ref.at[place], mask=candidate, other=-jnp.inf)
+    gaps = jnp.where(candidate, score_gaps(scores), jnp.inf)
+    chosen = choose(gaps, keep_ref[...][None], mass_ref[...][None])
+    chosen = (chosen & candidate) | (~candidate & (number < blocks))
+    order = jax.lax.cumsum(chosen.astype(jnp.int32), axis=0)
+    count = chosen.astype(jnp.int32).sum()
+    counts_ref[...] = count
+    # What was not chosen fills the rest of the list, so that every place is written once.
+    place = jnp.where(chosen, order - 1, count + number - order)
+    plgpu.store(indices_ref.at[place], number.astype(indices_ref.dtype), mask=number < blocks)

@@ -1,0 +1,24 @@
+"""The choice for a chunk of query blocks in plain XLA."""
+
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
+
+from pallas_kernels.block_selection.choice import choose, score_gaps
+from pallas_kernels.block_sparse_attention.mask import index_dtype
+
+
+def list_blocks_xla(
+    scores: Float[Array, "G rows candidates"],
+    keep: Int[Array, "G rows"],
+    mass: Float[Array, "G rows"],
+    *,
+    first: int,
+    blocks: int,
+) -> tuple[Int[Array, "G rows"], Int[Array, "G rows blocks"]]:
+    """Counts and lists: candidates are blocks `first` on, all others are in every list."""
+    candidates = scores.shape[-1]
+    chosen = choose(score_gaps(scores), keep[..., None], mass[..., None])
+    around = ((0, 0), (0, 0), (first, blocks - first - candidates))
+    chosen = jnp.pad(chosen, around, constant_values=True)
+    numbers = jnp.where(chosen, jnp.arange(blocks, dtype=index_dtype(blocks)), blocks)
+    return chosen.sum(-1, dtype=jnp.int32), jnp.sort(numbers, axis=-1)

@@ -1,0 +1,242 @@
+"""The choice of key blocks against a plain sort in float64."""
+
+from collections.abc import Callable
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import golden_data
+from pallas_kernels import block_selection
+from pallas_kernels.block_selection import Candidates, pool_blocks, select_blocks
+from pallas_kernels.block_selection.api import IMPLEMENTATIONS
+from pallas_kernels.block_selection.triton import list_blocks_triton
+from pallas_kernels.block_selection.xla import list_blocks_xla
+
+pytestmark = pytest.mark.filterwarnings("ignore:The Pallas Triton backend is deprecated")
+
+SLACK = 1e-5
+ON_CPU: dict[str, Callable[..., tuple[jax.Array, jax.Array]]] = {
+    "xla": list_blocks_xla,
+    "triton": partial(list_blocks_triton, interpret=True),
+}
+
+
+def chosen(name: str, scores: np.ndarray, keep: int, mass: float | None) -> np.ndarray:
+    """Dense meaning (rows, blocks) of what a backend lists for rows of scores."""
+    rows, blocks = scores.shape
+    budget = jnp.full((1, rows), -1.0 if mass is None else mass)
+    counts, lists = ON_CPU[name](
+        jnp.asarray(scores, jnp.float32)[None],
+        jnp.full((1, rows), keep, jnp.int32),
+        budget,
+        first=0,
+        blocks=blocks,
+    )
+    dense = np.zeros((rows, blocks), bool)
+    for row, (count, listed) in enumerate(zip(counts[0], lists[0], strict=True)):
+        assert (np.diff(np.asarray(listed)[:count]) > 0).all()
+        dense[row, np.asarray(listed)[:count]] = True
+    return dense
+
+
+def by_sorting(scores: np.ndarray, keep: int, mass: float | None) -> np.ndarray:
+    """Sort, cumulative sum, count: the rule as the paper words it."""
+    order = np.argsort(-scores, axis=-1, kind="stable")
+    weights = np.exp(scores - scores.max(-1, keepdims=True))
+    weights /= weights.sum(-1, keepdims=True)
+    reached = np.cumsum(np.take_along_axis(weights, order, -1), -1)
+    within = 0 if mass is None else (reached <= mass + SLACK).sum(-1)
+    ranks = np.argsort(order, axis=-1)
+    return ranks < np.maximum(within, max(1, keep))[..., None]
+
+
+@pytest.mark.parametrize("name", ON_CPU)
+@pytest.mark.parametrize(("keep", "mass"), [(1, None), (7, None), (1, 0.5), (5, 0.9), (1, 1.0)])
+@pytest.mark.parametrize("spread", [0.0, 1.0, 40.0])
+def test_the_best_are_chosen(name: str, keep: int, mass: float | None, spread: float) -> None:
+    scores = spread * np.random.default_rng(3).normal(size=(6, 21)).astype(np.float32)
+    expected = by_sorting(scores.astype(np.float64), keep, mass)
+    np.testing.assert_array_equal(chosen(name, scores, keep, mass), expected)
+
+
+@pytest.mark.parametrize("name", ON_CPU)
+def test_hand_computed_choices(name: str) -> None:
+    # Shares of the softmax: 0.5, 0.25, 0.125, 0.125.
+    scores = np.log(np.array([[0.125, 0.5, 0.25, 0.125]]))
+    for keep, mass, expected in (
+        (1, None, [False, True, False, False]),
+        (3, None, [True, True, True, False]),  # of equal scores the first
+        (1, 0.49, [False, True, False, False]),  # at least one
+        (1, 0.75, [False, True, True, False]),  # the block that crosses is left out
+        (1, 0.875, [True, True, True, False]),
+        (1, 1.0, [True, True, True, True]),
+        (3, 0.5, [True, True, True, False]),  # the larger of the two
+    ):
+        np.testing.assert_array_equal(chosen(name, scores, keep, mass), [expected])
+
+
+@pytest.mark.parametrize("name", ON_CPU)
+def test_hard_scores(name: str) -> None:
+    one = np.full((1, 8), -1e30, np.float32)
+    one[0, 5] = 1e30
+    assert chosen(name, one, 1, 0.9)[0].nonzero()[0].tolist() == [5]
+    assert chosen(name, one, 3, 0.9)[0].nonzero()[0].tolist() == [0, 1, 5]
+    # Weights that underflow are still told apart by their scores.
+    far = np.array([[0.0, -300.0, -200.0, -400.0]], np.float32)
+    assert chosen(name, far, 3, None)[0].tolist() == [True, True, True, False]
+    assert chosen(name, far, 2, None)[0].tolist() == [True, False, True, False]
+
+
+@settings(max_examples=12, deadline=None, derandomize=True)
+@given(
+    rows=st.integers(1, 4),
+    blocks=st.integers(1, 40),
+    keep=st.integers(1, 45),
+    mass=st.one_of(st.none(), st.floats(0.01, 1)),
+    seed=st.integers(0, 99),
+)
+def test_any_shape(rows: int, blocks: int, keep: int, mass: float | None, seed: int) -> None:
+    # Whole numbers of quarters: many ties, and no two sums of weights nearly meet the budget.
+    scores = np.random.default_rng(seed).integers(-8, 8, (rows, blocks)) / 4
+    reached = by_sorting(scores, 1, mass)
+    if mass is not None and _nearly(scores, mass):
+        return
+    expected = reached | by_sorting(scores, keep, None)
+    np.testing.assert_array_equal(chosen("xla", scores, keep, mass), expected)
+
+
+def _nearly(scores: np.ndarray, mass: float) -> bool:
+    weights = -np.sort(-np.exp(scores), axis=-1)
+    reached = np.cumsum(weights, -1) / weights.sum(-1, keepdims=True)
+    return bool((np.abs(reached - mass - SLACK) < 1e-6).any())
+
+
+def test_pooling_by_hand() -> None:
+    x = jnp.asarray([3.0, 5.0, -1.0, 1.0, 7.0])[None, :, None, None]
+    np.testing.assert_array_equal(pool_blocks(x, 2)[0, 0, :, 0], [4, 0, 7])
+    np.testing.assert_array_equal(pool_blocks(x, 2, "max")[0, 0, :, 0], [5, 1, 7])
+    np.testing.assert_allclose(pool_blocks(x, 3, start=1)[0, 0, :, 0], [5 / 3, 7], rtol=1e-7)
+    assert pool_blocks(x.astype(jnp.bfloat16), 2).dtype == jnp.float32
+
+
+def qk(queries: int, keys: int, heads: int = 2, width: int = 8) -> tuple[jax.Array, jax.Array]:
+    random = np.random.default_rng(queries + keys)
+    return tuple(
+        jnp.asarray(2 * random.normal(size=(2, size, heads, width)), jnp.float32)
+        for size in (queries, keys)
+    )
+
+
+SMALL = {"block_q": 4, "block_kv": 2}
+
+
+def test_scores_are_those_of_pooled_queries_and_keys() -> None:
+    q, k = qk(10, 13)
+    mask = select_blocks(q, k, keep=3, mass=0.6, **SMALL)
+    pooled_q = [np.asarray(q, np.float64)[:, at : at + 4].mean(1) for at in (0, 4, 8)]
+    pooled_k = [np.asarray(k, np.float64)[:, at : at + 2].mean(1) for at in range(0, 13, 2)]
+    scores = np.einsum("tbnk,sbnk->bnts", pooled_q, pooled_k) / np.sqrt(8)
+    np.testing.assert_array_equal(mask.as_array(), by_sorting(scores, 3, 0.6))
+
+
+def test_budgets_may_differ_from_head_to_head() -> None:
+    q, k = qk(10, 13)
+    keep, mass = jnp.array([1, 5]), jnp.array([0.9, 0.2])
+    both = select_blocks(q, k, keep=keep, mass=mass, **SMALL).as_array()
+    for head in range(2):
+        alone = select_blocks(q, k, keep=int(keep[head]), mass=float(mass[head]), **SMALL)
+        np.testing.assert_array_equal(both[:, head], alone.as_array()[:, head])
+
+
+def test_only_candidates_compete() -> None:
+    q, k = qk(12, 13)
+    mask = np.asarray(
+        select_blocks(
+            q, k, keep=2, candidates=Candidates(4, 9), dense_queries=4, **SMALL
+        ).as_array()
+    )
+    assert mask[:, :, 0].all()
+    assert mask[:, :, 1:, [0, 1, 5, 6]].all()
+    np.testing.assert_array_equal(mask[:, :, 1:, 2:5].sum(-1), 2)
+    # The block that `stop` cuts is pooled over its tokens before `stop`.
+    changed = k.at[:, 9:].set(100.0)
+    again = select_blocks(q, changed, keep=2, candidates=Candidates(4, 9), dense_queries=4, **SMALL)
+    np.testing.assert_array_equal(again.as_array(), mask)
+
+
+def test_without_candidates_all_is_seen() -> None:
+    q, k = qk(12, 13)
+    for options in ({"candidates": Candidates(14, 13)}, {"dense_queries": 12}):
+        assert select_blocks(q, k, keep=1, **SMALL, **options).as_array().all()
+
+
+@pytest.mark.parametrize("rows_at_once", [1, 2, 7, 8])
+def test_chunks_change_nothing(rows_at_once: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    q, k = qk(10, 13, heads=3)
+    whole = select_blocks(q, k, keep=2, mass=0.7, **SMALL)
+    monkeypatch.setattr(block_selection.api, "SCORE_BYTES_LIMIT", rows_at_once * 4 * 7)
+    cut = select_blocks(q, k, keep=2, mass=0.7, **SMALL)
+    np.testing.assert_array_equal(cut.counts, whole.counts)
+    np.testing.assert_array_equal(cut.as_array(), whole.as_array())
+
+
+def test_a_thousand_views_fit() -> None:
+    patches, keys = 1000 * 1036, 1000 * 1041
+    q = jax.ShapeDtypeStruct((1, patches, 16, 64), jnp.bfloat16)
+    k = jax.ShapeDtypeStruct((1, keys, 16, 64), jnp.bfloat16)
+    select = jax.jit(lambda q, k: select_blocks(q, k, keep=4000, mass=0.9))
+    analysis = select.lower(q, k).compile().memory_analysis()
+    assert analysis is not None
+    assert analysis.temp_size_in_bytes <= 1.5 * 2**30
+
+
+@pytest.mark.parametrize("name", ON_CPU)
+def test_upstream_probabilities_lead_to_upstream_masks(name: str) -> None:
+    golden = golden_data.case("sparse_attn_n4")
+    expected = golden.outputs()
+    scores = np.log(expected["pooled_prob"])
+    blocks = scores.shape[-1]
+    for mode in golden.info["modes"]:
+        keep = 0 if mode["ratio"] is None else int(blocks * (1 - mode["ratio"]))
+        mask = chosen(name, scores.reshape(-1, blocks), max(1, keep), mode["cdf"])
+        wanted = expected[f"{mode['tag']}.mask"][..., :blocks].astype(bool)
+        np.testing.assert_array_equal(mask, wanted.reshape(-1, blocks))
+
+
+def test_wrong_arguments_are_refused(without_shape_checks: None) -> None:
+    q, k = qk(10, 13)
+    for call, message in (
+        (lambda: select_blocks(q, k[:1], keep=1), "disagree"),
+        (lambda: select_blocks(q, k, keep=1, dense_queries=3, **SMALL), "multiple of block_q=4"),
+        (lambda: select_blocks(q, k, keep=1, candidates=Candidates(3, 9), **SMALL), "start at"),
+        (lambda: select_blocks(q, k, keep=1, candidates=Candidates(2, 14), **SMALL), "13 keys"),
+        (lambda: select_blocks(q, k, keep=1, block_q=0), "block_q=0"),
+        (lambda: select_blocks(q, k, keep=1, implementation="magic"), "one of triton, xla"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            call()
+    with pytest.raises(NotImplementedError, match="triton: needs an NVIDIA GPU"):
+        select_blocks(q, k, keep=1, implementation="triton")
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("name", list(IMPLEMENTATIONS))
+@pytest.mark.parametrize("views", [1, 40])
+def test_backends_on_the_gpu(name: str, views: int) -> None:
+    random = np.random.default_rng(0)
+    q, k = (
+        jnp.asarray(random.normal(size=(1, views * 1041, 16, 64)), jnp.bfloat16) for _ in range(2)
+    )
+    run = jax.jit(partial(select_blocks, keep=20, mass=0.9, implementation=name))
+    mask, again = run(q, k), run(q, k)
+    with jax.default_device(jax.devices("cpu")[0]):
+        on_cpu = [np.asarray(pool_blocks(jnp.asarray(x), n)) for x, n in ((q, 128), (k, 64))]
+    scores = np.einsum("bntk,bnsk->bnts", *(x.astype(np.float64) for x in on_cpu)) / 8
+    wrong = (np.asarray(mask.as_array()) != by_sorting(scores, 20, 0.9)).mean()
+    assert wrong <= 1e-5  # float32 rounding may swap blocks of nearly equal scores
+    np.testing.assert_array_equal(mask.as_array(), again.as_array())

@@ -1,0 +1,462 @@
+"""Every backend of block-sparse attention against the formula in float64."""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from jax.experimental.pallas import mosaic_gpu as plgpu
+from jax.experimental.pallas import tpu as pltpu
+from jax.sharding import AbstractDevice, AbstractMesh
+from jax.typing import DTypeLike
+
+from pallas_kernels.block_sparse_attention import (
+    IMPLEMENTATIONS,
+    BlockMask,
+    attention_reference,
+    block_sparse_attention,
+    full_mask,
+    mosaic_gpu,
+    triton,
+)
+from pallas_kernels.block_sparse_attention.mosaic_gpu import attention_mosaic_gpu
+from pallas_kernels.block_sparse_attention.mosaic_tpu import attention_mosaic_tpu
+from pallas_kernels.block_sparse_attention.triton import attention_triton
+from pallas_kernels.block_sparse_attention.xla import attention_xla
+
+pytestmark = pytest.mark.filterwarnings("ignore:The Pallas Triton backend is deprecated")
+
+type Run = Callable[..., tuple[jax.Array, jax.Array]]
+
+
+def mosaic_gpu_on_cpu(*args: Any, **options: Any) -> tuple[jax.Array, jax.Array]:
+    """JAX's interpreter of GPU kernels; it hangs where the CPU still has other work under way."""
+    interpret = plgpu.InterpretGPUParams()
+    args = jax.block_until_ready(args)
+    return jax.block_until_ready(attention_mosaic_gpu(*args, interpret=interpret, **options))
+
+
+ON_CPU: dict[str, tuple[Run, DTypeLike, float]] = {
+    "xla": (attention_xla, jnp.float32, 1e-6),
+    "xla_bf16": (attention_xla, jnp.bfloat16, 1e-2),
+    "triton": (partial(attention_triton, interpret=True), jnp.float32, 1e-6),
+    "mosaic_tpu": (
+        partial(attention_mosaic_tpu, interpret=pltpu.InterpretParams()),
+        jnp.float32,
+        1e-6,
+    ),
+    "mosaic_gpu": (mosaic_gpu_on_cpu, jnp.bfloat16, 1e-2),
+}
+"""Each backend as the CPU can run it, the dtype, and the relative error allowed."""
+
+SHAPES = [(1, 130, 257, 1, 64), (1, 70, 700, 1, 40), (1, 128, 64, 2, 128)]
+"""(B, T, S, N, K): a last key block of one token; a padded head; one key block."""
+
+H100 = AbstractDevice(device_kind="NVIDIA H100 80GB HBM3", num_cores=132, platform="gpu")
+TPU = AbstractDevice(device_kind="TPU v5e", num_cores=1, platform="tpu")
+
+
+def qkv(shape: tuple[int, ...], dtype: DTypeLike, scale: float = 1.0) -> tuple[jax.Array, ...]:
+    batch, queries, keys, heads, width = shape
+    random = np.random.default_rng(sum(shape))
+    return tuple(
+        jnp.asarray(scale * random.normal(size=(batch, size, heads, width)), jnp.float32).astype(
+            dtype
+        )
+        for size in (queries, keys, keys)
+    )
+
+
+def random_mask(
+    shape: tuple[int, ...], *, kept: float = 0.5, block_q: int = 128, block_kv: int = 64
+) -> BlockMask:
+    batch, queries, keys, heads, _ = shape
+    random = np.random.default_rng(sum(shape))
+    dense = random.random((batch, heads, -(-queries // block_q), -(-keys // block_kv))) < kept
+    dense[..., -1] |= ~dense.any(-1)
+    sizes = {"q_length": queries, "kv_length": keys}
+    return BlockMask.from_array(dense, block_q=block_q, block_kv=block_kv, **sizes)
+
+
+def in_float64(
+    q: jax.Array, k: jax.Array, v: jax.Array, mask: BlockMask | None, scale: float
+) -> tuple[np.ndarray, np.ndarray]:
+    q64, k64, v64 = (np.asarray(x, np.float64) for x in (q, k, v))
+    scores = scale * np.einsum("btnk,bsnk->bnts", q64, k64)
+    if mask is not None:
+        rows = np.repeat(np.asarray(mask.as_array()), mask.block_q, 2)[:, :, : mask.q_length]
+        seen = np.repeat(rows, mask.block_kv, 3)[..., : mask.kv_length]
+        scores = np.where(seen, scores, -np.inf)
+    top = scores.max(-1, keepdims=True)
+    weights = np.exp(scores - top)
+    total = weights.sum(-1, keepdims=True)
+    return np.einsum("bnts,bsnk->btnk", weights / total, v64), (top + np.log(total))[..., 0]
+
+
+def relative_error(actual: jax.Array, expected: np.ndarray) -> float:
+    gap = np.asarray(actual, np.float64) - expected
+    return float(np.linalg.norm(gap) / np.linalg.norm(expected))
+
+
+def check(name: str, inputs: tuple[jax.Array, ...], mask: BlockMask | None, scale: float) -> None:
+    run, dtype, allowed = ON_CPU[name]
+    inputs = tuple(x.astype(dtype) for x in inputs)
+    out, sums = run(*inputs, mask, scale=scale)
+    expected, expected_sums = in_float64(*inputs, mask, scale)
+    assert out.dtype == dtype
+    assert relative_error(out, expected) <= allowed
+    np.testing.assert_allclose(sums, expected_sums, rtol=2e-6, atol=2e-6)
+
+
+@pytest.mark.parametrize("name", ON_CPU)
+@pytest.mark.parametrize("shape", SHAPES)
+def test_random_lists(name: str, shape: tuple[int, ...]) -> None:
+    check(name, qkv(shape, jnp.float32), random_mask(shape), 0.2)
+
+
+@pytest.mark.parametrize("name", ON_CPU)
+def test_all_blocks_are_dense_attention(name: str) -> None:
+    shape = SHAPES[0]
+    check(name, qkv(shape, jnp.float32), None, 0.2)
+    if name != "mosaic_gpu":
+        check(name, qkv(shape, jnp.float32), random_mask(shape, kept=2.0), 0.2)
+
+
+def dominated(shape: tuple[int, ...]) -> tuple[jax.Array, ...]:
+    """One key block takes nearly all the weight."""
+    q, k, v = qkv(shape, jnp.float32)
+    return q, k.at[:, 64:128].set(4 * jnp.sign(q[:, :1])), v
+
+
+def hard_inputs(kind: str, shape: tuple[int, ...]) -> tuple[jax.Array, ...]:
+    q, k, v = qkv(shape, jnp.float32)
+    return {
+        "one block dominates": lambda: dominated(shape),
+        "equal scores": lambda: (jnp.zeros_like(q), k, v),
+        "equal keys": lambda: (q, jnp.broadcast_to(k[:, :1], k.shape), v),
+        # Powers of two, so that bfloat16 and float32 hold the scores without rounding.
+        "huge scores": lambda: (1024 * jnp.sign(q), jnp.sign(k), v),
+    }[kind]()
+
+
+@pytest.mark.parametrize("name", ON_CPU)
+@pytest.mark.parametrize(
+    "kind", ["one block dominates", "equal scores", "equal keys", "huge scores"]
+)
+def test_hard_inputs(name: str, kind: str) -> None:
+    shape = (1, 64, 257, 1, 64)
+    mask = random_mask(shape, kept=0.8, block_q=64)
+    check(name, hard_inputs(kind, shape), mask, 0.125)
+
+
+@pytest.mark.parametrize("name", ["xla", "triton", "mosaic_gpu"])
+def test_two_runs_are_equal_bit_for_bit(name: str) -> None:
+    run, dtype, _ = ON_CPU[name]
+    inputs, mask = qkv(SHAPES[2], dtype), random_mask(SHAPES[2])
+    for first, second in zip(*(run(*inputs, mask, scale=1.0) for _ in range(2)), strict=True):
+        np.testing.assert_array_equal(first, second)
+
+
+@pytest.mark.parametrize(
+    ("block_q", "block_kv", "options"),
+    [
+        (64, 64, {}),
+        (192, 64, {"gather": 2}),
+        (128, 128, {"gather": 2}),
+        (128, 64, {"gather": 1, "schedule_barrier": False}),
+        (128, 64, {"gather": 2, "stages": 3, "heads_fastest": True}),
+    ],
+)
+def test_mosaic_gpu_configurations(block_q: int, block_kv: int, options: dict[str, Any]) -> None:
+    shape = (1, 200, 461, 1, 64)
+    inputs = qkv(shape, jnp.float16)
+    mask = random_mask(shape, kept=0.7, block_q=block_q, block_kv=block_kv)
+    config = mosaic_gpu.TuningConfig(block_q, block_kv, **options)
+    out, _ = mosaic_gpu_on_cpu(*inputs, mask, scale=0.1, config=config)
+    assert relative_error(out, in_float64(*inputs, mask, 0.1)[0]) <= 2e-3
+
+
+def test_tpu_hands_lists_over_in_portions(monkeypatch: pytest.MonkeyPatch) -> None:
+    shape = (2, 100, 150, 2, 16)
+    inputs, mask = qkv(shape, jnp.float32), random_mask(shape, block_q=16, block_kv=16)
+    module = "pallas_kernels.block_sparse_attention.mosaic_tpu.SCALAR_WORDS"
+    monkeypatch.setattr(module, 3 * mask.capacity)  # portions of 3, 3 and 1 of 7 query blocks
+    out, sums = ON_CPU["mosaic_tpu"][0](*inputs, mask, scale=0.3)
+    expected, expected_sums = in_float64(*inputs, mask, 0.3)
+    assert relative_error(out, expected) <= 1e-6
+    np.testing.assert_allclose(sums, expected_sums, rtol=2e-6, atol=2e-6)
+
+
+sizes = st.integers(1, 70)
+
+
+@settings(max_examples=6, deadline=None, derandomize=True)
+@given(
+    shape=st.tuples(st.integers(1, 2), sizes, sizes, st.integers(1, 3), st.integers(1, 20)),
+    blocks=st.sampled_from([(16, 16), (32, 16), (16, 32)]),
+    kept=st.floats(0, 1),
+)
+def test_any_shape(shape: tuple[int, ...], blocks: tuple[int, int], kept: float) -> None:
+    mask = random_mask(shape, kept=kept, block_q=blocks[0], block_kv=blocks[1])
+    for name in ("xla", "triton"):
+        check(name, qkv(shape, jnp.float32), mask, 0.4)
+
+
+def test_the_reference_is_the_formula() -> None:
+    inputs, mask = qkv(SHAPES[0], jnp.float32), random_mask(SHAPES[0])
+    out, sums = attention_reference(*inputs, mask, scale=0.2)
+    expected, expected_sums = in_float64(*inputs, mask, 0.2)
+    assert relative_error(out, expected) <= 1e-6
+    np.testing.assert_allclose(sums, expected_sums, rtol=1e-6)
+
+
+def test_xla_memory_is_bounded() -> None:
+    shape = jax.ShapeDtypeStruct((1, 8192, 4, 16), jnp.float32)
+    mask = jax.eval_shape(
+        lambda: full_mask(1, 4, block_q=128, block_kv=64, q_length=8192, kv_length=8192)
+    )
+    run = partial(block_sparse_attention, implementation="xla")
+    analysis = jax.jit(run).lower(shape, shape, shape, mask).compile().memory_analysis()
+    assert analysis is not None
+    assert analysis.temp_size_in_bytes < 0.1 * 4 * 4 * 8192**2
+
+
+# The mask
+
+
+def test_a_mask_means_its_array() -> None:
+    dense = np.array([[[[True, False, True], [False, True, False]]]])
+    mask = BlockMask.from_array(dense, block_q=4, block_kv=2, q_length=5, kv_length=6)
+    np.testing.assert_array_equal(mask.counts, [[[2, 1]]])
+    np.testing.assert_array_equal(mask.indices[0, 0, 0], [0, 2])
+    assert int(mask.indices[0, 0, 1, 0]) == 1
+    np.testing.assert_array_equal(mask.as_array(), dense)
+    seen = np.asarray(mask.token_mask())[0, 0]
+    np.testing.assert_array_equal(seen[3], [True, True, False, False, True, True])
+    np.testing.assert_array_equal(seen[4], [False, False, True, True, False, False])
+
+
+def test_a_mask_passes_through_jit_and_vmap_as_a_tree() -> None:
+    mask = random_mask((2, 5, 6, 1, 1), block_q=2, block_kv=2)
+    same = jax.jit(lambda m: m)(mask)
+    assert jax.tree.structure(same) == jax.tree.structure(mask)
+    np.testing.assert_array_equal(same.as_array(), mask.as_array())
+
+
+def test_a_full_mask_is_all_true() -> None:
+    assert full_mask(1, 2, block_q=4, block_kv=2, q_length=5, kv_length=7).as_array().all()
+
+
+def a_mask(counts: Any, indices: Any, **sizes: int) -> BlockMask:
+    sizes = {"block_q": 4, "block_kv": 2, "q_length": 4, "kv_length": 6} | sizes
+    return BlockMask(jnp.asarray(counts, jnp.int32), jnp.asarray(indices, jnp.int32), **sizes)
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: a_mask([[[0]]], [[[[0]]]]), "attends to nothing"),
+        (lambda: a_mask([[[2]]], [[[[0]]]]), "each list must hold 1 to 1"),
+        (lambda: a_mask([[[2]]], [[[[1, 0]]]]), "must rise strictly"),
+        (lambda: a_mask([[[2]]], [[[[1, 1]]]]), "must rise strictly"),
+        (lambda: a_mask([[[1]]], [[[[3]]]]), "must lie in 0 .. 2, found 3 to 3"),
+        (lambda: a_mask([[[1]]], [[[[0]]]], q_length=5), "does not fit 2 query blocks"),
+        (lambda: a_mask([[[1]]], [[[[0]]]], block_q=0), "block_q=0 must be at least 1"),
+        (lambda: a_mask([[1]], [[[[0]]]]), "disagree"),
+        (lambda: a_mask([[[1]]], [[[[0, 1, 2, 0]]]]), "does not fit"),
+    ],
+)
+def test_impossible_masks_are_refused(
+    without_shape_checks: None, make: Callable[[], BlockMask], message: str
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        make()
+
+
+def test_an_empty_row_is_refused() -> None:
+    dense = np.array([[[[True, False], [False, False]]]])
+    sizes = {"block_q": 4, "block_kv": 2, "q_length": 8}
+    with pytest.raises(ValueError, match="attends to nothing"):
+        BlockMask.from_array(dense, kv_length=4, **sizes)
+    with pytest.raises(ValueError, match=r"must be bool \(B, N, 2, 3\)"):
+        BlockMask.from_array(dense, kv_length=5, **sizes)
+
+
+# Dispatch
+
+
+def test_a_named_backend_runs_or_raises() -> None:
+    inputs, mask = qkv(SHAPES[2], jnp.float32), random_mask(SHAPES[2])
+    named = block_sparse_attention(*inputs, mask, implementation="xla")
+    np.testing.assert_array_equal(named, block_sparse_attention(*inputs, mask))
+    for name, needs in (("mosaic_gpu", "Hopper"), ("triton", "NVIDIA"), ("mosaic_tpu", "TPU")):
+        with pytest.raises(NotImplementedError, match=f"{name}: needs an? {needs}"):
+            block_sparse_attention(*inputs, mask, implementation=name)
+    with pytest.raises(ValueError, match="choose one of mosaic_gpu, triton, mosaic_tpu, xla"):
+        block_sparse_attention(*inputs, mask, implementation="magic")
+
+
+def test_disagreeing_inputs_are_refused(without_shape_checks: None) -> None:
+    shape = (2, 9, 8, 2, 4)
+    (q, k, v), mask = qkv(shape, jnp.float32), random_mask(shape, block_q=4, block_kv=4)
+    refusals = [
+        ((q, k, v[:, 1:], mask), "k and v must have one shape"),
+        ((q[:1], k, v, mask), "one batch, found 1 and 2"),
+        ((q[:, :, :1], k, v, mask), "one number of heads, found 1 and 2"),
+        ((q[..., :3], k, v, mask), "one head width, found 3 and 4"),
+        ((q[0], k, v, mask), "need 4 axes"),
+        ((q[:, :0], k, v, None), "no axis may be empty"),
+        ((q.astype(jnp.bfloat16), k, v, mask), "one floating dtype"),
+        ((q[:, 1:], k, v, mask), "made for 9 queries and 8 keys, found 8 and 8"),
+        ((q, k[:, 1:], v[:, 1:], mask), "made for 9 queries and 8 keys, found 9 and 7"),
+        ((q[:1], k[:1], v[:1], mask), "made for batch 2 and 2 heads, found 1 and 2"),
+    ]
+    for args, message in refusals:
+        with pytest.raises(ValueError, match=message):
+            block_sparse_attention(*args)
+    with pytest.raises(ValueError, match="scale=0 must be positive"):
+        block_sparse_attention(q, k, v, mask, scale=0)
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: mosaic_gpu.TuningConfig(block_q=96), "self.block_q=96 must be"),
+        (lambda: mosaic_gpu.TuningConfig(block_kv=32), "self.block_kv=32 must be"),
+        (lambda: mosaic_gpu.TuningConfig(gather=8), "self.gather=8 of them at most 256"),
+        (lambda: mosaic_gpu.TuningConfig(stages=1), "self.stages=1 must be at least 2"),
+        (lambda: triton.TuningConfig(block_q=96), "block_q=96 must be a power of two"),
+        (lambda: triton.TuningConfig(warps=3), "self.warps=3 must be 4 or 8"),
+    ],
+)
+def test_impossible_configurations_are_refused(make: Callable[[], Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        make()
+
+
+@pytest.mark.parametrize(
+    ("shape", "dtype", "blocks", "message"),
+    [
+        ((1, 9, 8, 1, 64), jnp.float32, (128, 64), "needs bfloat16 or float16, found float32"),
+        ((1, 9, 8, 1, 160), jnp.bfloat16, (128, 64), "head width 160 is beyond 128"),
+        ((1, 9, 8, 1, 64), jnp.bfloat16, (96, 48), "found 96 x 48|must be a power of two"),
+    ],
+)
+@pytest.mark.parametrize("name", ["mosaic_gpu", "triton"])
+def test_gpu_kernels_refuse_what_they_cannot_do(
+    name: str, shape: tuple[int, ...], dtype: DTypeLike, blocks: tuple[int, int], message: str
+) -> None:
+    inputs = qkv(shape, dtype)
+    mask = random_mask(shape, block_q=blocks[0], block_kv=blocks[1])
+    with (
+        jax.sharding.use_abstract_mesh(AbstractMesh((), (), abstract_device=H100)),
+        pytest.raises(NotImplementedError, match=message),
+    ):
+        block_sparse_attention(*inputs, mask, implementation=name)
+
+
+# Lowering for machines that are not here
+
+
+def lowered(
+    name: str | None,
+    shape: tuple[int, ...],
+    dtype: DTypeLike,
+    *,
+    device: AbstractDevice,
+    **mask: Any,
+) -> str:
+    batch, queries, keys, heads, width = shape
+    q, k = (
+        jax.ShapeDtypeStruct((batch, length, heads, width), dtype) for length in (queries, keys)
+    )
+    lists = None
+    if mask:
+        sizes = {"q_length": queries, "kv_length": keys}
+        lists = jax.eval_shape(lambda: full_mask(batch, heads, **sizes, **mask))
+    platform = "tpu" if device is TPU else "cuda"
+    run = partial(block_sparse_attention, implementation=name, return_logsumexp=True)
+    with jax.sharding.use_abstract_mesh(AbstractMesh((), (), abstract_device=device)):
+        return jax.jit(run).trace(q, k, k, lists).lower(lowering_platforms=(platform,)).as_text()
+
+
+MADE_BY = {"mosaic_gpu": "mosaic_gpu", "triton": "triton", "mosaic_tpu": "tpu_custom_call"}
+
+
+@pytest.mark.parametrize("name", MADE_BY)
+@pytest.mark.parametrize(
+    ("shape", "blocks"),
+    [
+        ((1, 10410, 10410, 16, 64), {"block_q": 128, "block_kv": 64}),
+        ((2, 300, 517, 3, 128), {"block_q": 128, "block_kv": 128}),
+        ((1, 77, 410, 2, 16), {"block_q": 64, "block_kv": 64}),
+        ((1, 10410, 10410, 16, 64), {}),
+    ],
+)
+def test_kernels_lower(name: str, shape: tuple[int, ...], blocks: dict[str, int]) -> None:
+    device = TPU if name == "mosaic_tpu" else H100
+    text = lowered(name, shape, jnp.bfloat16, device=device, **blocks)
+    assert text.count(MADE_BY[name]) >= 1
+
+
+def test_the_best_backend_is_taken() -> None:
+    shape, blocks = (1, 300, 517, 2, 64), {"block_q": 128, "block_kv": 64}
+    ampere = AbstractDevice(device_kind="NVIDIA A100-SXM4-80GB", num_cores=108, platform="gpu")
+    for device, kernel in ((H100, "mosaic_gpu"), (ampere, "triton"), (TPU, "mosaic_tpu")):
+        text = lowered(None, shape, jnp.bfloat16, device=device, **blocks)
+        assert [name for name, mark in MADE_BY.items() if mark in text] == [kernel]
+    text = lowered(None, shape, jnp.float32, device=H100, **blocks)
+    assert not [name for name, mark in MADE_BY.items() if mark in text]
+
+
+def test_dense_attention_reads_no_lists() -> None:
+    with jax.sharding.use_abstract_mesh(AbstractMesh((), (), abstract_device=H100)):
+        shape = jax.ShapeDtypeStruct((1, 512, 2, 64), jnp.bfloat16)
+        run = partial(block_sparse_attention, mask=None, implementation="mosaic_gpu")
+        assert "i32" not in str(jax.make_jaxpr(run)(shape, shape, shape).in_avals)
+
+
+# On a GPU
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("name", [name for name in IMPLEMENTATIONS if name != "mosaic_tpu"])
+@pytest.mark.parametrize("width", [40, 64, 128])
+@pytest.mark.parametrize("blocks", [(128, 64), (128, 128), (64, 64)])
+@pytest.mark.parametrize("dense", [False, True])
+def test_backends_on_the_gpu(name: str, width: int, blocks: tuple[int, int], dense: bool) -> None:
+    shape = (2, 1000, 2177, 3, width)
+    inputs = qkv(shape, jnp.bfloat16)
+    mask = None if dense else random_mask(shape, kept=0.3, block_q=blocks[0], block_kv=blocks[1])
+    run = jax.jit(partial(block_sparse_attention, implementation=name, return_logsumexp=True))
+    (out, sums), (again, _) = run(*inputs, mask), run(*inputs, mask)
+    expected, expected_sums = in_float64(*inputs, mask, width**-0.5)
+    assert relative_error(out, expected) <= 1e-2
+    np.testing.assert_allclose(sums, expected_sums, rtol=1e-4, atol=1e-4)
+    np.testing.assert_array_equal(out, again)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("name", ["mosaic_gpu", "triton"])
+@pytest.mark.parametrize(
+    "kind", ["one block dominates", "equal scores", "equal keys", "huge scores"]
+)
+def test_hard_inputs_on_the_gpu(name: str, kind: str) -> None:
+    shape = (1, 300, 1025, 2, 64)
+    inputs = tuple(x.astype(jnp.bfloat16) for x in hard_inputs(kind, shape))
+    mask = random_mask(shape, kept=0.8)
+    out = jax.jit(partial(block_sparse_attention, implementation=name))(*inputs, mask)
+    assert relative_error(out, in_float64(*inputs, mask, 0.125)[0]) <= 1e-2
+
+
+@pytest.mark.gpu
+def test_float32_on_the_gpu_is_not_tf32() -> None:
+    shape = (1, 300, 517, 2, 64)
+    inputs, mask = qkv(shape, jnp.float32), random_mask(shape)
+    out = jax.jit(block_sparse_attention)(*inputs, mask)
+    assert relative_error(out, in_float64(*inputs, mask, 0.125)[0]) <= 2e-6

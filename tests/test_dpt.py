@@ -1,0 +1,168 @@
+"""The parts of a DPT against upstream's numbers, and views in groups."""
+
+from collections.abc import Mapping
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+import golden_data
+from convert.transforms import TRANSFORMS
+from golden_data import golden_weight
+from jaxrecon import checkpoint
+from jaxrecon.nn import dpt
+from jaxrecon.nn.dpt import (
+    ConvTranspose,
+    DenseHead,
+    DPTConfig,
+    Fusion,
+    add_position,
+    map_views,
+    resize_bilinear,
+)
+
+UNITS = golden_data.case("units")
+SMALL = DPTConfig(width=8, channels=(4, 8, 8, 12), features=12, features_out=8)
+
+
+@pytest.fixture(scope="module")
+def given() -> Mapping[str, np.ndarray]:
+    return UNITS.inputs()
+
+
+@pytest.fixture(scope="module")
+def expected() -> Mapping[str, np.ndarray]:
+    return UNITS.outputs()
+
+
+def last(maps: np.ndarray) -> jax.Array:
+    return jnp.moveaxis(jnp.asarray(maps), 1, -1)
+
+
+def first(maps: jax.Array) -> np.ndarray:
+    return np.moveaxis(np.asarray(maps), -1, 1)
+
+
+@pytest.fixture(scope="module")
+def fusion() -> Fusion:
+    """Upstream's fusion block of the units, with its weights."""
+    names = {"skip": "resConfUnit1", "refine": "resConfUnit2"}
+    weights, listing = {}, UNITS.info["weights"]["unit_fusion."]
+
+    def read(name: str) -> np.ndarray:
+        entry = listing[name]
+        shape = tuple(entry["shape"])
+        return golden_weight(name, shape, entry["mean"], entry["std"], "unit_fusion.")
+
+    for ours, theirs in names.items():
+        for conv in ("conv1", "conv2"):
+            kernel = TRANSFORMS["convolution"](read(f"{theirs}.{conv}.weight"), 4)
+            weights[f"{ours}.{conv}.kernel"] = kernel
+            weights[f"{ours}.{conv}.bias"] = read(f"{theirs}.{conv}.bias")
+    weights["out.kernel"] = TRANSFORMS["pointwise"](read("out_conv.weight"), 2)
+    weights["out.bias"] = read("out_conv.bias")
+    config = DPTConfig(width=8, features=8)
+    make = lambda: Fusion(config, skip=True, dtype=jnp.float32, rngs=nnx.Rngs(0))  # noqa: E731
+    return checkpoint.restore(jax.eval_shape(make), weights.items())
+
+
+@pytest.mark.parametrize(("key", "size"), [("x2", (6, 8)), ("size_5x9", (5, 9))])
+def test_fusion(
+    key: str,
+    size: tuple[int, int],
+    fusion: Fusion,
+    given: Mapping[str, np.ndarray],
+    expected: Mapping[str, np.ndarray],
+) -> None:
+    out = fusion(last(given["fusion_x"]), last(given["fusion_skip"]), size)
+    UNITS.check(f"fusion_out_{key}", first(out), expected[f"fusion_out_{key}"])
+
+
+def test_residual_convolution(
+    fusion: Fusion, given: Mapping[str, np.ndarray], expected: Mapping[str, np.ndarray]
+) -> None:
+    out = fusion.refine(last(given["fusion_x"]))
+    UNITS.check("resconv_unit2", first(out), expected["resconv_unit2"])
+
+
+def test_bilinear_resize(
+    given: Mapping[str, np.ndarray], expected: Mapping[str, np.ndarray]
+) -> None:
+    key = "bilinear_ac_true_13x20"
+    UNITS.check(key, first(resize_bilinear(last(given["interp"]), (13, 20))), expected[key])
+
+
+def test_bilinear_resize_by_hand() -> None:
+    x = jnp.array([0.0, 2.0, 10.0]).reshape(1, 1, 3, 1)
+    wider = resize_bilinear(x, (2, 5))  # places 0, 0.5, 1, 1.5, 2; the single row twice
+    np.testing.assert_array_equal(wider[0, :, :, 0], [[0, 1, 2, 6, 10]] * 2)
+    np.testing.assert_array_equal(resize_bilinear(x, (1, 2))[0, 0, :, 0], [0, 10])
+    np.testing.assert_array_equal(resize_bilinear(x, (1, 1))[0, 0, :, 0], [0])
+
+
+def test_transposed_convolution(
+    given: Mapping[str, np.ndarray], expected: Mapping[str, np.ndarray]
+) -> None:
+    kernel = TRANSFORMS["transposed_convolution"](given["convT_w"], 4)
+    layer = ConvTranspose(3, 4, dtype=jnp.float32, rngs=nnx.Rngs(0))
+    layer.kernel, layer.bias = nnx.Param(jnp.asarray(kernel)), nnx.Param(jnp.arange(5.0))
+    out = first(layer(last(given["convT_x"])))
+    bias = np.arange(5, dtype=np.float32)[:, None, None]
+    UNITS.check("convT_k4_s4", out - bias, expected["convT_k4_s4"])
+
+
+@pytest.mark.parametrize(("width", "height"), [(5, 3), (11, 9)])
+def test_position_embedding(width: int, height: int, expected: Mapping[str, np.ndarray]) -> None:
+    key = f"w{width}_h{height}_c12"
+    grid = expected[f"uv_grid_w{width}_h{height}"]
+    # The grid's corner is at (w - 1) / w of the span across, which tells the aspect ratio.
+    aspect = (grid[0, -1, 0] * width / (width - 1)) / (grid[-1, 0, 1] * height / (height - 1))
+    added = add_position(jnp.ones((1, height, width, 12), jnp.bfloat16), float(aspect))
+    assert added.dtype == jnp.float32
+    UNITS.check(f"uv_embed_{key}", np.asarray(added[0] - 1) * 10, expected[f"uv_embed_{key}"])
+
+
+@pytest.mark.parametrize("views", [1, 7, 8, 9, 16, 21])
+def test_groups_of_views_cover_each_view_once(views: int) -> None:
+    patches = jnp.arange(4.0 * views * 2 * 3).reshape(4, views, 2, 3)
+    groups = []
+
+    def double(x: jax.Array) -> jax.Array:
+        groups.append(x.shape[1])
+        return 2 * x[1, :, :, :2]
+
+    out = map_views(double, patches)
+    np.testing.assert_array_equal(out, 2 * patches[1, :, :, :2])
+    assert groups == [min(views, dpt.VIEWS_AT_ONCE)]
+
+
+def test_memory_of_a_dense_head_does_not_grow_with_the_views() -> None:
+    head = jax.eval_shape(lambda: DenseHead(SMALL, 2, dtype=jnp.float32, rngs=nnx.Rngs(0)))
+
+    def temporaries(views: int) -> int:
+        patches = jax.ShapeDtypeStruct((4, views, 8 * 8, 8), jnp.float32)
+        run = jax.jit(lambda h, x: map_views(lambda p: h(p, (8, 8), (112, 112)), x))
+        analysis = run.lower(head, patches).compile().memory_analysis()
+        assert analysis is not None
+        return analysis.temp_size_in_bytes
+
+    outputs = 4 * 2 * 112 * 112
+    assert temporaries(64) - temporaries(16) <= 48 * outputs
+
+
+def test_bfloat16_head_ends_in_float32() -> None:
+    head = jax.eval_shape(lambda: DenseHead(SMALL, 3, dtype=jnp.bfloat16, rngs=nnx.Rngs(0)))
+    patches = jax.ShapeDtypeStruct((4, 2, 6, 8), jnp.bfloat16)
+    out = jax.eval_shape(lambda h, x: h(x, (2, 3), (28, 42)), head, patches)
+    assert (out.dtype, out.shape) == (jnp.float32, (2, 28, 42, 3))
+    kinds = {leaf.dtype for leaf in jax.tree.leaves(head.dpt.fusion1)}
+    assert kinds == {jnp.dtype(jnp.bfloat16)}
+    assert {leaf.dtype for leaf in jax.tree.leaves(head.out)} == {jnp.dtype(jnp.float32)}
+    assert {leaf.dtype for leaf in jax.tree.leaves(head.dpt.norm)} == {jnp.dtype(jnp.float32)}
+
+
+def test_channels_that_no_position_fits() -> None:
+    with pytest.raises(ValueError, match=r"self\.channels=\(4, 6, 8, 8\).* multiples of 4"):
+        DPTConfig(width=8, channels=(4, 6, 8, 8))

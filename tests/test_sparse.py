@@ -1,0 +1,212 @@
+"""The policy of block-sparse attention: who sees whom, budgets, order, and the whole program."""
+
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+import jax
+import jax.export
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+from jaxrecon import sparse
+from jaxrecon.errors import InputError
+from jaxrecon.models.pi3 import Pi3
+from jaxrecon.nn.alternating import AlternatingAttention
+from jaxrecon.nn.attention import TokenLayout, attend_densely
+from jaxrecon.nn.block import BlockConfig
+from jaxrecon.sparse import SparseAttention, hilbert_order
+from tiny_models import PI3_TINY
+
+LAYOUT = TokenLayout(views=3, grid=(4, 5), leading=2, trailing=1, scene=2)
+SMALL = {"block_q": 8, "block_kv": 4}
+
+
+def qkv(layout: TokenLayout, heads: int = 2, width: int = 8) -> tuple[jax.Array, ...]:
+    random = np.random.default_rng(layout.tokens)
+    shape = (2, layout.tokens, heads, width)
+    return tuple(jnp.asarray(random.normal(size=shape), jnp.float32) for _ in range(3))
+
+
+@partial(jax.jit, static_argnums=(0, 4))
+def run(
+    policy: SparseAttention, q: jax.Array, k: jax.Array, v: jax.Array, layout: TokenLayout
+) -> jax.Array:
+    return policy(q, k, v, layout)
+
+
+def patch_places(layout: TokenLayout) -> np.ndarray:
+    """Where the patches stand in the model's order."""
+    own = layout.leading + np.arange(layout.grid[0] * layout.grid[1])
+    return (layout.tokens_per_view * np.arange(layout.views)[:, None] + own).reshape(-1)
+
+
+@pytest.mark.parametrize("order", ["raster", "hilbert"])
+@pytest.mark.parametrize("special_tokens", ["aligned", "packed"])
+def test_keeping_all_blocks_is_dense_attention(order: Any, special_tokens: Any) -> None:
+    options = {"order": order, "special_tokens": special_tokens, **SMALL}
+    attend = SparseAttention(sparse_ratio=0.0, cdf_threshold=None, **options)
+    inputs = qkv(LAYOUT)
+    out, skipped = jax.jit(lambda *a: attend.attend(*a, LAYOUT))(*inputs)
+    np.testing.assert_allclose(out, attend_densely(*inputs, LAYOUT), rtol=0, atol=2e-6)
+    np.testing.assert_array_equal(skipped, np.zeros((2, 2)))
+
+
+@pytest.mark.parametrize("order", ["raster", "hilbert"])
+def test_the_way_back_undoes_the_arrangement(order: Any) -> None:
+    made = SparseAttention(order=order, **SMALL).arrangement(LAYOUT)
+    x = qkv(LAYOUT)[0]
+    np.testing.assert_array_equal(made.restore(made.queries(x)), x)
+    # 11 specials fill two blocks of 8 queries; they are the first keys.
+    assert (made.specials, made.dense_queries) == (11, 16)
+    specials = np.setdiff1d(np.arange(LAYOUT.tokens), patch_places(LAYOUT))
+    np.testing.assert_array_equal(made.queries(x)[:, :11], x[:, specials])
+    np.testing.assert_array_equal(made.keys(x)[:, :11], x[:, specials])
+    packed = replace(made, special_tokens="packed")
+    np.testing.assert_array_equal(packed.keys(x)[:, -11:], x[:, specials])
+
+
+@pytest.mark.parametrize("grid", [(5, 7), (8, 8), (28, 37), (37, 28), (1, 6), (6, 1), (2, 2)])
+def test_a_hilbert_curve_visits_all_patches_by_small_steps(grid: tuple[int, int]) -> None:
+    order = hilbert_order(grid)
+    np.testing.assert_array_equal(np.sort(order), np.arange(grid[0] * grid[1]))
+    y, x = np.divmod(order, grid[1])
+    steps = np.maximum(np.abs(np.diff(y)), np.abs(np.diff(x)))
+    assert steps.max() == 1
+
+
+def test_specials_see_and_are_seen_by_all() -> None:
+    attend = SparseAttention(sparse_ratio=0.9, cdf_threshold=None, **SMALL)
+    q, k, v = qkv(LAYOUT)
+    out = run(attend, q, k, v, LAYOUT)
+    dense = attend_densely(q, k, v, LAYOUT)
+    specials = np.setdiff1d(np.arange(LAYOUT.tokens), patch_places(LAYOUT))
+    np.testing.assert_allclose(out[:, specials], dense[:, specials], rtol=0, atol=2e-6)
+    assert np.abs(np.asarray(out - dense)[:, patch_places(LAYOUT)]).max() > 1e-2
+    for place in specials:
+        changed = run(attend, q, k, v.at[:, place].add(1.0), LAYOUT)
+        assert (np.abs(np.asarray(changed - out)).max((-1, -2)) > 0).all()
+
+
+def test_packed_specials_may_be_hidden() -> None:
+    # 63 patches and 3 specials: the block of the last three patches holds the first special.
+    layout = replace(LAYOUT, grid=(3, 7), leading=1, trailing=0, scene=0)
+    attend = SparseAttention(0.99, None, special_tokens="packed", **SMALL)
+    q, k, v = qkv(layout)
+    out = run(attend, q, k, v, layout)
+    changed = run(attend, q, k, v.at[:, 0].add(1.0), layout)
+    unseen = np.abs(np.asarray(changed - out)).max((-1, -2)) == 0
+    assert unseen.any()
+    assert not unseen[:, [0, 22, 44]].any()
+
+
+def test_attention_within_a_view_is_dense() -> None:
+    layout = replace(LAYOUT, views=1, scene=0)
+    inputs = qkv(layout)
+    np.testing.assert_array_equal(
+        SparseAttention(0.9, None, **SMALL)(*inputs, layout), attend_densely(*inputs, layout)
+    )
+
+
+def test_shares_skipped_are_counted() -> None:
+    layout = TokenLayout(views=4, grid=(4, 4))
+    _, skipped = SparseAttention(0.75, None, **SMALL).attend(*qkv(layout), layout)
+    np.testing.assert_allclose(skipped, np.full((2, 2), 0.75))
+    _, skipped = SparseAttention(0.8, None, block_q=8, block_kv=8).attend(*qkv(layout), layout)
+    np.testing.assert_allclose(skipped, np.full((2, 2), 7 / 8))  # int(8 * 0.2) is 1
+
+
+def test_budgets_by_layer_and_head() -> None:
+    layout = TokenLayout(views=4, grid=(4, 4), layers=2)
+    by_layer = SparseAttention((0.75, 0.0), None, **SMALL)
+    by_head = SparseAttention(((0.75, 0.5), (0.0, 0.25)), None, **SMALL)
+    for layer, one, rows in ((0, 0.75, [0.75, 0.5]), (1, 0.0, [0.0, 0.25])):
+        here = replace(layout, layer=jnp.int32(layer))
+        _, skipped = jax.jit(lambda *a, at=here: by_layer.attend(*a, at))(*qkv(layout))
+        np.testing.assert_allclose(skipped, np.full((2, 2), one))
+        _, skipped = by_head.attend(*qkv(layout), here)
+        np.testing.assert_allclose(skipped, [rows, rows])
+
+
+def test_the_scanned_trunk_tells_its_layer() -> None:
+    config = BlockConfig(width=16, heads=2)
+    make = partial(AlternatingAttention, config, dtype=jnp.float32, rngs=nnx.Rngs(0))
+    trunk = make(pairs=2, taps=(0, 1))
+    layout = TokenLayout(views=1, grid=(4, 4))
+    tokens = jnp.asarray(np.random.default_rng(0).normal(size=(1, 4, 16, 16)), jnp.float32)
+    forward = jax.jit(lambda attention: trunk(tokens, layout, attention), static_argnums=0)
+    dense = forward(attend_densely)
+    late = forward(SparseAttention((0.0, 0.9), None, **SMALL))
+    np.testing.assert_allclose(late[0], dense[0], rtol=0, atol=1e-5)
+    assert np.abs(np.asarray(late[1] - dense[1])).max() > 1e-3
+    uniform = forward(SparseAttention(0.9, None, **SMALL))
+    same = forward(SparseAttention((0.9, 0.9), None, **SMALL))
+    np.testing.assert_array_equal(uniform, same)
+
+
+def test_heads_in_turns_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    attend = SparseAttention(((0.5, 0.9, 0.1, 0.7),), 0.3, **SMALL)
+    inputs = qkv(LAYOUT, heads=4)
+    whole = attend.attend(*inputs, LAYOUT)
+    monkeypatch.setattr(sparse.attention, "LIST_BYTES_LIMIT", 1)
+    for ours, theirs in zip(attend.attend(*inputs, LAYOUT), whole, strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"sparse_ratio": 1.0}, r"sparse_ratio=1.0 must be numbers in \[0, 1\)"),
+        ({"sparse_ratio": -0.1}, "sparse_ratio=-0.1"),
+        ({"sparse_ratio": (0.5, float("nan"))}, "sparse_ratio"),
+        ({"cdf_threshold": 0.0}, r"cdf_threshold=0.0 must be numbers in \(0, 1\]"),
+        ({"cdf_threshold": 1.1}, "cdf_threshold=1.1"),
+        ({"sparse_ratio": None, "cdf_threshold": None}, "both None"),
+        ({"sparse_ratio": ()}, "sparse_ratio"),
+        ({"sparse_ratio": ((0.1, 0.2), (0.3,))}, "rows of one length"),
+        ({"sparse_ratio": "half"}, "sparse_ratio: give a number"),
+        ({"block_q": 0}, "block_q=0 must be at least 1"),
+        ({"block_kv": -64}, "block_kv=-64 must be at least 1"),
+        ({"order": "zigzag"}, "order='zigzag' is unknown; choose one of raster, hilbert"),
+        ({"special_tokens": "none"}, "choose one of aligned, packed"),
+        ({"pooling": "median"}, "choose one of mean, max"),
+    ],
+)
+def test_wrong_options_are_refused(
+    without_shape_checks: None, options: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(InputError, match=message):
+        SparseAttention(**options)
+
+
+def test_budgets_of_another_model_are_refused() -> None:
+    inputs = qkv(LAYOUT)
+    with pytest.raises(InputError, match="given for 3 layers, the model has 1 global"):
+        SparseAttention((0.1, 0.2, 0.3), **SMALL)(*inputs, LAYOUT)
+    with pytest.raises(InputError, match="given for 3 heads, found 2 heads"):
+        SparseAttention(0.5, ((0.1, 0.2, 0.3),), **SMALL)(*inputs, LAYOUT)
+
+
+def test_a_model_with_it_is_one_program_that_can_be_exported() -> None:
+    model = Pi3(PI3_TINY, dtype=jnp.float32, rngs=nnx.Rngs(0))
+    attention = SparseAttention(0.5, 0.5, order="hilbert")
+    images = jax.random.uniform(jax.random.key(0), (1, 6, 98, 126, 3))
+    forward = jax.jit(lambda x: model(x, attention=attention).points_camera)
+    text = forward.lower(images).as_text()
+    assert "callback" not in text
+    exported = jax.export.export(forward)(jax.ShapeDtypeStruct(images.shape, images.dtype))
+    again = jax.jit(exported.call)(images)
+    np.testing.assert_array_equal(again, forward(images))
+
+
+def test_a_thousand_views_fit() -> None:
+    """Beyond the rearranged inputs and output, a layer needs little."""
+    layout = TokenLayout(views=1000, grid=(28, 37), leading=5)
+    shape = jax.ShapeDtypeStruct((1, layout.tokens, 16, 64), jnp.bfloat16)
+    attend = partial(SparseAttention().attend, layout=layout)
+    analysis = jax.jit(attend).lower(shape, shape, shape).compile().memory_analysis()
+    assert analysis is not None
+    arranged = 4 * 2 * layout.tokens * 16 * 64
+    assert analysis.temp_size_in_bytes - arranged <= 1.5 * 2**30
