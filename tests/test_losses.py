@@ -61,6 +61,7 @@ def perfect(truth: Target) -> Prediction:
         points_world=transform_points(pose[:, :, None, None], truth.points_camera),
         points_camera=truth.points_camera,
         confidence=jnp.where(truth.mask, 1.0, 0.0),
+        confidence_logits=jnp.where(truth.mask, 20.0, -20.0),
         world_from_camera=pose,
     )
 
@@ -111,8 +112,8 @@ def noisy(truth: Target) -> Prediction:
     pose = pose.at[..., :3, :3].set(turned.at[:, 0].set(pose[:, 0, :3, :3]))
     pose = pose.at[..., :3, 3].add(0.05 * jax.random.normal(keys[0], (*pose.shape[:-2], 3)))
     points = guess.points_camera * (1 + 0.1 * jax.random.normal(keys[1], guess.points_camera.shape))
-    confidence = jax.random.uniform(keys[2], guess.confidence.shape)
-    return replace(guess, points_camera=points, confidence=confidence, world_from_camera=pose)
+    logits = jax.random.normal(keys[2], guess.confidence.shape)
+    return replace(guess, points_camera=points, confidence_logits=logits, world_from_camera=pose)
 
 
 def test_alignment_is_the_weighted_median_of_the_ratios() -> None:
@@ -178,11 +179,24 @@ def test_confidence_is_right_where_points_are_and_sky_is_not() -> None:
     truth = target(scenes())
     guess = perfect(truth)
     points = guess.points_camera.at[0, 0].multiply(1.5)
-    guess = replace(guess, points_camera=points, confidence=jnp.full_like(guess.confidence, 0.8))
+    logits = jnp.full_like(guess.confidence, np.log(0.8 / 0.2))
+    guess = replace(guess, points_camera=points, confidence_logits=logits)
     found = loss(guess, truth, LossWeights())[1]
     right = float(truth.mask[0, 1:].sum() / truth.mask.size)
     expected = -(right * np.log(0.8) + (1 - right) * np.log(0.2))
     assert float(found["confidence"]) == pytest.approx(expected, rel=1e-4)
+
+
+def test_a_confidence_that_is_certain_and_wrong_still_learns() -> None:
+    """Logits of 30 on sky: the probability is one in float32, the slope is one a pixel."""
+    truth = target(scenes())
+    sure = replace(perfect(truth), confidence_logits=jnp.full(truth.mask.shape, 30.0))
+
+    def term(guess: Prediction) -> jax.Array:
+        return loss(guess, truth, LossWeights())[1]["confidence"]
+
+    slope = jax.grad(term)(sure).confidence_logits
+    np.testing.assert_allclose(slope[~truth.mask] * truth.mask.size, 1.0, rtol=1e-5)
 
 
 def test_gradients_are_finite_at_the_truth() -> None:

@@ -199,12 +199,14 @@ class Pi3(Model):
         raw = self.to_pixels(self.point_head(patches(self.point_decoder)), layout.grid)
         logits = self.to_pixels(self.confidence_head(patches(self.confidence_decoder)), layout.grid)
         points_camera = points_from_raw(raw).reshape(*views, *raw.shape[1:])
+        logits = logits.reshape(*views, *logits.shape[1:3])
         pose = self.camera_head(patches(self.camera_decoder)).reshape(*views, 4, 4)
         return Prediction(
             points_world=transform_points(pose[:, :, None, None], points_camera),
             points_camera=points_camera,
-            confidence=jax.nn.sigmoid(logits[..., 0]).reshape(*views, *logits.shape[1:3]),
+            confidence=jax.nn.sigmoid(logits),
             world_from_camera=pose,
+            confidence_logits=logits,
         )
 
     def to_pixels(

@@ -16,6 +16,8 @@ class Prediction:
         an upper bound.
       world_from_camera: rigid pose of each camera.
       intrinsics: of each camera, in pixels, if the model tells them; π³ does not.
+      confidence_logits: of a confidence that is a probability; training needs them, because a
+        probability that is all but one or zero has no gradient.
 
     The unit of length is the model's own: π³ and VGGT are free up to one scale factor for each
     scene.
@@ -26,3 +28,4 @@ class Prediction:
     confidence: Float[Array, "B V H W"]
     world_from_camera: Float[Array, "B V 4 4"]
     intrinsics: Float[Array, "B V 3 3"] | None = None
+    confidence_logits: Float[Array, "B V H W"] | None = None

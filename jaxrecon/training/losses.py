@@ -6,6 +6,7 @@ views, and one scale for each scene aligns the prediction with the truth.
 
 import jax
 import jax.numpy as jnp
+import optax
 from jaxtyping import Array, Bool, Float
 
 from jaxrecon.geometry import invert_rigid, unproject_depth
@@ -49,6 +50,7 @@ def loss(
     prediction: Prediction, truth: Target, weights: LossWeights
 ) -> tuple[Float[Array, ""], dict[str, Float[Array, ""]]]:
     """The weighted sum of all terms, and each term and some metrics by name."""
+    assert prediction.confidence_logits is not None
     scale = align(jax.lax.stop_gradient(prediction.points_camera), truth)
     points = scale[:, None, None, None, None] * prediction.points_camera
     error = jnp.sum(jnp.abs(points - truth.points_camera), axis=-1) / _depth(truth)
@@ -56,7 +58,7 @@ def loss(
     terms = {
         "points": _masked_mean(error, truth.mask, axes=(1, 2, 3)).mean(),
         "normals": _normal_term(points, truth),
-        "confidence": _confidence_term(prediction.confidence, error, truth.mask),
+        "confidence": _confidence_term(prediction.confidence_logits, error, truth.mask),
         "rotation": rotation,
         "translation": translation,
     }
@@ -121,11 +123,10 @@ def _cosine(a: tuple[Array, ...], b: tuple[Array, ...]) -> Array:
     return product * jax.lax.rsqrt(lengths[0] * lengths[1] + 1e-24)
 
 
-def _confidence_term(confidence: Array, error: Array, mask: Array) -> Float[Array, ""]:
+def _confidence_term(logits: Array, error: Array, mask: Array) -> Float[Array, ""]:
     """Binary cross-entropy: a point is right if its error is small; sky has no right point."""
     right = mask & (error < CONFIDENT_BELOW)
-    p = jnp.clip(confidence, 1e-6, 1 - 1e-6)
-    return -jnp.mean(jnp.where(right, jnp.log(p), jnp.log1p(-p)))
+    return jnp.mean(optax.sigmoid_binary_cross_entropy(logits, right))
 
 
 def _pose_terms(
