@@ -37,7 +37,7 @@ def check_sparse_attention(golden: Golden) -> None:
         return
     q, k, v = qkv_of(golden)
     expected, modes = golden.outputs(), golden.info["modes"]
-    # Each mode is a layer of one schedule. A share near 0 asks for no block, a ratio near 1 for one.
+    # Each mode is a layer of one schedule; a share near 0 and a ratio near 1 ask for nothing.
     ratios = tuple(1 - TINY if mode["ratio"] in (None, 1.0) else mode["ratio"] for mode in modes)
     shares = tuple(TINY if mode["cdf"] is None else mode["cdf"] for mode in modes)
     sparse = SparseAttention(ratios, shares, special_tokens="packed")

@@ -31,11 +31,16 @@ from pallas_kernels.block_sparse_attention.xla import attention_xla
 
 pytestmark = pytest.mark.filterwarnings("ignore:The Pallas Triton backend is deprecated")
 
+type Inputs = tuple[jax.Array, jax.Array, jax.Array]
 type Run = Callable[..., tuple[jax.Array, jax.Array]]
 
 
 def mosaic_gpu_on_cpu(*args: Any, **options: Any) -> tuple[jax.Array, jax.Array]:
-    """JAX's interpreter of GPU kernels; it hangs where the CPU still has other work under way."""
+    """JAX's interpreter of GPU kernels.
+
+    Its threads wait for each other: it may hang where the CPU still has other work under way, and
+    with four warpgroups on two cores, so that three consumers are tested on a GPU only.
+    """
     interpret = plgpu.InterpretGPUParams()
     args = jax.block_until_ready(args)
     return jax.block_until_ready(attention_mosaic_gpu(*args, interpret=interpret, **options))
@@ -61,15 +66,15 @@ H100 = AbstractDevice(device_kind="NVIDIA H100 80GB HBM3", num_cores=132, platfo
 TPU = AbstractDevice(device_kind="TPU v5e", num_cores=1, platform="tpu")
 
 
-def qkv(shape: tuple[int, ...], dtype: DTypeLike, scale: float = 1.0) -> tuple[jax.Array, ...]:
+def qkv(shape: tuple[int, ...], dtype: DTypeLike, scale: float = 1.0) -> Inputs:
     batch, queries, keys, heads, width = shape
     random = np.random.default_rng(sum(shape))
-    return tuple(
-        jnp.asarray(scale * random.normal(size=(batch, size, heads, width)), jnp.float32).astype(
-            dtype
-        )
-        for size in (queries, keys, keys)
-    )
+
+    def normal(tokens: int) -> jax.Array:
+        values = scale * random.normal(size=(batch, tokens, heads, width))
+        return jnp.asarray(values, jnp.float32).astype(dtype)
+
+    return normal(queries), normal(keys), normal(keys)
 
 
 def random_mask(
@@ -103,11 +108,11 @@ def relative_error(actual: jax.Array, expected: np.ndarray) -> float:
     return float(np.linalg.norm(gap) / np.linalg.norm(expected))
 
 
-def check(name: str, inputs: tuple[jax.Array, ...], mask: BlockMask | None, scale: float) -> None:
+def check(name: str, inputs: Inputs, mask: BlockMask | None, scale: float) -> None:
     run, dtype, allowed = ON_CPU[name]
-    inputs = tuple(x.astype(dtype) for x in inputs)
-    out, sums = run(*inputs, mask, scale=scale)
-    expected, expected_sums = in_float64(*inputs, mask, scale)
+    q, k, v = (x.astype(dtype) for x in inputs)
+    out, sums = run(q, k, v, mask, scale=scale)
+    expected, expected_sums = in_float64(q, k, v, mask, scale)
     assert out.dtype == dtype
     assert relative_error(out, expected) <= allowed
     np.testing.assert_allclose(sums, expected_sums, rtol=2e-6, atol=2e-6)
@@ -127,13 +132,13 @@ def test_all_blocks_are_dense_attention(name: str) -> None:
         check(name, qkv(shape, jnp.float32), random_mask(shape, kept=2.0), 0.2)
 
 
-def dominated(shape: tuple[int, ...]) -> tuple[jax.Array, ...]:
+def dominated(shape: tuple[int, ...]) -> Inputs:
     """One key block takes nearly all the weight."""
     q, k, v = qkv(shape, jnp.float32)
     return q, k.at[:, 64:128].set(4 * jnp.sign(q[:, :1])), v
 
 
-def hard_inputs(kind: str, shape: tuple[int, ...]) -> tuple[jax.Array, ...]:
+def hard_inputs(kind: str, shape: tuple[int, ...]) -> Inputs:
     q, k, v = qkv(shape, jnp.float32)
     return {
         "one block dominates": lambda: dominated(shape),
@@ -166,7 +171,6 @@ def test_two_runs_are_equal_bit_for_bit(name: str) -> None:
     ("block_q", "block_kv", "options"),
     [
         (64, 64, {}),
-        (192, 64, {"gather": 2}),
         (128, 128, {"gather": 2}),
         (128, 64, {"gather": 1, "schedule_barrier": False}),
         (128, 64, {"gather": 2, "stages": 3, "heads_fastest": True}),
@@ -304,7 +308,7 @@ def test_a_named_backend_runs_or_raises() -> None:
 def test_disagreeing_inputs_are_refused(without_shape_checks: None) -> None:
     shape = (2, 9, 8, 2, 4)
     (q, k, v), mask = qkv(shape, jnp.float32), random_mask(shape, block_q=4, block_kv=4)
-    refusals = [
+    refusals: list[tuple[Any, str]] = [
         ((q, k, v[:, 1:], mask), "k and v must have one shape"),
         ((q[:1], k, v, mask), "one batch, found 1 and 2"),
         ((q[:, :, :1], k, v, mask), "one number of heads, found 1 and 2"),
@@ -395,10 +399,13 @@ MADE_BY = {"mosaic_gpu": "mosaic_gpu", "triton": "triton", "mosaic_tpu": "tpu_cu
         ((1, 10410, 10410, 16, 64), {"block_q": 128, "block_kv": 64}),
         ((2, 300, 517, 3, 128), {"block_q": 128, "block_kv": 128}),
         ((1, 77, 410, 2, 16), {"block_q": 64, "block_kv": 64}),
+        ((1, 1000, 1000, 2, 64), {"block_q": 192, "block_kv": 64}),
         ((1, 10410, 10410, 16, 64), {}),
     ],
 )
 def test_kernels_lower(name: str, shape: tuple[int, ...], blocks: dict[str, int]) -> None:
+    if name == "triton" and blocks.get("block_q") == 192:
+        pytest.skip("Triton needs powers of two")
     device = TPU if name == "mosaic_tpu" else H100
     text = lowered(name, shape, jnp.bfloat16, device=device, **blocks)
     assert text.count(MADE_BY[name]) >= 1
@@ -448,9 +455,18 @@ def test_backends_on_the_gpu(name: str, width: int, blocks: tuple[int, int], den
 )
 def test_hard_inputs_on_the_gpu(name: str, kind: str) -> None:
     shape = (1, 300, 1025, 2, 64)
-    inputs = tuple(x.astype(jnp.bfloat16) for x in hard_inputs(kind, shape))
+    q, k, v = (x.astype(jnp.bfloat16) for x in hard_inputs(kind, shape))
     mask = random_mask(shape, kept=0.8)
-    out = jax.jit(partial(block_sparse_attention, implementation=name))(*inputs, mask)
+    out = jax.jit(partial(block_sparse_attention, implementation=name))(q, k, v, mask)
+    assert relative_error(out, in_float64(q, k, v, mask, 0.125)[0]) <= 1e-2
+
+
+@pytest.mark.gpu
+def test_three_consumers_on_the_gpu() -> None:
+    shape = (1, 1000, 2177, 3, 64)
+    inputs = qkv(shape, jnp.bfloat16)
+    mask = random_mask(shape, kept=0.3, block_q=192)
+    out = block_sparse_attention(*inputs, mask, implementation="mosaic_gpu")
     assert relative_error(out, in_float64(*inputs, mask, 0.125)[0]) <= 1e-2
 
 

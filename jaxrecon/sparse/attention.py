@@ -96,7 +96,8 @@ class SparseAttention:
         budgets = self._budgets(made, q.shape[2])
         step = _heads_at_once(made, q.shape[0], q.shape[2])
         if step == q.shape[2]:
-            out, skipped = self._attend(made, *arranged, budgets)
+            q, k, v = arranged
+            out, skipped = self._attend(made, q, k, v, budgets)
         else:
             out, skipped = self._attend_in_turns(made, arranged, budgets, step)
         return made.restore(out), skipped
@@ -147,7 +148,8 @@ class SparseAttention:
                 return jax.lax.dynamic_slice_in_dim(x, start, step, axis)
 
             own = jax.tree.map(lambda x: some(x, 0), budgets)
-            out, skipped = self._attend(made, *(some(x, 2) for x in arranged), own)
+            q, k, v = (some(x, 2) for x in arranged)
+            out, skipped = self._attend(made, q, k, v, own)
             return (
                 jax.lax.dynamic_update_slice_in_dim(done[0], out, start, 2),
                 jax.lax.dynamic_update_slice_in_dim(done[1], skipped, start, 1),

@@ -14,8 +14,8 @@ def hilbert_order(grid: tuple[int, int]) -> Int[np.ndarray, " patches"]:
     """
     height, width = grid
     along, across = (width, height * 1j) if width >= height else (height * 1j, width)
-    points = np.array(list(_curve(0j, complex(along), complex(across))))
-    return (points.imag * width + points.real).astype(np.int32)
+    points = _curve(0j, complex(along), complex(across))
+    return np.array([int(at.imag) * width + int(at.real) for at in points], np.int32)
 
 
 def _curve(at: complex, along: complex, across: complex) -> Iterator[complex]:

@@ -80,9 +80,9 @@ def select_blocks(
     batch, heads, dense = q.shape[0], q.shape[2], dense_queries // block_q
     if candidates.start >= candidates.stop or dense_queries >= q.shape[1]:
         return full_mask(batch, heads, block_q=block_q, block_kv=block_kv, **sizes)
-    scale = q.shape[-1] ** -0.5 if scale is None else scale
+    factor = float(q.shape[-1]) ** -0.5 if scale is None else scale
     rows, blocks = -(-q.shape[1] // block_q), -(-k.shape[1] // block_kv)
-    pooled_q = scale * pool_blocks(q, block_q, pooling, start=dense_queries)
+    pooled_q = factor * pool_blocks(q, block_q, pooling, start=dense_queries)
     pooled_k = pool_blocks(k[:, : candidates.stop], block_kv, pooling, start=candidates.start)
     least = jnp.broadcast_to(jnp.maximum(1, jnp.asarray(keep, jnp.int32)), (heads,))
     share = jnp.broadcast_to(jnp.asarray(-1.0 if mass is None else mass, jnp.float32), (heads,))

@@ -78,12 +78,12 @@ def block_sparse_attention(
       NotImplementedError: the backend asked for by name cannot do this job here.
     """
     _check(q, k, v)
-    scale = q.shape[-1] ** -0.5 if scale is None else scale
-    if not scale > 0:
+    factor = float(q.shape[-1]) ** -0.5 if scale is None else scale
+    if not factor > 0:
         raise ValueError(f"{scale=} must be positive")
     if mask is not None:
         _check_mask(q, k, mask)
-    out, sums = _run(q, k, v, mask, scale, implementation)
+    out, sums = _run(q, k, v, mask, factor, implementation)
     return (out, sums) if return_logsumexp else out
 
 

@@ -6,6 +6,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 from jaxtyping import Array, Bool, Int
 
 CHILDREN = ("counts", "indices")
@@ -61,7 +62,7 @@ class BlockMask:
                 f"{self.indices.shape=} does not fit {self.query_blocks} query blocks and "
                 f"{self.key_blocks} key blocks"
             )
-        if not isinstance(self.counts, jax.core.Tracer | jax.ShapeDtypeStruct):
+        if not isinstance(self.counts, Tracer | jax.ShapeDtypeStruct):
             _check_lists(np.asarray(self.counts), np.asarray(self.indices), self.key_blocks)
 
     @property

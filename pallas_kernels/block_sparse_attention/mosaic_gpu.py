@@ -215,8 +215,9 @@ def _scratch(sizes: Sizes) -> dict[str, Any]:
     config = sizes.config
 
     def shared(*shape: int) -> Any:
-        transforms = (plgpu.TilingTransform((8, 64)), plgpu.SwizzleTransform(128))
-        return plgpu.SMEM(shape, sizes.dtype, transforms=transforms)
+        tiling = plgpu.TilingTransform((8, 64))  # pyright: ignore[reportAbstractUsage]
+        swizzle = plgpu.SwizzleTransform(128)  # pyright: ignore[reportAbstractUsage]
+        return plgpu.SMEM(shape, sizes.dtype, transforms=(tiling, swizzle))
 
     tiles = shared(config.stages, config.tile, sizes.width)
     queries = (config.consumers, WARPGROUP_QUERIES)
@@ -375,7 +376,7 @@ def _fold(
         turn()
         return scores[...]
 
-    scores = pl.run_scoped(products, plgpu.ACC(shape, jnp.float32))
+    scores = pl.run_scoped(products, plgpu.WGMMAAccumulatorRef(shape, jnp.float32))
     plgpu.barrier_arrive(scratch["k_used"].at[slot])
     if places is not None:
         column = plgpu.broadcasted_iota(jnp.int32, shape, 1, layout=plgpu.Layout.WGMMA)
@@ -408,10 +409,11 @@ def _fold(
         return accumulator[...]
 
     if sizes.fresh:
-        added = pl.run_scoped(apart, plgpu.ACC(weighted.shape, jnp.float32))
+        added = pl.run_scoped(apart, plgpu.WGMMAAccumulatorRef(weighted.shape, jnp.float32))
         weighted = weighted * lax.broadcast_in_dim(shrink, weighted.shape, [0]) + added
     else:
-        weighted = pl.run_state(accumulate)(plgpu.ACC.init(weighted))
+        state: Any = pl.run_state(accumulate)(plgpu.WGMMAAccumulatorRef.init(weighted))
+        weighted = state
     plgpu.barrier_arrive(scratch["v_used"].at[slot])
     return weighted, new_top, total
 

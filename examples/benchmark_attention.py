@@ -1,0 +1,134 @@
+"""python examples/benchmark_attention.py --views 50 100 200 --kept 1 0.5 0.25 --plot speed.png
+
+Times attention across views, dense and block-sparse, on the same random bfloat16 inputs: this
+project's kernels, cuDNN, and PyTorch's SDPA and FlexAttention and SpargeAttn where installed.
+Effective TFLOP/s count the kept blocks only. Tiny sizes (`--views 1 --patches 60 --heads 2`) run on
+a CPU.
+"""
+
+import argparse
+import statistics
+import timeit
+from collections.abc import Callable, Iterator
+from functools import partial
+from importlib.util import find_spec
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from pallas_kernels.block_selection import select_blocks
+from pallas_kernels.block_sparse_attention import IMPLEMENTATIONS, BlockMask, block_sparse_attention
+from pallas_kernels.dense_attention import dense_attention
+
+type Case = tuple[str, Callable[[], object]]
+SELECTION = "selection (no attention)"
+
+
+def arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--views", type=int, nargs="+", default=[50, 100])
+    parser.add_argument("--kept", type=float, nargs="+", default=[1.0, 0.5, 0.25, 0.1])
+    for name, size in (("patches", 1041), ("heads", 16), ("width", 64), ("repeats", 5)):
+        parser.add_argument(f"--{name}", type=int, default=size)
+    parser.add_argument("--plot", help="write a picture of effective TFLOP/s here")
+    return parser.parse_args()
+
+
+def random_mask(tokens: int, heads: int, kept: float) -> BlockMask:
+    """As many random key blocks for every query block of every head."""
+    random = np.random.default_rng(0)
+    rows, blocks = -(-tokens // 128), -(-tokens // 64)
+    count = max(1, round(kept * blocks))
+    order = np.argsort(random.random((heads, rows, blocks), np.float32), axis=-1)[..., :count]
+    lists = np.sort(order, axis=-1)[None].astype(np.int16 if blocks < 2**15 else np.int32)
+    counts = jnp.full((1, heads, rows), count, jnp.int32)
+    return BlockMask(counts, jnp.asarray(lists), 128, 64, tokens, tokens)
+
+
+def jax_cases(q: jax.Array, mask: BlockMask | None, kept: float) -> Iterator[Case]:
+    """Our backends; those that cannot run here refuse."""
+
+    def timed(function: Callable[..., object], *args: object) -> Callable[[], object]:
+        compiled = jax.jit(function)
+        return lambda: jax.block_until_ready(compiled(*args))
+
+    for name in IMPLEMENTATIONS:
+        run = partial(block_sparse_attention, implementation=name)
+        yield name, timed(run, q, q, q, mask)
+    keep = max(1, int(kept * -(-q.shape[1] // 64)))
+    yield SELECTION, timed(partial(select_blocks, keep=keep, mass=0.9), q, q)
+    if mask is None:
+        yield "cudnn", timed(partial(dense_attention, implementation="cudnn"), q, q, q)
+
+
+def torch_cases(q: jax.Array, mask: BlockMask | None) -> Iterator[Case]:
+    """PyTorch's attention, on a GPU."""
+    import torch  # pyright: ignore[reportMissingImports]
+    from torch.nn.attention import flex_attention as flex  # pyright: ignore[reportMissingImports]
+
+    def timed(run: Callable[[], object]) -> Callable[[], object]:
+        return lambda: (run(), torch.cuda.synchronize())
+
+    x = torch.from_numpy(np.asarray(q.astype(jnp.float32))).cuda().bfloat16().transpose(1, 2)
+    if mask is None:
+        yield "torch SDPA", timed(lambda: torch.nn.functional.scaled_dot_product_attention(x, x, x))
+        return
+    shape = (1, q.shape[2], mask.query_blocks, mask.key_blocks)
+    listed = torch.zeros(shape, dtype=torch.int32)
+    listed[..., : mask.capacity] = torch.from_numpy(np.asarray(mask.indices, np.int32))
+    counts = torch.from_numpy(np.array(mask.counts))
+    none = torch.zeros_like(counts), torch.zeros_like(listed)
+    blocks = flex.BlockMask.from_kv_blocks(
+        *none, counts, listed, BLOCK_SIZE=(128, 64), seq_lengths=(q.shape[1], q.shape[1])
+    ).to("cuda")
+    attend = torch.compile(flex.flex_attention)
+    yield "torch FlexAttention", timed(lambda: attend(x, x, x, block_mask=blocks))
+    if find_spec("spas_sage_attn"):
+        import spas_sage_attn as sparge  # pyright: ignore[reportMissingImports]
+
+        dense = torch.from_numpy(np.array(mask.as_array())).cuda().to(torch.int8)
+        run = partial(sparge.block_sparse_sage2_attn_cuda, x, x, x, mask_id=dense)
+        yield "SpargeAttn (own casts)", timed(run)
+
+
+def main() -> None:
+    options = arguments()
+    has_torch = find_spec("torch") is not None and jax.default_backend() == "gpu"
+    rows = []
+    for views, kept in ((views, kept) for views in options.views for kept in options.kept):
+        tokens = views * options.patches
+        shape = (1, tokens, options.heads, options.width)
+        q = jax.random.normal(jax.random.key(0), shape).astype(jnp.bfloat16)
+        mask = None if kept >= 1 else random_mask(tokens, options.heads, kept)
+        cases = [*jax_cases(q, mask, kept), *(torch_cases(q, mask) if has_torch else ())]
+        for name, run in cases:
+            try:
+                run()
+            except NotImplementedError:
+                continue
+            seconds = statistics.median(timeit.repeat(run, number=1, repeat=options.repeats))
+            rate = 4 * kept * tokens**2 * options.heads * options.width / seconds / 1e12
+            rows.append((views, kept, name, seconds, rate))
+            figures = f"{1e3 * seconds:9.3f} ms {rate:8.1f} TFLOP/s"
+            print(f"{views:5} views  {kept:5.0%} kept  {name:24} {figures}")
+    if options.plot:
+        draw(rows, options.plot)
+
+
+def draw(rows: list[tuple[int, float, str, float, float]], path: str) -> None:
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(8, 5), layout="constrained")
+    axes = figure.subplots()
+    views = max(row[0] for row in rows)
+    for name in dict.fromkeys(row[2] for row in rows if row[2] != SELECTION):
+        points = [(row[1], row[4]) for row in rows if row[0] == views and row[2] == name]
+        axes.plot(*zip(*points, strict=True), "o-", label=name)
+    axes.set(xlabel=f"share of key blocks kept, {views} views", ylabel="effective TFLOP/s")
+    axes.legend()
+    figure.savefig(path, dpi=150)
+
+
+if __name__ == "__main__":
+    main()
