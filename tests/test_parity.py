@@ -22,23 +22,23 @@ from jaxrecon.nn.dinov2 import DINOV2_LARGE, IMAGE_MEAN, IMAGE_STD, DinoV2, Dino
 from jaxrecon.nn.rope import apply_rotary, rotary_table
 from jaxrecon.registry import PI3_FAMILY
 from jaxrecon.sparse import SparseAttention
+from mapanything_stages import check_mapanything
 from sparse_cases import Recorder, along_curve, check_sparse_attention
 from tiny_models import PI3_TINY
 from vggt_stages import channels_last, check_vggt
 
 CONFIGS = {"pi3_tiny": PI3_TINY, "pi3_full": PI3}
 NOT_YET = {
-    "mapanything": "MapAnything is not built yet",
     "vggt_sparse": "block-sparse attention is not built yet",
 }
 NOT_YET_BY_NAME = {
     "pi3x_": "Pi3X is not built yet",
-    "prep_mapanything": "MapAnything is not built yet",
-    "post_mapanything": "MapAnything is not built yet",
 }
 ELSEWHERE = {
     "prep_pi3": "checked in test_images.py",
     "prep_vggt": "checked in test_vggt_images.py",
+    "prep_mapanything": "checked in test_mapanything_images.py",
+    "post_mapanything": "checked in test_mapanything.py",
 }
 
 
@@ -159,6 +159,7 @@ def check_sparse_pi3(golden: Golden) -> None:
         return np.asarray(along_curve(x, layout) if hilbert else x)
 
     x, trunk = model.tokens(images), model.trunk
+    framed = x
     for index in range(trunk.pairs):
         frame, across = layer(trunk.frame_blocks, index), layer(trunk.global_blocks, index)
         framed = trunk.within_views(frame, x, layout, recorder, rope)
@@ -295,6 +296,7 @@ CHECKS = {
     "sparse_attention": check_sparse_attention,
     "pi3": check_pi3,
     "vggt": check_vggt,
+    "mapanything": check_mapanything,
     "postprocess": check_postprocessing,
     "units": check_units,
 }

@@ -11,12 +11,11 @@ import numpy as np
 from jaxtyping import UInt8
 
 from jaxrecon.errors import InputError
+from jaxrecon.images.aspect import MAPANYTHING_RESIZE, AspectRule
 from jaxrecon.images.decode import pillow_warnings_handled
 from jaxrecon.images.resize import (
-    MAPANYTHING_RESIZE,
     PI3_RESIZE,
     VGGT_RESIZE,
-    AspectRule,
     Fit,
     ImageRule,
     PixelTransform,
@@ -75,9 +74,9 @@ def load_images(
 
     With π³'s rule the size follows from the first image: all images are stretched to it by Pillow's
     Lanczos filter on 8-bit RGB, even those of another aspect ratio, and alpha is dropped; an image
-    of that size already is unchanged. VGGT's rule is told at `SideRule`, MapAnything's at `AspectRule`. EXIF and video rotation
-    are applied. Greyscale of 16 bits (Pillow's modes I and I;16) is divided by 257; float pixels
-    in [0, 1] are rounded to 8 bits.
+    of that size already is unchanged. VGGT's rule is told at `SideRule`, MapAnything's at
+    `AspectRule`. EXIF and video rotation are applied. Greyscale of 16 bits (Pillow's modes I and
+    I;16) is divided by 257; float pixels in [0, 1] are rounded to 8 bits.
 
     Args:
       source: a folder (its files ending in `IMAGE_SUFFIXES`, in natural order, hidden ones left

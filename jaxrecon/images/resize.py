@@ -13,10 +13,6 @@ from PIL import Image
 from jaxrecon.errors import InputError
 
 
-_COVERING = 1e-8
-"""Added to a scale so that rounding leaves no image smaller than what it is to cover."""
-
-
 @dataclass(frozen=True)
 class PixelTransform:
     """How the pixels of one original image map to those of the processed image.
@@ -201,7 +197,7 @@ class ResizeRule(ImageRule):
         Raises:
           InputError: the image has no pixels, or `resolution` is less than one patch.
         """
-        _check_pixels(width, height)
+        check_pixels(width, height)
         if resolution is None:
             limit = float(self.pixel_limit)
             scale = math.sqrt(limit / (width * height))
@@ -246,7 +242,7 @@ class SideRule(ImageRule):
 
     def fit(self, width: int, height: int, *, resolution: int | None = None) -> Fit:
         """Each image on its own; a resolution is rounded to whole patches."""
-        _check_pixels(width, height)
+        check_pixels(width, height)
         self.check_resolution(resolution)
         side = self.side if resolution is None else self._whole_patches(float(resolution))
         return Fit(
@@ -272,79 +268,12 @@ class SideRule(ImageRule):
         return max(round(side / self.patch), 1) * self.patch
 
 
-@dataclass(frozen=True)
-class AspectRule(ImageRule):
-    """Chooses one of a few sizes for all images of a scene: the one nearest to their mean shape.
+def check_pixels(width: int, height: int) -> None:
+    """Refuses an image without pixels.
 
-    Every image is scaled so that it covers that size and cropped around its middle; Lanczos filter
-    for images that shrink, bicubic for those that grow. Alpha is dropped.
-
-    Source: `load_images` and `preprocess_inputs` in mapanything/utils/image.py.
-
-    Attributes:
-      patch: side of one patch, in pixels.
-      sizes: (width over height, width, height) of each size; an image has the nearest ratio's.
-      even_crop: halves of a pixel of the crop's place go to the even one, as upstream's do where
-        intrinsics are given; else they are cut off.
+    Raises:
+      InputError: naming its size.
     """
-
-    patch: int = 14
-    sizes: tuple[tuple[float, int, int], ...] = (
-        (1.000, 518, 518),
-        (1.321, 518, 392),
-        (1.542, 518, 336),
-        (1.762, 518, 294),
-        (2.056, 518, 252),
-        (3.083, 518, 168),
-        (0.757, 392, 518),
-        (0.649, 336, 518),
-        (0.567, 294, 518),
-        (0.486, 252, 518),
-    )
-    even_crop: bool = False
-    uses_all_sizes: ClassVar[bool] = True
-
-    def fit(self, width: int, height: int, *, resolution: int | None = None) -> Fit:
-        """As `fit_all` with this image alone."""
-        return self.fit_all([(width, height)], resolution=resolution)
-
-    def fit_all(self, sizes: Sequence[tuple[int, int]], *, resolution: int | None = None) -> Fit:
-        """The size that suits the mean of width over height.
-
-        With a resolution the longer side is as many whole patches as fit into it, and the other
-        follows from the mean.
-        """
-        for size in sizes:
-            _check_pixels(*size)
-        self.check_resolution(resolution)
-        aspect = sum(width / height for width, height in sizes) / len(sizes)
-        target = self._nearest(aspect) if resolution is None else self._longest(aspect, resolution)
-        return Fit(
-            lambda original: self._covering(original, target),
-            enlarging=Image.Resampling.BICUBIC,
-        )
-
-    def _nearest(self, aspect: float) -> tuple[int, int]:
-        _, width, height = min(sorted(self.sizes), key=lambda size: abs(size[0] - aspect))
-        return width, height
-
-    def _longest(self, aspect: float, resolution: int) -> tuple[int, int]:
-        patches = resolution // self.patch
-        other = max(round(patches * min(aspect, 1 / aspect)), 1)
-        columns, rows = (patches, other) if aspect >= 1 else (other, patches)
-        return columns * self.patch, rows * self.patch
-
-    def _covering(self, original: tuple[int, int], size: tuple[int, int]) -> PixelTransform:
-        ratios = [new / old for old, new in zip(original, size, strict=True)]
-        scale = max(ratios) + _COVERING
-        scaled = int(original[0] * scale), int(original[1] * scale)
-        margins = (old - new for old, new in zip(scaled, size, strict=True))
-        left, top = (round(m / 2) if self.even_crop else m // 2 for m in margins)
-        stretched = PixelTransform.stretch(original, scaled)
-        return replace(stretched, size=size, offset=(0.0 - left, 0.0 - top))
-
-
-def _check_pixels(width: int, height: int) -> None:
     if min(width, height) < 1:
         raise InputError(f"the image is {width}x{height} pixels; give one that has pixels")
 
@@ -354,6 +283,3 @@ PI3_RESIZE = ResizeRule()
 
 VGGT_RESIZE = SideRule()
 """The rule of VGGT: 518 pixels wide, at most as high; upstream's mode "crop"."""
-
-MAPANYTHING_RESIZE = AspectRule()
-"""The sizes that MapAnything was made for."""

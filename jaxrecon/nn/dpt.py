@@ -256,7 +256,7 @@ class DenseHead(nnx.Module):
         return self.out(jax.nn.relu(self.conv(x)))
 
 
-def map_views[X: Patches](
+def map_views[X: Float[Array, "4 G P D"] | Sequence[Float[Array, "G _P _D"]]](
     function: Callable[[X], Float[Array, "g *rest"]],
     patches: X,
     *,

@@ -1,0 +1,266 @@
+"""MapAnything: metric geometry from images and whatever else is known (arXiv 2509.13414).
+
+The first view is the reference: the world frame is near its camera's frame.
+"""
+
+from dataclasses import dataclass, field, replace
+
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jax.typing import DTypeLike
+from jaxtyping import Array, Float
+
+from jaxrecon.models.mapanything_conditions import Conditions, geometry_of
+from jaxrecon.models.mapanything_encoders import NORM_EPS, GeometryEncoder
+from jaxrecon.models.mapanything_output import (
+    NUMBERS,
+    MapAnythingOutput,
+    PoseHead,
+    ScaleHead,
+    compose,
+)
+from jaxrecon.models.model import Model
+from jaxrecon.models.prediction import Prediction
+from jaxrecon.nn.alternating import GlobalFirstAttention
+from jaxrecon.nn.attention import AttentionFn, TokenLayout, attend_densely
+from jaxrecon.nn.block import BlockConfig, MlpKind
+from jaxrecon.nn.dinov2 import (
+    DINOV2_GIANT,
+    DINOV2_LARGE,
+    IMAGE_MEAN,
+    IMAGE_STD,
+    DinoV2,
+    DinoV2Config,
+)
+from jaxrecon.nn.dpt import DenseHead, DPTConfig, map_views
+from jaxrecon.nn.layers import layer_norm, linear
+from jaxrecon.pytree import pytree_dataclass
+
+
+@dataclass(frozen=True)
+class MapAnythingConfig:
+    """Sizes and options of a MapAnything model.
+
+    Attributes:
+      encoder: the image encoder.
+      width, heads, mlp, layer_scale: of the trunk's blocks.
+      pairs: (global, frame) block pairs of the trunk.
+      taps: the three blocks of the trunk whose outputs the heads use, the last block among them.
+      class_token: whether the encoder's class token of each view enters the trunk.
+      dense_widths, vector_widths: of the encoders of maps and of single vectors.
+      channels, features: of the dense head.
+      pose_width, scale_width: of the pose and the scale head.
+    """
+
+    encoder: DinoV2Config = field(default=replace(DINOV2_GIANT, depth=24, final_norm=False))
+    width: int = 1536
+    heads: int = 24
+    mlp: MlpKind = "swiglu"
+    layer_scale: float | None = 1e-5
+    pairs: int = 8
+    taps: tuple[int, int, int] = (7, 11, 15)
+    class_token: bool = True
+    dense_widths: tuple[int, int, int] = (588, 768, 1024)
+    vector_widths: tuple[int, int, int] = (128, 256, 512)
+    channels: tuple[int, int, int, int] = (96, 192, 384, 768)
+    features: int = 256
+    pose_width: int = 784
+    scale_width: int = 196
+
+    @property
+    def trunk_block(self) -> BlockConfig:
+        return BlockConfig(self.width, self.heads, layer_scale=self.layer_scale, mlp=self.mlp)
+
+    @property
+    def dense(self) -> DPTConfig:
+        return DPTConfig(
+            self.width,
+            self.channels,
+            self.features,
+            self.features // 2,
+            hidden=self.features // 2,
+            position=False,
+            norm=False,
+            rectified_skip=False,
+            crop=True,
+            shallow_width=self.encoder.width,
+        )
+
+
+MAPANYTHING = MapAnythingConfig()
+"""The released model (facebook/map-anything and facebook/map-anything-apache, both version 1.1),
+1228.5 M parameters."""
+
+MAPANYTHING_V1 = MapAnythingConfig(
+    encoder=replace(DINOV2_LARGE, registers=0, resampling="offset"),
+    width=768,
+    heads=12,
+    mlp="gelu",
+    layer_scale=None,
+    pairs=12,
+    taps=(11, 17, 23),
+    class_token=False,
+)
+"""Version 1 (facebook/map-anything-v1 and facebook/map-anything-apache-v1), 563.3 M parameters."""
+
+
+@pytree_dataclass
+class Features:
+    """What the heads work on.
+
+    Attributes:
+      fused: features of the patches before the trunk.
+      tapped: tokens of each view after the tapped blocks of the trunk, not yet normed.
+      scale: the scene's scale token after the trunk, not yet normed.
+    """
+
+    fused: Float[Array, "B V P D"]
+    tapped: Float[Array, "3 B V T E"]
+    scale: Float[Array, "B E"]
+
+
+class MapAnything(Model):
+    """MapAnything as released.
+
+    Args:
+      config: the sizes; `MAPANYTHING` is the released model.
+      dtype: of the matrices and their inputs: float32 or bfloat16. Norms, the residual stream,
+        softmax, the last layer of the dense head, the pose and the scale head and the encoders of
+        geometry are float32 in any case.
+    """
+
+    def __init__(
+        self, config: MapAnythingConfig, *, dtype: DTypeLike = jnp.float32, rngs: nnx.Rngs
+    ) -> None:
+        if config.taps[-1] != 2 * config.pairs - 1:
+            raise ValueError(f"{config.taps=} must end with the last block, {2 * config.pairs - 1}")
+        self.config = config
+        encoder, width, float32 = config.encoder, config.width, jnp.float32
+        self.encoder = DinoV2(encoder, dtype=dtype, rngs=rngs)
+        self.geometry = GeometryEncoder(
+            config.dense_widths,
+            config.vector_widths,
+            encoder.width,
+            patch=encoder.patch,
+            dtype=dtype,
+            rngs=rngs,
+        )
+        self.fusion_norm = layer_norm(encoder.width, eps=NORM_EPS, dtype=float32, rngs=rngs)
+        self.scale_token = nnx.Param(nnx.initializers.normal(0.02)(rngs.params(), (encoder.width,)))
+        self.project = (
+            linear(encoder.width, width, dtype=dtype, rngs=rngs) if width != encoder.width else None
+        )
+        self.trunk = GlobalFirstAttention(
+            config.trunk_block, config.pairs, taps=config.taps, dtype=dtype, rngs=rngs
+        )
+        self.norm = layer_norm(width, eps=NORM_EPS, dtype=float32, rngs=rngs)
+        self.dense_head = DenseHead(config.dense, NUMBERS, dtype=dtype, rngs=rngs)
+        self.pose_head = PoseHead(width, config.pose_width, rngs=rngs)
+        self.scale_head = ScaleHead(width, config.scale_width, rngs=rngs)
+
+    def __call__(
+        self,
+        images: Float[Array, "B V H W 3"],
+        *,
+        attention: AttentionFn = attend_densely,
+        conditions: Conditions | None = None,
+    ) -> Prediction:
+        """Reconstructs the scenes.
+
+        Args:
+          images: RGB in [0, 1]; H and W are multiples of the patch size.
+          attention: how the trunk's tokens attend; dense if not given.
+          conditions: what is known of the views. With none given, the encoders of geometry are
+            not run.
+
+        Raises:
+          ValueError: H or W is not a multiple of the patch size.
+        """
+        features = self.features(images, attention=attention, conditions=conditions)
+        return self.decode(features, self.layout(images.shape)).prediction()
+
+    def layout(self, shape: tuple[int, ...]) -> TokenLayout:
+        """Token layout of one view of images of shape (B, V, H, W, 3)."""
+        grid = self.encoder.patch_grid(shape[1:])
+        return TokenLayout(1, grid, trailing=int(self.config.class_token))
+
+    def features(
+        self,
+        images: Float[Array, "B V H W 3"],
+        *,
+        attention: AttentionFn = attend_densely,
+        conditions: Conditions | None = None,
+    ) -> Features:
+        """Features of the views, which all heads share; see `__call__`."""
+        fused, classes = self.fused(images, conditions)
+        tokens, scene = self.tokens(fused, classes)
+        tapped, scene = self.trunk(tokens, self.layout(images.shape), attention, scene)
+        return Features(fused=fused, tapped=tapped, scale=scene[:, 0])
+
+    def fused(
+        self, images: Float[Array, "B V H W 3"], conditions: Conditions | None
+    ) -> tuple[Float[Array, "B V P D"], Float[Array, "B V 1 D"]]:
+        """Features of the patches with what is known of them, normed, and the class tokens."""
+        normalised = (images - jnp.asarray(IMAGE_MEAN)) / jnp.asarray(IMAGE_STD)
+        encoded = self.encoder.tokens(normalised.reshape(-1, *images.shape[2:]))
+        encoded = encoded.reshape(*images.shape[:2], *encoded.shape[1:])
+        patches = encoded[:, :, 1:]
+        if conditions is not None:
+            patches = patches + self.geometry(geometry_of(conditions))
+        return self.fusion_norm(patches), encoded[:, :, :1]
+
+    def tokens(
+        self, fused: Float[Array, "B V P D"], classes: Float[Array, "B V 1 D"]
+    ) -> tuple[Float[Array, "B V T E"], Float[Array, "B 1 E"]]:
+        """Tokens that enter the trunk, of the views and of the scene, in float32.
+
+        A fixed vector marks all tokens of the first view.
+        """
+        tokens = jnp.concatenate([fused, classes], axis=2) if self.config.class_token else fused
+        scene = jnp.broadcast_to(self.scale_token[...], (fused.shape[0], 1, fused.shape[3]))
+        if self.project is not None:
+            tokens, scene = (self.project(x).astype(jnp.float32) for x in (tokens, scene))
+        is_first = np.arange(fused.shape[1]) == 0
+        mark = np.arange(self.config.width) % 2
+        marks = jnp.asarray(is_first[:, None, None] * mark, jnp.float32)
+        return tokens + marks, scene
+
+    def decode(self, features: Features, layout: TokenLayout) -> MapAnythingOutput:
+        """Geometry from `features`."""
+        return compose(
+            self.dense(features, layout), self.poses(features, layout), self.scale(features)
+        )
+
+    def dense(self, features: Features, layout: TokenLayout) -> Float[Array, "B V H W 6"]:
+        """The numbers of the dense head, a few views at a time."""
+        patch = self.config.encoder.patch
+        size = layout.grid[0] * patch, layout.grid[1] * patch
+        flat = (_flat(features.fused), *map(_flat, features.tapped))
+
+        def some_views(x: tuple[Array, ...]) -> Float[Array, "g H W 6"]:
+            fused, *tapped = x
+            patches = fused, *(self.patches(tokens, layout) for tokens in tapped)
+            return self.dense_head(patches, layout.grid, size)
+
+        raw = map_views(some_views, flat)
+        return raw.reshape(*features.fused.shape[:2], *raw.shape[1:])
+
+    def poses(self, features: Features, layout: TokenLayout) -> Float[Array, "B V 7"]:
+        """Translation and quaternion of each view, a few views at a time."""
+        last = (_flat(features.tapped[-1]),)
+        raw = map_views(lambda x: self.pose_head(self.patches(x[0], layout)), last)
+        return raw.reshape(*features.fused.shape[:2], 7)
+
+    def scale(self, features: Features) -> Float[Array, "B"]:
+        """Logarithm of the metric scale of each scene."""
+        return self.scale_head(self.norm(features.scale))
+
+    def patches(self, tokens: Float[Array, "G T E"], layout: TokenLayout) -> Float[Array, "G P E"]:
+        """The patches among the trunk's tokens, normed, in float32."""
+        return self.norm(tokens[:, : layout.grid[0] * layout.grid[1]])
+
+
+def _flat(x: Float[Array, "B V T D"]) -> Float[Array, "G T D"]:
+    """Views of all scenes in one row."""
+    return x.reshape(-1, *x.shape[2:])
