@@ -88,9 +88,7 @@ def seconds(call: Callable[[], Any], *, repeat: int, blocks: int) -> float:
     times = []
     for _ in range(blocks):
         start = time.perf_counter()
-        for _ in range(repeat):
-            last = call()
-        jax.block_until_ready(last)
+        jax.block_until_ready([call() for _ in range(repeat)][-1])
         times.append((time.perf_counter() - start) / repeat)
     return float(jnp.median(jnp.asarray(times)))
 

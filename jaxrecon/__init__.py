@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from jaxrecon.reconstruction import Reconstruction
     from jaxrecon.registry import available_models, load
     from jaxrecon.sharding import make_mesh
+    from jaxrecon.sparse import SparseAttention
 
 __version__ = "0.1.0"
 
@@ -37,6 +38,7 @@ _HOMES = {
     "WeightsError": "errors",
     "Pipeline": "pipeline",
     "Reconstruction": "reconstruction",
+    "SparseAttention": "sparse",
     "available_models": "registry",
     "load": "registry",
     "make_mesh": "sharding",
@@ -48,6 +50,7 @@ __all__ = [
     "OutputError",
     "Pipeline",
     "Reconstruction",
+    "SparseAttention",
     "WeightsError",
     "available_models",
     "load",

@@ -152,8 +152,8 @@ def test_the_gradient_of_the_nearest_rotation_is_its_slope(seed: int) -> None:
     """Central differences in float64; two of the matrices have a negative determinant."""
     matrix, change = np.random.default_rng(seed).normal(size=(2, 3, 3))
     matrix *= (-1) ** seed
-    single = [(jnp.asarray(x, jnp.float32),) for x in (matrix, change)]
-    _, found = jax.jvp(nearest_rotation, *single)
+    at, along = (jnp.asarray(x, jnp.float32) for x in (matrix, change))
+    _, found = jax.jvp(nearest_rotation, (at,), (along,))
     ahead, behind = (procrustes(matrix + step * change) for step in (1e-6, -1e-6))
     np.testing.assert_allclose(found, (ahead - behind) / 2e-6, rtol=1e-4, atol=1e-5)
 
