@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -11,14 +12,16 @@ import numpy as np
 import pytest
 from flax import nnx
 
+import jaxrecon
 from jaxrecon.errors import InputError
 from jaxrecon.models.pi3 import Pi3
 from jaxrecon.nn.alternating import AlternatingAttention
 from jaxrecon.nn.attention import TokenLayout, attend_densely
 from jaxrecon.nn.block import BlockConfig
+from jaxrecon.progress import Stages
 from jaxrecon.sparse import SparseAttention, hilbert_order
 from jaxrecon.sparse import attention as policy_module
-from tiny_models import PI3_TINY
+from tiny_models import PI3_TINY, write_native
 
 LAYOUT = TokenLayout(views=3, grid=(4, 5), leading=2, trailing=1, scene=2)
 type Inputs = tuple[jax.Array, jax.Array, jax.Array]
@@ -213,3 +216,18 @@ def test_a_thousand_views_fit() -> None:
     assert analysis is not None
     arranged = 4 * 2 * layout.tokens * 16 * 64
     assert analysis.temp_size_in_bytes - arranged <= 1.5 * 2**30
+
+
+def test_models_load_with_it(tmp_path: Path) -> None:
+    """Everything kept equals dense attention, through the whole pipeline."""
+    folder = write_native(tmp_path / "tiny")
+    photos = np.random.default_rng(0).integers(0, 256, (4, 56, 70, 3), np.uint8)
+    quiet = Stages(quiet=True)
+    dense, kept = (
+        jaxrecon.load(folder, attention=attention, stages=quiet).reconstruct(photos, resolution=70)
+        for attention in (None, jaxrecon.SparseAttention(sparse_ratio=0.0))
+    )
+    np.testing.assert_allclose(kept.points_world, dense.points_world, rtol=1e-3, atol=1e-4)
+    few = jaxrecon.SparseAttention(sparse_ratio=0.9, cdf_threshold=None, **SMALL)
+    sparse = jaxrecon.load(folder, attention=few, stages=quiet).reconstruct(photos, resolution=70)
+    assert np.abs(np.asarray(sparse.points_world) - np.asarray(dense.points_world)).max() > 1e-3
