@@ -2,8 +2,7 @@
 
 Times attention across views, dense and block-sparse, on the same random bfloat16 inputs: this
 project's kernels, cuDNN, and PyTorch's SDPA and FlexAttention and SpargeAttn where installed.
-Effective TFLOP/s count the kept blocks only. Tiny sizes (`--views 1 --patches 60 --heads 2`) run on
-a CPU.
+Effective TFLOP/s count the kept blocks only. On a CPU: `--views 1 --patches 60 --heads 2`.
 """
 
 import argparse
@@ -78,11 +77,9 @@ def torch_cases(q: jax.Array, mask: BlockMask | None) -> Iterator[Case]:
     listed = torch.zeros(shape, dtype=torch.int32)
     listed[..., : mask.capacity] = torch.from_numpy(np.asarray(mask.indices, np.int32))
     counts = torch.from_numpy(np.array(mask.counts))
-    none = torch.zeros_like(counts), torch.zeros_like(listed)
-    blocks = flex.BlockMask.from_kv_blocks(
-        *none, counts, listed, BLOCK_SIZE=(128, 64), seq_lengths=(q.shape[1], q.shape[1])
-    ).to("cuda")
-    attend = torch.compile(flex.flex_attention)
+    lists, sizes = (0 * counts, 0 * listed, counts, listed), (q.shape[1], q.shape[1])
+    blocks = flex.BlockMask.from_kv_blocks(*lists, BLOCK_SIZE=(128, 64), seq_lengths=sizes)
+    attend, blocks = torch.compile(flex.flex_attention), blocks.to("cuda")
     yield "torch FlexAttention", timed(lambda: attend(x, x, x, block_mask=blocks))
     if find_spec("spas_sage_attn"):
         import spas_sage_attn as sparge  # pyright: ignore[reportMissingImports]
@@ -110,8 +107,8 @@ def main() -> None:
             seconds = statistics.median(timeit.repeat(run, number=1, repeat=options.repeats))
             rate = 4 * kept * tokens**2 * options.heads * options.width / seconds / 1e12
             rows.append((views, kept, name, seconds, rate))
-            figures = f"{1e3 * seconds:9.3f} ms {rate:8.1f} TFLOP/s"
-            print(f"{views:5} views  {kept:5.0%} kept  {name:24} {figures}")
+            told = f"{views:5} views {kept:5.0%} kept  {name:24}"
+            print(f"{told} {1e3 * seconds:9.3f} ms {rate:8.1f} TFLOP/s")
     if options.plot:
         draw(rows, options.plot)
 
@@ -119,8 +116,7 @@ def main() -> None:
 def draw(rows: list[tuple[int, float, str, float, float]], path: str) -> None:
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(8, 5), layout="constrained")
-    axes = figure.subplots()
+    axes = (figure := Figure(figsize=(8, 5), layout="constrained")).subplots()
     views = max(row[0] for row in rows)
     for name in dict.fromkeys(row[2] for row in rows if row[2] != SELECTION):
         points = [(row[1], row[4]) for row in rows if row[0] == views and row[2] == name]
