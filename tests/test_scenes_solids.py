@@ -11,7 +11,7 @@ from jaxrecon.scenes import SCENES
 from jaxrecon.scenes.chance import chance
 from jaxrecon.scenes.landscapes import Ground, draw_landscape
 from jaxrecon.scenes.noise import noise_2d
-from jaxrecon.scenes.rooms import Room, draw_room
+from jaxrecon.scenes.rooms import Room, draw_room, leaves_at
 from jaxrecon.scenes.solids import (
     FAR,
     Solids,
@@ -217,3 +217,12 @@ def test_streams_of_chance_are_even_and_independent() -> None:
     assert abs(normal.mean()) < 0.06
     assert abs(normal.std() - 1) < 0.05
     assert np.unique(np.asarray(first.integer(4000))).size == 4000
+
+
+@pytest.mark.parametrize(
+    ("slope", "expected"), [(2.0, 1.5), (-2.0, 0.5), (0.0, 1e9), (1e-12, 3e9), (-1e-12, 1e9)]
+)
+def test_a_ray_leaves_a_room_ahead_of_it(slope: float, expected: float) -> None:
+    """From 1 between walls at 0 and 4; rays along the walls end far ahead, never behind."""
+    found = leaves_at(jnp.float32(1), jnp.float32(slope), 0.0, 4.0)
+    assert float(found) == pytest.approx(expected)

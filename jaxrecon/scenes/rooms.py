@@ -32,9 +32,9 @@ class Room:
 
     def depth(self, origin: Vector, ray: Vector) -> Array:
         """Where each ray leaves the room."""
-        x = _leaves(origin.x, ray.x, -self.half_width, self.half_width)
-        y = _leaves(origin.y, ray.y, -self.half_depth, self.half_depth)
-        return jnp.minimum(jnp.minimum(x, y), _leaves(origin.z, ray.z, 0.0, self.height))
+        x = leaves_at(origin.x, ray.x, -self.half_width, self.half_width)
+        y = leaves_at(origin.y, ray.y, -self.half_depth, self.half_depth)
+        return jnp.minimum(jnp.minimum(x, y), leaves_at(origin.z, ray.z, 0.0, self.height))
 
     def face(self, point: Vector, ray: Vector) -> tuple[Vector, Int[Array, "..."]]:
         """Normal and number: floor and ceiling, then the walls."""
@@ -213,9 +213,10 @@ def _lamps(chance: Chance, room: Room, config: SceneConfig) -> Lights:
     return Lights(position, colour, 0.05 + 0.3 * u[:, 5])
 
 
-def _leaves(origin: Array, ray: Array, low: Array | float, high: Array | float) -> Array:
-    wall = jnp.where(ray > 0, high, low)
-    return (wall - origin) / jnp.where(jnp.abs(ray) < 1e-9, 1e-9, ray)
+def leaves_at(origin: Array, ray: Array, low: Array | float, high: Array | float) -> Array:
+    """Where a ray passes the wall ahead of it; far away if it runs along the walls."""
+    ahead = jnp.where(ray > 0, high - origin, origin - low)
+    return ahead / jnp.maximum(jnp.abs(ray), 1e-9)
 
 
 def _crowded(gap: Array, across: Array) -> Array:
