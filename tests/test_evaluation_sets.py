@@ -395,7 +395,9 @@ class TestCo3d:
         with pytest.raises(InputError, match=told):
             read("co3d", tmp_path)
 
-    @pytest.mark.parametrize("stored", [b"no gzip", gzip.compress(b"[1")])
+    @pytest.mark.parametrize(
+        "stored", [b"no gzip", gzip.compress(b"[1", mtime=0)], ids=["no gzip", "no json"]
+    )
     def test_a_file_that_is_no_json(self, tmp_path: Path, stored: bytes) -> None:
         make_co3d(tmp_path, [co3d_frame(1)]).write_bytes(stored)
         with pytest.raises(InputError, match="not sound JSON"):
