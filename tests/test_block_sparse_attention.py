@@ -1,6 +1,7 @@
 """Every backend of block-sparse attention against the formula in float64."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -95,7 +96,8 @@ def in_float64(
     scores = scale * np.einsum("btnk,bsnk->bnts", q64, k64)
     if mask is not None:
         rows = np.repeat(np.asarray(mask.as_array()), mask.block_q, 2)[:, :, : mask.q_length]
-        seen = np.repeat(rows, mask.block_kv, 3)[..., : mask.kv_length]
+        seen = np.repeat(rows, mask.block_kv, 3)[..., : mask.kv_length].copy()
+        seen[..., int(mask.keys) :] = False
         scores = np.where(seen, scores, -np.inf)
     top = scores.max(-1, keepdims=True)
     weights = np.exp(scores - top)
@@ -122,6 +124,23 @@ def check(name: str, inputs: Inputs, mask: BlockMask | None, scale: float) -> No
 @pytest.mark.parametrize("shape", SHAPES)
 def test_random_lists(name: str, shape: tuple[int, ...]) -> None:
     check(name, qkv(shape, jnp.float32), random_mask(shape), 0.2)
+
+
+@pytest.mark.parametrize("name", ON_CPU)
+@pytest.mark.parametrize("real", [150, 192])
+def test_padding_keys_are_not_seen(name: str, real: int) -> None:
+    run, dtype, allowed = ON_CPU[name]
+    shape = (1, 130, 400, 1, 64)
+    q, k, v = (x.astype(dtype) for x in qkv(shape, jnp.float32))
+    k, v = (x.at[:, real:].multiply(100) for x in (k, v))
+    alone = random_mask((1, 130, real, 1, 64))
+    mask = replace(alone, kv_length=400, real_keys=jnp.int32(real))
+    out, sums = run(q, k, v, mask, scale=0.2)
+    expected, expected_sums = in_float64(q, k[:, :real], v[:, :real], alone, 0.2)
+    assert relative_error(out, expected) <= allowed
+    np.testing.assert_allclose(sums, expected_sums, rtol=2e-6, atol=2e-6)
+    reference, _ = attention_reference(q, k, v, mask, scale=0.2)
+    assert relative_error(reference, expected) <= allowed
 
 
 @pytest.mark.parametrize("name", ON_CPU)
@@ -256,7 +275,7 @@ def test_a_full_mask_is_all_true() -> None:
     assert full_mask(1, 2, block_q=4, block_kv=2, q_length=5, kv_length=7).as_array().all()
 
 
-def a_mask(counts: Any, indices: Any, **sizes: int) -> BlockMask:
+def a_mask(counts: Any, indices: Any, **sizes: Any) -> BlockMask:
     sizes = {"block_q": 4, "block_kv": 2, "q_length": 4, "kv_length": 6} | sizes
     return BlockMask(jnp.asarray(counts, jnp.int32), jnp.asarray(indices, jnp.int32), **sizes)
 
@@ -373,6 +392,7 @@ def lowered(
     dtype: DTypeLike,
     *,
     device: AbstractDevice,
+    padded: Any = False,
     **mask: Any,
 ) -> str:
     batch, queries, keys, heads, width = shape
@@ -382,7 +402,8 @@ def lowered(
     lists = None
     if mask:
         sizes = {"q_length": queries, "kv_length": keys}
-        lists = jax.eval_shape(lambda: full_mask(batch, heads, **sizes, **mask))
+        real = jnp.int32(keys - 1) if padded else None
+        lists = jax.eval_shape(lambda: full_mask(batch, heads, **sizes, **mask, real_keys=real))
     platform = "tpu" if device is TPU else "cuda"
     run = partial(block_sparse_attention, implementation=name, return_logsumexp=True)
     with jax.sharding.use_abstract_mesh(AbstractMesh((), (), abstract_device=device)):
@@ -408,6 +429,14 @@ def test_kernels_lower(name: str, shape: tuple[int, ...], blocks: dict[str, int]
         pytest.skip("Triton needs powers of two")
     device = TPU if name == "mosaic_tpu" else H100
     text = lowered(name, shape, jnp.bfloat16, device=device, **blocks)
+    assert text.count(MADE_BY[name]) >= 1
+
+
+@pytest.mark.parametrize("name", MADE_BY)
+def test_kernels_lower_with_padding_keys(name: str) -> None:
+    device = TPU if name == "mosaic_tpu" else H100
+    blocks = {"block_q": 128, "block_kv": 64}
+    text = lowered(name, (1, 300, 517, 2, 64), jnp.bfloat16, device=device, padded=True, **blocks)
     assert text.count(MADE_BY[name]) >= 1
 
 

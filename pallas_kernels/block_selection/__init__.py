@@ -1,6 +1,6 @@
 """Which key blocks are worth attending to, judged by pooled queries and keys."""
 
-from pallas_kernels.block_selection.api import IMPLEMENTATIONS, Candidates, select_blocks
+from pallas_kernels.block_selection.api import IMPLEMENTATIONS, Candidates, Real, select_blocks
 from pallas_kernels.block_selection.pooling import Pooling, pool_blocks
 
-__all__ = ["IMPLEMENTATIONS", "Candidates", "Pooling", "pool_blocks", "select_blocks"]
+__all__ = ["IMPLEMENTATIONS", "Candidates", "Pooling", "Real", "pool_blocks", "select_blocks"]

@@ -12,7 +12,7 @@ from jaxtyping import Array, Float, Int
 from pallas_kernels.block_selection.pooling import Pooling, pool_blocks
 from pallas_kernels.block_selection.triton import list_blocks_triton
 from pallas_kernels.block_selection.xla import list_blocks_xla
-from pallas_kernels.block_sparse_attention.mask import BlockMask, full_mask, index_dtype
+from pallas_kernels.block_sparse_attention.mask import BlockMask, Count, full_mask, index_dtype
 
 IMPLEMENTATIONS: Mapping[str, Callable[..., tuple[Array, Array]]] = {
     "triton": list_blocks_triton,
@@ -29,11 +29,18 @@ class Candidates:
     """The keys whose blocks compete, tokens `start` to `stop`; all other blocks are always seen.
 
     `start` is the first token of a block. A block that `stop` cuts competes with its tokens before
-    `stop`.
+    `stop`. Where some keys are padding, both may be traced numbers.
     """
 
-    start: int
-    stop: int
+    start: Count
+    stop: Count
+
+
+class Real(NamedTuple):
+    """So many first queries and keys count, the others are padding."""
+
+    queries: Int[Array, ""]
+    keys: Int[Array, ""]
 
 
 def select_blocks(
@@ -48,6 +55,7 @@ def select_blocks(
     dense_queries: int = 0,
     pooling: Pooling = "mean",
     scale: float | None = None,
+    real: Real | None = None,
     implementation: str | None = None,
 ) -> BlockMask:
     """Chooses key blocks by the attention between pooled queries and pooled keys.
@@ -67,6 +75,8 @@ def select_blocks(
       dense_queries: so many first queries see every key; a multiple of `block_q`.
       pooling: "mean" or "max".
       scale: positive factor on the scores; `K ** -0.5` if not given.
+      real: how many queries and keys are not padding; all if not given. Padding changes no choice;
+        no block of padding alone is listed.
       implementation: "triton", "xla", or None for the first of these that can do the job.
 
     Raises:
@@ -74,30 +84,65 @@ def select_blocks(
         implementation's name is unknown.
       NotImplementedError: the backend asked for by name cannot do this job here.
     """
-    candidates = Candidates(0, k.shape[1]) if candidates is None else candidates
-    _check(q, k, block_q, block_kv, candidates, dense_queries)
-    sizes = {"q_length": q.shape[1], "kv_length": k.shape[1]}
+    _check(q, k, block_q, block_kv, dense_queries)
+    if candidates is None:
+        candidates = Candidates(0, k.shape[1] if real is None else real.keys)
+    if real is None:
+        _check_candidates(candidates, k.shape[1], block_kv)
+    sizes = {"block_q": block_q, "block_kv": block_kv}
+    sizes |= {"q_length": q.shape[1], "kv_length": k.shape[1]}
+    keys = None if real is None else jnp.asarray(real.keys, jnp.int32)
     batch, heads, dense = q.shape[0], q.shape[2], dense_queries // block_q
-    if candidates.start >= candidates.stop or dense_queries >= q.shape[1]:
-        return full_mask(batch, heads, block_q=block_q, block_kv=block_kv, **sizes)
+    none_compete = real is None and candidates.start >= candidates.stop
+    if none_compete or dense_queries >= q.shape[1]:
+        return full_mask(batch, heads, **sizes, real_keys=keys)
     factor = float(q.shape[-1]) ** -0.5 if scale is None else scale
     rows, blocks = -(-q.shape[1] // block_q), -(-k.shape[1] // block_kv)
-    pooled_q = factor * pool_blocks(q, block_q, pooling, start=dense_queries)
-    pooled_k = pool_blocks(k[:, : candidates.stop], block_kv, pooling, start=candidates.start)
-    least = jnp.broadcast_to(jnp.maximum(1, jnp.asarray(keep, jnp.int32)), (heads,))
+    stop = None if real is None else jnp.asarray(real.queries)
+    pooled_q = factor * pool_blocks(q, block_q, pooling, start=dense_queries, stop=stop)
+    pooled_k, marks = _pooled_keys(k, block_kv, pooling, candidates, real)
+    least = jnp.broadcast_to(jnp.maximum(1, jnp.asarray(keep, jnp.int32)), (heads,))[:, None]
     share = jnp.broadcast_to(jnp.asarray(-1.0 if mass is None else mass, jnp.float32), (heads,))
+    # Rows of padding take as little as they may.
+    row, last = jnp.arange(rows), rows if stop is None else -(-stop // block_q)
+    least = jnp.where(row < dense, blocks, jnp.where(row < last, least, 1))
+    share = jnp.where(row < last, share[:, None], -1.0)
     work = Rows(
         # A row of zeros has equal scores, and takes every block.
         jnp.pad(pooled_q, ((0, 0), (0, 0), (dense, 0), (0, 0))).reshape(batch * heads, rows, -1),
-        jnp.tile(jnp.where(jnp.arange(rows) < dense, blocks, least[:, None]), (batch, 1)),
-        jnp.tile(share[:, None], (batch, rows)),
+        jnp.tile(least, (batch, 1)),
+        jnp.tile(share, (batch, 1)),
         pooled_k.reshape(batch * heads, *pooled_k.shape[2:]),
+        marks,
     )
-    choose = partial(_first_able(implementation), first=candidates.start // block_kv, blocks=blocks)
-    counts, indices = _by_chunks(work, choose, blocks)
+    first = candidates.start // block_kv if real is None else 0
+    options = {"first": first, "blocks": blocks, "marked": real is not None}
+    counts, indices = _by_chunks(work, partial(_first_able(implementation), **options), blocks)
     shape = (batch, heads, rows)
-    lists = (counts.reshape(shape), indices.reshape(*shape, blocks))
-    return BlockMask(*lists, block_q, block_kv, **sizes)
+    # Scores that are no numbers choose nothing; a list must hold a block all the same.
+    counts = jnp.maximum(counts, 1).reshape(shape)
+    return BlockMask(counts, indices.reshape(*shape, blocks), **sizes, real_keys=keys)
+
+
+def _pooled_keys(
+    k: Float[Array, "B S N K"],
+    block_kv: int,
+    pooling: Pooling,
+    candidates: Candidates,
+    real: Real | None,
+) -> tuple[Float[Array, "B N candidates K"], Float[Array, " candidates"] | None]:
+    """The pooled candidates; where some keys are padding, all blocks, and their marks.
+
+    Marks are added to scores: infinity for blocks that all see, minus infinity for padding.
+    """
+    if real is None:
+        start, stop = int(candidates.start), int(candidates.stop)
+        return pool_blocks(k[:, :stop], block_kv, pooling, start=start), None
+    pooled = pool_blocks(k, block_kv, pooling, stop=jnp.asarray(candidates.stop))
+    start = block_kv * jnp.arange(pooled.shape[2])
+    competing = (start >= candidates.start) & (start < candidates.stop)
+    others = jnp.where(start < real.keys, jnp.inf, -jnp.inf)
+    return pooled, jnp.where(competing, 0.0, others)
 
 
 class Rows(NamedTuple):
@@ -107,6 +152,7 @@ class Rows(NamedTuple):
     keep: Int[Array, "G rows"]
     mass: Float[Array, "G rows"]
     k: Float[Array, "G candidates K"]
+    marks: Float[Array, " candidates"] | None
 
 
 def _by_chunks(
@@ -117,7 +163,7 @@ def _by_chunks(
     most = max(1, SCORE_BYTES_LIMIT // (4 * work.k.shape[1]))
     size = (min(groups, max(1, most // rows)), min(rows, most))
     if size == (groups, rows):
-        return choose(_scores(work.q, work.k), work.keep, work.mass)
+        return choose(_scores(work.q, work.k, work.marks), work.keep, work.mass)
     across = -(-rows // size[1])
 
     def step(index: Array, done: tuple[Array, Array]) -> tuple[Array, Array]:
@@ -129,7 +175,7 @@ def _by_chunks(
             return jax.lax.dynamic_slice(x, (group, row, 0)[: x.ndim], (*size, *x.shape[2:]))
 
         k = jax.lax.dynamic_slice_in_dim(work.k, group, size[0])
-        counts, lists = choose(_scores(cut(work.q), k), cut(work.keep), cut(work.mass))
+        counts, lists = choose(_scores(cut(work.q), k, work.marks), cut(work.keep), cut(work.mass))
         return (
             jax.lax.dynamic_update_slice(done[0], counts, (group, row)),
             jax.lax.dynamic_update_slice(done[1], lists, (group, row, 0)),
@@ -143,9 +189,12 @@ def _by_chunks(
 
 
 def _scores(
-    q: Float[Array, "G rows K"], k: Float[Array, "G candidates K"]
+    q: Float[Array, "G rows K"],
+    k: Float[Array, "G candidates K"],
+    marks: Float[Array, " candidates"] | None,
 ) -> Float[Array, "G rows candidates"]:
-    return jnp.einsum("grk,gck->grc", q, k, precision=jax.lax.Precision.HIGHEST)
+    scores = jnp.einsum("grk,gck->grc", q, k, precision=jax.lax.Precision.HIGHEST)
+    return scores if marks is None else scores + marks
 
 
 def _first_able(implementation: str | None) -> Callable[..., tuple[Array, Array]]:
@@ -168,7 +217,11 @@ def _any_backend(*args: Array, **kwargs: int) -> tuple[Array, Array]:
 
 
 def _check(
-    q: Array, k: Array, block_q: int, block_kv: int, candidates: Candidates, dense_queries: int
+    q: Array,
+    k: Array,
+    block_q: int,
+    block_kv: int,
+    dense_queries: int,
 ) -> None:
     if q.ndim != 4 or k.ndim != 4 or q.shape[:1] + q.shape[2:] != k.shape[:1] + k.shape[2:]:
         raise ValueError(f"q (B,T,N,K) and k (B,S,N,K) disagree: {q.shape=}, {k.shape=}")
@@ -176,8 +229,10 @@ def _check(
         raise ValueError(f"{block_q=} and {block_kv=} must be at least 1")
     if dense_queries < 0 or dense_queries % block_q:
         raise ValueError(f"{dense_queries=} must be a multiple of {block_q=}")
-    if candidates.start < 0 or candidates.start % block_kv or candidates.stop > k.shape[1]:
+
+
+def _check_candidates(candidates: Candidates, keys: int, block_kv: int) -> None:
+    if candidates.start < 0 or candidates.start % block_kv or candidates.stop > keys:
         raise ValueError(
-            f"{candidates} must start at a multiple of {block_kv=} and stop within "
-            f"{k.shape[1]} keys"
+            f"{candidates} must start at a multiple of {block_kv=} and stop within {keys} keys"
         )

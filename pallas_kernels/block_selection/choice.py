@@ -22,6 +22,18 @@ def score_gaps(scores: Float[Array, "*rows blocks"]) -> Float[Array, "*rows bloc
     return scores.max(-1, keepdims=True) - scores
 
 
+def marked_gaps(
+    scores: Float[Array, "*rows blocks"],
+) -> tuple[Float[Array, "*rows blocks"], Bool[Array, "*rows blocks"]]:
+    """How far each competing score lies below the best, and which blocks are always taken.
+
+    A score of minus infinity is never taken, one of plus infinity always; the others compete.
+    """
+    competing = ~jnp.isinf(scores)
+    best = jnp.where(competing, scores, -jnp.inf).max(-1, keepdims=True)
+    return jnp.where(competing, best - scores, jnp.inf), scores == jnp.inf
+
+
 def choose(
     gaps: Float[Array, "*rows blocks"],
     keep: Int[Array, "*rows 1"],

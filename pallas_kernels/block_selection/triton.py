@@ -9,7 +9,7 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import triton as plgpu
 from jaxtyping import Array, Float, Int
 
-from pallas_kernels.block_selection.choice import choose, score_gaps
+from pallas_kernels.block_selection.choice import choose, marked_gaps, score_gaps
 from pallas_kernels.block_sparse_attention.mask import index_dtype
 from pallas_kernels.platform import target_platform
 
@@ -26,9 +26,12 @@ def list_blocks_triton(
     *,
     first: int,
     blocks: int,
+    marked: bool = False,
     interpret: bool = False,
 ) -> tuple[Int[Array, "G rows"], Int[Array, "G rows blocks"]]:
     """Counts and lists; the candidates are blocks `first` on, all other `blocks` are in each list.
+
+    With `marked`, all blocks are candidates and infinite scores mean what `marked_gaps` says.
 
     Raises:
       NotImplementedError: not on a GPU, or rows that are too long.
@@ -43,7 +46,9 @@ def list_blocks_triton(
     shape = jax.ShapeDtypeStruct((groups, rows, blocks), index_dtype(blocks))
     warps = min(16, max(4, wide // (LANES * 32)))
     return pl.pallas_call(
-        partial(_kernel, first=first, candidates=candidates, blocks=blocks, wide=wide),
+        partial(
+            _kernel, first=first, candidates=candidates, blocks=blocks, marked=marked, wide=wide
+        ),
         grid=(rows, groups),
         in_specs=[
             pl.BlockSpec((None, None, candidates), lambda row, group: (group, row, 0)),
@@ -68,15 +73,19 @@ def _kernel(
     first: int,
     candidates: int,
     blocks: int,
+    marked: bool,
     wide: int,
 ) -> None:
     number = jnp.arange(wide)
     candidate = (number >= first) & (number < first + candidates)
     place = jnp.clip(number - first, 0, candidates - 1)
     scores = plgpu.load(scores_ref.at[place], mask=candidate, other=-jnp.inf)
-    gaps = jnp.where(candidate, score_gaps(scores), jnp.inf)
+    if marked:
+        gaps, always = marked_gaps(scores)
+    else:
+        gaps, always = jnp.where(candidate, score_gaps(scores), jnp.inf), ~candidate
     chosen = choose(gaps, keep_ref[...][None], mass_ref[...][None])
-    chosen = (chosen & candidate) | (~candidate & (number < blocks))
+    chosen = (chosen & candidate) | (always & (number < blocks))
     order = jax.lax.cumsum(chosen.astype(jnp.int32), axis=0)
     count = chosen.astype(jnp.int32).sum()
     counts_ref[...] = count

@@ -9,8 +9,11 @@ import numpy as np
 from jax.core import Tracer
 from jaxtyping import Array, Bool, Int
 
-CHILDREN = ("counts", "indices")
+CHILDREN = ("counts", "indices", "real_keys")
 SIZES = ("block_q", "block_kv", "q_length", "kv_length")
+FIELDS = ("counts", "indices", *SIZES, "real_keys")
+
+type Count = int | Int[Array | np.ndarray, ""]
 
 
 @jax.tree_util.register_pytree_with_keys_class
@@ -28,6 +31,8 @@ class BlockMask:
       indices: int16 or int32 (B, N, query blocks, capacity).
       block_q, block_kv: tokens of a block; static.
       q_length, kv_length: tokens of the sequences that the mask was made for; static.
+      real_keys: int32, at least 1: so many first keys can be seen, the others are padding, and no
+        list names a block of padding alone; None for all `kv_length`.
 
     Raises:
       ValueError: shapes or dtypes do not fit the sizes; or, where the values can be looked at, a
@@ -40,6 +45,7 @@ class BlockMask:
     block_kv: int
     q_length: int
     kv_length: int
+    real_keys: Int[Array, ""] | None = None
 
     def __post_init__(self) -> None:
         for name in SIZES:
@@ -74,6 +80,17 @@ class BlockMask:
         return -(-self.kv_length // self.block_kv)
 
     @property
+    def keys(self) -> Count:
+        """How many keys can be seen."""
+        return self.kv_length if self.real_keys is None else self.real_keys
+
+    @property
+    def lists(self) -> tuple[Array, ...]:
+        """What a kernel reads: counts, indices and, if there is padding, (1,) the real keys."""
+        real = () if self.real_keys is None else (self.real_keys.reshape(1),)
+        return (self.counts, self.indices, *real)
+
+    @property
     def capacity(self) -> int:
         """Length of the longest list that there is room for."""
         return self.indices.shape[3]
@@ -88,7 +105,8 @@ class BlockMask:
     def token_mask(self) -> Bool[Array, "B N T S"]:
         """True where a query attends to a key: for small sizes."""
         rows = jnp.repeat(self.as_array(), self.block_q, axis=2)[:, :, : self.q_length]
-        return jnp.repeat(rows, self.block_kv, axis=3)[..., : self.kv_length]
+        seen = jnp.repeat(rows, self.block_kv, axis=3)[..., : self.kv_length]
+        return seen & (jnp.arange(self.kv_length) < self.keys)
 
     @staticmethod
     def from_array(
@@ -131,7 +149,8 @@ class BlockMask:
     def tree_unflatten(cls, sizes: tuple[int, ...], children: Any) -> "BlockMask":
         # JAX rebuilds trees with placeholders too, so the constructor's checks are passed by.
         value = object.__new__(cls)
-        for name, part in zip(CHILDREN + SIZES, (*children, *sizes), strict=True):
+        counts, indices, real_keys = children
+        for name, part in zip(FIELDS, (counts, indices, *sizes, real_keys), strict=True):
             object.__setattr__(value, name, part)
         return value
 
@@ -142,13 +161,21 @@ def index_dtype(blocks: int) -> Any:
 
 
 def full_mask(
-    batch: int, heads: int, *, block_q: int, block_kv: int, q_length: int, kv_length: int
+    batch: int,
+    heads: int,
+    *,
+    block_q: int,
+    block_kv: int,
+    q_length: int,
+    kv_length: int,
+    real_keys: Int[Array, ""] | None = None,
 ) -> BlockMask:
-    """Every query block attends to every key block."""
+    """Every query block attends to every key block that is not padding alone."""
     query_blocks, key_blocks = -(-q_length // block_q), -(-kv_length // block_kv)
     shape = (batch, heads, query_blocks)
+    seen = key_blocks if real_keys is None else -(-real_keys // block_kv)
     return BlockMask(
-        jnp.full(shape, key_blocks, jnp.int32),
+        jnp.full(shape, seen, jnp.int32),
         jnp.broadcast_to(
             jnp.arange(key_blocks, dtype=index_dtype(key_blocks)), (*shape, key_blocks)
         ),
@@ -156,6 +183,7 @@ def full_mask(
         block_kv,
         q_length,
         kv_length,
+        real_keys,
     )
 
 

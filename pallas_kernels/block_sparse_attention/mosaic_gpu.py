@@ -139,10 +139,13 @@ def attention_mosaic_gpu(
             f"mosaic_gpu: {config} needs {config.shared_bytes(width)} bytes of shared memory, "
             f"a Hopper GPU has {SHARED_BYTES}"
         )
-    lists = () if mask is None else (mask.counts, mask.indices)
+    lists = () if mask is None else mask.lists
     blocks = pl.cdiv(q.shape[1], config.block_q)
     interpreted = interpret is not None
-    sizes = Sizes(config, q.shape[2], width, blocks, k.shape[1], q.dtype, scale, interpreted)
+    padded_keys = mask is not None and mask.real_keys is not None
+    sizes = Sizes(
+        config, q.shape[2], width, blocks, k.shape[1], padded_keys, q.dtype, scale, interpreted
+    )
     padded = (_padded(x, width) for x in (q, k, v))
     out, sums = _call(*padded, *lists, sizes=sizes, interpret=interpret)
     return out[:, : q.shape[1], :, : q.shape[-1]], sums[..., : q.shape[1]]
@@ -188,6 +191,7 @@ class Sizes:
     width: int
     query_blocks: int
     keys: int
+    padded_keys: bool
     dtype: Any
     scale: float
     interpreted: bool
@@ -200,7 +204,8 @@ class Sizes:
     @property
     def ragged(self) -> bool:
         """Whether a last tile may hold places that are no key."""
-        return self.keys % self.config.block_kv != 0 or self.config.gather > 1
+        cut_short = self.padded_keys or self.keys % self.config.block_kv != 0
+        return cut_short or self.config.gather > 1
 
     def place(self, program: Array) -> tuple[Array, Array, Array]:
         """(batch, head, query block) of a program."""
@@ -242,8 +247,9 @@ def _program(sizes: Sizes, inputs: Any, lists: Any, outputs: Any, scratch: dict[
     config = sizes.config
     scene, head, block = sizes.place(lax.axis_index("program"))
     warpgroup = lax.axis_index("warpgroup")
-    blocks = pl.cdiv(sizes.keys, config.block_kv)
-    count = lists[0][scene, head, block] if lists else jnp.int32(blocks)
+    keys = lists[2][0] if sizes.padded_keys else jnp.int32(sizes.keys)
+    blocks = lax.div(keys + jnp.int32(config.block_kv - 1), jnp.int32(config.block_kv))
+    count = lists[0][scene, head, block] if lists else blocks
     tiles = lax.div(count + jnp.int32(config.gather - 1), jnp.int32(config.gather))
 
     def listed(position: Array) -> Array:
@@ -254,7 +260,7 @@ def _program(sizes: Sizes, inputs: Any, lists: Any, outputs: Any, scratch: dict[
     def _consumer() -> None:
         plgpu.set_max_registers(config.registers[0], action="increase")
         # The last block may be cut short by the end of the keys.
-        missing = jnp.int32(blocks * config.block_kv - sizes.keys)
+        missing = blocks * config.block_kv - keys
         missing = jnp.where(listed(count - 1) == blocks - 1, missing, 0)
         places = (count - (tiles - 1) * config.gather) * config.block_kv - missing
         start = block * config.block_q + warpgroup * WARPGROUP_QUERIES

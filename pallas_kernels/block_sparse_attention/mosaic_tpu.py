@@ -6,6 +6,7 @@ over in portions.
 """
 
 import math
+from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
@@ -50,7 +51,7 @@ def attention_mosaic_tpu(
         raise NotImplementedError(f"mosaic_tpu: needs bfloat16 or float32, found {q.dtype}")
     batch, queries, heads, width = q.shape
     if mask is None:
-        sizes = {"q_length": queries, "kv_length": k.shape[1]}
+        sizes: Any = {"q_length": queries, "kv_length": k.shape[1]}
         mask = full_mask(batch, heads, block_q=128, block_kv=128, **sizes)
     if mask.block_q % 16 or mask.block_kv % 16:
         raise NotImplementedError(
@@ -89,7 +90,8 @@ def _by_portions(
     def work(item: tuple[Array, ...]) -> tuple[Array, Array]:
         group, counts, indices, rows = item
         k, v = (jax.lax.dynamic_index_in_dim(x, group, keepdims=False) for x in keys)
-        return _call(counts, indices, rows, k, v, mask=mask, scale=scale, interpret=interpret)
+        lists = (counts, indices, *mask.lists[2:])
+        return _call(lists, rows, k, v, mask=mask, scale=scale, interpret=interpret)
 
     group = jnp.repeat(jnp.arange(groups), portions)
     out, sums = jax.lax.map(work, (group, counts, indices, rows))
@@ -98,8 +100,7 @@ def _by_portions(
 
 
 def _call(
-    counts: Array,
-    indices: Array,
+    lists: tuple[Array, ...],
     q: Float[Array, "rows block_q K"],
     k: Float[Array, "S K"],
     v: Float[Array, "S K"],
@@ -112,7 +113,7 @@ def _call(
     steps = -(-mask.capacity // GATHER)
 
     def listed(place: int) -> pl.BlockSpec:
-        def block(row: Array, step: Array, counts: Any, indices: Any) -> tuple[Array, int]:
+        def block(row: Array, step: Array, counts: Any, indices: Any, *_: Any) -> tuple[Any, int]:
             position = jnp.minimum(step * GATHER + place, counts[row] - 1)
             return indices[row, position], 0
 
@@ -122,9 +123,9 @@ def _call(
     own_sums = pl.BlockSpec((None, block_q, LANES), lambda row, step, *_: (row, 0, 0))
     gathered = [listed(place) for place in range(GATHER)]
     out, sums = pl.pallas_call(
-        partial(_kernel, mask=mask, scale=scale, steps=steps),
+        partial(_kernel, len(lists), mask=mask, scale=scale, steps=steps),
         grid_spec=pltpu.PrefetchScalarGridSpec(
-            num_scalar_prefetch=2,
+            num_scalar_prefetch=len(lists),
             grid=(rows, steps),
             in_specs=[own, *gathered, *gathered],
             out_specs=[own, own_sums],
@@ -141,13 +142,12 @@ def _call(
         compiler_params=pltpu.CompilerParams(dimension_semantics=("parallel", "arbitrary")),
         interpret=interpret,
         name="block_sparse_attention",
-    )(counts, indices, q, *(k,) * GATHER, *(v,) * GATHER)
+    )(*lists, q, *(k,) * GATHER, *(v,) * GATHER)
     return out, sums[..., 0]
 
 
-def _kernel(
-    counts: Any, indices: Any, q_ref: Any, *refs: Any, mask: BlockMask, scale: float, steps: int
-) -> None:
+def _kernel(prefetched: int, *refs: Any, mask: BlockMask, scale: float, steps: int) -> None:
+    lists, q_ref, refs = refs[:prefetched], refs[prefetched], refs[prefetched + 1 :]
     keys, values = refs[:GATHER], refs[GATHER : 2 * GATHER]
     out_ref, sums_ref, weighted_ref, top_ref, total_ref = refs[2 * GATHER :]
     row, step = pl.program_id(0), pl.program_id(1)
@@ -158,7 +158,7 @@ def _kernel(
         top_ref[...] = jnp.full_like(top_ref, -math.inf)
         total_ref[...] = jnp.zeros_like(total_ref)
 
-    @pl.when(step * GATHER < counts[row])
+    @pl.when(step * GATHER < lists[0][row])
     def _fold() -> None:
         k = jnp.concatenate([ref[...] for ref in keys])
         v = jnp.concatenate([ref[...] for ref in values])
@@ -167,7 +167,7 @@ def _kernel(
             jax.lax.dot_general, precision=precision, preferred_element_type=jnp.float32
         )
         scores = scale * product(q_ref[...], k, (((1,), (1,)), ((), ())))
-        scores = jnp.where(_seen(counts, indices, row, step, mask), scores, -math.inf)
+        scores = jnp.where(_seen(lists, row, step, mask), scores, -math.inf)
         top = top_ref[:, :1]
         new_top = jnp.maximum(top, scores.max(axis=1, keepdims=True))
         shrink, weights = jnp.exp(top - new_top), jnp.exp(scores - new_top)
@@ -183,15 +183,17 @@ def _kernel(
         sums_ref[...] = top_ref[...] + jnp.log(total_ref[...])
 
 
-def _seen(counts: Any, indices: Any, row: Array, step: Array, mask: BlockMask) -> Array:
+def _seen(lists: Sequence[Any], row: Array, step: Array, mask: BlockMask) -> Array:
     """(1, GATHER * block_kv): which places of a step hold a key that is listed and real.
 
     Lists rise, so only the last listed block can be cut short by the end of the keys.
     """
-    count = counts[row]
+    count = lists[0][row]
     places = (count - step * GATHER) * mask.block_kv
-    missing = mask.key_blocks * mask.block_kv - mask.kv_length
-    last = indices[row, count - 1] == mask.key_blocks - 1
+    keys = lists[2][0] if len(lists) > 2 else jnp.int32(mask.kv_length)
+    blocks = (keys + mask.block_kv - 1) // mask.block_kv
+    missing = blocks * mask.block_kv - keys
+    last = lists[1][row, count - 1] == blocks - 1
     places -= jnp.where(last, missing, 0)
     column = jax.lax.broadcasted_iota(jnp.int32, (1, GATHER * mask.block_kv), 1)
     return column < places

@@ -85,7 +85,7 @@ def attention_triton(
             f"{config.block_q=}, {config.block_kv=} differ from the mask's {mask.block_q}, "
             f"{mask.block_kv}"
         )
-    lists = () if mask is None else (mask.counts, mask.indices)
+    lists = () if mask is None else mask.lists
     return _call(q, k, v, *lists, scale=scale, config=config, interpret=interpret)
 
 
@@ -100,8 +100,9 @@ def _call(
     keys = pl.BlockSpec((None, padded_keys, None, wide), lambda t, n, b: (b, 0, n, 0))
     list_specs = [
         pl.BlockSpec((None, None, None, *x.shape[3:]), lambda t, n, b, x=x: (b, n, t, 0)[: x.ndim])
-        for x in lists
+        for x in lists[:2]
     ]
+    list_specs += [pl.BlockSpec((None,), lambda t, n, b: (0,)) for _ in lists[2:]]
     sums = jax.ShapeDtypeStruct((batch, heads, queries), jnp.float32)
     kernel = partial(
         _kernel, config=config, scale=scale, queries=queries, keys=k.shape[1], width=width
@@ -130,7 +131,8 @@ def _kernel(
     keys: int,
     width: int,
 ) -> None:
-    lists, (out_ref, sums_ref) = refs[:-2], refs[-2:]
+    *lists, out_ref, sums_ref = refs
+    seen_keys = lists[2][...] if len(lists) > 2 else keys
     wide = q_ref.shape[-1]
     real = (jnp.arange(wide) < width)[None, :]
     rows = pl.program_id(0) * config.block_q + jnp.arange(config.block_q) < queries
@@ -141,7 +143,7 @@ def _kernel(
         weighted, top, total = running
         block = lists[1][position].astype(jnp.int32) if lists else position
         span = pl.ds(block * config.block_kv, config.block_kv)
-        seen = block * config.block_kv + offsets < keys
+        seen = block * config.block_kv + offsets < seen_keys
         k = plgpu.load(k_ref.at[span, :], mask=seen[:, None] & real, other=0.0)
         scores = plgpu.dot(q, k.T) * (scale * LOG2_E)
         scores = jnp.where(seen[None, :], scores, -jnp.inf)

@@ -4,13 +4,13 @@ Query blocks are taken a few at a time; their listed key blocks are gathered a f
 folded into a running softmax, so the work follows the lists' lengths.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from pallas_kernels.block_sparse_attention.mask import BlockMask, full_mask
+from pallas_kernels.block_sparse_attention.mask import BlockMask, Count, full_mask
 
 ROWS = 16
 """Query blocks that are worked on at once."""
@@ -26,7 +26,7 @@ class Blocks(NamedTuple):
 
     k: Float[Array, "G blocks block_kv K"]
     v: Float[Array, "G blocks block_kv K"]
-    length: int
+    length: Count
 
 
 class Running(NamedTuple):
@@ -48,9 +48,9 @@ def attention_xla(
     """The output and the log of the softmax's sum; the running softmax is float32 or wider."""
     batch, queries, heads, width = q.shape
     if mask is None:
-        sizes = {"q_length": queries, "kv_length": k.shape[1]}
+        sizes: Any = {"q_length": queries, "kv_length": k.shape[1]}
         mask = full_mask(batch, heads, block_q=128, block_kv=KEYS, **sizes)
-    keys = Blocks(_in_blocks(k, mask.block_kv), _in_blocks(v, mask.block_kv), k.shape[1])
+    keys = Blocks(_in_blocks(k, mask.block_kv), _in_blocks(v, mask.block_kv), mask.keys)
     rows = _in_blocks(q, mask.block_q).reshape(-1, mask.block_q, width)
     group = jnp.repeat(jnp.arange(batch * heads), mask.query_blocks)
     work = (rows, group, mask.counts.reshape(-1), mask.indices.reshape(-1, mask.capacity))

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping
 
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
 from pallas_kernels.dense_attention.cudnn import attention_cudnn
 from pallas_kernels.dense_attention.xla import attention_xla
@@ -20,6 +20,7 @@ def dense_attention(
     v: Float[Array, "B S N K"],
     *,
     scale: float | None = None,
+    real_keys: Int[Array, ""] | None = None,
     implementation: str | None = None,
 ) -> Float[Array, "B T N K"]:
     """Exact attention, `softmax(scale * q k^T) v`, softmax in float32.
@@ -29,6 +30,7 @@ def dense_attention(
       k: keys, of the same batch, heads, head width and dtype as `q`.
       v: values, shaped like `k`.
       scale: factor on the scores; `K ** -0.5` if not given.
+      real_keys: so many first keys are seen, the others are padding; all if not given.
       implementation: "cudnn", "xla", or None for the first of these that can do the job.
 
     Raises:
@@ -42,11 +44,11 @@ def dense_attention(
             raise ValueError(
                 f"{implementation=} is unknown; choose one of {', '.join(IMPLEMENTATIONS)}"
             )
-        return IMPLEMENTATIONS[implementation](q, k, v, scale=scale)
+        return IMPLEMENTATIONS[implementation](q, k, v, scale=scale, real_keys=real_keys)
     refusals = []
     for run in IMPLEMENTATIONS.values():
         try:
-            return run(q, k, v, scale=scale)
+            return run(q, k, v, scale=scale, real_keys=real_keys)
         except NotImplementedError as refusal:
             refusals.append(refusal)
     raise ExceptionGroup("no backend can run this attention", refusals)
