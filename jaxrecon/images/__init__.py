@@ -41,6 +41,8 @@ __all__ = [
     "SideRule",
     "check_source",
     "load_images",
+    "view_names",
+    "view_sizes",
 ]
 
 _CAPACITY_WHEN_UNKNOWN = 64
@@ -106,6 +108,35 @@ def check_source(source: ImageSource, *, stride: int = 1) -> None:
       InputError: the source is absent, empty or of no known kind, or `stride` is less than 1.
     """
     _open(source, stride)
+
+
+def view_names(source: ImageSource, *, stride: int = 1) -> tuple[str, ...]:
+    """The names that `load_images` gives the views, before any of them is read.
+
+    Raises:
+      InputError: as `check_source`; or the source is a video, whose frames are not known before.
+    """
+    return tuple(view.name for view in _listed(source, stride))
+
+
+def view_sizes(source: ImageSource, *, stride: int = 1) -> tuple[tuple[int, int], ...]:
+    """Widths and heights of the views, once upright; of files the headers alone are read.
+
+    Raises:
+      InputError: as `view_names`; or a file is no image.
+    """
+    with pillow_warnings_handled():
+        return tuple(view.size() for view in _listed(source, stride) if view.size is not None)
+
+
+def _listed(source: ImageSource, stride: int) -> Sequence[View]:
+    views = _open(source, stride).views
+    if not isinstance(views, Sequence):
+        raise InputError(
+            f"{source} is a video, whose frames are not known before it is read; give a folder of "
+            "its frames"
+        )
+    return views
 
 
 def _open(source: ImageSource, stride: int) -> Source:

@@ -44,6 +44,9 @@ class AspectRule(ImageRule):
     even_crop: bool = False
     uses_all_sizes: ClassVar[bool] = True
 
+    def for_known_cameras(self) -> "AspectRule":
+        return replace(self, even_crop=True)
+
     def fit(self, width: int, height: int, *, resolution: int | None = None) -> Fit:
         """As `fit_all` with this image alone."""
         return self.fit_all([(width, height)], resolution=resolution)

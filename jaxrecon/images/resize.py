@@ -60,10 +60,9 @@ class PixelTransform:
     ) -> Float[np.ndarray, "3 3"]:
         """Maps a camera matrix of the original image to that of the processed one."""
         (scale_x, scale_y), origin = self.scale, self.from_original(np.zeros(2))
-        processed_from_original = np.array(
-            [[scale_x, 0.0, origin[0]], [0.0, scale_y, origin[1]], [0.0, 0.0, 1.0]]
-        )
-        return (processed_from_original @ intrinsics).astype(intrinsics.dtype)
+        first, second, third = intrinsics.astype(np.float64)
+        rows = (scale_x * first + origin[0] * third, scale_y * second + origin[1] * third, third)
+        return np.stack(rows).astype(intrinsics.dtype)
 
     def nearest(self, values: Shaped[np.ndarray, "H W"]) -> Shaped[np.ndarray, "H2 W2"]:
         """Brings a map of the original image's pixels to those of the processed one.
@@ -90,10 +89,9 @@ class PixelTransform:
         `[x, y, 1] ~ intrinsics @ point`.
         """
         (scale_x, scale_y), origin = self.scale, self.to_original(np.zeros(2))
-        original_from_processed = np.array(
-            [[1 / scale_x, 0.0, origin[0]], [0.0, 1 / scale_y, origin[1]], [0.0, 0.0, 1.0]]
-        )
-        return (original_from_processed @ intrinsics).astype(intrinsics.dtype)
+        first, second, third = intrinsics.astype(np.float64)
+        rows = (first / scale_x + origin[0] * third, second / scale_y + origin[1] * third, third)
+        return np.stack(rows).astype(intrinsics.dtype)
 
 
 @dataclass(frozen=True)
@@ -131,6 +129,7 @@ class Fit:
         return image if image.mode == "RGB" else image.convert("RGB")
 
 
+@dataclass(frozen=True)
 class ImageRule(ABC):
     """How a model family wants its images; `patch` is the side of one patch, in pixels."""
 
@@ -151,6 +150,10 @@ class ImageRule(ABC):
         Raises:
           InputError: the image has no pixels, or `resolution` is less than one patch.
         """
+
+    def for_known_cameras(self) -> "ImageRule":
+        """The rule for images whose intrinsics are known."""
+        return self
 
     def check_resolution(self, resolution: int | None) -> None:
         """Refuses a longest side that does not hold one patch.

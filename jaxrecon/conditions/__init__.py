@@ -1,0 +1,81 @@
+"""What users know of their views already, read from the files that hold it.
+
+Three kinds of files tell intrinsics and poses of images: `.npz` archives, COLMAP's sparse models,
+and the `transforms.json` of NeRF tools. All are brought to the conventions of the package: OpenCV
+axes, world-from-camera poses, and pixels whose top-left centre is (0, 0).
+"""
+
+import os
+from collections.abc import Collection, Sequence
+from pathlib import Path
+
+from jaxrecon.conditions.colmap import colmap_images, read_colmap
+from jaxrecon.conditions.known import KINDS, Kind, KnownViews
+from jaxrecon.conditions.nerf import read_nerf
+from jaxrecon.conditions.npz import read_npz
+from jaxrecon.errors import InputError
+
+__all__ = ["KINDS", "Kind", "KnownViews", "colmap_images", "read_known_views"]
+
+
+def read_known_views(
+    path: str | os.PathLike[str],
+    names: Sequence[str],
+    *,
+    sizes: Sequence[tuple[int, int]],
+    wanted: Collection[Kind] = KINDS,
+) -> KnownViews:
+    """Reads what a file tells of some images.
+
+    Args:
+      path: one of
+
+        - an `.npz` archive with any of `poses` (V, 4, 4), camera to world; `intrinsics` (V, 3, 3),
+          or (3, 3) for all views; `depths` (V, H, W), along the optical axis, in the poses' unit,
+          metres. Its views are the images in their order. A matrix of NaN, or a map without a
+          depth, is an unknown view.
+        - a COLMAP folder: the sparse model itself, binary or text, or a folder with it in
+          `sparse/0` or `sparse`. Found by the names of the images.
+        - the `.json` of instant-ngp, nerfstudio or Blender's NeRF scenes. Found by the names of the
+          images, with or without suffix.
+
+        A name in a file and that of an image agree if one is the other's end, folder by folder.
+      names: of the images, as in `ImageBatch.names`.
+      sizes: their widths and heights, once upright. Cameras made for larger or smaller copies of
+        the images are scaled.
+      wanted: what is read; the rest is not looked at. An image of which the file tells nothing is
+        left out, and so is what it tells of other images.
+
+    Raises:
+      InputError: the file is absent, damaged or of another kind; it tells nothing that is wanted of
+        these images; a name fits two of them; a camera was made for an image of another shape, or
+        its lens moves a pixel by more than half a pixel.
+    """
+    if len(sizes) != len(names):
+        raise InputError(f"sizes: found {len(sizes)} for {len(names)} names; give one for each")
+    file = Path(os.path.expanduser(path))
+    known = _read(file, names, sizes, frozenset(wanted))
+    if not any(getattr(known, kind) for kind in wanted):
+        kinds = " or ".join(kind for kind in KINDS if kind in wanted)
+        raise InputError(f"{file} tells no {kinds} of these images; give another file")
+    return known
+
+
+def _read(
+    file: Path,
+    names: Sequence[str],
+    sizes: Sequence[tuple[int, int]],
+    wanted: frozenset[Kind],
+) -> KnownViews:
+    if not file.exists():
+        raise InputError(f"{file} does not exist; check the path")
+    if file.is_dir():
+        return read_colmap(file, names, sizes, wanted)
+    if file.suffix.lower() == ".npz":
+        return read_npz(file, len(names), wanted)
+    if file.suffix.lower() == ".json":
+        return read_nerf(file, names, sizes, wanted)
+    raise InputError(
+        f"{file} is of no known kind; give an .npz archive, a COLMAP folder, or the .json of a "
+        "NeRF scene"
+    )

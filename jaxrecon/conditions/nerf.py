@@ -1,0 +1,236 @@
+"""NeRF scenes: the `transforms.json` of instant-ngp, nerfstudio and Blender.
+
+Poses are camera-to-world with OpenGL's axes (x right, y up, z backwards). Pixels are counted from
+the corner, so the centre of the top-left pixel is (0.5, 0.5). What stands at the top of the file
+holds for every frame that does not say otherwise. Sources: nerfstudio's data conventions
+(https://docs.nerf.studio/quickstart/data_conventions.html) and instant-ngp's
+docs/nerf_dataset_tips.md.
+"""
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path, PureWindowsPath
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float
+from PIL import Image
+
+from jaxrecon.conditions.camera import (
+    check_copy,
+    check_lens,
+    is_copy,
+    lens_shift,
+    pinhole_from_corner,
+    scaled,
+)
+from jaxrecon.conditions.known import Kind, KnownViews
+from jaxrecon.conditions.names import views_by_name
+from jaxrecon.errors import InputError
+from jaxrecon.images import PixelTransform
+
+_OPENGL_FROM_OPENCV = np.diag([1.0, -1.0, -1.0, 1.0])
+_PERSPECTIVE = ("SIMPLE_PINHOLE", "PINHOLE", "SIMPLE_RADIAL", "RADIAL", "OPENCV")
+_DISTORTION = ("k1", "k2", "k3", "k4", "p1", "p2")
+_MILLIMETRE = 0.001
+
+
+@dataclass(frozen=True)
+class _Frame:
+    """One frame; `where` names it in messages, `keys` are its own and those of the whole file."""
+
+    where: str
+    keys: Mapping[str, Any]
+
+    def number(self, key: str) -> float | None:
+        """A number, or None if the file does not tell it."""
+        value = self.keys.get(key)
+        if value is None:
+            return None
+        if isinstance(value, bool) or not isinstance(value, int | float) or not _is_finite(value):
+            raise InputError(f"{self.where}: {key} is {value!r}; expected a number")
+        return float(value)
+
+    def positive(self, key: str) -> float | None:
+        """A number above 0, or None if the file does not tell it."""
+        value = self.number(key)
+        if value is not None and value <= 0:
+            raise InputError(f"{self.where}: {key} is {value:g}; expected a positive number")
+        return value
+
+
+def read_nerf(
+    path: Path,
+    names: Sequence[str],
+    sizes: Sequence[tuple[int, int]],
+    wanted: frozenset[Kind],
+) -> KnownViews:
+    """What a NeRF scene tells of images of these names; see `read_known_views`.
+
+    Depth comes from 16-bit PNGs (`depth_file_path`), whose values times `depth_unit_scale_factor`,
+    by default 0.001, are in the unit of the poses; one of another size is stretched to its image
+    without mixing its pixels.
+
+    Raises:
+      InputError: the file or a depth map is damaged, a value has another type or shape, it knows
+        none of the images, or has a camera that is no pinhole camera of its image.
+    """
+    frames = _frames(path)
+    stored = [frame.keys["file_path"] for frame in frames]
+    found = views_by_name(path, stored, names)
+    known = {view: frames[number] for view, number in found.items()}
+    intrinsics, poses, depths = {}, {}, {}
+    for view, frame in known.items():
+        if "intrinsics" in wanted and (matrix := _intrinsics(frame, sizes[view])) is not None:
+            intrinsics[view] = matrix
+        if "poses" in wanted and "transform_matrix" in frame.keys:
+            poses[view] = _pose(frame)
+        if "depths" in wanted and (depth := _depth(path, frame, sizes[view])) is not None:
+            depths[view] = depth
+    return KnownViews(intrinsics=intrinsics, poses=poses, depths=depths)
+
+
+def _frames(path: Path) -> list[_Frame]:
+    try:
+        scene = json.loads(path.read_bytes())
+    except (OSError, ValueError, RecursionError) as error:
+        reason = " ".join(str(error).split())
+        raise InputError(f"cannot read {path}: it is not sound JSON ({reason})") from error
+    frames = scene.get("frames") if isinstance(scene, dict) else None
+    if not isinstance(frames, list) or not frames:
+        raise InputError(f"{path} has no list of frames; give the transforms.json of a NeRF scene")
+    shared = {key: value for key, value in scene.items() if key != "frames"}
+    return [_frame(path, number, frame, shared) for number, frame in enumerate(frames)]
+
+
+def _frame(path: Path, number: int, frame: Any, shared: Mapping[str, Any]) -> _Frame:
+    name = frame.get("file_path") if isinstance(frame, dict) else None
+    if not isinstance(name, str) or not name:
+        raise InputError(f"{path}: frame {number} has no file_path; name its image there")
+    return _Frame(f"{path}: {name}", {**shared, **frame})
+
+
+def _pose(frame: _Frame) -> Float[np.ndarray, "4 4"]:
+    axes = frame.keys.get("camera_convention", "opengl")
+    if axes != "opengl":
+        raise InputError(f"{frame.where}: camera_convention is {axes!r}; only opengl is read")
+    rows = frame.keys["transform_matrix"]
+    try:
+        matrix = np.array(rows, np.float64)
+    except (TypeError, ValueError, OverflowError):
+        matrix = np.empty(0)
+    if matrix.shape not in ((4, 4), (3, 4)) or not np.isfinite(matrix).all():
+        raise InputError(
+            f"{frame.where}: transform_matrix is {str(rows)[:60]}; expected 4 rows of 4 numbers"
+        )
+    pose = np.eye(4)
+    pose[: len(matrix)] = matrix
+    return pose @ _OPENGL_FROM_OPENCV
+
+
+def _intrinsics(frame: _Frame, size: tuple[int, int]) -> Float[np.ndarray, "3 3"] | None:
+    _check_model(frame)
+    width, height = frame.positive("w"), frame.positive("h")
+    made_for = round(width or size[0]), round(height or size[1])
+    focal = _focal(frame, made_for)
+    if focal is None:
+        return None
+    cx, cy = frame.number("cx"), frame.number("cy")
+    center = made_for[0] / 2 if cx is None else cx, made_for[1] / 2 if cy is None else cy
+    _check_distortion(frame, focal, center, made_for)
+    check_copy(made_for, size, frame.where)
+    return scaled(pinhole_from_corner(focal, center), made_for, size)
+
+
+def _focal(frame: _Frame, size: tuple[int, int]) -> tuple[float, float] | None:
+    """Focal lengths along x and y; pixels are square where only one is known."""
+    fx, fy = (_focal_along(axis, frame, side) for axis, side in zip("xy", size, strict=True))
+    if fx is not None:
+        return fx, fx if fy is None else fy
+    return None if fy is None else (fy, fy)
+
+
+def _focal_along(axis: str, frame: _Frame, side: int) -> float | None:
+    length, angle = frame.positive(f"fl_{axis}"), frame.positive(f"camera_angle_{axis}")
+    if length is not None or angle is None:
+        return length
+    if angle >= math.pi:
+        raise InputError(
+            f"{frame.where}: camera_angle_{axis} is {angle:g}; expected radians below pi"
+        )
+    return side / 2 / math.tan(angle / 2)
+
+
+def _check_model(frame: _Frame) -> None:
+    model = frame.keys.get("camera_model", "PINHOLE")
+    if frame.keys.get("is_fisheye"):
+        model = "is_fisheye"
+    if model not in _PERSPECTIVE:
+        check_lens(math.inf, str(model), frame.where)
+
+
+def _check_distortion(
+    frame: _Frame,
+    focal: tuple[float, float],
+    center: tuple[float, float],
+    size: tuple[int, int],
+) -> None:
+    """Refuses OpenCV's radial and tangential distortion if it can be seen.
+
+    k1 to k4 are the radial polynomial's coefficients, as nerfstudio has them.
+    """
+    k1, k2, k3, k4, p1, p2 = (
+        frame.number(key) or 0 for key in ("k1", "k2", "k3", "k4", "p1", "p2")
+    )
+
+    def through_lens(pixels: Float[np.ndarray, "G 2"]) -> Float[np.ndarray, "G 2"]:
+        x, y = ((pixels - center) / focal).T
+        r2 = x * x + y * y
+        radial = 1 + r2 * (k1 + r2 * (k2 + r2 * (k3 + r2 * k4)))
+        bent_x = x * radial + 2 * p1 * x * y + p2 * (r2 + 2 * x * x)
+        bent_y = y * radial + 2 * p2 * x * y + p1 * (r2 + 2 * y * y)
+        return np.stack([bent_x, bent_y], axis=-1) * focal + center
+
+    check_lens(lens_shift(through_lens, size), "distortion k1 to p2", frame.where)
+
+
+def _depth(path: Path, frame: _Frame, size: tuple[int, int]) -> Float[np.ndarray, "_ _"] | None:
+    name = frame.keys.get("depth_file_path")
+    if name is None:
+        return None
+    if not isinstance(name, str) or not name:
+        raise InputError(f"{frame.where}: depth_file_path is {name!r}; expected a path")
+    unit = frame.positive("depth_unit_scale_factor") or _MILLIMETRE
+    file = path.parent / PureWindowsPath(name).as_posix()
+    depth = _read_png(file) * np.float32(unit)
+    stored = depth.shape[1], depth.shape[0]
+    if not is_copy(size, stored):
+        raise InputError(
+            f"{file} is {stored[0]}x{stored[1]} pixels, its image is {size[0]}x{size[1]}; give "
+            "depth of the image's size, or of a resized but uncropped one"
+        )
+    return PixelTransform.stretch(stored, size).nearest(depth)
+
+
+def _read_png(file: Path) -> Float[np.ndarray, "_ _"]:
+    try:
+        with Image.open(file) as picture:
+            values = np.asarray(picture)
+    except Exception as error:  # Pillow's decoders raise a dozen kinds for damaged files
+        reason = " ".join(str(error).split())
+        raise InputError(f"cannot read {file}: it is no sound depth map ({reason})") from error
+    if values.ndim != 2 or values.dtype.kind not in "iu" or values.itemsize < 2:
+        raise InputError(
+            f"{file} has shape {values.shape} and dtype {values.dtype}; expected a greyscale PNG "
+            "of 16 bits"
+        )
+    return values.astype(np.float32)
+
+
+def _is_finite(value: int | float) -> bool:
+    try:
+        return math.isfinite(value)
+    except OverflowError:  # an integer beyond all floats
+        return False

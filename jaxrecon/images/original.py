@@ -1,0 +1,80 @@
+"""A reconstruction in pixels of the original photos."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Array, Float, Int
+
+from jaxrecon.errors import InputError
+from jaxrecon.images.resize import PixelTransform
+
+Views = int | np.integer | slice | Sequence[int] | Array | np.ndarray
+
+
+@dataclass(frozen=True, eq=False)
+class OriginalPixels:
+    """Cameras, depth and tracks of V views in pixels of the original photos.
+
+    Attributes:
+      sizes: width and height of each photo, after its EXIF orientation is applied.
+      intrinsics: pinhole cameras, in pixels of the photos.
+      transforms: how each processed picture came from its photo.
+      processed_depth_z: depth of each pixel of the processed pictures.
+      tracks_xy: position of each tracked point in each photo, if any were followed.
+    """
+
+    sizes: Int[np.ndarray, "V 2"]
+    intrinsics: Float[np.ndarray, "V 3 3"]
+    transforms: tuple[PixelTransform, ...]
+    processed_depth_z: Float[np.ndarray, "V H W"]
+    tracks_xy: Float[np.ndarray, "V Q 2"] | None = None
+
+    def pixels(self, view: int) -> Float[np.ndarray, "H W 2"]:
+        """Where in the photo (x, y) the centre of each pixel of the processed picture lies.
+
+        Raises:
+          IndexError: there is no such view.
+        """
+        (view,) = view_numbers(view, len(self.transforms))
+        grid = _pixel_grid(*self.transforms[view].size)
+        return np.asarray(self.transforms[view].to_original(grid))
+
+    def depth_z(self, view: int) -> Float[np.ndarray, "H0 W0"]:
+        """Depth at the photo's own size, from the nearest processed pixel.
+
+        NaN where the photo was cropped away.
+
+        Raises:
+          IndexError: there is no such view.
+        """
+        (view,) = view_numbers(view, len(self.transforms))
+        transform, depth = self.transforms[view], self.processed_depth_z[view]
+        processed = np.asarray(transform.from_original(_pixel_grid(*transform.original_size)))
+        column, row = np.moveaxis(np.floor(processed + 0.5).astype(np.int64), -1, 0)
+        height, width = depth.shape
+        inside = (column >= 0) & (column < width) & (row >= 0) & (row < height)
+        nearest = depth[row.clip(0, height - 1), column.clip(0, width - 1)]
+        return np.where(inside, nearest, np.nan).astype(depth.dtype)
+
+
+def view_numbers(views: Views, count: int) -> list[int]:
+    """The chosen views as numbers in [0, count).
+
+    Raises:
+      InputError: they are not chosen by integers.
+      IndexError: there is no such view.
+    """
+    if isinstance(views, slice):
+        return list(range(count))[views]
+    numbers = np.atleast_1d(np.asarray(views))
+    if numbers.ndim > 1 or (numbers.size and numbers.dtype.kind not in "iu"):
+        raise InputError(f"views are chosen by an int, a slice or a list of ints, not by {views!r}")
+    for number in numbers.tolist():
+        if not -count <= number < count:
+            raise IndexError(f"view {number} is out of range: there are {count} (0 to {count - 1})")
+    return [int(number) % count for number in numbers]
+
+
+def _pixel_grid(width: int, height: int) -> Float[np.ndarray, "H W 2"]:
+    return np.stack(np.meshgrid(np.arange(float(width)), np.arange(float(height))), axis=-1)
