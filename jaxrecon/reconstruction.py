@@ -1,21 +1,36 @@
 """The result of a reconstruction: cameras, depth and points of every view."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float, Int, UInt8
+from jaxtyping import Array, Bool, Float, UInt8
 
 from jaxrecon import export
 from jaxrecon.errors import InputError
 from jaxrecon.geometry import normals_from_points
 from jaxrecon.images import PixelTransform
+from jaxrecon.images.original import OriginalPixels, Views, view_numbers
 
 AnyArray = Array | np.ndarray
-Views = int | np.integer | slice | Sequence[int] | AnyArray
+
+
+@dataclass(frozen=True, eq=False)
+class Statistics:
+    """What a reconstruction's attention did.
+
+    Attributes:
+      sparsity: share of the key blocks that each head of each global layer skipped; None if
+        attention was dense.
+    """
+
+    sparsity: Float[np.ndarray, "layers N"] | None = None
+
+
+NO_STATISTICS = Statistics()
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,6 +52,10 @@ class Reconstruction:
       transforms: how each processed picture came from its original.
       model: name of the model that made it.
       seconds: wall-clock time of each stage.
+      metric_scale: metres a unit of the model, by which all lengths are multiplied already, if the
+        model tells it: lengths are then in metres.
+      stats: what attention skipped.
+      tracks: where points that were given in some view are in all of them, if any were followed.
 
     Raises:
       InputError: the fields' shapes do not agree, or the mask or colours have another dtype.
@@ -53,6 +72,9 @@ class Reconstruction:
     transforms: tuple[PixelTransform, ...]
     model: str = ""
     seconds: Mapping[str, float] = field(default_factory=dict)
+    metric_scale: float | None = None
+    stats: Statistics = NO_STATISTICS
+    tracks: export.PointTracks | None = None
 
     def __post_init__(self) -> None:
         shape = self.points_world.shape
@@ -71,7 +93,7 @@ class Reconstruction:
         return len(self.names)
 
     def __getitem__(self, views: Views) -> "Reconstruction":
-        chosen = _view_numbers(views, len(self))
+        chosen = view_numbers(views, len(self))
         arrays = {
             name: getattr(self, name)[np.array(chosen, np.int64)] for name in export.VIEW_ARRAYS
         }
@@ -80,14 +102,15 @@ class Reconstruction:
             **arrays,
             names=tuple(self.names[view] for view in chosen),
             transforms=tuple(self.transforms[view] for view in chosen),
+            tracks=None if self.tracks is None else self.tracks.of_views(chosen),
         )
 
     def numpy(self) -> "Reconstruction":
         """The same reconstruction with every array in host memory."""
-        return replace(self, **self._host_arrays())
+        return replace(self, **self._host_arrays(), tracks=self._host_tracks())
 
-    def to_original(self) -> "OriginalPixels":
-        """Cameras and depth in pixels of the original photos, before resizing and cropping."""
+    def to_original(self) -> OriginalPixels:
+        """Cameras, depth and tracks in pixels of the photos, before resizing and cropping."""
         intrinsics = np.asarray(self.intrinsics)
         return OriginalPixels(
             sizes=np.array([transform.original_size for transform in self.transforms]),
@@ -99,6 +122,7 @@ class Reconstruction:
             ),
             transforms=self.transforms,
             processed_depth_z=np.asarray(self.depth_z),
+            tracks_xy=self._original_tracks(),
         )
 
     def save(
@@ -130,7 +154,7 @@ class Reconstruction:
           OutputError: the path is in use or cannot be written; nothing was left half-written.
         """
         return export.save(
-            self._scene(), path, overwrite=overwrite, max_points=max_points, text=text
+            self.scene(), path, overwrite=overwrite, max_points=max_points, text=text
         )
 
     def save_pictures(self, folder: str | Path, *, overwrite: bool = False) -> Path:
@@ -148,7 +172,7 @@ class Reconstruction:
         """
         points, mask = jnp.asarray(self.points_camera), jnp.asarray(self.mask)
         normals, _ = normals_from_points(points, mask)
-        scene = replace(self._scene(), normals=np.asarray(normals))
+        scene = replace(self.scene(), normals=np.asarray(normals))
         return export.save_pictures(scene, folder, overwrite=overwrite)
 
     def save_sheet(
@@ -174,7 +198,7 @@ class Reconstruction:
             "true_world_from_camera": true_world_from_camera,
         }
         known = {name: np.asarray(array) for name, array in truth.items() if array is not None}
-        export.write_sheet(self._scene(), Path(path), **known)
+        export.write_sheet(self.scene(), Path(path), **known)
         return Path(path)
 
     def view(self, *, port: int = 8080, max_points: int = 1_000_000) -> Any:
@@ -188,16 +212,17 @@ class Reconstruction:
         Raises:
           InputError: viser is not installed, or there is no point or camera to show.
         """
-        return export.serve(self._scene(), port=port, max_points=max_points)
+        return export.serve(self.scene(), port=port, max_points=max_points)
 
     @classmethod
     def load(cls, path: str | Path) -> "Reconstruction":
-        """Reads a reconstruction back from the `.npz` file that `save` wrote.
+        """Reads a reconstruction back: the `.npz` file that `save` wrote, or a streamed folder.
 
         Raises:
-          InputError: the file is absent, damaged, or not a reconstruction.
+          InputError: it is absent, damaged, unfinished, or not a reconstruction.
         """
-        scene = export.read_npz(path)
+        folder = export.is_streamed(Path(path))
+        scene = export.read_streamed(Path(path)) if folder else export.read_npz(path)
         height, width = scene.mask.shape[1:]
         rows = zip(
             scene.original_sizes.tolist(),
@@ -216,12 +241,24 @@ class Reconstruction:
             transforms=transforms,
             model=scene.model,
             seconds=scene.seconds,
+            metric_scale=scene.metric_scale,
+            tracks=scene.tracks,
         )
 
     def _host_arrays(self) -> dict[str, np.ndarray]:
         return {name: np.asarray(getattr(self, name)) for name in export.VIEW_ARRAYS}
 
-    def _scene(self) -> export.Scene:
+    def _host_tracks(self) -> export.PointTracks | None:
+        return None if self.tracks is None else self.tracks.numpy()
+
+    def _original_tracks(self) -> Float[np.ndarray, "V Q 2"] | None:
+        if self.tracks is None:
+            return None
+        views = zip(self.transforms, np.asarray(self.tracks.xy), strict=True)
+        return np.stack([np.asarray(transform.to_original(xy)) for transform, xy in views])
+
+    def scene(self) -> export.Scene:
+        """The reconstruction as the writers take it, in host memory."""
         return export.Scene(
             **self._host_arrays(),
             names=self.names,
@@ -230,51 +267,9 @@ class Reconstruction:
             offsets=np.array([t.offset for t in self.transforms], np.float64),
             model=self.model,
             seconds=self.seconds,
+            metric_scale=self.metric_scale,
+            tracks=self._host_tracks(),
         )
-
-
-@dataclass(frozen=True, eq=False)
-class OriginalPixels:
-    """Cameras and depth of V views in pixels of the original photos.
-
-    Attributes:
-      sizes: width and height of each photo, after its EXIF orientation is applied.
-      intrinsics: pinhole cameras, in pixels of the photos.
-      transforms: how each processed picture came from its photo.
-      processed_depth_z: depth of each pixel of the processed pictures.
-    """
-
-    sizes: Int[np.ndarray, "V 2"]
-    intrinsics: Float[np.ndarray, "V 3 3"]
-    transforms: tuple[PixelTransform, ...]
-    processed_depth_z: Float[np.ndarray, "V H W"]
-
-    def pixels(self, view: int) -> Float[np.ndarray, "H W 2"]:
-        """Where in the photo (x, y) the centre of each pixel of the processed picture lies.
-
-        Raises:
-          IndexError: there is no such view.
-        """
-        (view,) = _view_numbers(view, len(self.transforms))
-        grid = _pixel_grid(*self.transforms[view].size)
-        return np.asarray(self.transforms[view].to_original(grid))
-
-    def depth_z(self, view: int) -> Float[np.ndarray, "H0 W0"]:
-        """Depth at the photo's own size, from the nearest processed pixel.
-
-        NaN where the photo was cropped away.
-
-        Raises:
-          IndexError: there is no such view.
-        """
-        (view,) = _view_numbers(view, len(self.transforms))
-        transform, depth = self.transforms[view], self.processed_depth_z[view]
-        processed = np.asarray(transform.from_original(_pixel_grid(*transform.original_size)))
-        column, row = np.moveaxis(np.floor(processed + 0.5).astype(np.int64), -1, 0)
-        height, width = depth.shape
-        inside = (column >= 0) & (column < width) & (row >= 0) & (row < height)
-        nearest = depth[row.clip(0, height - 1), column.clip(0, width - 1)]
-        return np.where(inside, nearest, np.nan).astype(depth.dtype)
 
 
 def _check_shapes(recon: Reconstruction, views: int, height: int, width: int) -> None:
@@ -296,6 +291,9 @@ def _check_shapes(recon: Reconstruction, views: int, height: int, width: int) ->
             )
     for name in ("names", "transforms"):
         _check_shape(name, (len(getattr(recon, name)),), (views,), (*image, 3))
+    if recon.tracks is not None:
+        found = recon.tracks.xy.shape
+        _check_shape("tracks.xy", found, (views, *found[1:]), (*image, 3))
     for view, transform in enumerate(recon.transforms):
         if transform.size != (width, height):
             raise InputError(
@@ -310,20 +308,3 @@ def _check_shape(name: str, found: tuple, expected: tuple, points_world: tuple) 
             f"{name} has shape {found}; expected {expected}, to go with points_world of shape "
             f"{points_world}"
         )
-
-
-def _view_numbers(views: Views, count: int) -> list[int]:
-    """The chosen views as numbers in [0, count)."""
-    if isinstance(views, slice):
-        return list(range(count))[views]
-    numbers = np.atleast_1d(np.asarray(views))
-    if numbers.ndim > 1 or (numbers.size and numbers.dtype.kind not in "iu"):
-        raise InputError(f"views are chosen by an int, a slice or a list of ints, not by {views!r}")
-    for number in numbers.tolist():
-        if not -count <= number < count:
-            raise IndexError(f"view {number} is out of range: there are {count} (0 to {count - 1})")
-    return [int(number) % count for number in numbers]
-
-
-def _pixel_grid(width: int, height: int) -> Float[np.ndarray, "H W 2"]:
-    return np.stack(np.meshgrid(np.arange(float(width)), np.arange(float(height))), axis=-1)

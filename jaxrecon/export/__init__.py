@@ -18,18 +18,24 @@ from jaxrecon.export.glb import write_glb
 from jaxrecon.export.npz import read_npz, write_npz
 from jaxrecon.export.pictures import save_pictures
 from jaxrecon.export.ply import write_ply
-from jaxrecon.export.scene import VIEW_ARRAYS, Scene, check_max_points
+from jaxrecon.export.scene import VIEW_ARRAYS, PointTracks, Scene, check_max_points
 from jaxrecon.export.sheet import write_sheet
+from jaxrecon.export.streamed import Streamed, is_streamed, read_streamed
 from jaxrecon.export.viewer import serve
 
 __all__ = [
     "VIEW_ARRAYS",
+    "PointTracks",
     "Scene",
+    "Streamed",
     "format_of",
+    "is_streamed",
     "read_npz",
+    "read_streamed",
     "save",
     "save_pictures",
     "serve",
+    "write_npz",
     "write_sheet",
 ]
 

@@ -7,11 +7,12 @@ from pathlib import Path
 import numpy as np
 
 from jaxrecon.errors import InputError
-from jaxrecon.export.scene import VIEW_ARRAYS, Scene
+from jaxrecon.export.scene import VIEW_ARRAYS, PointTracks, Scene
 from jaxrecon.files import replacing_file
 
 _VERSION = 1
 _ARRAYS = (*VIEW_ARRAYS, "original_sizes", "scales", "offsets")
+_TRACK_ARRAYS = ("xy", "visibility", "confidence", "query_view")
 _DAMAGED = (
     zipfile.BadZipFile,
     zlib.error,
@@ -24,8 +25,10 @@ _DAMAGED = (
 )
 
 
-def write_npz(scene: Scene, path: Path) -> None:
+def write_npz(scene: Scene, path: Path, *, compressed: bool = True) -> None:
     """Writes every array of the scene, its names, model and timings; `numpy.load` opens it too.
+
+    The arrays of its tracks, if it has any, are named `track_xy` and so on.
 
     Raises:
       OutputError: the file cannot be written.
@@ -38,8 +41,21 @@ def write_npz(scene: Scene, path: Path) -> None:
         "stages": np.array(list(scene.seconds), np.str_),
         "stage_seconds": np.array(list(scene.seconds.values()), np.float64),
     }
+    if scene.metric_scale is not None:
+        notes["metric_scale"] = np.float64(scene.metric_scale)
+    arrays |= _track_arrays(scene.tracks)
     with replacing_file(path) as temporary, open(temporary, "wb") as file:
-        np.savez_compressed(file, **arrays, **notes)
+        save = np.savez_compressed if compressed else np.savez
+        save(file, **arrays, **notes)
+
+
+def _track_arrays(tracks: PointTracks | None) -> dict[str, np.ndarray]:
+    if tracks is None:
+        return {}
+    found = {f"track_{name}": np.asarray(getattr(tracks, name)) for name in _TRACK_ARRAYS}
+    if tracks.points_world is not None:
+        found["track_points_world"] = np.asarray(tracks.points_world)
+    return found
 
 
 def read_npz(path: str | Path) -> Scene:
@@ -71,13 +87,26 @@ def _read(file) -> Scene:
         names = archive["names"].tolist()
         if arrays["mask"].ndim != 3 or {len(array) for array in arrays.values()} != {len(names)}:
             raise ValueError("its arrays do not agree on the number of views")
+        tracks = _read_tracks(archive)
+        if tracks is not None and len(tracks.xy) != len(names):
+            raise ValueError("its tracks are of another number of views")
         stages, seconds = archive["stages"].tolist(), archive["stage_seconds"].tolist()
         return Scene(
             **arrays,
             names=tuple(names),
             model=str(archive["model"]),
             seconds=dict(zip(stages, seconds, strict=True)),
+            tracks=tracks,
+            metric_scale=float(archive["metric_scale"]) if "metric_scale" in archive else None,
         )
+
+
+def _read_tracks(archive: np.lib.npyio.NpzFile) -> PointTracks | None:
+    if "track_xy" not in archive:
+        return None
+    arrays = {name: archive[f"track_{name}"] for name in _TRACK_ARRAYS}
+    refined = "track_points_world" in archive
+    return PointTracks(**arrays, points_world=archive["track_points_world"] if refined else None)
 
 
 def _one_line(error: Exception) -> str:

@@ -1,13 +1,15 @@
 """What every writer is given: one reconstruction as numpy arrays, and the points worth writing."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import PureWindowsPath
 
 import numpy as np
-from jaxtyping import Bool, Float, Int, UInt8
+from jaxtyping import Array, Bool, Float, Int, UInt8
 
 from jaxrecon.errors import InputError
+
+AnyArray = Array | np.ndarray
 
 VIEW_ARRAYS = (
     "points_world",
@@ -22,12 +24,91 @@ VIEW_ARRAYS = (
 
 
 @dataclass(frozen=True, eq=False)
+class PointTracks:
+    """Where Q points of a scene are in each of its V views, as JAX or numpy arrays.
+
+    Attributes:
+      xy: position of each point in each view, in pixels of the processed pictures.
+      visibility: probability that the point is seen there.
+      confidence: probability that the position is right.
+      query_view: the view in which the point was given.
+      points_world: the points in world coordinates, if bundle adjustment found them; NaN for those
+        that it left out.
+
+    Raises:
+      InputError: the fields' shapes do not agree, or a query view is not among the views.
+    """
+
+    xy: Float[AnyArray, "V Q 2"]
+    visibility: Float[AnyArray, "V Q"]
+    confidence: Float[AnyArray, "V Q"]
+    query_view: Int[AnyArray, " Q"]
+    points_world: Float[AnyArray, "Q 3"] | None = None
+
+    def __post_init__(self) -> None:
+        shape = self.xy.shape
+        if len(shape) != 3 or shape[2] != 2:
+            raise InputError(f"tracks.xy has shape {shape}; expected (V, Q, 2)")
+        self._check_shape("visibility", shape[:2])
+        self._check_shape("confidence", shape[:2])
+        self._check_shape("query_view", shape[1:2])
+        if self.points_world is not None:
+            self._check_shape("points_world", (shape[1], 3))
+        view = np.asarray(self.query_view)
+        if view.dtype.kind not in "iu":
+            raise InputError(f"tracks.query_view has dtype {view.dtype}; expected integers")
+        if len(view) and not 0 <= view.min() <= view.max() < shape[0]:
+            raise InputError(
+                f"tracks.query_view has values from {view.min()} to {view.max()}; expected views "
+                f"from 0 to {shape[0] - 1}, to go with tracks.xy of shape {shape}"
+            )
+
+    def __len__(self) -> int:
+        return self.xy.shape[1]
+
+    def of_views(self, views: Sequence[int]) -> "PointTracks":
+        """The tracks in some views, which are numbered anew.
+
+        Points that were given in other views are dropped. Where a view is picked twice, its points
+        count as given in the first copy.
+        """
+        chosen = np.array(views, np.int64)
+        number = np.full(self.xy.shape[0], -1)
+        number[chosen[::-1]] = np.arange(len(chosen))[::-1]
+        query_view = number[np.asarray(self.query_view)]
+        kept = np.flatnonzero(query_view >= 0)
+        points_world = self.points_world
+        return PointTracks(
+            xy=self.xy[chosen][:, kept],
+            visibility=self.visibility[chosen][:, kept],
+            confidence=self.confidence[chosen][:, kept],
+            query_view=query_view[kept],
+            points_world=None if points_world is None else points_world[kept],
+        )
+
+    def numpy(self) -> "PointTracks":
+        """The same tracks with every array in host memory."""
+        names = ("xy", "visibility", "confidence", "query_view", "points_world")
+        known = {name: getattr(self, name) for name in names}
+        return replace(self, **{name: np.asarray(x) for name, x in known.items() if x is not None})
+
+    def _check_shape(self, name: str, expected: tuple[int, ...]) -> None:
+        found = getattr(self, name).shape
+        if found != expected:
+            raise InputError(
+                f"tracks.{name} has shape {found}; expected {expected}, to go with tracks.xy of "
+                f"shape {self.xy.shape}"
+            )
+
+
+@dataclass(frozen=True, eq=False)
 class Scene:
     """A reconstruction in host memory, in the conventions of the package (OpenCV axes and pixels).
 
     `original_sizes` (width, height), `scales` and `offsets` (x, y) are the pixel transforms of the
     views: processed = scale * (original + 0.5) + offset - 0.5. `normals` are unit vectors in the
-    camera's frame, zero where there is none; only the pictures need them.
+    camera's frame, zero where there is none; only the pictures need them. `tracks` are there if
+    points were followed, and `metric_scale` if lengths are in metres: see `Reconstruction`.
     """
 
     points_world: Float[np.ndarray, "V H W 3"]
@@ -44,6 +125,8 @@ class Scene:
     model: str = ""
     seconds: Mapping[str, float] = field(default_factory=dict)
     normals: Float[np.ndarray, "V H W 3"] | None = None
+    tracks: PointTracks | None = None
+    metric_scale: float | None = None
 
 
 FRUSTUM_SIZE = 0.05

@@ -1,0 +1,123 @@
+"""Reconstructions in a folder with a file a view, which may be written over several runs."""
+
+import json
+import re
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from jaxrecon.errors import InputError, OutputError
+from jaxrecon.export.npz import read_npz
+from jaxrecon.export.scene import VIEW_ARRAYS, Scene, file_stems
+from jaxrecon.files import output_error, replacing_file
+
+SCENE_FILE = "scene.json"
+VERSION = 1
+
+_ROWS = (*VIEW_ARRAYS, "original_sizes", "scales", "offsets")
+
+
+@dataclass(frozen=True)
+class Streamed:
+    """A folder that a reconstruction is written to, a file a view.
+
+    Attributes:
+      folder: where.
+      digest: of all that the result depends on.
+      names: of the views.
+    """
+
+    folder: Path
+    digest: str
+    names: tuple[str, ...]
+
+    @cached_property
+    def files(self) -> tuple[Path, ...]:
+        """One a view: its number and its name."""
+        stems = enumerate(file_stems(self.names))
+        return tuple(self.folder / f"{view:06d}_{stem}.npz" for view, stem in stems)
+
+    def missing(self) -> list[int]:
+        """Views that are not written yet."""
+        return [view for view, file in enumerate(self.files) if not file.exists()]
+
+    def start(self, facts: dict[str, Any], *, overwrite: bool) -> None:
+        """Makes the folder, or takes up what an earlier run of the same reconstruction left.
+
+        Raises:
+          OutputError: the folder holds something else, or cannot be written.
+        """
+        try:
+            self._make_room(overwrite=overwrite)
+            with replacing_file(self.folder / SCENE_FILE) as temporary:
+                notes = {"format": "jaxrecon-views", "version": VERSION, "digest": self.digest}
+                listed = {"files": [file.name for file in self.files]}
+                text = json.dumps(notes | facts | listed, indent=1)
+                temporary.write_text(text + "\n")
+        except OSError as error:
+            raise output_error(self.folder, error) from error
+
+    def _make_room(self, *, overwrite: bool) -> None:
+        self.folder.mkdir(parents=True, exist_ok=True)
+        found = _digest_in(self.folder)
+        if found == self.digest or (found is None and not any(self.folder.iterdir())):
+            return
+        if not overwrite:
+            what = "another reconstruction" if found else "other files"
+            raise OutputError(f"{self.folder} holds {what}; choose another folder, or overwrite it")
+        for file in self.folder.iterdir():
+            if file.name == SCENE_FILE or re.fullmatch(r"\d{6}_.*\.npz", file.name):
+                file.unlink()
+
+
+def _digest_in(folder: Path) -> str | None:
+    try:
+        return str(json.loads((folder / SCENE_FILE).read_text())["digest"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def is_streamed(folder: Path) -> bool:
+    """Whether a folder claims to be such a reconstruction."""
+    return (folder / SCENE_FILE).is_file()
+
+
+def read_streamed(folder: Path) -> Scene:
+    """Reads all views of a folder, in order.
+
+    Raises:
+      InputError: the folder is damaged, or not all of its views are written.
+    """
+    files = [folder / name for name in _listed(folder)]
+    missing = [file for file in files if not file.exists()]
+    if missing:
+        raise InputError(
+            f"{folder} is not finished: {len(missing)} of {len(files)} views are missing, the "
+            f"first is {missing[0].name}; run the same reconstruction again to finish it"
+        )
+    scenes = [read_npz(file) for file in files]
+    rows: dict[str, Any] = {
+        name: np.concatenate([getattr(scene, name) for scene in scenes]) for name in _ROWS
+    }
+    names = tuple(scene.names[0] for scene in scenes)
+    first = scenes[0]
+    return Scene(**rows, names=names, model=first.model, metric_scale=first.metric_scale)
+
+
+def _listed(folder: Path) -> list[str]:
+    path = folder / SCENE_FILE
+    try:
+        values = json.loads(path.read_text())
+        if values["format"] != "jaxrecon-views" or values["version"] != VERSION:
+            raise ValueError("another format or version")
+        files = [str(name) for name in values["files"]]
+        if not files or any(Path(name).name != name for name in files):
+            raise ValueError("its list of files is not sound")
+        return files
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise InputError(
+            f"{path} is not sound ({error}); write the reconstruction again"
+        ) from error
