@@ -47,10 +47,15 @@ def small_config(**changes: object) -> TrainConfig:
 
 
 def render_planes(
-    key: jax.Array, *, scenes: int, views: int, height: int, width: int, config: object
+    groups: jax.Array, *, scenes: int, views: int, height: int, width: int, config: object
 ) -> RenderedScenes:
-    """Stands in for `jaxrecon.scenes.render_scenes`."""
+    """Stands in for `jaxrecon.scenes.render_groups`."""
     del config
+    drawn = jax.vmap(lambda key: _planes(key, scenes, views, height, width))(groups)
+    return jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), drawn)
+
+
+def _planes(key: jax.Array, scenes: int, views: int, height: int, width: int) -> RenderedScenes:
     keys = jax.random.split(key, 3)
     turn = jnp.eye(3) + 0.1 * jax.random.normal(keys[0], (scenes, views, 3, 3))
     centre = 0.7 * jax.random.normal(keys[1], (scenes, views, 3))
@@ -71,7 +76,7 @@ def render_planes(
 
 def use_planes() -> None:
     """From here on training draws planes instead of rooms and landscapes."""
-    step.render_scenes = render_planes
+    step.render_groups = render_planes
 
 
 if __name__ == "__main__":

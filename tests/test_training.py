@@ -39,13 +39,14 @@ TIMES = {"seconds", "images_per_second", "tflops_per_device"}
 
 
 @pytest.fixture(scope="module", autouse=True)
-def planes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+def planes(quick_compilation: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """Cheap scenes, and a cache of compiled programs that runs and processes share."""
     cache = str(tmp_path_factory.mktemp("cache"))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(step, "render_scenes", render_planes)
+        patch.setattr(step, "render_groups", render_planes)
         patch.setenv("JAX_COMPILATION_CACHE_DIR", cache)
         patch.setenv("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.1")
+        patch.setenv("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
         jax.config.update("jax_compilation_cache_dir", cache)
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
         yield
@@ -128,8 +129,7 @@ def fresh_process(devices: int = 1) -> dict[str, str]:
     paths = os.pathsep.join([str(HERE.parent), str(HERE)])
     fixed = {"JAX_PLATFORMS": "cpu", "PYTHONPATH": paths}
     if devices > 1:
-        count = f"--xla_force_host_platform_device_count={devices}"
-        fixed["XLA_FLAGS"] = f"{count} --xla_backend_optimization_level=0"
+        fixed["XLA_FLAGS"] = f"--xla_force_host_platform_device_count={devices}"
     return dict(os.environ) | fixed
 
 

@@ -2,7 +2,7 @@
 
 from jaxrecon.scenes.config import SCENES, SceneConfig
 from jaxrecon.scenes.folder import save_scene
-from jaxrecon.scenes.render import render_scene, render_scenes, scene_key
+from jaxrecon.scenes.render import render_groups, render_scene, render_scenes, scene_key
 from jaxrecon.scenes.rendered import RenderedScene, RenderedScenes
 
 __all__ = [
@@ -10,6 +10,7 @@ __all__ = [
     "RenderedScene",
     "RenderedScenes",
     "SceneConfig",
+    "render_groups",
     "render_scene",
     "render_scenes",
     "save_scene",

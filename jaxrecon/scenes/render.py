@@ -77,7 +77,24 @@ def render_scenes(
     if not 0 <= first <= 2**32 - scenes:
         raise InputError(f"first is {first}; scene numbers go from 0 to 2**32 - 1")
     outdoors = tuple(config.outdoors(first + number) for number in range(scenes))
-    return _render(key, jnp.uint32(first), outdoors, views, (height, width), config)
+    return _render(key[None], jnp.uint32(first), outdoors, views, (height, width), config)
+
+
+def render_groups(
+    keys: Key[Array, " G"],
+    *,
+    scenes: int,
+    views: int,
+    height: int,
+    width: int,
+    config: SceneConfig = SCENES,
+) -> RenderedScenes:
+    """The first `scenes` scenes of the streams of several keys, one stream after the other.
+
+    The same as `render_scenes` for each of them, at once.
+    """
+    outdoors = tuple(config.outdoors(number) for number in range(scenes))
+    return _render(keys, jnp.uint32(0), outdoors, views, (height, width), config)
 
 
 def render_scene(
@@ -117,7 +134,7 @@ def render_scene(
 
 @partial(jax.jit, static_argnums=(2, 3, 4, 5))
 def _render(
-    key: Array,
+    keys: Array,
     first: Array,
     outdoors: tuple[bool, ...],
     views: int,
@@ -125,14 +142,17 @@ def _render(
     config: SceneConfig,
 ) -> RenderedScenes:
     """Renders rooms and landscapes as two groups, then puts them in order."""
-    groups, order = [], []
+    groups, order = [], np.empty((0, len(keys)), int)
+    every = np.arange(len(outdoors) * len(keys)).reshape(len(keys), -1).T
     for kind in (False, True):
         numbers = [number for number, outdoor in enumerate(outdoors) if outdoor == kind]
         if numbers:
-            one = partial(_render_one, key, outdoor=kind, views=views, size=size, config=config)
-            groups.append(jax.vmap(one)(first + jnp.array(numbers, jnp.uint32)))
-            order += numbers
-    back = np.argsort(order)
+            one = partial(_render_one, outdoor=kind, views=views, size=size, config=config)
+            own = jnp.tile(keys, len(numbers))
+            named = jnp.repeat(first + jnp.array(numbers, jnp.uint32), len(keys))
+            groups.append(jax.vmap(one)(own, named))
+            order = np.concatenate([order, every[numbers]])
+    back = np.argsort(order, axis=None)
     fields = (jnp.concatenate(parts)[back] for parts in zip(*groups, strict=True))
     return RenderedScenes(*fields)
 

@@ -68,15 +68,13 @@ class TrainConfig:
     model: Pi3Config = field(default=PI3_MINI)
     scenes: SceneConfig = field(default_factory=lambda: SceneConfig(samples=1))
     buckets: tuple[Bucket, ...] = (
-        Bucket(scenes=64, views=8, height=224, width=224, share=3),
-        Bucket(scenes=80, views=8, height=168, width=224, share=2),
-        Bucket(scenes=128, views=4, height=224, width=224, share=1),
-        Bucket(scenes=160, views=2, height=280, width=224, share=1),
-        Bucket(scenes=32, views=16, height=168, width=280, share=1),
+        Bucket(scenes=64, views=8, height=224, width=224, share=4),
         Bucket(scenes=80, views=24, height=112, width=140, share=2),
+        Bucket(scenes=32, views=16, height=168, width=224, share=2),
+        Bucket(scenes=160, views=2, height=280, width=224, share=1),
     )
     losses: LossWeights = field(default_factory=LossWeights)
-    steps: int = 20_000
+    steps: int = 4400
     learning_rate: float = 1e-3
     warmup_steps: int = 300
     decay_share: float = 0.4
@@ -89,7 +87,7 @@ class TrainConfig:
     seed: int = 0
     log_every: int = 50
     save_every: int = 1000
-    validate_every: int = 1000
+    validate_every: int = 500
     validation_scenes: int = 32
 
     def __post_init__(self) -> None:

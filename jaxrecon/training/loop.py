@@ -1,7 +1,7 @@
 """The training run: resumes where its folder says, leaves weights ready to load."""
 
 import time
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -177,24 +177,26 @@ class Programs:
     """All compiled programs of a run."""
 
     def __init__(self, config: TrainConfig, mesh: Mesh, state: TrainState, stages: Stages) -> None:
-        """Traces one program after another, then compiles several at a time."""
+        """Traces one program after another, and compiles those behind it meanwhile."""
         self.place = everywhere(mesh)
         number = jax.ShapeDtypeStruct((), jnp.int32, sharding=self.place)
         like, shape = abstract_like(state, self.place), validation_bucket(config)
         train_step, validate = make_step(config, mesh), make_validate(config, mesh)
-        lowered: dict[Any, Any] = {}
-        with stages.stage("trace"):
+        with stages.stage("compile"), ThreadPoolExecutor() as pool:
+            compiled: dict[Any, Future[Any]] = {}
+
+            def add(name: Any, lowered: Any) -> Any:
+                compiled[name] = pool.submit(lowered.compile)
+                return lowered
+
             for bucket in config.buckets:
                 render = make_render(config, bucket, mesh, training_key(config))
-                lowered["render", bucket] = render.lower(number)
-                scenes = _outputs(lowered["render", bucket], mesh)
-                lowered["step", bucket] = train_step.lower(like, scenes)
-            lowered["held out"] = make_render(config, shape, mesh, validation_key()).lower(number)
-            scenes = _outputs(lowered["held out"], mesh)
-            lowered["validate"] = validate.lower(like.average, scenes)
-        with stages.stage("compile"), ThreadPoolExecutor() as pool:
-            compiled = pool.map(lambda program: program.compile(), lowered.values())
-            self._compiled = dict(zip(lowered, compiled, strict=True))
+                drawn = add(("render", bucket), render.lower(number))
+                add(("step", bucket), train_step.lower(like, _outputs(drawn, mesh)))
+            render = make_render(config, shape, mesh, validation_key())
+            drawn = add("held out", render.lower(number))
+            add("validate", validate.lower(like.average, _outputs(drawn, mesh)))
+            self._compiled = {name: program.result() for name, program in compiled.items()}
 
     def step(self, bucket: Bucket, state: TrainState, step: int) -> tuple[TrainState, Metrics]:
         """Renders the scenes of a step and learns from them; returns before the device is done."""

@@ -15,7 +15,7 @@ from jax.stages import Wrapped
 from jaxtyping import Array, Int
 
 from jaxrecon.errors import InputError
-from jaxrecon.scenes import RenderedScenes, render_scenes, scene_key
+from jaxrecon.scenes import RenderedScenes, render_groups, scene_key
 from jaxrecon.training import losses
 from jaxrecon.training.config import Bucket, TrainConfig
 from jaxrecon.training.state import (
@@ -85,7 +85,7 @@ def make_render(config: TrainConfig, bucket: Bucket, mesh: Mesh, key: Array) -> 
     size = config.group(bucket.scenes)
     groups = bucket.scenes // size
     draw = partial(
-        render_scenes,
+        render_groups,
         scenes=size,
         views=bucket.views,
         height=bucket.height,
@@ -93,11 +93,7 @@ def make_render(config: TrainConfig, bucket: Bucket, mesh: Mesh, key: Array) -> 
         config=config.scenes,
     )
 
-    def local(keys: Array) -> RenderedScenes:
-        drawn = jax.vmap(draw)(keys)
-        return jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), drawn)
-
-    spread = jax.shard_map(local, mesh=mesh, in_specs=_EACH, out_specs=_EACH, check_vma=False)
+    spread = jax.shard_map(draw, mesh=mesh, in_specs=_EACH, out_specs=_EACH, check_vma=False)
 
     def render(step: Int[Array, ""]) -> RenderedScenes:
         return spread(jax.random.split(jax.random.fold_in(key, step), groups))
