@@ -1,0 +1,196 @@
+"""Running a program from its folder."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from jax.export import Exported, deserialize
+from jaxtyping import Array
+
+from convert.mismatch import compare_shapes
+from jaxrecon import checkpoint
+from jaxrecon.errors import InputError, WeightsError
+from jaxrecon.exported.program import told_fields
+from jaxrecon.exported.record import (
+    WEIGHTS_FOLDER,
+    ProgramFile,
+    Record,
+    check_views,
+    read_program,
+    read_record,
+)
+from jaxrecon.images import ImageBatch, ImageSource, load_images
+from jaxrecon.memory import check_compiled, default_device
+from jaxrecon.pipeline import Geometry, Thresholds, thresholds
+from jaxrecon.pipeline.engine import real_views
+from jaxrecon.pipeline.framing import padded, photo_frames
+from jaxrecon.pipeline.pipeline import note_odd_cameras, reconstruction_of
+from jaxrecon.progress import Stages
+from jaxrecon.reconstruction import Reconstruction
+from pallas_kernels.platform import target_is_hopper, target_platform
+
+
+@dataclass(frozen=True)
+class ExportedPipeline:
+    """A program from a file with its weights on the device, ready to reconstruct.
+
+    Attributes:
+      record: what the program was made for.
+      exported: the program.
+      weights: by their paths in the checkpoint.
+    """
+
+    record: Record
+    exported: Exported
+    weights: Mapping[str, Array] = field(repr=False)
+    _compiled: dict[str, Any] = field(default_factory=dict, repr=False, compare=False)
+
+    def reconstruct(
+        self,
+        images: ImageSource,
+        *,
+        resolution: int | None = None,
+        stride: int = 1,
+        min_confidence: float | None = None,
+        confidence_quantile: float | None = None,
+        edge_rtol: float | None = 0.03,
+        stages: Stages | None = None,
+    ) -> Reconstruction:
+        """Reconstructs the scene that the images show: `Pipeline.reconstruct` in a file.
+
+        Args:
+          images: up to `record.views` of them, of a shape that gives the program's size.
+          resolution: longest side of the processed images in pixels; if not given, the model's own
+            size or the longest side of the program's, whichever gives the program's size.
+          stride, min_confidence, confidence_quantile, edge_rtol, stages: see
+            `Pipeline.reconstruct`.
+
+        Raises:
+          InputError: the images are too many or of another size, or an argument cannot be used.
+        """
+        stages = Stages(quiet=True) if stages is None else stages
+        limits = self._limits(min_confidence, confidence_quantile, edge_rtol)
+        batch = load_images(
+            images,
+            rule=self.record.image_rule,
+            resolution=resolution,
+            stride=stride,
+            stages=stages,
+        )
+        check_views(len(batch.names), self.record.views)
+        arguments = self._arguments(batch, limits)
+        with stages.stage("compile"):
+            program = self._program(arguments)
+        with stages.stage("run"):
+            told = jax.block_until_ready(program(*arguments))
+        geometry = real_views(Geometry(**told), len(batch.names))
+        note_odd_cameras(geometry.intrinsics, stages)
+        return reconstruction_of(geometry, batch, self.record.model, None, stages)
+
+    def _limits(
+        self,
+        min_confidence: float | None,
+        confidence_quantile: float | None,
+        edge_rtol: float | None,
+    ) -> Thresholds:
+        """The numbers that the program takes; no depth jump is above infinity."""
+        record = self.record
+        least = record.min_confidence if min_confidence is None else min_confidence
+        share = record.confidence_quantile if confidence_quantile is None else confidence_quantile
+        if share > 0 and not record.options.use_quantile:
+            raise InputError(
+                f"confidence_quantile={share}: the program was made without it; leave it out, or "
+                "export with use_quantile=True (--quantile)"
+            )
+        return thresholds(least, share, np.inf if edge_rtol is None else edge_rtol)
+
+    def _arguments(self, batch: ImageBatch, limits: Thresholds) -> tuple[Any, ...]:
+        views = self.record.views
+        limits = replace(
+            limits,
+            frames=padded(photo_frames(batch.transforms), views),
+            views=np.asarray(len(batch.names), np.int32),
+        )
+        return self.weights, padded(batch.pixels, views)[None], told_fields(limits)
+
+    def _program(self, arguments: tuple[Any, ...]) -> Any:
+        if "program" not in self._compiled:
+            compiled = jax.jit(self.exported.call).lower(*arguments).compile()
+            check_compiled(compiled, default_device())
+            self._compiled["program"] = compiled
+        return self._compiled["program"]
+
+
+def load_exported(folder: str | Path, *, stages: Stages | None = None) -> ExportedPipeline:
+    """Loads a program that `export_program` or `jaxrecon export` wrote.
+
+    Raises:
+      InputError: the folder holds none, or none for this machine.
+      WeightsError: the program or its weights are damaged, or of a newer format.
+    """
+    stages = Stages(quiet=True) if stages is None else stages
+    folder = Path(folder)
+    with stages.stage("load"):
+        record = read_record(folder)
+        program = _for_this_machine(record, folder)
+        exported = _deserialized(read_program(folder, program), record, folder / program.file)
+        weights = {
+            path: jax.device_put(tensor, may_alias=True).block_until_ready()
+            for path, tensor in checkpoint.read_tensors(folder / WEIGHTS_FOLDER)
+        }
+        _check_belongs_together(exported, record, weights, folder)
+    return ExportedPipeline(record, exported, weights)
+
+
+def _for_this_machine(record: Record, folder: Path) -> ProgramFile:
+    platform = {"gpu": "cuda"}.get(target_platform(), target_platform())
+    program = record.programs.get(platform)
+    if program is None:
+        raise InputError(
+            f"{folder}: the program was made for {', '.join(record.programs)}, this machine runs "
+            f"{platform}; export it with platforms=({platform!r},) (--platform {platform})"
+        )
+    if any(name.startswith("mosaic_gpu") for name in program.custom_calls):
+        _check_hopper(program, folder)
+    return program
+
+
+def _check_hopper(program: ProgramFile, folder: Path) -> None:
+    if not target_is_hopper():
+        here = default_device().device_kind
+        raise InputError(
+            f"{folder}: the program's kernels are for {program.device_kind}, this machine has "
+            f"{here}; export it with device_kind={here!r} (--device-kind)"
+        )
+
+
+def _deserialized(data: bytes, record: Record, path: Path) -> Exported:
+    try:
+        return deserialize(bytearray(data))
+    except Exception as error:
+        raise WeightsError(
+            f"cannot read {path} ({type(error).__name__}): JAX {record.jax_version} wrote it, this "
+            f"is {jax.__version__}; export the program again"
+        ) from error
+
+
+def _check_belongs_together(
+    exported: Exported, record: Record, weights: Mapping[str, Array], folder: Path
+) -> None:
+    """Refuses weights and a record that are not the program's."""
+    arguments, _ = jax.tree.unflatten(exported.in_tree, exported.in_avals)
+    expected, pixels, _ = arguments
+    compare_shapes(_shapes(weights), _shapes(expected)).raise_if_any(str(folder / WEIGHTS_FOLDER))
+    shape = (1, record.views, record.height, record.width, 3)
+    if pixels.shape != shape:
+        raise WeightsError(
+            f"{folder}: the program takes images of shape {pixels.shape}, export.json says {shape};"
+            " export the program again"
+        )
+
+
+def _shapes(arrays: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
+    return {path: tuple(array.shape) for path, array in arrays.items()}

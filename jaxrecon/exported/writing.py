@@ -1,0 +1,270 @@
+"""Writing a program and its weights."""
+
+import hashlib
+import re
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import asdict, dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from jax.export import DisabledSafetyCheck, Exported, default_export_platform, export
+from jax.sharding import AbstractDevice, AbstractMesh
+
+from jaxrecon import checkpoint
+from jaxrecon.errors import InputError
+from jaxrecon.exported.program import flat_program, told_fields
+from jaxrecon.exported.record import (
+    PLATFORMS,
+    WEIGHTS_FOLDER,
+    ProgramFile,
+    Record,
+    write_record,
+)
+from jaxrecon.files import check_output_folder, replacing_folder
+from jaxrecon.nn.attention import AttentionFn
+from jaxrecon.pipeline import Options, Pipeline
+from jaxrecon.pipeline.framing import check_program_size
+from jaxrecon.pipeline.options import FittedIntrinsics, PointsChoice, PrincipalPoint, thresholds
+from jaxrecon.progress import Stages
+
+KERNEL_CALLS = ("mosaic_gpu_v2", "__gpu$xla.gpu.triton", "__cudnn$fmhaSoftmax")
+"""Custom calls of our kernels and of cuDNN's attention, for which JAX promises no stability."""
+
+DEFAULT_KINDS = {"cpu": "cpu", "cuda": "NVIDIA H100 80GB HBM3", "tpu": "TPU v5e"}
+"""The accelerators for which kernels are chosen where none is named or present."""
+
+
+@dataclass(frozen=True)
+class _Target:
+    platform: str
+    device_kind: str
+    present: bool
+
+    def tracing(self) -> AbstractContextManager[Any]:
+        """Code traced inside chooses its kernels for the target."""
+        if self.present:
+            return nullcontext()
+        kind = "gpu" if self.platform == "cuda" else self.platform
+        device = AbstractDevice(device_kind=self.device_kind, num_cores=1, platform=kind)
+        return jax.sharding.use_abstract_mesh(AbstractMesh((), (), abstract_device=device))
+
+
+def export_program(
+    pipeline: Pipeline,
+    folder: str | Path,
+    *,
+    views: int,
+    size: tuple[int, int],
+    platforms: Sequence[str] | None = None,
+    device_kind: str | None = None,
+    intrinsics: FittedIntrinsics = "per_view",
+    principal_point: PrincipalPoint = "free",
+    points: PointsChoice | None = None,
+    use_quantile: bool | None = None,
+    attention: AttentionFn | None = None,
+    overwrite: bool = False,
+    stages: Stages | None = None,
+) -> Path:
+    """Writes the program from 8-bit pixels to geometry, and its weights, into a folder.
+
+    `load_exported` runs it. Weights, thresholds and the number of views up to `views` are the
+    program's arguments; everything else is fixed.
+
+    Args:
+      pipeline: a loaded model.
+      folder: where to: `export.json`, a program for each platform, and `weights/`, a native
+        checkpoint.
+      views: the most views that the program takes; it works as long for fewer.
+      size: width and height of the processed images, in pixels; whole patches.
+      platforms: of "cpu", "cuda" and "tpu"; that of this machine if not given.
+      device_kind: the accelerator to choose kernels for, as `jax.Device.device_kind` has it. If
+        not given: this machine's; else an H100, or a TPU v5e.
+      intrinsics, principal_point, points: see `Pipeline.reconstruct`.
+      use_quantile: whether the mask may leave out a share of the points; as the model's family
+        does if not given.
+      attention: in place of the pipeline's own.
+      overwrite: replace the folder if it exists.
+      stages: shows the time of each stage; silent if not given.
+
+    Returns:
+      The folder.
+
+    Raises:
+      InputError: an argument cannot be used, or the attention cannot be kept in a file.
+      OutputError: the folder exists and is not empty, or cannot be written.
+    """
+    stages = Stages(quiet=True) if stages is None else stages
+    check_output_folder(folder, overwrite=overwrite)
+    header = _header(pipeline)
+    check_program_size(views, size, pipeline.resize.patch)
+    targets = _targets(platforms, device_kind)
+    habits = pipeline.habits
+    options = Options(
+        intrinsics=intrinsics,
+        principal_point=principal_point,
+        use_quantile=habits.confidence_quantile > 0 if use_quantile is None else use_quantile,
+        strict_edges=habits.strict_edges,
+        points=habits.chosen_points(points, pipeline.name),
+        framed=True,
+        padded=True,
+    )
+    with stages.stage("export", total=len(targets)) as advance:
+        programs: dict[str, Exported] = {}
+        for target in targets:
+            programs[target.platform] = _exported(
+                pipeline, target, (views, size[1], size[0], 3), options, attention
+            )
+            advance()
+            _note_missing_cudnn(programs[target.platform], pipeline, stages)
+    with stages.stage("write"), replacing_folder(folder, overwrite=overwrite) as place:
+        checkpoint.save(pipeline.model, place / WEIGHTS_FOLDER, header)
+        files = {
+            target.platform: _write_program(programs[target.platform], target, place)
+            for target in targets
+        }
+        write_record(_record(pipeline, views, size, options, files), place)
+    return Path(folder)
+
+
+def _header(pipeline: Pipeline) -> dict[str, Any]:
+    """What the written checkpoint says of itself."""
+    if pipeline.mesh is not None:
+        raise InputError(
+            f"mesh: a program in a file runs on one device, found {pipeline.mesh.size}; load the "
+            "model without a mesh"
+        )
+    if pipeline.header is None:
+        raise InputError(
+            "pipeline: it does not tell where its weights are from; make it with jaxrecon.load"
+        )
+    return {**pipeline.header, "resize": asdict(pipeline.resize)}
+
+
+def _targets(platforms: Sequence[str] | None, device_kind: str | None) -> list[_Target]:
+    here = default_export_platform()
+    chosen = (here,) if platforms is None else tuple(dict.fromkeys(platforms))
+    unknown = [platform for platform in chosen if platform not in PLATFORMS]
+    if unknown or not chosen:
+        found = ", ".join(unknown) or "none"
+        raise InputError(f"platforms: found {found}; choose from {', '.join(PLATFORMS)}")
+    if device_kind is not None and len(set(chosen) - {"cpu"}) != 1:
+        raise InputError(
+            f"{device_kind=} goes with one of the platforms cuda and tpu, found "
+            f"{', '.join(chosen)}; leave it out, or export for one of them"
+        )
+    targets = []
+    for platform in chosen:
+        named = device_kind if platform != "cpu" else None
+        present = platform == here and named in (None, jax.devices()[0].device_kind)
+        kind = jax.devices()[0].device_kind if present else named or DEFAULT_KINDS[platform]
+        targets.append(_Target(platform, kind, present))
+    return targets
+
+
+def _exported(
+    pipeline: Pipeline,
+    target: _Target,
+    shape: tuple[int, ...],
+    options: Options,
+    attention: AttentionFn | None,
+) -> Exported:
+    """The program for one platform.
+
+    Raises:
+      InputError: the attention cannot be had there, or calls back into Python.
+    """
+    attend = attention or pipeline.attention
+    program = jax.jit(partial(flat_program, attend, options, pipeline.model))
+    allowed = [DisabledSafetyCheck.custom_call(name) for name in KERNEL_CALLS]
+    make = export(program, platforms=(target.platform,), disabled_checks=allowed)
+    try:
+        with target.tracing():
+            return make(*_abstract_arguments(pipeline, shape))
+    except NotImplementedError as error:
+        raise InputError(
+            f"attention: cannot be written for {target.platform} ({error}); choose another one"
+        ) from error
+    except ValueError as error:
+        if "Unsupported TPU device kind" in str(error):
+            raise InputError(
+                f"device_kind={target.device_kind!r} is no TPU that JAX knows; give one such as "
+                f"{DEFAULT_KINDS['tpu']!r}"
+            ) from error
+        if "custom calls" not in str(error):
+            raise
+        names = ", ".join(sorted(set(re.findall(r'call_target_name = "([^"]+)"', str(error)))))
+        raise InputError(
+            f"attention: cannot be written for {target.platform} (it calls {names}, which JAX does "
+            "not promise to keep); choose another one"
+        ) from error
+
+
+def _abstract_arguments(pipeline: Pipeline, shape: tuple[int, ...]) -> tuple[Any, ...]:
+    """Shapes of weights, images and numbers, as `flat_program` takes them."""
+    limits = replace(
+        thresholds(0.0, 0.0, 0.0),
+        frames=np.zeros((shape[0], 4), np.int32),
+        views=np.asarray(shape[0], np.int32),
+    )
+    weights = {
+        path: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype)
+        for path, leaf in checkpoint.flatten(pipeline.model).items()
+    }
+    pixels = jax.ShapeDtypeStruct((1, *shape), np.uint8)
+    return weights, pixels, jax.tree.map(_shape_of, told_fields(limits))
+
+
+def _shape_of(array: np.ndarray) -> jax.ShapeDtypeStruct:
+    return jax.ShapeDtypeStruct(array.shape, array.dtype)
+
+
+def custom_calls(program: Exported) -> tuple[str, ...]:
+    """What a program calls beside XLA's own operations."""
+    return tuple(sorted(set(re.findall(r'custom_call @"?([\w$.]+)', program.mlir_module()))))
+
+
+def _note_missing_cudnn(program: Exported, pipeline: Pipeline, stages: Stages) -> None:
+    half = any(leaf.dtype.itemsize == 2 for leaf in jax.tree.leaves(pipeline.model))
+    if program.platforms == ("cuda",) and half and not _has_cudnn(program):
+        stages.note(
+            "NOTE: dense attention in the program for cuda is XLA's, which is slower than cuDNN's; "
+            "to get cuDNN's, export on a machine that has it"
+        )
+
+
+def _has_cudnn(program: Exported) -> bool:
+    return any(name.startswith("__cudnn") for name in custom_calls(program))
+
+
+def _write_program(program: Exported, target: _Target, folder: Path) -> ProgramFile:
+    data = bytes(program.serialize())
+    file = f"program-{target.platform}.bin"
+    (folder / file).write_bytes(data)
+    sha256 = hashlib.sha256(data).hexdigest()
+    return ProgramFile(file, sha256, target.device_kind, custom_calls(program))
+
+
+def _record(
+    pipeline: Pipeline,
+    views: int,
+    size: tuple[int, int],
+    options: Options,
+    programs: dict[str, ProgramFile],
+) -> Record:
+    return Record(
+        model=pipeline.name,
+        views=views,
+        width=size[0],
+        height=size[1],
+        options=options,
+        min_confidence=pipeline.habits.min_confidence,
+        confidence_quantile=pipeline.habits.confidence_quantile if options.use_quantile else 0.0,
+        rule=type(pipeline.resize).__name__,
+        rule_fields=asdict(pipeline.resize),
+        programs=programs,
+        jax_version=jax.__version__,
+    )

@@ -1,0 +1,240 @@
+"""What a reconstruction needs of a device's memory: foreseen, told, and refused."""
+
+import json
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+
+import jax
+import numpy as np
+import pytest
+
+import jaxrecon
+from jaxrecon import memory, registry
+from jaxrecon.cli import main
+from jaxrecon.errors import InputError
+from jaxrecon.memory import MemoryNeeds, bytes_limit, check_fits, default_device, needs_of, readable
+from jaxrecon.pipeline import Pipeline
+from jaxrecon.progress import Stages
+from tiny_models import TINY_PARAMETERS, write_native
+
+SIZE = (42, 28)
+
+
+@pytest.fixture(scope="module")
+def native(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_native(tmp_path_factory.mktemp("native") / "tiny")
+
+
+@pytest.fixture(scope="module")
+def plan(native: Path) -> jaxrecon.MemoryPlan:
+    return jaxrecon.memory_plan(native, views=4, size=SIZE, dtype="float32")
+
+
+@pytest.fixture(scope="module")
+def pipeline(native: Path) -> Pipeline:
+    return jaxrecon.load(native, dtype="float32", stages=Stages(quiet=True))
+
+
+def output_bytes(views: int, width: int, height: int) -> int:
+    """Two point maps, confidence, mask; pose and camera matrix."""
+    return views * (width * height * (2 * 12 + 4 + 1) + 4 * (16 + 9))
+
+
+def test_arguments_and_outputs_are_what_the_arrays_weigh(plan: jaxrecon.MemoryPlan) -> None:
+    pixels, numbers = 4 * 42 * 28 * 3, 2 * 4
+    assert plan.needs.arguments == 4 * TINY_PARAMETERS + pixels + numbers
+    assert plan.needs.outputs == pytest.approx(output_bytes(4, *SIZE), abs=100)
+    assert (plan.model, plan.views, plan.compiled_views) == ("pi3", 4, 4)
+    assert (plan.size, plan.devices) == (SIZE, 1)
+
+
+def test_temporaries_grow_with_views_and_pixels(native: Path, plan: jaxrecon.MemoryPlan) -> None:
+    """Global attention, which grows with the square of either, is worked on in bounded chunks."""
+    views = jaxrecon.memory_plan(native, views=8, size=SIZE, dtype="float32")
+    pixels = jaxrecon.memory_plan(native, views=4, size=(84, 28), dtype="float32")
+    for larger in (views, pixels):
+        assert 1.8 < larger.needs.temporaries / plan.needs.temporaries < 2.2
+        assert larger.needs.outputs == pytest.approx(2 * plan.needs.outputs, rel=0.02)
+
+
+def test_the_plan_is_that_of_the_program_that_runs(pipeline: Pipeline, native: Path) -> None:
+    """17 views share the program of 18."""
+    plan = jaxrecon.memory_plan(native, views=17, size=(28, 28), dtype="float32")
+    assert plan.compiled_views == 18
+    pipeline.reconstruct(np.zeros((17, 28, 28, 3), np.uint8), resolution=28)
+    (ran,) = pipeline._compiled.values()
+    assert plan.needs == needs_of(ran)
+
+
+def test_released_models_need_no_weights(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("JAXRECON_HOME", str(tmp_path))
+    pipeline = registry.load_abstract("vggt", dtype="bfloat16")
+    leaves = jax.tree.leaves(pipeline.model)
+    assert all(isinstance(leaf, jax.ShapeDtypeStruct) for leaf in leaves)
+    assert {str(leaf.dtype) for leaf in leaves} == {"float32", "bfloat16"}
+    assert pipeline.name == "vggt"
+    assert pipeline.habits.points == ("depth", "pointmap")
+    assert not list(tmp_path.iterdir())
+
+
+SPREAD = """
+import json, sys
+from dataclasses import asdict
+import jaxrecon
+print(json.dumps(asdict(jaxrecon.memory_plan(sys.argv[1], views=4, size=(42, 28), devices=2))))
+"""
+
+
+def test_views_spread_over_devices(native: Path, plan: jaxrecon.MemoryPlan) -> None:
+    """Each of two devices has all weights and half the views."""
+    flags = "--xla_force_host_platform_device_count=2"
+    done = subprocess.run(
+        [sys.executable, "-c", SPREAD, str(native)],
+        env={"XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu", "PYTHONPATH": ":".join(sys.path)},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    two = json.loads(done.stdout)
+    assert two["devices"] == 2
+    assert plan.needs.arguments - two["needs"]["arguments"] == 2 * 42 * 28 * 3
+    assert two["needs"]["outputs"] == pytest.approx(plan.needs.outputs / 2, rel=0.02)
+    assert two["needs"]["temporaries"] < plan.needs.temporaries
+
+
+# Refusing
+
+
+def test_total_counts_shared_bytes_once() -> None:
+    assert MemoryNeeds(arguments=100, outputs=20, temporaries=30, shared=5).total == 145
+
+
+def test_a_program_that_fits_is_not_refused() -> None:
+    check_fits(2**30, 2**30)
+    check_fits(2**60, None)
+
+
+def test_a_program_that_does_not_fit() -> None:
+    with pytest.raises(InputError) as caught:
+        check_fits(3 * 2**30, 2 * 2**30 + 2**29)
+    assert str(caught.value) == (
+        "images: the program needs 3.00 GiB of memory on each device, which has 2.50 GiB; give "
+        "fewer views or a lower resolution, spread them over more devices (mesh), or write view by "
+        "view (stream)"
+    )
+
+
+@pytest.mark.parametrize(
+    ("count", "text"),
+    [
+        (0, "0 bytes"),
+        (1023, "1023 bytes"),
+        (1536, "1.50 KiB"),
+        (2**20, "1.00 MiB"),
+        (5 * 2**28, "1.25 GiB"),
+    ],
+)
+def test_bytes_as_people_read_them(count: int, text: str) -> None:
+    assert readable(count) == text
+
+
+def test_a_compiler_that_does_not_tell(native: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    silent = SimpleNamespace(memory_analysis=lambda: None)
+    assert needs_of(silent) is None
+    memory.check_compiled(silent, jax.devices()[0])
+    monkeypatch.setattr(Pipeline, "lower", lambda *_: SimpleNamespace(compile=lambda: silent))
+    with pytest.raises(InputError, match=r"devices: the compiler for .* does not tell"):
+        jaxrecon.memory_plan(native, views=4, size=SIZE)
+
+
+def test_what_a_device_tells() -> None:
+    assert bytes_limit(SimpleNamespace(memory_stats=lambda: None)) is None
+    assert bytes_limit(SimpleNamespace(memory_stats=lambda: {"bytes_in_use": 1})) is None
+    assert bytes_limit(SimpleNamespace(memory_stats=lambda: {"bytes_limit": 7})) == 7
+    assert default_device() == jax.devices()[0]
+    with jax.default_device("cpu"):
+        assert default_device() == jax.devices("cpu")[0]
+
+
+def test_reconstruct_refuses_before_it_runs(
+    pipeline: Pipeline, plan: jaxrecon.MemoryPlan, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fresh = replace(pipeline, _compiled={})
+    monkeypatch.setattr(memory, "bytes_limit", lambda device: plan.needs.total - 1)
+    stages = Stages(quiet=True)
+    with pytest.raises(InputError, match=r"images: the program needs .* MiB of memory"):
+        images = np.zeros((4, SIZE[1], SIZE[0], 3), np.uint8)
+        fresh.reconstruct(images, resolution=SIZE[0], stages=stages)
+    assert fresh.compilations == 0
+    assert list(stages.seconds) == ["read"]
+
+
+# The command line
+
+
+def test_the_command(
+    native: Path, plan: jaxrecon.MemoryPlan, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shape = ("--views", "4", "--size", "42x28", "--dtype", "float32")
+    assert main(["plan", "-m", str(native), *shape, "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert (
+        told["needs"]["total"]
+        == plan.needs.total
+        == sum(told["needs"][name] for name in ("arguments", "outputs", "temporaries"))
+    )
+    assert told["size"] == [42, 28]
+    assert told["fits"] is plan.fits
+
+
+@pytest.mark.parametrize(
+    ("limit", "fits", "last"),
+    [
+        (None, None, "       limit  this device does not tell"),
+        (3 * 2**30, True, "       limit  3.00 GiB: it fits"),
+        (2**31, False, "       limit  2.00 GiB: it does not fit"),
+    ],
+)
+def test_what_the_command_prints(
+    limit: int | None,
+    fits: bool | None,
+    last: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    needs = MemoryNeeds(arguments=2**30, outputs=2**20, temporaries=3 * 2**29)
+    plan = jaxrecon.MemoryPlan("pi3", 17, 18, (42, 28), 2, "some kind", needs, limit)
+    assert plan.fits is fits
+    monkeypatch.setattr("jaxrecon.plan.memory_plan", lambda *given, **named: plan)
+    assert main(["plan", "--views", "17", "--size", "42x28"]) == 0
+    assert capsys.readouterr().out.splitlines() == [
+        "pi3, 17 views and 1 of padding, 42x28 pixels; on each of 2 x some kind:",
+        "   arguments  1.00 GiB",
+        "     outputs  1.00 MiB",
+        " temporaries  1.50 GiB",
+        "       total  2.50 GiB",
+        last,
+    ]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--views", "0", "--size", "42x28"), "views=0 must be at least 1"),
+        (("--views", "2", "--size", "42x30"), "size: 42x30 must be multiples of 14"),
+        (("--views", "2", "--size", "big"), "--size big: give width and height in pixels"),
+        (("--views", "2", "--size", "42x28", "--devices", "99"), "devices=99: there are"),
+    ],
+)
+def test_bad_arguments(
+    native: Path,
+    arguments: tuple[str, ...],
+    message: str,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert main(["plan", "-m", str(native), *arguments]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert message in line
