@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 .PHONY: demo test lint clean
 
 demo: $(VENV)/.installed
-	$(BIN)/python examples/demo.py -o demo_output --untrained
+	$(BIN)/python examples/demo.py -o demo_output
 
 test: $(VENV)/.ready
 	$(BIN)/python -m pytest -n 2

@@ -4,7 +4,7 @@ No view is the reference: permuting the input views permutes the outputs, and th
 whatever frame the predicted poses share.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import jax
 import jax.numpy as jnp
@@ -14,12 +14,12 @@ from jaxtyping import Array, Float
 
 from jaxrecon.geometry.rotation import nearest_rotation
 from jaxrecon.geometry.transforms import rigid, transform_points
-from jaxrecon.models.model import Model
+from jaxrecon.models.model import Encoded, Model, told
 from jaxrecon.models.prediction import Prediction
 from jaxrecon.nn.alternating import AlternatingAttention
-from jaxrecon.nn.attention import AttentionFn, TokenLayout, attend_densely
+from jaxrecon.nn.attention import AttentionFn, Count, TokenLayout, attend_densely
 from jaxrecon.nn.block import BlockConfig, scan_blocks, stack_blocks
-from jaxrecon.nn.dinov2 import DINOV2_LARGE, IMAGE_MEAN, IMAGE_STD, DinoV2, DinoV2Config
+from jaxrecon.nn.dinov2 import DINOV2_LARGE, DinoV2, DinoV2Config, encode_views
 from jaxrecon.nn.layers import linear
 from jaxrecon.nn.pose import PoseRegressor
 from jaxrecon.nn.rope import RotaryTable, grid_positions, rotary_table
@@ -64,7 +64,7 @@ PI3 = Pi3Config()
 """The released model (yyfz233/Pi3), 958.7 M parameters."""
 
 PI3_MINI = Pi3Config(
-    encoder=DinoV2Config(width=320, depth=1, heads=5, registers=2, grid=16),
+    encoder=DinoV2Config(width=320, depth=1, heads=5, registers=3, grid=16),
     heads=5,
     pairs=5,
     registers=4,
@@ -151,20 +151,35 @@ class Pi3(Model):
         images: Float[Array, "B V H W 3"],
         *,
         attention: AttentionFn = attend_densely,
+        real_views: Count | None = None,
     ) -> Prediction:
         """Reconstructs the scenes.
 
         Args:
           images: RGB in [0, 1]; H and W are multiples of the patch size.
           attention: how the trunk's tokens attend; dense if not given.
+          real_views: so many first views count; see `encode`.
 
         Raises:
           ValueError: H or W is not a multiple of the patch size.
         """
-        layout = self.layout(images.shape)
+        encoded = self.encode(images, attention=attention, real_views=real_views)
+        return self.predict_all(encoded, self.layout(images.shape))
+
+    def encode(
+        self,
+        images: Float[Array, "B V H W 3"],
+        *,
+        attention: AttentionFn = attend_densely,
+        real_views: Count | None = None,
+    ) -> Encoded:
+        layout = replace(self.layout(images.shape), real_views=real_views)
         rope = self.rope(layout, self.config.trunk_block)
         features = self.trunk(self.tokens(images), layout, attention, rope)[-1]
-        return self.decode(features, layout)
+        return Encoded(views=features, skipped=told(layout))
+
+    def predict(self, encoded: Encoded, layout: TokenLayout) -> Prediction:
+        return self.decode(encoded.views, layout)
 
     def layout(self, shape: tuple[int, ...]) -> TokenLayout:
         """Token layout of one view of images of shape (B, V, H, W, 3)."""
@@ -177,14 +192,10 @@ class Pi3(Model):
 
     def tokens(self, images: Float[Array, "B V H W 3"]) -> Float[Array, "B V P D"]:
         """Tokens that enter the trunk: [registers | patches] of each view, in float32."""
-        batch, views = images.shape[:2]
-        normalised = (images - jnp.asarray(IMAGE_MEAN)) / jnp.asarray(IMAGE_STD)
-        patches = self.encoder(normalised.reshape(-1, *images.shape[2:]))
-        registers = jnp.broadcast_to(
-            self.register_tokens[...], (patches.shape[0], *self.register_tokens.shape)
-        )
-        tokens = jnp.concatenate([registers, patches], axis=1)
-        return tokens.reshape(batch, views, *tokens.shape[1:])
+        patches = encode_views(self.encoder, images)
+        registers = self.register_tokens[...]
+        registers = jnp.broadcast_to(registers, (*patches.shape[:2], *registers.shape))
+        return jnp.concatenate([registers, patches], axis=2)
 
     def decode(self, features: Float[Array, "B V P E"], layout: TokenLayout) -> Prediction:
         """Trunk features to geometry, each view on its own."""

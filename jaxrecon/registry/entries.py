@@ -1,7 +1,7 @@
 """The table of models: sizes, where the weights are, and under which terms."""
 
-from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -10,11 +10,34 @@ import jax.numpy as jnp
 from flax import nnx
 from jax.typing import DTypeLike
 
+from convert import mapanything as mapanything_names
 from convert import pi3 as pi3_names
+from convert import vggt as vggt_names
 from convert.rules import Ignore, Rule
 from jaxrecon.errors import InputError
-from jaxrecon.images import PI3_RESIZE, ResizeRule
-from jaxrecon.models import PI3, PI3_MINI, Pi3, Pi3Config
+from jaxrecon.images import (
+    MAPANYTHING_RESIZE,
+    PI3_RESIZE,
+    VGGT_RESIZE,
+    ImageRule,
+    ResizeRule,
+)
+from jaxrecon.models import (
+    MAPANYTHING,
+    MAPANYTHING_V1,
+    PI3,
+    PI3_MINI,
+    VGGT,
+    VGGT_1B,
+    MapAnything,
+    MapAnythingConfig,
+    Pi3,
+    Pi3Config,
+    VGGTConfig,
+)
+from jaxrecon.pipeline import DEFAULT_HABITS, Habits
+
+type FindIgnored = Callable[[Iterable[str]], tuple[Ignore, ...]]
 
 
 @dataclass(frozen=True)
@@ -27,6 +50,9 @@ class Family:
       build: makes a module with fresh weights from a config.
       rules, ignored: how upstream's tensor names become our parameter paths.
       resize: the size that images get where a checkpoint states none.
+      habits: how its models are used where the caller does not say.
+      find_ignored: what else to leave out, from the names in a checkpoint.
+      track_head: whether its models may have one, as their config's `track` tells.
     """
 
     name: str
@@ -34,7 +60,28 @@ class Family:
     build: Callable[..., Any]
     rules: tuple[Rule, ...]
     ignored: tuple[Ignore, ...]
-    resize: ResizeRule
+    resize: ImageRule
+    habits: Habits = DEFAULT_HABITS
+    find_ignored: FindIgnored | None = None
+    track_head: bool = False
+
+    def ignored_among(self, names: Iterable[str], config: Any) -> tuple[Ignore, ...]:
+        """What is left out of an upstream checkpoint with tensors of these names."""
+        found = () if self.find_ignored is None else self.find_ignored(names)
+        without = self.track_head and not config.track
+        return (*self.ignored, *found, *((vggt_names.NO_TRACKS,) if without else ()))
+
+    def configured(self, config: Any, *, tracks: bool) -> Any:
+        """The config of a model with or without its track head.
+
+        Raises:
+          InputError: the family has none.
+        """
+        if self.track_head:
+            return replace(config, track=tracks)
+        if tracks:
+            raise InputError(f"tracks=True: models of the family {self.name} follow no points")
+        return config
 
     def abstract(self, config: Any, dtype: DTypeLike = jnp.float32) -> Any:
         """The module with shapes and dtypes in place of weights; takes no memory."""
@@ -50,7 +97,32 @@ PI3_FAMILY = Family(
     resize=PI3_RESIZE,
 )
 
-FAMILIES: Mapping[str, Family] = {family.name: family for family in (PI3_FAMILY,)}
+# Upstream's viewer hides the least confident quarter of the points (`demo_viser.py`).
+VGGT_FAMILY = Family(
+    name="vggt",
+    config_class=VGGTConfig,
+    build=VGGT,
+    rules=vggt_names.RULES,
+    ignored=vggt_names.IGNORED,
+    resize=VGGT_RESIZE,
+    habits=Habits(0.0, 0.25, points=("depth", "pointmap")),
+    track_head=True,
+)
+
+MAPANYTHING_FAMILY = Family(
+    name="mapanything",
+    config_class=MapAnythingConfig,
+    build=MapAnything,
+    rules=mapanything_names.RULES,
+    ignored=mapanything_names.IGNORED,
+    resize=MAPANYTHING_RESIZE,
+    habits=Habits(0.0, conditions=True, strict_edges=True),
+    find_ignored=mapanything_names.repeated,
+)
+
+FAMILIES: Mapping[str, Family] = {
+    family.name: family for family in (PI3_FAMILY, VGGT_FAMILY, MAPANYTHING_FAMILY)
+}
 
 
 @dataclass(frozen=True)
@@ -98,7 +170,7 @@ class ModelEntry:
     config: Any
     parameters: int
     source: HubFile | Bundled
-    resize: ResizeRule
+    resize: ImageRule
     weights_licence: str
     code_licence: str
     paper: str
@@ -133,7 +205,7 @@ _PI3_MINI = ModelEntry(
     name="pi3-mini",
     family=PI3_FAMILY,
     config=PI3_MINI,
-    parameters=17_206_940,
+    parameters=17_207_260,
     source=Bundled(Path(__file__).parent.parent / "weights" / "pi3-mini"),
     resize=ResizeRule(pixel_limit=224 * 224),
     weights_licence="Apache-2.0",
@@ -141,7 +213,72 @@ _PI3_MINI = ModelEntry(
     paper="arXiv 2507.13347",
 )
 
-MODELS: Mapping[str, ModelEntry] = {entry.name: entry for entry in (_PI3, _PI3_MINI)}
+_VGGT = ModelEntry(
+    name="vggt",
+    family=VGGT_FAMILY,
+    config=VGGT_1B,
+    parameters=1_256_536_492,
+    source=HubFile("facebook/VGGT-1B", "model.safetensors"),
+    resize=VGGT_RESIZE,
+    weights_licence="CC BY-NC 4.0 (no commercial use)",
+    code_licence="VGGT License",
+    paper="arXiv 2503.11651",
+)
+
+_VGGT_COMMERCIAL = replace(
+    _VGGT,
+    name="vggt-commercial",
+    source=HubFile("facebook/VGGT-1B-Commercial", "vggt_1B_commercial.pt"),
+    weights_licence="VGGT-1B-Commercial licence (commercial use allowed; access on request)",
+)
+
+_MAPANYTHING = ModelEntry(
+    name="mapanything",
+    family=MAPANYTHING_FAMILY,
+    config=MAPANYTHING,
+    parameters=1_228_491_222,
+    source=HubFile("facebook/map-anything", "model.safetensors"),
+    resize=MAPANYTHING_RESIZE,
+    weights_licence="CC BY-NC 4.0 (no commercial use)",
+    code_licence="Apache-2.0",
+    paper="arXiv 2509.13414",
+)
+
+_MAPANYTHING_APACHE = replace(
+    _MAPANYTHING,
+    name="mapanything-apache",
+    source=HubFile("facebook/map-anything-apache", "model.safetensors"),
+    weights_licence="Apache-2.0",
+)
+
+_MAPANYTHING_V1 = replace(
+    _MAPANYTHING,
+    name="mapanything-v1",
+    config=MAPANYTHING_V1,
+    parameters=563_335_382,
+    source=HubFile("facebook/map-anything-v1", "model.safetensors"),
+)
+
+_MAPANYTHING_APACHE_V1 = replace(
+    _MAPANYTHING_V1,
+    name="mapanything-apache-v1",
+    source=HubFile("facebook/map-anything-apache-v1", "model.safetensors"),
+    weights_licence="Apache-2.0",
+)
+
+MODELS: Mapping[str, ModelEntry] = {
+    entry.name: entry
+    for entry in (
+        _PI3,
+        _PI3_MINI,
+        _VGGT,
+        _VGGT_COMMERCIAL,
+        _MAPANYTHING,
+        _MAPANYTHING_APACHE,
+        _MAPANYTHING_V1,
+        _MAPANYTHING_APACHE_V1,
+    )
+}
 """Released models by name."""
 
 
