@@ -15,6 +15,9 @@ from convert.rules import (
 )
 from jaxrecon.errors import WeightsError
 
+TRACK_HEAD = "track_head."
+"""How the names of the track head's tensors begin, upstream's as well as ours."""
+
 _ENCODER = (
     *patch_embed_rules(r"aggregator\.patch_embed\.patch_embed\.proj", "encoder.patch_embed"),
     Rule(r"aggregator\.patch_embed\.cls_token", "encoder.class_token", "squeeze_leading"),
@@ -133,22 +136,16 @@ IGNORED: tuple[Ignore, ...] = (
     Ignore(r"aggregator\._resnet_(mean|std)", "normalisation constants are part of the code"),
 )
 
-IGNORED_WITHOUT_TRACKS: tuple[Ignore, ...] = (
-    *IGNORED,
-    Ignore(r"track_head\..+", "the model is built without a track head"),
-)
+NO_TRACKS = Ignore(r"track_head\..+", "the model is built without a track head")
 
 
 def check_track_head(names: Iterable[str], *, label: str = "the checkpoint") -> None:
     """Refuses a VGGT checkpoint that cannot track.
 
     Raises:
-      WeightsError: it holds VGGT's other tensors, but none of the track head.
+      WeightsError: it holds none of the track head's tensors.
     """
-    names = tuple(names)
-    if any(name.startswith("aggregator.") for name in names) and not any(
-        name.startswith("track_head.") for name in names
-    ):
+    if not any(name.startswith(TRACK_HEAD) for name in names):
         raise WeightsError(
             f"{label} holds no track head (no tensor track_head.*); use weights that hold one, or "
             "load the model without tracks"

@@ -21,40 +21,60 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from jaxrecon.bundle_adjustment import bundle_adjust
     from jaxrecon.errors import InputError, JaxreconError, OutputError, WeightsError
+    from jaxrecon.export import PointTracks
+    from jaxrecon.exported import ExportedPipeline, export_program, load_exported
     from jaxrecon.pipeline import Pipeline
+    from jaxrecon.plan import MemoryPlan, memory_plan
     from jaxrecon.reconstruction import Reconstruction
     from jaxrecon.registry import available_models, load
     from jaxrecon.sharding import make_mesh
-    from jaxrecon.sparse import SparseAttention
+    from jaxrecon.sparse import FastAttention, SparseAttention
 
 __version__ = "0.1.0"
 
 # Imported on first use, so that `jaxrecon --help` and the converter start without JAX.
 _HOMES = {
+    "ExportedPipeline": "exported",
+    "FastAttention": "sparse",
     "InputError": "errors",
     "JaxreconError": "errors",
+    "MemoryPlan": "plan",
     "OutputError": "errors",
     "WeightsError": "errors",
     "Pipeline": "pipeline",
+    "PointTracks": "export",
     "Reconstruction": "reconstruction",
     "SparseAttention": "sparse",
     "available_models": "registry",
+    "bundle_adjust": "bundle_adjustment",
+    "export_program": "exported",
     "load": "registry",
+    "load_exported": "exported",
     "make_mesh": "sharding",
+    "memory_plan": "plan",
 }
 
 __all__ = [
+    "ExportedPipeline",
+    "FastAttention",
     "InputError",
     "JaxreconError",
+    "MemoryPlan",
     "OutputError",
     "Pipeline",
+    "PointTracks",
     "Reconstruction",
     "SparseAttention",
     "WeightsError",
     "available_models",
+    "bundle_adjust",
+    "export_program",
     "load",
+    "load_exported",
     "make_mesh",
+    "memory_plan",
 ]
 
 

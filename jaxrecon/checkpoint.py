@@ -129,6 +129,11 @@ def _entry(file: str, spec: TensorSpec, sha256: str | None) -> dict[str, Any]:
     return {"file": file, "shape": list(spec.shape), "dtype": spec.dtype.name, "sha256": sha256}
 
 
+def header_of(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The header alone, of what `read_config` returns."""
+    return {key: config[key] for key in _HEADER | _OPTIONAL if key in config}
+
+
 def _check_header(header: Mapping[str, Any]) -> None:
     if not _HEADER.keys() <= header.keys() <= (_HEADER | _OPTIONAL).keys():
         raise ValueError(f"header must have the keys {sorted(_HEADER)}, found {sorted(header)}")
@@ -138,7 +143,7 @@ def _write_config(place: Path, header: Mapping[str, Any], entries: Mapping[str, 
     values = {
         "format": "jaxrecon",
         "format_version": FORMAT_VERSION,
-        **{key: header[key] for key in _HEADER | _OPTIONAL if key in header},
+        **header_of(header),
         "tensors": entries,
     }
     text = json.dumps(values, indent=1, ensure_ascii=False) + "\n"
@@ -281,21 +286,38 @@ def restore[M: nnx.Module](
     return unflatten(abstract, weights)
 
 
-def load[M: nnx.Module](folder: str | Path, abstract: M, *, sharding: Sharding | None = None) -> M:
+def load[M: nnx.Module](
+    folder: str | Path,
+    abstract: M,
+    *,
+    sharding: Sharding | None = None,
+    unread: str | None = None,
+) -> M:
     """A module with the weights of a checkpoint folder, written by `save` or by `save_orbax`.
 
     Args:
       folder: the checkpoint.
       abstract, sharding: see `restore`.
+      unread: tensors whose paths begin so are left alone.
 
     Raises:
       WeightsError: the checkpoint is absent or damaged, or does not hold exactly these parameters.
     """
     entries = read_config(folder)["tensors"]
     if any(entry["file"] == _ORBAX_FOLDER for entry in entries.values()):
-        return load_orbax(folder, abstract, sharding=sharding)
-    _check_shapes(folder, entries, abstract)
-    return restore(abstract, read_tensors(folder), sharding=sharding, label=str(folder))
+        return load_orbax(folder, abstract, sharding=sharding, unread=unread)
+    wanted = _wanted(entries, unread)
+    _check_shapes(folder, wanted, abstract)
+    return restore(abstract, read_tensors(folder, wanted), sharding=sharding, label=str(folder))
+
+
+def _wanted(entries: Mapping[str, Any], unread: str | None) -> dict[str, Any]:
+    """The tensors that are to be read."""
+    return {
+        path: entry
+        for path, entry in entries.items()
+        if unread is None or not path.startswith(unread)
+    }
 
 
 def _check_shapes(
@@ -348,13 +370,18 @@ def save_orbax(
 
 
 def load_orbax[M: nnx.Module](
-    folder: str | Path, abstract: M, *, sharding: Sharding | None = None
+    folder: str | Path,
+    abstract: M,
+    *,
+    sharding: Sharding | None = None,
+    unread: str | None = None,
 ) -> M:
     """A module with the weights that `save_orbax` wrote, read straight into its shardings.
 
     Args:
       folder: the checkpoint.
       abstract, sharding: see `restore`.
+      unread: see `load`; Orbax reads these tensors too, and they are dropped.
 
     Raises:
       WeightsError: the checkpoint is absent or damaged, or does not hold exactly these parameters.
@@ -365,18 +392,24 @@ def load_orbax[M: nnx.Module](
     entries = read_config(folder)["tensors"]
     if any(entry["file"] != _ORBAX_FOLDER for entry in entries.values()):
         raise WeightsError(f"{folder} was not written by Orbax; use read_tensors and restore")
-    _check_shapes(folder, entries, abstract)
+    wanted = _wanted(entries, unread)
+    _check_shapes(folder, wanted, abstract)
     sharding = sharding or SingleDeviceSharding(jax.devices()[0])
     targets = {
         path: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding or sharding)
         for path, leaf in flatten(abstract).items()
     }
+    unwanted = {
+        path: jax.ShapeDtypeStruct(entry["shape"], entry["dtype"], sharding=sharding)
+        for path, entry in entries.items()
+        if path not in wanted
+    }
     try:
         with ocp.StandardCheckpointer() as checkpointer:
-            weights = checkpointer.restore(folder / _ORBAX_FOLDER, targets)
+            weights = checkpointer.restore(folder / _ORBAX_FOLDER, targets | unwanted)
     except (ValueError, OSError, KeyError) as error:
         reason = str(error).strip().split("\n")[0][:120]
         raise WeightsError(
             f"{folder / _ORBAX_FOLDER} is damaged ({reason}); copy or write the checkpoint again"
         ) from error
-    return unflatten(abstract, weights)
+    return unflatten(abstract, {path: weights[path] for path in targets})

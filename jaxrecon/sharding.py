@@ -1,28 +1,61 @@
 """Views spread over devices."""
 
 from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
 
 import jax
+import jax.numpy as jnp
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array
 
 from jaxrecon.errors import InputError
 from jaxrecon.nn.attention import AttentionFn, TokenLayout
-
-VIEW_AXIS = "views"
+from jaxrecon.nn.views import VIEW_AXIS
 
 
 def make_mesh(
-    devices: Sequence[jax.Device] | None = None,  # pyright: ignore[reportInvalidTypeForm]
+    devices: int | Sequence[jax.Device] | None = None,  # pyright: ignore[reportInvalidTypeForm]
 ) -> Mesh:
-    """A mesh whose one axis, "views", runs over `devices` (all local devices if not given)."""
-    devices = jax.local_devices() if devices is None else devices
-    return jax.make_mesh((len(devices),), (VIEW_AXIS,), (AxisType.Auto,), devices=devices)
+    """A mesh whose one axis, "views", runs over devices of one kind.
+
+    Args:
+      devices: so many, or these; all devices of all processes if not given.
+
+    Raises:
+      InputError: there are not so many, none are given, or they are of different kinds.
+    """
+    there = jax.devices()
+    if isinstance(devices, int):
+        if not 1 <= devices <= len(there):
+            raise InputError(
+                f"{devices=}: there are {len(there)} ({there[0].device_kind}); give 1 to "
+                f"{len(there)}"
+            )
+        devices = there[:devices]
+    chosen = there if devices is None else list(devices)
+    kinds = sorted({device.device_kind for device in chosen})
+    if len(kinds) != 1:
+        found = f"are of different kinds ({', '.join(kinds)})" if kinds else "is empty"
+        raise InputError(f"devices: the list {found}; give devices of one kind")
+    return jax.make_mesh((len(chosen),), (VIEW_AXIS,), (AxisType.Auto,), devices=chosen)
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
     """The whole array on every device: for weights."""
     return NamedSharding(mesh, PartitionSpec())
+
+
+def put(arrays: Any, sharding: NamedSharding | None) -> Any:
+    """Host arrays, which every process has, on the devices; the default device if None.
+
+    Each process gives its own devices their share.
+    """
+    if sharding is None:
+        return jax.device_put(arrays)
+    return jax.tree.map(
+        lambda x: jax.make_array_from_callback(x.shape, sharding, lambda part: x[part]), arrays
+    )
 
 
 def by_view(mesh: Mesh) -> NamedSharding:
@@ -37,43 +70,58 @@ def spread_attention(attention: AttentionFn, mesh: Mesh) -> AttentionFn:
     which lie spread by view, are exchanged (all-to-all) so that each device has all tokens of some
     of the heads; kernels therefore run unchanged.
 
-    Raises:
-      InputError: when called, if the mesh does not divide the number of heads.
+    Args:
+      mesh: with an axis "views"; other axes hold copies.
     """
 
     def attend(q: Array, k: Array, v: Array, layout: TokenLayout) -> Array:
-        by_group, by_head = PartitionSpec(VIEW_AXIS), PartitionSpec(None, None, VIEW_AXIS)
-        spec = by_group if layout.views == 1 else by_head
-        if spec is by_head:
-            _check_heads(q.shape[2], mesh)
-        local = jax.shard_map(
-            lambda q, k, v: attention(q, k, v, layout),
-            mesh=mesh,
-            in_specs=(spec, spec, spec),
-            out_specs=spec,
-            check_vma=False,
-        )
-        return local(q, k, v)
+        spread = _spread_by_view if layout.views == 1 else _spread_by_head
+        return spread(attention, mesh, (q, k, v), layout)
 
     return attend
 
 
-def _check_heads(heads: int, mesh: Mesh) -> None:
-    if heads % mesh.size:
-        raise InputError(
-            f"mesh: its {mesh.size} devices do not divide the model's {heads} attention heads; "
-            f"give a mesh of a number of devices that divides {heads}"
-        )
+def view_devices(mesh: Mesh | None) -> int:
+    """Over how many devices views are spread."""
+    return 1 if mesh is None else mesh.shape[VIEW_AXIS]
 
 
-def check_views(views: int, mesh: Mesh) -> None:
-    """Refuses a number of views that the mesh does not divide.
+def _spread_by_view(
+    attention: AttentionFn, mesh: Mesh, inputs: tuple[Array, ...], layout: TokenLayout
+) -> Array:
+    spec = PartitionSpec(VIEW_AXIS)
+    local = jax.shard_map(
+        lambda q, k, v: attention(q, k, v, layout),
+        mesh=mesh,
+        in_specs=(spec, spec, spec),
+        out_specs=spec,
+        check_vma=False,
+    )
+    return local(*inputs)
 
-    Raises:
-      InputError: naming both numbers.
-    """
-    if views % mesh.size:
-        raise InputError(
-            f"images: {views} views cannot be spread evenly over the mesh's {mesh.size} devices; "
-            f"give a multiple of {mesh.size} views, or a mesh of fewer devices"
-        )
+
+def _spread_by_head(
+    attention: AttentionFn, mesh: Mesh, inputs: tuple[Array, ...], layout: TokenLayout
+) -> Array:
+    """Heads that the devices cannot share evenly are filled up with copies of the last one."""
+    devices, heads = mesh.shape[VIEW_AXIS], inputs[0].shape[2]
+    share = -(-heads // devices)
+    spare = ((0, 0), (0, 0), (0, share * devices - heads), (0, 0))
+    by_head, notes_by_head = PartitionSpec(None, None, VIEW_AXIS), PartitionSpec(None, VIEW_AXIS)
+
+    def attend(q: Array, k: Array, v: Array) -> tuple[Array, list[Array]]:
+        first = jax.lax.axis_index(VIEW_AXIS) * share
+        own = replace(layout, heads=heads, first_head=first, notes=[])
+        return attention(q, k, v, own), own.notes
+
+    local = jax.shard_map(
+        attend,
+        mesh=mesh,
+        in_specs=(by_head, by_head, by_head),
+        out_specs=(by_head, notes_by_head),
+        check_vma=False,
+    )
+    even = (jnp.pad(x, spare, mode="edge") if heads % devices else x for x in inputs)
+    out, notes = local(*even)
+    layout.notes.extend(note[:, :heads] for note in notes)
+    return out[:, :, :heads]

@@ -192,7 +192,7 @@ def dense_stages(model: MapAnything, features: Features, images: jax.Array) -> d
     ]
     sizes = [(x.shape[1], x.shape[2]) for x in maps]
     deepest = dpt.deepest(maps[3], sizes[2])
-    raw = view_major(model.dense(features, layout))
+    raw = view_major(model.dense(features.fused, features.tapped, layout))
     return {f"dpt_input_process{i}": channels_first(x) for i, x in enumerate(maps)} | {
         "dpt_refinenet4": channels_first(
             dpt.fusion4(maps[3], None, (2 * sizes[3][0], 2 * sizes[3][1]))
@@ -216,8 +216,8 @@ def stages(model: MapAnything, images: jax.Array, conditions: Conditions) -> dic
         return x.swapaxes(0, 1)
 
     return out | {
-        "pose_raw": view_major(model.poses(features, layout)),
-        "scale_raw": model.scale(features)[:, None, None],
+        "pose_raw": view_major(model.poses(features.tapped, layout)),
+        "scale_raw": model.scale(features.scale)[:, None, None],
         "pts3d": by_view(decoded.points_world),
         "pts3d_cam": by_view(decoded.points_camera),
         "ray_directions": by_view(decoded.ray_directions),

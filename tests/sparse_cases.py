@@ -1,15 +1,21 @@
-"""Checks of the golden cases of block-sparse attention."""
+"""Checks of the golden cases of block-sparse attention, but for those of π³ (test_parity.py)."""
 
 from collections.abc import Mapping
 from dataclasses import replace
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from golden_data import Golden
+from jaxrecon.models.vggt import VGGT, VGGTOutput
+from jaxrecon.nn.alternating import AlternatingAttention
 from jaxrecon.nn.attention import TokenLayout
+from jaxrecon.nn.block import Block
+from jaxrecon.nn.rope import RotaryTable
 from jaxrecon.sparse import SparseAttention, hilbert_order
+from vggt_stages import VGGT_TINY, build_vggt, channels_last
 
 TINY = 1e-9
 
@@ -64,19 +70,46 @@ def check_curves(tables: Mapping[str, np.ndarray]) -> None:
         np.testing.assert_array_equal(order if kind == "perm" else np.argsort(order), table)
 
 
-class Recorder:
-    """Sparse attention that keeps the mask of each global call, for calls outside `jit`."""
+class Pair(NamedTuple):
+    """What one pair of blocks of a trunk computes."""
 
-    def __init__(self, sparse: SparseAttention) -> None:
-        self.sparse = sparse
-        self.masks: list[np.ndarray] = []
+    framed: jax.Array
+    attended: jax.Array
+    out: jax.Array
+    mask: jax.Array
 
-    def __call__(self, q: jax.Array, k: jax.Array, v: jax.Array, layout: TokenLayout) -> jax.Array:
-        if layout.views > 1:
-            select = jax.jit(lambda q, k: self.sparse.select(q, k, layout).as_array())
-            mask = np.asarray(select(q, k))
-            self.masks.append(patch_rows(self.sparse, mask, layout))
-        return self.sparse(q, k, v, layout)
+
+def walk(
+    trunk: AlternatingAttention,
+    tokens: jax.Array,
+    layout: TokenLayout,
+    sparse: SparseAttention,
+    rope: RotaryTable,
+) -> list[Pair]:
+    """Every pair in turn, with the mask that its global block uses."""
+
+    @jax.jit
+    def run(frame: Block, across: Block, x: jax.Array) -> Pair:
+        masks = []
+
+        def attend(q: jax.Array, k: jax.Array, v: jax.Array, layout: TokenLayout) -> jax.Array:
+            masks.append(sparse.select(q, k, layout).as_array())
+            return sparse(q, k, v, layout)
+
+        framed = trunk.within_views(frame, x, layout, sparse, rope)
+        scene = framed.reshape(x.shape[0], -1, x.shape[3])
+        joined = layout.joined(x.shape[1])
+        attended = across.attention(across.norm1(scene), joined, attend, rope)
+        out = trunk.across_views(across, framed, layout, sparse, rope)
+        return Pair(framed, attended, out, masks[0])
+
+    pairs, x = [], tokens
+    for index in range(trunk.pairs):
+        blocks = trunk.frame_blocks, trunk.global_blocks
+        frame, across = jax.tree.map(lambda x, i=index: x[i], blocks)
+        pairs.append(run(frame, across, x))
+        x = pairs[-1].out
+    return pairs
 
 
 def along_curve(x: jax.Array, layout: TokenLayout) -> jax.Array:
@@ -84,3 +117,62 @@ def along_curve(x: jax.Array, layout: TokenLayout) -> jax.Array:
     views = x.reshape(*x.shape[:-2], -1, replace(layout, views=1).tokens, x.shape[-1])
     order = np.concatenate([np.arange(layout.leading), layout.leading + hilbert_order(layout.grid)])
     return views[..., order, :].reshape(x.shape)
+
+
+def policy_of(golden: Golden) -> SparseAttention:
+    """The policy that a whole model's case was made with."""
+    config = golden.info["config"]
+    return SparseAttention(
+        config["sparse_ratio"],
+        config["cdf_threshold"],
+        order="hilbert" if config["use_hilbert"] else "raster",
+        special_tokens="packed",
+    )
+
+
+def stored_order(x: jax.Array, layout: TokenLayout, sparse: SparseAttention) -> np.ndarray:
+    """Tokens of all views as upstream has them inside its trunk: (B, views * P, D)."""
+    flat = x.reshape(x.shape[0], -1, x.shape[-1])
+    return np.asarray(along_curve(flat, layout) if sparse.order == "hilbert" else flat)
+
+
+def check_masks(
+    pairs: list[Pair], layout: TokenLayout, sparse: SparseAttention, expected: dict[str, np.ndarray]
+) -> None:
+    """Takes the masks out of `expected`, which must be those of all pairs, bit for bit."""
+    names = [f"block_mask_layer{index}" for index in range(len(pairs))]
+    assert names == sorted(key for key in expected if key.startswith("block_mask"))
+    joined = layout.joined(pairs[0].out.shape[1])
+    for name, pair in zip(names, pairs, strict=True):
+        mask = patch_rows(sparse, np.asarray(pair.mask), joined)
+        np.testing.assert_array_equal(mask, expected.pop(name).astype(bool), name)
+
+
+def check_sparse_vggt(golden: Golden) -> None:
+    """Layer by layer with the masks bit for bit, then the whole forward as one program."""
+    expected, sparse = golden.outputs(), policy_of(golden)
+    model = build_vggt(VGGT_TINY, golden.weights())
+    images = channels_last(golden.inputs()["images_u8"] / np.float32(255))
+    layout = model.layout(images.shape)
+    pairs = walk(model.trunk, model.tokens(images), layout, sparse, model.rope(layout))
+    first = stored_order(pairs[0].out, layout, sparse)
+    golden.check("global_block0", first, expected.pop("global_block0"))
+    check_masks(pairs, layout, sparse, expected)
+
+    @jax.jit
+    def run(model: VGGT, images: jax.Array) -> tuple[jax.Array, VGGTOutput]:
+        features = model.features(images, attention=sparse)
+        return features, model.decode(features, model.layout(images.shape))
+
+    features, output = run(model, images)
+    actual = {
+        "agg_last": features[-1],
+        "pose_enc": output.pose_encodings[-1],
+        "depth": output.depth_z[..., None],
+        "depth_conf": output.depth_confidence,
+        "world_points": output.points_world,
+        "world_points_conf": output.points_confidence,
+    }
+    assert actual.keys() == expected.keys()
+    for key, value in actual.items():
+        golden.check(key, np.asarray(value), expected[key])

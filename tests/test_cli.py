@@ -19,6 +19,7 @@ from huggingface_hub import constants
 from jax.experimental.compilation_cache import compilation_cache
 from PIL import Image
 
+import jaxrecon
 from jaxrecon import registry
 from jaxrecon.cli import main
 from jaxrecon.pipeline import Pipeline
@@ -32,6 +33,7 @@ from tiny_models import (
     write_upstream,
 )
 
+NAMES = ", ".join(jaxrecon.available_models())
 EVERYTHING = ("--min-confidence", "0", "--keep-edges", "--resolution", "56")
 """Keeps every point of 80x60 images processed at 56x42."""
 
@@ -242,6 +244,7 @@ class TestReconstruct:
         given: dict[str, Any] = {}
 
         def reconstruct(self: Pipeline, images: Any, **options: Any) -> None:
+            given.clear()
             given.update(options)
             raise KeyboardInterrupt
 
@@ -250,11 +253,12 @@ class TestReconstruct:
         defaults = {
             "resolution": None,
             "stride": 1,
-            "min_confidence": 0.1,
-            "confidence_quantile": 0.0,
+            "min_confidence": None,
+            "confidence_quantile": None,
             "edge_rtol": 0.03,
-            "intrinsics": "per_view",
             "principal_point": "free",
+            "points": None,
+            "query_points": None,
         }
         main(command)
         given.pop("stages")
@@ -282,7 +286,7 @@ class TestReconstruct:
         run("reconstruct", f"{photos}/0.png", "-m", native, "-o", tmp_path / "out", *EVERYTHING)
         assert jax.config.jax_compilation_cache_dir == str(tmp_path / "home" / "xla")
         kept = [path.name for path in (tmp_path / "home" / "xla").iterdir()]
-        assert any(name.startswith("jit__program") for name in kept), kept
+        assert any(name.startswith("jit_scene_program") for name in kept), kept
 
 
 class TestOverwrite:
@@ -352,14 +356,14 @@ class TestConvert:
         self, refused: Callable[..., str], upstream: str, tmp_path: Path
     ) -> None:
         text = refused("convert", "pi4", upstream, "-o", tmp_path / "out")
-        assert text == "unknown model 'pi4'; known models: pi3, pi3-mini"
+        assert text == f"unknown model 'pi4'; known models: {NAMES}"
 
 
 class TestModels:
     def test_table(self, run: Run) -> None:
         code, printed, err = run("models")
         assert (code, err) == (0, "")
-        pi3, mini = printed.splitlines()
+        pi3, mini, *others = printed.splitlines()
         assert pi3.split() == [
             *("pi3", "958.7", "M", "not", "fetched", "yyfz233/Pi3"),
             *("weights:", "CC", "BY-NC", "4.0", "(no", "commercial", "use)"),
@@ -369,6 +373,8 @@ class TestModels:
         assert mini.split()[-5:] == [
             *("bundled", "weights:", "Apache-2.0", "arXiv", "2507.13347"),
         ]
+        assert [line.split()[0] for line in others] == list(jaxrecon.available_models())[2:]
+        assert len({line.index("weights:") for line in printed.splitlines()}) == 1
 
     def test_json(
         self, run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tiny_is_pi3: None
@@ -377,7 +383,7 @@ class TestModels:
         write_native(tmp_path / "pi3")
         code, printed, _ = run("models", "--json")
         assert code == 0
-        pi3, mini = json.loads(printed)
+        pi3, mini, *_ = json.loads(printed)
         assert pi3 == {
             "name": "pi3",
             "parameters": TINY_PARAMETERS,
@@ -409,7 +415,6 @@ class TestUsage:
             ([], "the following arguments are required: command"),
             (["draw"], "invalid choice: 'draw'"),
             (["reconstruct", "photos"], "the following arguments are required: -o/--output"),
-            (["reconstruct", "-o", "out"], "the following arguments are required: images"),
             (["reconstruct", "p", "-o", "o", "--stride", "x"], "argument --stride: invalid int"),
             (["reconstruct", "p", "-o", "o", "--dtype", "int8"], "argument --dtype: invalid choi"),
             (["convert", "pi3", "-o", "out"], "the following arguments are required: weights"),
@@ -504,7 +509,7 @@ class TestBadOptions:
                 "--formats: found obj; choose from ply, glb, npz, colmap, pict",
             ),
             ("--formats", ",", "--formats: found nothing; choose from ply"),
-            ("--weights", "w", "weights='w' goes with a model's name (pi3, pi3-mini), found "),
+            ("--weights", "w", f"weights='w' goes with a model's name ({NAMES}), found "),
             ("--revision", "v1", "revision='v1' goes with a model's name alone"),
         ],
     )
@@ -533,7 +538,7 @@ class TestBadOptions:
     def test_unknown_model(self, refused: Callable[..., str], photos: str, tmp_path: Path) -> None:
         text = refused("reconstruct", photos, "-m", "pi4", "-o", tmp_path / "out", "-q")
         assert text == (
-            "unknown model 'pi4': not one of pi3, pi3-mini, nor a checkpoint folder or weight file"
+            f"unknown model 'pi4': not one of {NAMES}, nor a checkpoint folder or weight file"
         )
 
     def test_nothing_to_fetch_from(

@@ -12,16 +12,15 @@ import golden_data
 from convert.transforms import TRANSFORMS
 from golden_data import golden_weight
 from jaxrecon import checkpoint
-from jaxrecon.nn import dpt
 from jaxrecon.nn.dpt import (
     ConvTranspose,
     DenseHead,
     DPTConfig,
     Fusion,
     add_position,
-    map_views,
     resize_bilinear,
 )
+from jaxrecon.nn.views import map_views
 
 UNITS = golden_data.case("units")
 SMALL = DPTConfig(width=8, channels=(4, 8, 8, 12), features=12, features_out=8)
@@ -124,7 +123,7 @@ def test_position_embedding(width: int, height: int, expected: Mapping[str, np.n
     UNITS.check(f"uv_embed_{key}", np.asarray(added[0] - 1) * 10, expected[f"uv_embed_{key}"])
 
 
-@pytest.mark.parametrize("views", [1, 7, 8, 9, 16, 21])
+@pytest.mark.parametrize("views", [1, 7, 8, 9, 16, 21, 23])
 def test_groups_of_views_cover_each_view_once(views: int) -> None:
     patches = jnp.arange(4.0 * views * 2 * 3).reshape(4, views, 2, 3)
     groups = []
@@ -133,9 +132,9 @@ def test_groups_of_views_cover_each_view_once(views: int) -> None:
         groups.append(x.shape[1])
         return 2 * x[1, :, :, :2]
 
-    out = map_views(double, patches)
+    out = map_views(double, patches, at_once=8, axis=1)
     np.testing.assert_array_equal(out, 2 * patches[1, :, :, :2])
-    assert groups == [min(views, dpt.VIEWS_AT_ONCE)]
+    assert groups == [{1: 1, 7: 7, 8: 8, 9: 3, 16: 8, 21: 7, 23: 8}[views]]
 
 
 def test_memory_of_a_dense_head_does_not_grow_with_the_views() -> None:
@@ -143,7 +142,9 @@ def test_memory_of_a_dense_head_does_not_grow_with_the_views() -> None:
 
     def temporaries(views: int) -> int:
         patches = jax.ShapeDtypeStruct((4, views, 8 * 8, 8), jnp.float32)
-        run = jax.jit(lambda h, x: map_views(lambda p: h(p, (8, 8), (112, 112)), x))
+        run = jax.jit(
+            lambda h, x: map_views(lambda p: h(p, (8, 8), (112, 112)), x, at_once=8, axis=1)
+        )
         analysis = run.lower(head, patches).compile().memory_analysis()
         assert analysis is not None
         return analysis.temp_size_in_bytes

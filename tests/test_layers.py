@@ -15,7 +15,7 @@ def layers() -> Mlp:
 
 
 def scanned(layers: Mlp, x: jax.Array) -> jax.Array:
-    return scan_layers(lambda carry, layer: carry + layer(carry), x, layers)
+    return scan_layers(lambda carry, layer: (carry + layer(carry), None), x, layers)[0]
 
 
 def looped(layers: Mlp, x: jax.Array) -> jax.Array:

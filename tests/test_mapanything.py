@@ -129,7 +129,10 @@ class TestModel:
         assert {x.dtype for x in jax.tree.leaves(exact)} == {jnp.dtype(jnp.float32)}
         images = jax.ShapeDtypeStruct((1, 2, 28, 42, 3), jnp.float32)
         out = jax.eval_shape(lambda m, x: m(x), model, images)
-        assert {leaf.dtype for leaf in jax.tree.leaves(out)} == {jnp.dtype(jnp.float32)}
+        assert out.mask is not None
+        assert out.mask.dtype == bool
+        rest = jax.tree.leaves(replace(out, mask=None))
+        assert {leaf.dtype for leaf in rest} == {jnp.dtype(jnp.float32)}
 
     @pytest.mark.parametrize("config", [MAPANYTHING, MAPANYTHING_V1])
     def test_layers_are_traced_once(self, config: Any) -> None:

@@ -40,6 +40,7 @@ from tiny_models import (
 
 PI3 = registry.MODELS["pi3"]
 MINI = registry.MODELS["pi3-mini"]
+NAMES = ", ".join(registry.MODELS)
 QUIET = Stages(quiet=True)
 
 
@@ -110,14 +111,17 @@ def refusal(error: type[JaxreconError], *arguments: Any, **options: Any) -> str:
 
 class TestReleasedModels:
     def test_listing(self) -> None:
-        assert jaxrecon.available_models() == ("pi3", "pi3-mini")
+        assert jaxrecon.available_models() == (
+            *("pi3", "pi3-mini", "vggt", "vggt-commercial", "mapanything", "mapanything-apache"),
+            *("mapanything-v1", "mapanything-apache-v1"),
+        )
         assert registry.model_entry("pi3") is PI3
 
     def test_unknown_name(self) -> None:
-        with pytest.raises(InputError, match=r"^unknown model 'pi4'; known models: pi3, pi3-mini$"):
+        with pytest.raises(InputError, match=rf"^unknown model 'pi4'; known models: {NAMES}$"):
             registry.model_entry("pi4")
 
-    @pytest.mark.parametrize("entry", [PI3, MINI], ids=lambda entry: entry.name)
+    @pytest.mark.parametrize("entry", registry.MODELS.values(), ids=lambda entry: entry.name)
     def test_parameters(self, entry: ModelEntry) -> None:
         leaves = checkpoint.shapes(entry.family.abstract(entry.config))
         assert entry.parameters == sum(int(np.prod(shape)) for shape in leaves.values())
@@ -277,11 +281,11 @@ class TestHub:
             assert_tiny(registry.load("pi3", stages=QUIET))
 
     def test_another_model_is_served(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        state = {"aggregator.camera_token": np.zeros((1, 2, 1, 8), np.float32)}
+        state = {"downstream_head1.proj.weight": np.zeros((2, 8), np.float32)}
         other = write_upstream(tmp_path / "other.safetensors", state)
         with (
             online(other, monkeypatch),
-            pytest.raises(WeightsError, match="names are those of the family 'vggt'"),
+            pytest.raises(WeightsError, match="names are those of the family 'dust3r'"),
         ):
             registry.load("pi3", stages=QUIET)
         assert not list((tmp_path / "home").glob("*"))
@@ -342,7 +346,9 @@ class TestBundled:
         monkeypatch: pytest.MonkeyPatch,
     ) -> None:
         shipped(halves, monkeypatch)
-        assert registry.load("pi3-mini", stages=QUIET).resize.size_for(*photo) == processed
+        rule = registry.load("pi3-mini", stages=QUIET).resize
+        assert isinstance(rule, ResizeRule)
+        assert rule.size_for(*photo) == processed
 
     def test_missing_from_the_installation(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -443,7 +449,7 @@ class TestRefusals:
     def test_unknown_model(self) -> None:
         text = refusal(InputError, "pi4")
         assert text == (
-            "unknown model 'pi4': not one of pi3, pi3-mini, nor a checkpoint folder or weight file"
+            f"unknown model 'pi4': not one of {NAMES}, nor a checkpoint folder or weight file"
         )
 
     def test_weights_that_do_not_exist(self, tmp_path: Path) -> None:
@@ -453,7 +459,7 @@ class TestRefusals:
 
     def test_weights_with_a_path(self, native: Path) -> None:
         text = refusal(InputError, native, weights="x")
-        assert text == f"weights='x' goes with a model's name (pi3, pi3-mini), found '{native}'"
+        assert text == f"weights='x' goes with a model's name ({NAMES}), found '{native}'"
 
     @pytest.mark.parametrize("with_name", [True, False])
     def test_a_revision_of_something_local(self, with_name: bool, native: Path) -> None:
@@ -468,18 +474,21 @@ class TestRefusals:
 
     def test_attention(self, native: Path, without_shape_checks: None) -> None:
         text = refusal(InputError, native, attention="flash")
-        assert text.startswith("attention='flash' is unknown; choose one of dense, ")
+        assert text.startswith("attention='flash' is unknown; choose one of auto, fast, ")
 
     def test_another_familys_file(self, tmp_path: Path) -> None:
-        state = {"aggregator.camera_token": np.zeros((1, 2, 1, 8), np.float32)}
+        state = {"downstream_head1.proj.weight": np.zeros((2, 8), np.float32)}
         path = write_upstream(tmp_path / "other.safetensors", state)
         text = refusal(WeightsError, path)
-        assert text == f"{path}: it looks like vggt; this version knows pi3"
+        assert text == f"{path}: it looks like dust3r; this version knows pi3, vggt, mapanything"
 
     def test_nobodys_file(self, tmp_path: Path) -> None:
         path = write_upstream(tmp_path / "other.safetensors", {"a": np.zeros(3, np.float32)})
         text = refusal(WeightsError, path)
-        assert text == f"{path}: its tensors belong to no known family; this version knows pi3"
+        assert text == (
+            f"{path}: its tensors belong to no known family; this version knows pi3, vggt, "
+            "mapanything"
+        )
 
 
 def edited(native: Path, folder: Path, change: Callable[[dict[str, Any]], object]) -> Path:
@@ -495,7 +504,10 @@ class TestNativeCheckpoints:
     def test_another_family(self, native: Path, tmp_path: Path) -> None:
         folder = edited(native, tmp_path / "it", lambda config: config.update(family="pi9"))
         text = refusal(WeightsError, folder)
-        assert text == f"{folder}: the checkpoint is of the family 'pi9'; this version knows pi3"
+        assert text == (
+            f"{folder}: the checkpoint is of the family 'pi9'; this version knows pi3, vggt, "
+            "mapanything"
+        )
 
     def test_another_familys_checkpoint_for_a_name(
         self, native: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

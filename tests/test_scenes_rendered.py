@@ -1,6 +1,5 @@
 """Rendered scenes: images, depth, masks and cameras agree, and depend on what they should only."""
 
-from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -24,17 +23,12 @@ from jaxrecon.scenes import (
 )
 from jaxrecon.scenes.render import _render
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
 VIEWS, HEIGHT, WIDTH = 6, 56, 72
 FAST = replace(SCENES, samples=1)
 SEEDS = range(6)
 render = partial(render_scenes, views=VIEWS, height=HEIGHT, width=WIDTH, config=FAST)
-
-
-@pytest.fixture(scope="module", autouse=True)
-def quick_compilation() -> Iterator[None]:
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
 
 
 @pytest.fixture(scope="module")

@@ -1,6 +1,6 @@
 """Rays against solids and ground, checked by hand and by points on the surface."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -27,15 +27,10 @@ from jaxrecon.scenes.solids import (
 from jaxrecon.scenes.vectors import Vector, columns, constant
 from jaxrecon.scenes.world import World
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
 KINDS = (box_interval, cylinder_interval, sphere_interval)
 first_of = jax.jit(first_solid, static_argnums=1)
-
-
-@pytest.fixture(scope="module", autouse=True)
-def quick_compilation() -> Iterator[None]:
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
 
 
 @pytest.fixture(scope="module")

@@ -133,7 +133,7 @@ class TestTopView:
         np.testing.assert_allclose(laid_on(pose, other), other, atol=1e-6)
 
     def test_points_lie_as_seen_from_above(self) -> None:
-        picture = np.asarray(draw_top_view(_three_points()._scene(), (400, 300))).astype(int)
+        picture = np.asarray(draw_top_view(_three_points().scene(), (400, 300))).astype(int)
         # World axes are the camera's: x right, z ahead. The third point is above the camera.
         red, blue, green = (_middle_of(picture, color) for color in _COLORS)
         assert green is None
@@ -146,13 +146,13 @@ class TestTopView:
 
     def test_cameras(self) -> None:
         recon = _three_points()[[0, 0]]
-        without = np.asarray(draw_top_view(recon._scene(), (400, 300)))
+        without = np.asarray(draw_top_view(recon.scene(), (400, 300)))
         assert (without == PREDICTED).all(axis=-1).any()
         assert not (without == TRUE).all(axis=-1).any()
         pose = np.array(recon.world_from_camera)
         pose[1, 0, 3] = 1
         scene, other, same = (
-            replace(recon, world_from_camera=pose)._scene(),
+            replace(recon, world_from_camera=pose).scene(),
             pose.copy(),
             pose.copy(),
         )

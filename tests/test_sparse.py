@@ -60,6 +60,37 @@ def test_keeping_all_blocks_is_dense_attention(order: Any, special_tokens: Any) 
     np.testing.assert_allclose(skipped, np.zeros((2, 2)), atol=1e-6)
 
 
+@pytest.mark.parametrize("pooling", ["mean", "max"])
+@pytest.mark.parametrize("order", ["raster", "hilbert"])
+@pytest.mark.parametrize("special_tokens", ["aligned", "packed"])
+def test_padding_views_change_nothing(order: Any, special_tokens: Any, pooling: Any) -> None:
+    options = {"order": order, "special_tokens": special_tokens, "pooling": pooling, **SMALL}
+    attend = SparseAttention(sparse_ratio=(0.3, 0.6), cdf_threshold=0.5, **options)
+    layout = replace(LAYOUT, layers=2, layer=1)
+    inputs = qkv(layout)
+    padded = replace(layout, views=5)
+    place = layout.views * layout.tokens_per_view
+    spare = padded.tokens - layout.tokens
+
+    def with_junk(x: jax.Array) -> jax.Array:
+        junk = 9 * jnp.sin(jnp.arange(spare)[:, None, None] * jnp.ones(x.shape[2:]))
+        parts = [x[:, :place], jnp.broadcast_to(junk, (2, *junk.shape)), x[:, place:]]
+        return jnp.concatenate(parts, axis=1)
+
+    expected, skipped = jax.jit(partial(attend.attend, layout=layout))(*inputs)
+
+    def run_padded(real_views: jax.Array, *inputs: jax.Array) -> tuple[jax.Array, ...]:
+        given = replace(padded, real_views=real_views)
+        return *attend.attend(*inputs, given), attend_densely(*inputs, given)
+
+    found = jax.jit(run_padded)(jnp.int32(layout.views), *(with_junk(x) for x in inputs))
+    own = np.r_[:place, place + spare : padded.tokens]
+    np.testing.assert_allclose(found[0][:, own], expected, rtol=0, atol=2e-6)
+    np.testing.assert_allclose(found[1], skipped, rtol=0, atol=1e-6)
+    dense = attend_densely(*inputs, layout)
+    np.testing.assert_allclose(found[2][:, own], dense, rtol=0, atol=2e-6)
+
+
 @pytest.mark.parametrize("order", ["raster", "hilbert"])
 def test_the_way_back_undoes_the_arrangement(order: Any) -> None:
     made = SparseAttention(order=order, **SMALL).arrangement(LAYOUT)

@@ -45,7 +45,7 @@ def test_every_released_name_has_its_place() -> None:
 def test_without_tracks_the_track_head_is_left_out() -> None:
     specs = listed_specs("vggt_full")
     targets = shapes(abstract_vggt(replace(VGGT_1B, track=False)))
-    planned = plan(specs, vggt.RULES, vggt.IGNORED_WITHOUT_TRACKS, targets)
+    planned = plan(specs, vggt.RULES, (*vggt.IGNORED, vggt.NO_TRACKS), targets)
     tracks = {name for name in specs if name.startswith("track_head.")}
     assert planned.ignored.keys() == tracks | {MASK_TOKEN}
     assert {planned.ignored[name] for name in tracks} == {"the model is built without a track head"}
@@ -59,7 +59,6 @@ def test_a_checkpoint_without_a_track_head() -> None:
     without = [name for name in specs if not name.startswith("track_head.")]
     with pytest.raises(WeightsError, match=r"small\.pt holds no track head .* load .* without"):
         vggt.check_track_head(without, label="small.pt")
-    vggt.check_track_head(listed_specs("pi3_tiny"))  # which is refused by its names
 
 
 def test_tiny_values() -> None:

@@ -10,7 +10,7 @@ from flax import nnx
 
 from convert.engine import plan, stream
 from convert.safetensors_file import TensorSpec
-from convert.vggt import IGNORED, IGNORED_WITHOUT_TRACKS, RULES
+from convert.vggt import IGNORED, NO_TRACKS, RULES
 from golden_data import Golden
 from jaxrecon import checkpoint
 from jaxrecon.models.vggt import VGGT, VGGT_1B, VGGTConfig
@@ -57,7 +57,7 @@ def abstract_vggt(config: VGGTConfig) -> VGGT:
 def build_vggt(config: VGGTConfig, state: Mapping[str, np.ndarray]) -> VGGT:
     """VGGT with upstream weights, through the converter."""
     abstract, source = abstract_vggt(config), InMemory(state)
-    ignored = IGNORED if config.track else IGNORED_WITHOUT_TRACKS
+    ignored = IGNORED if config.track else (*IGNORED, NO_TRACKS)
     planned = plan(source.specs, RULES, ignored, checkpoint.shapes(abstract))
     return checkpoint.restore(abstract, stream(planned, source))
 

@@ -1,4 +1,5 @@
-"""The command line: `jaxrecon reconstruct | convert | view | models | evaluate | train`.
+"""The command line: `jaxrecon reconstruct | convert | view | models | evaluate | train | export |
+plan`.
 
 One file a command or two; each imports JAX only once its arguments are known to be sound.
 """
@@ -7,7 +8,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from jaxrecon.cli import evaluate, reconstruct, train, view, weights
+from jaxrecon.cli import evaluate, export, plan, reconstruct, train, view, weights
 from jaxrecon.errors import JaxreconError
 
 
@@ -35,4 +36,6 @@ def _parser() -> argparse.ArgumentParser:
     weights.add_models_to(commands)
     evaluate.add_to(commands)
     train.add_to(commands)
+    export.add_to(commands)
+    plan.add_to(commands)
     return parser

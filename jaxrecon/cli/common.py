@@ -5,9 +5,12 @@ import json
 import sys
 from typing import TYPE_CHECKING, Any
 
+from jaxrecon.errors import InputError
 from jaxrecon.progress import Stages
 
 if TYPE_CHECKING:
+    from jax.sharding import Mesh
+
     from jaxrecon.pipeline import Pipeline
 
 
@@ -23,11 +26,46 @@ def add_backend(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("--weights", help="checkpoint folder or upstream weight file for a named model")
     add("--revision", help="revision of the upstream repository")
+    add_computing(parser)
+
+
+def add_program(parser: argparse.ArgumentParser) -> None:
+    """Options of every command that needs to know a program's shapes."""
+    add = parser.add_argument
+    add("--views", type=int, required=True, help="how many images")
+    add("--size", required=True, metavar="WxH", help="of the processed images, such as 518x392")
+
+
+def size_of(text: str) -> tuple[int, int]:
+    """The width and height that `--size` names.
+
+    Raises:
+      InputError: it is not two numbers.
+    """
+    width, _, height = text.partition("x")
+    if not (width.isdecimal() and height.isdecimal()):
+        raise InputError(f"--size {text}: give width and height in pixels, such as 518x392")
+    return int(width), int(height)
+
+
+def add_computing(parser: argparse.ArgumentParser) -> None:
+    """Options of how a model computes."""
+    add = parser.add_argument
     add("--dtype", choices=("float32", "bfloat16"), help="default: bfloat16 on GPU and TPU")
-    add("--attention", choices=("dense", "cudnn", "xla"), default="dense", help="backend")
+    add(
+        "--attention",
+        choices=("auto", "fast", "sparse", "dense", "cudnn", "xla"),
+        default="auto",
+        help="auto: exact; fast: block-sparse where that is faster; or one of them by name",
+    )
+    add("--devices", default="1", metavar="N", help="spread views over so many devices, or all")
+    add("--sparse-ratio", type=float, help="share of key blocks that may be skipped, in [0, 1)")
+    add("--cdf-threshold", type=float, help="share of attention that is kept, in (0, 1]")
 
 
-def load_pipeline(options: argparse.Namespace, stages: Stages) -> "Pipeline":
+def load_pipeline(
+    options: argparse.Namespace, stages: Stages, *, tracks: bool = False
+) -> "Pipeline":
     """The model that the options name; programs compiled for it are kept in the cache folder."""
     import jax
 
@@ -39,10 +77,49 @@ def load_pipeline(options: argparse.Namespace, stages: Stages) -> "Pipeline":
         options.model,
         weights=options.weights,
         dtype=options.dtype,
-        attention=options.attention,
+        attention=attention_of(options),
+        mesh=mesh_of(options.devices),
+        tracks=tracks,
         revision=options.revision,
         stages=stages,
     )
+
+
+def mesh_of(devices: str) -> "Mesh | None":
+    """The devices that `--devices` names; None for one.
+
+    Raises:
+      InputError: it is no number, or there are not so many.
+    """
+    from jaxrecon.sharding import make_mesh
+
+    if devices != "all" and not devices.isdecimal():
+        raise InputError(f"--devices {devices}: give a number, or all")
+    if devices == "1":
+        return None
+    return make_mesh() if devices == "all" else make_mesh(int(devices))
+
+
+def attention_of(options: argparse.Namespace) -> Any:
+    """The name of an attention, or block-sparse attention as the options want it."""
+    chosen = {
+        name: getattr(options, name)
+        for name in ("sparse_ratio", "cdf_threshold")
+        if getattr(options, name) is not None
+    }
+    if not chosen:
+        return options.attention
+    if options.attention not in ("auto", "fast", "sparse"):
+        name = next(iter(chosen)).replace("_", "-")
+        raise InputError(
+            f"--{name} is for block-sparse attention, found --attention {options.attention}; "
+            "leave one of them out"
+        )
+    from jaxrecon.sparse import FastAttention, SparseAttention
+
+    budgets: dict[str, Any] = {"sparse_ratio": None, "cdf_threshold": None} | chosen
+    sparse = SparseAttention(**budgets)
+    return FastAttention(sparse) if options.attention == "fast" else sparse
 
 
 def seconds(stages: Stages) -> dict[str, float]:

@@ -52,11 +52,13 @@ def models(options: argparse.Namespace) -> int:
     if options.json:
         sys.stdout.write(json.dumps(rows, indent=2) + "\n")
         return 0
+    wide = [max(len(row[key] or "bundled") for row in rows) for key in ("name", "repo")]
     for row in rows:
         here = "here" if row["here"] else "not fetched"
         sys.stdout.write(
-            f"{row['name']:12} {row['parameters'] / 1e6:7.1f} M  {here:11}  "
-            f"{row['repo'] or 'bundled':12}  weights: {row['weights_licence']}  {row['paper']}\n"
+            f"{row['name']:{wide[0]}} {row['parameters'] / 1e6:7.1f} M  {here:11}  "
+            f"{row['repo'] or 'bundled':{wide[1]}}  "
+            f"weights: {row['weights_licence']}  {row['paper']}\n"
         )
     return 0
 

@@ -73,12 +73,15 @@ def depth_normal_edges(
     rtol: Threshold = 0.03,
     degrees: Threshold = 5.0,
     mask: Bool[Array, "*dims H W"] | None = None,
+    strict: bool = False,
 ) -> Bool[Array, "*dims H W"]:
     """Pixels that are both a relative depth edge and a normal edge.
 
-    A slanted plane far away spans much depth in a window but has one normal: it is kept.
+    A slanted plane far away spans much depth in a window but has one normal: it is kept. If
+    `strict`, a pixel without a normal counts as a normal edge.
 
-    Source: upstream `depth_normal_edge` (`pi3/utils/geometry.py`).
+    Source: upstream `depth_normal_edge` (`pi3/utils/geometry.py`); strict as in
+    `postprocess_model_outputs_for_inference` (`mapanything/utils/inference.py`).
     """
     depth = points_camera[..., 2]
     valid = jnp.isfinite(points_camera).all(axis=-1) & (depth > 0)
@@ -86,7 +89,8 @@ def depth_normal_edges(
         valid &= mask
     jumps = depth_edges(depth, rtol=rtol, mask=valid) & valid
     normals, has_normal = normals_from_points(points_camera, valid)
-    return jumps & normal_edges(normals, degrees=degrees, mask=has_normal)
+    bends = normal_edges(normals, degrees=degrees, mask=has_normal)
+    return jumps & (bends | ~has_normal if strict else bends)
 
 
 def _window_max(values: Array, window: int) -> Array:

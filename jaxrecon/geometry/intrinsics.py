@@ -3,7 +3,10 @@
 from typing import Literal
 
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+import numpy as np
+from jaxtyping import Array, Bool, Float, Int
+
+type Count = int | Int[Array | np.ndarray, ""]
 
 
 def intrinsics_from_points(
@@ -11,6 +14,7 @@ def intrinsics_from_points(
     *,
     sharing: Literal["per_view", "shared"] = "per_view",
     principal_point: Literal["free", "centre"] = "free",
+    views: Count | None = None,
 ) -> Float[Array, "V 3 3"]:
     """Fits `u = fx x/|z| + cx` and `v = fy y/|z| + cy` by least squares over all pixels.
 
@@ -18,6 +22,7 @@ def intrinsics_from_points(
       points_camera: the point (or ray) of each pixel in its camera's frame, of any length.
       sharing: one camera a view, or one for all views (then the same matrix V times).
       principal_point: fitted, or held at the image's centre ((W - 1) / 2, (H - 1) / 2).
+      views: so many first views count towards a shared camera; all if not given.
 
     Returns:
       Intrinsics in pixels; the centre of the top-left pixel is (0, 0).
@@ -27,10 +32,13 @@ def intrinsics_from_points(
     views, height, width, _ = points_camera.shape
     slope = points_camera[..., :2] / (jnp.abs(points_camera[..., 2:]) + 1e-10)
     axes = (1, 2) if sharing == "per_view" else (0, 1, 2)
+    counts = None if views is None else (jnp.arange(slope.shape[0]) < views)[:, None, None]
+    if sharing == "per_view":
+        counts = None
     column, row = jnp.arange(width, dtype=slope.dtype), jnp.arange(height, dtype=slope.dtype)
     fits = [
-        _fit_line(slope[..., 0], column, (width - 1) / 2, axes, principal_point),
-        _fit_line(slope[..., 1], row[:, None], (height - 1) / 2, axes, principal_point),
+        _fit_line(slope[..., 0], column, (width - 1) / 2, axes, principal_point, counts),
+        _fit_line(slope[..., 1], row[:, None], (height - 1) / 2, axes, principal_point, counts),
     ]
     (fx, cx), (fy, cy) = (tuple(jnp.broadcast_to(p, (views,)) for p in fit) for fit in fits)
     zero, one = jnp.zeros_like(fx), jnp.ones_like(fx)
@@ -63,11 +71,14 @@ def _fit_line(
     centre: float,
     axes: tuple[int, ...],
     principal_point: str,
+    counts: Bool[Array, "V 1 1"] | None,
 ) -> tuple[Array, Array]:
     """Focal length and principal point of `pixel = focal * slope + principal`."""
-    mean = jnp.mean(slope, axis=axes, keepdims=True)
+    mean = jnp.mean(slope, axis=axes, keepdims=True, where=counts)
     if principal_point == "centre":
         mean = jnp.zeros_like(mean)
     s = slope - mean
-    focal = jnp.sum(s * (pixel - centre), axis=axes) / jnp.sum(s * s, axis=axes)
+    focal = jnp.sum(s * (pixel - centre), axis=axes, where=counts) / jnp.sum(
+        s * s, axis=axes, where=counts
+    )
     return focal, centre - focal * mean.reshape(focal.shape)

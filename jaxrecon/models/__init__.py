@@ -6,11 +6,16 @@ from jaxrecon.models.mapanything import (
     MapAnything,
     MapAnythingConfig,
 )
-from jaxrecon.models.mapanything_conditions import Conditions
-from jaxrecon.models.mapanything_inputs import PerView, conditions_from
+from jaxrecon.models.mapanything_conditions import Conditions, given_world
+from jaxrecon.models.mapanything_inputs import (
+    PerView,
+    abstract_conditions,
+    conditions_from,
+    padded_conditions,
+)
 from jaxrecon.models.mapanything_masks import multiview_confidence, points_to_keep
 from jaxrecon.models.mapanything_output import MapAnythingOutput
-from jaxrecon.models.model import Model
+from jaxrecon.models.model import VIEW_AXES, Encoded, Model, TrackingModel
 from jaxrecon.models.pi3 import PI3, PI3_MINI, Pi3, Pi3Config
 from jaxrecon.models.prediction import Prediction
 from jaxrecon.models.vggt import VGGT, VGGT_1B, VGGTConfig, VGGTOutput
@@ -23,7 +28,9 @@ __all__ = [
     "PI3_MINI",
     "VGGT",
     "VGGT_1B",
+    "VIEW_AXES",
     "Conditions",
+    "Encoded",
     "MapAnything",
     "MapAnythingConfig",
     "MapAnythingOutput",
@@ -33,11 +40,15 @@ __all__ = [
     "Pi3Config",
     "Prediction",
     "TrackerConfig",
+    "TrackingModel",
     "Tracks",
     "VGGTConfig",
     "VGGTOutput",
+    "abstract_conditions",
     "check_query_points",
     "conditions_from",
+    "given_world",
     "multiview_confidence",
+    "padded_conditions",
     "points_to_keep",
 ]

@@ -19,22 +19,23 @@ from jaxrecon.models.mapanything_output import (
     PoseHead,
     ScaleHead,
     compose,
+    metres,
 )
-from jaxrecon.models.model import Model
+from jaxrecon.models.model import Encoded, Model, told
 from jaxrecon.models.prediction import Prediction
 from jaxrecon.nn.alternating import GlobalFirstAttention
-from jaxrecon.nn.attention import AttentionFn, TokenLayout, attend_densely
+from jaxrecon.nn.attention import AttentionFn, Count, TokenLayout, attend_densely
 from jaxrecon.nn.block import BlockConfig, MlpKind
 from jaxrecon.nn.dinov2 import (
     DINOV2_GIANT,
     DINOV2_LARGE,
-    IMAGE_MEAN,
-    IMAGE_STD,
     DinoV2,
     DinoV2Config,
+    encode_views,
 )
-from jaxrecon.nn.dpt import DenseHead, DPTConfig, map_views
+from jaxrecon.nn.dpt import VIEWS_AT_ONCE, DenseHead, DPTConfig
 from jaxrecon.nn.layers import layer_norm, linear
+from jaxrecon.nn.views import each_view, map_views
 from jaxrecon.pytree import pytree_dataclass
 
 
@@ -113,11 +114,13 @@ class Features:
       fused: features of the patches before the trunk.
       tapped: tokens of each view after the tapped blocks of the trunk, not yet normed.
       scale: the scene's scale token after the trunk, not yet normed.
+      skipped: see `Prediction`.
     """
 
     fused: Float[Array, "B V P D"]
     tapped: Float[Array, "3 B V T E"]
     scale: Float[Array, "B E"]
+    skipped: Float[Array, "B layers N"] | None = None
 
 
 class MapAnything(Model):
@@ -165,6 +168,7 @@ class MapAnything(Model):
         *,
         attention: AttentionFn = attend_densely,
         conditions: Conditions | None = None,
+        real_views: Count | None = None,
     ) -> Prediction:
         """Reconstructs the scenes.
 
@@ -173,12 +177,37 @@ class MapAnything(Model):
           attention: how the trunk's tokens attend; dense if not given.
           conditions: what is known of the views. With none given, the encoders of geometry are
             not run.
+          real_views: so many first views count; see `encode`.
 
         Raises:
           ValueError: H or W is not a multiple of the patch size.
         """
-        features = self.features(images, attention=attention, conditions=conditions)
-        return self.decode(features, self.layout(images.shape)).prediction()
+        encoded = self.encode(
+            images, attention=attention, conditions=conditions, real_views=real_views
+        )
+        return self.predict_all(encoded, self.layout(images.shape))
+
+    def encode(
+        self,
+        images: Float[Array, "B V H W 3"],
+        *,
+        attention: AttentionFn = attend_densely,
+        real_views: Count | None = None,
+        conditions: Conditions | None = None,
+    ) -> Encoded:
+        """As every model's; `conditions` is told at `__call__`."""
+        features = self.features(
+            images, attention=attention, conditions=conditions, real_views=real_views
+        )
+        return Encoded(
+            views=features.fused,
+            stacked=features.tapped,
+            metric_scale=metres(self.scale(features.scale)),
+            skipped=features.skipped,
+        )
+
+    def predict(self, encoded: Encoded, layout: TokenLayout) -> Prediction:
+        return self.read(encoded.views, encoded.stacked, encoded.metric_scale, layout).prediction()
 
     def layout(self, shape: tuple[int, ...]) -> TokenLayout:
         """Token layout of one view of images of shape (B, V, H, W, 3)."""
@@ -191,23 +220,24 @@ class MapAnything(Model):
         *,
         attention: AttentionFn = attend_densely,
         conditions: Conditions | None = None,
+        real_views: Count | None = None,
     ) -> Features:
         """Features of the views, which all heads share; see `__call__`."""
+        layout = replace(self.layout(images.shape), real_views=real_views)
         fused, classes = self.fused(images, conditions)
         tokens, scene = self.tokens(fused, classes)
-        tapped, scene = self.trunk(tokens, self.layout(images.shape), attention, scene)
-        return Features(fused=fused, tapped=tapped, scale=scene[:, 0])
+        tapped, scene = self.trunk(tokens, layout, attention, scene)
+        return Features(fused=fused, tapped=tapped, scale=scene[:, 0], skipped=told(layout))
 
     def fused(
         self, images: Float[Array, "B V H W 3"], conditions: Conditions | None
     ) -> tuple[Float[Array, "B V P D"], Float[Array, "B V 1 D"]]:
         """Features of the patches with what is known of them, normed, and the class tokens."""
-        normalised = (images - jnp.asarray(IMAGE_MEAN)) / jnp.asarray(IMAGE_STD)
-        encoded = self.encoder.tokens(normalised.reshape(-1, *images.shape[2:]))
-        encoded = encoded.reshape(*images.shape[:2], *encoded.shape[1:])
+        encoded = encode_views(self.encoder, images, patches_only=False)
         patches = encoded[:, :, 1:]
         if conditions is not None:
-            patches = patches + self.geometry(geometry_of(conditions))
+            known = geometry_of(conditions)
+            patches = patches + each_view(lambda encoder, x: encoder(x), self.geometry, known)
         return self.fusion_norm(patches), encoded[:, :, :1]
 
     def tokens(
@@ -228,33 +258,49 @@ class MapAnything(Model):
 
     def decode(self, features: Features, layout: TokenLayout) -> MapAnythingOutput:
         """Geometry from `features`."""
-        return compose(
-            self.dense(features, layout), self.poses(features, layout), self.scale(features)
-        )
+        scale = metres(self.scale(features.scale))
+        return self.read(features.fused, features.tapped, scale, layout)
 
-    def dense(self, features: Features, layout: TokenLayout) -> Float[Array, "B V H W 6"]:
+    def read(
+        self,
+        fused: Float[Array, "B V P D"],
+        tapped: Float[Array, "3 B V T E"],
+        metric_scale: Float[Array, "B"],
+        layout: TokenLayout,
+    ) -> MapAnythingOutput:
+        """Geometry from what is told at `Features`; each view on its own."""
+        return compose(self.dense(fused, tapped, layout), self.poses(tapped, layout), metric_scale)
+
+    def dense(
+        self, fused: Float[Array, "B V P D"], tapped: Float[Array, "3 B V T E"], layout: TokenLayout
+    ) -> Float[Array, "B V H W 6"]:
         """The numbers of the dense head, a few views at a time."""
         patch = self.config.encoder.patch
         size = layout.grid[0] * patch, layout.grid[1] * patch
-        flat = (_flat(features.fused), *map(_flat, features.tapped))
+        flat = (_flat(fused), *map(_flat, tapped))
 
         def some_views(x: tuple[Array, ...]) -> Float[Array, "g H W 6"]:
             fused, *tapped = x
             patches = fused, *(self.patches(tokens, layout) for tokens in tapped)
             return self.dense_head(patches, layout.grid, size)
 
-        raw = map_views(some_views, flat)
-        return raw.reshape(*features.fused.shape[:2], *raw.shape[1:])
+        raw = map_views(some_views, flat, at_once=VIEWS_AT_ONCE)
+        return raw.reshape(*fused.shape[:2], *raw.shape[1:])
 
-    def poses(self, features: Features, layout: TokenLayout) -> Float[Array, "B V 7"]:
+    def poses(
+        self, tapped: Float[Array, "3 B V T E"], layout: TokenLayout
+    ) -> Float[Array, "B V 7"]:
         """Translation and quaternion of each view, a few views at a time."""
-        last = (_flat(features.tapped[-1]),)
-        raw = map_views(lambda x: self.pose_head(self.patches(x[0], layout)), last)
-        return raw.reshape(*features.fused.shape[:2], 7)
+        raw = map_views(
+            lambda x: self.pose_head(self.patches(x, layout)),
+            _flat(tapped[-1]),
+            at_once=VIEWS_AT_ONCE,
+        )
+        return raw.reshape(*tapped.shape[1:3], 7)
 
-    def scale(self, features: Features) -> Float[Array, "B"]:
-        """Logarithm of the metric scale of each scene."""
-        return self.scale_head(self.norm(features.scale))
+    def scale(self, token: Float[Array, "B E"]) -> Float[Array, "B"]:
+        """Logarithm of the metric scale of each scene, from its scale token."""
+        return self.scale_head(self.norm(token))
 
     def patches(self, tokens: Float[Array, "G T E"], layout: TokenLayout) -> Float[Array, "G P E"]:
         """The patches among the trunk's tokens, normed, in float32."""

@@ -9,6 +9,7 @@ from jaxrecon.geometry import (
     unproject_depth,
 )
 from jaxrecon.geometry.transforms import invert_rigid, transform_points
+from jaxrecon.models.prediction import Prediction
 from jaxrecon.pytree import pytree_dataclass
 
 SMALLEST = 1e-8
@@ -104,6 +105,25 @@ def geometry_of(conditions: Conditions) -> Geometry:
         has_pose=has_pose,
         has_pose_scale=has_pose & conditions.metric_poses,
     )
+
+
+def given_world(prediction: Prediction, conditions: Conditions) -> Float[Array, "B 4 4"]:
+    """Where the model's world is in that of the given poses; the identity if none counts.
+
+    The model's world is the first camera's frame. Both are in metres: if the given translations
+    are not known to be, their world is scaled such that the known cameras are as far from the first
+    one, in the mean, as the model finds them.
+    """
+    given, found = conditions.world_from_camera, prediction.world_from_camera
+    posed = conditions.has_pose & conditions.has_pose[:, :1]
+    spread, found_spread = (
+        jnp.sum(jnp.where(posed, jnp.linalg.norm(t - t[:, :1], axis=-1), 0), axis=1)
+        for t in (given[..., :3, 3], found[..., :3, 3])
+    )
+    metres = jnp.where(spread > 0, found_spread / jnp.maximum(spread, SMALLEST), 0)
+    metres = jnp.where(conditions.metric_poses[:, 0], 1, metres)
+    first = given[:, 0].at[:, :3, 3].multiply(metres[:, None])
+    return jnp.where(posed[:, :1, None], first, jnp.eye(4))
 
 
 def distances(

@@ -3,9 +3,11 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Bool, Float
+from jax.sharding import Sharding
+from jaxtyping import Array, Bool, Float
 
 from jaxrecon.errors import InputError
 from jaxrecon.images import PixelTransform
@@ -73,6 +75,27 @@ def conditions_from(
         metric_depth=jnp.full((1, views), metric_depths),
         metric_poses=jnp.full((1, views), metric_poses),
     )
+
+
+def padded_conditions(conditions: Conditions, views: int) -> Conditions:
+    """The conditions of one scene with unknown views behind it, up to so many views."""
+
+    def pad(x: Array) -> Array:
+        missing = views - x.shape[1]
+        return jnp.pad(x, ((0, 0), (0, missing), *((0, 0),) * (x.ndim - 2))) if missing else x
+
+    return jax.tree.map(pad, conditions)
+
+
+def abstract_conditions(shape: tuple[int, ...], sharding: Sharding | None = None) -> Any:
+    """Placeholders for the conditions of images of `shape` (V, H, W, 3)."""
+    views, height, width = shape[:3]
+
+    def known(dtype: Any, *rest: int) -> Any:
+        return jax.ShapeDtypeStruct((1, views, *rest), dtype, sharding=sharding)
+
+    empty = conditions_from([PixelTransform.stretch((1, 1), (width, height))] * views)
+    return jax.tree.map(lambda x: known(x.dtype, *x.shape[2:]), empty)
 
 
 def _flags(known: Mapping[int, Any], views: int) -> Bool[Any, "1 V"]:

@@ -69,6 +69,7 @@ class MapAnythingOutput:
             confidence=self.confidence,
             world_from_camera=self.world_from_camera,
             intrinsics=intrinsics_from_rays(self.ray_directions),
+            mask=self.unambiguous,
         )
 
 
@@ -101,13 +102,12 @@ class ScaleHead(nnx.Module):
 def compose(
     dense: Float[Array, "B V H W 6"],
     pose: Float[Array, "B V 7"],
-    scale: Float[Array, "B"],
+    metric: Float[Array, "B"],
 ) -> MapAnythingOutput:
     """Geometry from the numbers of the heads.
 
     Source: upstream `MapAnything.forward` and the adaptors of `uniception/models/prediction_heads`.
     """
-    metric = jnp.maximum(jnp.exp(scale), SMALLEST)
     rays, depth = _unit(dense[..., :3]), jnp.exp(dense[..., 3])
     quaternions = _unit(pose[..., 3:])
     points = rays * depth[..., None]
@@ -125,6 +125,11 @@ def compose(
         confidence=1 + jnp.exp(dense[..., 4]),
         mask_logits=dense[..., 5],
     )
+
+
+def metres(scale: Float[Array, "B"]) -> Float[Array, "B"]:
+    """Metres a unit of the model, from the scale head's number."""
+    return jnp.maximum(jnp.exp(scale), SMALLEST)
 
 
 def intrinsics_from_rays(rays: Float[Array, "B V H W 3"]) -> Float[Array, "B V 3 3"]:

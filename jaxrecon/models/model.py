@@ -1,15 +1,119 @@
 """What every model family is."""
 
+from dataclasses import replace
+from typing import Any
+
+import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
 from jaxrecon.models.prediction import Prediction
-from jaxrecon.nn.attention import AttentionFn
+from jaxrecon.models.vggt_tracks import Tracks
+from jaxrecon.nn.attention import AttentionFn, Count, TokenLayout
+from jaxrecon.nn.views import each_view
+from jaxrecon.pytree import pytree_dataclass
+
+
+@pytree_dataclass
+class Encoded:
+    """What a model knows of `V` views of `B` scenes once the views have exchanged.
+
+    Attributes:
+      views: arrays (B, V, ...).
+      stacked: arrays (L, B, V, ...).
+      metric_scale, skipped: see `Prediction`.
+    """
+
+    views: Any = ()
+    stacked: Any = ()
+    metric_scale: Any = None
+    skipped: Any = None
+
+
+VIEW_AXES = Encoded(views=1, stacked=2, metric_scale=-1, skipped=-1)
+"""Which axis counts the views, -1 for none."""
+
+
+def told(layout: TokenLayout) -> Float[Array, "B layers N"] | None:
+    """What the attention of a trunk said of itself; see `TokenLayout.notes`."""
+    return jnp.moveaxis(layout.notes[0], 0, 1) if layout.notes else None
 
 
 class Model(nnx.Module):
-    """A pytree of weights that maps the images of scenes to their geometry."""
+    """A pytree of weights that maps the images of scenes to their geometry.
+
+    A family defines `layout`, `encode` and `predict`; a call does all of it.
+    """
 
     def __call__(self, images: Float[Array, "B V H W 3"], *, attention: AttentionFn) -> Prediction:
         """Reconstructs `B` scenes from RGB images in [0, 1], attending as told."""
+        raise NotImplementedError
+
+    def layout(self, shape: tuple[int, ...]) -> TokenLayout:
+        """Token layout of one view of images of shape (B, V, H, W, 3).
+
+        Raises:
+          ValueError: H or W is not a multiple of the patch size.
+        """
+        raise NotImplementedError
+
+    def encode(
+        self,
+        images: Float[Array, "B V H W 3"],
+        *,
+        attention: AttentionFn,
+        real_views: Count | None = None,
+    ) -> Encoded:
+        """All that views have to exchange for.
+
+        Args:
+          images: RGB in [0, 1].
+          attention: how the trunk's tokens attend.
+          real_views: so many first views count; the others are padding, which changes nothing of
+            the first ones. All count if not given.
+        """
+        raise NotImplementedError
+
+    def predict(self, encoded: Encoded, layout: TokenLayout) -> Prediction:
+        """The geometry of each view, which does not depend on what other views are given.
+
+        A family may take more options. `metric_scale` and `skipped` are left out.
+        """
+        raise NotImplementedError
+
+    def predict_all(self, encoded: Encoded, layout: TokenLayout, **options: Any) -> Prediction:
+        """The geometry of all views, each on the device that has it."""
+        prediction = each_view(
+            lambda model, some: model.predict(some, layout, **options),
+            self,
+            encoded,
+            axis=VIEW_AXES,
+        )
+        return replace(prediction, metric_scale=encoded.metric_scale, skipped=encoded.skipped)
+
+
+class TrackingModel(Model):
+    """A model that can also follow points of one view through all views, if it has the head."""
+
+    @property
+    def smallest_tracked(self) -> int | None:
+        """The least height and width of images in which it can; None without the head."""
+        raise NotImplementedError
+
+    def track_maps(self, encoded: Encoded, layout: TokenLayout) -> Float[Array, "B V h w C"]:
+        """Feature maps, each view's on its own.
+
+        Raises:
+          ValueError: the model has no track head.
+        """
+        raise NotImplementedError
+
+    def follow(
+        self, maps: Float[Array, "B V h w C"], query_points: Float[Array, "B Q 2"]
+    ) -> Tracks:
+        """Follows points, given as (x, y) in pixels of the first view.
+
+        Raises:
+          ValueError: the model has no track head, or the images are smaller than it can take.
+        """
         raise NotImplementedError

@@ -1,7 +1,12 @@
 """What every model returns."""
 
-from jaxtyping import Array, Float
+from dataclasses import replace
 
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float
+
+from jaxrecon.geometry import transform_points
+from jaxrecon.nn.layers import HIGHEST
 from jaxrecon.pytree import pytree_dataclass
 
 
@@ -12,15 +17,20 @@ class Prediction:
     Attributes:
       points_world: the point seen by each pixel, in the scene's world frame.
       points_camera: the same point in its own camera's frame (x right, y down, z forward).
-      confidence: how far to trust each point. π³: a probability in [0, 1]. VGGT: above 1, without
-        an upper bound.
+      confidence: how far to trust each point. π³: a probability in [0, 1]. VGGT and MapAnything:
+        above 1, without an upper bound.
       world_from_camera: rigid pose of each camera.
       intrinsics: of each camera, in pixels, if the model tells them; π³ does not.
       confidence_logits: of a confidence that is a probability; training needs them, because a
         probability that is all but one or zero has no gradient.
+      mask: pixels whose geometry is not ambiguous, if the model tells them; MapAnything does.
+      metric_scale: metres a unit of the model, by which all lengths are multiplied already, if the
+        model tells it; MapAnything does.
+      skipped: share of the key blocks that each head of each global layer skipped, if the
+        attention tells it; block-sparse attention does.
 
-    The unit of length is the model's own: π³ and VGGT are free up to one scale factor for each
-    scene.
+    The unit of length is metres for MapAnything; π³ and VGGT are free up to one scale factor for
+    each scene.
     """
 
     points_world: Float[Array, "B V H W 3"]
@@ -29,3 +39,12 @@ class Prediction:
     world_from_camera: Float[Array, "B V 4 4"]
     intrinsics: Float[Array, "B V 3 3"] | None = None
     confidence_logits: Float[Array, "B V H W"] | None = None
+    mask: Bool[Array, "B V H W"] | None = None
+    metric_scale: Float[Array, "B"] | None = None
+    skipped: Float[Array, "B layers N"] | None = None
+
+    def moved(self, world: Float[Array, "B 4 4"]) -> "Prediction":
+        """The same geometry in another world; `world` is rigid, new from old coordinates."""
+        moved = transform_points(world[:, None, None, None], self.points_world)
+        poses = jnp.matmul(world[:, None], self.world_from_camera, precision=HIGHEST)
+        return replace(self, points_world=moved, world_from_camera=poses)

@@ -3,7 +3,7 @@
 The first view is the reference: the world frame is near its camera's frame.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 import jax.numpy as jnp
@@ -13,16 +13,17 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from jaxrecon.geometry import decode_pose, invert_rigid, transform_points, unproject_depth
-from jaxrecon.models.model import Model
+from jaxrecon.models.model import Encoded, TrackingModel, told
 from jaxrecon.models.prediction import Prediction
 from jaxrecon.models.vggt_heads import CameraHead, activate_depth, activate_points
 from jaxrecon.models.vggt_tracks import TrackerConfig, TrackHead, Tracks
 from jaxrecon.nn.alternating import AlternatingAttention
-from jaxrecon.nn.attention import AttentionFn, TokenLayout, attend_densely
+from jaxrecon.nn.attention import AttentionFn, Count, TokenLayout, attend_densely
 from jaxrecon.nn.block import BlockConfig
-from jaxrecon.nn.dinov2 import DINOV2_LARGE, IMAGE_MEAN, IMAGE_STD, DinoV2, DinoV2Config
-from jaxrecon.nn.dpt import DenseHead, DPTConfig, map_views
+from jaxrecon.nn.dinov2 import DINOV2_LARGE, DinoV2, DinoV2Config, encode_views
+from jaxrecon.nn.dpt import VIEWS_AT_ONCE, DenseHead, DPTConfig
 from jaxrecon.nn.rope import RotaryTable, grid_positions, rotary_table
+from jaxrecon.nn.views import each_view, map_views
 from jaxrecon.pytree import pytree_dataclass
 
 BLOCK_EPS = 1e-5
@@ -130,7 +131,7 @@ class VGGTOutput:
         )
 
 
-class VGGT(Model):
+class VGGT(TrackingModel):
     """VGGT as released.
 
     Args:
@@ -170,6 +171,7 @@ class VGGT(Model):
         *,
         attention: AttentionFn = attend_densely,
         points: Points = "depth",
+        real_views: Count | None = None,
     ) -> Prediction:
         """Reconstructs the scenes.
 
@@ -178,13 +180,31 @@ class VGGT(Model):
           attention: how the trunk's tokens attend; dense if not given.
           points: which head's points are returned; see `VGGTOutput.prediction`. Compiled, the
             other head is not run.
+          real_views: so many first views count; see `encode`.
 
         Raises:
           ValueError: H or W is not a multiple of the patch size.
         """
-        layout = self.layout(images.shape)
-        features = self.features(images, attention=attention)
-        return self.decode(features, layout).prediction(points)
+        encoded = self.encode(images, attention=attention, real_views=real_views)
+        return self.predict_all(encoded, self.layout(images.shape), points=points)
+
+    def encode(
+        self,
+        images: Float[Array, "B V H W 3"],
+        *,
+        attention: AttentionFn = attend_densely,
+        real_views: Count | None = None,
+    ) -> Encoded:
+        layout = replace(self.layout(images.shape), real_views=real_views)
+        features = self.trunk(self.tokens(images), layout, attention, self.rope(layout))
+        cameras = self.cameras(features, real_views)
+        return Encoded(stacked=(features, cameras), skipped=told(layout))
+
+    def predict(
+        self, encoded: Encoded, layout: TokenLayout, *, points: Points = "depth"
+    ) -> Prediction:
+        features, cameras = encoded.stacked
+        return self.read(features, cameras, layout).prediction(points)
 
     def layout(self, shape: tuple[int, ...]) -> TokenLayout:
         """Token layout of one view of images of shape (B, V, H, W, 3)."""
@@ -202,9 +222,7 @@ class VGGT(Model):
         The first view has a camera token and registers of its own.
         """
         batch, views = images.shape[:2]
-        normalised = (images - jnp.asarray(IMAGE_MEAN)) / jnp.asarray(IMAGE_STD)
-        patches = self.encoder(normalised.reshape(-1, *images.shape[2:]))
-        patches = patches.reshape(batch, views, *patches.shape[1:])
+        patches = encode_views(self.encoder, images)
         specials = jnp.concatenate([self.camera_tokens[...], self.register_tokens[...]], axis=1)
         chosen = specials[np.minimum(np.arange(views), 1)]
         return jnp.concatenate([jnp.broadcast_to(chosen, (batch, *chosen.shape)), patches], axis=2)
@@ -221,11 +239,25 @@ class VGGT(Model):
 
     def decode(self, features: Float[Array, "4 B V P E"], layout: TokenLayout) -> VGGTOutput:
         """Cameras, depth and points from `features`."""
-        cameras = features[-1, :, :, 0].astype(jnp.float32)
+        return self.read(features, self.cameras(features), layout)
+
+    def cameras(
+        self, features: Float[Array, "4 B V P E"], real_views: Count | None = None
+    ) -> Float[Array, "rounds B V 9"]:
+        """Pose encodings after each round of refinement, for which the views exchange."""
+        return self.camera_head(features[-1, :, :, 0].astype(jnp.float32), real_views)
+
+    def read(
+        self,
+        features: Float[Array, "4 B V P E"],
+        cameras: Float[Array, "rounds B V 9"],
+        layout: TokenLayout,
+    ) -> VGGTOutput:
+        """Depth and points from `features`, beside `cameras`; each view on its own."""
         depth, depth_confidence = activate_depth(self.dense(self.depth_head, features, layout))
         points, points_confidence = activate_points(self.dense(self.point_head, features, layout))
         return VGGTOutput(
-            pose_encodings=self.camera_head(cameras),
+            pose_encodings=cameras,
             depth_z=depth,
             depth_confidence=depth_confidence,
             points_world=points,
@@ -238,7 +270,12 @@ class VGGT(Model):
         """The numbers of one dense head, a few views at a time."""
         size = self.size(layout)
         flat = features.reshape(4, -1, *features.shape[3:])
-        raw = map_views(lambda x: head(x[:, :, layout.leading :], layout.grid, size), flat)
+        raw = map_views(
+            lambda x: head(x[:, :, layout.leading :], layout.grid, size),
+            flat,
+            at_once=VIEWS_AT_ONCE,
+            axis=1,
+        )
         return raw.reshape(*features.shape[1:3], *raw.shape[1:])
 
     def track(
@@ -257,9 +294,27 @@ class VGGT(Model):
         Raises:
           ValueError: the model has no track head, or the images are smaller than it can take.
         """
+        maps = self._track_head().maps(features, layout, self.size(layout))
+        return self.follow(maps, query_points)
+
+    @property
+    def smallest_tracked(self) -> int | None:
+        return None if self.track_head is None else self.config.tracker.smallest_image
+
+    def track_maps(self, encoded: Encoded, layout: TokenLayout) -> Float[Array, "B V h w C"]:
+        head, size = self._track_head(), self.size(layout)
+        features = encoded.stacked[0]
+        return each_view(lambda head, x: head.maps(x, layout, size), head, features, axis=2)
+
+    def follow(
+        self, maps: Float[Array, "B V h w C"], query_points: Float[Array, "B Q 2"]
+    ) -> Tracks:
+        return self._track_head().follow(maps, query_points)
+
+    def _track_head(self) -> TrackHead:
         if self.track_head is None:
             raise ValueError("the model has no track head; build it with track=True")
-        return self.track_head(features, layout, self.size(layout), query_points)
+        return self.track_head
 
     def size(self, layout: TokenLayout) -> tuple[int, int]:
         """Height and width of the images that have such a layout."""

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
-from jaxrecon.nn.attention import TokenLayout, attend_densely
+from jaxrecon.nn.attention import Count, TokenLayout, attend_densely
 from jaxrecon.nn.block import BlockConfig, scan_blocks, stack_blocks
 from jaxrecon.nn.layers import Mlp, layer_norm, linear
 
@@ -42,17 +42,20 @@ class CameraHead(nnx.Module):
         self.norm = layer_norm(width, eps=NORM_EPS, dtype=float32, rngs=rngs)
         self.pose = Mlp(width, width // 2, NUMBERS, dtype=float32, rngs=rngs)
 
-    def __call__(self, tokens: Float[Array, "B V D"]) -> Float[Array, "rounds B V 9"]:
+    def __call__(
+        self, tokens: Float[Array, "B V D"], real_views: Count | None = None
+    ) -> Float[Array, "rounds B V 9"]:
         """The pose encodings after each round; the last are the result.
 
-        Gradients of a round do not reach the rounds before it.
+        Gradients of a round do not reach the rounds before it. Views from `real_views` on are
+        padding, which the others do not see.
         """
         tokens = self.token_norm(tokens)
         first = self.first_encoding(tokens)
 
         def step(carry: tuple[Array, Array], _: None) -> tuple[tuple[Array, Array], Array]:
             total, seen = carry
-            total = total + self.correction(tokens, seen)
+            total = total + self.correction(tokens, seen, real_views)
             passed = jax.lax.stop_gradient(total)
             return (passed, passed), total
 
@@ -65,19 +68,25 @@ class CameraHead(nnx.Module):
         return jnp.broadcast_to(self.first_pose[...], (*tokens.shape[:2], NUMBERS))
 
     def correction(
-        self, tokens: Float[Array, "B V D"], encoding: Float[Array, "B V 9"]
+        self,
+        tokens: Float[Array, "B V D"],
+        encoding: Float[Array, "B V 9"],
+        real_views: Count | None = None,
     ) -> Float[Array, "B V 9"]:
         """What one round adds to the encoding."""
-        return self.pose(self.norm(self.attend(tokens, encoding)))
+        return self.pose(self.norm(self.attend(tokens, encoding, real_views)))
 
     def attend(
-        self, tokens: Float[Array, "B V D"], encoding: Float[Array, "B V 9"]
+        self,
+        tokens: Float[Array, "B V D"],
+        encoding: Float[Array, "B V 9"],
+        real_views: Count | None = None,
     ) -> Float[Array, "B V D"]:
         """Modulated tokens after the blocks; `tokens` have passed `token_norm`."""
         modulation = self.modulation(jax.nn.silu(self.embed_pose(encoding)))
         shift, scale, gate = jnp.split(modulation, 3, axis=-1)
         modulated = tokens + gate * (self.adaptive_norm(tokens) * (1 + scale) + shift)
-        layout = TokenLayout(1, (1, tokens.shape[1]))
+        layout = TokenLayout(tokens.shape[1], (1, 1), real_views=real_views)
         return scan_blocks(self.blocks, modulated, layout, attend_densely)
 
 

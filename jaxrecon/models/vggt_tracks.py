@@ -24,8 +24,9 @@ from jaxrecon.models.vggt_correlation import (
 )
 from jaxrecon.nn.attention import TokenLayout, attend_densely
 from jaxrecon.nn.block import Block, BlockConfig, stack_blocks
-from jaxrecon.nn.dpt import DPT, DPTConfig, map_views, resize_bilinear
+from jaxrecon.nn.dpt import DPT, VIEWS_AT_ONCE, DPTConfig, resize_bilinear
 from jaxrecon.nn.layers import Mlp, layer_norm, linear, scan_layers
+from jaxrecon.nn.views import map_views
 from jaxrecon.pytree import pytree_dataclass
 
 NORM_EPS = 1e-5
@@ -157,7 +158,9 @@ class UpdateTransformer(nnx.Module):
         virtual = jnp.broadcast_to(virtual, (batch, virtual.shape[0], views, width))
         tracks = jnp.concatenate([tokens, virtual], axis=1)
         layers = self.along, self.gather, self.between, self.spread
-        tracks = scan_layers(lambda x, layer: _exchange(x, layer, queries), tracks, layers)
+        tracks, _ = scan_layers(
+            lambda x, layer: (_exchange(x, layer, queries), None), tracks, layers
+        )
         return self.out(self.norm_out(tracks[:, :queries] + tokens))
 
 
@@ -287,7 +290,12 @@ class TrackHead(nnx.Module):
         query_points: Float[Array, "B Q 2"],
     ) -> Tracks:
         """Follows the points; `size` is the images' height and width."""
-        maps = self.maps(features, layout, size)
+        return self.follow(self.maps(features, layout, size), query_points)
+
+    def follow(
+        self, maps: Float[Array, "B V h w C"], query_points: Float[Array, "B Q 2"]
+    ) -> Tracks:
+        """Follows the points on feature maps."""
         positions, visibility, confidence = self.tracker(maps, query_points)
         return Tracks(positions[-1], visibility, confidence)
 
@@ -301,5 +309,6 @@ class TrackHead(nnx.Module):
             fused = self.dpt(patches[:, :, layout.leading :], layout.grid, width / height)
             return resize_bilinear(fused, (height // stride, width // stride)).astype(jnp.float32)
 
-        maps = map_views(some_views, features.reshape(4, -1, *features.shape[3:]))
+        flat = features.reshape(4, -1, *features.shape[3:])
+        maps = map_views(some_views, flat, at_once=VIEWS_AT_ONCE, axis=1)
         return maps.reshape(*features.shape[1:3], *maps.shape[1:])

@@ -65,16 +65,18 @@ class AlternatingAttention(nnx.Module):
 
         def step(
             carry: tuple[Array, Array], layer: tuple[Block, Block, Array, Array]
-        ) -> tuple[Array, Array]:
+        ) -> tuple[tuple[Array, Array], list[Array]]:
             x, taps = carry
             frame_block, global_block, slot, number = layer
-            here = replace(layout, layers=self.pairs, layer=number)
+            here = replace(layout, layers=self.pairs, layer=number, notes=[])
             framed = self.within_views(frame_block, x, here, attention, rope)
             x = self.across_views(global_block, framed, here, attention, rope)
             both = jnp.concatenate([framed, x], axis=-1).astype(taps.dtype)
-            return x, jax.lax.dynamic_update_index_in_dim(taps, both, slot, 0)
+            return (x, jax.lax.dynamic_update_index_in_dim(taps, both, slot, 0)), here.notes
 
-        return scan_layers(step, (tokens, buffer), layers)[1]
+        (_, taps), notes = scan_layers(step, (tokens, buffer), layers)
+        layout.notes.extend(notes)
+        return taps
 
     def within_views(
         self,
@@ -136,23 +138,26 @@ class GlobalFirstAttention(AlternatingAttention):
         """
         slots = _slots(self.taps, 2 * self.pairs).reshape(-1, 2)
         last = self.taps[-1] // 2 + 1
-        layers = jax.tree.map(lambda x: x[:last], (self.global_blocks, self.frame_blocks, slots))
+        numbered = (self.global_blocks, self.frame_blocks, slots, np.arange(self.pairs))
+        layers = jax.tree.map(lambda x: x[:last], numbered)
         buffer = jnp.zeros((len(self.taps), *tokens.shape), self.dtype)
 
         def written(taps: Array, x: Array, slot: Array) -> Array:
             return jax.lax.dynamic_update_index_in_dim(taps, x.astype(taps.dtype), slot, 0)
 
         def step(
-            carry: tuple[Array, Array, Array], layer: tuple[Block, Block, Array]
-        ) -> tuple[Array, Array, Array]:
+            carry: tuple[Array, Array, Array], layer: tuple[Block, Block, Array, Array]
+        ) -> tuple[tuple[Array, Array, Array], list[Array]]:
             x, scene, taps = carry
-            global_block, frame_block, slots = layer
-            x, scene = self.across_scene(global_block, x, layout, attention, scene)
+            global_block, frame_block, slots, number = layer
+            here = replace(layout, layers=self.pairs, layer=number, notes=[])
+            x, scene = self.across_scene(global_block, x, here, attention, scene)
             taps = written(taps, x, slots[0])
-            x = self.within_views(frame_block, x, layout, attention, None)
-            return x, scene, written(taps, x, slots[1])
+            x = self.within_views(frame_block, x, here, attention, None)
+            return (x, scene, written(taps, x, slots[1])), here.notes
 
-        _, scene, taps = scan_layers(step, (tokens, scene, buffer), layers)
+        (_, scene, taps), notes = scan_layers(step, (tokens, scene, buffer), layers)
+        layout.notes.extend(notes)
         return taps, scene
 
     def across_scene(

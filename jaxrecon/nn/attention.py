@@ -2,11 +2,13 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from functools import partial
 
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 from jax.typing import DTypeLike
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
 from jaxrecon.errors import InputError
 from jaxrecon.nn.layers import layer_norm, linear
@@ -14,6 +16,8 @@ from jaxrecon.nn.rope import RotaryTable, apply_rotary
 from pallas_kernels.dense_attention import IMPLEMENTATIONS, dense_attention
 
 QK_NORM_EPS = 1e-5
+
+type Count = int | Int[Array | np.ndarray, ""]
 
 
 @dataclass(frozen=True)
@@ -24,6 +28,15 @@ class TokenLayout:
     `trailing` specials], then `scene` tokens that belong to no view. Frame attention has one view
     a sequence, global attention all views of a scene. `layer` counts the trunk's `layers` pairs
     of blocks; it may be a traced number.
+
+    Attributes:
+      real_views: so many first views count and the others are padding, whose tokens are not seen;
+        None for all. It matters where one sequence holds several views.
+      heads, first_head: of how many heads the inputs are a part, and from which one on; None for
+        inputs that hold all heads.
+      notes: where an attention function may leave what it did, arrays (G, N): `SparseAttention`
+        leaves the share of key blocks that each head skipped. A trunk leaves those of its layers,
+        stacked.
     """
 
     views: int
@@ -33,6 +46,10 @@ class TokenLayout:
     scene: int = 0
     layers: int = 1
     layer: Array | int = field(default=0, compare=False)
+    real_views: Count | None = field(default=None, compare=False)
+    heads: int | None = field(default=None, compare=False)
+    first_head: Count = field(default=0, compare=False)
+    notes: list[Array] = field(default_factory=list, compare=False, repr=False)
 
     @property
     def tokens_per_view(self) -> int:
@@ -58,8 +75,7 @@ def attend_densely(
     layout: TokenLayout,
 ) -> Float[Array, "G T N K"]:
     """Every token sees every token of its sequence: the default `AttentionFn`."""
-    del layout
-    return dense_attention(q, k, v)
+    return _attend(q, k, v, layout, None)
 
 
 def named_attention(name: str | None) -> AttentionFn:
@@ -76,15 +92,17 @@ def named_attention(name: str | None) -> AttentionFn:
     return _NAMED[name]
 
 
-def _by_name(name: str) -> AttentionFn:
-    def attend(q: Array, k: Array, v: Array, layout: TokenLayout) -> Array:
-        del layout
+def _attend(q: Array, k: Array, v: Array, layout: TokenLayout, name: str | None) -> Array:
+    if layout.real_views is None or layout.views == 1:
         return dense_attention(q, k, v, implementation=name)
+    # The tokens of padding views come last.
+    k, v = (jnp.roll(x, layout.scene, axis=1) if layout.scene else x for x in (k, v))
+    real = layout.real_views * layout.tokens_per_view + layout.scene
+    real_keys = jnp.asarray(real, jnp.int32)
+    return dense_attention(q, k, v, real_keys=real_keys, implementation=name)
 
-    return attend
 
-
-_NAMED = {name: _by_name(name) for name in IMPLEMENTATIONS}
+_NAMED: dict[str, AttentionFn] = {name: partial(_attend, name=name) for name in IMPLEMENTATIONS}
 
 
 class Attention(nnx.Module):

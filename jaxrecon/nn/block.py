@@ -11,8 +11,13 @@ from jaxtyping import Array, Float
 from jaxrecon.nn.attention import Attention, AttentionFn, TokenLayout
 from jaxrecon.nn.layers import LayerScale, Mlp, SwiGlu, layer_norm, scan_layers, stack
 from jaxrecon.nn.rope import RotaryTable
+from jaxrecon.nn.views import map_views, views_are_spread
 
 type MlpKind = Literal["gelu", "swiglu"]
+
+
+TOKENS_AT_ONCE = 2**18
+"""Tokens that pass an MLP together on one device: about 250 views of 518x392 pixels."""
 
 
 @dataclass(frozen=True)
@@ -89,7 +94,18 @@ class Block(nnx.Module):
             context = self.norm_context(context)
         update = self.attention(normed, layout, attention, rope, context)
         x = (normed if self.normed_residual else x) + _scaled(update, self.scale1)
-        return x + _scaled(self.mlp(self.norm2(x)), self.scale2)
+        return x + _scaled(self.feed_forward(x), self.scale2)
+
+    def feed_forward(self, x: Float[Array, "G T D"]) -> Float[Array, "G T D"]:
+        """The MLP of the normed tokens, so many at a time that its hidden layer stays small."""
+
+        def work(tokens: Float[Array, "*some D"]) -> Float[Array, "*some D"]:
+            return self.mlp(self.norm2(tokens))
+
+        if x.shape[0] * x.shape[1] <= TOKENS_AT_ONCE or views_are_spread():
+            return work(x)
+        flat = x.reshape(-1, x.shape[2])
+        return map_views(work, flat, at_once=TOKENS_AT_ONCE).reshape(x.shape)
 
 
 def _scaled(update: Array, scale: LayerScale | None) -> Array:
@@ -109,4 +125,4 @@ def scan_blocks(
     rope: RotaryTable | None = None,
 ) -> Float[Array, "G T D"]:
     """Runs stacked blocks one after another; the block is traced once."""
-    return scan_layers(lambda x, block: block(x, layout, attention, rope), x, blocks)
+    return scan_layers(lambda x, block: (block(x, layout, attention, rope), None), x, blocks)[0]

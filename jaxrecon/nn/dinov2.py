@@ -13,6 +13,10 @@ from jaxtyping import Array, Float
 from jaxrecon.nn.attention import TokenLayout, attend_densely
 from jaxrecon.nn.block import BlockConfig, MlpKind, scan_blocks, stack_blocks
 from jaxrecon.nn.layers import HIGHEST, layer_norm, linear
+from jaxrecon.nn.views import each_view, map_views
+
+TOKENS_AT_ONCE = 2**17
+"""Patches that the encoder works on together, about."""
 
 IMAGE_MEAN = (0.485, 0.456, 0.406)
 IMAGE_STD = (0.229, 0.224, 0.225)
@@ -146,6 +150,26 @@ class DinoV2(nnx.Module):
             rows, columns = (jnp.asarray(_offset_bicubic(side, new)) for new in grid)
             resized = jnp.einsum("ih,jw,hwd->ijd", rows, columns, square, precision=HIGHEST)
         return jnp.concatenate([table[:1], resized.reshape(-1, table.shape[1])])
+
+
+def encode_views(
+    encoder: DinoV2, images: Float[Array, "B V H W 3"], *, patches_only: bool = True
+) -> Float[Array, "B V T D"]:
+    """Features of RGB images in [0, 1], each view on the device that has it, a few at a time.
+
+    Args:
+      patches_only: leaves out the class token and the registers.
+    """
+    rows, columns = encoder.patch_grid(images.shape[1:])
+    at_once = max(1, TOKENS_AT_ONCE // (rows * columns))
+
+    def encode(encoder: DinoV2, images: Float[Array, "B v H W 3"]) -> Float[Array, "B v T D"]:
+        normalised = (images - jnp.asarray(IMAGE_MEAN)) / jnp.asarray(IMAGE_STD)
+        flat = normalised.reshape(-1, *images.shape[2:])
+        tokens = map_views(encoder if patches_only else encoder.tokens, flat, at_once=at_once)
+        return tokens.reshape(*images.shape[:2], *tokens.shape[1:])
+
+    return each_view(encode, encoder, images)
 
 
 def _offset_bicubic(old: int, new: int) -> Float[np.ndarray, "new old"]:

@@ -1,6 +1,6 @@
 """Dense prediction from transformer features at four depths (DPT, arXiv 2103.13413)."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import jax
@@ -254,36 +254,6 @@ class DenseHead(nnx.Module):
         if self.position:
             x = add_position(x, aspect)
         return self.out(jax.nn.relu(self.conv(x)))
-
-
-def map_views[X: Float[Array, "4 G P D"] | Sequence[Float[Array, "G _P _D"]]](
-    function: Callable[[X], Float[Array, "g *rest"]],
-    patches: X,
-    *,
-    at_once: int = VIEWS_AT_ONCE,
-) -> Float[Array, "G *rest"]:
-    """`function` of all views, a few at a time, so that memory does not grow with their number.
-
-    Where `at_once` does not divide the number of views, the last group reaches back over views
-    that were done before.
-    """
-    axis = 1 if isinstance(patches, Array) else 0
-    views = patches[0].shape[0]
-    if views <= at_once:
-        return function(patches)
-
-    def group(start: Array) -> Float[Array, "g *rest"]:
-        return function(
-            jax.tree.map(
-                lambda x: jax.lax.dynamic_slice_in_dim(x, start, at_once, axis=axis), patches
-            )
-        )
-
-    starts = np.minimum(np.arange(0, views, at_once), views - at_once)
-    groups = jax.lax.map(group, jnp.asarray(starts, jnp.int32))
-    flat = groups.reshape(-1, *groups.shape[2:])
-    twice, last = flat.shape[0] - views, flat.shape[0] - at_once
-    return jnp.concatenate([flat[:last], flat[last + twice :]]) if twice else flat
 
 
 def resize_bilinear(x: Float[Array, "G h w C"], size: Size) -> Float[Array, "G H W C"]:

@@ -78,18 +78,17 @@ def stack[M: nnx.Module](make: Callable[[nnx.Rngs], M], count: int, rngs: nnx.Rn
     return jax.vmap(lambda key: make(nnx.Rngs(params=key)))(keys)
 
 
-def scan_layers[C](step: Callable[[C, Any], C], carry: C, layers: Any) -> C:
-    """Runs `carry = step(carry, layer)` over stacked layers; the step is traced once.
+def scan_layers[C, Y](step: Callable[[C, Any], tuple[C, Y]], carry: C, layers: Any) -> tuple[C, Y]:
+    """Runs `carry, out = step(carry, layer)` over stacked layers; the step is traced once.
+
+    Returns the last carry and the outputs of all layers, stacked.
 
     Where a gradient is taken, matrix products and attention are kept for the backward pass and
     what lies between them is computed again: it costs less than to store and read it.
     """
 
-    def body(carry: C, layer: Any) -> tuple[C, None]:
-        return step(carry, layer), None
-
-    kept = jax.checkpoint(body, policy=_costly, prevent_cse=False)
-    return jax.lax.scan(kept, carry, layers)[0]
+    kept = jax.checkpoint(step, policy=_costly, prevent_cse=False)
+    return jax.lax.scan(kept, carry, layers)
 
 
 def _costly(primitive: Any, *_: Any, **__: Any) -> bool:

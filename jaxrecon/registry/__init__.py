@@ -12,7 +12,13 @@ from jaxrecon.registry.entries import (
     available_models,
     model_entry,
 )
-from jaxrecon.registry.loading import convert_weights, load, local_folder, native_folder
+from jaxrecon.registry.loading import (
+    convert_weights,
+    load,
+    load_abstract,
+    local_folder,
+    native_folder,
+)
 
 __all__ = [
     "FAMILIES",
@@ -26,6 +32,7 @@ __all__ = [
     "config_from_json",
     "convert_weights",
     "load",
+    "load_abstract",
     "local_folder",
     "model_entry",
     "native_folder",

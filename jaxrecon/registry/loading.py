@@ -1,29 +1,34 @@
 """From a name, folder or file to a model with its weights on the devices."""
 
 import shlex
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
+import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh, Sharding
 from jax.typing import DTypeLike
 
-from convert.engine import plan, stream
+from convert.engine import Plan, plan, stream
 from convert.families import guess_family
+from convert.safetensors_file import Specs
 from convert.sources import open_source
+from convert.vggt import TRACK_HEAD, check_track_head
 from jaxrecon import checkpoint
 from jaxrecon.errors import InputError, WeightsError
 from jaxrecon.hub import cache_folder, fetch
-from jaxrecon.images import ResizeRule
+from jaxrecon.images import ImageRule
 from jaxrecon.models import Model
-from jaxrecon.nn.attention import AttentionFn, named_attention
+from jaxrecon.nn.attention import AttentionFn
 from jaxrecon.pipeline import Pipeline
 from jaxrecon.progress import Stages
 from jaxrecon.registry.config_json import config_from_json
 from jaxrecon.registry.entries import FAMILIES, MODELS, Bundled, Family, HubFile, ModelEntry
 from jaxrecon.sharding import replicated
+from jaxrecon.sparse import AttentionName, attention_named
 from pallas_kernels.platform import target_platform
 
 
@@ -32,8 +37,9 @@ def load(
     *,
     weights: str | Path | None = None,
     dtype: DTypeLike | None = None,
-    attention: AttentionFn | Literal["dense", "cudnn", "xla"] | None = None,
+    attention: AttentionFn | AttentionName | None = None,
     mesh: Mesh | None = None,
+    tracks: bool = False,
     revision: str | None = None,
     stages: Stages | None = None,
 ) -> Pipeline:
@@ -49,9 +55,11 @@ def load(
       weights: for a released model, a checkpoint folder or upstream weight file to use instead of
         downloading.
       dtype: of the matrices: bfloat16 on GPU and TPU, float32 on the CPU if not given.
-      attention: an `AttentionFn`; "dense" (the default) for the fastest exact backend, "cudnn" or
-        "xla" for that one alone.
+      attention: an `AttentionFn` such as `SparseAttention`, or a name. "auto" (the default) and
+        "dense": exact, with the fastest backend; "cudnn" or "xla": exact, with that one; "fast":
+        block-sparse in scenes large enough for that to pay; "sparse": block-sparse always.
       mesh: devices to spread the views over; see `make_mesh`.
+      tracks: whether points are to be followed (VGGT); else its track head is not even read.
       revision: branch, tag or commit of the upstream repository.
       stages: shows progress and the licence of the weights; the licence alone if not given.
 
@@ -59,18 +67,57 @@ def load(
       InputError: the name is unknown or an argument cannot be used.
       WeightsError: the weights are absent, damaged or another model's.
     """
-    attend = named_attention(attention) if isinstance(attention, str | None) else attention
+    attend = attention_named(attention) if isinstance(attention, str | None) else attention
     dtype = _default_dtype(mesh) if dtype is None else _checked_dtype(dtype)
     shown = Stages() if stages is None else stages
     timed = Stages(quiet=True) if stages is None else stages
     place, entry = _locate(name, weights, revision, shown)
     with timed.stage("load"):
-        header, family, config, restore = _open(place, entry)
+        header, family, config, restore = _open(place, entry, tracks)
         sharding = replicated(mesh) if mesh else None
         model = restore(family.abstract(config, dtype), sharding=sharding)
         resize = _resize_rule(header, family, place)
     _state_licence(header["model"], header["license"], shown)
-    return Pipeline(model, header["model"], resize, attend, mesh)
+    told = checkpoint.header_of(header) | {"config": asdict(config)}
+    return Pipeline(model, header["model"], resize, attend, mesh, family.habits, header=told)
+
+
+def load_abstract(
+    name: str | Path,
+    *,
+    dtype: DTypeLike | None = None,
+    attention: AttentionFn | AttentionName | None = None,
+    mesh: Mesh | None = None,
+) -> Pipeline:
+    """A model with shapes in place of its weights, which can be compiled but not run.
+
+    Nothing is downloaded, and of a checkpoint only what it says of itself is read.
+
+    Args:
+      name, dtype, attention, mesh: see `load`.
+
+    Raises:
+      InputError: the name is unknown or an argument cannot be used.
+      WeightsError: the checkpoint is damaged or another model's.
+    """
+    attend = attention_named(attention) if isinstance(attention, str | None) else attention
+    dtype = _default_dtype(mesh) if dtype is None else _checked_dtype(dtype)
+    entry = MODELS.get(str(name))
+    if entry is None:
+        place, _ = _locate(name, None, None, Stages(quiet=True))
+        header, family, config, _ = _open(place, None, False)
+        resize = _resize_rule(header, family, place)
+    else:
+        header, family, resize = entry.header, entry.family, entry.resize
+        config = family.configured(entry.config, tracks=False)
+    model = family.abstract(config, dtype)
+    if mesh is not None:
+        model = jax.tree.map(partial(_placed, replicated(mesh)), model)
+    return Pipeline(model, header["model"], resize, attend, mesh, family.habits)
+
+
+def _placed(sharding: Sharding, leaf: Any) -> jax.ShapeDtypeStruct:
+    return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
 
 
 def native_folder(
@@ -132,12 +179,16 @@ def convert_weights(
             f"{entry.name} has no upstream weights to convert: its own ship with the package; "
             "load it by its name"
         )
+    family, names = entry.family, open_source(source).specs
+    if family.track_head:
+        tracks = any(name.startswith(TRACK_HEAD) for name in names)
+        entry = replace(entry, config=family.configured(entry.config, tracks=tracks))
     checkpoint.convert_checkpoint(
         Path(source),
         Path(folder),
-        rules=entry.family.rules,
-        ignored=entry.family.ignored,
-        targets=checkpoint.shapes(entry.family.abstract(entry.config)),
+        rules=family.rules,
+        ignored=family.ignored_among(names, entry.config),
+        targets=checkpoint.shapes(family.abstract(entry.config)),
         header=entry.header,
         overwrite=overwrite,
     )
@@ -181,7 +232,7 @@ def _locate(
 
 
 def _open(
-    place: Path, entry: ModelEntry | None
+    place: Path, entry: ModelEntry | None, tracks: bool
 ) -> tuple[Mapping[str, Any], Family, Any, Callable[..., Any]]:
     """Header, family, sizes and reader of a native checkpoint or an upstream weight file.
 
@@ -190,20 +241,34 @@ def _open(
     if checkpoint.is_native(place):
         header = checkpoint.read_config(place)
         family = _family_of(header, entry, place)
-        config = config_from_json(family.config_class, header["config"], place)
-        return header, family, config, partial(checkpoint.load, place)
+        stored = config_from_json(family.config_class, header["config"], place)
+        config = family.configured(stored, tracks=tracks)
+        if tracks and not stored.track:
+            check_track_head((), label=str(place))
+        unread = TRACK_HEAD if config != stored else None
+        return header, family, config, partial(checkpoint.load, place, unread=unread)
     source = open_source(place)
-    entry = _released_as(source.specs, place) if entry is None else entry
-    targets = checkpoint.shapes(entry.family.abstract(entry.config))
-    planned = plan(
-        source.specs, entry.family.rules, entry.family.ignored, targets, label=str(place)
-    )
+    if entry is None:
+        entry, planned = _released_as(source.specs, place, tracks)
+    else:
+        planned = _planned(source.specs, place, entry, tracks)
+    config = entry.family.configured(entry.config, tracks=tracks)
 
     def restore[M: Model](abstract: M, *, sharding: Sharding | None) -> M:
         tensors = stream(planned, source)
         return checkpoint.restore(abstract, tensors, sharding=sharding, label=str(place))
 
-    return entry.header, entry.family, entry.config, restore
+    return entry.header, entry.family, config, restore
+
+
+def _planned(specs: Specs, place: Path, entry: ModelEntry, tracks: bool) -> Plan:
+    """Where the tensors of an upstream weight file go."""
+    family, config = entry.family, entry.family.configured(entry.config, tracks=tracks)
+    if tracks and guess_family(specs) == family.name:
+        check_track_head(specs, label=str(place))
+    targets = checkpoint.shapes(family.abstract(config))
+    ignored = family.ignored_among(specs, config)
+    return plan(specs, family.rules, ignored, targets, label=str(place))
 
 
 def _family_of(header: Mapping[str, Any], entry: ModelEntry | None, place: Path) -> Family:
@@ -221,19 +286,24 @@ def _family_of(header: Mapping[str, Any], entry: ModelEntry | None, place: Path)
     return family
 
 
-def _resize_rule(header: Mapping[str, Any], family: Family, place: Path) -> ResizeRule:
+def _resize_rule(header: Mapping[str, Any], family: Family, place: Path) -> ImageRule:
     """The rule that a checkpoint states, else its family's."""
     if "resize" not in header:
         return family.resize
-    return config_from_json(ResizeRule, header["resize"], place)
+    return config_from_json(type(family.resize), header["resize"], place)
 
 
-def _released_as(names: Iterable[str], place: Path) -> ModelEntry:
-    """The released model that an upstream weight file seems to hold."""
-    guess = guess_family(names)
+def _released_as(specs: Specs, place: Path, tracks: bool) -> tuple[ModelEntry, Plan]:
+    """The first released model that an upstream weight file may hold, and where its tensors go."""
+    guess, refusal = guess_family(specs), None
     for entry in MODELS.values():
         if entry.family.name == guess and isinstance(entry.source, HubFile):
-            return entry
+            try:
+                return entry, _planned(specs, place, entry, tracks)
+            except WeightsError as error:
+                refusal = refusal or error
+    if refusal is not None:
+        raise refusal
     looks = f"it looks like {guess}" if guess else "its tensors belong to no known family"
     raise WeightsError(f"{place}: {looks}; this version knows {', '.join(FAMILIES)}")
 

@@ -1,16 +1,17 @@
 """How the tokens of a scene are laid out for block-sparse attention."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Literal
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from jaxrecon.nn.attention import TokenLayout
+from jaxrecon.nn.attention import Count, TokenLayout
 from jaxrecon.sparse.hilbert import hilbert_order
-from pallas_kernels.block_selection import Candidates
+from pallas_kernels.block_selection import Candidates, Real
 
 type Order = Literal["raster", "hilbert"]
 type SpecialTokens = Literal["aligned", "packed"]
@@ -23,7 +24,8 @@ class Arrangement:
     Queries are [specials | padding to a whole block | patches]. Keys are [specials | patches]
     ("aligned": the first blocks, which hold all specials, are seen by all) or [patches | specials]
     ("packed", upstream's order: the last block of patches holds the first specials too, and
-    competes). Patches stand view after view, specials too.
+    competes). Patches stand view after view, specials too. Where only some views are real, keys of
+    padding views come behind all others.
     """
 
     layout: TokenLayout
@@ -46,17 +48,41 @@ class Arrangement:
         return -(-self.specials // self.block_q) * self.block_q
 
     @property
+    def counted_views(self) -> Count:
+        """How many views are real."""
+        return self.layout.views if self.layout.real_views is None else self.layout.real_views
+
+    @property
     def candidates(self) -> Candidates:
         """The keys whose blocks compete."""
+        layout, views = self.layout, self.counted_views
+        patches = views * layout.grid[0] * layout.grid[1]
         if self.special_tokens == "packed":
-            return Candidates(0, self.patches)
-        start = -(-self.specials // self.block_kv) * self.block_kv
-        return Candidates(start, self.layout.tokens)
+            return Candidates(0, patches)
+        tokens = views * layout.tokens_per_view + layout.scene
+        start = -(-(tokens - patches) // self.block_kv) * self.block_kv
+        return Candidates(start, tokens)
+
+    @property
+    def real(self) -> Real | None:
+        """How many queries and keys are not of padding views; None if all."""
+        if self.layout.real_views is None:
+            return None
+        views, layout = jnp.asarray(self.layout.real_views, jnp.int32), self.layout
+        return Real(
+            self.dense_queries + views * (layout.grid[0] * layout.grid[1]),
+            views * layout.tokens_per_view + layout.scene,
+        )
+
+    def of(self, views: int) -> "Arrangement":
+        """The arrangement of so many such views, all real."""
+        return replace(self, layout=replace(self.layout, views=views, real_views=None))
 
     @property
     def competing(self) -> int:
-        """How many key blocks compete."""
-        return max(0, -(-(self.candidates.stop - self.candidates.start) // self.block_kv))
+        """How many key blocks compete, where all views are real."""
+        start, stop = int(self.candidates.start), int(self.candidates.stop)
+        return max(0, -(-(stop - start) // self.block_kv))
 
     @property
     def key_blocks(self) -> int:
@@ -79,8 +105,25 @@ class Arrangement:
 
     def keys(self, x: Float[Array, "G T N K"]) -> Float[Array, "G T N K"]:
         specials, patches = self._split(x)
+        if self.layout.real_views is not None:
+            return self._real_first(x, specials, patches)
         parts = [specials, patches] if self.special_tokens == "aligned" else [patches, specials]
         return jnp.concatenate(parts, axis=1)
+
+    def _real_first(self, x: Array, specials: Array, patches: Array) -> Array:
+        """Keys with those of padding views behind all others: each part overwrites the last's."""
+        layout, views = self.layout, self.counted_views
+        around = layout.leading + layout.trailing
+        own = specials[:, : layout.views * around], views * around
+        scene = specials[:, layout.views * around :], layout.scene
+        seen = patches, views * layout.grid[0] * layout.grid[1]
+        aligned = self.special_tokens == "aligned"
+        start = 0
+        for part, real in (own, scene, seen) if aligned else (seen, own, scene):
+            if part.shape[1]:
+                x = jax.lax.dynamic_update_slice_in_dim(x, part, start, 1)
+            start = start + real
+        return x
 
     def restore(self, x: Float[Array, "G padded N K"]) -> Float[Array, "G T N K"]:
         """Queries' outputs back to the model's order."""

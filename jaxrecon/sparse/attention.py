@@ -78,7 +78,9 @@ class SparseAttention:
         """Dense within one view, sparse across views."""
         if layout.views == 1:
             return attend_densely(q, k, v, layout)
-        return self.attend(q, k, v, layout)[0]
+        out, skipped = self.attend(q, k, v, layout)
+        layout.notes.append(skipped)
+        return out
 
     def attend(
         self,
@@ -125,6 +127,7 @@ class SparseAttention:
             candidates=made.candidates,
             dense_queries=made.dense_queries,
             pooling=self.pooling,
+            real=made.real,
         )
 
     def _attend(
@@ -132,8 +135,7 @@ class SparseAttention:
     ) -> tuple[Array, Array]:
         mask = self._select(made, q, k, budgets)
         out = block_sparse_attention(q, k, v, mask, implementation=self.implementation)
-        counts = mask.counts[:, :, made.dense_queries // self.block_q :]
-        return out, 1 - jnp.mean(counts, axis=-1, dtype=jnp.float32) / made.key_blocks
+        return out, _share_skipped(mask, made)
 
     def _attend_in_turns(
         self, made: Arrangement, arranged: tuple[Array, ...], budgets: "_Budgets", step: int
@@ -160,15 +162,26 @@ class SparseAttention:
 
     def _budgets(self, made: Arrangement, heads: int) -> "_Budgets":
         layout = made.layout
-        keep = mass = None
+        every = heads if layout.heads is None else layout.heads
+        own = jnp.minimum(layout.first_head + jnp.arange(heads), every - 1)
+
+        def chosen(table: np.ndarray, *place: Any) -> Array:
+            """Of this layer and these heads, from rows that may stand for all layers or heads."""
+            layer = layout.layer if table.shape[-2] > 1 else 0
+            row = jnp.asarray(table)[(*place, layer)]
+            return jnp.broadcast_to(row, (every,))[own]
+
+        keep, mass = jnp.ones((heads,), jnp.int32), None
         if self.sparse_ratio is not None:
-            ratios = _table("sparse_ratio", self.sparse_ratio, layout.layers, heads)
+            ratios = _table("sparse_ratio", self.sparse_ratio, layout.layers, every)
+            views = [layout.views] if layout.real_views is None else range(layout.views + 1)
+            competing = np.array([made.of(count).competing for count in views])[:, None, None]
             # The product is rounded as upstream rounds it: 10 blocks at 0.8 keep 1.
-            keep = np.trunc(made.competing * (1 - ratios)).astype(np.int32)
+            kept = np.trunc(competing * (1 - ratios)).astype(np.int32)
+            keep = chosen(kept, 0 if layout.real_views is None else layout.real_views)
         if self.cdf_threshold is not None:
-            mass = _table("cdf_threshold", self.cdf_threshold, layout.layers, heads)
-            mass = jnp.asarray(mass, jnp.float32)[layout.layer]
-        keep = jnp.ones((heads,), jnp.int32) if keep is None else jnp.asarray(keep)[layout.layer]
+            shares = _table("cdf_threshold", self.cdf_threshold, layout.layers, every)
+            mass = chosen(shares.astype(np.float32))
         return _Budgets(keep, mass)
 
 
@@ -202,8 +215,23 @@ def _check_budget(name: str, budget: Any, span: str, inside: Any) -> None:
         raise InputError(f"{name}={budget!r} must be numbers in {span}")
 
 
-def _table(name: str, budget: Budget, layers: int, heads: int) -> Float[np.ndarray, "layers heads"]:
-    """The budget of each layer and head."""
+def _share_skipped(mask: BlockMask, made: Arrangement) -> Float[Array, "G N"]:
+    """Of the key blocks, by the blocks of patch queries; padding counts in neither."""
+    counts = mask.counts[:, :, made.dense_queries // made.block_q :]
+    if made.real is None:
+        return 1 - jnp.mean(counts, axis=-1, dtype=jnp.float32) / made.key_blocks
+    rows = -(-(made.real.queries - made.dense_queries) // made.block_q)
+    counts = jnp.where(jnp.arange(counts.shape[-1]) < rows, counts, 0)
+    key_blocks = -(-made.real.keys // made.block_kv)
+    return 1 - jnp.sum(counts, axis=-1, dtype=jnp.float32) / (rows * key_blocks)
+
+
+def _table(name: str, budget: Budget, layers: int, heads: int) -> Float[np.ndarray, "rows columns"]:
+    """The budget of each layer and head; one row stands for all layers, one column for all heads.
+
+    Raises:
+      InputError: it is not given for so many layers or heads.
+    """
     values = np.asarray(budget, np.float64)
     if values.ndim and values.shape[0] != layers:
         raise InputError(
@@ -211,8 +239,7 @@ def _table(name: str, budget: Budget, layers: int, heads: int) -> Float[np.ndarr
         )
     if values.ndim == 2 and values.shape[1] != heads:
         raise InputError(f"{name} is given for {values.shape[1]} heads, found {heads} heads")
-    rows = values.reshape(-1, 1) if values.ndim < 2 else values
-    return np.broadcast_to(rows, (layers, heads))
+    return values.reshape(-1, 1) if values.ndim < 2 else values
 
 
 def _heads_at_once(made: Arrangement, groups: int, heads: int) -> int:

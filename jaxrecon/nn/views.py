@@ -1,0 +1,87 @@
+"""Work that treats each view on its own: where it runs, and how much of it at a time."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import AxisType, PartitionSpec
+from jaxtyping import Array, Float
+
+VIEW_AXIS = "views"
+"""Name of the mesh axis over which views are spread."""
+
+
+def each_view[W, X, Y](work: Callable[[W, X], Y], weights: W, views: X, *, axis: Any = 1) -> Y:
+    """`work(weights, views)`, each device on the views that it has.
+
+    Takes effect where the mesh in force (`jax.set_mesh`) has an axis "views"; elsewhere it is a
+    plain call.
+
+    Args:
+      work: maps arrays of some views to arrays of the same views, whose axis is the second.
+      weights: what all views share; every device has the whole of it.
+      views: arrays of all views.
+      axis: the axis of `views` that counts them; or a tree of axes, -1 for arrays that have none.
+    """
+    mesh = jax.sharding.get_abstract_mesh()
+    if not views_are_spread():
+        return work(weights, views)
+    spread = jax.shard_map(
+        work,
+        mesh=mesh,
+        in_specs=(PartitionSpec(), jax.tree.map(_by_view, axis)),
+        out_specs=PartitionSpec(None, VIEW_AXIS),
+        check_vma=False,
+    )
+    return spread(weights, views)
+
+
+def _by_view(axis: int) -> PartitionSpec:
+    return PartitionSpec() if axis < 0 else PartitionSpec(*(None,) * axis, VIEW_AXIS)
+
+
+def views_are_spread() -> bool:
+    """Whether the code being traced sees the views of several devices as one array."""
+    mesh = jax.sharding.get_abstract_mesh()
+    if VIEW_AXIS not in mesh.axis_names:
+        return False
+    return mesh.axis_types[mesh.axis_names.index(VIEW_AXIS)] != AxisType.Manual
+
+
+def map_views[X](
+    function: Callable[[X], Float[Array, "g *rest"]],
+    views: X,
+    *,
+    at_once: int,
+    axis: int = 0,
+) -> Float[Array, "G *rest"]:
+    """`function` of all views, a few at a time, so that memory does not grow with their number.
+
+    The groups are of one size; where they cannot be, the last one reaches back over views that
+    were done before.
+
+    Args:
+      function: maps arrays of some views to an array of them, view after view.
+      views: arrays of all views.
+      at_once: the most views in a group.
+      axis: the axis of `views` that counts them.
+    """
+    count = jax.tree.leaves(views)[0].shape[axis]
+    if count <= at_once:
+        return function(views)
+    groups = -(-count // at_once)
+    even = (number for number in range(groups, 2 * groups) if count % number == 0)
+    size = -(-count // next(even, groups))
+
+    def group(start: Array) -> Float[Array, "g *rest"]:
+        return function(
+            jax.tree.map(lambda x: jax.lax.dynamic_slice_in_dim(x, start, size, axis=axis), views)
+        )
+
+    starts = np.minimum(np.arange(0, count, size), count - size)
+    done = jax.lax.map(group, jnp.asarray(starts, jnp.int32))
+    flat = done.reshape(-1, *done.shape[2:])
+    twice, last = flat.shape[0] - count, flat.shape[0] - size
+    return jnp.concatenate([flat[:last], flat[last + twice :]]) if twice else flat

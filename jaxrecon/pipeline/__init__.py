@@ -1,0 +1,17 @@
+"""Photos in, reconstruction out: the only place where inference is compiled."""
+
+from jaxrecon.pipeline.options import DEFAULT_HABITS, Habits, Options, Thresholds, thresholds
+from jaxrecon.pipeline.pipeline import Pipeline
+from jaxrecon.pipeline.program import Geometry
+from jaxrecon.pipeline.tracking import QueryPoints
+
+__all__ = [
+    "DEFAULT_HABITS",
+    "Geometry",
+    "Habits",
+    "Options",
+    "Pipeline",
+    "QueryPoints",
+    "Thresholds",
+    "thresholds",
+]

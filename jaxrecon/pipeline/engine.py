@@ -1,0 +1,210 @@
+"""Compiles a model's programs, each on first use, and runs them."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh
+from jaxtyping import Array, Float, UInt8
+
+from jaxrecon.export import PointTracks
+from jaxrecon.images import ImageBatch, ImageRule
+from jaxrecon.memory import check_compiled, default_device
+from jaxrecon.models import Conditions, Model, Tracks, abstract_conditions, padded_conditions
+from jaxrecon.nn.attention import AttentionFn, attend_densely
+from jaxrecon.pipeline.framing import bucket_of, has_margins, padded, photo_frames
+from jaxrecon.pipeline.options import DEFAULT_HABITS, Habits, Options, Thresholds, thresholds
+from jaxrecon.pipeline.program import Geometry, maps_program, scene_program
+from jaxrecon.pipeline.tracking import Query, follow_program
+from jaxrecon.progress import Stages
+from jaxrecon.sharding import by_view, put, spread_attention, view_devices
+
+
+@dataclass(frozen=True)
+class Engine:
+    """A model with its weights on the devices, ready to reconstruct.
+
+    Attributes:
+      model: the network with its weights.
+      name: what the model is called in results.
+      resize: the size that the model's upstream gives its images.
+      attention: how the trunk's tokens attend.
+      mesh: devices over which the views are spread; None for one device.
+      habits: what the model's family does where the caller does not say.
+      exact_views: compiles for each number of views, in place of padding it up to the next of a
+        few numbers that share a program (see `bucket_of`).
+      header: what the checkpoint of the weights says of itself; see `checkpoint.write`.
+    """
+
+    model: Model
+    name: str
+    resize: ImageRule
+    attention: AttentionFn = attend_densely
+    mesh: Mesh | None = None
+    habits: Habits = DEFAULT_HABITS
+    exact_views: bool = False
+    header: Mapping[str, Any] | None = field(default=None, repr=False, compare=False)
+    _compiled: dict[Any, Any] = field(default_factory=dict, repr=False, compare=False)
+
+    def run(
+        self,
+        batch: ImageBatch,
+        limits: Thresholds,
+        options: Options,
+        stages: Stages,
+        *,
+        known: Conditions | None = None,
+        attention: AttentionFn | None = None,
+    ) -> Geometry:
+        """Compiles the program for these shapes unless it is compiled already, and runs it."""
+        pixels, limits, options = self.framed(batch, limits, options)
+        with stages.stage("compile"):
+            program = self.compile(pixels.shape, options, attention)
+        with stages.stage("run"):
+            where = by_view(self.mesh) if self.mesh else None
+            scene = put(pixels[None], where)
+            known = self.placed(known, len(pixels))
+            geometry = jax.block_until_ready(program(self.model, scene, limits, known))
+        return real_views(geometry, len(batch.names))
+
+    @property
+    def compilations(self) -> int:
+        """How many programs this pipeline has compiled, or taken from the cache on disk."""
+        return len(self._compiled)
+
+    def compile(
+        self,
+        shape: tuple[int, ...],
+        options: Options | None = None,
+        attention: AttentionFn | None = None,
+    ) -> Any:
+        """The executable for images of `shape` (V, H, W, 3), compiled on first use."""
+        options, attention = options or Options(), attention or self.attention
+        key = (shape, options, attention)
+        return self.once(key, lambda: self.lower(*key))
+
+    def lower(
+        self,
+        shape: tuple[int, ...],
+        options: Options | None = None,
+        attention: AttentionFn | None = None,
+    ) -> Any:
+        """The program for images of `shape` (V, H, W, 3), lowered and not yet compiled."""
+        options, attention = options or Options(), attention or self.attention
+        pixels, limits = self._abstract(shape, options)
+        known = abstract_conditions(shape, pixels.sharding) if options.conditioned else None
+        program = partial(scene_program, self.spread(attention), options)
+        return self.lowered(program, self.model, pixels, limits, known)
+
+    def maps(self, batch: ImageBatch, stages: Stages) -> Float[Array, "V h w C"]:
+        """The feature maps for tracks."""
+        limits = thresholds(0.0, 0.0, 0.0)
+        pixels, limits, options = self.framed(batch, limits, Options())
+        shape, attention = pixels.shape, self.attention
+        with stages.stage("compile"):
+            program = self.once(
+                ("maps", shape, options, attention),
+                lambda: self.lowered(
+                    partial(maps_program, self.spread(attention)),
+                    self.model,
+                    *self._abstract(shape, options),
+                ),
+            )
+        with stages.stage("run"):
+            scene = put(pixels[None], by_view(self.mesh) if self.mesh else None)
+            return jax.block_until_ready(program(self.model, scene, limits))
+
+    def follow(
+        self, maps: Float[Array, "V h w C"], asked: Sequence[Query], views: int, stages: Stages
+    ) -> PointTracks:
+        """Tracks in pixels of the processed images."""
+        done: list[Tracks] = []
+        with stages.stage("track"):
+            for query in asked:
+                arguments = (self.model, maps, query.points, np.asarray(query.view, np.int32))
+                program = self.once(
+                    ("follow", views, maps.shape, query.points.shape),
+                    lambda arguments=arguments: self.lowered(
+                        partial(follow_program, views), *arguments
+                    ),
+                )
+                done.append(program(*arguments))
+        counts = [len(query.points) for query in asked]
+        return PointTracks(
+            xy=np.concatenate([np.asarray(each.positions) for each in done], axis=1),
+            visibility=np.concatenate([np.asarray(each.visibility) for each in done], axis=1),
+            confidence=np.concatenate([np.asarray(each.confidence) for each in done], axis=1),
+            query_view=np.repeat([query.view for query in asked], counts),
+        )
+
+    def placed(self, known: Conditions | None, views: int) -> Conditions | None:
+        """What is known, on the devices, with unknown views behind it."""
+        if known is None:
+            return None
+        return put(padded_conditions(known, views), by_view(self.mesh) if self.mesh else None)
+
+    def framed(
+        self, batch: ImageBatch, limits: Thresholds, options: Options
+    ) -> tuple[UInt8[np.ndarray, "V H W 3"], Thresholds, Options]:
+        """Images with padding views behind them, and what the program is told of either."""
+        real, devices = len(batch.names), view_devices(self.mesh)
+        views = -(-real // devices) * devices if self.exact_views else bucket_of(real, devices)
+        frames = photo_frames(batch.transforms)
+        if views == real and not has_margins(frames, batch.transforms):
+            return batch.pixels, limits, options
+        limits = replace(limits, frames=padded(frames, views))
+        if views > real:
+            limits = replace(limits, views=np.asarray(real, np.int32))
+        options = replace(options, framed=True, padded=views > real)
+        return padded(batch.pixels, views), limits, options
+
+    def _abstract(self, shape: tuple[int, ...], options: Options) -> tuple[Any, Thresholds]:
+        """Shapes of the images and numbers that a program takes."""
+        sharding = by_view(self.mesh) if self.mesh else None
+        limits = thresholds(0.0, 0.0, 0.0)
+        if options.framed:
+            limits = replace(limits, frames=np.zeros((shape[0], 4), np.int32))
+        if options.padded:
+            limits = replace(limits, views=np.asarray(shape[0], np.int32))
+        return jax.ShapeDtypeStruct((1, *shape), jnp.uint8, sharding=sharding), limits
+
+    def spread(self, attention: AttentionFn) -> AttentionFn:
+        """The attention, spread over the mesh if there is one."""
+        return spread_attention(attention, self.mesh) if self.mesh else attention
+
+    def lowered(self, program: Callable[..., Any], *arguments: Any) -> Any:
+        """A program lowered for these arguments and devices."""
+        if self.mesh is None:
+            return jax.jit(program).lower(*arguments)
+        with jax.set_mesh(self.mesh):
+            return jax.jit(program).lower(*arguments)
+
+    def once(self, key: Any, lower: Callable[[], Any]) -> Any:
+        """The executable of that key, compiled on first use.
+
+        Raises:
+          InputError: it needs more memory than the device has.
+        """
+        if key not in self._compiled:
+            compiled = lower().compile()
+            check_compiled(compiled, self.device)
+            self._compiled[key] = compiled
+        return self._compiled[key]
+
+    @property
+    def device(self) -> Any:
+        """The first of this process's devices (`jax.Device`) that the programs run on."""
+        return self.mesh.local_devices[0] if self.mesh else default_device()
+
+
+def real_views(geometry: Geometry, views: int) -> Geometry:
+    """Without the padding views; feature maps keep them."""
+    if len(geometry.mask) == views:
+        return geometry
+    names = ("points_world", "points_camera", "confidence", "mask", "world_from_camera")
+    chosen = {name: getattr(geometry, name)[:views] for name in (*names, "intrinsics")}
+    return replace(geometry, **chosen)

@@ -1,0 +1,63 @@
+"""Which views of a program are real, and where in the processed images their photos are."""
+
+from collections.abc import Sequence
+
+import numpy as np
+from jaxtyping import Int, Shaped
+
+from jaxrecon.errors import InputError
+from jaxrecon.images import PixelTransform
+
+
+def bucket_of(views: int, devices: int = 1) -> int:
+    """The number of views for which a program is compiled: `views`, rounded up a little.
+
+    A multiple of an eighth of the power of two below it (17 to 32 views: of 2; 33 to 64: of 4), so
+    that few programs serve many numbers of views, and of the number of devices.
+    """
+    step = max(1, 2 ** ((views - 1).bit_length() - 4))
+    rounded = -(-views // step) * step
+    return -(-rounded // devices) * devices
+
+
+def padded(array: Shaped[np.ndarray, "V *rest"], views: int) -> Shaped[np.ndarray, "W *rest"]:
+    """The array with zeros behind it, up to so many views."""
+    missing = views - len(array)
+    return np.pad(array, ((0, missing), *((0, 0),) * (array.ndim - 1))) if missing else array
+
+
+def photo_frames(transforms: Sequence[PixelTransform]) -> Int[np.ndarray, "V 4"]:
+    """Left, top, right and bottom of each photo, in whole pixels, the last two exclusive."""
+    size = np.array([transform.size for transform in transforms])
+    original = np.array([transform.original_size for transform in transforms])
+    scale = np.array([transform.scale for transform in transforms])
+    offset = np.array([transform.offset for transform in transforms])
+    edges = np.stack([offset, offset + scale * original])
+    whole = np.rint(edges).clip(0, size).astype(np.int32)
+    return np.concatenate(list(whole), axis=1)
+
+
+def has_margins(frames: Int[np.ndarray, "V 4"], transforms: Sequence[PixelTransform]) -> bool:
+    """Whether some processed image shows more than its photo."""
+    whole = np.array([(0, 0, *transform.size) for transform in transforms])
+    return bool((frames != whole).any())
+
+
+def check_program_size(views: int, size: tuple[int, int], patch: int) -> None:
+    """Refuses what no program can be made for.
+
+    Raises:
+      InputError: there is no view, or a side is not a number of whole patches.
+    """
+    if views < 1:
+        raise InputError(f"{views=} must be at least 1")
+    width, height = size
+    if min(size) < patch or width % patch or height % patch:
+        raise InputError(
+            f"size: {width}x{height} must be multiples of {patch} pixels; give for instance "
+            f"{_whole(width, patch)}x{_whole(height, patch)}"
+        )
+
+
+def _whole(side: int, patch: int) -> int:
+    return max(1, round(side / patch)) * patch

@@ -1,0 +1,124 @@
+"""What a caller may choose, and what a family of models chooses where the caller does not."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from jaxtyping import Array, Float, Int
+
+from jaxrecon.errors import InputError
+from jaxrecon.pytree import pytree_dataclass
+
+type FittedIntrinsics = Literal["per_view", "shared"]
+type PrincipalPoint = Literal["free", "centre"]
+type PointsChoice = Literal["depth", "pointmap"]
+
+
+@dataclass(frozen=True)
+class Habits:
+    """How the models of one family are used.
+
+    Attributes:
+      min_confidence, confidence_quantile: of the mask, where the caller gives none.
+      points: the kinds of points among which the caller may choose, the usual one first; empty if
+        there is only one.
+      conditions: whether the models take what is known of the views beforehand.
+      strict_edges: whether a jump in depth without a normal beside it leaves the mask too.
+    """
+
+    min_confidence: float = 0.1
+    confidence_quantile: float = 0.0
+    points: tuple[PointsChoice, ...] = ()
+    conditions: bool = False
+    strict_edges: bool = False
+
+    def chosen_points(self, points: PointsChoice | None, model: str) -> PointsChoice | None:
+        """The kind of points to ask the model for; None if there is no choice.
+
+        Raises:
+          InputError: the model does not have this kind.
+        """
+        if points is None:
+            return self.points[0] if self.points else None
+        if not self.points:
+            raise InputError(f"points={points!r}: {model} has one kind of points; leave it out")
+        check_choice("points", points, self.points)
+        return points
+
+
+DEFAULT_HABITS = Habits()
+
+
+@dataclass(frozen=True)
+class Options:
+    """Choices that are compiled into the program.
+
+    Attributes:
+      intrinsics, principal_point: see `Pipeline.reconstruct`.
+      use_quantile, use_edges: whether the mask looks at the quantile, and at depth edges.
+      strict_edges: see `Habits`.
+      points: which of the model's kinds of points, if it has several.
+      framed: whether some pixels show no photo.
+      padded: whether some of the last views are padding.
+      conditioned: whether something is known of the views beforehand.
+      maps: whether the feature maps for tracks are returned too.
+    """
+
+    intrinsics: FittedIntrinsics = "per_view"
+    principal_point: PrincipalPoint = "free"
+    use_quantile: bool = False
+    use_edges: bool = True
+    strict_edges: bool = False
+    points: PointsChoice | None = None
+    framed: bool = False
+    padded: bool = False
+    conditioned: bool = False
+    maps: bool = False
+
+    def __post_init__(self) -> None:
+        check_choice("intrinsics", self.intrinsics, ("per_view", "shared"))
+        check_choice("principal_point", self.principal_point, ("free", "centre"))
+
+
+@pytree_dataclass
+class Thresholds:
+    """Numbers that can change from call to call without compiling again.
+
+    Attributes:
+      min_confidence, confidence_quantile, edge_rtol: see `Pipeline.reconstruct`.
+      frames: left, top, right and bottom of the photo in each processed image, in whole pixels
+        (the last two exclusive), if there are margins around it; all 0 for a view that is padding.
+      views: how many of the views are real, if some may be padding.
+    """
+
+    min_confidence: Float[Array | np.ndarray, ""]
+    confidence_quantile: Float[Array | np.ndarray, ""]
+    edge_rtol: Float[Array | np.ndarray, ""]
+    frames: Int[Array | np.ndarray, "V 4"] | None = None
+    views: Int[Array | np.ndarray, ""] | None = None
+
+
+def thresholds(
+    min_confidence: float, confidence_quantile: float, edge_rtol: float | None
+) -> Thresholds:
+    """The numbers of `Pipeline.reconstruct` as the program takes them.
+
+    Raises:
+      InputError: one of them is out of range.
+    """
+    if not 0 <= confidence_quantile < 1:
+        raise InputError(f"{confidence_quantile=} must be at least 0 and below 1")
+    if edge_rtol is not None and not edge_rtol >= 0:
+        raise InputError(f"{edge_rtol=} must be at least 0, or None to keep edges")
+    numbers = (min_confidence, confidence_quantile, 0.0 if edge_rtol is None else edge_rtol)
+    return Thresholds(*(np.asarray(number, np.float32) for number in numbers))
+
+
+def check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
+    """Refuses a value that is not among the choices.
+
+    Raises:
+      InputError: naming the choices.
+    """
+    if value not in choices:
+        raise InputError(f"{name}={value!r} is unknown; choose one of {', '.join(choices)}")

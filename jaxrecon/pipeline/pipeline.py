@@ -1,0 +1,337 @@
+"""Photos in, reconstruction out."""
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal, cast
+
+import numpy as np
+from jaxtyping import Array, Float
+
+from jaxrecon.errors import InputError
+from jaxrecon.export import PointTracks
+from jaxrecon.images import ImageBatch, ImageSource, load_images
+from jaxrecon.models import PerView, TrackingModel
+from jaxrecon.nn.attention import AttentionFn
+from jaxrecon.pipeline.engine import Engine
+from jaxrecon.pipeline.known import Known
+from jaxrecon.pipeline.options import (
+    FittedIntrinsics,
+    Options,
+    PointsChoice,
+    PrincipalPoint,
+    Thresholds,
+    thresholds,
+)
+from jaxrecon.pipeline.program import Geometry
+from jaxrecon.pipeline.tracking import Query, QueryPoints, check_query, queries
+from jaxrecon.progress import Stages
+from jaxrecon.reconstruction import Reconstruction, Statistics
+
+
+@dataclass(frozen=True)
+class Pipeline(Engine):
+    """A model with its weights on the devices, ready to reconstruct; its fields are `Engine`'s."""
+
+    def reconstruct(
+        self,
+        images: ImageSource,
+        *,
+        resolution: int | None = None,
+        stride: int = 1,
+        min_confidence: float | None = None,
+        confidence_quantile: float | None = None,
+        edge_rtol: float | None = 0.03,
+        intrinsics: FittedIntrinsics | PerView = "per_view",
+        principal_point: PrincipalPoint = "free",
+        poses: PerView | None = None,
+        depths: PerView | None = None,
+        metric_poses: bool = True,
+        metric_depths: bool = True,
+        points: PointsChoice | None = None,
+        query_points: QueryPoints | None = None,
+        attention: AttentionFn | None = None,
+        stages: Stages | None = None,
+    ) -> Reconstruction:
+        """Reconstructs the scene that the images show.
+
+        Args:
+          images: a folder, a glob pattern, paths, a video, an array (V, H, W, 3) of uint8 or of
+            floats in [0, 1], or PIL images. One image is enough.
+          resolution: longest side of the processed images in pixels; if not given, the size that
+            the model's upstream uses (π³: about 255,000 pixels an image).
+          stride: take every `stride`-th image or video frame.
+          min_confidence: points below it leave the mask. If not given: 0.1 for π³, none for VGGT
+            and MapAnything, whose confidences are above 1.
+          confidence_quantile: this share of the scene's points, the least confident, leaves the
+            mask. If not given: 0.25 for VGGT, 0 for the others.
+          edge_rtol: relative depth jump that makes a pixel an edge, which leaves the mask if the
+            normals jump there too; None keeps edges.
+          intrinsics: how cameras are fitted: for each view ("per_view"), or one shared by all views
+            ("shared"). Or, for MapAnything, known camera matrices, in pixels of the original
+            images, where the centre of the top-left pixel is (0, 0).
+          principal_point: fitted, or held at the image's centre.
+          poses: known poses (MapAnything): world-from-camera, rigid; x right, y down, z forward.
+            The result is in their world.
+          depths: known depth (MapAnything) along the optical axis, of the size of the original
+            images; 0 or NaN where unknown.
+          metric_poses, metric_depths: whether they are in metres. Poses in another unit leave the
+            result in metres, in their world scaled to metres.
+          points: VGGT's points from depth and cameras ("depth", the default) or from its point head
+            ("pointmap").
+          query_points: points to follow through all views (a model loaded with its track head):
+            see `track`. They become the result's `tracks`.
+          attention: in place of the pipeline's own.
+          stages: collects and shows the time of each stage; silent if not given.
+
+        Known values are given for each view: an array whose first axis counts the views, a list
+        with None where nothing is known, or a mapping by the number of the view.
+
+        Returns:
+          The reconstruction, its arrays on the device; `seconds` tells the stages' times.
+
+        Raises:
+          InputError: the images or an argument cannot be used.
+        """
+        stages = Stages(quiet=True) if stages is None else stages
+        known = Known(poses, depths, metric_poses, metric_depths).with_intrinsics(intrinsics)
+        options, limits = self._choices(
+            known,
+            min_confidence,
+            confidence_quantile,
+            edge_rtol,
+            intrinsics=intrinsics if isinstance(intrinsics, str) else "per_view",
+            principal_point=principal_point,
+            points=points,
+            maps=self._tracks(query_points),
+        )
+        batch = self._read(images, known, resolution, stride, stages)
+        asked = self._queries(query_points, batch)
+        geometry = self.run(
+            batch,
+            limits,
+            options,
+            stages,
+            known=known.conditions(batch),
+            attention=attention or self.attention,
+        )
+        note_odd_cameras(geometry.intrinsics, stages)
+        tracks = None
+        if geometry.track_maps is not None:
+            tracks = self.follow(geometry.track_maps, asked, len(batch.names), stages)
+        return reconstruction_of(geometry, batch, self.name, tracks, stages)
+
+    def stream(
+        self,
+        images: ImageSource,
+        folder: str | Path,
+        *,
+        views_at_once: int = 16,
+        overwrite: bool = False,
+        resolution: int | None = None,
+        stride: int = 1,
+        min_confidence: float | None = None,
+        edge_rtol: float | None = 0.03,
+        intrinsics: Literal["per_view"] | PerView = "per_view",
+        principal_point: PrincipalPoint = "free",
+        poses: PerView | None = None,
+        depths: PerView | None = None,
+        metric_depths: bool = True,
+        points: PointsChoice | None = None,
+        attention: AttentionFn | None = None,
+        stages: Stages | None = None,
+    ) -> Path:
+        """Reconstructs a scene of very many views into a folder, a file a view.
+
+        What each view becomes is worked out a few views at a time and written while the next few
+        are worked on, so that the results never lie in memory together. Each file is complete or
+        not there. If the folder holds part of the same reconstruction, only what is missing is
+        made. `Reconstruction.load` reads the folder, or one of its files.
+
+        Args:
+          folder: where to.
+          views_at_once: so many views are worked out together.
+          overwrite: whether another reconstruction in the folder may be replaced.
+
+        The other arguments are those of `reconstruct`. What looks at all views at once is left out:
+        a share of the least confident points, one camera for all, tracks, poses of unknown unit.
+
+        Returns:
+          The folder.
+
+        Raises:
+          InputError: the images or an argument cannot be used.
+          OutputError: the folder holds something else, or cannot be written; the views written so
+            far stay.
+        """
+        from jaxrecon.pipeline.streaming import stream
+
+        if views_at_once < 1:
+            raise InputError(f"{views_at_once=} must be at least 1")
+        if isinstance(intrinsics, str) and intrinsics != "per_view":
+            raise InputError(
+                f"{intrinsics=}: one camera for all views is fitted by reconstruct, not by stream"
+            )
+        stages = Stages(quiet=True) if stages is None else stages
+        known = Known(poses, depths, True, metric_depths).with_intrinsics(intrinsics)
+        options, limits = self._choices(
+            known, min_confidence, 0.0, edge_rtol, principal_point=principal_point, points=points
+        )
+        batch = self._read(images, known, resolution, stride, stages)
+        return stream(
+            self,
+            batch,
+            limits,
+            options,
+            Path(folder),
+            stages,
+            known=known.conditions(batch),
+            attention=attention or self.attention,
+            views_at_once=views_at_once,
+            overwrite=overwrite,
+        )
+
+    def track(
+        self,
+        images: ImageSource,
+        query_points: QueryPoints,
+        *,
+        resolution: int | None = None,
+        stride: int = 1,
+        stages: Stages | None = None,
+    ) -> PointTracks:
+        """Follows points through all views, without reconstructing the rest.
+
+        Args:
+          images, resolution, stride, stages: see `reconstruct`.
+          query_points: (x, y) in pixels of the first photo as it was given, shape (Q, 2); or such
+            points by the number of their photo; or how many to spread over every eighth photo.
+
+        Returns:
+          The tracks, in pixels of the photos as they were given.
+
+        Raises:
+          InputError: a point is not finite, outside its photo or of another shape, the photo does
+            not exist, or the model has no track head.
+        """
+        stages = Stages(quiet=True) if stages is None else stages
+        self._tracks(query_points)
+        batch = load_images(
+            images, rule=self.resize, resolution=resolution, stride=stride, stages=stages
+        )
+        asked = self._queries(query_points, batch)
+        maps = self.maps(batch, stages)
+        tracks = self.follow(maps, asked, len(batch.names), stages)
+        xy = np.stack(
+            [
+                transform.to_original(xy)
+                for transform, xy in zip(batch.transforms, np.asarray(tracks.xy), strict=True)
+            ]
+        )
+        return replace(tracks, xy=xy)
+
+    def _choices(
+        self,
+        known: Known,
+        min_confidence: float | None,
+        confidence_quantile: float | None,
+        edge_rtol: float | None,
+        *,
+        points: PointsChoice | None,
+        **chosen: Any,
+    ) -> tuple[Options, Thresholds]:
+        """What is compiled into the program, and the numbers that it takes.
+
+        Raises:
+          InputError: an argument is out of range, or not for this model.
+        """
+        habits = self.habits
+        least = habits.min_confidence if min_confidence is None else min_confidence
+        share = habits.confidence_quantile if confidence_quantile is None else confidence_quantile
+        if known.first is not None and not habits.conditions:
+            raise InputError(
+                f"{known.first}: {self.name} works from images alone; leave it out, or load "
+                "mapanything"
+            )
+        options = Options(
+            use_quantile=share > 0,
+            use_edges=edge_rtol is not None,
+            strict_edges=habits.strict_edges,
+            points=habits.chosen_points(points, self.name),
+            conditioned=known.first is not None,
+            **chosen,
+        )
+        return options, thresholds(least, share, edge_rtol)
+
+    def _read(
+        self,
+        images: ImageSource,
+        known: Known,
+        resolution: int | None,
+        stride: int,
+        stages: Stages,
+    ) -> ImageBatch:
+        rule = self.resize if known.intrinsics is None else self.resize.for_known_cameras()
+        return load_images(images, rule=rule, resolution=resolution, stride=stride, stages=stages)
+
+    def _tracks(self, query_points: QueryPoints | None) -> bool:
+        """Whether points are to be followed.
+
+        Raises:
+          InputError: they are, and the model cannot do it, or they are no points.
+        """
+        if query_points is None:
+            return False
+        check_query(query_points)
+        model = self.model
+        if not isinstance(model, TrackingModel):
+            raise InputError(f"query_points: {self.name} follows no points; load vggt for that")
+        if model.smallest_tracked is None:
+            raise InputError(
+                "query_points: the model was loaded without its track head; load it with "
+                "tracks=True"
+            )
+        return True
+
+    def _queries(self, query_points: QueryPoints | None, batch: ImageBatch) -> list[Query]:
+        if query_points is None:
+            return []
+        smallest = cast(TrackingModel, self.model).smallest_tracked
+        return queries(query_points, batch.transforms, smallest=smallest or 1)
+
+
+def note_odd_cameras(intrinsics: Float[Array, "V 3 3"], stages: Stages) -> None:
+    """Says how many views' rays form no camera, if some do not."""
+    focal = np.asarray(intrinsics)[:, [0, 1], [0, 1]]
+    odd = int((~(focal > 0) | ~np.isfinite(focal)).any(axis=1).sum())
+    if odd:
+        stages.note(
+            f"NOTE: the rays of {odd} of {len(focal)} views do not form a camera "
+            "(the focal length is not positive and finite): do not trust their intrinsics"
+        )
+
+
+def reconstruction_of(
+    geometry: Geometry,
+    batch: ImageBatch,
+    name: str,
+    tracks: PointTracks | None,
+    stages: Stages,
+) -> Reconstruction:
+    """What a program told of these images, for the user."""
+    scale, skipped = geometry.metric_scale, geometry.skipped
+    return Reconstruction(
+        points_world=geometry.points_world,
+        points_camera=geometry.points_camera,
+        confidence=geometry.confidence,
+        mask=geometry.mask,
+        world_from_camera=geometry.world_from_camera,
+        intrinsics=geometry.intrinsics,
+        colors=batch.pixels,
+        names=batch.names,
+        transforms=batch.transforms,
+        model=name,
+        seconds=dict(stages.seconds),
+        tracks=tracks,
+        metric_scale=None if scale is None else float(scale),
+        stats=Statistics(sparsity=None if skipped is None else np.asarray(skipped)),
+    )

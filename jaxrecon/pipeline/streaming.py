@@ -1,0 +1,225 @@
+"""Reconstructions of very many views, written view by view while they are made.
+
+The views exchange in one program; what each view becomes then is worked out a few views at a time,
+and is on the disk before the next few take its place.
+"""
+
+import hashlib
+from collections import deque
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import asdict, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Int, UInt8
+
+from jaxrecon.export import Streamed, write_npz
+from jaxrecon.images import ImageBatch
+from jaxrecon.models import VIEW_AXES, Conditions, Encoded, Model, Prediction
+from jaxrecon.nn.attention import AttentionFn
+from jaxrecon.nn.views import each_view
+from jaxrecon.pipeline.engine import Engine
+from jaxrecon.pipeline.options import Options, Thresholds
+from jaxrecon.pipeline.program import Geometry, encoded_scene, geometry_of
+from jaxrecon.progress import Stages
+from jaxrecon.reconstruction import NO_STATISTICS, Reconstruction, Statistics
+from jaxrecon.sharding import by_view, put, view_devices
+
+WRITERS = 4
+"""Threads that write files."""
+
+
+def digest_of(
+    engine: Engine, batch: ImageBatch, limits: Thresholds, options: Options, *rest: Any
+) -> str:
+    """Tells apart reconstructions that would not come out alike."""
+    told = hashlib.blake2b(digest_size=16)
+    told.update(np.ascontiguousarray(batch.pixels).data)
+    plain = [engine.name, str(jax.tree.leaves(engine.model)[0].dtype), asdict(options), batch.names]
+    told.update(repr(plain).encode())
+    for leaf in jax.tree.leaves((limits, rest)):
+        told.update(np.ascontiguousarray(leaf).tobytes())
+    return told.hexdigest()
+
+
+def stream(
+    engine: Engine,
+    batch: ImageBatch,
+    limits: Thresholds,
+    options: Options,
+    folder: Path,
+    stages: Stages,
+    *,
+    known: Conditions | None,
+    attention: AttentionFn,
+    views_at_once: int,
+    overwrite: bool,
+) -> Path:
+    """Writes the folder; see `Pipeline.stream`."""
+    digest = digest_of(engine, batch, limits, options, known, repr(attention))
+    streamed = Streamed(folder, digest, batch.names)
+    streamed.start({"model": engine.name}, overwrite=overwrite)
+    missing = streamed.missing()
+    if not missing:
+        return folder
+    framed = engine.framed(batch, limits, options)
+    encoded = _encode(engine, *framed, known, attention, stages)
+    parts = _parts(engine, framed, encoded, views_at_once, _given_pose(known))
+    wanted = set(missing)
+    with (
+        stages.stage("heads", total=len(missing)) as advance,
+        ThreadPoolExecutor(WRITERS) as pool,
+    ):
+        pending: deque[Future[None]] = deque()
+        for views, geometry in _ahead(parts, wanted):
+            recon = _rows(geometry, batch, views, engine.name, encoded)
+            for row, view in enumerate(views):
+                if view in wanted:
+                    wanted.discard(view)
+                    write = partial(_write, recon[row : row + 1], streamed.files[view], advance)
+                    pending.append(pool.submit(write))
+            while len(pending) > 4 * views_at_once:
+                pending.popleft().result()
+        for written in pending:
+            written.result()
+    return folder
+
+
+def _encode(
+    engine: Engine,
+    pixels: UInt8[np.ndarray, "V H W 3"],
+    limits: Thresholds,
+    options: Options,
+    known: Conditions | None,
+    attention: AttentionFn,
+    stages: Stages,
+) -> Encoded:
+    scene = put(pixels[None], by_view(engine.mesh) if engine.mesh else None)
+    known = engine.placed(known, len(pixels))
+    arguments = (engine.model, scene, limits, known)
+    with stages.stage("compile"):
+        program = engine.once(
+            ("encode", pixels.shape, options, attention),
+            lambda: engine.lowered(partial(encoded_scene, engine.spread(attention)), *arguments),
+        )
+    with stages.stage("run"):
+        return jax.block_until_ready(program(*arguments))
+
+
+def _parts(
+    engine: Engine,
+    framed: tuple[UInt8[np.ndarray, "V H W 3"], Thresholds, Options],
+    encoded: Encoded,
+    views_at_once: int,
+    world: Float[np.ndarray, "4 4"] | None,
+) -> list[tuple[list[int], Callable[[], Geometry]]]:
+    """Which views each part of the work makes, and the work."""
+    pixels, limits, options = framed
+    devices = view_devices(engine.mesh)
+    each = len(pixels) // devices
+    count = min(each, max(1, -(-views_at_once // devices)))
+    starts = np.minimum(np.arange(0, each, count), each - count)
+    parts = []
+    for start in starts.tolist():
+        views = [device * each + start + i for device in range(devices) for i in range(count)]
+        own = limits
+        if limits.frames is not None:
+            own = replace(limits, frames=np.asarray(limits.frames)[views])
+        place = np.asarray(start, np.int32)
+        arguments = (engine.model, encoded, place, own, world)
+        work = partial(_decode, engine, count, pixels.shape, options, arguments)
+        parts.append((views, work))
+    return parts
+
+
+def _decode(
+    engine: Engine, count: int, shape: tuple[int, ...], options: Options, arguments: Any
+) -> Geometry:
+    program = engine.once(
+        ("decode", count, shape, options, arguments[-1] is None),
+        lambda: engine.lowered(partial(decode_program, count, (1, *shape), options), *arguments),
+    )
+    return program(*arguments)
+
+
+def decode_program(
+    count: int,
+    shape: tuple[int, ...],
+    options: Options,
+    model: Model,
+    encoded: Encoded,
+    start: Int[Array, ""],
+    limits: Thresholds,
+    world: Float[Array, "4 4"] | None,
+) -> Geometry:
+    """The geometry of `count` views of each device, from its view `start` on."""
+    layout = model.layout(shape)
+    chosen = {} if options.points is None else {"points": options.points}
+
+    def work(weights: tuple[Model, Array], views: Encoded) -> Prediction:
+        model, start = weights
+        some = jax.tree.map(
+            lambda x, axis: x if axis < 0 else jax.lax.dynamic_slice_in_dim(x, start, count, axis),
+            views,
+            jax.tree.broadcast(VIEW_AXES, views),
+        )
+        return model.predict(some, layout, **chosen)
+
+    prediction = each_view(work, (model, start), replace(encoded, skipped=None), axis=VIEW_AXES)
+    if world is not None:
+        prediction = prediction.moved(jnp.asarray(world)[None])
+    return geometry_of(prediction, limits, options)
+
+
+def _ahead(parts: Sequence[tuple[list[int], Callable[[], Geometry]]], wanted: set[int]) -> Any:
+    """Starts each part before the one before it is fetched; skips what is not wanted."""
+    started: deque[tuple[list[int], Geometry]] = deque()
+    for views, work in parts:
+        if wanted.isdisjoint(views):
+            continue
+        geometry = work()
+        for leaf in jax.tree.leaves(geometry):
+            leaf.copy_to_host_async()
+        started.append((views, geometry))
+        if len(started) > 1:
+            yield started.popleft()
+    yield from started
+
+
+def _rows(
+    geometry: Geometry, batch: ImageBatch, views: list[int], name: str, encoded: Encoded
+) -> Reconstruction:
+    """The views of one part; padding views come last and are cut off by the caller's numbers."""
+    real = [view if view < len(batch.names) else 0 for view in views]
+    skipped, scale = encoded.skipped, encoded.metric_scale
+    return Reconstruction(
+        points_world=np.asarray(geometry.points_world),
+        points_camera=np.asarray(geometry.points_camera),
+        confidence=np.asarray(geometry.confidence),
+        mask=np.asarray(geometry.mask),
+        colors=batch.pixels[real],
+        world_from_camera=np.asarray(geometry.world_from_camera),
+        intrinsics=np.asarray(geometry.intrinsics),
+        names=tuple(batch.names[view] for view in real),
+        transforms=tuple(batch.transforms[view] for view in real),
+        model=name,
+        metric_scale=None if scale is None else float(scale[0]),
+        stats=NO_STATISTICS if skipped is None else Statistics(np.asarray(skipped[0])),
+    )
+
+
+def _write(recon: Reconstruction, path: Path, advance: Callable[[], None]) -> None:
+    write_npz(recon.scene(), path, compressed=False)
+    advance()
+
+
+def _given_pose(known: Conditions | None) -> Float[np.ndarray, "4 4"] | None:
+    """The first view's own pose, which is where the model's world is."""
+    if known is None or not bool(known.has_pose[0, 0]):
+        return None
+    return np.asarray(known.world_from_camera[0, 0])

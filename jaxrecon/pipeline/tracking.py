@@ -1,0 +1,176 @@
+"""Points of some photos, and the program that follows them through all views."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Int
+
+from jaxrecon.errors import InputError
+from jaxrecon.images import PixelTransform
+from jaxrecon.models import TrackingModel, Tracks, check_query_points
+from jaxrecon.pipeline.framing import photo_frames
+
+POINT_VIEWS_AT_ONCE = 2**18
+"""Most points followed together, times views: bounds the memory."""
+QUERY_EVERY = 8
+"""A number of points is asked for in each so manieth view."""
+
+type Points = int | np.ndarray | Sequence[Sequence[float]]
+type QueryPoints = Points | Mapping[int, Points]
+"""(x, y) in pixels of the first photo as it was given, shape (Q, 2); or by the number of their
+photo; or how many to spread over every eighth photo."""
+
+
+@dataclass(frozen=True, eq=False)
+class Query:
+    """Points, in pixels of the processed image, that are given in one view."""
+
+    view: int
+    points: Float[np.ndarray, "Q 2"]
+
+
+def check_query(query_points: QueryPoints) -> None:
+    """Refuses what can't be points, before any long work is done.
+
+    Raises:
+      InputError: a number is below 1, a shape is not (Q, 2), or there are no points.
+    """
+    if isinstance(query_points, Mapping):
+        if not query_points:
+            raise InputError("query_points is empty; give points by the number of their view")
+        for points in query_points.values():
+            _check_points(points)
+    else:
+        _check_points(query_points)
+
+
+def queries(
+    query_points: QueryPoints, transforms: Sequence[PixelTransform], *, smallest: int
+) -> list[Query]:
+    """The points of each view in which some are given.
+
+    Raises:
+      InputError: there is no such view; a point is not finite, outside its photo or cropped off;
+        or the images are smaller than `smallest`.
+    """
+    if isinstance(query_points, int):
+        given: Mapping[int, Points] = dict.fromkeys(
+            range(0, len(transforms), QUERY_EVERY), query_points
+        )
+    elif isinstance(query_points, Mapping):
+        given = query_points
+    else:
+        given = {0: query_points}
+    for view in given:
+        if view not in range(len(transforms)):
+            raise InputError(
+                f"query_points: there is no view {view}; the {len(transforms)} views count from 0 "
+                f"to {len(transforms) - 1}"
+            )
+    return [
+        Query(view, _processed(points, transforms[view], view, smallest))
+        for view, points in given.items()
+    ]
+
+
+def follow_program(
+    views: int,
+    model: TrackingModel,
+    maps: Float[Array, "V h w C"],
+    query_points: Float[Array, "Q 2"],
+    query_view: Int[Array, ""],
+) -> Tracks:
+    """Follows points of one view through the first `views`; no batch axis.
+
+    Very many points are followed in groups of one size. The points of a group exchange, so that a
+    point's track depends a little on the others.
+    """
+    maps, count = maps[:views], len(query_points)
+    order = jnp.arange(views)
+    swapped = jnp.where(order == query_view, 0, order).at[0].set(query_view)
+    maps = maps[swapped][None]
+    size = -(-count // -(-count * views // POINT_VIEWS_AT_ONCE))
+    starts = np.minimum(np.arange(0, count, size, dtype=np.int32), count - size)
+
+    def follow(start: Int[Array, ""]) -> Tracks:
+        some = jax.lax.dynamic_slice_in_dim(query_points, start, size)
+        return jax.tree.map(lambda x: x[0], model.follow(maps, some[None]))
+
+    done = jax.lax.map(follow, jnp.asarray(starts))
+    group = np.minimum(np.arange(count) // size, len(starts) - 1)
+    place = np.arange(count) - starts[group]
+    return jax.tree.map(lambda x: jnp.moveaxis(x[group, :, place], 0, 1)[swapped], done)
+
+
+def _check_points(points: Points) -> None:
+    if isinstance(points, int):
+        if points < 1:
+            raise InputError(f"query_points={points} must be at least 1, or an array of points")
+        return
+    if _array(points).ndim != 2:
+        raise InputError(
+            f"query_points has shape {_array(points).shape}; expected (Q, 2), at least one "
+            "(x, y) in pixels"
+        )
+
+
+def _processed(
+    given: Points, transform: PixelTransform, view: int, smallest: int
+) -> Float[np.ndarray, "Q 2"]:
+    width, height = transform.size
+    if isinstance(given, int):
+        points = _spread_out(given, transform)
+    else:
+        photo = _array(given)
+        check_query_points(photo, transform.original_size[1], transform.original_size[0])
+        points = transform.from_original(photo)
+        _check_not_cropped(photo, points, transform, view)
+    points = points.clip(0, (width - 1, height - 1)).astype(np.float32)
+    check_query_points(points, height, width, smallest=smallest)
+    return points
+
+
+def _array(points: Points) -> Float[np.ndarray, "..."]:
+    try:
+        return np.asarray(points, np.float32)
+    except (TypeError, ValueError) as error:
+        raise InputError(
+            "query_points is not an array of numbers; expected (Q, 2), at least one (x, y) in "
+            "pixels"
+        ) from error
+
+
+def _spread_out(count: int, transform: PixelTransform) -> Float[np.ndarray, "Q 2"]:
+    """About `count` points on a regular grid over the photo, in the middle of its cells."""
+    left, top, right, bottom = photo_frames([transform])[0].tolist()
+    width, height = right - left, bottom - top
+    columns = max(1, round((count * width / height) ** 0.5))
+    rows = max(1, round(count / columns))
+    x = left + (np.arange(columns) + 0.5) * width / columns - 0.5
+    y = top + (np.arange(rows) + 0.5) * height / rows - 0.5
+    return np.stack(np.meshgrid(x, y), axis=-1).reshape(-1, 2)
+
+
+def _check_not_cropped(
+    given: Float[np.ndarray, "Q 2"],
+    points: Float[np.ndarray, "Q 2"],
+    transform: PixelTransform,
+    view: int,
+) -> None:
+    """The photo's outermost pixels may lie half a pixel outside the processed ones."""
+    size = np.array(transform.size)
+    lost = ~((points >= -0.5) & (points <= size - 0.5)).all(axis=1)
+    if not lost.any():
+        return
+    number = int(lost.argmax())
+    x, y = given[number].tolist()
+    (left, top), (right, bottom) = (
+        transform.to_original(corner) for corner in (np.zeros(2), size - 1.0)
+    )
+    raise InputError(
+        f"query_points[{number}] = ({x:g}, {y:g}) is cropped off photo {view}; give x from "
+        f"{left:.1f} to {right:.1f} and y from {top:.1f} to {bottom:.1f}"
+    )

@@ -1,0 +1,64 @@
+"""Attention by name."""
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from jaxtyping import Array, Float
+
+from jaxrecon.errors import InputError
+from jaxrecon.nn.attention import AttentionFn, TokenLayout, attend_densely, named_attention
+from jaxrecon.sparse.attention import SparseAttention
+
+type AttentionName = Literal["auto", "fast", "sparse", "dense", "cudnn", "xla"]
+
+DENSE_UP_TO = 16_384
+"""Scenes of so many tokens, about 16 views of 518x392 pixels, attend densely in `FastAttention`."""
+
+
+@dataclass(frozen=True)
+class FastAttention:
+    """An `AttentionFn` that is block-sparse where a scene is large enough for that to pay.
+
+    Attributes:
+      sparse: how larger scenes attend.
+      dense_up_to: scenes of up to so many tokens attend densely.
+    """
+
+    sparse: SparseAttention = field(default_factory=SparseAttention)
+    dense_up_to: int = DENSE_UP_TO
+
+    def __call__(
+        self,
+        q: Float[Array, "G T N K"],
+        k: Float[Array, "G S N K"],
+        v: Float[Array, "G S N K"],
+        layout: TokenLayout,
+    ) -> Float[Array, "G T N K"]:
+        """Dense up to the limit, sparse beyond it."""
+        attend = attend_densely if layout.tokens <= self.dense_up_to else self.sparse
+        return attend(q, k, v, layout)
+
+
+def attention_named(name: str | None) -> AttentionFn:
+    """Attention by name.
+
+    "auto" (or None) and "dense" are exact, with the fastest backend there is; "cudnn" and "xla"
+    are exact, with that one. "sparse" is `SparseAttention()`, and "fast" is `FastAttention()`:
+    approximate, and asked for by name alone.
+
+    Raises:
+      InputError: the name is unknown.
+    """
+    if name in (None, "auto"):
+        return attend_densely
+    if name == "fast":
+        return FastAttention()
+    if name == "sparse":
+        return SparseAttention()
+    try:
+        return named_attention(name)
+    except InputError as error:
+        raise InputError(
+            f"attention={name!r} is unknown; choose one of auto, fast, sparse, dense, cudnn, xla, "
+            "or a function"
+        ) from error

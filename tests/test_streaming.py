@@ -1,0 +1,242 @@
+"""Reconstructions that are written view by view."""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import pytest
+from flax import nnx
+
+from jaxrecon import InputError, OutputError, Reconstruction
+from jaxrecon.images import PI3_RESIZE
+from jaxrecon.models import Pi3, Pi3Config
+from jaxrecon.nn.dinov2 import DinoV2Config
+from jaxrecon.pipeline import Pipeline, streaming
+
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
+SMALL = Pi3Config(DinoV2Config(32, 2, 2, 4, 14, 5), 4, 2, 5, 32, 2, 1, 32, 16)
+ROWS = ("points_world", "points_camera", "confidence", "world_from_camera", "intrinsics")
+
+
+@pytest.fixture(scope="module")
+def pipeline() -> Pipeline:
+    model = jax.jit(lambda: Pi3(SMALL, rngs=nnx.Rngs(0)))()
+    return Pipeline(model, "small", PI3_RESIZE)
+
+
+@pytest.fixture(scope="module")
+def pixels() -> np.ndarray:
+    return np.random.default_rng(0).integers(0, 256, (7, 28, 42, 3), np.uint8)
+
+
+def same(one: Reconstruction, other: Reconstruction) -> None:
+    for name in ROWS:
+        a, b = np.asarray(getattr(one, name)), np.asarray(getattr(other, name))
+        np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5 * np.abs(b).max())
+    assert (np.asarray(one.mask) == np.asarray(other.mask)).mean() > 0.999
+    np.testing.assert_array_equal(one.colors, other.colors)
+    assert one.names == other.names
+    assert one.transforms == other.transforms
+
+
+@pytest.mark.parametrize("views_at_once", [1, 3, 7, 100])
+def test_the_same_as_all_at_once(
+    pipeline: Pipeline, pixels: np.ndarray, views_at_once: int, tmp_path: Path
+) -> None:
+    folder = pipeline.stream(pixels, tmp_path / "out", resolution=42, views_at_once=views_at_once)
+    assert len(list(folder.glob("*.npz"))) == 7
+    whole = pipeline.reconstruct(pixels, resolution=42)
+    same(Reconstruction.load(folder), whole)
+    third = Reconstruction.load(folder / "000002_view_0002.npz")
+    same(third, whole[2])
+
+
+def test_padding_views_are_not_written(pipeline: Pipeline, tmp_path: Path) -> None:
+    """17 views run as 18."""
+    pixels = np.random.default_rng(1).integers(0, 256, (17, 28, 28, 3), np.uint8)
+    folder = pipeline.stream(pixels, tmp_path / "out", resolution=28, views_at_once=4)
+    assert len(list(folder.glob("*.npz"))) == 17
+    same(Reconstruction.load(folder), pipeline.reconstruct(pixels, resolution=28))
+
+
+def test_a_run_that_broke_off_is_finished_by_the_next(
+    pipeline: Pipeline, pixels: np.ndarray, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = pipeline.stream(pixels, tmp_path / "whole", resolution=42)
+    written: list[Path] = []
+
+    def failing(scene: Any, path: Path, **options: Any) -> None:
+        if len(written) >= 3:
+            raise OutputError(f"cannot write {path}: No space left on device")
+        written.append(path)
+        streaming_write(scene, path, **options)
+
+    streaming_write = streaming.write_npz
+    monkeypatch.setattr(streaming, "WRITERS", 1)
+    monkeypatch.setattr(streaming, "write_npz", failing)
+    broken = tmp_path / "broken"
+    with pytest.raises(OutputError, match="No space left"):
+        pipeline.stream(pixels, broken, resolution=42)
+    assert sorted(broken.glob("*.npz")) == sorted(written)
+    with pytest.raises(InputError, match="is not finished: 4 of 7 views are missing"):
+        Reconstruction.load(broken)
+    before = {path: path.stat().st_mtime_ns for path in written}
+    again: list[Path] = []
+
+    def counted(scene: Any, path: Path, **options: Any) -> None:
+        again.append(path)
+        streaming_write(scene, path, **options)
+
+    monkeypatch.setattr(streaming, "write_npz", counted)
+    pipeline.stream(pixels, broken, resolution=42)
+    assert len(again) == 4
+    assert {path: path.stat().st_mtime_ns for path in written} == before
+    same(Reconstruction.load(broken), Reconstruction.load(whole))
+    again.clear()
+    pipeline.stream(pixels, broken, resolution=42)
+    assert not again
+
+
+def test_a_killed_process_leaves_whole_files(tmp_path: Path) -> None:
+    code = _KILLED.format(folder=str(tmp_path / "out"))
+    quick = os.environ | {"JAX_DISABLE_MOST_OPTIMIZATIONS": "1"}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, check=False, env=quick)
+    assert done.returncode == -9
+    left = sorted((tmp_path / "out").glob("*.npz"))
+    assert len(left) >= 2
+    for file in left:
+        assert len(Reconstruction.load(file)) == 1
+
+
+_KILLED = """
+import os, signal
+import jax, numpy as np
+from flax import nnx
+from jaxrecon.images import PI3_RESIZE
+from jaxrecon.models import Pi3, Pi3Config
+from jaxrecon.nn.dinov2 import DinoV2Config
+from jaxrecon.pipeline import Pipeline, streaming
+
+config = Pi3Config(DinoV2Config(32, 2, 2, 4, 14, 5), 4, 2, 5, 32, 2, 1, 32, 16)
+model = jax.jit(lambda: Pi3(config, rngs=nnx.Rngs(0)))()
+pixels = np.random.default_rng(0).integers(0, 256, (7, 28, 42, 3), np.uint8)
+write, done = streaming.write_npz, []
+
+def killing(scene, path, **options):
+    write(scene, path, **options)
+    done.append(path)
+    if len(done) == 2:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+streaming.write_npz = killing
+streaming.WRITERS = 1
+Pipeline(model, "small", PI3_RESIZE).stream(pixels, {folder!r}, resolution=42)
+"""
+
+
+def test_another_reconstruction_in_the_folder(
+    pipeline: Pipeline, pixels: np.ndarray, tmp_path: Path
+) -> None:
+    folder = tmp_path / "out"
+    pipeline.stream(pixels, folder, resolution=42)
+    with pytest.raises(OutputError, match="holds another reconstruction"):
+        pipeline.stream(pixels[:6], folder, resolution=42)
+    with pytest.raises(OutputError, match="holds another reconstruction"):
+        pipeline.stream(pixels, folder, resolution=42, min_confidence=0.9)
+    pipeline.stream(pixels[:6], folder, resolution=42, overwrite=True)
+    assert len(Reconstruction.load(folder)) == 6
+    other = tmp_path / "other"
+    other.mkdir()
+    (other / "notes.txt").write_text("mine")
+    with pytest.raises(OutputError, match="holds other files"):
+        pipeline.stream(pixels, other, resolution=42)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda text: text[:-20], "is not sound"),
+        (lambda text: text.replace("jaxrecon-views", "x"), "another format or version"),
+        (lambda text: text.replace("000001_", "../000001_"), "list of files is not sound"),
+        (lambda text: json.dumps({"format": "jaxrecon-views", "version": 1}), "'files'"),
+    ],
+)
+def test_damaged_folder(
+    pipeline: Pipeline,
+    pixels: np.ndarray,
+    tmp_path: Path,
+    change: Callable[[str], str],
+    message: str,
+) -> None:
+    folder = pipeline.stream(pixels[:2], tmp_path / "out", resolution=42)
+    file = folder / "scene.json"
+    file.write_text(change(file.read_text()))
+    with pytest.raises(InputError, match=message) as caught:
+        Reconstruction.load(folder)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.usefixtures("without_shape_checks")
+def test_arguments_that_need_all_views(pipeline: Pipeline, pixels: np.ndarray) -> None:
+    shared: Any = "shared"
+    with pytest.raises(InputError, match="is fitted by reconstruct, not by stream"):
+        pipeline.stream(pixels, "out", intrinsics=shared)
+    with pytest.raises(InputError, match="views_at_once=0 must be at least 1"):
+        pipeline.stream(pixels, "out", views_at_once=0)
+    assert not Path("out").exists()
+
+
+def test_eight_devices(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", _SPREAD.format(folder=str(tmp_path))],
+        capture_output=True,
+        text=True,
+        env={
+            "XLA_FLAGS": "--xla_force_host_platform_device_count=4",
+            "JAX_PLATFORMS": "cpu",
+            "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
+        },
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+
+
+_SPREAD = """
+import jax, numpy as np
+from flax import nnx
+import jaxrecon
+from jaxrecon.images import PI3_RESIZE
+from jaxrecon.models import Pi3, Pi3Config
+from jaxrecon.nn.dinov2 import DinoV2Config
+from jaxrecon.pipeline import Pipeline
+from jaxrecon.sharding import replicated
+
+config = Pi3Config(DinoV2Config(32, 2, 2, 4, 14, 5), 4, 2, 5, 32, 2, 1, 32, 16)
+model = jax.jit(lambda: Pi3(config, rngs=nnx.Rngs(0)))()
+pixels = np.random.default_rng(0).integers(0, 256, (11, 28, 42, 3), np.uint8)
+one = Pipeline(model, "small", PI3_RESIZE).reconstruct(pixels, resolution=42)
+mesh = jaxrecon.make_mesh()
+four = Pipeline(jax.device_put(model, replicated(mesh)), "small", PI3_RESIZE, mesh=mesh)
+folder = four.stream(pixels, {folder!r} + "/out", resolution=42, views_at_once=8)
+found = jaxrecon.Reconstruction.load(folder)
+scale = np.abs(one.points_world).max()
+assert np.abs(np.asarray(one.points_world) - found.points_world).max() < 1e-5 * scale
+assert found.names == one.names
+"""
+
+
+def test_models_dtype_belongs_to_the_digest(
+    pipeline: Pipeline, pixels: np.ndarray, tmp_path: Path
+) -> None:
+    folder = pipeline.stream(pixels[:2], tmp_path / "out", resolution=42)
+    half = jax.tree.map(lambda x: x.astype("bfloat16"), pipeline.model)
+    with pytest.raises(OutputError, match="holds another reconstruction"):
+        replace(pipeline, model=half, _compiled={}).stream(pixels[:2], folder, resolution=42)
