@@ -1,8 +1,6 @@
 """From pixels to a reconstruction, on a tiny model."""
 
 import re
-import subprocess
-import sys
 from dataclasses import replace
 from typing import Any
 
@@ -192,63 +190,3 @@ def test_bfloat16_keeps_norms_and_heads_in_float32() -> None:
     images = jax.ShapeDtypeStruct((1, 2, 28, 42, 3), jnp.float32)
     out = jax.eval_shape(lambda m, x: m(x), model, images)
     assert {leaf.dtype for leaf in jax.tree.leaves(out)} == {jnp.dtype(jnp.float32)}
-
-
-def test_views_spread_over_devices_give_the_same_result() -> None:
-    done = subprocess.run(
-        [sys.executable, "-c", _SHARDED],
-        capture_output=True,
-        text=True,
-        env={
-            "XLA_FLAGS": "--xla_force_host_platform_device_count=4",
-            "JAX_PLATFORMS": "cpu",
-            "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
-        },
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr[-2000:]
-
-
-_SHARDED = """
-import jax, numpy as np
-from flax import nnx
-import jaxrecon
-from jaxrecon.images import PI3_RESIZE
-from jaxrecon.models import Pi3, Pi3Config
-from jaxrecon.nn.dinov2 import DinoV2Config
-from jaxrecon.pipeline import Pipeline
-from jaxrecon.sharding import replicated
-
-config = Pi3Config(DinoV2Config(32, 2, 2, 4, 14, 5), 4, 2, 5, 32, 2, 1, 32, 16)
-model = jax.jit(lambda: Pi3(config, rngs=nnx.Rngs(0)))()
-pixels = np.random.default_rng(0).integers(0, 256, (8, 28, 42, 3), np.uint8)
-budgets = ((0.8, 0.6, 0.4, 0.2), (0.1, 0.3, 0.5, 0.7))
-sparse = jaxrecon.SparseAttention(budgets, None, block_q=8, block_kv=4)
-one = Pipeline(model, "small", PI3_RESIZE)
-
-
-def check(mesh, views, attention):
-    # As on one device, whether or not the mesh divides the views and the four heads.
-    spread = jax.device_put(model, replicated(mesh))
-    many = Pipeline(spread, "small", PI3_RESIZE, mesh=mesh)
-    given = {"resolution": 42, "attention": attention}
-    alone = one.reconstruct(pixels[:views], **given).numpy()
-    shared = many.reconstruct(pixels[:views], **given)
-    assert len(shared.points_world.sharding.device_set) == mesh.size
-    gap = np.abs(alone.points_world - np.asarray(shared.points_world)).max()
-    assert gap < 1e-5 * np.abs(alone.points_world).max(), gap
-    if attention is not None:
-        np.testing.assert_allclose(alone.stats.sparsity, shared.stats.sparsity, atol=1e-6)
-    return many
-
-
-devices = np.array(jax.devices())
-mesh = jaxrecon.make_mesh()
-assert mesh.size == 4
-text = check(mesh, 8, None).compile(pixels.shape).as_text()
-assert "all-to-all" in text
-check(mesh, 8, sparse)
-check(jaxrecon.make_mesh(3), 7, sparse)
-two_axes = jax.make_mesh((2, 2), ("copies", "views"), (jax.sharding.AxisType.Auto,) * 2)
-check(two_axes, 5, None)
-"""

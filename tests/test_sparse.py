@@ -79,9 +79,10 @@ def test_padding_views_change_nothing(order: Any, special_tokens: Any, pooling: 
 
     expected, skipped = jax.jit(partial(attend.attend, layout=layout))(*inputs)
 
-    def run_padded(real_views: jax.Array, *inputs: jax.Array) -> tuple[jax.Array, ...]:
+    def run_padded(real_views: jax.Array, *qkv: jax.Array) -> tuple[jax.Array, ...]:
+        q, k, v = qkv
         given = replace(padded, real_views=real_views)
-        return *attend.attend(*inputs, given), attend_densely(*inputs, given)
+        return *attend.attend(q, k, v, given), attend_densely(q, k, v, given)
 
     found = jax.jit(run_padded)(jnp.int32(layout.views), *(with_junk(x) for x in inputs))
     own = np.r_[:place, place + spare : padded.tokens]

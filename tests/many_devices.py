@@ -1,0 +1,92 @@
+"""Runs small models on 8 devices of the CPU and on one: `python many_devices.py FAMILY`.
+
+Writes one line of JSON: for each way to run, the largest relative differences, and over how many
+devices the points lie. A program of its own, since the number of devices is fixed when JAX starts.
+"""
+
+import json
+import os
+import sys
+from typing import Any
+
+os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=8"
+os.environ["JAX_PLATFORMS"] = "cpu"
+os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "1"
+
+import jax
+import numpy as np
+from flax import nnx
+from jax.sharding import AxisType, Mesh
+
+import jaxrecon
+from jaxrecon.images import MAPANYTHING_RESIZE, PI3_RESIZE, VGGT_RESIZE
+from jaxrecon.models import VGGT, MapAnything, Model, Pi3
+from jaxrecon.nn.attention import AttentionFn
+from jaxrecon.pipeline import Pipeline
+from jaxrecon.sharding import replicated
+from mapanything_stages import MAPANYTHING_TINY
+from tiny_models import PI3_TINY
+from vggt_stages import VGGT_TINY
+
+SIDE = 28
+THRESHOLDS = {"min_confidence": 0.0, "confidence_quantile": 0.0, "edge_rtol": None}
+"""Of the mask: none that rounding could tip."""
+FIELDS = ("points_world", "points_camera", "confidence", "world_from_camera")
+FAMILIES = {
+    "pi3": (lambda: Pi3(PI3_TINY, rngs=nnx.Rngs(0)), PI3_RESIZE),
+    "vggt": (lambda: VGGT(VGGT_TINY, rngs=nnx.Rngs(0)), VGGT_RESIZE),
+    "mapanything": (lambda: MapAnything(MAPANYTHING_TINY, rngs=nnx.Rngs(0)), MAPANYTHING_RESIZE),
+}
+
+
+def meshes() -> dict[str, Mesh]:
+    """All devices; a number that divides neither views nor heads; and some as copies."""
+    two_axes = jax.make_mesh((2, 4), ("copies", "views"), (AxisType.Auto,) * 2)
+    return {"eight": jaxrecon.make_mesh(), "three": jaxrecon.make_mesh(3), "two axes": two_axes}
+
+
+def attentions(heads: int, layers: int) -> dict[str, AttentionFn | None]:
+    """Dense; and sparse with a ratio for each head."""
+    ratios = tuple(np.linspace(0.2, 0.8, heads).tolist())
+    sparse = jaxrecon.SparseAttention((ratios,) * layers, None, block_q=8, block_kv=4)
+    return {"dense": None, "sparse": sparse}
+
+
+def main(family: str) -> None:
+    make, resize = FAMILIES[family]
+    model: Model = jax.jit(make)()
+    pixels = np.random.default_rng(0).integers(0, 256, (11, SIDE, SIDE, 3), np.uint8)
+    config = model.config  # pyright: ignore[reportAttributeAccessIssue]
+    found = {}
+    for name, way in attentions(config.trunk_block.heads, config.pairs).items():
+        given: dict[str, Any] = {"resolution": SIDE, "attention": way} | THRESHOLDS
+        alone = Pipeline(model, family, resize).reconstruct(pixels, **given).numpy()
+        for label, mesh in meshes().items():
+            if (name, label) in (("sparse", "two axes"), ("dense", "three")):
+                continue
+            spread = jax.device_put(model, replicated(mesh))
+            pipeline = Pipeline(spread, family, resize, mesh=mesh)
+            recon = pipeline.reconstruct(pixels, **given)
+            (program,) = pipeline._compiled.values()
+            exchanges = program.as_text().count("all-to-all")
+            found[f"{name}, {label}"] = compared(alone, recon) | {"exchanges": exchanges}
+    sys.stdout.write(json.dumps(found) + "\n")
+
+
+def compared(alone: jaxrecon.Reconstruction, spread: jaxrecon.Reconstruction) -> dict[str, Any]:
+    """The largest difference of each field, by the field's largest value."""
+    values: dict[str, Any] = {}
+    for name in FIELDS:
+        expected = np.asarray(getattr(alone, name))
+        gap = np.abs(np.asarray(getattr(spread, name)) - expected).max()
+        values[name] = float(gap / np.abs(expected).max())
+    values["masks differ"] = int((np.asarray(spread.mask) != np.asarray(alone.mask)).sum())
+    shares = alone.stats.sparsity, spread.stats.sparsity
+    if shares[0] is not None and shares[1] is not None:
+        values["sparsity"] = float(np.abs(shares[0] - shares[1]).max())
+    values["devices"] = len(spread.points_world.sharding.device_set)  # pyright: ignore
+    return values
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])

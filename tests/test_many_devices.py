@@ -1,0 +1,34 @@
+"""Every family on eight devices of the CPU gives what it gives on one."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+HERE = Path(__file__).parent
+DEVICES = {"eight": 8, "three": 3, "two axes": 8}
+
+
+@pytest.mark.parametrize("family", ["pi3", "vggt", "mapanything"])
+def test_sharded_is_unsharded(family: str) -> None:
+    """11 views: no mesh divides them, and not all divide the four heads."""
+    done = subprocess.run(
+        [sys.executable, HERE / "many_devices.py", family],
+        capture_output=True,
+        text=True,
+        env=os.environ | {"PYTHONPATH": str(HERE)},
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    found = json.loads(done.stdout.splitlines()[-1])
+    assert len(found) == 4
+    for way, values in found.items():
+        attention, _, mesh = way.partition(", ")
+        assert values.pop("devices") == DEVICES[mesh], way
+        assert values.pop("masks differ") == 0, way
+        assert values.pop("exchanges") > 0, way
+        assert ("sparsity" in values) == (attention == "sparse")
+        assert max(values.values()) <= 1e-5, (way, values)
