@@ -8,7 +8,7 @@ demo: $(VENV)/.installed
 	$(BIN)/python examples/demo.py -o demo_output
 
 test: $(VENV)/.ready
-	$(BIN)/python -m pytest -n 2
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 lint: $(VENV)/.ready
 	$(BIN)/ruff format --check .
