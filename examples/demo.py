@@ -2,20 +2,16 @@
 
 Eight views of a rendered scene on which `pi3-mini` was not trained (`examples/make_scene.py` made
 them) go through its weights. The demo writes a point cloud, a GLB scene, a COLMAP model, an NPZ
-file and a sheet of pictures, and prints how far depth and poses are from the truth. With
-`--untrained` the weights are random: that shows that everything runs, and nothing else.
+file and a sheet of pictures, and prints how far depth and poses are from the truth.
 """
 
 import argparse
-import tempfile
 import time
 from pathlib import Path
 
 import jaxrecon
 from jaxrecon.evaluation import Settings, measure, open_set
-from jaxrecon.pipeline import Pipeline
 from jaxrecon.progress import Stages
-from jaxrecon.training import MINI, initial_weights, save_weights
 
 SCENE = Path(__file__).parent / "scene"
 FILES = ("scene.ply", "scene.glb", "scene.npz", "colmap/")
@@ -26,17 +22,12 @@ def main() -> None:
     add = parser.add_argument
     add("-o", "--output", default="demo_output", type=Path, help="folder to write")
     add("--weights", help="checkpoint folder to use in place of the bundled weights")
-    add("--untrained", action="store_true", help="random weights: the geometry means nothing")
     options = parser.parse_args()
     stages = Stages()
 
     begin = time.perf_counter()
-    keep = {}
-    if options.untrained:
-        model, keep = untrained(stages), {"min_confidence": 0.0, "edge_rtol": None}
-    else:
-        model = jaxrecon.load("pi3-mini", weights=options.weights, stages=stages)
-    recon = model.reconstruct(SCENE / "images", stages=stages, **keep).numpy()
+    model = jaxrecon.load("pi3-mini", weights=options.weights, stages=stages)
+    recon = model.reconstruct(SCENE / "images", stages=stages).numpy()
     took = time.perf_counter() - begin
 
     (truth,) = open_set("folder", SCENE)
@@ -54,15 +45,6 @@ def main() -> None:
     print(f"reconstructed {len(recon)} views in {took:.1f} s: {recon.mask.sum():,} points")
     tell(scores.values(), scores.pairs)
     print(f"wrote {', '.join((*FILES, 'sheet.png'))} to {options.output}/")
-    if options.untrained:
-        print("NOTE: the weights are random, so depth and cameras mean nothing.")
-
-
-def untrained(stages: Stages) -> Pipeline:
-    """pi3-mini as it is before training."""
-    with stages.stage("draw"), tempfile.TemporaryDirectory() as folder:
-        save_weights(MINI, initial_weights(MINI), Path(folder) / "weights")
-        return jaxrecon.load(Path(folder) / "weights", stages=stages)
 
 
 def tell(value: dict[str, float], pairs: int) -> None:
