@@ -73,16 +73,14 @@ def torch_cases(q: jax.Array, mask: BlockMask | None) -> Iterator[Case]:
     if mask is None:
         yield "torch SDPA", timed(lambda: torch.nn.functional.scaled_dot_product_attention(x, x, x))
         return
-    shape = (1, q.shape[2], mask.query_blocks, mask.key_blocks)
-    listed = torch.zeros(shape, dtype=torch.int32)
+    listed = torch.zeros((*mask.counts.shape, mask.key_blocks), dtype=torch.int32)
     listed[..., : mask.capacity] = torch.from_numpy(np.asarray(mask.indices, np.int32))
     counts = torch.from_numpy(np.array(mask.counts))
     lists, sizes = (0 * counts, 0 * listed, counts, listed), (q.shape[1], q.shape[1])
     blocks = flex.BlockMask.from_kv_blocks(*lists, BLOCK_SIZE=(128, 64), seq_lengths=sizes)
     attend, blocks = torch.compile(flex.flex_attention), blocks.to("cuda")
-    tiles = {"BLOCK_M": 128, "BLOCK_N": 64}
-    run = partial(attend, x, x, x, block_mask=blocks, kernel_options=tiles)
-    yield "torch FlexAttention", timed(run)
+    tiles = {"kernel_options": {"BLOCK_M": 128, "BLOCK_N": 64}}
+    yield "torch FlexAttention", timed(partial(attend, x, x, x, None, None, blocks, **tiles))
     if find_spec("spas_sage_attn"):
         import spas_sage_attn as sparge  # pyright: ignore[reportMissingImports]
 

@@ -4,6 +4,7 @@ Run as a script, it trains on them: `python plane_scenes.py FOLDER STEPS SAVE_EV
 """
 
 import sys
+from dataclasses import replace
 
 import jax
 import jax.numpy as jnp
@@ -13,7 +14,7 @@ from jaxrecon.geometry.transforms import rigid
 from jaxrecon.models import Pi3Config
 from jaxrecon.nn.dinov2 import DinoV2Config
 from jaxrecon.progress import Stages
-from jaxrecon.scenes import RenderedScenes
+from jaxrecon.scenes import SCENES, RenderedScenes
 from jaxrecon.training import Bucket, TrainConfig, step, train
 
 SMALL = Pi3Config(
@@ -34,6 +35,8 @@ def small_config(**changes: object) -> TrainConfig:
     values = {
         "model": SMALL,
         "buckets": (Bucket(4, 2, 28, 42),),
+        # Two groups of two scenes, which two devices can share.
+        "scenes": replace(SCENES, outdoor_every=2),
         "steps": 12,
         "learning_rate": 3e-3,
         "warmup_steps": 2,
