@@ -6,6 +6,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.experimental import multihost_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array
 
@@ -56,6 +57,27 @@ def put(arrays: Any, sharding: NamedSharding | None) -> Any:
     return jax.tree.map(
         lambda x: jax.make_array_from_callback(x.shape, sharding, lambda part: x[part]), arrays
     )
+
+
+def gathered[X](arrays: X) -> X:
+    """Arrays that every process has the whole of; as they are where this process has all of it."""
+    if all(leaf.is_fully_addressable for leaf in jax.tree.leaves(arrays)):
+        return arrays
+    return multihost_utils.process_allgather(arrays, tiled=True)
+
+
+def check_one_process(mesh: Mesh | None, doing: str) -> None:
+    """Refuses a mesh over the devices of several processes.
+
+    Raises:
+      InputError: naming what was asked for.
+    """
+    processes = {device.process_index for device in mesh.devices.flat} if mesh else ()
+    if len(processes) > 1:
+        raise InputError(
+            f"mesh: {doing} runs on the devices of one process, found {len(processes)} processes; "
+            "give make_mesh(jax.local_devices())"
+        )
 
 
 def by_view(mesh: Mesh) -> NamedSharding:

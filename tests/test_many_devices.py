@@ -1,7 +1,8 @@
-"""Every family on eight devices of the CPU gives what it gives on one."""
+"""Every family on eight devices of the CPU, or in two processes, gives what it gives on one."""
 
 import json
 import os
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -32,3 +33,20 @@ def test_sharded_is_unsharded(family: str) -> None:
         assert values.pop("exchanges") > 0, way
         assert ("sparsity" in values) == (attention == "sparse")
         assert max(values.values()) <= 1e-5, (way, values)
+
+
+def test_two_processes_work_together() -> None:
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        port = str(free.getsockname()[1])
+    processes = [
+        subprocess.Popen(
+            [sys.executable, HERE / "many_processes.py", port, "2", str(number)],
+            stderr=subprocess.PIPE,
+            text=True,
+            env=os.environ | {"PYTHONPATH": str(HERE)},
+        )
+        for number in range(2)
+    ]
+    told = [process.communicate(timeout=300)[1] for process in processes]
+    assert [process.returncode for process in processes] == [0, 0], "\n".join(told)[-4000:]

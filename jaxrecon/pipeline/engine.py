@@ -21,7 +21,7 @@ from jaxrecon.pipeline.options import DEFAULT_HABITS, Habits, Options, Threshold
 from jaxrecon.pipeline.program import Geometry, maps_program, scene_program
 from jaxrecon.pipeline.tracking import Query, follow_program
 from jaxrecon.progress import Stages
-from jaxrecon.sharding import by_view, put, spread_attention, view_devices
+from jaxrecon.sharding import by_view, gathered, put, spread_attention, view_devices
 
 
 @dataclass(frozen=True)
@@ -69,6 +69,7 @@ class Engine:
             scene = put(pixels[None], where)
             known = self.placed(known, len(pixels))
             geometry = jax.block_until_ready(program(self.model, scene, limits, known))
+        geometry = gathered(geometry)
         return real_views(geometry, len(batch.names))
 
     @property

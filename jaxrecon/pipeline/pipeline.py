@@ -26,6 +26,7 @@ from jaxrecon.pipeline.program import Geometry
 from jaxrecon.pipeline.tracking import Query, QueryPoints, check_query, queries
 from jaxrecon.progress import Stages
 from jaxrecon.reconstruction import Reconstruction, Statistics
+from jaxrecon.sharding import check_one_process
 
 
 @dataclass(frozen=True)
@@ -165,6 +166,7 @@ class Pipeline(Engine):
         """
         from jaxrecon.pipeline.streaming import stream
 
+        check_one_process(self.mesh, "stream")
         if views_at_once < 1:
             raise InputError(f"{views_at_once=} must be at least 1")
         if isinstance(intrinsics, str) and intrinsics != "per_view":
@@ -281,6 +283,7 @@ class Pipeline(Engine):
         """
         if query_points is None:
             return False
+        check_one_process(self.mesh, "following points")
         check_query(query_points)
         model = self.model
         if not isinstance(model, TrackingModel):
