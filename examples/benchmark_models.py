@@ -1,0 +1,130 @@
+"""Times a model's forward against upstream's PyTorch code on the same GPU.
+
+    python examples/benchmark_models.py --model pi3 --views 50 100 200 --peer path/to/Pi3
+    python examples/benchmark_models.py --model vggt --views 200 --ratios 0 0.75
+
+Released sizes with random weights, bfloat16; every time is the median of `--repeats` runs after a
+warm-up. Ours runs from 8-bit pixels to points, cameras, intrinsics and mask, dense (ratio 0) or
+with that share of key blocks skipped; upstream's from float pixels, under its autocast. `--peer`
+is a checkout of github.com/yyfz/Pi3 or facebookresearch/vggt; it runs in a process of its own.
+"""
+
+import argparse
+import importlib
+import json
+import math
+import os
+import subprocess
+import sys
+import time
+from functools import partial
+from statistics import median
+from typing import Any
+
+PEERS: dict[str, Any] = {
+    "pi3": (("pi3.models.pi3", "Pi3"), {}),
+    "vggt": (("vggt.models.vggt", "VGGT"), {"enable_point": False, "enable_track": False}),
+}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    add = parser.add_argument
+    add("--model", default="pi3", help="a released model's name")
+    add("--views", type=int, nargs="+", default=[50, 100, 200])
+    add("--size", type=int, nargs=2, default=[392, 518], help="height and width of the images")
+    add("--ratios", type=float, nargs="+", default=[0.0], help="shares of key blocks to skip")
+    add("--repeats", type=int, default=5)
+    add("--devices", type=int, default=1, help="GPUs that our side spreads over")
+    add("--peer", help="checkout of upstream's code")
+    add("--side", choices=("ours", "torch"), help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.side:
+        ours = options.side == "ours"
+        for views in options.views:
+            for ratio in options.ratios if ours else [0.0]:
+                row = (time_ours if ours else time_torch)(views, ratio, options)
+                print(json.dumps(row), flush=True)
+        return
+    print(f"{'views':>5}  {'side':6} {'skipped':>7} {'seconds':>8} {'peak GiB':>8} {'plan GiB':>8}")
+    for side in ("ours", "torch") if options.peer else ("ours",):
+        for row in _in_own_process(side):
+            told = f"{row['views']:5}  {side:6} {row['ratio']:7.0%} {row['seconds']:8.3f}"
+            print(f"{told} {row['peak']:8.2f} {row['plan']:8.2f}", flush=True)
+
+
+def time_ours(views: int, ratio: float, options: argparse.Namespace) -> dict:
+    """Our program, compiled ahead of time."""
+    import jax
+    import jax.numpy as jnp
+    from flax import nnx
+
+    from jaxrecon import SparseAttention, registry
+    from jaxrecon.memory import needs_of
+    from jaxrecon.pipeline import Options, thresholds
+    from jaxrecon.sharding import by_view, make_mesh, replicated
+
+    mesh = make_mesh(options.devices)
+    pipeline = registry.load_abstract(
+        options.model,
+        dtype="bfloat16",
+        mesh=mesh if options.devices > 1 else None,
+        attention=SparseAttention(ratio, None) if ratio else None,
+    )
+    entry, key = registry.model_entry(options.model), jax.random.key(0, impl="rbg")
+    config: Any = entry.family.configured(entry.config, tracks=False)
+    build = partial(entry.family.build, config, dtype=jnp.bfloat16)
+    model = jax.jit(lambda: build(rngs=nnx.Rngs(params=key)))()
+    model = jax.device_put(model, replicated(mesh))
+    points = pipeline.habits.chosen_points(None, options.model)
+    shape = (views, *options.size, 3)
+    program = pipeline.compile(shape, Options(points=points))
+    pixels = jax.random.randint(jax.random.key(1), (1, *shape), 0, 256).astype(jnp.uint8)
+    pixels = jax.device_put(pixels, by_view(mesh))
+    limits = thresholds(0.1, 0.0, 0.03)
+
+    def once() -> float:
+        start = time.perf_counter()
+        jax.block_until_ready(program(model, pixels, limits, None))
+        return time.perf_counter() - start
+
+    seconds = median([once() for _ in range(1 + options.repeats)][1:])
+    peak = (jax.devices()[0].memory_stats() or {}).get("peak_bytes_in_use", 0) / 2**30
+    plan = needs.total / 2**30 if (needs := needs_of(program)) else math.nan
+    return {"views": views, "ratio": ratio, "seconds": seconds, "peak": peak, "plan": plan}
+
+
+def time_torch(views: int, ratio: float, options: argparse.Namespace) -> dict:
+    """Upstream's model under bfloat16 autocast, as its example runs it."""
+    import torch  # pyright: ignore[reportMissingImports]
+
+    sys.path.insert(0, options.peer)
+    with torch.device("cuda"):
+        (module, name), chosen = PEERS[options.model]
+        model = getattr(importlib.import_module(module), name)(**chosen).eval()
+        images = torch.rand(1, views, 3, *options.size)
+    torch.cuda.reset_peak_memory_stats()
+
+    @torch.no_grad()
+    def once() -> float:
+        torch.cuda.synchronize()
+        start = time.perf_counter()
+        with torch.amp.autocast("cuda", dtype=torch.bfloat16):
+            model(images)
+        torch.cuda.synchronize()
+        return time.perf_counter() - start
+
+    seconds = median([once() for _ in range(1 + options.repeats)][1:])
+    peak = torch.cuda.max_memory_allocated() / 2**30
+    return {"views": views, "ratio": ratio, "seconds": seconds, "peak": peak, "plan": math.nan}
+
+
+def _in_own_process(side: str) -> list[dict]:
+    command = [sys.executable, *sys.argv, "--side", side]
+    environment = os.environ | {"XLA_PYTHON_CLIENT_PREALLOCATE": "false"}
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True, env=environment)
+    return [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
+
+
+if __name__ == "__main__":
+    main()
