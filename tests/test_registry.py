@@ -38,6 +38,8 @@ from tiny_models import (
     write_upstream,
 )
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
 PI3 = registry.MODELS["pi3"]
 MINI = registry.MODELS["pi3-mini"]
 NAMES = ", ".join(registry.MODELS)
