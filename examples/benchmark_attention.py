@@ -28,6 +28,7 @@ def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser()
     parser.add_argument("--views", type=int, nargs="+", default=[50, 100])
     parser.add_argument("--kept", type=float, nargs="+", default=[1.0, 0.5, 0.25, 0.1])
+    parser.add_argument("--backends", nargs="+", default=list(IMPLEMENTATIONS))
     for name, size in (("patches", 1041), ("heads", 16), ("width", 64), ("repeats", 5)):
         parser.add_argument(f"--{name}", type=int, default=size)
     parser.add_argument("--plot", help="write a picture of effective TFLOP/s here")
@@ -36,23 +37,24 @@ def arguments() -> argparse.Namespace:
 
 def random_mask(tokens: int, heads: int, kept: float) -> BlockMask:
     """As many random key blocks for every query block of every head."""
-    random = np.random.default_rng(0)
     rows, blocks = -(-tokens // 128), -(-tokens // 64)
     count = max(1, round(kept * blocks))
-    order = np.argsort(random.random((heads, rows, blocks), np.float32), axis=-1)[..., :count]
-    lists = np.sort(order, axis=-1)[None].astype(np.int16 if blocks < 2**15 else np.int32)
+    order = jnp.argsort(jax.random.uniform(jax.random.key(1), (1, heads, rows, blocks)))
+    lists = jnp.sort(order[..., :count]).astype(np.int16 if blocks < 2**15 else np.int32)
     counts = jnp.full((1, heads, rows), count, jnp.int32)
-    return BlockMask(counts, jnp.asarray(lists), 128, 64, tokens, tokens)
+    return BlockMask(counts, lists, 128, 64, tokens, tokens)
 
 
-def jax_cases(q: jax.Array, mask: BlockMask | None, kept: float) -> Iterator[Case]:
-    """Our backends; those that cannot run here refuse."""
+def jax_cases(
+    names: list[str], q: jax.Array, mask: BlockMask | None, kept: float
+) -> Iterator[Case]:
+    """Our backends of these names; those that cannot run here refuse."""
 
     def timed(function: Callable[..., object], *args: object) -> Callable[[], object]:
         compiled = jax.jit(function)
         return lambda: jax.block_until_ready(compiled(*args))
 
-    for name in IMPLEMENTATIONS:
+    for name in names:
         run = partial(block_sparse_attention, implementation=name)
         yield name, timed(run, q, q, q, mask)
     keep = max(1, int(kept * -(-q.shape[1] // 64)))
@@ -78,9 +80,9 @@ def torch_cases(q: jax.Array, mask: BlockMask | None) -> Iterator[Case]:
     counts = torch.from_numpy(np.array(mask.counts))
     lists, sizes = (0 * counts, 0 * listed, counts, listed), (q.shape[1], q.shape[1])
     blocks = flex.BlockMask.from_kv_blocks(*lists, BLOCK_SIZE=(128, 64), seq_lengths=sizes)
-    attend, blocks = torch.compile(flex.flex_attention), blocks.to("cuda")
-    tiles = {"kernel_options": {"BLOCK_M": 128, "BLOCK_N": 64}}
-    yield "torch FlexAttention", timed(partial(attend, x, x, x, None, None, blocks, **tiles))
+    attend, blocks = torch.compile(flex.flex_attention, dynamic=False), blocks.to("cuda")
+    options = {"block_mask": blocks, "kernel_options": {"BLOCK_M": 128, "BLOCK_N": 64}}
+    yield "torch FlexAttention", timed(partial(attend, x, x, x, **options))
     if find_spec("spas_sage_attn"):
         import spas_sage_attn as sparge  # pyright: ignore[reportMissingImports]
 
@@ -98,7 +100,10 @@ def main() -> None:
         shape = (1, tokens, options.heads, options.width)
         q = jax.random.normal(jax.random.key(0), shape).astype(jnp.bfloat16)
         mask = None if kept >= 1 else random_mask(tokens, options.heads, kept)
-        cases = [*jax_cases(q, mask, kept), *(torch_cases(q, mask) if has_torch else ())]
+        cases = [
+            *jax_cases(options.backends, q, mask, kept),
+            *(torch_cases(q, mask) if has_torch else ()),
+        ]
         for name, run in cases:
             try:
                 run()

@@ -17,6 +17,9 @@ import os
 import subprocess
 import sys
 import time
+import timeit
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from statistics import median
 from typing import Any
@@ -40,11 +43,8 @@ def main() -> None:
     add("--side", choices=("ours", "torch"), help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.side:
-        ours = options.side == "ours"
-        for views in options.views:
-            for ratio in options.ratios if ours else [0.0]:
-                row = (time_ours if ours else time_torch)(views, ratio, options)
-                print(json.dumps(row), flush=True)
+        for row in (time_ours if options.side == "ours" else time_torch)(options):
+            print(json.dumps(row), flush=True)
         return
     print(f"{'views':>5}  {'side':6} {'skipped':>7} {'seconds':>8} {'peak GiB':>8} {'plan GiB':>8}")
     for side in ("ours", "torch") if options.peer else ("ours",):
@@ -53,8 +53,8 @@ def main() -> None:
             print(f"{told} {row['peak']:8.2f} {row['plan']:8.2f}", flush=True)
 
 
-def time_ours(views: int, ratio: float, options: argparse.Namespace) -> dict:
-    """Our program, compiled ahead of time."""
+def time_ours(options: argparse.Namespace) -> Iterator[dict]:
+    """Our programs, all compiled ahead of time, then run one after another."""
     import jax
     import jax.numpy as jnp
     from flax import nnx
@@ -65,58 +65,61 @@ def time_ours(views: int, ratio: float, options: argparse.Namespace) -> dict:
     from jaxrecon.sharding import by_view, make_mesh, replicated
 
     mesh = make_mesh(options.devices)
-    pipeline = registry.load_abstract(
-        options.model,
-        dtype="bfloat16",
-        mesh=mesh if options.devices > 1 else None,
-        attention=SparseAttention(ratio, None) if ratio else None,
-    )
     entry, key = registry.model_entry(options.model), jax.random.key(0, impl="rbg")
     config: Any = entry.family.configured(entry.config, tracks=False)
     build = partial(entry.family.build, config, dtype=jnp.bfloat16)
+
+    def compiled(views: int, ratio: float) -> Any:
+        pipeline = registry.load_abstract(
+            options.model,
+            dtype="bfloat16",
+            mesh=mesh if options.devices > 1 else None,
+            attention=SparseAttention(ratio, None) if ratio else None,
+        )
+        points = pipeline.habits.chosen_points(None, options.model)
+        return pipeline.compile((views, *options.size, 3), Options(points=points))
+
+    cases = [(views, ratio) for views in options.views for ratio in options.ratios]
+    start = time.perf_counter()
+    with ThreadPoolExecutor() as pool:
+        programs = list(pool.map(compiled, *zip(*cases, strict=True)))
+    print(f"compiled in {time.perf_counter() - start:.0f} s", file=sys.stderr, flush=True)
     model = jax.jit(lambda: build(rngs=nnx.Rngs(params=key)))()
-    model = jax.device_put(model, replicated(mesh))
-    points = pipeline.habits.chosen_points(None, options.model)
-    shape = (views, *options.size, 3)
-    program = pipeline.compile(shape, Options(points=points))
-    pixels = jax.random.randint(jax.random.key(1), (1, *shape), 0, 256).astype(jnp.uint8)
-    pixels = jax.device_put(pixels, by_view(mesh))
-    limits = thresholds(0.1, 0.0, 0.03)
+    model, limits = jax.device_put(model, replicated(mesh)), thresholds(0.1, 0.0, 0.03)
+    for (views, ratio), program in zip(cases, programs, strict=True):
+        shape = (1, views, *options.size, 3)
+        pixels = jax.random.randint(jax.random.key(1), shape, 0, 256).astype(jnp.uint8)
+        pixels = jax.device_put(pixels, by_view(mesh))
 
-    def once() -> float:
-        start = time.perf_counter()
-        jax.block_until_ready(program(model, pixels, limits, None))
-        return time.perf_counter() - start
+        def once(program: Any = program, pixels: Any = pixels) -> None:
+            jax.block_until_ready(program(model, pixels, limits, None))
 
-    seconds = median([once() for _ in range(1 + options.repeats)][1:])
-    peak = (jax.devices()[0].memory_stats() or {}).get("peak_bytes_in_use", 0) / 2**30
-    plan = needs.total / 2**30 if (needs := needs_of(program)) else math.nan
-    return {"views": views, "ratio": ratio, "seconds": seconds, "peak": peak, "plan": plan}
+        seconds = median(timeit.repeat(once, number=1, repeat=1 + options.repeats)[1:])
+        peak = (jax.devices()[0].memory_stats() or {}).get("peak_bytes_in_use", 0) / 2**30
+        plan = needs.total / 2**30 if (needs := needs_of(program)) else math.nan
+        yield {"views": views, "ratio": ratio, "seconds": seconds, "peak": peak, "plan": plan}
 
 
-def time_torch(views: int, ratio: float, options: argparse.Namespace) -> dict:
+def time_torch(options: argparse.Namespace) -> Iterator[dict]:
     """Upstream's model under bfloat16 autocast, as its example runs it."""
     import torch  # pyright: ignore[reportMissingImports]
 
     sys.path.insert(0, options.peer)
+    (module, name), chosen = PEERS[options.model]
     with torch.device("cuda"):
-        (module, name), chosen = PEERS[options.model]
         model = getattr(importlib.import_module(module), name)(**chosen).eval()
-        images = torch.rand(1, views, 3, *options.size)
-    torch.cuda.reset_peak_memory_stats()
+    for views in options.views:
+        images = torch.rand(1, views, 3, *options.size, device="cuda")
+        torch.cuda.reset_peak_memory_stats()
 
-    @torch.no_grad()
-    def once() -> float:
-        torch.cuda.synchronize()
-        start = time.perf_counter()
-        with torch.amp.autocast("cuda", dtype=torch.bfloat16):
-            model(images)
-        torch.cuda.synchronize()
-        return time.perf_counter() - start
+        def once(images: Any = images) -> None:
+            with torch.no_grad(), torch.amp.autocast("cuda", dtype=torch.bfloat16):
+                model(images)
+            torch.cuda.synchronize()
 
-    seconds = median([once() for _ in range(1 + options.repeats)][1:])
-    peak = torch.cuda.max_memory_allocated() / 2**30
-    return {"views": views, "ratio": ratio, "seconds": seconds, "peak": peak, "plan": math.nan}
+        seconds = median(timeit.repeat(once, number=1, repeat=1 + options.repeats)[1:])
+        peak = torch.cuda.max_memory_allocated() / 2**30
+        yield {"views": views, "ratio": 0.0, "seconds": seconds, "peak": peak, "plan": math.nan}
 
 
 def _in_own_process(side: str) -> list[dict]:

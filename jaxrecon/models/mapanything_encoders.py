@@ -1,6 +1,5 @@
 """Encoders of the geometry that MapAnything may be given beside its images."""
 
-import jax
 import jax.numpy as jnp
 from flax import nnx
 from jax.lax import Precision
@@ -9,7 +8,7 @@ from jaxtyping import Array, Bool, Float
 
 from jaxrecon.models.mapanything_conditions import Geometry
 from jaxrecon.nn.dpt import conv
-from jaxrecon.nn.layers import layer_norm, linear
+from jaxrecon.nn.layers import LayerNorm, gelu, linear
 
 NORM_EPS = 1e-6
 
@@ -23,7 +22,7 @@ class ResidualConvBlock(nnx.Module):
         self.shortcut = linear(width_in, width, dtype=jnp.float32, rngs=rngs)
 
     def __call__(self, x: Float[Array, "G h w C"]) -> Float[Array, "G h w D"]:
-        return _gelu(self.conv2(_gelu(self.conv1(x))) + self.shortcut(x))
+        return gelu(self.conv2(gelu(self.conv1(x))) + self.shortcut(x))
 
 
 class DenseEncoder(nnx.Module):
@@ -50,7 +49,7 @@ class DenseEncoder(nnx.Module):
         self.block1 = ResidualConvBlock(first, second, precision=precision, rngs=rngs)
         self.block2 = ResidualConvBlock(second, third, precision=precision, rngs=rngs)
         self.out = linear(third, width, dtype=jnp.float32, rngs=rngs)
-        self.norm = layer_norm(width, eps=NORM_EPS, dtype=jnp.float32, rngs=rngs)
+        self.norm = LayerNorm(width, eps=NORM_EPS, dtype=jnp.float32)
 
     def __call__(self, x: Float[Array, "*dims H W C"]) -> Float[Array, "*dims P D"]:
         height, width, channels = x.shape[-3:]
@@ -76,10 +75,10 @@ class VectorEncoder(nnx.Module):
         self.fc2 = linear(first, second, dtype=jnp.float32, rngs=rngs)
         self.fc3 = linear(second, third, dtype=jnp.float32, rngs=rngs)
         self.out = linear(third, width, dtype=jnp.float32, rngs=rngs)
-        self.norm = layer_norm(width, eps=NORM_EPS, dtype=jnp.float32, rngs=rngs)
+        self.norm = LayerNorm(width, eps=NORM_EPS, dtype=jnp.float32)
 
     def __call__(self, x: Float[Array, "*dims N"]) -> Float[Array, "*dims D"]:
-        hidden = _gelu(self.fc3(_gelu(self.fc2(_gelu(self.fc1(x))))))
+        hidden = gelu(self.fc3(gelu(self.fc2(gelu(self.fc1(x))))))
         return self.norm(self.out(hidden))
 
 
@@ -129,7 +128,3 @@ class GeometryEncoder(nnx.Module):
 
 def _where(known: Bool[Array, "B V"], vectors: Array) -> Array:
     return jnp.where(known.reshape(*known.shape, *(1,) * (vectors.ndim - 2)), vectors, 0)
-
-
-def _gelu(x: Array) -> Array:
-    return jax.nn.gelu(x, approximate=False)

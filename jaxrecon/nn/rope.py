@@ -51,7 +51,7 @@ def apply_rotary(x: Float[Array, "G T N K"], table: RotaryTable) -> Float[Array,
     (a cos - b sin, b cos + a sin).
     """
     tokens = table.cos.shape[0]
-    split = x.reshape(x.shape[0], -1, tokens, x.shape[2], 2, 2, x.shape[3] // 4)
-    a, b = split[..., 0, :], split[..., 1, :]
-    cos, sin = table.cos[:, None].astype(x.dtype), table.sin[:, None].astype(x.dtype)
-    return jnp.stack([a * cos - b * sin, b * cos + a * sin], axis=-2).reshape(x.shape)
+    pairs = x.reshape(x.shape[0], -1, tokens, x.shape[2], 2, 2, x.shape[3] // 4)
+    cos, sin = (u[:, None, :, None].astype(x.dtype) for u in (table.cos, table.sin))
+    sin = jnp.concatenate([-sin, sin], axis=-2)
+    return (pairs * cos + jnp.flip(pairs, axis=-2) * sin).reshape(x.shape)

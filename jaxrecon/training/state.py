@@ -32,8 +32,16 @@ class TrainState:
 
 
 def abstract_model(config: TrainConfig, dtype: Any = jnp.float32) -> Pi3:
-    """The module with shapes and dtypes in place of weights."""
-    return jax.eval_shape(lambda: Pi3(config.model, dtype=dtype, rngs=nnx.Rngs(0)))
+    """The module with shapes and dtypes in place of weights.
+
+    With matrices in bfloat16, the float32 products of the heads may be done in TF32.
+    """
+    model = jax.eval_shape(lambda: Pi3(config.model, dtype=dtype, rngs=nnx.Rngs(0)))
+    if dtype == jnp.bfloat16:
+        for _, module in nnx.iter_modules(model):
+            if isinstance(module, nnx.Linear) and module.dtype == jnp.float32:
+                module.precision = jax.lax.Precision.HIGH
+    return model
 
 
 def with_weights(model: Pi3, weights: Weights) -> Pi3:

@@ -133,23 +133,28 @@ def _kernel(
 ) -> None:
     *lists, out_ref, sums_ref = refs
     seen_keys = lists[2][...] if len(lists) > 2 else keys
+    ragged = len(lists) > 2 or keys % config.block_kv != 0
     wide = q_ref.shape[-1]
     real = (jnp.arange(wide) < width)[None, :]
     rows = pl.program_id(0) * config.block_q + jnp.arange(config.block_q) < queries
     q = plgpu.load(q_ref, mask=rows[:, None] & real, other=0.0)
-    offsets = jnp.arange(config.block_kv)
+    factor = scale * LOG2_E
 
-    def fold(position: Array, running: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
+    def fold(
+        position: Array | int, running: tuple[Array, Array, Array], whole: bool = True
+    ) -> tuple[Array, Array, Array]:
+        """Folds a listed block into the running softmax; checks each key unless all are `whole`."""
         weighted, top, total = running
         block = lists[1][position].astype(jnp.int32) if lists else position
         span = pl.ds(block * config.block_kv, config.block_kv)
-        seen = block * config.block_kv + offsets < seen_keys
-        k = plgpu.load(k_ref.at[span, :], mask=seen[:, None] & real, other=0.0)
-        scores = plgpu.dot(q, k.T) * (scale * LOG2_E)
-        scores = jnp.where(seen[None, :], scores, -jnp.inf)
-        new_top = jnp.maximum(top, scores.max(axis=1))
-        shrink, weights = jnp.exp2(top - new_top), jnp.exp2(scores - new_top[:, None])
-        v = plgpu.load(v_ref.at[span, :], mask=seen[:, None] & real, other=0.0)
+        seen = block * config.block_kv + jnp.arange(config.block_kv) < seen_keys
+        read = real if whole else seen[:, None] & real
+        mask = {} if whole and wide == width else {"mask": read, "other": 0.0}
+        scores = plgpu.dot(q, plgpu.load(k_ref.at[span, :], **mask).T)
+        scores = scores if whole else jnp.where(seen[None, :], scores, -jnp.inf)
+        new_top = jnp.maximum(top, scores.max(axis=1) * factor)
+        shrink, weights = jnp.exp2(top - new_top), jnp.exp2(scores * factor - new_top[:, None])
+        v = plgpu.load(v_ref.at[span, :], **mask)
         weighted = weighted * shrink[:, None] + plgpu.dot(weights.astype(v.dtype), v)
         return weighted, new_top, total * shrink + weights.sum(axis=1)
 
@@ -159,7 +164,8 @@ def _kernel(
         jnp.zeros((config.block_q,), jnp.float32),
     )
     count = lists[0][...] if lists else pl.cdiv(keys, config.block_kv)
-    weighted, top, total = jax.lax.fori_loop(0, count, fold, start)
+    running = jax.lax.fori_loop(0, count - 1 if ragged else count, fold, start)
+    weighted, top, total = fold(count - 1, running, whole=False) if ragged else running
     out = (weighted / total[:, None]).astype(out_ref.dtype)
     plgpu.store(out_ref, out, mask=rows[:, None] & real)
     plgpu.store(sums_ref, top * (1 / LOG2_E) + jnp.log(total), mask=rows)
