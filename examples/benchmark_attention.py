@@ -45,9 +45,7 @@ def random_mask(tokens: int, heads: int, kept: float) -> BlockMask:
     return BlockMask(counts, lists, 128, 64, tokens, tokens)
 
 
-def jax_cases(
-    names: list[str], q: jax.Array, mask: BlockMask | None, kept: float
-) -> Iterator[Case]:
+def jax_cases(names: list[str], q: jax.Array, mask: BlockMask | None, keep: int) -> Iterator[Case]:
     """Our backends of these names; those that cannot run here refuse."""
 
     def timed(function: Callable[..., object], *args: object) -> Callable[[], object]:
@@ -57,7 +55,6 @@ def jax_cases(
     for name in names:
         run = partial(block_sparse_attention, implementation=name)
         yield name, timed(run, q, q, q, mask)
-    keep = max(1, int(kept * -(-q.shape[1] // 64)))
     yield SELECTION, timed(partial(select_blocks, keep=keep, mass=0.9), q, q)
     if mask is None:
         yield "cudnn", timed(partial(dense_attention, implementation="cudnn"), q, q, q)
@@ -100,10 +97,8 @@ def main() -> None:
         shape = (1, tokens, options.heads, options.width)
         q = jax.random.normal(jax.random.key(0), shape).astype(jnp.bfloat16)
         mask = None if kept >= 1 else random_mask(tokens, options.heads, kept)
-        cases = [
-            *jax_cases(options.backends, q, mask, kept),
-            *(torch_cases(q, mask) if has_torch else ()),
-        ]
+        cases = list(jax_cases(options.backends, q, mask, max(1, int(kept * -(-tokens // 64)))))
+        cases += torch_cases(q, mask) if has_torch else []
         for name, run in cases:
             try:
                 run()

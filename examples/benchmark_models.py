@@ -1,7 +1,6 @@
 """Times a model's forward against upstream's PyTorch code on the same GPU.
 
     python examples/benchmark_models.py --model pi3 --views 50 100 200 --peer path/to/Pi3
-    python examples/benchmark_models.py --model vggt --views 200 --ratios 0 0.75
 
 Released sizes with random weights, bfloat16; every time is the median of `--repeats` runs after a
 warm-up. Ours runs from 8-bit pixels to points, cameras, intrinsics and mask, dense (ratio 0) or
@@ -16,7 +15,6 @@ import math
 import os
 import subprocess
 import sys
-import time
 import timeit
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -35,7 +33,7 @@ def main() -> None:
     add = parser.add_argument
     add("--model", default="pi3", help="a released model's name")
     add("--views", type=int, nargs="+", default=[50, 100, 200])
-    add("--size", type=int, nargs=2, default=[392, 518], help="height and width of the images")
+    add("--size", type=int, nargs=2, default=[392, 518], help="height and width")
     add("--ratios", type=float, nargs="+", default=[0.0], help="shares of key blocks to skip")
     add("--repeats", type=int, default=5)
     add("--devices", type=int, default=1, help="GPUs that our side spreads over")
@@ -70,25 +68,21 @@ def time_ours(options: argparse.Namespace) -> Iterator[dict]:
     build = partial(entry.family.build, config, dtype=jnp.bfloat16)
 
     def compiled(views: int, ratio: float) -> Any:
-        pipeline = registry.load_abstract(
-            options.model,
-            dtype="bfloat16",
-            mesh=mesh if options.devices > 1 else None,
-            attention=SparseAttention(ratio, None) if ratio else None,
-        )
+        attention = SparseAttention(ratio, None) if ratio else None
+        spread: dict[str, Any] = {"mesh": mesh} if options.devices > 1 else {}
+        loaded = partial(registry.load_abstract, options.model, dtype="bfloat16")
+        pipeline = loaded(attention=attention, **spread)
         points = pipeline.habits.chosen_points(None, options.model)
         return pipeline.compile((views, *options.size, 3), Options(points=points))
 
     cases = [(views, ratio) for views in options.views for ratio in options.ratios]
-    start = time.perf_counter()
     with ThreadPoolExecutor() as pool:
         programs = list(pool.map(compiled, *zip(*cases, strict=True)))
-    print(f"compiled in {time.perf_counter() - start:.0f} s", file=sys.stderr, flush=True)
     model = jax.jit(lambda: build(rngs=nnx.Rngs(params=key)))()
     model, limits = jax.device_put(model, replicated(mesh)), thresholds(0.1, 0.0, 0.03)
     for (views, ratio), program in zip(cases, programs, strict=True):
         shape = (1, views, *options.size, 3)
-        pixels = jax.random.randint(jax.random.key(1), shape, 0, 256).astype(jnp.uint8)
+        pixels = jax.random.bits(jax.random.key(1), shape, jnp.uint8)
         pixels = jax.device_put(pixels, by_view(mesh))
 
         def once(program: Any = program, pixels: Any = pixels) -> None:
@@ -122,11 +116,14 @@ def time_torch(options: argparse.Namespace) -> Iterator[dict]:
         yield {"views": views, "ratio": 0.0, "seconds": seconds, "peak": peak, "plan": math.nan}
 
 
-def _in_own_process(side: str) -> list[dict]:
+def _in_own_process(side: str) -> Iterator[dict]:
     command = [sys.executable, *sys.argv, "--side", side]
     environment = os.environ | {"XLA_PYTHON_CLIENT_PREALLOCATE": "false"}
-    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True, env=environment)
-    return [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as child:
+        assert child.stdout is not None
+        yield from (json.loads(line) for line in child.stdout if line.startswith("{"))
+    if child.returncode:
+        sys.exit(child.returncode)
 
 
 if __name__ == "__main__":

@@ -34,7 +34,7 @@ from jaxrecon.nn.dinov2 import (
     encode_views,
 )
 from jaxrecon.nn.dpt import VIEWS_AT_ONCE, DenseHead, DPTConfig
-from jaxrecon.nn.layers import LayerNorm, linear
+from jaxrecon.nn.layers import layer_norm, linear
 from jaxrecon.nn.views import each_view, map_views
 from jaxrecon.pytree import pytree_dataclass
 
@@ -149,7 +149,7 @@ class MapAnything(Model):
             dtype=dtype,
             rngs=rngs,
         )
-        self.fusion_norm = LayerNorm(encoder.width, eps=NORM_EPS, dtype=float32)
+        self.fusion_norm = layer_norm(encoder.width, eps=NORM_EPS, dtype=float32, rngs=rngs)
         self.scale_token = nnx.Param(nnx.initializers.normal(0.02)(rngs.params(), (encoder.width,)))
         self.project = (
             linear(encoder.width, width, dtype=dtype, rngs=rngs) if width != encoder.width else None
@@ -157,7 +157,7 @@ class MapAnything(Model):
         self.trunk = GlobalFirstAttention(
             config.trunk_block, config.pairs, taps=config.taps, dtype=dtype, rngs=rngs
         )
-        self.norm = LayerNorm(width, eps=NORM_EPS, dtype=float32)
+        self.norm = layer_norm(width, eps=NORM_EPS, dtype=float32, rngs=rngs)
         self.dense_head = DenseHead(config.dense, NUMBERS, dtype=dtype, rngs=rngs)
         self.pose_head = PoseHead(width, config.pose_width, rngs=rngs)
         self.scale_head = ScaleHead(width, config.scale_width, rngs=rngs)

@@ -8,7 +8,7 @@ from jaxtyping import Array, Bool, Float
 
 from jaxrecon.models.mapanything_conditions import Geometry
 from jaxrecon.nn.dpt import conv
-from jaxrecon.nn.layers import LayerNorm, gelu, linear
+from jaxrecon.nn.layers import gelu, layer_norm, linear
 
 NORM_EPS = 1e-6
 
@@ -49,7 +49,7 @@ class DenseEncoder(nnx.Module):
         self.block1 = ResidualConvBlock(first, second, precision=precision, rngs=rngs)
         self.block2 = ResidualConvBlock(second, third, precision=precision, rngs=rngs)
         self.out = linear(third, width, dtype=jnp.float32, rngs=rngs)
-        self.norm = LayerNorm(width, eps=NORM_EPS, dtype=jnp.float32)
+        self.norm = layer_norm(width, eps=NORM_EPS, dtype=jnp.float32, rngs=rngs)
 
     def __call__(self, x: Float[Array, "*dims H W C"]) -> Float[Array, "*dims P D"]:
         height, width, channels = x.shape[-3:]
@@ -75,7 +75,7 @@ class VectorEncoder(nnx.Module):
         self.fc2 = linear(first, second, dtype=jnp.float32, rngs=rngs)
         self.fc3 = linear(second, third, dtype=jnp.float32, rngs=rngs)
         self.out = linear(third, width, dtype=jnp.float32, rngs=rngs)
-        self.norm = LayerNorm(width, eps=NORM_EPS, dtype=jnp.float32)
+        self.norm = layer_norm(width, eps=NORM_EPS, dtype=jnp.float32, rngs=rngs)
 
     def __call__(self, x: Float[Array, "*dims N"]) -> Float[Array, "*dims D"]:
         hidden = gelu(self.fc3(gelu(self.fc2(gelu(self.fc1(x))))))

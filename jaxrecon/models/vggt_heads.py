@@ -7,7 +7,7 @@ from jaxtyping import Array, Float
 
 from jaxrecon.nn.attention import Count, TokenLayout, attend_densely
 from jaxrecon.nn.block import BlockConfig, scan_blocks, stack_blocks
-from jaxrecon.nn.layers import LayerNorm, Mlp, linear
+from jaxrecon.nn.layers import Mlp, layer_norm, linear
 
 NORM_EPS = 1e-5
 ADAPTIVE_EPS = 1e-6
@@ -26,7 +26,7 @@ class CameraHead(nnx.Module):
     def __init__(self, block: BlockConfig, depth: int, *, rounds: int, rngs: nnx.Rngs) -> None:
         width, float32 = block.width, jnp.float32
         self.rounds = rounds
-        self.token_norm = LayerNorm(width, eps=NORM_EPS, dtype=float32)
+        self.token_norm = layer_norm(width, eps=NORM_EPS, dtype=float32, rngs=rngs)
         self.first_pose = nnx.Param(jnp.zeros((NUMBERS,), float32))
         self.embed_pose = linear(NUMBERS, width, dtype=float32, rngs=rngs)
         self.modulation = linear(width, 3 * width, dtype=float32, rngs=rngs)
@@ -39,7 +39,7 @@ class CameraHead(nnx.Module):
             rngs=rngs,
         )
         self.blocks = stack_blocks(block, depth, dtype=float32, rngs=rngs)
-        self.norm = LayerNorm(width, eps=NORM_EPS, dtype=float32)
+        self.norm = layer_norm(width, eps=NORM_EPS, dtype=float32, rngs=rngs)
         self.pose = Mlp(width, width // 2, NUMBERS, dtype=float32, rngs=rngs)
 
     def __call__(

@@ -25,7 +25,7 @@ from jaxrecon.models.vggt_correlation import (
 from jaxrecon.nn.attention import TokenLayout, attend_densely
 from jaxrecon.nn.block import Block, BlockConfig, stack_blocks
 from jaxrecon.nn.dpt import DPT, VIEWS_AT_ONCE, DPTConfig, resize_bilinear
-from jaxrecon.nn.layers import LayerNorm, Mlp, gelu, linear, scan_layers
+from jaxrecon.nn.layers import Mlp, gelu, layer_norm, linear, scan_layers
 from jaxrecon.nn.views import map_views
 from jaxrecon.pytree import pytree_dataclass
 
@@ -140,14 +140,14 @@ class UpdateTransformer(nnx.Module):
 
         width, float32 = config.width, jnp.float32
         normal = nnx.initializers.normal(1.0)
-        self.norm_in = LayerNorm(config.token, eps=NORM_EPS, dtype=float32)
+        self.norm_in = layer_norm(config.token, eps=NORM_EPS, dtype=float32, rngs=rngs)
         self.project = linear(config.token, width, dtype=float32, rngs=rngs)
         self.virtual_tracks = nnx.Param(normal(rngs.params(), (config.virtual, width)))
         self.along = blocks(cross=False)
         self.gather = blocks(cross=True)
         self.between = blocks(cross=False)
         self.spread = blocks(cross=True)
-        self.norm_out = LayerNorm(width, eps=NORM_EPS, dtype=float32)
+        self.norm_out = layer_norm(width, eps=NORM_EPS, dtype=float32, rngs=rngs)
         self.out = linear(width, 2 + config.features, dtype=float32, rngs=rngs)
 
     def __call__(self, x: Float[Array, "B Q V E"]) -> Float[Array, "B Q V F"]:
@@ -192,11 +192,11 @@ class Tracker(nnx.Module):
         self.config = config
         features, float32 = config.features, jnp.float32
         normal = nnx.initializers.normal(1.0)
-        self.map_norm = LayerNorm(features, eps=NORM_EPS, dtype=float32)
+        self.map_norm = layer_norm(features, eps=NORM_EPS, dtype=float32, rngs=rngs)
         self.window_mlp = Mlp(config.window, config.width, features, dtype=float32, rngs=rngs)
         self.view_tokens = nnx.Param(normal(rngs.params(), (2, config.token)))
         self.transformer = UpdateTransformer(config, rngs=rngs)
-        self.update_norm = LayerNorm(features, eps=NORM_EPS, dtype=float32)
+        self.update_norm = layer_norm(features, eps=NORM_EPS, dtype=float32, rngs=rngs)
         self.update = linear(features, features, dtype=float32, rngs=rngs)
         self.visibility = linear(features, 1, dtype=float32, rngs=rngs)
         self.confidence = linear(features, 1, dtype=float32, rngs=rngs)

@@ -11,7 +11,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int
 
 from jaxrecon.errors import InputError
-from jaxrecon.nn.layers import LayerNorm, linear
+from jaxrecon.nn.layers import layer_norm, linear
 from jaxrecon.nn.rope import RotaryTable, apply_rotary
 from pallas_kernels.dense_attention import IMPLEMENTATIONS, dense_attention
 
@@ -122,8 +122,8 @@ class Attention(nnx.Module):
         self.out = linear(width, width, dtype=dtype, rngs=rngs)
         if qk_norm:
             head = width // heads
-            self.q_norm = LayerNorm(head, eps=QK_NORM_EPS, dtype=jnp.float32)
-            self.k_norm = LayerNorm(head, eps=QK_NORM_EPS, dtype=jnp.float32)
+            self.q_norm = layer_norm(head, eps=QK_NORM_EPS, dtype=jnp.float32, rngs=rngs)
+            self.k_norm = layer_norm(head, eps=QK_NORM_EPS, dtype=jnp.float32, rngs=rngs)
         else:
             self.q_norm = self.k_norm = None
 

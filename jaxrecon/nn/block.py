@@ -9,7 +9,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from jaxrecon.nn.attention import Attention, AttentionFn, TokenLayout
-from jaxrecon.nn.layers import LayerNorm, LayerScale, Mlp, SwiGlu, scan_layers, stack
+from jaxrecon.nn.layers import LayerScale, Mlp, SwiGlu, layer_norm, scan_layers, stack
 from jaxrecon.nn.rope import RotaryTable
 from jaxrecon.nn.views import map_views, views_are_spread
 
@@ -65,12 +65,14 @@ class Block(nnx.Module):
         width, eps = config.width, config.norm_eps
         self.normed_residual = config.normed_residual
         entering = jnp.float32 if config.normed_residual else dtype
-        self.norm1 = LayerNorm(width, eps=eps, dtype=entering)
-        self.norm_context = LayerNorm(width, eps=eps, dtype=dtype) if config.cross else None
+        self.norm1 = layer_norm(width, eps=eps, dtype=entering, rngs=rngs)
+        self.norm_context = (
+            layer_norm(width, eps=eps, dtype=dtype, rngs=rngs) if config.cross else None
+        )
         self.attention = Attention(
             width, config.heads, qk_norm=config.qk_norm, dtype=dtype, rngs=rngs
         )
-        self.norm2 = LayerNorm(width, eps=eps, dtype=dtype)
+        self.norm2 = layer_norm(width, eps=eps, dtype=dtype, rngs=rngs)
         mlp = SwiGlu if config.mlp == "swiglu" else Mlp
         self.mlp = mlp(width, config.hidden, dtype=dtype, rngs=rngs)
         if config.layer_scale is None:
@@ -88,7 +90,7 @@ class Block(nnx.Module):
         context: Float[Array, "G S D"] | None = None,
     ) -> Float[Array, "G T D"]:
         normed = self.norm1(x)
-        if self.norm_context is not None and context is not None:
+        if self.norm_context is not None:
             context = self.norm_context(context)
         update = self.attention(normed, layout, attention, rope, context)
         x = (normed if self.normed_residual else x) + _scaled(update, self.scale1)

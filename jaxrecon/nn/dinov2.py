@@ -12,7 +12,7 @@ from jaxtyping import Array, Float
 
 from jaxrecon.nn.attention import TokenLayout, attend_densely
 from jaxrecon.nn.block import BlockConfig, MlpKind, scan_blocks, stack_blocks
-from jaxrecon.nn.layers import HIGHEST, LayerNorm, linear
+from jaxrecon.nn.layers import HIGHEST, layer_norm, linear
 from jaxrecon.nn.views import each_view, map_views
 
 TOKENS_AT_ONCE = 2**17
@@ -78,7 +78,7 @@ class DinoV2(nnx.Module):
         self.position_embedding = nnx.Param(normal(rngs.params(), (1 + config.grid**2, width)))
         self.blocks = stack_blocks(config.block, config.depth, dtype=dtype, rngs=rngs)
         self.norm = (
-            LayerNorm(width, eps=config.block.norm_eps, dtype=jnp.float32)
+            layer_norm(width, eps=config.block.norm_eps, dtype=jnp.float32, rngs=rngs)
             if config.final_norm
             else None
         )

@@ -10,7 +10,7 @@ from flax import nnx
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
-from jaxrecon.nn.layers import HIGHEST, LayerNorm, linear
+from jaxrecon.nn.layers import HIGHEST, layer_norm, linear
 
 NORM_EPS = 1e-5
 POSITION_BASE = 100.0
@@ -190,7 +190,9 @@ class DPT(nnx.Module):
 
         first, second, _, fourth = config.channels
         self.crop = config.crop
-        self.norm = LayerNorm(config.width, eps=NORM_EPS, dtype=dtype) if config.norm else None
+        self.norm = (
+            layer_norm(config.width, eps=NORM_EPS, dtype=dtype, rngs=rngs) if config.norm else None
+        )
         self.level1 = reassemble(0, ConvTranspose(first, 4, dtype=dtype, rngs=rngs))
         self.level2 = reassemble(1, ConvTranspose(second, 2, dtype=dtype, rngs=rngs))
         self.level3 = reassemble(2, None)

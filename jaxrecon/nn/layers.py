@@ -1,7 +1,6 @@
 """Small layers, and how layers are stacked so that a scan runs them."""
 
 from collections.abc import Callable
-from functools import partial
 from typing import Any
 
 import jax
@@ -14,58 +13,9 @@ from jaxtyping import Array, Float
 HIGHEST = jax.lax.Precision.HIGHEST
 
 
-class LayerNorm(nnx.Module):
-    """LayerNorm over the last axis: float32 parameters and statistics, output in `dtype`.
-
-    The backward pass is the closed form: what autodiff makes of the forward pass reads and writes
-    the tokens several times more.
-    """
-
-    def __init__(self, width: int, *, eps: float, dtype: DTypeLike) -> None:
-        self.scale = nnx.Param(jnp.ones((width,), jnp.float32))
-        self.bias = nnx.Param(jnp.zeros((width,), jnp.float32))
-        self.epsilon, self.dtype = eps, jnp.dtype(dtype)
-
-    def __call__(self, x: Float[Array, "*dims D"]) -> Float[Array, "*dims D"]:
-        return _layer_norm(x, self.scale[...], self.bias[...], self.epsilon, self.dtype)
-
-
-@partial(jax.custom_vjp, nondiff_argnums=(3, 4))
-def _layer_norm(x: Array, scale: Array, bias: Array, eps: float, dtype: Any) -> Array:
-    centred, spread = _standardised(x, eps)
-    return (centred * (spread * scale) + bias).astype(dtype)
-
-
-def _standardised(x: Array, eps: float) -> tuple[Array, Array]:
-    """The tokens less their means, and one over their standard deviations."""
-    x = x.astype(jnp.float32)
-    centred = x - jnp.mean(x, axis=-1, keepdims=True)
-    return centred, jax.lax.rsqrt(jnp.mean(centred**2, axis=-1, keepdims=True) + eps)
-
-
-def _layer_norm_forward(
-    x: Array, scale: Array, bias: Array, eps: float, dtype: Any
-) -> tuple[Array, tuple[Array, Array]]:
-    return _layer_norm(x, scale, bias, eps, dtype), (x, scale)
-
-
-def _layer_norm_backward(
-    eps: float, dtype: Any, kept: tuple[Array, Array], gradient: Array
-) -> tuple[Array, Array, Array]:
-    x, scale = kept
-    centred, spread = _standardised(x, eps)
-    normal, gradient = centred * spread, gradient.astype(jnp.float32)
-    inner = gradient * scale
-    mean, along = (jnp.mean(u, axis=-1, keepdims=True) for u in (inner, inner * normal))
-    tokens = tuple(range(x.ndim - 1))
-    return (
-        (spread * (inner - mean - normal * along)).astype(x.dtype),
-        jnp.sum(gradient * normal, axis=tokens),
-        jnp.sum(gradient, axis=tokens),
-    )
-
-
-_layer_norm.defvjp(_layer_norm_forward, _layer_norm_backward)
+def layer_norm(width: int, *, eps: float, dtype: DTypeLike, rngs: nnx.Rngs) -> nnx.LayerNorm:
+    """A LayerNorm over the last axis: float32 parameters and statistics, output in `dtype`."""
+    return nnx.LayerNorm(width, epsilon=eps, dtype=dtype, use_fast_variance=False, rngs=rngs)
 
 
 def gelu(x: Float[Array, "*dims"]) -> Float[Array, "*dims"]:
