@@ -125,6 +125,7 @@ def test_pooling_by_hand() -> None:
     x = jnp.asarray([3.0, 5.0, -1.0, 1.0, 7.0])[None, :, None, None]
     np.testing.assert_array_equal(pool_blocks(x, 2)[0, 0, :, 0], [4, 0, 7])
     np.testing.assert_array_equal(pool_blocks(x, 2, "max")[0, 0, :, 0], [5, 1, 7])
+    np.testing.assert_array_equal(pool_blocks(x, 1, start=1)[0, 0, :, 0], [5, -1, 1, 7])
     np.testing.assert_allclose(pool_blocks(x, 3, start=1)[0, 0, :, 0], [5 / 3, 7], rtol=1e-7)
     assert pool_blocks(x.astype(jnp.bfloat16), 2).dtype == jnp.float32
 
@@ -148,6 +149,41 @@ def test_scores_are_those_of_pooled_queries_and_keys() -> None:
     pooled_k = [np.asarray(k, np.float64)[:, at : at + 2].mean(1) for at in range(0, 13, 2)]
     scores = np.einsum("tbnk,sbnk->bnts", pooled_q, pooled_k) / np.sqrt(8)
     np.testing.assert_array_equal(mask.as_array(), by_sorting(scores, 3, 0.6))
+
+
+@pytest.mark.parametrize("part", [1, 2])
+def test_scores_of_several_pooled_queries_are_their_mean_softmax(part: int) -> None:
+    q, k = qk(10, 13)
+    mask = select_blocks(q, k, keep=2, mass=0.6, pool_q=part, **SMALL)
+    parts = [np.asarray(q, np.float64)[:, at : at + part].mean(1) for at in range(0, 10, part)]
+    pooled_k = [np.asarray(k, np.float64)[:, at : at + 2].mean(1) for at in range(0, 13, 2)]
+    weights = np.exp(np.einsum("tbnk,sbnk->bnts", parts, pooled_k) / np.sqrt(8))
+    weights /= weights.sum(-1, keepdims=True)
+    of_block = np.arange(10 // part) * part // 4
+    mean = np.stack([weights[:, :, of_block == row].mean(2) for row in range(3)], axis=2)
+    np.testing.assert_array_equal(mask.as_array(), by_sorting(np.log(mean), 2, 0.6))
+
+
+@pytest.mark.parametrize("part", [1, 4])
+def test_parts_of_blocks_with_padding_and_dense_rows(part: int) -> None:
+    q, k = qk(19, 13)
+    options: dict[str, Any] = {"keep": 2, "mass": 0.6, "dense_queries": 4, "pool_q": part} | SMALL
+    short = select_blocks(q[:, :10], k[:, :9], candidates=Candidates(2, 9), **options)
+    real = api.Real(jnp.int32(10), jnp.int32(9))
+    padded = select_blocks(q, k, candidates=Candidates(2, 9), real=real, **options)
+    assert np.asarray(short.as_array())[:, :, 0].all()
+    np.testing.assert_array_equal(padded.as_array()[:, :, :3, :5], short.as_array())
+    assert not np.asarray(padded.as_array())[..., 5:].any()
+
+
+def test_opposite_queries_do_not_cancel_in_parts() -> None:
+    """Half of a block looks at the first keys, half at the last; their mean looks nowhere."""
+    q = jnp.asarray([9.0, 9.0, -9.0, -9.0]).reshape(1, 4, 1, 1)
+    k = jnp.asarray([3.0, 3.0, 1.0, 1.0, 1.0, 1.0, -3.0, -3.0]).reshape(1, 8, 1, 1)
+    chosen = select_blocks(q, k, keep=2, pool_q=2, **SMALL).as_array()
+    assert np.asarray(chosen)[0, 0, 0].tolist() == [True, False, False, True]
+    chosen = select_blocks(q, k, keep=2, **SMALL).as_array()
+    assert np.asarray(chosen)[0, 0, 0].tolist() == [True, True, False, False]
 
 
 def test_budgets_may_differ_from_head_to_head() -> None:
@@ -182,12 +218,15 @@ def test_without_candidates_all_is_seen() -> None:
         assert select_blocks(q, k, keep=1, **SMALL, **options).as_array().all()
 
 
+@pytest.mark.parametrize("part", [2, 4])
 @pytest.mark.parametrize("rows_at_once", [1, 2, 7, 8])
-def test_chunks_change_nothing(rows_at_once: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_chunks_change_nothing(
+    rows_at_once: int, part: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     q, k = qk(10, 13, heads=3)
-    whole = select_blocks(q, k, keep=2, mass=0.7, **SMALL)
-    monkeypatch.setattr(api, "SCORE_BYTES_LIMIT", rows_at_once * 4 * 7)
-    cut = select_blocks(q, k, keep=2, mass=0.7, **SMALL)
+    whole = select_blocks(q, k, keep=2, mass=0.7, pool_q=part, **SMALL)
+    monkeypatch.setattr(api, "SCORE_BYTES_LIMIT", rows_at_once * 4 * 7 * (4 // part))
+    cut = select_blocks(q, k, keep=2, mass=0.7, pool_q=part, **SMALL)
     np.testing.assert_array_equal(cut.counts, whole.counts)
     np.testing.assert_array_equal(cut.as_array(), whole.as_array())
 
@@ -223,6 +262,7 @@ def test_wrong_arguments_are_refused(without_shape_checks: None) -> None:
         (lambda: select_blocks(q, k, keep=1, candidates=Candidates(3, 9), **SMALL), "start at"),
         (lambda: select_blocks(q, k, keep=1, candidates=Candidates(2, 14), **SMALL), "13 keys"),
         (lambda: select_blocks(q, k, keep=1, block_q=0), "block_q=0"),
+        (lambda: select_blocks(q, k, keep=1, pool_q=3, **SMALL), "pool_q=3 must divide"),
         (lambda: select_blocks(q, k, keep=1, implementation="magic"), "one of triton, xla"),
     ):
         with pytest.raises(ValueError, match=message):

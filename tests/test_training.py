@@ -88,6 +88,7 @@ def test_a_run_writes_its_config_log_and_weights(whole: Path) -> None:
     header = checkpoint.read_config(whole / "weights")
     assert (header["model"], header["license"]) == ("pi3-mini", "Apache-2.0")
     assert {entry["dtype"] for entry in header["tensors"].values()} == {"bfloat16"}
+    assert (whole / "curves.png").read_bytes().startswith(b"\x89PNG")
 
 
 def test_the_weights_can_be_loaded_and_used(whole: Path) -> None:

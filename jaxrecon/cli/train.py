@@ -18,7 +18,7 @@ def add_to(commands: Any) -> None:
     parser = commands.add_parser("train", help="train a model on rendered scenes")
     add = parser.add_argument
     add("-o", "--output", required=True, help="folder of the run: checkpoints, log and weights")
-    add("--config", default="mini", help="mini, or the JSON file of a config")
+    add("--config", default="mini", help="mini, mini-second, or a JSON file")
     add("--set", nargs="+", default=[], metavar="NAME=VALUE", help="change fields of the config")
     add("--steps", type=int, help="length of the whole run; short for --set steps=STEPS")
     add("--resume", action="store_true", help="go on with the run in the folder, if there is one")
@@ -53,8 +53,8 @@ def run(options: argparse.Namespace) -> int:
 def _config(options: argparse.Namespace) -> "TrainConfig":
     from jaxrecon import training
 
-    named = options.config == "mini"
-    config = training.MINI if named else training.TrainConfig.from_json(options.config)
+    named = training.CONFIGS.get(options.config)
+    config = training.TrainConfig.from_json(options.config) if named is None else named
     steps = [] if options.steps is None else [f"steps={options.steps}"]
     return config.with_overrides([*options.set, *steps])
 

@@ -39,6 +39,8 @@ class SparseAttention:
       special_tokens: "aligned" keeps specials visible to all; "packed" is upstream's layout, in
         which some may fall into a block that is skipped.
       pooling: how a block becomes one vector: "mean" or "max".
+      pool_q: queries pooled to one when blocks are scored, a divisor of `block_q`; as upstream, a
+        whole block, if not given. Fewer find better blocks and take a little longer.
       implementation: a backend of `block_sparse_attention`; the best one if not given.
 
     Raises:
@@ -53,6 +55,7 @@ class SparseAttention:
     order: Order = "raster"
     special_tokens: SpecialTokens = "aligned"
     pooling: Pooling = "mean"
+    pool_q: int | None = None
     implementation: str | None = None
 
     def __post_init__(self) -> None:
@@ -67,6 +70,8 @@ class SparseAttention:
         for name in ("block_q", "block_kv"):
             if getattr(self, name) < 1:
                 raise InputError(f"{name}={getattr(self, name)} must be at least 1")
+        if self.pool_q is not None and (self.pool_q < 1 or self.block_q % self.pool_q):
+            raise InputError(f"pool_q={self.pool_q} must divide block_q={self.block_q}")
 
     def __call__(
         self,
@@ -127,6 +132,7 @@ class SparseAttention:
             candidates=made.candidates,
             dense_queries=made.dense_queries,
             pooling=self.pooling,
+            pool_q=self.pool_q,
             real=made.real,
         )
 

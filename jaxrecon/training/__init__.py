@@ -1,14 +1,25 @@
 """Training of a π³ model on rendered scenes."""
 
-from jaxrecon.training.config import MINI, Bucket, LossWeights, TrainConfig
+from jaxrecon.training.config import (
+    CONFIGS,
+    MINI,
+    MINI_SECOND,
+    Bucket,
+    LossWeights,
+    TrainConfig,
+)
 from jaxrecon.training.loop import save_weights, train
+from jaxrecon.training.plot import draw_log
 from jaxrecon.training.state import initial_weights
 
 __all__ = [
+    "CONFIGS",
     "MINI",
+    "MINI_SECOND",
     "Bucket",
     "LossWeights",
     "TrainConfig",
+    "draw_log",
     "initial_weights",
     "save_weights",
     "train",

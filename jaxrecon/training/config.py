@@ -181,4 +181,24 @@ def claim_folder(path: Path, config: TrainConfig) -> None:
 
 
 MINI = TrainConfig()
-"""How the weights of `pi3-mini` were trained."""
+"""The first stretch of the training of `pi3-mini`, from random weights."""
+
+MINI_SECOND = TrainConfig(
+    buckets=(
+        Bucket(scenes=64, views=8, height=224, width=224, share=5),
+        Bucket(scenes=80, views=24, height=112, width=140, share=1),
+        Bucket(scenes=32, views=16, height=168, width=224, share=2),
+        Bucket(scenes=160, views=2, height=280, width=224, share=1),
+    ),
+    losses=LossWeights(rotation=2.0, translation=0.75),
+    steps=6000,
+    learning_rate=8e-4,
+    warmup_steps=150,
+    decay_share=0.6,
+    seed=1,
+    save_every=1500,
+)
+"""The second stretch, from the weights of the first."""
+
+CONFIGS = {"mini": MINI, "mini-second": MINI_SECOND}
+"""Runs that have a name."""

@@ -19,6 +19,7 @@ from jaxrecon.scenes import RenderedScenes
 from jaxrecon.training.config import Bucket, TrainConfig, claim_folder
 from jaxrecon.training.flops import step_flops
 from jaxrecon.training.log import Log
+from jaxrecon.training.plot import draw_log
 from jaxrecon.training.saving import Checkpoints, abstract_like
 from jaxrecon.training.state import (
     TrainState,
@@ -46,6 +47,7 @@ from jaxrecon.training.step import (
 CONFIG_NAME = "train.json"
 LOG_NAME = "log.jsonl"
 WEIGHTS_NAME = "weights"
+CURVES_NAME = "curves.png"
 SHOWN = ("abs_rel", "delta125", "rotation_degrees", "direction_degrees", "auc30")
 """Metrics that a line of progress shows."""
 
@@ -67,8 +69,8 @@ def train(
     """Trains a model, or goes on with a run that was stopped.
 
     The folder holds `train.json` (the config), `log.jsonl` (one line of metrics every
-    `log_every` steps), `checkpoints/`, and at the end `weights/`: the averaged weights as a native
-    checkpoint in bfloat16, which `jaxrecon.load` reads.
+    `log_every` steps), `checkpoints/`, and at the end `weights/`, the averaged weights as a native
+    checkpoint in bfloat16 which `jaxrecon.load` reads, and `curves.png`, the log as a picture.
 
     Args:
       config: the run.
@@ -101,6 +103,7 @@ def train(
         stages.note(f"stopped at step {int(state.step)} of {config.steps}; run again to go on")
         return None
     save_weights(config, state.average, folder / WEIGHTS_NAME)
+    draw_log(folder / LOG_NAME, folder / CURVES_NAME)
     return folder / WEIGHTS_NAME
 
 

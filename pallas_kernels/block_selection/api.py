@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from pallas_kernels.block_selection.pooling import Pooling, pool_blocks
+from pallas_kernels.block_selection.scoring import Queries, block_scores, pooled_queries
 from pallas_kernels.block_selection.triton import list_blocks_triton
 from pallas_kernels.block_selection.xla import list_blocks_xla
 from pallas_kernels.block_sparse_attention.mask import BlockMask, Count, full_mask, index_dtype
@@ -54,6 +55,7 @@ def select_blocks(
     candidates: Candidates | None = None,
     dense_queries: int = 0,
     pooling: Pooling = "mean",
+    pool_q: int | None = None,
     scale: float | None = None,
     real: Real | None = None,
     implementation: str | None = None,
@@ -65,6 +67,9 @@ def select_blocks(
     softmax over the competing blocks, but at least `keep`, and at least one. Source: Wang et al.,
     Faster VGGT with block-sparse global attention (arXiv 2509.07120).
 
+    With `pool_q`, fewer queries than a block's are pooled to one, and the mean of their softmax
+    takes the place of the block's: queries that look at different places do not cancel out.
+
     Args:
       q: queries.
       k: keys.
@@ -74,17 +79,19 @@ def select_blocks(
       candidates: the keys that compete; all if not given.
       dense_queries: so many first queries see every key; a multiple of `block_q`.
       pooling: "mean" or "max".
+      pool_q: queries pooled to one, a divisor of `block_q`; `block_q` if not given.
       scale: positive factor on the scores; `K ** -0.5` if not given.
       real: how many queries and keys are not padding; all if not given. Padding changes no choice;
         no block of padding alone is listed.
       implementation: "triton", "xla", or None for the first of these that can do the job.
 
     Raises:
-      ValueError: shapes disagree, `dense_queries` or `candidates` do not fit the blocks, or the
-        implementation's name is unknown.
+      ValueError: shapes disagree, `dense_queries`, `candidates` or `pool_q` do not fit the blocks,
+        or the implementation's name is unknown.
       NotImplementedError: the backend asked for by name cannot do this job here.
     """
-    _check(q, k, block_q, block_kv, dense_queries)
+    part = block_q if pool_q is None else pool_q
+    _check(q, k, block_q, block_kv, dense_queries, part)
     if candidates is None:
         candidates = Candidates(0, k.shape[1] if real is None else real.keys)
     if real is None:
@@ -99,7 +106,9 @@ def select_blocks(
     factor = float(q.shape[-1]) ** -0.5 if scale is None else scale
     rows, blocks = -(-q.shape[1] // block_q), -(-k.shape[1] // block_kv)
     stop = None if real is None else jnp.asarray(real.queries)
-    pooled_q = factor * pool_blocks(q, block_q, pooling, start=dense_queries, stop=stop)
+    queries = pooled_queries(
+        q, block=block_q, part=part, pooling=pooling, dense=dense_queries, stop=stop
+    )
     pooled_k, marks = _pooled_keys(k, block_kv, pooling, candidates, real)
     least = jnp.broadcast_to(jnp.maximum(1, jnp.asarray(keep, jnp.int32)), (heads,))[:, None]
     share = jnp.broadcast_to(jnp.asarray(-1.0 if mass is None else mass, jnp.float32), (heads,))
@@ -108,8 +117,7 @@ def select_blocks(
     least = jnp.where(row < dense, blocks, jnp.where(row < last, least, 1))
     share = jnp.where(row < last, share[:, None], -1.0)
     work = Rows(
-        # A row of zeros has equal scores, and takes every block.
-        jnp.pad(pooled_q, ((0, 0), (0, 0), (dense, 0), (0, 0))).reshape(batch * heads, rows, -1),
+        queries._replace(pooled=factor * queries.pooled),
         jnp.tile(least, (batch, 1)),
         jnp.tile(share, (batch, 1)),
         pooled_k.reshape(batch * heads, *pooled_k.shape[2:]),
@@ -148,7 +156,7 @@ def _pooled_keys(
 class Rows(NamedTuple):
     """The work, for each (batch, head) and query block, and the keys of each (batch, head)."""
 
-    q: Float[Array, "G rows K"]
+    q: Queries
     keep: Int[Array, "G rows"]
     mass: Float[Array, "G rows"]
     k: Float[Array, "G candidates K"]
@@ -160,10 +168,10 @@ def _by_chunks(
 ) -> tuple[Array, Array]:
     """Counts (G, rows) and lists (G, rows, blocks), a bounded number of scores at a time."""
     groups, rows = work.keep.shape
-    most = max(1, SCORE_BYTES_LIMIT // (4 * work.k.shape[1]))
+    most = max(1, SCORE_BYTES_LIMIT // (4 * work.k.shape[1] * work.q.pooled.shape[2]))
     size = (min(groups, max(1, most // rows)), min(rows, most))
     if size == (groups, rows):
-        return choose(_scores(work.q, work.k, work.marks), work.keep, work.mass)
+        return choose(block_scores(work.q, work.k, work.marks), work.keep, work.mass)
     across = -(-rows // size[1])
 
     def step(index: Array, done: tuple[Array, Array]) -> tuple[Array, Array]:
@@ -172,10 +180,11 @@ def _by_chunks(
         row = jnp.minimum(index % across * size[1], rows - size[1])
 
         def cut(x: Array) -> Array:
-            return jax.lax.dynamic_slice(x, (group, row, 0)[: x.ndim], (*size, *x.shape[2:]))
+            return jax.lax.dynamic_slice(x, (group, row, 0, 0)[: x.ndim], (*size, *x.shape[2:]))
 
         k = jax.lax.dynamic_slice_in_dim(work.k, group, size[0])
-        counts, lists = choose(_scores(cut(work.q), k, work.marks), cut(work.keep), cut(work.mass))
+        scores = block_scores(jax.tree.map(cut, work.q), k, work.marks)
+        counts, lists = choose(scores, cut(work.keep), cut(work.mass))
         return (
             jax.lax.dynamic_update_slice(done[0], counts, (group, row)),
             jax.lax.dynamic_update_slice(done[1], lists, (group, row, 0)),
@@ -186,15 +195,6 @@ def _by_chunks(
         jnp.zeros((groups, rows, blocks), index_dtype(blocks)),
     )
     return jax.lax.fori_loop(0, -(-groups // size[0]) * across, step, start)
-
-
-def _scores(
-    q: Float[Array, "G rows K"],
-    k: Float[Array, "G candidates K"],
-    marks: Float[Array, " candidates"] | None,
-) -> Float[Array, "G rows candidates"]:
-    scores = jnp.einsum("grk,gck->grc", q, k, precision=jax.lax.Precision.HIGHEST)
-    return scores if marks is None else scores + marks
 
 
 def _first_able(implementation: str | None) -> Callable[..., tuple[Array, Array]]:
@@ -222,6 +222,7 @@ def _check(
     block_q: int,
     block_kv: int,
     dense_queries: int,
+    part: int,
 ) -> None:
     if q.ndim != 4 or k.ndim != 4 or q.shape[:1] + q.shape[2:] != k.shape[:1] + k.shape[2:]:
         raise ValueError(f"q (B,T,N,K) and k (B,S,N,K) disagree: {q.shape=}, {k.shape=}")
@@ -229,6 +230,8 @@ def _check(
         raise ValueError(f"{block_q=} and {block_kv=} must be at least 1")
     if dense_queries < 0 or dense_queries % block_q:
         raise ValueError(f"{dense_queries=} must be a multiple of {block_q=}")
+    if part < 1 or block_q % part:
+        raise ValueError(f"pool_q={part} must divide {block_q=}")
 
 
 def _check_candidates(candidates: Candidates, keys: int, block_kv: int) -> None:
