@@ -23,6 +23,8 @@ from jaxrecon.sparse import SparseAttention, hilbert_order
 from jaxrecon.sparse import attention as policy_module
 from tiny_models import PI3_TINY, write_native
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
 LAYOUT = TokenLayout(views=3, grid=(4, 5), leading=2, trailing=1, scene=2)
 type Inputs = tuple[jax.Array, jax.Array, jax.Array]
 
