@@ -1,11 +1,14 @@
-"""python examples/accuracy_sparse.py --scenes 16 --views 24 --ratios 0.25 0.5 --plot sparse.png
+"""python examples/accuracy_sparse.py --views 64 --ways 0.5 0.5:pool_q=32 --plot sparse.png
 
 What block-sparse attention costs in accuracy: reconstructs rendered scenes, whose geometry is
 known, with dense attention and with key blocks skipped, and compares. By default the small bundled
-model, which runs on a CPU; `--blocks` sets the size of blocks of queries and keys, in patches.
+model, which runs on a CPU. A way of skipping is RATIO[:FIELD=VALUE[,FIELD=VALUE...]] with fields of
+`SparseAttention`: `0.75:order=hilbert`, `(0.6,0.3,0.7,0.2,0.7)` for a ratio a layer,
+`None:cdf_threshold=0.9`.
 """
 
 import argparse
+import ast
 from typing import Any
 
 import numpy as np
@@ -16,6 +19,7 @@ from jaxrecon.evaluation import Report, Settings, evaluate, open_set
 from jaxrecon.pipeline import Pipeline
 from jaxrecon.reconstruction import Reconstruction
 
+WIDE = 32
 SHOWN = ("abs_rel", "delta_1", "rotation_median", "translation_median", "auc_30")
 
 
@@ -39,26 +43,28 @@ def main() -> None:
     add("--model", default="pi3-mini")
     for name, value in (("scenes", 16), ("views", 24), ("size", 224), ("seed", 0)):
         add(f"--{name}", type=int, default=value)
-    add("--ratios", type=float, nargs="+", default=[0.25, 0.5, 0.75, 0.9])
-    add("--thresholds", type=float, nargs="*", default=[0.9], help="CDF thresholds, each alone")
-    add("--blocks", type=int, nargs=2, default=[128, 64])
+    add("--ways", nargs="+", default=["0.25", "0.5", "0.75", "0.9"], help="see above")
     add("--plot", help="write a picture here")
     options = parser.parse_args()
 
-    ways: list[tuple[str, SparseAttention | None]] = [("dense", None)]
-    sizes = {"block_q": options.blocks[0], "block_kv": options.blocks[1]}
-    for ratio in options.ratios:
-        ways.append((f"ratio {ratio:g}", SparseAttention(ratio, None, **sizes)))
-    for threshold in options.thresholds:
-        ways.append((f"CDF {threshold:g}", SparseAttention(None, threshold, **sizes)))
-
+    ways = [("dense", None), *((way, parsed(way)) for way in options.ways)]
     picked = {name: getattr(options, name) for name in ("scenes", "views", "size", "seed")}
     truths = list(open_set("procedural", **picked))
     pipeline = jaxrecon.load(options.model)
-    print(f"{'':12} skipped  {'  '.join(SHOWN)}")
+    print(f"{'':{WIDE}} skipped  {'  '.join(SHOWN)}")
     rows = [tell(name, *scores(pipeline, truths, attention)) for name, attention in ways]
     if options.plot:
         draw(rows, options.plot)
+
+
+def parsed(way: str) -> SparseAttention:
+    """The policy that a way of skipping names."""
+    ratio, _, rest = way.partition(":")
+    fields: dict[str, Any] = {"sparse_ratio": ast.literal_eval(ratio), "cdf_threshold": None}
+    for field in filter(None, rest.split(",")):
+        name, _, value = field.partition("=")
+        fields[name] = value if value.isalpha() else ast.literal_eval(value)
+    return SparseAttention(**fields)
 
 
 def scores(
@@ -73,7 +79,7 @@ def scores(
 def tell(name: str, skipped: float, report: Report) -> tuple[str, float, dict[str, float]]:
     mean = report.mean()
     figures = "  ".join(f"{mean[metric]:{len(metric)}.4f}" for metric in SHOWN)
-    print(f"{name:12} {skipped:7.1%}  {figures}", flush=True)
+    print(f"{name:{WIDE}} {skipped:7.1%}  {figures}", flush=True)
     return name, skipped, mean
 
 
@@ -82,10 +88,14 @@ def draw(rows: list[tuple[str, float, dict[str, float]]], path: str) -> None:
 
     figure = Figure(figsize=(9, 3), layout="constrained")
     metrics = ("abs_rel", "rotation_median", "auc_30")
-    for axes, metric in zip(figure.subplots(1, 3), metrics, strict=True):
-        axes.plot([row[1] for row in rows], [row[2][metric] for row in rows], "o")
-        axes.axhline(rows[0][2][metric], lw=0.5, color="gray")
+    kinds = dict.fromkeys(name.partition(":")[2] for name, _, _ in rows[1:])
+    panels = figure.subplots(1, 3)
+    for axes, metric in zip(panels, metrics, strict=True):
+        for kind in kinds:
+            own = [row for row in rows if row[0] == "dense" or row[0].partition(":")[2] == kind]
+            axes.plot([r[1] for r in own], [r[2][metric] for r in own], ".-", label=kind or "plain")
         axes.set(xlabel="share of key blocks skipped", title=metric)
+    panels[0].legend(fontsize="x-small")
     figure.savefig(path, dpi=100)
 
 
