@@ -4,12 +4,11 @@
 
 Released sizes with random weights, bfloat16; every time is the median of `--repeats` runs after a
 warm-up. Ours runs from 8-bit pixels to points, cameras, intrinsics and mask, dense (ratio 0) or
-with that share of key blocks skipped; upstream's from float pixels, under its autocast. `--peer`
-is a checkout of github.com/yyfz/Pi3 or facebookresearch/vggt; it runs in a process of its own.
+with that share of key blocks skipped; upstream's (see `peers.py`) from float pixels, under its
+autocast. `--peer` is a checkout of upstream's code; it runs in a process of its own.
 """
 
 import argparse
-import importlib
 import json
 import math
 import os
@@ -22,10 +21,7 @@ from functools import partial
 from statistics import median
 from typing import Any
 
-PEERS: dict[str, Any] = {
-    "pi3": (("pi3.models.pi3", "Pi3"), {}),
-    "vggt": (("vggt.models.vggt", "VGGT"), {"enable_point": False, "enable_track": False}),
-}
+from peers import time_torch
 
 
 def main() -> None:
@@ -47,7 +43,7 @@ def main() -> None:
     print(f"{'views':>5}  {'side':6} {'skipped':>7} {'seconds':>8} {'peak GiB':>8} {'plan GiB':>8}")
     for side in ("ours", "torch") if options.peer else ("ours",):
         for row in _in_own_process(side):
-            told = f"{row['views']:5}  {side:6} {row['ratio']:7.0%} {row['seconds']:8.3f}"
+            told = f"{row['views']:5}  {row['side']:6} {row['ratio']:7.0%} {row['seconds']:8.3f}"
             print(f"{told} {row['peak']:8.2f} {row['plan']:8.2f}", flush=True)
 
 
@@ -91,29 +87,8 @@ def time_ours(options: argparse.Namespace) -> Iterator[dict]:
         seconds = median(timeit.repeat(once, number=1, repeat=1 + options.repeats)[1:])
         peak = (jax.devices()[0].memory_stats() or {}).get("peak_bytes_in_use", 0) / 2**30
         plan = needs.total / 2**30 if (needs := needs_of(program)) else math.nan
-        yield {"views": views, "ratio": ratio, "seconds": seconds, "peak": peak, "plan": plan}
-
-
-def time_torch(options: argparse.Namespace) -> Iterator[dict]:
-    """Upstream's model under bfloat16 autocast, as its example runs it."""
-    import torch  # pyright: ignore[reportMissingImports]
-
-    sys.path.insert(0, options.peer)
-    (module, name), chosen = PEERS[options.model]
-    with torch.device("cuda"):
-        model = getattr(importlib.import_module(module), name)(**chosen).eval()
-    for views in options.views:
-        images = torch.rand(1, views, 3, *options.size, device="cuda")
-        torch.cuda.reset_peak_memory_stats()
-
-        def once(images: Any = images) -> None:
-            with torch.no_grad(), torch.amp.autocast("cuda", dtype=torch.bfloat16):
-                model(images)
-            torch.cuda.synchronize()
-
-        seconds = median(timeit.repeat(once, number=1, repeat=1 + options.repeats)[1:])
-        peak = torch.cuda.max_memory_allocated() / 2**30
-        yield {"views": views, "ratio": 0.0, "seconds": seconds, "peak": peak, "plan": math.nan}
+        told = {"views": views, "ratio": ratio, "seconds": seconds}
+        yield told | {"side": "ours", "peak": peak, "plan": plan}
 
 
 def _in_own_process(side: str) -> Iterator[dict]:

@@ -1,0 +1,72 @@
+"""python examples/benchmark_models.py --model vggt --peer path/to/map-anything
+
+Upstream's models in PyTorch, with random weights of the released sizes, for timing beside ours.
+A peer is a checkout of github.com/yyfz/Pi3, facebookresearch/vggt or facebookresearch/map-anything
+(which holds VGGT too, and needs `uniception` and `hydra-core`).
+"""
+
+import argparse
+import importlib
+import math
+import sys
+import timeit
+from collections.abc import Callable, Iterator
+from statistics import median
+from typing import Any
+
+
+def pi3() -> dict[str, Callable[[Any], Any]]:
+    """Ways to run it, by name: functions of float images (1, V, 3, H, W)."""
+    return {"torch": importlib.import_module("pi3.models.pi3").Pi3().eval()}
+
+
+def vggt() -> dict[str, Callable[[Any], Any]]:
+    """With camera and depth heads, as its aggregator, heads and nothing else."""
+    try:
+        module = importlib.import_module("vggt.models.vggt")
+    except ModuleNotFoundError:
+        module = importlib.import_module("mapanything.models.external.vggt.models.vggt")
+    model = module.VGGT().eval()
+    model.point_head = model.track_head = None
+    return {"torch": model}
+
+
+def mapanything() -> dict[str, Callable[[Any], Any]]:
+    """Images alone, without and with its memory-efficient mode."""
+    models = importlib.import_module("mapanything.models")
+    model = models.init_model_from_config("mapanything").eval()
+
+    def run(images: Any, lean: bool) -> Any:
+        views = [{"img": image, "data_norm_type": ["dinov2"]} for image in images.unbind(1)]
+        return model(views, memory_efficient_inference=lean)
+
+    return {"torch": lambda x: run(x, False), "lean": lambda x: run(x, True)}
+
+
+PEERS = {"pi3": pi3, "vggt": vggt, "mapanything": mapanything}
+
+
+def time_torch(options: argparse.Namespace) -> Iterator[dict]:
+    """Upstream's model under bfloat16 autocast, as its example runs it."""
+    import torch  # pyright: ignore[reportMissingImports]
+
+    sys.path.insert(0, options.peer)
+    load = torch.hub.load
+    torch.hub.load = lambda *args, **given: load(*args, **given | {"pretrained": False})
+    with torch.device("cuda"):
+        ways = PEERS[options.model]()
+    for views in options.views:
+        images = torch.rand(1, views, 3, *options.size, device="cuda")
+        for side, run in ways.items():
+            torch.cuda.empty_cache()
+            torch.cuda.reset_peak_memory_stats()
+
+            def once(images: Any = images, run: Any = run) -> None:
+                with torch.no_grad(), torch.amp.autocast("cuda", dtype=torch.bfloat16):
+                    run(images)
+                torch.cuda.synchronize()
+
+            seconds = median(timeit.repeat(once, number=1, repeat=1 + options.repeats)[1:])
+            peak = torch.cuda.max_memory_allocated() / 2**30
+            told = {"views": views, "ratio": 0.0, "seconds": seconds}
+            yield told | {"side": side, "peak": peak, "plan": math.nan}
