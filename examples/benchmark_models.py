@@ -31,7 +31,7 @@ def main() -> None:
     add("--views", type=int, nargs="+", default=[50, 100, 200])
     add("--size", type=int, nargs=2, default=[392, 518], help="height and width")
     add("--ratios", type=float, nargs="+", default=[0.0], help="shares of key blocks to skip")
-    add("--repeats", type=int, default=5)
+    add("--repeats", type=int, default=5, help="after a warm-up; 0: the first run counts")
     add("--devices", type=int, default=1, help="GPUs that our side spreads over")
     add("--peer", help="checkout of upstream's code")
     add("--side", choices=("ours", "torch"), help=argparse.SUPPRESS)
@@ -84,7 +84,8 @@ def time_ours(options: argparse.Namespace) -> Iterator[dict]:
         def once(program: Any = program, pixels: Any = pixels) -> None:
             jax.block_until_ready(program(model, pixels, limits, None))
 
-        seconds = median(timeit.repeat(once, number=1, repeat=1 + options.repeats)[1:])
+        times = timeit.repeat(once, number=1, repeat=1 + options.repeats)
+        seconds = median(times[1:] or times)
         peak = (jax.devices()[0].memory_stats() or {}).get("peak_bytes_in_use", 0) / 2**30
         plan = needs.total / 2**30 if (needs := needs_of(program)) else math.nan
         told = {"views": views, "ratio": ratio, "seconds": seconds}
