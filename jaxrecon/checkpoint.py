@@ -26,6 +26,7 @@ from convert.safetensors_file import StoredTensor, TensorSpec, deal_out, read_he
 from convert.sources import open_source
 from jaxrecon.errors import WeightsError
 from jaxrecon.files import check_output_folder, replacing_folder
+from jaxrecon.pytree import leaf_path
 
 CONFIG_NAME = "config.json"
 FORMAT_VERSION = 1
@@ -41,21 +42,17 @@ _TENSOR_FIELDS = {"file": str, "shape": list, "dtype": str, "sha256": str | None
 def flatten(module: nnx.Module) -> dict[str, Any]:
     """The leaves of a module by path: arrays, or shapes and dtypes if it is abstract."""
     leaves = jax.tree_util.tree_leaves_with_path(module)
-    return {_path(keys): leaf for keys, leaf in leaves}
+    return {leaf_path(keys): leaf for keys, leaf in leaves}
 
 
 def unflatten[M: nnx.Module](module: M, leaves: Mapping[str, Any]) -> M:
     """`module` with other leaves; `leaves` has exactly the paths that `flatten` gives."""
-    return jax.tree_util.tree_map_with_path(lambda keys, _: leaves[_path(keys)], module)
+    return jax.tree_util.tree_map_with_path(lambda keys, _: leaves[leaf_path(keys)], module)
 
 
 def shapes(module: nnx.Module) -> dict[str, tuple[int, ...]]:
     """Shape of every parameter by path."""
     return {path: tuple(leaf.shape) for path, leaf in flatten(module).items()}
-
-
-def _path(keys: tuple[Any, ...]) -> str:
-    return jax.tree_util.keystr(keys, simple=True, separator=".").removesuffix(".value")
 
 
 def convert_checkpoint(

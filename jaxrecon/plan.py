@@ -11,7 +11,7 @@ from jaxrecon.nn.attention import AttentionFn
 from jaxrecon.pipeline import Options
 from jaxrecon.pipeline.framing import bucket_of, check_program_size
 from jaxrecon.registry import load_abstract
-from jaxrecon.sharding import make_mesh
+from jaxrecon.sharding import WeightRules, make_mesh
 from jaxrecon.sparse import AttentionName
 
 
@@ -51,6 +51,7 @@ def memory_plan(
     views: int,
     size: tuple[int, int],
     devices: int = 1,
+    shard_weights: bool | WeightRules = False,
     attention: AttentionFn | AttentionName | None = None,
     dtype: DTypeLike | None = None,
 ) -> MemoryPlan:
@@ -65,13 +66,15 @@ def memory_plan(
       views: how many images.
       size: width and height of the processed images, in pixels; whole patches.
       devices: over how many of this machine's the views are spread.
-      attention, dtype: see `load`.
+      shard_weights, attention, dtype: see `load`.
 
     Raises:
       InputError: an argument cannot be used.
     """
     mesh = make_mesh(devices) if devices != 1 else None
-    pipeline = load_abstract(model, dtype=dtype, attention=attention, mesh=mesh)
+    pipeline = load_abstract(
+        model, dtype=dtype, attention=attention, mesh=mesh, shard_weights=shard_weights
+    )
     check_program_size(views, size, pipeline.resize.patch)
     habits, count = pipeline.habits, bucket_of(views, devices)
     options = Options(

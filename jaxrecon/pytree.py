@@ -31,3 +31,8 @@ def pytree_dataclass[C](cls: type[C]) -> type[C]:
 
     jax.tree_util.register_pytree_with_keys(made, flatten_with_keys, unflatten, flatten)
     return made
+
+
+def leaf_path(keys: tuple[Any, ...]) -> str:
+    """How a checkpoint names a leaf of a module, such as `encoder.blocks.mlp.fc1.kernel`."""
+    return jax.tree_util.keystr(keys, simple=True, separator=".").removesuffix(".value")

@@ -1,5 +1,6 @@
-"""Views spread over devices."""
+"""Views spread over devices, and weights where one device cannot hold them."""
 
+import re
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
@@ -11,8 +12,15 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array
 
 from jaxrecon.errors import InputError
-from jaxrecon.nn.attention import AttentionFn, TokenLayout
+from jaxrecon.nn.attention import AttentionFn, TokenLayout, attends_densely
 from jaxrecon.nn.views import VIEW_AXIS
+from jaxrecon.pytree import leaf_path
+
+type WeightRules = Sequence[tuple[str, int]]
+"""Patterns of leaf names, each with the axis to split over the devices; the first found counts."""
+
+MATRICES: WeightRules = ((r"\.kernel$", -1),)
+"""The matrices by what they put out; norms, biases and tokens whole on every device."""
 
 
 def make_mesh(
@@ -45,6 +53,48 @@ def make_mesh(
 def replicated(mesh: Mesh) -> NamedSharding:
     """The whole array on every device: for weights."""
     return NamedSharding(mesh, PartitionSpec())
+
+
+def weight_shardings[M](weights: M, mesh: Mesh, rules: WeightRules = MATRICES) -> M:
+    """Shapes of the weights with where they are to lie: each device has a part of what rules name.
+
+    A matrix is whole only while it is used: a layer's are gathered when its turn comes, those of
+    what runs view by view as a whole (the encoder, the heads) when that begins. Leaves that no rule
+    names, or whose axis the devices cannot share evenly, lie whole on every device.
+
+    Args:
+      weights: a module of arrays, or of their shapes.
+      mesh: with an axis "views".
+      rules: see `WeightRules`.
+
+    Raises:
+      InputError: a rule's pattern is no regular expression, or a leaf lacks the axis.
+    """
+    compiled = [(_pattern(pattern), axis) for pattern, axis in rules]
+
+    def place(keys: tuple[Any, ...], leaf: Any) -> jax.ShapeDtypeStruct:
+        name = leaf_path(keys)
+        axis = next((axis for pattern, axis in compiled if pattern.search(name)), None)
+        spec = PartitionSpec() if axis is None else _split(name, leaf.shape, axis, mesh)
+        return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=NamedSharding(mesh, spec))
+
+    return jax.tree_util.tree_map_with_path(place, weights)
+
+
+def _pattern(pattern: str) -> re.Pattern[str]:
+    try:
+        return re.compile(pattern)
+    except re.error as error:
+        raise InputError(f"rules: {pattern!r} is no regular expression: {error}") from error
+
+
+def _split(name: str, shape: tuple[int, ...], axis: int, mesh: Mesh) -> PartitionSpec:
+    if not -len(shape) <= axis < len(shape):
+        raise InputError(f"rules: {name} {shape} has no axis {axis}")
+    place = axis % len(shape)
+    if shape[place] % mesh.shape[VIEW_AXIS]:
+        return PartitionSpec()
+    return PartitionSpec(*[None] * place, VIEW_AXIS)
 
 
 def put(arrays: Any, sharding: NamedSharding | None) -> Any:
@@ -90,14 +140,20 @@ def spread_attention(attention: AttentionFn, mesh: Mesh) -> AttentionFn:
 
     Frame attention stays with the device that has the view. For global attention the tokens,
     which lie spread by view, are exchanged (all-to-all) so that each device has all tokens of some
-    of the heads; kernels therefore run unchanged.
+    of the heads; kernels therefore run unchanged. With more devices than heads, and dense
+    attention, each device keeps its queries and gets the keys and values of all.
 
     Args:
       mesh: with an axis "views"; other axes hold copies.
     """
 
     def attend(q: Array, k: Array, v: Array, layout: TokenLayout) -> Array:
-        spread = _spread_by_view if layout.views == 1 else _spread_by_head
+        if layout.views == 1:
+            spread = _spread_by_view
+        elif mesh.shape[VIEW_AXIS] > q.shape[2] and attends_densely(attention):
+            spread = _spread_by_query
+        else:
+            spread = _spread_by_head
         return spread(attention, mesh, (q, k, v), layout)
 
     return attend
@@ -120,6 +176,24 @@ def _spread_by_view(
         check_vma=False,
     )
     return local(*inputs)
+
+
+def _spread_by_query(
+    attention: AttentionFn, mesh: Mesh, inputs: tuple[Array, ...], layout: TokenLayout
+) -> Array:
+    """Queries that the devices cannot share evenly are filled up with zeros."""
+    q, k, v = inputs
+    tokens, devices = q.shape[1], mesh.shape[VIEW_AXIS]
+    by_token, whole = PartitionSpec(None, VIEW_AXIS), PartitionSpec()
+    local = jax.shard_map(
+        lambda q, k, v: attention(q, k, v, layout),
+        mesh=mesh,
+        in_specs=(by_token, whole, whole),
+        out_specs=by_token,
+        check_vma=False,
+    )
+    even = jnp.pad(q, ((0, 0), (0, -tokens % devices), (0, 0), (0, 0)))
+    return local(even, k, v)[:, :tokens]
 
 
 def _spread_by_head(

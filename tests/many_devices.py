@@ -23,7 +23,7 @@ from jaxrecon.images import MAPANYTHING_RESIZE, PI3_RESIZE, VGGT_RESIZE
 from jaxrecon.models import VGGT, MapAnything, Model, Pi3
 from jaxrecon.nn.attention import AttentionFn
 from jaxrecon.pipeline import Pipeline
-from jaxrecon.sharding import replicated
+from jaxrecon.sharding import replicated, weight_shardings
 from mapanything_stages import MAPANYTHING_TINY
 from tiny_models import PI3_TINY
 from vggt_stages import VGGT_TINY
@@ -40,7 +40,10 @@ FAMILIES = {
 
 
 def meshes() -> dict[str, Mesh]:
-    """All devices; a number that divides neither views nor heads; and some as copies."""
+    """All devices; a number that divides neither views nor heads; and some as copies.
+
+    With the last, the weights lie spread as well.
+    """
     two_axes = jax.make_mesh((2, 4), ("copies", "views"), (AxisType.Auto,) * 2)
     return {"eight": jaxrecon.make_mesh(), "three": jaxrecon.make_mesh(3), "two axes": two_axes}
 
@@ -65,12 +68,26 @@ def main(family: str) -> None:
             if (name, label) in (("sparse", "two axes"), ("dense", "three")):
                 continue
             spread = jax.device_put(model, replicated(mesh))
+            if label == "two axes":
+                spread = jax.tree.map(
+                    lambda x, like: jax.device_put(x, like.sharding),
+                    model,
+                    weight_shardings(model, mesh),
+                )
             pipeline = Pipeline(spread, family, resize, mesh=mesh)
             recon = pipeline.reconstruct(pixels, **given)
             (program,) = pipeline._compiled.values()
-            exchanges = program.as_text().count("all-to-all")
-            found[f"{name}, {label}"] = compared(alone, recon) | {"exchanges": exchanges}
+            text = program.as_text()
+            exchanges = {name: text.count(name) for name in ("all-to-all", "all-gather")}
+            weights = {"weights": bytes_here(spread) / bytes_here(model)}
+            found[f"{name}, {label}"] = compared(alone, recon) | exchanges | weights
     sys.stdout.write(json.dumps(found) + "\n")
+
+
+def bytes_here(model: Model) -> int:
+    """Bytes of weights on the first device."""
+    leaves: list[Any] = jax.tree.leaves(model)
+    return sum(leaf.addressable_shards[0].data.nbytes for leaf in leaves)
 
 
 def compared(alone: jaxrecon.Reconstruction, spread: jaxrecon.Reconstruction) -> dict[str, Any]:

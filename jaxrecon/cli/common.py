@@ -59,6 +59,7 @@ def add_computing(parser: argparse.ArgumentParser) -> None:
         help="auto: exact; fast: block-sparse where that is faster; or one of them by name",
     )
     add("--devices", default="1", metavar="N", help="spread views over so many devices, or all")
+    add("--shard-weights", action="store_true", help="each device holds a part of the weights")
     add("--sparse-ratio", type=float, help="share of key blocks that may be skipped, in [0, 1)")
     add("--cdf-threshold", type=float, help="share of attention that is kept, in (0, 1]")
 
@@ -79,6 +80,7 @@ def load_pipeline(
         dtype=options.dtype,
         attention=attention_of(options),
         mesh=mesh_of(options.devices),
+        shard_weights=options.shard_weights,
         tracks=tracks,
         revision=options.revision,
         stages=stages,

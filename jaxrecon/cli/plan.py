@@ -34,6 +34,7 @@ def run(options: argparse.Namespace) -> int:
         views=options.views,
         size=size,
         devices=1 if mesh is None else mesh.size,
+        shard_weights=options.shard_weights,
         attention=common.attention_of(options),
         dtype=options.dtype,
     )

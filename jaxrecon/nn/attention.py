@@ -105,6 +105,11 @@ def _attend(q: Array, k: Array, v: Array, layout: TokenLayout, name: str | None)
 _NAMED: dict[str, AttentionFn] = {name: partial(_attend, name=name) for name in IMPLEMENTATIONS}
 
 
+def attends_densely(attention: AttentionFn) -> bool:
+    """Whether every query sees every key, so that queries may be dealt out as one likes."""
+    return attention is attend_densely or attention in _NAMED.values()
+
+
 class Attention(nnx.Module):
     """Attention: one matrix for q, k and v, then heads, then an output matrix.
 

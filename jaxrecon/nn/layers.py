@@ -10,6 +10,8 @@ from flax import nnx
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
+from jaxrecon.nn.views import whole_weights
+
 HIGHEST = jax.lax.Precision.HIGHEST
 
 
@@ -94,7 +96,10 @@ def scan_layers[C, Y](step: Callable[[C, Any], tuple[C, Y]], carry: C, layers: A
     what lies between them is computed again: it costs less than to store and read it.
     """
 
-    kept = jax.checkpoint(step, policy=_costly, prevent_cse=False)
+    def whole(carry: C, layer: Any) -> tuple[C, Y]:
+        return step(carry, whole_weights(layer))
+
+    kept = jax.checkpoint(whole, policy=_costly, prevent_cse=False)
     return jax.lax.scan(kept, carry, layers)
 
 

@@ -1,6 +1,8 @@
 """Work that treats each view on its own: where it runs, and how much of it at a time."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any
 
 import jax
@@ -36,6 +38,27 @@ def each_view[W, X, Y](work: Callable[[W, X], Y], weights: W, views: X, *, axis:
         check_vma=False,
     )
     return spread(weights, views)
+
+
+_SPREAD_WEIGHTS: ContextVar[bool] = ContextVar("spread_weights", default=False)
+
+
+@contextmanager
+def weights_spread() -> Iterator[None]:
+    """What is traced inside has weights of which every device holds a part."""
+    token = _SPREAD_WEIGHTS.set(True)
+    try:
+        yield
+    finally:
+        _SPREAD_WEIGHTS.reset(token)
+
+
+def whole_weights[W](weights: W) -> W:
+    """The weights as they are; gathered, if every device holds a part of them."""
+    if not _SPREAD_WEIGHTS.get() or not views_are_spread():
+        return weights
+    gather = jax.lax.with_sharding_constraint
+    return jax.tree.map(lambda x: gather(x, PartitionSpec()), weights)
 
 
 def _by_view(axis: int) -> PartitionSpec:

@@ -16,11 +16,13 @@ from jaxrecon.images import ImageBatch, ImageRule
 from jaxrecon.memory import check_compiled, default_device
 from jaxrecon.models import Conditions, Model, Tracks, abstract_conditions, padded_conditions
 from jaxrecon.nn.attention import AttentionFn, attend_densely
+from jaxrecon.nn.views import weights_spread, whole_weights
 from jaxrecon.pipeline.framing import bucket_of, has_margins, padded, photo_frames
 from jaxrecon.pipeline.options import DEFAULT_HABITS, Habits, Options, Thresholds, thresholds
 from jaxrecon.pipeline.program import Geometry, maps_program, scene_program
 from jaxrecon.pipeline.tracking import Query, follow_program
 from jaxrecon.progress import Stages
+from jaxrecon.pytree import leaf_path
 from jaxrecon.sharding import by_view, gathered, put, spread_attention, view_devices
 
 
@@ -181,8 +183,12 @@ class Engine:
         """A program lowered for these arguments and devices."""
         if self.mesh is None:
             return jax.jit(program).lower(*arguments)
+        leaves: list[Any] = jax.tree.leaves(self.model)
         with jax.set_mesh(self.mesh):
-            return jax.jit(program).lower(*arguments)
+            if all(leaf.sharding.is_fully_replicated for leaf in leaves):
+                return jax.jit(program).lower(*arguments)
+            with weights_spread():
+                return jax.jit(partial(_gathering, program)).lower(*arguments)
 
     def once(self, key: Any, lower: Callable[[], Any]) -> Any:
         """The executable of that key, compiled on first use.
@@ -200,6 +206,15 @@ class Engine:
     def device(self) -> Any:
         """The first of this process's devices (`jax.Device`) that the programs run on."""
         return self.mesh.local_devices[0] if self.mesh else default_device()
+
+
+def _gathering(program: Callable[..., Any], model: Model, *rest: Any) -> Any:
+    """The program with whole weights, but for the trunk, which gathers those of a layer in turn."""
+
+    def gathered(keys: tuple[Any, ...], leaf: Any) -> Any:
+        return leaf if leaf_path(keys).startswith("trunk.") else whole_weights(leaf)
+
+    return program(jax.tree_util.tree_map_with_path(gathered, model), *rest)
 
 
 def real_views(geometry: Geometry, views: int) -> Geometry:

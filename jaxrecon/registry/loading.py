@@ -7,7 +7,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh, Sharding
 from jax.typing import DTypeLike
@@ -27,7 +26,7 @@ from jaxrecon.pipeline import Pipeline
 from jaxrecon.progress import Stages
 from jaxrecon.registry.config_json import config_from_json
 from jaxrecon.registry.entries import FAMILIES, MODELS, Bundled, Family, HubFile, ModelEntry
-from jaxrecon.sharding import replicated
+from jaxrecon.sharding import MATRICES, WeightRules, weight_shardings
 from jaxrecon.sparse import AttentionName, attention_named
 from pallas_kernels.platform import target_platform
 
@@ -39,6 +38,7 @@ def load(
     dtype: DTypeLike | None = None,
     attention: AttentionFn | AttentionName | None = None,
     mesh: Mesh | None = None,
+    shard_weights: bool | WeightRules = False,
     tracks: bool = False,
     revision: str | None = None,
     stages: Stages | None = None,
@@ -59,6 +59,8 @@ def load(
         "dense": exact, with the fastest backend; "cudnn" or "xla": exact, with that one; "fast":
         block-sparse in scenes large enough for that to pay; "sparse": block-sparse always.
       mesh: devices to spread the views over; see `make_mesh`.
+      shard_weights: whether each device holds but a part of the weights, for models that one device
+        cannot hold beside its views; or which weights and how, see `sharding.weight_shardings`.
       tracks: whether points are to be followed (VGGT); else its track head is not even read.
       revision: branch, tag or commit of the upstream repository.
       stages: shows progress and the licence of the weights; the licence alone if not given.
@@ -74,8 +76,7 @@ def load(
     place, entry = _locate(name, weights, revision, shown)
     with timed.stage("load"):
         header, family, config, restore = _open(place, entry, tracks)
-        sharding = replicated(mesh) if mesh else None
-        model = restore(family.abstract(config, dtype), sharding=sharding)
+        model = restore(_placed(family.abstract(config, dtype), mesh, shard_weights))
         resize = _resize_rule(header, family, place)
     _state_licence(header["model"], header["license"], shown)
     told = checkpoint.header_of(header) | {"config": asdict(config)}
@@ -88,13 +89,14 @@ def load_abstract(
     dtype: DTypeLike | None = None,
     attention: AttentionFn | AttentionName | None = None,
     mesh: Mesh | None = None,
+    shard_weights: bool | WeightRules = False,
 ) -> Pipeline:
     """A model with shapes in place of its weights, which can be compiled but not run.
 
     Nothing is downloaded, and of a checkpoint only what it says of itself is read.
 
     Args:
-      name, dtype, attention, mesh: see `load`.
+      name, dtype, attention, mesh, shard_weights: see `load`.
 
     Raises:
       InputError: the name is unknown or an argument cannot be used.
@@ -110,14 +112,23 @@ def load_abstract(
     else:
         header, family, resize = entry.header, entry.family, entry.resize
         config = family.configured(entry.config, tracks=False)
-    model = family.abstract(config, dtype)
-    if mesh is not None:
-        model = jax.tree.map(partial(_placed, replicated(mesh)), model)
+    model = _placed(family.abstract(config, dtype), mesh, shard_weights)
     return Pipeline(model, header["model"], resize, attend, mesh, family.habits)
 
 
-def _placed(sharding: Sharding, leaf: Any) -> jax.ShapeDtypeStruct:
-    return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
+def _placed[M](model: M, mesh: Mesh | None, shard_weights: bool | WeightRules) -> M:
+    """Shapes of weights, with where they are to lie if there is a mesh.
+
+    Raises:
+      InputError: weights are to be spread, but over nothing.
+    """
+    if mesh is None:
+        if shard_weights:
+            raise InputError("shard_weights: there is one device; give a mesh (`make_mesh()`)")
+        return model
+    if isinstance(shard_weights, bool):
+        return weight_shardings(model, mesh, MATRICES if shard_weights else ())
+    return weight_shardings(model, mesh, shard_weights)
 
 
 def native_folder(
