@@ -93,6 +93,7 @@ def draw(rows: list[tuple[str, float, dict[str, float]]], path: str) -> None:
     for axes, metric in zip(panels, metrics, strict=True):
         for kind in kinds:
             own = [row for row in rows if row[0] == "dense" or row[0].partition(":")[2] == kind]
+            own.sort(key=lambda row: row[1])
             axes.plot([r[1] for r in own], [r[2][metric] for r in own], ".-", label=kind or "plain")
         axes.set(xlabel="share of key blocks skipped", title=metric)
     panels[0].legend(fontsize="x-small")
