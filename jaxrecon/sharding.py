@@ -8,7 +8,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from jax.experimental import multihost_utils
-from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array
 
 from jaxrecon.errors import InputError
@@ -55,7 +55,7 @@ def replicated(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, PartitionSpec())
 
 
-def weight_shardings[M](weights: M, mesh: Mesh, rules: WeightRules = MATRICES) -> M:
+def weight_shardings[M](weights: M, mesh: Mesh | AbstractMesh, rules: WeightRules = MATRICES) -> M:
     """Shapes of the weights with where they are to lie: each device has a part of what rules name.
 
     A matrix is whole only while it is used: a layer's are gathered when its turn comes, those of
@@ -88,7 +88,9 @@ def _pattern(pattern: str) -> re.Pattern[str]:
         raise InputError(f"rules: {pattern!r} is no regular expression: {error}") from error
 
 
-def _split(name: str, shape: tuple[int, ...], axis: int, mesh: Mesh) -> PartitionSpec:
+def _split(
+    name: str, shape: tuple[int, ...], axis: int, mesh: Mesh | AbstractMesh
+) -> PartitionSpec:
     if not -len(shape) <= axis < len(shape):
         raise InputError(f"rules: {name} {shape} has no axis {axis}")
     place = axis % len(shape)
