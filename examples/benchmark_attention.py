@@ -21,7 +21,6 @@ from pallas_kernels.block_sparse_attention import IMPLEMENTATIONS, BlockMask, bl
 from pallas_kernels.dense_attention import dense_attention
 
 type Case = tuple[str, Callable[[], object]]
-SELECTION = "selection (no attention)"
 
 
 def arguments() -> argparse.Namespace:
@@ -55,7 +54,8 @@ def jax_cases(names: list[str], q: jax.Array, mask: BlockMask | None, keep: int)
     for name in names:
         run = partial(block_sparse_attention, implementation=name)
         yield name, timed(run, q, q, q, mask)
-    yield SELECTION, timed(partial(select_blocks, keep=keep, mass=0.9), q, q)
+    for name, part in (("selection", None), ("selection, pool_q=32", 32)):
+        yield name, timed(partial(select_blocks, keep=keep, mass=0.9, pool_q=part), q, q)
     if mask is None:
         yield "cudnn", timed(partial(dense_attention, implementation="cudnn"), q, q, q)
 
@@ -94,8 +94,8 @@ def main() -> None:
     rows = []
     for views, kept in ((views, kept) for views in options.views for kept in options.kept):
         tokens = views * options.patches
-        shape = (1, tokens, options.heads, options.width)
-        q = jax.random.normal(jax.random.key(0), shape).astype(jnp.bfloat16)
+        shape = 1, tokens, options.heads, options.width
+        q = jax.random.normal(jax.random.key(0), shape, jnp.bfloat16)
         mask = None if kept >= 1 else random_mask(tokens, options.heads, kept)
         cases = list(jax_cases(options.backends, q, mask, max(1, int(kept * -(-tokens // 64)))))
         cases += torch_cases(q, mask) if has_torch else []
@@ -107,8 +107,8 @@ def main() -> None:
             seconds = statistics.median(timeit.repeat(run, number=1, repeat=options.repeats))
             rate = 4 * kept * tokens**2 * options.heads * options.width / seconds / 1e12
             rows.append((views, kept, name, seconds, rate))
-            told = f"{views:5} views {kept:5.0%} kept  {name:24}"
-            print(f"{told} {1e3 * seconds:9.3f} ms {rate:8.1f} TFLOP/s")
+            told = f"{views:5} views {kept:5.0%} kept  {name:24} {1e3 * seconds:9.3f} ms"
+            print(told + f" {rate:8.1f} TFLOP/s" * ("selection" not in name))
     if options.plot:
         draw(rows, options.plot)
 
@@ -118,7 +118,7 @@ def draw(rows: list[tuple[int, float, str, float, float]], path: str) -> None:
 
     axes = (figure := Figure(figsize=(8, 5), layout="constrained")).subplots()
     views = max(row[0] for row in rows)
-    for name in dict.fromkeys(row[2] for row in rows if row[2] != SELECTION):
+    for name in dict.fromkeys(row[2] for row in rows if "selection" not in row[2]):
         points = [(row[1], row[4]) for row in rows if row[0] == views and row[2] == name]
         axes.plot(*zip(*points, strict=True), "o-", label=name)
     axes.set(xlabel=f"share of key blocks kept, {views} views", ylabel="effective TFLOP/s")
