@@ -1,7 +1,8 @@
 """Block-sparse global attention as a policy for any model (arXiv 2509.07120)."""
 
 from dataclasses import dataclass
-from typing import Any
+from functools import partial
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -11,11 +12,13 @@ from jaxtyping import Array, Float
 from jaxrecon.errors import InputError
 from jaxrecon.nn.attention import TokenLayout, attend_densely
 from jaxrecon.sparse.arrangement import Arrangement, Order, SpecialTokens
-from pallas_kernels.block_selection import Pooling, select_blocks
+from pallas_kernels.block_selection import Pooling, attend_to_rest, select_blocks, with_rest
 from pallas_kernels.block_sparse_attention import BlockMask, block_sparse_attention
 
 LIST_BYTES_LIMIT = 512 * 2**20
 """The block lists held at any one time are kept under about this many bytes."""
+
+type Skipped = Literal["dropped", "means"]
 
 type Budget = float | tuple[float, ...] | tuple[tuple[float, ...], ...]
 """One number; or one for each global layer; or for each global layer one a head."""
@@ -41,6 +44,9 @@ class SparseAttention:
       pooling: how a block becomes one vector: "mean" or "max".
       pool_q: queries pooled to one when blocks are scored, a divisor of `block_q`; as upstream, a
         whole block, if not given. Fewer find better blocks and take a little longer.
+      skipped: what the patch queries get from the blocks that they skip: nothing ("dropped", as
+        upstream), or what one mean key and value a block tells ("means"), for `pool_q` queries
+        together.
       implementation: a backend of `block_sparse_attention`; the best one if not given.
 
     Raises:
@@ -56,6 +62,7 @@ class SparseAttention:
     special_tokens: SpecialTokens = "aligned"
     pooling: Pooling = "mean"
     pool_q: int | None = None
+    skipped: Skipped = "dropped"
     implementation: str | None = None
 
     def __post_init__(self) -> None:
@@ -140,8 +147,14 @@ class SparseAttention:
         self, made: Arrangement, q: Array, k: Array, v: Array, budgets: "_Budgets"
     ) -> tuple[Array, Array]:
         mask = self._select(made, q, k, budgets)
-        out = block_sparse_attention(q, k, v, mask, implementation=self.implementation)
-        return out, _share_skipped(mask, made)
+        attend = partial(block_sparse_attention, implementation=self.implementation)
+        if self.skipped == "dropped":
+            return attend(q, k, v, mask), _share_skipped(mask, made)
+        out, sums = attend(q, k, v, mask, return_logsumexp=True)
+        group = self.block_q if self.pool_q is None else self.pool_q
+        real = None if made.real is None else made.real.queries
+        rest = attend_to_rest(q, k, v, mask, group=group, real_queries=real)
+        return with_rest(out, sums, rest, group), _share_skipped(mask, made)
 
     def _attend_in_turns(
         self, made: Arrangement, arranged: tuple[Array, ...], budgets: "_Budgets", step: int
@@ -204,6 +217,7 @@ CHOICES = {
     "order": ("raster", "hilbert"),
     "special_tokens": ("aligned", "packed"),
     "pooling": ("mean", "max"),
+    "skipped": ("dropped", "means"),
 }
 
 

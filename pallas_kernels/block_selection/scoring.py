@@ -7,7 +7,6 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from pallas_kernels.block_selection.pooling import Pooling, pool_blocks
-from pallas_kernels.block_sparse_attention.mask import Count
 
 
 class Queries(NamedTuple):

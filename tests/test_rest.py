@@ -1,0 +1,153 @@
+"""What skipped blocks would have added, against dense attention and against plain sums."""
+
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxrecon import SparseAttention
+from jaxrecon.errors import InputError
+from jaxrecon.nn.attention import TokenLayout, attend_densely
+from pallas_kernels.block_selection import attend_to_rest, rest, with_rest
+from pallas_kernels.block_sparse_attention import (
+    BlockMask,
+    attention_reference,
+    block_sparse_attention,
+    full_mask,
+)
+
+SIZES: dict[str, Any] = {"block_q": 8, "block_kv": 4}
+type Inputs = tuple[jax.Array, jax.Array, jax.Array]
+
+
+def qkv(queries: int, keys: int, *, alike: tuple[int, int] = (1, 1)) -> Inputs:
+    """Random inputs; so many neighbouring queries, and so many keys and values, are equal."""
+    random = np.random.default_rng(0)
+    lengths = (queries, keys, keys)
+    repeats = (alike[0], alike[1], alike[1])
+    drawn = [
+        random.normal(size=(2, -(-n // r), 3, 8)) for n, r in zip(lengths, repeats, strict=True)
+    ]
+    q, k, v = (
+        jnp.asarray(np.repeat(x, r, axis=1)[:, :n], jnp.float32)
+        for x, r, n in zip(drawn, repeats, lengths, strict=True)
+    )
+    return q, k, v
+
+
+def some_lists(queries: int, keys: int) -> BlockMask:
+    shape = (2, 3, -(-queries // 8), -(-keys // 4))
+    array = np.random.default_rng(1).random(shape) < 0.4
+    array[..., 0] = True
+    array[0, 0, 0] = True  # a row that skips nothing
+    return BlockMask.from_array(array, **SIZES, q_length=queries, kv_length=keys)
+
+
+def joined(q: jax.Array, k: jax.Array, v: jax.Array, mask: BlockMask, group: int) -> jax.Array:
+    out, sums = block_sparse_attention(q, k, v, mask, return_logsumexp=True)
+    return with_rest(out, sums, attend_to_rest(q, k, v, mask, group=group), group)
+
+
+@pytest.mark.parametrize(("queries", "keys"), [(32, 24), (29, 23), (5, 41)])
+@pytest.mark.parametrize("group", [2, 8])
+def test_exact_where_blocks_are_uniform(queries: int, keys: int, group: int) -> None:
+    q, k, v = qkv(queries, keys, alike=(group, 4))
+    dense = attention_reference(q, k, v, None, scale=8**-0.5)[0]
+    mask = some_lists(queries, keys)
+    np.testing.assert_allclose(joined(q, k, v, mask, group), dense, rtol=0, atol=2e-6)
+    dropped = block_sparse_attention(q, k, v, mask)
+    assert np.abs(np.asarray(dropped) - np.asarray(dense)).max() > 0.1
+
+
+@pytest.mark.parametrize("group", [1, 4, 8])
+def test_plain_sums(group: int) -> None:
+    q, k, v = qkv(21, 23)
+    mask = some_lists(21, 23)
+    skipped = ~np.asarray(mask.as_array())
+    found = joined(q, k, v, mask, group)
+    for batch, head, query in ((0, 0, 3), (0, 1, 9), (1, 2, 20)):
+        own = np.asarray(q, np.float64)[batch, :, head]
+        keys, values = (np.asarray(x, np.float64)[batch, :, head] for x in (k, v))
+        together = own[query // group * group :][:group].mean(0)
+        weights, total = np.zeros(8), 0.0
+        for block, out in enumerate(skipped[batch, head, query // 8]):
+            mine, theirs = keys[4 * block :][:4], values[4 * block :][:4]
+            if out:
+                weight = np.array([len(mine) * np.exp(together @ mine.mean(0) / 8**0.5)])
+                theirs = theirs.mean(0)[None]
+            else:
+                weight = np.exp(mine @ own[query] / 8**0.5)
+            weights, total = weights + weight @ theirs, total + weight.sum()
+        np.testing.assert_allclose(found[batch, query, head], weights / total, atol=1e-6)
+
+
+def test_chunks_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    q, k, v = qkv(61, 23)
+    mask = some_lists(61, 23)
+    whole = attend_to_rest(q, k, v, mask, group=4)
+    monkeypatch.setattr(rest, "SCORE_BYTES_LIMIT", 3 * 4 * 2 * mask.key_blocks)
+    cut = attend_to_rest(q, k, v, mask, group=4)
+    np.testing.assert_allclose(cut.values, whole.values, atol=1e-6)
+    np.testing.assert_allclose(cut.logsumexp, whole.logsumexp, atol=1e-6)
+
+
+LAYOUT = TokenLayout(views=3, grid=(4, 5), leading=2, trailing=1, scene=2)
+
+
+@pytest.mark.parametrize("special_tokens", ["aligned", "packed"])
+def test_padding_views_change_nothing(special_tokens: Any) -> None:
+    attend = SparseAttention(
+        0.5, None, special_tokens=special_tokens, pool_q=4, skipped="means", **SIZES
+    )
+    random = np.random.default_rng(2)
+    padded = replace(LAYOUT, views=5)
+    q, k, v = jnp.asarray(random.normal(size=(3, 1, padded.tokens, 2, 8)), jnp.float32)
+    inputs = q, k, v
+    place, spare = 3 * LAYOUT.tokens_per_view, 2 * LAYOUT.tokens_per_view
+    short = [jnp.concatenate([x[:, :place], x[:, place + spare :]], axis=1) for x in inputs]
+    expected, skipped = jax.jit(partial(attend.attend, layout=LAYOUT))(*short)
+    some = replace(padded, real_views=jnp.int32(3))
+    found, same = jax.jit(partial(attend.attend, layout=some))(*inputs)
+    found = jnp.concatenate([found[:, :place], found[:, place + spare :]], axis=1)
+    np.testing.assert_allclose(found, expected, rtol=0, atol=2e-6)
+    np.testing.assert_allclose(same, skipped, atol=1e-6)
+
+
+def test_closer_to_dense_attention_than_without() -> None:
+    random = np.random.default_rng(3)
+    smooth = np.repeat(random.normal(size=(3, 1, 20, 2, 8)), 4, axis=2)[:, :, : LAYOUT.tokens]
+    q, k, v = jnp.asarray(smooth + 0.5 * random.normal(size=smooth.shape), jnp.float32)
+    dense = np.asarray(attend_densely(q, k, v, LAYOUT))
+    errors = {}
+    for skipped in ("dropped", "means"):
+        attend = SparseAttention(0.7, None, pool_q=2, skipped=skipped, **SIZES)
+        errors[skipped] = np.linalg.norm(np.asarray(attend(q, k, v, LAYOUT)) - dense)
+    assert errors["means"] < 0.7 * errors["dropped"]
+
+
+def test_wrong_arguments_are_refused(without_shape_checks: None) -> None:
+    q, k, v = qkv(16, 16)
+    with pytest.raises(ValueError, match="group=3 must divide the mask's block_q=8"):
+        attend_to_rest(q, k, v, some_lists(16, 16), group=3)
+    with pytest.raises(
+        InputError, match="skipped='magic' is unknown; choose one of dropped, means"
+    ):
+        SparseAttention(skipped="magic")  # pyright: ignore[reportArgumentType]
+
+
+def test_a_thousand_views_fit() -> None:
+    tokens = 1000 * 1041
+    sizes: dict[str, Any] = {"block_q": 128, "block_kv": 64, "q_length": tokens}
+    x = jax.ShapeDtypeStruct((1, tokens, 4, 64), jnp.bfloat16)
+
+    def run(q: jax.Array, k: jax.Array, v: jax.Array) -> Any:
+        return attend_to_rest(q, k, v, full_mask(1, 4, **sizes, kv_length=tokens), group=8)
+
+    analysis = jax.jit(run).lower(x, x, x).compile().memory_analysis()
+    assert analysis is not None
+    lists = 2 * 4 * 8133 * 16266
+    assert analysis.temp_size_in_bytes - lists <= 2**30
