@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
@@ -100,9 +100,7 @@ LAYOUT = TokenLayout(views=3, grid=(4, 5), leading=2, trailing=1, scene=2)
 
 @pytest.mark.parametrize("special_tokens", ["aligned", "packed"])
 def test_padding_views_change_nothing(special_tokens: Any) -> None:
-    attend = SparseAttention(
-        0.5, None, special_tokens=special_tokens, pool_q=4, skipped="means", **SIZES
-    )
+    attend = SparseAttention(0.5, None, special_tokens=special_tokens, pool_q=4, rest_q=2, **SIZES)
     random = np.random.default_rng(2)
     padded = replace(LAYOUT, views=5)
     q, k, v = jnp.asarray(random.normal(size=(3, 1, padded.tokens, 2, 8)), jnp.float32)
@@ -123,20 +121,20 @@ def test_closer_to_dense_attention_than_without() -> None:
     q, k, v = jnp.asarray(smooth + 0.5 * random.normal(size=smooth.shape), jnp.float32)
     dense = np.asarray(attend_densely(q, k, v, LAYOUT))
     errors = {}
-    for skipped in ("dropped", "means"):
-        attend = SparseAttention(0.7, None, pool_q=2, skipped=skipped, **SIZES)
-        errors[skipped] = np.linalg.norm(np.asarray(attend(q, k, v, LAYOUT)) - dense)
-    assert errors["means"] < 0.7 * errors["dropped"]
+    for group in (None, 4):
+        attend = SparseAttention(0.7, None, pool_q=2, rest_q=group, **SIZES)
+        errors[group] = np.linalg.norm(np.asarray(attend(q, k, v, LAYOUT)) - dense)
+    assert errors[4] < 0.7 * errors[None]
 
 
 def test_wrong_arguments_are_refused(without_shape_checks: None) -> None:
     q, k, v = qkv(16, 16)
     with pytest.raises(ValueError, match="group=3 must divide the mask's block_q=8"):
         attend_to_rest(q, k, v, some_lists(16, 16), group=3)
-    with pytest.raises(
-        InputError, match="skipped='magic' is unknown; choose one of dropped, means"
-    ):
-        SparseAttention(skipped="magic")  # pyright: ignore[reportArgumentType]
+    for name in ("pool_q", "rest_q"):
+        for part in (0, 48):
+            with pytest.raises(InputError, match=f"{name}={part} must divide block_q=128"):
+                SparseAttention(**cast(Any, {name: part}))
 
 
 def test_a_thousand_views_fit() -> None:

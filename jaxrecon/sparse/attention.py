@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Literal
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -17,8 +17,6 @@ from pallas_kernels.block_sparse_attention import BlockMask, block_sparse_attent
 
 LIST_BYTES_LIMIT = 512 * 2**20
 """The block lists held at any one time are kept under about this many bytes."""
-
-type Skipped = Literal["dropped", "means"]
 
 type Budget = float | tuple[float, ...] | tuple[tuple[float, ...], ...]
 """One number; or one for each global layer; or for each global layer one a head."""
@@ -44,9 +42,8 @@ class SparseAttention:
       pooling: how a block becomes one vector: "mean" or "max".
       pool_q: queries pooled to one when blocks are scored, a divisor of `block_q`; as upstream, a
         whole block, if not given. Fewer find better blocks and take a little longer.
-      skipped: what the patch queries get from the blocks that they skip: nothing ("dropped", as
-        upstream), or what one mean key and value a block tells ("means"), for `pool_q` queries
-        together.
+      rest_q: so many queries together, a divisor of `block_q`, get from the blocks that they skip
+        what one mean key and value a block tells; nothing, as upstream, if not given.
       implementation: a backend of `block_sparse_attention`; the best one if not given.
 
     Raises:
@@ -62,7 +59,7 @@ class SparseAttention:
     special_tokens: SpecialTokens = "aligned"
     pooling: Pooling = "mean"
     pool_q: int | None = None
-    skipped: Skipped = "dropped"
+    rest_q: int | None = None
     implementation: str | None = None
 
     def __post_init__(self) -> None:
@@ -77,8 +74,10 @@ class SparseAttention:
         for name in ("block_q", "block_kv"):
             if getattr(self, name) < 1:
                 raise InputError(f"{name}={getattr(self, name)} must be at least 1")
-        if self.pool_q is not None and (self.pool_q < 1 or self.block_q % self.pool_q):
-            raise InputError(f"pool_q={self.pool_q} must divide block_q={self.block_q}")
+        for name in ("pool_q", "rest_q"):
+            part = getattr(self, name)
+            if part is not None and (part < 1 or self.block_q % part):
+                raise InputError(f"{name}={part} must divide block_q={self.block_q}")
 
     def __call__(
         self,
@@ -148,13 +147,12 @@ class SparseAttention:
     ) -> tuple[Array, Array]:
         mask = self._select(made, q, k, budgets)
         attend = partial(block_sparse_attention, implementation=self.implementation)
-        if self.skipped == "dropped":
+        if self.rest_q is None:
             return attend(q, k, v, mask), _share_skipped(mask, made)
         out, sums = attend(q, k, v, mask, return_logsumexp=True)
-        group = self.block_q if self.pool_q is None else self.pool_q
         real = None if made.real is None else made.real.queries
-        rest = attend_to_rest(q, k, v, mask, group=group, real_queries=real)
-        return with_rest(out, sums, rest, group), _share_skipped(mask, made)
+        rest = attend_to_rest(q, k, v, mask, group=self.rest_q, real_queries=real)
+        return with_rest(out, sums, rest, self.rest_q), _share_skipped(mask, made)
 
     def _attend_in_turns(
         self, made: Arrangement, arranged: tuple[Array, ...], budgets: "_Budgets", step: int
@@ -217,7 +215,6 @@ CHOICES = {
     "order": ("raster", "hilbert"),
     "special_tokens": ("aligned", "packed"),
     "pooling": ("mean", "max"),
-    "skipped": ("dropped", "means"),
 }
 
 
