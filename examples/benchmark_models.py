@@ -9,6 +9,7 @@ autocast. `--peer` is a checkout of upstream's code; it runs in a process of its
 """
 
 import argparse
+import itertools
 import json
 import math
 import os
@@ -18,10 +19,11 @@ import timeit
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
+from pathlib import Path
 from statistics import median
 from typing import Any
 
-from peers import time_torch
+import numpy as np
 
 
 def main() -> None:
@@ -34,15 +36,20 @@ def main() -> None:
     add("--repeats", type=int, default=5, help="after a warm-up; 0: the first run counts")
     add("--devices", type=int, default=1, help="GPUs that our side spreads over")
     add("--peer", help="checkout of upstream's code")
-    add("--side", choices=("ours", "torch"), help=argparse.SUPPRESS)
+    add("--ours-alone", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args()
-    if options.side:
-        for row in (time_ours if options.side == "ours" else time_torch)(options):
+    if options.ours_alone:
+        for row in time_ours(options):
             print(json.dumps(row), flush=True)
         return
     print(f"{'views':>5}  {'side':6} {'skipped':>7} {'seconds':>8} {'peak GiB':>8} {'plan GiB':>8}")
-    for side in ("ours", "torch") if options.peer else ("ours",):
-        for row in _in_own_process(side):
+    commands: list[list[Any]] = [[*sys.argv, "--ours-alone"]]
+    if options.peer:
+        peers, same = Path(__file__).with_name("peers.py"), ("views", "size", "repeats")
+        given = [[f"--{name}", *np.ravel(getattr(options, name))] for name in same]
+        commands.append([peers, options.model, options.peer, *itertools.chain(*given)])
+    for command in commands:
+        for row in _in_own_process(command):
             told = f"{row['views']:5}  {row['side']:6} {row['ratio']:7.0%} {row['seconds']:8.3f}"
             print(f"{told} {row['peak']:8.2f} {row['plan']:8.2f}", flush=True)
 
@@ -92,8 +99,8 @@ def time_ours(options: argparse.Namespace) -> Iterator[dict]:
         yield told | {"side": "ours", "peak": peak, "plan": plan}
 
 
-def _in_own_process(side: str) -> Iterator[dict]:
-    command = [sys.executable, *sys.argv, "--side", side]
+def _in_own_process(command: list[Any]) -> Iterator[dict]:
+    command = [sys.executable, *map(str, command)]
     environment = os.environ | {"XLA_PYTHON_CLIENT_PREALLOCATE": "false"}
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as child:
         assert child.stdout is not None

@@ -1,18 +1,31 @@
-"""python examples/benchmark_models.py --model vggt --peer path/to/map-anything
+"""python examples/peers.py vggt path/to/map-anything --views 50 100
 
-Upstream's models in PyTorch, with random weights of the released sizes, for timing beside ours.
-A peer is a checkout of github.com/yyfz/Pi3, facebookresearch/vggt or facebookresearch/map-anything
-(which holds VGGT too, and needs `uniception` and `hydra-core`).
+Times upstream's models in PyTorch, with random weights of the released sizes; writes a line of JSON
+for each number of views. `benchmark_models.py --peer` runs it beside ours. A peer is a checkout of
+github.com/yyfz/Pi3, facebookresearch/vggt or facebookresearch/map-anything (which holds VGGT too,
+and needs `uniception` and `hydra-core`).
 """
 
 import argparse
 import importlib
+import json
 import math
 import sys
 import timeit
 from collections.abc import Callable, Iterator
 from statistics import median
 from typing import Any
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("model", choices=tuple(PEERS))
+    parser.add_argument("peer", help="checkout of upstream's code")
+    parser.add_argument("--views", type=int, nargs="+", default=[50, 100, 200])
+    parser.add_argument("--size", type=int, nargs=2, default=[392, 518], help="height and width")
+    parser.add_argument("--repeats", type=int, default=5, help="after a warm-up; 0: the first run")
+    for row in time_torch(parser.parse_args()):
+        print(json.dumps(row), flush=True)
 
 
 def pi3() -> dict[str, Callable[[Any], Any]]:
@@ -66,7 +79,12 @@ def time_torch(options: argparse.Namespace) -> Iterator[dict]:
                     run(images)
                 torch.cuda.synchronize()
 
-            seconds = median(timeit.repeat(once, number=1, repeat=1 + options.repeats)[1:])
+            times = timeit.repeat(once, number=1, repeat=1 + options.repeats)
+            seconds = median(times[1:] or times)
             peak = torch.cuda.max_memory_allocated() / 2**30
             told = {"views": views, "ratio": 0.0, "seconds": seconds}
             yield told | {"side": side, "peak": peak, "plan": math.nan}
+
+
+if __name__ == "__main__":
+    main()

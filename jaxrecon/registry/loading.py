@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import jax.numpy as jnp
-from jax.sharding import Mesh, Sharding
+from jax.sharding import Mesh
 from jax.typing import DTypeLike
 
 from convert.engine import Plan, plan, stream
@@ -265,9 +265,9 @@ def _open(
         planned = _planned(source.specs, place, entry, tracks)
     config = entry.family.configured(entry.config, tracks=tracks)
 
-    def restore[M: Model](abstract: M, *, sharding: Sharding | None) -> M:
+    def restore[M: Model](abstract: M) -> M:
         tensors = stream(planned, source)
-        return checkpoint.restore(abstract, tensors, sharding=sharding, label=str(place))
+        return checkpoint.restore(abstract, tensors, label=str(place))
 
     return entry.header, entry.family, config, restore
 
