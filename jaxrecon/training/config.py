@@ -200,5 +200,22 @@ MINI_SECOND = TrainConfig(
 )
 """The second stretch, from the weights of the first."""
 
-CONFIGS = {"mini": MINI, "mini-second": MINI_SECOND}
+MINI_THIRD = TrainConfig(
+    buckets=(
+        Bucket(scenes=64, views=8, height=224, width=224, share=6),
+        Bucket(scenes=80, views=24, height=112, width=140, share=1),
+        Bucket(scenes=32, views=16, height=168, width=224, share=2),
+    ),
+    losses=LossWeights(rotation=2.0, translation=0.75),
+    steps=2600,
+    learning_rate=3e-4,
+    warmup_steps=100,
+    decay_share=0.9,
+    seed=2,
+    save_every=1300,
+    validate_every=650,
+)
+"""The third stretch, from the weights of the second."""
+
+CONFIGS = {"mini": MINI, "mini-second": MINI_SECOND, "mini-third": MINI_THIRD}
 """Runs that have a name."""
