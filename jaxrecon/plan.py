@@ -5,6 +5,7 @@ from pathlib import Path
 
 from jax.typing import DTypeLike
 
+from jaxrecon.compiling import compiled
 from jaxrecon.errors import InputError
 from jaxrecon.memory import MemoryNeeds, bytes_limit, needs_of
 from jaxrecon.nn.attention import AttentionFn
@@ -84,8 +85,8 @@ def memory_plan(
         framed=count > views,
         padded=count > views,
     )
-    compiled = pipeline.lower((count, size[1], size[0], 3), options).compile()
-    needs = needs_of(compiled)
+    lowered = pipeline.lower((count, size[1], size[0], 3), options)
+    needs = needs_of(compiled(lowered, pipeline.device))
     if needs is None:
         raise InputError(
             f"devices: the compiler for {pipeline.device.device_kind} does not tell what a program "

@@ -13,6 +13,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from jaxrecon import checkpoint
+from jaxrecon.compiling import compiled
 from jaxrecon.progress import Stages
 from jaxrecon.registry import model_entry
 from jaxrecon.scenes import RenderedScenes
@@ -50,11 +51,6 @@ WEIGHTS_NAME = "weights"
 CURVES_NAME = "curves.png"
 SHOWN = ("abs_rel", "delta125", "rotation_degrees", "direction_degrees", "auc30")
 """Metrics that a line of progress shows."""
-
-COMPILER_OPTIONS: dict[str, dict[str, bool | int | str]] = {
-    "gpu": {"xla_gpu_enable_triton_gemm": False}
-}
-"""By platform. Trying Triton's matrix products takes half of the time to compile a step."""
 
 
 def train(
@@ -190,12 +186,12 @@ class Programs:
         number = jax.ShapeDtypeStruct((), jnp.int32, sharding=self.place)
         like, shape = abstract_like(state, self.place), validation_bucket(config)
         train_step, validate = make_step(config, mesh), make_validate(config, mesh)
-        compiler_options = COMPILER_OPTIONS.get(mesh.devices.flat[0].platform)
+        device = mesh.devices.flat[0]
         with stages.stage("compile"), ThreadPoolExecutor() as pool:
-            compiled: dict[Any, Future[Any]] = {}
+            made: dict[Any, Future[Any]] = {}
 
             def add(name: Any, lowered: Any) -> Any:
-                compiled[name] = pool.submit(lowered.compile, compiler_options=compiler_options)
+                made[name] = pool.submit(compiled, lowered, device)
                 return lowered
 
             for bucket in config.buckets:
@@ -205,7 +201,7 @@ class Programs:
             render = make_render(config, shape, mesh, validation_key())
             drawn = add("held out", render.lower(number))
             add("validate", validate.lower(like.average, _outputs(drawn, mesh)))
-            self._compiled = {name: program.result() for name, program in compiled.items()}
+            self._compiled = {name: program.result() for name, program in made.items()}
 
     def step(self, bucket: Bucket, state: TrainState, step: int) -> tuple[TrainState, Metrics]:
         """Renders the scenes of a step and learns from them; returns before the device is done."""

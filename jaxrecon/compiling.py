@@ -1,0 +1,36 @@
+"""How programs are traced and compiled."""
+
+import functools
+import os
+from collections.abc import Callable
+from typing import Any
+
+import jax
+
+COMPILER_OPTIONS: dict[str, dict[str, bool | int | str]] = {
+    "gpu": {"xla_gpu_enable_triton_gemm": False}
+}
+"""By platform. Trying Triton's matrix products takes half of the time to compile a GPU program, and
+they run no faster (docs/benchmarks.md)."""
+
+
+def compiled(lowered: Any, device: Any) -> Any:
+    """The executable (`jax.stages.Compiled`) of a lowered program for a kind of device.
+
+    What the environment's `XLA_FLAGS` set is left as they set it.
+    """
+    flags = os.environ.get("XLA_FLAGS", "")
+    options = COMPILER_OPTIONS.get(device.platform, {})
+    options = {name: value for name, value in options.items() if name not in flags}
+    return lowered.compile(compiler_options=options or None)
+
+
+def without_x64[**P, R](function: Callable[P, R]) -> Callable[P, R]:
+    """The function, in float32 even where the caller has set `jax_enable_x64`."""
+
+    @functools.wraps(function)
+    def narrow(*args: P.args, **kwargs: P.kwargs) -> R:
+        with jax.enable_x64(False):
+            return function(*args, **kwargs)
+
+    return narrow

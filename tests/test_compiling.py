@@ -1,0 +1,41 @@
+"""How programs are compiled."""
+
+from types import SimpleNamespace
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+from jaxrecon.compiling import COMPILER_OPTIONS, compiled
+
+(FLAG,) = COMPILER_OPTIONS["gpu"]
+
+
+class Lowered:
+    """Remembers what it was compiled with."""
+
+    def compile(self, compiler_options: Any) -> Any:
+        return compiler_options
+
+
+@pytest.mark.parametrize(
+    ("platform", "flags", "options"),
+    [
+        ("gpu", "", {FLAG: False}),
+        ("gpu", "--xla_gpu_deterministic_ops=true", {FLAG: False}),
+        ("gpu", f"--{FLAG}=true", None),
+        ("cpu", "", None),
+    ],
+)
+def test_options_by_platform_and_environment(
+    monkeypatch: pytest.MonkeyPatch, platform: str, flags: str, options: Any
+) -> None:
+    monkeypatch.setenv("XLA_FLAGS", flags)
+    assert compiled(Lowered(), SimpleNamespace(platform=platform)) == options
+
+
+def test_a_program_runs_here() -> None:
+    lowered = jax.jit(lambda x: x + 1).lower(jnp.zeros(3))
+    program = compiled(lowered, jax.devices()[0])
+    assert program(jnp.ones(3)).tolist() == [2.0, 2.0, 2.0]
