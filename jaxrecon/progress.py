@@ -1,6 +1,7 @@
 """Which stage of a long job runs, how far it is, and how long each stage took."""
 
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -14,13 +15,15 @@ class Stages:
 
     On a terminal each stage has a live bar; elsewhere (a log file, a notebook's captured output) a
     finished stage is one line. `seconds` holds the wall-clock time of every finished stage, in the
-    order in which they first ended; a stage that runs twice adds up.
+    order in which they first ended; a stage that runs twice adds up. Stages may overlap in threads.
     """
 
     def __init__(self, *, quiet: bool = False) -> None:
         self.quiet = quiet
         self.seconds: dict[str, float] = {}
         self._console = Console(file=sys.stderr, highlight=False)
+        self._lock = threading.Lock()
+        self._bars: Progress | None = None
 
     @contextmanager
     def stage(
@@ -34,11 +37,11 @@ class Stages:
         if self.quiet or not bar or not self._console.is_terminal:
             yield _nothing
         else:
-            with self._bar() as shown:
-                task = shown.add_task(name, total=total)
-                yield lambda: shown.advance(task)
+            with self._bar(name, total) as advance:
+                yield advance
         took = time.perf_counter() - start
-        self.seconds[name] = self.seconds.get(name, 0.0) + took
+        with self._lock:
+            self.seconds[name] = self.seconds.get(name, 0.0) + took
         if not self.quiet:
             count = f" ({total})" if total else ""
             self._console.print(f"{name:>9}{count}: {took:.2f} s", markup=False)
@@ -48,7 +51,24 @@ class Stages:
         if not self.quiet:
             self._console.print(text, markup=False, soft_wrap=True)
 
-    def _bar(self) -> Progress:
+    @contextmanager
+    def _bar(self, name: str, total: int | None) -> Iterator[Callable[[], None]]:
+        """A live bar, on one display with those of other stages that run now."""
+        with self._lock:
+            if self._bars is None:
+                self._bars = self._display()
+                self._bars.start()
+            bars, task = self._bars, self._bars.add_task(name, total=total)
+        try:
+            yield lambda: bars.advance(task)
+        finally:
+            with self._lock:
+                bars.remove_task(task)
+                if not bars.task_ids:
+                    bars.stop()
+                    self._bars = None
+
+    def _display(self) -> Progress:
         columns = (
             TextColumn("{task.description:>9}"),
             BarColumn(),

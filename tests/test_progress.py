@@ -1,6 +1,7 @@
 """Stages: what is timed, what is shown."""
 
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -36,3 +37,23 @@ def test_a_stage_that_fails_is_not_timed() -> None:
     with pytest.raises(ValueError), stages.stage("run"):
         raise ValueError
     assert "run" not in stages.seconds
+
+
+def test_stages_that_overlap_share_one_display(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TTY_COMPATIBLE", "1")
+    monkeypatch.setenv("TERM", "xterm")
+    stages = Stages()
+    assert stages._console.is_terminal
+    with stages.stage("compile"):
+        display = stages._bars
+        with ThreadPoolExecutor(1) as pool:
+
+            def read() -> None:
+                with stages.stage("read", total=2) as done:
+                    assert stages._bars is display
+                    done()
+
+            pool.submit(read).result()
+        assert stages._bars is display
+    assert stages._bars is None
+    assert list(stages.seconds) == ["read", "compile"]

@@ -1,9 +1,11 @@
 """Photos in, one uint8 array of processed images out, and where each pixel came from."""
 
 import os
+import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import chain
 
@@ -21,6 +23,7 @@ from jaxrecon.images.resize import (
     PixelTransform,
     ResizeRule,
     SideRule,
+    check_pixels,
 )
 from jaxrecon.images.sources import IMAGE_SUFFIXES, VIDEO_SUFFIXES, ImageSource, open_source
 from jaxrecon.images.views import Source, View
@@ -36,11 +39,13 @@ __all__ = [
     "ImageBatch",
     "ImageRule",
     "ImageSource",
+    "Loading",
     "PixelTransform",
     "ResizeRule",
     "SideRule",
     "check_source",
     "load_images",
+    "loading_images",
     "view_names",
     "view_sizes",
 ]
@@ -94,11 +99,68 @@ def load_images(
       InputError: a view is absent, damaged, empty or of the wrong kind, `stride` is less than 1, or
         `resolution` is less than one patch. No view is left out in silence.
     """
+    with loading_images(
+        source, rule=rule, resolution=resolution, stride=stride, stages=stages
+    ) as loading:
+        return loading.batch()
+
+
+@dataclass(frozen=True)
+class Loading:
+    """Images that another thread is reading."""
+
+    _foreseen: tuple[PixelTransform, ...] | None
+    _read: "Future[ImageBatch]"
+
+    def transforms(self) -> tuple[PixelTransform, ...]:
+        """Those of the batch. Of files the headers tell them; a video is awaited.
+
+        Raises:
+          InputError: see `load_images`.
+        """
+        return self.batch().transforms if self._foreseen is None else self._foreseen
+
+    def batch(self) -> ImageBatch:
+        """The images, once all are read.
+
+        Raises:
+          InputError: see `load_images`; or a file changed while it was read.
+        """
+        batch = self._read.result()
+        if self._foreseen not in (None, batch.transforms):
+            raise InputError("images: a file changed its size while it was read; try again")
+        return batch
+
+
+@contextmanager
+def loading_images(
+    source: ImageSource,
+    *,
+    rule: ImageRule,
+    resolution: int | None = None,
+    stride: int = 1,
+    stages: Stages | None = None,
+) -> Iterator[Loading]:
+    """Reads images as `load_images` does, while the caller does other work.
+
+    Raises:
+      InputError: the source or an argument cannot be used; what is wrong with a single image, its
+        `Loading` tells.
+    """
     rule.check_resolution(resolution)
-    opened = _open(source, stride)
-    stages = stages or Stages(quiet=True)
-    with stages.stage("read", total=opened.count) as advance, pillow_warnings_handled():
-        return _read(opened, rule, resolution, advance)
+    opened, stages = _open(source, stride), stages or Stages(quiet=True)
+    unwanted = threading.Event()
+
+    def read() -> ImageBatch:
+        with stages.stage("read", total=opened.count) as advance:
+            return _read(opened, rule, resolution, advance, unwanted)
+
+    with pillow_warnings_handled(), ThreadPoolExecutor(1) as pool:
+        foreseen = _foreseen(opened, rule, resolution)
+        try:
+            yield Loading(foreseen, pool.submit(read))
+        finally:
+            unwanted.set()
 
 
 def check_source(source: ImageSource, *, stride: int = 1) -> None:
@@ -152,8 +214,31 @@ class _Resized:
     transform: PixelTransform
 
 
+def _foreseen(
+    source: Source, rule: ImageRule, resolution: int | None
+) -> tuple[PixelTransform, ...] | None:
+    """The transforms of a batch before it is read; None if there is none, or a video's."""
+    if not isinstance(source.views, Sequence):
+        return None
+    try:
+        with ThreadPoolExecutor(_workers()) as pool:
+            sizes = list(pool.map(lambda view: view.size(), source.views))
+        for size in sizes:
+            check_pixels(*size)
+        fit = rule.fit_all(sizes if rule.uses_all_sizes else sizes[:1], resolution=resolution)
+    except InputError:  # reading tells it better
+        return None
+    transforms = [fit.transform(size) for size in sizes]
+    width, height = (max(side) for side in zip(*(t.size for t in transforms), strict=True))
+    return tuple(transform.centred((width, height)) for transform in transforms)
+
+
 def _read(
-    source: Source, rule: ImageRule, resolution: int | None, advance: Callable[[], None]
+    source: Source,
+    rule: ImageRule,
+    resolution: int | None,
+    advance: Callable[[], None],
+    unwanted: threading.Event,
 ) -> ImageBatch:
     views = iter(source.views)
     first = next(views)
@@ -175,6 +260,8 @@ def _read(
         transforms.append(resized.transform)
         names.append(resized.name)
         advance()
+        if unwanted.is_set():
+            break
     pixels.resize((len(names), *pixels.shape[1:]), refcheck=False)
     size = pixels.shape[2], pixels.shape[1]
     return ImageBatch(pixels, tuple(t.centred(size) for t in transforms), tuple(names))
@@ -221,7 +308,7 @@ def _allocate(count: int, size: tuple[int, int]) -> UInt8[np.ndarray, "V H W 3"]
 
 def _resized(views: Iterable[View], fit: Fit) -> Iterator[_Resized]:
     """Reads and resizes in threads, in order, with only a few full-size images held at once."""
-    workers = min(8, os.cpu_count() or 1)
+    workers = _workers()
     with ThreadPoolExecutor(workers) as pool:
         pending: deque[Future[_Resized]] = deque()
         for view in views:
@@ -230,6 +317,10 @@ def _resized(views: Iterable[View], fit: Fit) -> Iterator[_Resized]:
                 yield pending.popleft().result()
         while pending:
             yield pending.popleft().result()
+
+
+def _workers() -> int:
+    return min(8, os.cpu_count() or 1)
 
 
 def _resize(view: View, fit: Fit) -> _Resized:

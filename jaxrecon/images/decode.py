@@ -2,8 +2,7 @@
 
 import threading
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import numpy as np
@@ -24,7 +23,6 @@ _UPRIGHT = {
 _SIDEWAYS = (5, 6, 7, 8)
 _SIXTEEN_BIT_MODES = ("I", "I;16", "I;16L", "I;16B", "I;16N")
 
-_WARNINGS = threading.Lock()  # the warning filters belong to the whole process
 _LAZY_LOAD = threading.Lock()  # the caller may pass one unread image twice
 
 
@@ -60,7 +58,11 @@ def file_size(path: Path) -> tuple[int, int]:
 def upright_size(image: Image.Image) -> tuple[int, int]:
     """Width and height once the EXIF orientation is applied."""
     width, height = image.size
-    return (height, width) if _orientation(image) in _SIDEWAYS else (width, height)
+    sideways = _orientation(image) in _SIDEWAYS
+    if sideways and image.format == "TIFF":  # Pillow may tell the upright size already
+        tags = image.getexif()
+        width, height = tags[ExifTags.Base.ImageWidth], tags[ExifTags.Base.ImageLength]
+    return (height, width) if sideways else (width, height)
 
 
 def from_pillow(image: Image.Image, name: str) -> Image.Image:
@@ -75,6 +77,7 @@ def from_pillow(image: Image.Image, name: str) -> Image.Image:
     try:
         with _LAZY_LOAD:
             image.load()
+            _orientation(image)  # read now; Pillow keeps it
         return _to_rgb(image, name)
     except InputError:
         raise
@@ -93,13 +96,36 @@ def from_array(array: Num[np.ndarray, "H W 3"], name: str) -> Image.Image:
     return Image.fromarray(_eight_bit(array, name))
 
 
-@contextmanager
-def pillow_warnings_handled() -> Iterator[None]:
+class _Filters:
+    """Filters of warnings, which are the process's: set while at least one thread wants them."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._wanted = 0
+        self._before = warnings.catch_warnings()
+
+    def __enter__(self) -> None:
+        with self._lock:
+            self._wanted += 1
+            if self._wanted == 1:
+                self._before = warnings.catch_warnings()
+                self._before.__enter__()
+                warnings.filterwarnings("ignore", module=r"PIL\.")
+                warnings.simplefilter("error", Image.DecompressionBombWarning)
+
+    def __exit__(self, *failure: object) -> None:
+        with self._lock:
+            self._wanted -= 1
+            if not self._wanted:
+                self._before.__exit__(None, None, None)
+
+
+_FILTERS = _Filters()
+
+
+def pillow_warnings_handled() -> AbstractContextManager[None]:
     """Keeps Pillow's warnings from the user; the one for oversized images becomes an error."""
-    with _WARNINGS, warnings.catch_warnings():
-        warnings.filterwarnings("ignore", module=r"PIL\.")
-        warnings.simplefilter("error", Image.DecompressionBombWarning)
-        yield
+    return _FILTERS
 
 
 def _to_rgb(image: Image.Image, name: str) -> Image.Image:
