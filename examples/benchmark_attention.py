@@ -54,7 +54,7 @@ def jax_cases(names: list[str], q: jax.Array, mask: BlockMask | None, keep: int)
     for name in names:
         run = partial(block_sparse_attention, implementation=name)
         yield name, timed(run, q, q, q, mask)
-    for name, part in (("selection", None), ("selection, pool_q=32", 32)):
+    for name, part in (("selection, pool_q=128", None), ("selection, pool_q=32", 32)):
         yield name, timed(partial(select_blocks, keep=keep, mass=0.9, pool_q=part), q, q)
     if mask is None:
         yield "cudnn", timed(partial(dense_attention, implementation="cudnn"), q, q, q)

@@ -42,6 +42,8 @@ def make_mesh(
                 f"{len(there)}"
             )
         devices = there[:devices]
+    if isinstance(devices, str):
+        raise InputError(f"{devices=}: give a number, a list of devices, or nothing for all")
     chosen = there if devices is None else list(devices)
     kinds = sorted({device.device_kind for device in chosen})
     if len(kinds) != 1:

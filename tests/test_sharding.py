@@ -1,5 +1,7 @@
 """Where weights lie on several devices (`test_many_devices.py`: results stay the same)."""
 
+from typing import Any, cast
+
 import jax
 import jax.numpy as jnp
 import pytest
@@ -63,3 +65,9 @@ def test_loaded_weights_lie_where_the_rules_say() -> None:
     assert flatten(model)["trunk.global_blocks.mlp.fc1.kernel"].sharding.spec == PartitionSpec()
     with pytest.raises(InputError, match="shard_weights: there is one device; give a mesh"):
         jaxrecon.load("pi3-mini", shard_weights=True, stages=quiet)
+
+
+@pytest.mark.usefixtures("without_shape_checks")
+def test_devices_are_no_words() -> None:
+    with pytest.raises(InputError, match="devices='all': give a number"):
+        jaxrecon.make_mesh(cast(Any, "all"))

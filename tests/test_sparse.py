@@ -150,6 +150,22 @@ def test_attention_within_a_view_is_dense() -> None:
     )
 
 
+def test_blocks_are_scored_by_quarters() -> None:
+    """By the whole block where it is upstream's layout, or 4 does not divide it."""
+    assert SparseAttention().scored_queries == 32
+    assert SparseAttention(pool_q=128).scored_queries == 128
+    assert SparseAttention(special_tokens="packed").scored_queries == 128
+    assert SparseAttention(block_q=6).scored_queries == 6
+    layout = TokenLayout(views=6, grid=(4, 4))
+    q, k, _ = qkv(layout)
+    given, quarters, whole = (
+        np.asarray(SparseAttention(0.5, None, pool_q=part, **SMALL).select(q, k, layout).as_array())
+        for part in (None, 2, 8)
+    )
+    np.testing.assert_array_equal(given, quarters)
+    assert (given != whole).any()
+
+
 def test_shares_skipped_are_counted() -> None:
     layout = TokenLayout(views=4, grid=(4, 4))
     _, skipped = SparseAttention(0.75, None, **SMALL).attend(*qkv(layout), layout)
@@ -207,8 +223,11 @@ def test_heads_in_turns_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
         ({"sparse_ratio": ()}, "sparse_ratio"),
         ({"sparse_ratio": ((0.1, 0.2), (0.3,))}, "rows of one length"),
         ({"sparse_ratio": "half"}, "sparse_ratio: give a number"),
-        ({"block_q": 0}, "block_q=0 must be at least 1"),
-        ({"block_kv": -64}, "block_kv=-64 must be at least 1"),
+        ({"block_q": 0}, "block_q=0 must be a whole number of at least 1"),
+        ({"block_kv": -64}, "block_kv=-64 must be a whole number of at least 1"),
+        ({"block_q": 12.5}, r"block_q=12\.5 must be a whole number"),
+        ({"pool_q": 2.0}, r"pool_q=2\.0 must divide block_q=128"),
+        ({"implementation": "cuda"}, "implementation='cuda' is unknown; choose one of mosaic_gpu"),
         ({"order": "zigzag"}, "order='zigzag' is unknown; choose one of raster, hilbert"),
         ({"special_tokens": "none"}, "choose one of aligned, packed"),
         ({"pooling": "median"}, "choose one of mean, max"),

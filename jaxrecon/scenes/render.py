@@ -56,7 +56,8 @@ def render_scenes(
     """Renders scenes number `first`, `first + 1`, ... of the stream of a key.
 
     A scene depends on the key, its number, the number of views and the config only, never on the
-    scenes beside it. Views come in random order. It may be called inside another jit.
+    scenes beside it. Views come in random order. It may be called inside another jit, and works in
+    float32 whether or not `jax_enable_x64` is set.
 
     Args:
       key: from `scene_key`, or any key.
@@ -77,7 +78,8 @@ def render_scenes(
     if not 0 <= first <= 2**32 - scenes:
         raise InputError(f"first is {first}; scene numbers go from 0 to 2**32 - 1")
     outdoors = tuple(config.outdoors(first + number) for number in range(scenes))
-    return _render(key[None], jnp.uint32(first), outdoors, views, (height, width), config)
+    with jax.enable_x64(False):
+        return _render(key[None], jnp.uint32(first), outdoors, views, (height, width), config)
 
 
 def render_groups(
@@ -94,7 +96,8 @@ def render_groups(
     The same as `render_scenes` for each of them, at once.
     """
     outdoors = tuple(config.outdoors(number) for number in range(scenes))
-    return _render(keys, jnp.uint32(0), outdoors, views, (height, width), config)
+    with jax.enable_x64(False):
+        return _render(keys, jnp.uint32(0), outdoors, views, (height, width), config)
 
 
 def render_scene(

@@ -2,7 +2,7 @@
 
 from jaxrecon.sparse.attention import Budget, SparseAttention
 from jaxrecon.sparse.hilbert import hilbert_order
-from jaxrecon.sparse.named import AttentionName, FastAttention, attention_named
+from jaxrecon.sparse.named import AttentionName, FastAttention, attention_named, chosen_attention
 
 __all__ = [
     "AttentionName",
@@ -10,5 +10,6 @@ __all__ = [
     "FastAttention",
     "SparseAttention",
     "attention_named",
+    "chosen_attention",
     "hilbert_order",
 ]

@@ -39,17 +39,37 @@ class FastAttention:
         return attend(q, k, v, layout)
 
 
-def attention_named(name: str | None) -> AttentionFn:
+def chosen_attention(
+    attention: AttentionFn | AttentionName | None, otherwise: AttentionFn = attend_densely
+) -> AttentionFn:
+    """The attention of this name, this one itself, or `otherwise` if none is given.
+
+    Raises:
+      InputError: the name is unknown, or it is neither a name nor a function.
+    """
+    if attention is None:
+        return otherwise
+    if isinstance(attention, str):
+        return attention_named(attention)
+    if not callable(attention):
+        raise InputError(
+            f"attention: found {type(attention).__name__}; give a name or a function such as "
+            "SparseAttention()"
+        )
+    return attention
+
+
+def attention_named(name: str) -> AttentionFn:
     """Attention by name.
 
-    "auto" (or None) and "dense" are exact, with the fastest backend there is; "cudnn" and "xla"
+    "auto" and "dense" are exact, with the fastest backend there is; "cudnn" and "xla"
     are exact, with that one. "sparse" is `SparseAttention()`, and "fast" is `FastAttention()`:
     approximate, and asked for by name alone.
 
     Raises:
       InputError: the name is unknown.
     """
-    if name in (None, "auto"):
+    if name == "auto":
         return attend_densely
     if name == "fast":
         return FastAttention()

@@ -59,7 +59,7 @@ def choose(
         return taken, inside.astype(jnp.int32).sum(-1, keepdims=True)
 
     def refine(step: Array, limit: Int[Array, "*rows 1"]) -> Int[Array, "*rows 1"]:
-        higher = limit + jax.lax.shift_left(jnp.int32(1), BITS - 1 - step)
+        higher = limit + jnp.left_shift(jnp.int32(1), BITS - 1 - step).astype(jnp.int32)
         taken, count = totals(bits <= higher)
         return jnp.where((taken <= budget) | (count <= keep), higher, limit)
 

@@ -36,7 +36,8 @@ def pooled_queries(
     pooled = jnp.pad(pooled, ((0, 0), (0, 0), (0, rows * parts - pooled.shape[2]), (0, 0)))
     pooled = pooled.reshape(-1, rows, parts, q.shape[-1])
     end = q.shape[1] if stop is None else stop
-    counts = jnp.clip(end - dense - part * jnp.arange(rows * parts), 0, part).reshape(rows, parts)
+    counts = jnp.clip(end - dense - part * jnp.arange(rows * parts), 0, part)
+    counts = counts.astype(jnp.float32).reshape(rows, parts)
     # A block of padding alone has a weight as well: its score is a number.
     counts = counts.at[:, 0].max(1)
     weight = jnp.log(counts / counts.sum(1, keepdims=True))
