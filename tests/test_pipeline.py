@@ -2,6 +2,7 @@
 
 import re
 from dataclasses import replace
+from threading import Event
 from typing import Any
 
 import jax
@@ -11,6 +12,7 @@ import pytest
 from flax import nnx
 
 import jaxrecon
+import jaxrecon.images
 from jaxrecon.errors import InputError
 from jaxrecon.geometry import depth_normal_edges, intrinsics_from_points
 from jaxrecon.images import PI3_RESIZE
@@ -46,6 +48,29 @@ def pixels() -> np.ndarray:
     return np.random.default_rng(0).integers(0, 256, (3, 28, 42, 3), np.uint8)
 
 
+def test_photos_are_read_while_the_program_compiles(
+    pipeline: Pipeline, pixels: np.ndarray, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    compiled, resize, compile_program = Event(), jaxrecon.images._resize, Pipeline.compile
+    shapes: list[tuple[int, ...]] = []
+
+    def read_late(*args: Any) -> Any:
+        assert compiled.wait(60)
+        return resize(*args)
+
+    def compile_first(self: Pipeline, shape: tuple[int, ...], *rest: Any) -> Any:
+        program = compile_program(self, shape, *rest)
+        shapes.append(shape)
+        compiled.set()
+        return program
+
+    monkeypatch.setattr(jaxrecon.images, "_resize", read_late)
+    monkeypatch.setattr(Pipeline, "compile", compile_first)
+    recon = pipeline.reconstruct(pixels, resolution=42)
+    assert len(recon.names) == 3
+    assert shapes == [(3, 28, 42, 3)] * 2
+
+
 def test_everything_a_reconstruction_promises(pipeline: Pipeline, pixels: np.ndarray) -> None:
     stages = Stages(quiet=True)
     recon = pipeline.reconstruct(pixels, resolution=42, min_confidence=0.0, stages=stages)
@@ -54,7 +79,7 @@ def test_everything_a_reconstruction_promises(pipeline: Pipeline, pixels: np.nda
     np.testing.assert_array_equal(recon.colors, pixels)
     assert recon.names == ("view_0000", "view_0001", "view_0002")
     assert recon.model == "small"
-    assert list(recon.seconds) == ["read", "compile", "run"] == list(stages.seconds)
+    assert sorted(recon.seconds) == ["compile", "read", "run"] == sorted(stages.seconds)
     turned = np.einsum("vij,vhwj->vhwi", recon.world_from_camera[:, :3, :3], recon.points_camera)
     moved = turned + np.asarray(recon.world_from_camera)[:, None, None, :3, 3]
     np.testing.assert_allclose(recon.points_world, moved, rtol=1e-4, atol=1e-5)
@@ -109,6 +134,14 @@ def test_padded_numbers_of_views_share_a_program(pipeline: Pipeline) -> None:
         assert pipeline.compilations == compilations
 
 
+def test_attention_goes_by_name(pipeline: Pipeline, pixels: np.ndarray) -> None:
+    named = pipeline.reconstruct(pixels, resolution=42, attention="sparse")
+    given = pipeline.reconstruct(pixels, resolution=42, attention=jaxrecon.SparseAttention())
+    dense = pipeline.reconstruct(pixels, resolution=42, attention="xla")
+    assert named.stats.sparsity is not None and dense.stats.sparsity is None
+    np.testing.assert_array_equal(named.points_world, given.points_world)
+
+
 def test_shared_intrinsics(pipeline: Pipeline, pixels: np.ndarray) -> None:
     recon = pipeline.reconstruct(
         pixels, resolution=42, intrinsics="shared", principal_point="centre"
@@ -121,6 +154,9 @@ def test_shared_intrinsics(pipeline: Pipeline, pixels: np.ndarray) -> None:
     ("arguments", "message"),
     [
         ({"confidence_quantile": 1.0}, "confidence_quantile=1.0 must be"),
+        ({"min_confidence": float("nan")}, "min_confidence=nan must be a number"),
+        ({"attention": "fastest"}, "attention='fastest' is unknown; choose one of auto, fast"),
+        ({"attention": 3}, "attention: found int; give a name or a function"),
         ({"edge_rtol": -1.0}, "edge_rtol=-1.0 must be at least 0"),
         ({"edge_rtol": float("nan")}, "edge_rtol=nan must be"),
         ({"intrinsics": "none"}, "intrinsics='none' is unknown; choose one of per_view, shared"),

@@ -12,6 +12,7 @@ from jaxtyping import Array
 
 from convert.mismatch import compare_shapes
 from jaxrecon import checkpoint
+from jaxrecon.compiling import compiled, without_x64
 from jaxrecon.errors import InputError, WeightsError
 from jaxrecon.exported.program import told_fields
 from jaxrecon.exported.record import (
@@ -48,6 +49,7 @@ class ExportedPipeline:
     weights: Mapping[str, Array] = field(repr=False)
     _compiled: dict[str, Any] = field(default_factory=dict, repr=False, compare=False)
 
+    @without_x64
     def reconstruct(
         self,
         images: ImageSource,
@@ -118,9 +120,10 @@ class ExportedPipeline:
 
     def _program(self, arguments: tuple[Any, ...]) -> Any:
         if "program" not in self._compiled:
-            compiled = jax.jit(self.exported.call).lower(*arguments).compile()
-            check_compiled(compiled, default_device())
-            self._compiled["program"] = compiled
+            device = default_device()
+            program = compiled(jax.jit(self.exported.call).lower(*arguments), device)
+            check_compiled(program, device)
+            self._compiled["program"] = program
         return self._compiled["program"]
 
 

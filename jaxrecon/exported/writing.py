@@ -15,6 +15,7 @@ from jax.export import DisabledSafetyCheck, Exported, default_export_platform, e
 from jax.sharding import AbstractDevice, AbstractMesh
 
 from jaxrecon import checkpoint
+from jaxrecon.compiling import without_x64
 from jaxrecon.errors import InputError
 from jaxrecon.exported.program import flat_program, told_fields
 from jaxrecon.exported.record import (
@@ -30,6 +31,7 @@ from jaxrecon.pipeline import Options, Pipeline
 from jaxrecon.pipeline.framing import check_program_size
 from jaxrecon.pipeline.options import FittedIntrinsics, PointsChoice, PrincipalPoint, thresholds
 from jaxrecon.progress import Stages
+from jaxrecon.sparse import AttentionName, chosen_attention
 
 KERNEL_CALLS = ("mosaic_gpu_v2", "__gpu$xla.gpu.triton", "__cudnn$fmhaSoftmax")
 """Custom calls of our kernels and of cuDNN's attention, for which JAX promises no stability."""
@@ -53,6 +55,7 @@ class _Target:
         return jax.sharding.use_abstract_mesh(AbstractMesh((), (), abstract_device=device))
 
 
+@without_x64
 def export_program(
     pipeline: Pipeline,
     folder: str | Path,
@@ -65,7 +68,7 @@ def export_program(
     principal_point: PrincipalPoint = "free",
     points: PointsChoice | None = None,
     use_quantile: bool | None = None,
-    attention: AttentionFn | None = None,
+    attention: AttentionFn | AttentionName | None = None,
     overwrite: bool = False,
     stages: Stages | None = None,
 ) -> Path:
@@ -86,7 +89,7 @@ def export_program(
       intrinsics, principal_point, points: see `Pipeline.reconstruct`.
       use_quantile: whether the mask may leave out a share of the points; as the model's family
         does if not given.
-      attention: in place of the pipeline's own.
+      attention: in place of the pipeline's own: a function or a name, as `load` takes them.
       overwrite: replace the folder if it exists.
       stages: shows the time of each stage; silent if not given.
 
@@ -170,14 +173,14 @@ def _exported(
     target: _Target,
     shape: tuple[int, ...],
     options: Options,
-    attention: AttentionFn | None,
+    attention: AttentionFn | AttentionName | None,
 ) -> Exported:
     """The program for one platform.
 
     Raises:
       InputError: the attention cannot be had there, or calls back into Python.
     """
-    attend = attention or pipeline.attention
+    attend = chosen_attention(attention, pipeline.attention)
     program = jax.jit(partial(flat_program, attend, options, pipeline.model))
     allowed = [DisabledSafetyCheck.custom_call(name) for name in KERNEL_CALLS]
     make = export(program, platforms=(target.platform,), disabled_checks=allowed)

@@ -11,15 +11,16 @@ import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import Array, Float, UInt8
 
+from jaxrecon.compiling import compiled, without_x64
 from jaxrecon.export import PointTracks
-from jaxrecon.images import ImageBatch, ImageRule
+from jaxrecon.images import ImageBatch, ImageRule, PixelTransform
 from jaxrecon.memory import check_compiled, default_device
 from jaxrecon.models import Conditions, Model, Tracks, abstract_conditions, padded_conditions
 from jaxrecon.nn.attention import AttentionFn, attend_densely
 from jaxrecon.nn.views import weights_spread, whole_weights
 from jaxrecon.pipeline.framing import bucket_of, has_margins, padded, photo_frames
 from jaxrecon.pipeline.options import DEFAULT_HABITS, Habits, Options, Thresholds, thresholds
-from jaxrecon.pipeline.program import Geometry, maps_program, scene_program
+from jaxrecon.pipeline.program import Geometry, encoded_scene, maps_program, scene_program
 from jaxrecon.pipeline.tracking import Query, follow_program
 from jaxrecon.progress import Stages
 from jaxrecon.pytree import leaf_path
@@ -62,10 +63,9 @@ class Engine:
         known: Conditions | None = None,
         attention: AttentionFn | None = None,
     ) -> Geometry:
-        """Compiles the program for these shapes unless it is compiled already, and runs it."""
+        """Runs the program for these shapes, compiled before or now."""
         pixels, limits, options = self.framed(batch, limits, options)
-        with stages.stage("compile"):
-            program = self.compile(pixels.shape, options, attention)
+        program = self.compile(pixels.shape, options, attention)
         with stages.stage("run"):
             where = by_view(self.mesh) if self.mesh else None
             scene = put(pixels[None], where)
@@ -98,10 +98,18 @@ class Engine:
     ) -> Any:
         """The program for images of `shape` (V, H, W, 3), lowered and not yet compiled."""
         options, attention = options or Options(), attention or self.attention
-        pixels, limits = self._abstract(shape, options)
-        known = abstract_conditions(shape, pixels.sharding) if options.conditioned else None
         program = partial(scene_program, self.spread(attention), options)
-        return self.lowered(program, self.model, pixels, limits, known)
+        return self.lowered(program, *self._abstract(shape, options))
+
+    def compile_encoder(
+        self, shape: tuple[int, ...], options: Options, attention: AttentionFn
+    ) -> Any:
+        """The executable of the part in which views exchange, compiled on first use."""
+        program = partial(encoded_scene, self.spread(attention))
+        return self.once(
+            ("encode", shape, options, attention),
+            lambda: self.lowered(program, *self._abstract(shape, options)),
+        )
 
     def maps(self, batch: ImageBatch, stages: Stages) -> Float[Array, "V h w C"]:
         """The feature maps for tracks."""
@@ -113,8 +121,7 @@ class Engine:
                 ("maps", shape, options, attention),
                 lambda: self.lowered(
                     partial(maps_program, self.spread(attention)),
-                    self.model,
-                    *self._abstract(shape, options),
+                    *self._abstract(shape, options)[:3],
                 ),
             )
         with stages.stage("run"):
@@ -154,31 +161,50 @@ class Engine:
         self, batch: ImageBatch, limits: Thresholds, options: Options
     ) -> tuple[UInt8[np.ndarray, "V H W 3"], Thresholds, Options]:
         """Images with padding views behind them, and what the program is told of either."""
-        real, devices = len(batch.names), view_devices(self.mesh)
+        views, limits, options = self._framing(batch.transforms, limits, options)
+        return padded(batch.pixels, views), limits, options
+
+    def foreseen(
+        self, transforms: Sequence[PixelTransform], limits: Thresholds, options: Options
+    ) -> tuple[tuple[int, ...], Options]:
+        """Shape and options for which `compile` makes the program that images of these transforms,
+        which need not be there yet, will run.
+        """
+        views, _, options = self._framing(transforms, limits, options)
+        width, height = transforms[0].size
+        return (views, height, width, 3), options
+
+    def _framing(
+        self, transforms: Sequence[PixelTransform], limits: Thresholds, options: Options
+    ) -> tuple[int, Thresholds, Options]:
+        """How many views the program has, and what it is told of padding and margins."""
+        real, devices = len(transforms), view_devices(self.mesh)
         views = -(-real // devices) * devices if self.exact_views else bucket_of(real, devices)
-        frames = photo_frames(batch.transforms)
-        if views == real and not has_margins(frames, batch.transforms):
-            return batch.pixels, limits, options
+        frames = photo_frames(transforms)
+        if views == real and not has_margins(frames, transforms):
+            return views, limits, options
         limits = replace(limits, frames=padded(frames, views))
         if views > real:
             limits = replace(limits, views=np.asarray(real, np.int32))
-        options = replace(options, framed=True, padded=views > real)
-        return padded(batch.pixels, views), limits, options
+        return views, limits, replace(options, framed=True, padded=views > real)
 
-    def _abstract(self, shape: tuple[int, ...], options: Options) -> tuple[Any, Thresholds]:
-        """Shapes of the images and numbers that a program takes."""
+    def _abstract(self, shape: tuple[int, ...], options: Options) -> tuple[Any, ...]:
+        """What a program takes: the model, and shapes of images, numbers and what is known."""
         sharding = by_view(self.mesh) if self.mesh else None
         limits = thresholds(0.0, 0.0, 0.0)
         if options.framed:
             limits = replace(limits, frames=np.zeros((shape[0], 4), np.int32))
         if options.padded:
             limits = replace(limits, views=np.asarray(shape[0], np.int32))
-        return jax.ShapeDtypeStruct((1, *shape), jnp.uint8, sharding=sharding), limits
+        known = abstract_conditions(shape, sharding) if options.conditioned else None
+        pixels = jax.ShapeDtypeStruct((1, *shape), jnp.uint8, sharding=sharding)
+        return self.model, pixels, limits, known
 
     def spread(self, attention: AttentionFn) -> AttentionFn:
         """The attention, spread over the mesh if there is one."""
         return spread_attention(attention, self.mesh) if self.mesh else attention
 
+    @without_x64
     def lowered(self, program: Callable[..., Any], *arguments: Any) -> Any:
         """A program lowered for these arguments and devices."""
         if self.mesh is None:
@@ -197,9 +223,9 @@ class Engine:
           InputError: it needs more memory than the device has.
         """
         if key not in self._compiled:
-            compiled = lower().compile()
-            check_compiled(compiled, self.device)
-            self._compiled[key] = compiled
+            program = compiled(lower(), self.device)
+            check_compiled(program, self.device)
+            self._compiled[key] = program
         return self._compiled[key]
 
     @property

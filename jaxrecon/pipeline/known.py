@@ -1,8 +1,9 @@
 """What a caller knows of the views beforehand."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from jaxrecon.images import ImageBatch
+from jaxrecon.images import PixelTransform
 from jaxrecon.models import Conditions, PerView, conditions_from
 
 
@@ -26,8 +27,8 @@ class Known:
         names = ("intrinsics", "poses", "depths")
         return next((name for name in names if getattr(self, name) is not None), None)
 
-    def conditions(self, batch: ImageBatch) -> Conditions | None:
-        """What the model takes.
+    def conditions(self, transforms: Sequence[PixelTransform]) -> Conditions | None:
+        """What the model takes with images of these transforms.
 
         Raises:
           InputError: it cannot be used; see `models.conditions_from`.
@@ -35,7 +36,7 @@ class Known:
         if self.first is None:
             return None
         return conditions_from(
-            batch.transforms,
+            transforms,
             intrinsics=self.intrinsics,
             poses=self.poses,
             depths=self.depths,

@@ -106,6 +106,8 @@ def thresholds(
     Raises:
       InputError: one of them is out of range.
     """
+    if min_confidence != min_confidence:
+        raise InputError(f"{min_confidence=} must be a number")
     if not 0 <= confidence_quantile < 1:
         raise InputError(f"{confidence_quantile=} must be at least 0 and below 1")
     if edge_rtol is not None and not edge_rtol >= 0:

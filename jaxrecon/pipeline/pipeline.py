@@ -1,5 +1,7 @@
 """Photos in, reconstruction out."""
 
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, cast
@@ -7,9 +9,17 @@ from typing import Any, Literal, cast
 import numpy as np
 from jaxtyping import Array, Float
 
+from jaxrecon.compiling import without_x64
 from jaxrecon.errors import InputError
 from jaxrecon.export import PointTracks
-from jaxrecon.images import ImageBatch, ImageSource, load_images
+from jaxrecon.images import (
+    ImageBatch,
+    ImageSource,
+    Loading,
+    PixelTransform,
+    load_images,
+    loading_images,
+)
 from jaxrecon.models import PerView, TrackingModel
 from jaxrecon.nn.attention import AttentionFn
 from jaxrecon.pipeline.engine import Engine
@@ -27,12 +37,14 @@ from jaxrecon.pipeline.tracking import Query, QueryPoints, check_query, queries
 from jaxrecon.progress import Stages
 from jaxrecon.reconstruction import Reconstruction, Statistics
 from jaxrecon.sharding import check_one_process
+from jaxrecon.sparse import AttentionName, chosen_attention
 
 
 @dataclass(frozen=True)
 class Pipeline(Engine):
     """A model with its weights on the devices, ready to reconstruct; its fields are `Engine`'s."""
 
+    @without_x64
     def reconstruct(
         self,
         images: ImageSource,
@@ -50,7 +62,7 @@ class Pipeline(Engine):
         metric_depths: bool = True,
         points: PointsChoice | None = None,
         query_points: QueryPoints | None = None,
-        attention: AttentionFn | None = None,
+        attention: AttentionFn | AttentionName | None = None,
         stages: Stages | None = None,
     ) -> Reconstruction:
         """Reconstructs the scene that the images show.
@@ -81,7 +93,7 @@ class Pipeline(Engine):
             ("pointmap").
           query_points: points to follow through all views (a model loaded with its track head):
             see `track`. They become the result's `tracks`.
-          attention: in place of the pipeline's own.
+          attention: in place of the pipeline's own: a function or a name, as `load` takes them.
           stages: collects and shows the time of each stage; silent if not given.
 
         Known values are given for each view: an array whose first axis counts the views, a list
@@ -105,22 +117,22 @@ class Pipeline(Engine):
             points=points,
             maps=self._tracks(query_points),
         )
-        batch = self._read(images, known, resolution, stride, stages)
-        asked = self._queries(query_points, batch)
-        geometry = self.run(
-            batch,
-            limits,
-            options,
-            stages,
-            known=known.conditions(batch),
-            attention=attention or self.attention,
-        )
+        attention = chosen_attention(attention, self.attention)
+        with self._loading(images, known, resolution, stride, stages) as loading:
+            transforms = loading.transforms()
+            conditions = known.conditions(transforms)
+            asked = self._queries(query_points, transforms)
+            with stages.stage("compile"):
+                self.compile(*self.foreseen(transforms, limits, options), attention)
+            batch = loading.batch()
+        geometry = self.run(batch, limits, options, stages, known=conditions, attention=attention)
         note_odd_cameras(geometry.intrinsics, stages)
         tracks = None
         if geometry.track_maps is not None:
             tracks = self.follow(geometry.track_maps, asked, len(batch.names), stages)
         return reconstruction_of(geometry, batch, self.name, tracks, stages)
 
+    @without_x64
     def stream(
         self,
         images: ImageSource,
@@ -138,7 +150,7 @@ class Pipeline(Engine):
         depths: PerView | None = None,
         metric_depths: bool = True,
         points: PointsChoice | None = None,
-        attention: AttentionFn | None = None,
+        attention: AttentionFn | AttentionName | None = None,
         stages: Stages | None = None,
     ) -> Path:
         """Reconstructs a scene of very many views into a folder, a file a view.
@@ -178,20 +190,28 @@ class Pipeline(Engine):
         options, limits = self._choices(
             known, min_confidence, 0.0, edge_rtol, principal_point=principal_point, points=points
         )
-        batch = self._read(images, known, resolution, stride, stages)
+        folder, attention = Path(folder), chosen_attention(attention, self.attention)
+        with self._loading(images, known, resolution, stride, stages) as loading:
+            transforms = loading.transforms()
+            conditions = known.conditions(transforms)
+            if not folder.exists():  # else nothing may be left to do
+                with stages.stage("compile"):
+                    self.compile_encoder(*self.foreseen(transforms, limits, options), attention)
+            batch = loading.batch()
         return stream(
             self,
             batch,
             limits,
             options,
-            Path(folder),
+            folder,
             stages,
-            known=known.conditions(batch),
-            attention=attention or self.attention,
+            known=conditions,
+            attention=attention,
             views_at_once=views_at_once,
             overwrite=overwrite,
         )
 
+    @without_x64
     def track(
         self,
         images: ImageSource,
@@ -220,7 +240,7 @@ class Pipeline(Engine):
         batch = load_images(
             images, rule=self.resize, resolution=resolution, stride=stride, stages=stages
         )
-        asked = self._queries(query_points, batch)
+        asked = self._queries(query_points, batch.transforms)
         maps = self.maps(batch, stages)
         tracks = self.follow(maps, asked, len(batch.names), stages)
         xy = np.stack(
@@ -264,16 +284,18 @@ class Pipeline(Engine):
         )
         return options, thresholds(least, share, edge_rtol)
 
-    def _read(
+    def _loading(
         self,
         images: ImageSource,
         known: Known,
         resolution: int | None,
         stride: int,
         stages: Stages,
-    ) -> ImageBatch:
+    ) -> AbstractContextManager[Loading]:
         rule = self.resize if known.intrinsics is None else self.resize.for_known_cameras()
-        return load_images(images, rule=rule, resolution=resolution, stride=stride, stages=stages)
+        return loading_images(
+            images, rule=rule, resolution=resolution, stride=stride, stages=stages
+        )
 
     def _tracks(self, query_points: QueryPoints | None) -> bool:
         """Whether points are to be followed.
@@ -295,11 +317,13 @@ class Pipeline(Engine):
             )
         return True
 
-    def _queries(self, query_points: QueryPoints | None, batch: ImageBatch) -> list[Query]:
+    def _queries(
+        self, query_points: QueryPoints | None, transforms: Sequence[PixelTransform]
+    ) -> list[Query]:
         if query_points is None:
             return []
         smallest = cast(TrackingModel, self.model).smallest_tracked
-        return queries(query_points, batch.transforms, smallest=smallest or 1)
+        return queries(query_points, transforms, smallest=smallest or 1)
 
 
 def note_odd_cameras(intrinsics: Float[Array, "V 3 3"], stages: Stages) -> None:

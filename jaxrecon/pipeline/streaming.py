@@ -25,7 +25,7 @@ from jaxrecon.nn.attention import AttentionFn
 from jaxrecon.nn.views import each_view
 from jaxrecon.pipeline.engine import Engine
 from jaxrecon.pipeline.options import Options, Thresholds
-from jaxrecon.pipeline.program import Geometry, encoded_scene, geometry_of
+from jaxrecon.pipeline.program import Geometry, geometry_of
 from jaxrecon.progress import Stages
 from jaxrecon.reconstruction import NO_STATISTICS, Reconstruction, Statistics
 from jaxrecon.sharding import by_view, put, view_devices
@@ -101,14 +101,10 @@ def _encode(
 ) -> Encoded:
     scene = put(pixels[None], by_view(engine.mesh) if engine.mesh else None)
     known = engine.placed(known, len(pixels))
-    arguments = (engine.model, scene, limits, known)
     with stages.stage("compile"):
-        program = engine.once(
-            ("encode", pixels.shape, options, attention),
-            lambda: engine.lowered(partial(encoded_scene, engine.spread(attention)), *arguments),
-        )
+        program = engine.compile_encoder(pixels.shape, options, attention)
     with stages.stage("run"):
-        return jax.block_until_ready(program(*arguments))
+        return jax.block_until_ready(program(engine.model, scene, limits, known))
 
 
 def _parts(
