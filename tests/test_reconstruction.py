@@ -248,8 +248,10 @@ def test_files_that_are_not_reconstructions_are_refused(tmp_path):
     ):
         with open(path, "wb") as file:
             write(file)
-        with pytest.raises(InputError, match=r"is not a whole \.npz file of a reconstruction"):
+        told = r"is not a whole \.npz file of a reconstruction"
+        with pytest.raises(InputError, match=told) as caught:
             Reconstruction.load(path)
+        assert "unsafely" not in str(caught.value)
 
 
 @pytest.mark.parametrize("name", ["mask", "scales", "names"])

@@ -77,6 +77,9 @@ def read_npz(path: str | Path) -> Scene:
 
 
 def _read(file) -> Scene:
+    if not zipfile.is_zipfile(file):
+        raise ValueError("it is no zip archive")
+    file.seek(0)
     loaded = np.load(file, allow_pickle=False)
     if not isinstance(loaded, np.lib.npyio.NpzFile):
         raise ValueError("a single array")
