@@ -30,7 +30,7 @@ def main() -> None:
 
 def pi3() -> dict[str, Callable[[Any], Any]]:
     """Ways to run it, by name: functions of float images (1, V, 3, H, W)."""
-    return {"torch": importlib.import_module("pi3.models.pi3").Pi3().eval()}
+    return {"torch": importlib.import_module("pi3.models.pi3").Pi3().eval().cuda()}
 
 
 def vggt() -> dict[str, Callable[[Any], Any]]:
@@ -39,7 +39,7 @@ def vggt() -> dict[str, Callable[[Any], Any]]:
         module = importlib.import_module("vggt.models.vggt")
     except ModuleNotFoundError:
         module = importlib.import_module("mapanything.models.external.vggt.models.vggt")
-    model = module.VGGT().eval()
+    model = module.VGGT().eval().cuda()  # it makes some buffers on the CPU
     model.point_head = model.track_head = None
     return {"torch": model}
 
@@ -47,7 +47,7 @@ def vggt() -> dict[str, Callable[[Any], Any]]:
 def mapanything() -> dict[str, Callable[[Any], Any]]:
     """Images alone, without and with its memory-efficient mode."""
     models = importlib.import_module("mapanything.models")
-    model = models.init_model_from_config("mapanything").eval()
+    model = models.init_model_from_config("mapanything").eval().cuda()
 
     def run(images: Any, lean: bool) -> Any:
         views = [{"img": image, "data_norm_type": ["dinov2"]} for image in images.unbind(1)]
