@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 from jax.experimental import multihost_utils
 from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding, PartitionSpec
-from jaxtyping import Array
+from jaxtyping import Array, Float
 
 from jaxrecon.errors import InputError
 from jaxrecon.nn.attention import AttentionFn, TokenLayout, attends_densely
@@ -144,21 +144,33 @@ def spread_attention(attention: AttentionFn, mesh: Mesh) -> AttentionFn:
 
     Frame attention stays with the device that has the view. For global attention the tokens,
     which lie spread by view, are exchanged (all-to-all) so that each device has all tokens of some
-    of the heads; kernels therefore run unchanged. With more devices than heads, and dense
-    attention, each device keeps its queries and gets the keys and values of all.
+    of the heads, and the outputs back; kernels therefore run unchanged. With more devices than
+    heads, and dense attention, each device keeps its queries and gets the keys and values of all.
 
     Args:
-      mesh: with an axis "views"; other axes hold copies.
+      mesh: with an axis "views"; other axes hold copies. It must divide the sequences (of frame
+        attention) or the tokens (of global attention).
     """
+    devices = mesh.shape[VIEW_AXIS]
 
     def attend(q: Array, k: Array, v: Array, layout: TokenLayout) -> Array:
         if layout.views == 1:
-            spread = _spread_by_view
-        elif mesh.shape[VIEW_AXIS] > q.shape[2] and attends_densely(attention):
-            spread = _spread_by_query
+            spread, axis = _own_sequences, 0
+        elif devices > q.shape[2] and attends_densely(attention):
+            spread, axis = _own_queries, 1
         else:
-            spread = _spread_by_head
-        return spread(attention, mesh, (q, k, v), layout)
+            spread, axis = _own_heads, 1
+        split = _split_at(axis)
+        local = jax.shard_map(
+            lambda q, k, v: spread(attention, (q, k, v), layout),
+            mesh=mesh,
+            in_specs=(split, split, split),
+            out_specs=(split, _split_at(1)),
+            check_vma=False,
+        )
+        out, notes = local(q, k, v)
+        layout.notes.extend(note[:, : q.shape[2]] for note in notes)
+        return out
 
     return attend
 
@@ -168,60 +180,63 @@ def view_devices(mesh: Mesh | None) -> int:
     return 1 if mesh is None else mesh.shape[VIEW_AXIS]
 
 
-def _spread_by_view(
-    attention: AttentionFn, mesh: Mesh, inputs: tuple[Array, ...], layout: TokenLayout
-) -> Array:
-    spec = PartitionSpec(VIEW_AXIS)
-    local = jax.shard_map(
-        lambda q, k, v: attention(q, k, v, layout),
-        mesh=mesh,
-        in_specs=(spec, spec, spec),
-        out_specs=spec,
-        check_vma=False,
-    )
-    return local(*inputs)
+def _split_at(axis: int) -> PartitionSpec:
+    return PartitionSpec(*[None] * axis, VIEW_AXIS)
 
 
-def _spread_by_query(
-    attention: AttentionFn, mesh: Mesh, inputs: tuple[Array, ...], layout: TokenLayout
-) -> Array:
-    """Queries that the devices cannot share evenly are filled up with zeros."""
+def _own_sequences(
+    attention: AttentionFn, inputs: tuple[Array, Array, Array], layout: TokenLayout
+) -> tuple[Array, list[Array]]:
+    """Sequences of this device."""
+    return attention(*inputs, layout), []
+
+
+def _own_queries(
+    attention: AttentionFn, inputs: tuple[Array, Array, Array], layout: TokenLayout
+) -> tuple[Array, list[Array]]:
+    """Queries of this device's tokens, keys and values of all."""
+
+    def gathered(x: Array) -> Array:
+        return _one_copy(jax.lax.all_gather(x, VIEW_AXIS, axis=1, tiled=True), layout)
+
     q, k, v = inputs
-    tokens, devices = q.shape[1], mesh.shape[VIEW_AXIS]
-    by_token, whole = PartitionSpec(None, VIEW_AXIS), PartitionSpec()
-    local = jax.shard_map(
-        lambda q, k, v: attention(q, k, v, layout),
-        mesh=mesh,
-        in_specs=(by_token, whole, whole),
-        out_specs=by_token,
-        check_vma=False,
-    )
-    even = jnp.pad(q, ((0, 0), (0, -tokens % devices), (0, 0), (0, 0)))
-    return local(even, k, v)[:, :tokens]
+    return attention(q, gathered(k), gathered(v), replace(layout, shards=1)), []
 
 
-def _spread_by_head(
-    attention: AttentionFn, mesh: Mesh, inputs: tuple[Array, ...], layout: TokenLayout
-) -> Array:
-    """Heads that the devices cannot share evenly are filled up with copies of the last one."""
-    devices, heads = mesh.shape[VIEW_AXIS], inputs[0].shape[2]
+def _own_heads(
+    attention: AttentionFn, inputs: tuple[Array, Array, Array], layout: TokenLayout
+) -> tuple[Array, list[Array]]:
+    """All tokens of this device's share of the heads, which copies of the last one fill up."""
+    q, k, v = inputs
+    heads, devices = q.shape[2], jax.lax.axis_size(VIEW_AXIS)
     share = -(-heads // devices)
     spare = ((0, 0), (0, 0), (0, share * devices - heads), (0, 0))
-    by_head, notes_by_head = PartitionSpec(None, None, VIEW_AXIS), PartitionSpec(None, VIEW_AXIS)
 
-    def attend(q: Array, k: Array, v: Array) -> tuple[Array, list[Array]]:
-        first = jax.lax.axis_index(VIEW_AXIS) * share
-        own = replace(layout, heads=heads, first_head=first, notes=[])
-        return attention(q, k, v, own), own.notes
+    def exchanged(x: Array) -> Array:
+        even = jnp.pad(x, spare, mode="edge")
+        return _one_copy(jax.lax.all_to_all(even, VIEW_AXIS, 2, 1, tiled=True), layout)
 
-    local = jax.shard_map(
-        attend,
-        mesh=mesh,
-        in_specs=(by_head, by_head, by_head),
-        out_specs=(by_head, notes_by_head),
-        check_vma=False,
-    )
-    even = (jnp.pad(x, spare, mode="edge") if heads % devices else x for x in inputs)
-    out, notes = local(*even)
-    layout.notes.extend(note[:, :heads] for note in notes)
-    return out[:, :, :heads]
+    first = jax.lax.axis_index(VIEW_AXIS) * share
+    whole = replace(layout, shards=1, heads=heads, first_head=first, notes=[])
+    out = attention(exchanged(q), exchanged(k), exchanged(v), whole)
+    back = jax.lax.all_to_all(_copied(out, layout), VIEW_AXIS, 1, 2, tiled=True)
+    return back[:, :, :heads], whole.notes
+
+
+def _one_copy(x: Float[Array, "G T N K"], layout: TokenLayout) -> Float[Array, "G S N K"]:
+    """The tokens of all views, then one copy of the scene's; see `TokenLayout.shards`."""
+    if not layout.scene or layout.shards == 1:
+        return x
+    parts = x.reshape(x.shape[0], layout.shards, -1, *x.shape[2:])
+    views = parts[:, :, : -layout.scene].reshape(x.shape[0], -1, *x.shape[2:])
+    return jnp.concatenate([views, parts[:, 0, -layout.scene :]], axis=1)
+
+
+def _copied(x: Float[Array, "G S N K"], layout: TokenLayout) -> Float[Array, "G T N K"]:
+    """The way back from `_one_copy`."""
+    if not layout.scene or layout.shards == 1:
+        return x
+    views, scene = x[:, : -layout.scene], x[:, -layout.scene :]
+    parts = views.reshape(x.shape[0], layout.shards, -1, *x.shape[2:])
+    copies = jnp.broadcast_to(scene[:, None], (x.shape[0], layout.shards, *scene.shape[1:]))
+    return jnp.concatenate([parts, copies], axis=2).reshape(x.shape[0], -1, *x.shape[2:])

@@ -5,7 +5,9 @@ devices the points lie. A program of its own, since the number of devices is fix
 """
 
 import json
+import math
 import os
+import re
 import sys
 from typing import Any
 
@@ -14,6 +16,7 @@ os.environ["JAX_PLATFORMS"] = "cpu"
 os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "1"
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 from jax.sharding import AxisType, Mesh
@@ -21,9 +24,10 @@ from jax.sharding import AxisType, Mesh
 import jaxrecon
 from jaxrecon.images import MAPANYTHING_RESIZE, PI3_RESIZE, VGGT_RESIZE
 from jaxrecon.models import VGGT, MapAnything, Model, Pi3
-from jaxrecon.nn.attention import AttentionFn
+from jaxrecon.nn import block
+from jaxrecon.nn.attention import AttentionFn, TokenLayout
 from jaxrecon.pipeline import Pipeline
-from jaxrecon.sharding import replicated, weight_shardings
+from jaxrecon.sharding import by_view, replicated, weight_shardings
 from mapanything_stages import MAPANYTHING_TINY
 from tiny_models import PI3_TINY
 from vggt_stages import VGGT_TINY
@@ -31,6 +35,7 @@ from vggt_stages import VGGT_TINY
 SIDE = 28
 THRESHOLDS = {"min_confidence": 0.0, "confidence_quantile": 0.0, "edge_rtol": None}
 """Of the mask: none that rounding could tip."""
+EXCHANGES = ["all-to-all", "all-gather", "all-reduce", "reduce-scatter", "collective-permute"]
 FIELDS = ("points_world", "points_camera", "confidence", "world_from_camera")
 FAMILIES = {
     "pi3": (lambda: Pi3(PI3_TINY, rngs=nnx.Rngs(0)), PI3_RESIZE),
@@ -77,11 +82,42 @@ def main(family: str) -> None:
             pipeline = Pipeline(spread, family, resize, mesh=mesh)
             recon = pipeline.reconstruct(pixels, **given)
             (program,) = pipeline._compiled.values()
-            text = program.as_text()
-            exchanges = {name: text.count(name) for name in ("all-to-all", "all-gather")}
+            exchanges = exchanged(program.as_text())
             weights = {"weights": bytes_here(spread) / bytes_here(model)}
             found[f"{name}, {label}"] = compared(alone, recon) | exchanges | weights
-    sys.stdout.write(json.dumps(found) + "\n")
+    sys.stdout.write(json.dumps({"mlp": mlp_in_turns(), "ways": found}) + "\n")
+
+
+def mlp_in_turns() -> dict[str, float]:
+    """A block's MLP that works through the tokens of each device in turns: loops and difference."""
+    made = block.Block(block.BlockConfig(32, 2), dtype=jnp.float32, rngs=nnx.Rngs(0))
+    x = jax.random.normal(jax.random.key(0), (1, 8 * 50, 32))
+    layout = TokenLayout(8, (5, 10))
+    whole = made.feed_forward(x, layout)
+    block.TOKENS_AT_ONCE = 16
+    mesh = jaxrecon.make_mesh()
+    spread = jax.device_put(x, by_view(mesh))
+    with jax.set_mesh(mesh):
+        program = (
+            jax.jit(lambda made, x: made.feed_forward(x, layout)).lower(made, spread).compile()
+        )
+    text = program.as_text() or ""
+    gap = jnp.abs(program(jax.device_put(made, replicated(mesh)), spread) - whole).max()
+    return {
+        "loops": text.count(" while("),
+        "exchanged": sum(exchanged(text).values()),
+        "difference": float(gap / jnp.abs(whole).max()),
+    }
+
+
+def exchanged(program: str) -> dict[str, int]:
+    """Of each kind of exchange between devices, the numbers in its largest result; 0 for none."""
+    largest = dict.fromkeys(EXCHANGES, 0)
+    for results, kind in re.findall(rf"= (\S+|\(.*?\)) ({'|'.join(EXCHANGES)})\(", program):
+        for shape in re.findall(r"\[([\d,]*)\]", results):
+            size = math.prod(int(side) for side in shape.split(",") if side)
+            largest[kind] = max(largest[kind], size)
+    return largest
 
 
 def bytes_here(model: Model) -> int:

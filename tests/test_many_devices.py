@@ -24,7 +24,9 @@ def test_sharded_is_unsharded(family: str) -> None:
         check=False,
     )
     assert done.returncode == 0, done.stderr[-2000:]
-    found = json.loads(done.stdout.splitlines()[-1])
+    told = json.loads(done.stdout.splitlines()[-1])
+    found, mlp = told["ways"], told["mlp"]
+    assert mlp["loops"] == 1 and mlp["exchanged"] == 0 and mlp["difference"] < 1e-6, mlp
     assert len(found) == 4
     for way, values in found.items():
         attention, _, mesh = way.partition(", ")
@@ -33,6 +35,9 @@ def test_sharded_is_unsharded(family: str) -> None:
         exchanges, gathers = values.pop("all-to-all"), values.pop("all-gather")
         # Four heads on eight devices: dense attention gathers the keys, sparse copies heads.
         assert (gathers if way == "dense, eight" else exchanges) > 0, way
+        # Nothing else of all views is handed around: a scene's token at most (64 wide).
+        rest = [values.pop(name) for name in ("all-reduce", "reduce-scatter", "collective-permute")]
+        assert max(rest) <= 64, (way, rest)
         share = values.pop("weights")
         assert 0.25 < share < 0.4 if mesh == "two axes" else share == 1, (way, share)
         assert ("sparsity" in values) == (attention == "sparse")

@@ -13,6 +13,7 @@ from jaxrecon.nn.attention import AttentionFn, TokenLayout
 from jaxrecon.nn.block import Block, BlockConfig, stack_blocks
 from jaxrecon.nn.layers import scan_layers
 from jaxrecon.nn.rope import RotaryTable
+from jaxrecon.nn.views import view_shards
 
 
 class AlternatingAttention(nnx.Module):
@@ -168,12 +169,19 @@ class GlobalFirstAttention(AlternatingAttention):
         attention: AttentionFn,
         scene: Float[Array, "B S D"],
     ) -> tuple[Float[Array, "B V P D"], Float[Array, "B S D"]]:
-        """One global block: all views and then the scene's tokens are one sequence."""
-        joined = replace(layout.joined(x.shape[1]), scene=scene.shape[1])
-        flat = jnp.concatenate([x.reshape(x.shape[0], -1, x.shape[3]), scene], axis=1)
-        out = block(flat, joined, attention)
-        views = out.shape[1] - scene.shape[1]
-        return out[:, :views].reshape(x.shape), out[:, views:]
+        """One global block: all views and then the scene's tokens are one sequence.
+
+        Where the views lie spread over devices, each has a copy of the scene's tokens behind its
+        own views: the devices need not exchange tokens to share the sequence evenly.
+        """
+        shards = view_shards() if x.shape[1] % view_shards() == 0 else 1
+        joined = replace(layout.joined(x.shape[1]), scene=scene.shape[1], shards=shards)
+        parts = x.reshape(x.shape[0], shards, -1, x.shape[3])
+        copies = jnp.broadcast_to(scene[:, None], (x.shape[0], shards, *scene.shape[1:]))
+        both = jnp.concatenate([parts, copies], axis=2)
+        out = block(both.reshape(x.shape[0], -1, x.shape[3]), joined, attention).reshape(both.shape)
+        views = parts.shape[2]
+        return out[:, :, :views].reshape(x.shape), out[:, 0, views:]
 
 
 def _check_rising(taps: tuple[int, ...], count: int) -> None:

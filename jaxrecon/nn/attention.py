@@ -30,6 +30,9 @@ class TokenLayout:
     of blocks; it may be a traced number.
 
     Attributes:
+      shards: where views lie spread over devices and the scene has tokens, the sequence is in so
+        many parts, each the tokens of as many views and a copy of the scene's. An `AttentionFn`
+        that `spread_attention` calls always gets one part.
       real_views: so many first views count and the others are padding, whose tokens are not seen;
         None for all. It matters where one sequence holds several views.
       heads, first_head: of how many heads the inputs are a part, and from which one on; None for
@@ -44,6 +47,7 @@ class TokenLayout:
     leading: int = 0
     trailing: int = 0
     scene: int = 0
+    shards: int = 1
     layers: int = 1
     layer: Array | int = field(default=0, compare=False)
     real_views: Count | None = field(default=None, compare=False)
@@ -57,7 +61,7 @@ class TokenLayout:
 
     @property
     def tokens(self) -> int:
-        return self.views * self.tokens_per_view + self.scene
+        return self.views * self.tokens_per_view + self.shards * self.scene
 
     def joined(self, views: int) -> "TokenLayout":
         """The layout of `views` such views in one sequence."""

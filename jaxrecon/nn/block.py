@@ -11,7 +11,7 @@ from jaxtyping import Array, Float
 from jaxrecon.nn.attention import Attention, AttentionFn, TokenLayout
 from jaxrecon.nn.layers import LayerScale, Mlp, SwiGlu, layer_norm, scan_layers, stack
 from jaxrecon.nn.rope import RotaryTable
-from jaxrecon.nn.views import map_views, views_are_spread
+from jaxrecon.nn.views import each_view, map_views, view_shards
 
 type MlpKind = Literal["gelu", "swiglu"]
 
@@ -94,16 +94,20 @@ class Block(nnx.Module):
             context = self.norm_context(context)
         update = self.attention(normed, layout, attention, rope, context)
         x = (normed if self.normed_residual else x) + _scaled(update, self.scale1)
-        return x + _scaled(self.feed_forward(x), self.scale2)
+        return x + _scaled(self.feed_forward(x, layout), self.scale2)
 
-    def feed_forward(self, x: Float[Array, "G T D"]) -> Float[Array, "G T D"]:
+    def feed_forward(self, x: Float[Array, "G T D"], layout: TokenLayout) -> Float[Array, "G T D"]:
         """The MLP of the normed tokens, so many at a time that its hidden layer stays small."""
+        axis, devices = int(layout.views > 1), view_shards()
+        few = x.shape[0] * x.shape[1] <= devices * TOKENS_AT_ONCE
+        if few or x.shape[axis] % devices:
+            return self.mlp(self.norm2(x))
+        return each_view(Block._feed_in_turns, self, x, axis=axis, out=axis)
 
-        def work(tokens: Float[Array, "*some D"]) -> Float[Array, "*some D"]:
+    def _feed_in_turns(self, x: Float[Array, "G T D"]) -> Float[Array, "G T D"]:
+        def work(tokens: Float[Array, "some D"]) -> Float[Array, "some D"]:
             return self.mlp(self.norm2(tokens))
 
-        if x.shape[0] * x.shape[1] <= TOKENS_AT_ONCE or views_are_spread():
-            return work(x)
         flat = x.reshape(-1, x.shape[2])
         return map_views(work, flat, at_once=TOKENS_AT_ONCE).reshape(x.shape)
 

@@ -15,17 +15,20 @@ VIEW_AXIS = "views"
 """Name of the mesh axis over which views are spread."""
 
 
-def each_view[W, X, Y](work: Callable[[W, X], Y], weights: W, views: X, *, axis: Any = 1) -> Y:
+def each_view[W, X, Y](
+    work: Callable[[W, X], Y], weights: W, views: X, *, axis: Any = 1, out: int = 1
+) -> Y:
     """`work(weights, views)`, each device on the views that it has.
 
     Takes effect where the mesh in force (`jax.set_mesh`) has an axis "views"; elsewhere it is a
     plain call.
 
     Args:
-      work: maps arrays of some views to arrays of the same views, whose axis is the second.
+      work: maps arrays of some views to arrays of the same views.
       weights: what all views share; every device has the whole of it.
       views: arrays of all views.
       axis: the axis of `views` that counts them; or a tree of axes, -1 for arrays that have none.
+      out: the axis of what `work` returns that counts them.
     """
     mesh = jax.sharding.get_abstract_mesh()
     if not views_are_spread():
@@ -34,7 +37,7 @@ def each_view[W, X, Y](work: Callable[[W, X], Y], weights: W, views: X, *, axis:
         work,
         mesh=mesh,
         in_specs=(PartitionSpec(), jax.tree.map(_by_view, axis)),
-        out_specs=PartitionSpec(None, VIEW_AXIS),
+        out_specs=_by_view(out),
         check_vma=False,
     )
     return spread(weights, views)
@@ -71,6 +74,11 @@ def views_are_spread() -> bool:
     if VIEW_AXIS not in mesh.axis_names:
         return False
     return mesh.axis_types[mesh.axis_names.index(VIEW_AXIS)] != AxisType.Manual
+
+
+def view_shards() -> int:
+    """Over how many devices the views lie that the code being traced sees as one array."""
+    return jax.sharding.get_abstract_mesh().shape[VIEW_AXIS] if views_are_spread() else 1
 
 
 def map_views[X](
