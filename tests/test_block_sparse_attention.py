@@ -151,6 +151,16 @@ def test_all_blocks_are_dense_attention(name: str) -> None:
         check(name, qkv(shape, jnp.float32), random_mask(shape, kept=2.0), 0.2)
 
 
+@pytest.mark.parametrize("real", [150, 300, 512])
+def test_mosaic_gpu_sees_real_keys_without_lists(real: int) -> None:
+    q, k, v = qkv((1, 130, 520, 1, 64), jnp.bfloat16)
+    k, v = (x.at[:, real:].multiply(100) for x in (k, v))
+    out, sums = mosaic_gpu_on_cpu(q, k, v, None, scale=0.2, real_keys=jnp.int32(real))
+    expected, expected_sums = in_float64(q, k[:, :real], v[:, :real], None, 0.2)
+    assert relative_error(out, expected) <= 1e-2
+    np.testing.assert_allclose(sums, expected_sums, rtol=2e-6, atol=2e-6)
+
+
 def dominated(shape: tuple[int, ...]) -> Inputs:
     """One key block takes nearly all the weight."""
     q, k, v = qkv(shape, jnp.float32)

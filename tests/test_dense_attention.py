@@ -1,13 +1,19 @@
 """Every backend of dense attention against the formula."""
 
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.sharding import AbstractDevice, AbstractMesh
 from jax.typing import DTypeLike
 
 from pallas_kernels.dense_attention import (
     IMPLEMENTATIONS,
+    api,
     attention_reference,
     dense_attention,
     xla,
@@ -83,7 +89,9 @@ def test_a_named_backend_runs_or_raises() -> None:
     )
     with pytest.raises(NotImplementedError, match="cudnn: needs"):
         dense_attention(q, k, v, implementation="cudnn")
-    with pytest.raises(ValueError, match="is unknown; choose one of cudnn, xla"):
+    with pytest.raises(NotImplementedError, match="mosaic_gpu: needs a Hopper GPU"):
+        dense_attention(q, k, v, implementation="mosaic_gpu")
+    with pytest.raises(ValueError, match="is unknown; choose one of mosaic_gpu, cudnn, xla"):
         dense_attention(q, k, v, implementation="magic")
 
 
@@ -95,6 +103,52 @@ def test_disagreeing_inputs_are_refused(without_shape_checks: None) -> None:
         dense_attention(q[:1], k, v)
     with pytest.raises(ValueError, match="one dtype"):
         dense_attention(q, k, v.astype(jnp.bfloat16))
+
+
+H100 = AbstractDevice(device_kind="NVIDIA H100 80GB HBM3", num_cores=132, platform="gpu")
+MADE_BY = {"mosaic_gpu": "mosaic_gpu", "cudnn": "__cudnn$fmhaSoftmax"}
+
+
+def lowered(tokens: int, width: int, function: Callable[..., Any], *rest: jax.Array) -> set[str]:
+    """Which kernels the program for an H100 calls."""
+    shape = jax.ShapeDtypeStruct((1, tokens, 2, width), jnp.bfloat16)
+    with jax.sharding.use_abstract_mesh(AbstractMesh((), (), abstract_device=H100)):
+        traced = jax.jit(function).trace(shape, shape, shape, *rest)
+    text = traced.lower(lowering_platforms=("cuda",)).as_text()
+    return {name for name, call in MADE_BY.items() if call in text}
+
+
+@pytest.mark.parametrize("padded", [False, True])
+def test_long_sequences_are_for_our_kernel(padded: bool) -> None:
+    def attend(q: jax.Array, k: jax.Array, v: jax.Array, *real: jax.Array) -> jax.Array:
+        return dense_attention(q, k, v, real_keys=real[0] if padded else None)
+
+    keys = (jnp.int32(5),) if padded else ()
+    assert lowered(api.LONG, 64, attend, *keys) == {"mosaic_gpu"}
+    assert "mosaic_gpu" not in lowered(api.LONG - 1, 64, attend, *keys)
+    assert "mosaic_gpu" not in lowered(api.LONG, 128, attend, *keys)
+
+
+def test_a_gradient_is_cudnn() -> None:
+    def loss(q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
+        return dense_attention(q, k, v).astype(jnp.float32).sum()
+
+    # Of cuDNN, or of XLA where cuDNN's library is not on this machine.
+    short = lowered(64, 64, dense_attention)
+    assert short <= {"cudnn"}
+    assert lowered(api.LONG, 64, jax.grad(loss, (0, 1, 2))) == short
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("tokens", [1000, api.LONG + 7])
+def test_our_kernel_and_padding_keys_on_the_gpu(tokens: int) -> None:
+    q, k, v = qkv((1, 300, tokens, 2, 64), jnp.bfloat16)
+    real = jnp.int32(tokens - 333)
+    run = jax.jit(partial(dense_attention, implementation="mosaic_gpu"))
+    out = run(q, k, v, real_keys=real)
+    expected = in_float64(q, k[:, : int(real)], v[:, : int(real)], 64**-0.5)
+    assert relative_error(out, expected) <= 1e-2
+    np.testing.assert_array_equal(out, run(q, k, v, real_keys=real))
 
 
 @pytest.mark.gpu

@@ -54,7 +54,7 @@ def add_computing(parser: argparse.ArgumentParser) -> None:
     add("--dtype", choices=("float32", "bfloat16"), help="default: bfloat16 on GPU and TPU")
     add(
         "--attention",
-        choices=("auto", "fast", "sparse", "dense", "cudnn", "xla"),
+        choices=("auto", "fast", "sparse", "dense", "mosaic_gpu", "cudnn", "xla"),
         default="auto",
         help="auto: exact; fast: block-sparse where that is faster; or one of them by name",
     )

@@ -56,8 +56,9 @@ def load(
         downloading.
       dtype: of the matrices: bfloat16 on GPU and TPU, float32 on the CPU if not given.
       attention: an `AttentionFn` such as `SparseAttention`, or a name. "auto" (the default) and
-        "dense": exact, with the fastest backend; "cudnn" or "xla": exact, with that one; "fast":
-        block-sparse in scenes large enough for that to pay; "sparse": block-sparse always.
+        "dense": exact, with the fastest backend; "mosaic_gpu", "cudnn" or "xla": exact, with that
+        one; "fast": block-sparse in scenes large enough for that to pay; "sparse": block-sparse
+        always.
       mesh: devices to spread the views over; see `make_mesh`.
       shard_weights: whether each device holds but a part of the weights, for models that one device
         cannot hold beside its views; or which weights and how, see `sharding.weight_shardings`.

@@ -1,7 +1,7 @@
 """Attention by name."""
 
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, get_args
 
 from jaxtyping import Array, Float
 
@@ -9,7 +9,9 @@ from jaxrecon.errors import InputError
 from jaxrecon.nn.attention import AttentionFn, TokenLayout, attend_densely, named_attention
 from jaxrecon.sparse.attention import SparseAttention
 
-type AttentionName = Literal["auto", "fast", "sparse", "dense", "cudnn", "xla"]
+type AttentionName = Literal["auto", "fast", "sparse", "dense", "mosaic_gpu", "cudnn", "xla"]
+
+_NAMES: tuple[str, ...] = get_args(AttentionName.__value__)
 
 DENSE_UP_TO = 16_384
 """Scenes of so many tokens, about 16 views of 518x392 pixels, attend densely in `FastAttention`."""
@@ -62,9 +64,9 @@ def chosen_attention(
 def attention_named(name: str) -> AttentionFn:
     """Attention by name.
 
-    "auto" and "dense" are exact, with the fastest backend there is; "cudnn" and "xla"
-    are exact, with that one. "sparse" is `SparseAttention()`, and "fast" is `FastAttention()`:
-    approximate, and asked for by name alone.
+    "auto" and "dense" are exact, with the fastest backend there is; "mosaic_gpu", "cudnn" and
+    "xla" are exact, with that one. "sparse" is `SparseAttention()`, and "fast" is
+    `FastAttention()`: approximate, and asked for by name alone.
 
     Raises:
       InputError: the name is unknown.
@@ -79,6 +81,5 @@ def attention_named(name: str) -> AttentionFn:
         return named_attention(name)
     except InputError as error:
         raise InputError(
-            f"attention={name!r} is unknown; choose one of auto, fast, sparse, dense, cudnn, xla, "
-            "or a function"
+            f"attention={name!r} is unknown; choose one of {', '.join(_NAMES)}, or a function"
         ) from error

@@ -19,7 +19,7 @@ import jax.numpy as jnp
 from jax import lax
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import mosaic_gpu as plgpu
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
 from pallas_kernels.block_sparse_attention.mask import BlockMask
 from pallas_kernels.platform import target_is_hopper, target_platform
@@ -108,12 +108,15 @@ def attention_mosaic_gpu(
     mask: BlockMask | None,
     *,
     scale: float,
+    real_keys: Int[Array, ""] | None = None,
     config: TuningConfig | None = None,
     interpret: Any = None,
 ) -> tuple[Float[Array, "B T N K"], Float[Array, "B N T"]]:
     """Float16 and bfloat16 on Hopper GPUs, head widths up to 128; also returns the log of the sums.
 
     Args:
+      real_keys: without a mask, so many first keys are seen, the others are padding; all if not
+        given. (A mask has its own.)
       config: how to cut the work; `default_config` if not given.
       interpret: `plgpu.InterpretGPUParams` to run on the CPU.
 
@@ -139,15 +142,24 @@ def attention_mosaic_gpu(
             f"mosaic_gpu: {config} needs {config.shared_bytes(width)} bytes of shared memory, "
             f"a Hopper GPU has {SHARED_BYTES}"
         )
-    lists = () if mask is None else mask.lists
-    blocks = pl.cdiv(q.shape[1], config.block_q)
-    interpreted = interpret is not None
-    padded_keys = mask is not None and mask.real_keys is not None
+    if mask is None:
+        told = () if real_keys is None else (jnp.asarray(real_keys, jnp.int32).reshape(1),)
+    else:
+        told, real_keys = mask.lists, mask.real_keys
     sizes = Sizes(
-        config, q.shape[2], width, blocks, k.shape[1], padded_keys, q.dtype, scale, interpreted
+        config=config,
+        heads=q.shape[2],
+        width=width,
+        query_blocks=pl.cdiv(q.shape[1], config.block_q),
+        keys=k.shape[1],
+        listed=mask is not None,
+        padded_keys=real_keys is not None,
+        dtype=q.dtype,
+        scale=scale,
+        interpreted=interpret is not None,
     )
     padded = (_padded(x, width) for x in (q, k, v))
-    out, sums = _call(*padded, *lists, sizes=sizes, interpret=interpret)
+    out, sums = _call(*padded, *told, sizes=sizes, interpret=interpret)
     return out[:, : q.shape[1], :, : q.shape[-1]], sums[..., : q.shape[1]]
 
 
@@ -157,13 +169,13 @@ def _padded(x: Float[Array, "B T N K"], width: int) -> Float[Array, "B T_padded 
 
 
 def _call(
-    q: Array, k: Array, v: Array, *lists: Array, sizes: "Sizes", interpret: Any
+    q: Array, k: Array, v: Array, *told: Array, sizes: "Sizes", interpret: Any
 ) -> tuple[Array, Array]:
     config, batch, heads, blocks = sizes.config, q.shape[0], sizes.heads, sizes.query_blocks
     sums = jax.ShapeDtypeStruct((batch, heads, blocks * config.block_q), jnp.float32)
 
     def entry(*refs: Any) -> None:
-        inputs, outputs = refs[: 3 + len(lists)], refs[3 + len(lists) :]
+        inputs, outputs = refs[: 3 + len(told)], refs[3 + len(told) :]
         pl.run_scoped(
             lambda scratch: _program(sizes, inputs[:3], inputs[3:], outputs, scratch),
             _scratch(sizes),
@@ -179,7 +191,7 @@ def _call(
         thread_name="warpgroup",
         compiler_params=plgpu.CompilerParams(approx_math=True),
         interpret=interpret,
-    )(q, k, v, *lists)
+    )(q, k, v, *told)
 
 
 @dataclass(frozen=True)
@@ -191,6 +203,7 @@ class Sizes:
     width: int
     query_blocks: int
     keys: int
+    listed: bool
     padded_keys: bool
     dtype: Any
     scale: float
@@ -243,18 +256,21 @@ def _scratch(sizes: Sizes) -> dict[str, Any]:
     }
 
 
-def _program(sizes: Sizes, inputs: Any, lists: Any, outputs: Any, scratch: dict[str, Any]) -> None:
+def _program(sizes: Sizes, inputs: Any, told: Any, outputs: Any, scratch: dict[str, Any]) -> None:
+    """`told` are the lists, if there are any, and the number of keys, if some are padding."""
     config = sizes.config
     scene, head, block = sizes.place(lax.axis_index("program"))
     warpgroup = lax.axis_index("warpgroup")
-    keys = lists[2][0] if sizes.padded_keys else jnp.int32(sizes.keys)
+    keys = told[-1][0] if sizes.padded_keys else jnp.int32(sizes.keys)
     blocks = lax.div(keys + jnp.int32(config.block_kv - 1), jnp.int32(config.block_kv))
-    count = lists[0][scene, head, block] if lists else blocks
+    count = told[0][scene, head, block] if sizes.listed else blocks
     tiles = lax.div(count + jnp.int32(config.gather - 1), jnp.int32(config.gather))
 
     def listed(position: Array) -> Array:
         position = jnp.minimum(position, count - 1)
-        return lists[1][scene, head, block, position].astype(jnp.int32) if lists else position
+        if not sizes.listed:
+            return position
+        return told[1][scene, head, block, position].astype(jnp.int32)
 
     @pl.when(warpgroup < config.consumers)
     def _consumer() -> None:

@@ -5,13 +5,21 @@ from collections.abc import Callable, Mapping
 from jaxtyping import Array, Float, Int
 
 from pallas_kernels.dense_attention.cudnn import attention_cudnn
+from pallas_kernels.dense_attention.mosaic_gpu import attention_mosaic_gpu
 from pallas_kernels.dense_attention.xla import attention_xla
 
 IMPLEMENTATIONS: Mapping[str, Callable[..., Array]] = {
+    "mosaic_gpu": attention_mosaic_gpu,
     "cudnn": attention_cudnn,
     "xla": attention_xla,
 }
-"""Backends by name, the fastest first."""
+"""Backends by name, the fastest first; "mosaic_gpu" is so for long sequences of narrow heads."""
+
+LONG = 32_768
+"""Queries and keys from which on "mosaic_gpu" is chosen (docs/benchmarks.md has its speed)."""
+
+NARROW = 64
+"""Head width up to which it is."""
 
 
 def dense_attention(
@@ -31,7 +39,7 @@ def dense_attention(
       v: values, shaped like `k`.
       scale: factor on the scores; `K ** -0.5` if not given.
       real_keys: so many first keys are seen, the others are padding; all if not given.
-      implementation: "cudnn", "xla", or None for the first of these that can do the job.
+      implementation: "mosaic_gpu", "cudnn", "xla", or None for the fastest that can do the job.
 
     Raises:
       ValueError: shapes or dtypes disagree, or the implementation's name is unknown.
@@ -46,12 +54,18 @@ def dense_attention(
             )
         return IMPLEMENTATIONS[implementation](q, k, v, scale=scale, real_keys=real_keys)
     refusals = []
-    for run in IMPLEMENTATIONS.values():
+    for name, run in IMPLEMENTATIONS.items():
+        if name == "mosaic_gpu" and not _is_long(q, k):
+            continue
         try:
             return run(q, k, v, scale=scale, real_keys=real_keys)
         except NotImplementedError as refusal:
             refusals.append(refusal)
     raise ExceptionGroup("no backend can run this attention", refusals)
+
+
+def _is_long(q: Array, k: Array) -> bool:
+    return min(q.shape[1], k.shape[1]) >= LONG and q.shape[-1] <= NARROW
 
 
 def _check(q: Array, k: Array, v: Array) -> None:
