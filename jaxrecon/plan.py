@@ -10,7 +10,7 @@ from jaxrecon.errors import InputError
 from jaxrecon.memory import MemoryNeeds, bytes_limit, needs_of
 from jaxrecon.nn.attention import AttentionFn
 from jaxrecon.pipeline import Options
-from jaxrecon.pipeline.framing import bucket_of, check_program_size
+from jaxrecon.pipeline.framing import bucket_of, check_program_size, serves_fewer
 from jaxrecon.registry import load_abstract
 from jaxrecon.sharding import WeightRules, make_mesh
 from jaxrecon.sparse import AttentionName
@@ -82,8 +82,8 @@ def memory_plan(
         use_quantile=habits.confidence_quantile > 0,
         strict_edges=habits.strict_edges,
         points=habits.chosen_points(None, pipeline.name),
-        framed=count > views,
-        padded=count > views,
+        framed=serves_fewer(count, devices),
+        padded=serves_fewer(count, devices),
     )
     lowered = pipeline.lower((count, size[1], size[0], 3), options)
     needs = needs_of(compiled(lowered, pipeline.device))

@@ -1,7 +1,8 @@
 """Runs small models on 8 devices of the CPU and on one: `python many_devices.py FAMILY`.
 
-Writes one line of JSON: for each way to run, the largest relative differences, and over how many
-devices the points lie. A program of its own, since the number of devices is fixed when JAX starts.
+Writes one line of JSON: for each way to run, the largest relative differences, what the devices
+exchange, and which share of the results and of the weights each has. A program of its own, since
+the number of devices is fixed when JAX starts.
 """
 
 import json
@@ -84,7 +85,8 @@ def main(family: str) -> None:
             (program,) = pipeline._compiled.values()
             exchanges = exchanged(program.as_text())
             weights = {"weights": bytes_here(spread) / bytes_here(model)}
-            found[f"{name}, {label}"] = compared(alone, recon) | exchanges | weights
+            share = {"share": share_of(program, padded_views=16 if label != "three" else 12)}
+            found[f"{name}, {label}"] = compared(alone, recon) | exchanges | weights | share
     sys.stdout.write(json.dumps({"mlp": mlp_in_turns(), "ways": found}) + "\n")
 
 
@@ -120,6 +122,14 @@ def exchanged(program: str) -> dict[str, int]:
     return largest
 
 
+def share_of(program: Any, padded_views: int) -> float:
+    """The largest share of any result by view that a device has."""
+    geometry = program.output_shardings
+    places = (getattr(geometry, name) for name in (*FIELDS, "mask", "intrinsics"))
+    shapes = (place.shard_shape((padded_views, SIDE, SIDE, 3)) for place in places)
+    return max(shape[0] / padded_views for shape in shapes)
+
+
 def bytes_here(model: Model) -> int:
     """Bytes of weights on the first device."""
     leaves: list[Any] = jax.tree.leaves(model)
@@ -137,7 +147,6 @@ def compared(alone: jaxrecon.Reconstruction, spread: jaxrecon.Reconstruction) ->
     shares = alone.stats.sparsity, spread.stats.sparsity
     if shares[0] is not None and shares[1] is not None:
         values["sparsity"] = float(np.abs(shares[0] - shares[1]).max())
-    values["devices"] = len(spread.points_world.sharding.device_set)  # pyright: ignore
     return values
 
 

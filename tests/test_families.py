@@ -18,7 +18,7 @@ from jaxrecon.cli import main
 from jaxrecon.geometry import depth_normal_edges, unproject_depth
 from jaxrecon.images import MAPANYTHING_RESIZE, VGGT_RESIZE, SideRule
 from jaxrecon.pipeline import Pipeline
-from jaxrecon.pipeline.framing import bucket_of
+from jaxrecon.pipeline.framing import bucket_of, serves_fewer
 from jaxrecon.progress import Stages
 from jaxrecon.registry import ModelEntry, loading
 from jaxrecon.sparse import SparseAttention
@@ -393,13 +393,16 @@ class TestNumbersOfViews:
         expected = [1, 2, 7, 16, 18, 36, 40, 40, 40, 44, 72, 144, 1024]
         assert [bucket_of(count) for count in views] == expected
         assert bucket_of(6, 4) == 8
+        assert [serves_fewer(count) for count in (1, 16, 18, 40)] == [False, False, True, True]
+        assert serves_fewer(8, 8) and not serves_fewer(1, 8)
         assert all(count <= bucket_of(count) <= 1.125 * count + 1 for count in range(1, 3000))
 
     @pytest.mark.parametrize("name", ["vggt", "mapanything"])
     def test_padding_views_change_nothing(self, name: str, request: pytest.FixtureRequest) -> None:
-        """19 views run as 20, with and without skipped blocks."""
+        """19 views run as 20, with and without skipped blocks; 20 run in the same program."""
         pipeline: Pipeline = request.getfixturevalue(name)
-        photos = np.random.default_rng(1).integers(0, 256, (19, 28, 28, 3), np.uint8)
+        twenty = np.random.default_rng(1).integers(0, 256, (20, 28, 28, 3), np.uint8)
+        photos = twenty[:19]
         shared = replace(pipeline, _compiled={})
         sparse = SparseAttention(0.5, None, block_q=16, block_kv=8)
         for attention in (pipeline.attention, sparse):
@@ -416,6 +419,7 @@ class TestNumbersOfViews:
             if attention is sparse:
                 shares = (padded.stats.sparsity, alone.stats.sparsity)
                 np.testing.assert_allclose(*shares, rtol=1e-6)  # pyright: ignore
+        assert len(shared.reconstruct(twenty, resolution=28)) == 20
         assert shared.compilations == 2
 
     def test_what_attention_skipped(self, vggt: Pipeline, photos: np.ndarray) -> None:

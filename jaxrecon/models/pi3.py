@@ -5,6 +5,7 @@ whatever frame the predicted poses share.
 """
 
 from dataclasses import dataclass, field, replace
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -18,11 +19,12 @@ from jaxrecon.models.model import Encoded, Model, told
 from jaxrecon.models.prediction import Prediction
 from jaxrecon.nn.alternating import AlternatingAttention
 from jaxrecon.nn.attention import AttentionFn, Count, TokenLayout, attend_densely
-from jaxrecon.nn.block import BlockConfig, scan_blocks, stack_blocks
+from jaxrecon.nn.block import TOKENS_AT_ONCE, BlockConfig, scan_blocks, stack_blocks
 from jaxrecon.nn.dinov2 import DINOV2_LARGE, DinoV2, DinoV2Config, encode_views
 from jaxrecon.nn.layers import linear
 from jaxrecon.nn.pose import PoseRegressor
 from jaxrecon.nn.rope import RotaryTable, grid_positions, rotary_table
+from jaxrecon.nn.views import map_views
 
 
 @dataclass(frozen=True)
@@ -198,20 +200,13 @@ class Pi3(Model):
         return jnp.concatenate([registers, patches], axis=2)
 
     def decode(self, features: Float[Array, "B V P E"], layout: TokenLayout) -> Prediction:
-        """Trunk features to geometry, each view on its own."""
+        """Trunk features to geometry, each view on its own, a few at a time."""
         views = features.shape[:2]
-        rope = self.rope(layout, self.config.head_block)
         flat = features.reshape(-1, *features.shape[2:])
-
-        def patches(decoder: TransformerDecoder) -> Float[Array, "G P E"]:
-            hidden = decoder(flat, layout, attend_densely, rope)
-            return hidden[:, layout.leading :].astype(jnp.float32)
-
-        raw = self.to_pixels(self.point_head(patches(self.point_decoder)), layout.grid)
-        logits = self.to_pixels(self.confidence_head(patches(self.confidence_decoder)), layout.grid)
-        points_camera = points_from_raw(raw).reshape(*views, *raw.shape[1:])
-        logits = logits.reshape(*views, *logits.shape[1:3])
-        pose = self.camera_head(patches(self.camera_decoder)).reshape(*views, 4, 4)
+        at_once = max(1, TOKENS_AT_ONCE // layout.tokens)
+        numbers = map_views(partial(self.raw_geometry, layout), flat, at_once=at_once)
+        raw, logits, pose = (x.reshape(*views, *x.shape[1:]) for x in numbers)
+        points_camera, logits = points_from_raw(raw), logits[..., 0]
         return Prediction(
             points_world=transform_points(pose[:, :, None, None], points_camera),
             points_camera=points_camera,
@@ -219,6 +214,20 @@ class Pi3(Model):
             world_from_camera=pose,
             confidence_logits=logits,
         )
+
+    def raw_geometry(
+        self, layout: TokenLayout, features: Float[Array, "G P E"]
+    ) -> tuple[Float[Array, "G H W 3"], Float[Array, "G H W 1"], Float[Array, "G 4 4"]]:
+        """What the heads say: points as (x/z, y/z, log z), confidence logits, poses."""
+        rope = self.rope(layout, self.config.head_block)
+
+        def patches(decoder: TransformerDecoder) -> Float[Array, "G P E"]:
+            hidden = decoder(features, layout, attend_densely, rope)
+            return hidden[:, layout.leading :].astype(jnp.float32)
+
+        points = self.to_pixels(self.point_head(patches(self.point_decoder)), layout.grid)
+        logits = self.to_pixels(self.confidence_head(patches(self.confidence_decoder)), layout.grid)
+        return points, logits, self.camera_head(patches(self.camera_decoder))
 
     def to_pixels(
         self, patches: Float[Array, "G P E"], grid: tuple[int, int]

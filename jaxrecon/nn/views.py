@@ -81,20 +81,14 @@ def view_shards() -> int:
     return jax.sharding.get_abstract_mesh().shape[VIEW_AXIS] if views_are_spread() else 1
 
 
-def map_views[X](
-    function: Callable[[X], Float[Array, "g *rest"]],
-    views: X,
-    *,
-    at_once: int,
-    axis: int = 0,
-) -> Float[Array, "G *rest"]:
+def map_views[X, Y](function: Callable[[X], Y], views: X, *, at_once: int, axis: int = 0) -> Y:
     """`function` of all views, a few at a time, so that memory does not grow with their number.
 
     The groups are of one size; where they cannot be, the last one reaches back over views that
     were done before.
 
     Args:
-      function: maps arrays of some views to an array of them, view after view.
+      function: maps arrays of some views to one or more arrays of them, view after view.
       views: arrays of all views.
       at_once: the most views in a group.
       axis: the axis of `views` that counts them.
@@ -106,13 +100,16 @@ def map_views[X](
     even = (number for number in range(groups, 2 * groups) if count % number == 0)
     size = -(-count // next(even, groups))
 
-    def group(start: Array) -> Float[Array, "g *rest"]:
+    def group(start: Array) -> Y:
         return function(
             jax.tree.map(lambda x: jax.lax.dynamic_slice_in_dim(x, start, size, axis=axis), views)
         )
 
     starts = np.minimum(np.arange(0, count, size), count - size)
-    done = jax.lax.map(group, jnp.asarray(starts, jnp.int32))
-    flat = done.reshape(-1, *done.shape[2:])
-    twice, last = flat.shape[0] - count, flat.shape[0] - size
-    return jnp.concatenate([flat[:last], flat[last + twice :]]) if twice else flat
+
+    def joined(parts: Float[Array, "groups g *rest"]) -> Float[Array, "G *rest"]:
+        flat = parts.reshape(-1, *parts.shape[2:])
+        twice, last = flat.shape[0] - count, flat.shape[0] - size
+        return jnp.concatenate([flat[:last], flat[last + twice :]]) if twice else flat
+
+    return jax.tree.map(joined, jax.lax.map(group, jnp.asarray(starts, jnp.int32)))

@@ -18,7 +18,13 @@ from jaxrecon.memory import check_compiled, default_device
 from jaxrecon.models import Conditions, Model, Tracks, abstract_conditions, padded_conditions
 from jaxrecon.nn.attention import AttentionFn, attend_densely
 from jaxrecon.nn.views import weights_spread, whole_weights
-from jaxrecon.pipeline.framing import bucket_of, has_margins, padded, photo_frames
+from jaxrecon.pipeline.framing import (
+    bucket_of,
+    has_margins,
+    padded,
+    photo_frames,
+    serves_fewer,
+)
 from jaxrecon.pipeline.options import DEFAULT_HABITS, Habits, Options, Thresholds, thresholds
 from jaxrecon.pipeline.program import Geometry, encoded_scene, maps_program, scene_program
 from jaxrecon.pipeline.tracking import Query, follow_program
@@ -180,13 +186,14 @@ class Engine:
         """How many views the program has, and what it is told of padding and margins."""
         real, devices = len(transforms), view_devices(self.mesh)
         views = -(-real // devices) * devices if self.exact_views else bucket_of(real, devices)
+        fewer = views > real or (not self.exact_views and serves_fewer(views, devices))
         frames = photo_frames(transforms)
-        if views == real and not has_margins(frames, transforms):
+        if not fewer and not has_margins(frames, transforms):
             return views, limits, options
         limits = replace(limits, frames=padded(frames, views))
-        if views > real:
+        if fewer:
             limits = replace(limits, views=np.asarray(real, np.int32))
-        return views, limits, replace(options, framed=True, padded=views > real)
+        return views, limits, replace(options, framed=True, padded=fewer)
 
     def _abstract(self, shape: tuple[int, ...], options: Options) -> tuple[Any, ...]:
         """What a program takes: the model, and shapes of images, numbers and what is known."""
@@ -244,9 +251,17 @@ def _gathering(program: Callable[..., Any], model: Model, *rest: Any) -> Any:
 
 
 def real_views(geometry: Geometry, views: int) -> Geometry:
-    """Without the padding views; feature maps keep them."""
+    """Without the padding views; feature maps keep them.
+
+    What lies spread over devices comes to the host: they cannot share every number of views evenly.
+    """
     if len(geometry.mask) == views:
         return geometry
+
+    def real(array: Any) -> Any:
+        spread = isinstance(array, jax.Array) and len(array.sharding.device_set) > 1
+        return (np.asarray(array) if spread else array)[:views]
+
     names = ("points_world", "points_camera", "confidence", "mask", "world_from_camera")
-    chosen = {name: getattr(geometry, name)[:views] for name in (*names, "intrinsics")}
+    chosen = {name: real(getattr(geometry, name)) for name in (*names, "intrinsics")}
     return replace(geometry, **chosen)

@@ -20,6 +20,11 @@ def bucket_of(views: int, devices: int = 1) -> int:
     return -(-rounded // devices) * devices
 
 
+def serves_fewer(bucket: int, devices: int = 1) -> bool:
+    """Whether the program for so many views serves smaller numbers too."""
+    return bucket > 1 and bucket_of(bucket - 1, devices) == bucket
+
+
 def padded(array: Shaped[np.ndarray, "V *rest"], views: int) -> Shaped[np.ndarray, "W *rest"]:
     """The array with zeros behind it, up to so many views."""
     missing = views - len(array)
