@@ -10,6 +10,7 @@ from jaxrecon.geometry import depth_normal_edges, intrinsics_from_points
 from jaxrecon.models import Conditions, Encoded, Model, Prediction, TrackingModel, given_world
 from jaxrecon.nn.attention import AttentionFn
 from jaxrecon.pipeline.options import Options, Thresholds
+from jaxrecon.pipeline.quantile import quantile
 from jaxrecon.pytree import pytree_dataclass
 
 
@@ -116,13 +117,12 @@ def _mask(scene: Prediction, limits: Thresholds, options: Options) -> Bool[Array
     mask = confidence > limits.min_confidence
     if scene.mask is not None:
         mask &= scene.mask
-    counted, quantile = confidence, jnp.quantile
+    inside: Array | bool = True
     if limits.frames is not None:
         inside = _inside(jnp.asarray(limits.frames), mask.shape[1:])
         mask &= inside
-        counted, quantile = jnp.where(inside, confidence, jnp.nan), jnp.nanquantile
     if options.use_quantile:
-        mask &= confidence >= quantile(counted, limits.confidence_quantile)
+        mask &= confidence >= quantile(confidence, limits.confidence_quantile, inside)
     if options.use_edges:
         mask &= ~depth_normal_edges(
             scene.points_camera, rtol=limits.edge_rtol, mask=mask, strict=options.strict_edges
