@@ -26,8 +26,8 @@ def test_sharded_is_unsharded(family: str) -> None:
     )
     assert done.returncode == 0, done.stderr[-2000:]
     told = json.loads(done.stdout.splitlines()[-1])
-    found, mlp = told["ways"], told["mlp"]
-    assert mlp["loops"] == 1 and mlp["exchanged"] == 0 and mlp["difference"] < 1e-6, mlp
+    found, block = told["ways"], told["block"]
+    assert block["loops"] == 2 and block["summed"] == 0 and block["difference"] < 1e-6, block
     assert len(found) == 4
     for way, values in found.items():
         attention, _, mesh = way.partition(", ")

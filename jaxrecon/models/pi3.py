@@ -19,12 +19,12 @@ from jaxrecon.models.model import Encoded, Model, told
 from jaxrecon.models.prediction import Prediction
 from jaxrecon.nn.alternating import AlternatingAttention
 from jaxrecon.nn.attention import AttentionFn, Count, TokenLayout, attend_densely
-from jaxrecon.nn.block import TOKENS_AT_ONCE, BlockConfig, scan_blocks, stack_blocks
+from jaxrecon.nn.block import BlockConfig, scan_blocks, stack_blocks
 from jaxrecon.nn.dinov2 import DINOV2_LARGE, DinoV2, DinoV2Config, encode_views
 from jaxrecon.nn.layers import linear
 from jaxrecon.nn.pose import PoseRegressor
 from jaxrecon.nn.rope import RotaryTable, grid_positions, rotary_table
-from jaxrecon.nn.views import map_views
+from jaxrecon.nn.views import TOKENS_AT_ONCE, map_views
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ from jaxtyping import Array, Float, Int
 from jaxrecon.errors import InputError
 from jaxrecon.nn.layers import layer_norm, linear
 from jaxrecon.nn.rope import RotaryTable, apply_rotary
+from jaxrecon.nn.views import in_turns
 from pallas_kernels.dense_attention import IMPLEMENTATIONS, dense_attention
 
 QK_NORM_EPS = 1e-5
@@ -144,17 +145,32 @@ class Attention(nnx.Module):
         rope: RotaryTable | None = None,
         context: Float[Array, "G S D"] | None = None,
     ) -> Float[Array, "G T D"]:
-        groups, tokens, width = x.shape
         if context is None:
-            q, k, v = self._projected(x, 0, 3)
+            axis, unit = int(layout.views > 1), layout.tokens_per_view
+            q, k, v = in_turns(Attention._own_inputs, (self, rope), x, axis=axis, unit=unit)
         else:
-            q, k, v = *self._projected(x, 0, 1), *self._projected(context, 1, 3)
+            (q,), (k, v) = self._projected(x, 0, 1), self._projected(context, 1, 3)
+            q, k = self._turned(q, k, v.dtype, rope)
+        return self.out(attention(q, k, v, layout).reshape(x.shape))
+
+    @staticmethod
+    def _own_inputs(
+        weights: tuple["Attention", RotaryTable | None], x: Float[Array, "g t D"]
+    ) -> tuple[Float[Array, "g t N K"], ...]:
+        """Queries, keys and values, ready to attend."""
+        self, rope = weights
+        q, k, v = self._projected(x, 0, 3)
+        return *self._turned(q, k, v.dtype, rope), v
+
+    def _turned(
+        self, q: Array, k: Array, dtype: DTypeLike, rope: RotaryTable | None
+    ) -> tuple[Array, Array]:
+        """Queries and keys, normed and turned in float32, then cast."""
         if self.q_norm is not None and self.k_norm is not None:
             q, k = self.q_norm(q), self.k_norm(k)
         if rope is not None:
             q, k = (apply_rotary(u.astype(jnp.float32), rope) for u in (q, k))
-        out = attention(q.astype(v.dtype), k.astype(v.dtype), v, layout)
-        return self.out(out.reshape(groups, tokens, width))
+        return q.astype(dtype), k.astype(dtype)
 
     def _projected(
         self, x: Float[Array, "G T D"], first: int, last: int

@@ -11,13 +11,9 @@ from jaxtyping import Array, Float
 from jaxrecon.nn.attention import Attention, AttentionFn, TokenLayout
 from jaxrecon.nn.layers import LayerScale, Mlp, SwiGlu, layer_norm, scan_layers, stack
 from jaxrecon.nn.rope import RotaryTable
-from jaxrecon.nn.views import each_view, map_views, view_shards
+from jaxrecon.nn.views import in_turns
 
 type MlpKind = Literal["gelu", "swiglu"]
-
-
-TOKENS_AT_ONCE = 2**18
-"""Tokens that pass an MLP together on one device: about 250 views of 518x392 pixels."""
 
 
 @dataclass(frozen=True)
@@ -98,18 +94,11 @@ class Block(nnx.Module):
 
     def feed_forward(self, x: Float[Array, "G T D"], layout: TokenLayout) -> Float[Array, "G T D"]:
         """The MLP of the normed tokens, so many at a time that its hidden layer stays small."""
-        axis, devices = int(layout.views > 1), view_shards()
-        few = x.shape[0] * x.shape[1] <= devices * TOKENS_AT_ONCE
-        if few or x.shape[axis] % devices:
-            return self.mlp(self.norm2(x))
-        return each_view(Block._feed_in_turns, self, x, axis=axis, out=axis)
 
-    def _feed_in_turns(self, x: Float[Array, "G T D"]) -> Float[Array, "G T D"]:
-        def work(tokens: Float[Array, "some D"]) -> Float[Array, "some D"]:
-            return self.mlp(self.norm2(tokens))
+        def work(block: Block, x: Float[Array, "g t D"]) -> Float[Array, "g t D"]:
+            return block.mlp(block.norm2(x))
 
-        flat = x.reshape(-1, x.shape[2])
-        return map_views(work, flat, at_once=TOKENS_AT_ONCE).reshape(x.shape)
+        return in_turns(work, self, x, axis=int(layout.views > 1))
 
 
 def _scaled(update: Array, scale: LayerScale | None) -> Array:

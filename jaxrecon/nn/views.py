@@ -3,16 +3,20 @@
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
+from functools import partial
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import AxisType, PartitionSpec
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Shaped
 
 VIEW_AXIS = "views"
 """Name of the mesh axis over which views are spread."""
+
+TOKENS_AT_ONCE = 2**18
+"""Tokens worked on together on one device: about 250 views of 518x392 pixels."""
 
 
 def each_view[W, X, Y](
@@ -81,6 +85,37 @@ def view_shards() -> int:
     return jax.sharding.get_abstract_mesh().shape[VIEW_AXIS] if views_are_spread() else 1
 
 
+def in_turns[W, Y](
+    work: Callable[[W, Float[Array, "g t D"]], Y],
+    weights: W,
+    x: Float[Array, "G T D"],
+    *,
+    axis: int,
+    unit: int = 1,
+) -> Y:
+    """`work(weights, x)` with at most `TOKENS_AT_ONCE` tokens at a time on each device.
+
+    Args:
+      work: maps tokens to one or more arrays (g, t, ...) of the same tokens; of `t`, it gets whole
+        multiples of `unit`.
+      weights: what all tokens share.
+      x: tokens.
+      axis: the axis of `x` over which views may be spread: that of its sequences or of its tokens.
+      unit: neighbouring tokens that stay together.
+    """
+    devices = view_shards()
+    few = x.shape[0] * x.shape[1] <= devices * TOKENS_AT_ONCE
+    if few or x.shape[1] % unit or x.shape[axis] % (devices * (unit if axis else 1)):
+        return work(weights, x)
+
+    def own(weights: W, x: Float[Array, "g t D"]) -> Y:
+        units = x.reshape(-1, unit, x.shape[2])
+        done = map_views(partial(work, weights), units, at_once=max(1, TOKENS_AT_ONCE // unit))
+        return jax.tree.map(lambda y: y.reshape(*x.shape[:2], *y.shape[2:]), done)
+
+    return each_view(own, weights, x, axis=axis, out=axis)
+
+
 def map_views[X, Y](function: Callable[[X], Y], views: X, *, at_once: int, axis: int = 0) -> Y:
     """`function` of all views, a few at a time, so that memory does not grow with their number.
 
@@ -107,7 +142,7 @@ def map_views[X, Y](function: Callable[[X], Y], views: X, *, at_once: int, axis:
 
     starts = np.minimum(np.arange(0, count, size), count - size)
 
-    def joined(parts: Float[Array, "groups g *rest"]) -> Float[Array, "G *rest"]:
+    def joined(parts: Shaped[Array, "groups g *rest"]) -> Shaped[Array, "G *rest"]:
         flat = parts.reshape(-1, *parts.shape[2:])
         twice, last = flat.shape[0] - count, flat.shape[0] - size
         return jnp.concatenate([flat[:last], flat[last + twice :]]) if twice else flat

@@ -4,14 +4,19 @@ from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Bool, Float, Int, UInt8
 
 from jaxrecon.geometry import depth_normal_edges, intrinsics_from_points
 from jaxrecon.models import Conditions, Encoded, Model, Prediction, TrackingModel, given_world
 from jaxrecon.nn.attention import AttentionFn
+from jaxrecon.nn.views import each_view, map_views
 from jaxrecon.pipeline.options import Options, Thresholds
 from jaxrecon.pipeline.quantile import quantile
 from jaxrecon.pytree import pytree_dataclass
+
+EDGES_AT_ONCE = 32
+"""Views in which a device looks for edges together."""
 
 
 @pytree_dataclass
@@ -124,10 +129,25 @@ def _mask(scene: Prediction, limits: Thresholds, options: Options) -> Bool[Array
     if options.use_quantile:
         mask &= confidence >= quantile(confidence, limits.confidence_quantile, inside)
     if options.use_edges:
-        mask &= ~depth_normal_edges(
-            scene.points_camera, rtol=limits.edge_rtol, mask=mask, strict=options.strict_edges
-        )
+        mask &= ~_edges(scene.points_camera, mask, limits.edge_rtol, options.strict_edges)
     return mask
+
+
+def _edges(
+    points_camera: Float[Array, "V H W 3"],
+    mask: Bool[Array, "V H W"],
+    rtol: Float[Array | np.ndarray, ""] | float,
+    strict: bool,
+) -> Bool[Array, "V H W"]:
+    """Where depth and normals jump: what it needs beside its results would fill the memory."""
+
+    def work(rtol: Array, views: tuple[Array, Array]) -> Array:
+        def some(views: tuple[Array, Array]) -> Array:
+            return depth_normal_edges(views[0], rtol=rtol, mask=views[1], strict=strict)
+
+        return map_views(some, views, at_once=EDGES_AT_ONCE)
+
+    return each_view(work, jnp.asarray(rtol), (points_camera, mask), axis=0, out=0)
 
 
 def _inside(frames: Int[Array, "V 4"], size: tuple[int, ...]) -> Bool[Array, "V H W"]:
