@@ -264,8 +264,20 @@ class TestTracks:
             ([[1.0, float("nan")]], r"query_points\[0\] = \(1, nan\) is not finite"),
             ([[1.0, 2.0], [126.0, 2.0]], r"query_points\[1\] = \(126, 2\) is outside the image"),
             ([["a", "b"]], "query_points is not an array of numbers"),
+            (np.zeros((1, 2, 2)), r"shape \(1, 2, 2\); expected \(Q, 2\), at least one"),
+            (np.array([[1j, 2]]), "query_points is not an array of numbers, found complex128"),
+            (np.array([[None, 2]]), "query_points is not an array of numbers, found ndarray"),
+            ([[1.0, 2.0], [3.0]], "query_points is not an array of numbers, found list"),
+            (True, "query_points is not an array of numbers, found bool"),
+            (5.0, r"shape \(\); expected \(Q, 2\)"),
+            ([[1e300, 1.0]], r"query_points\[0\] = \(1e\+300, 1\) is outside the image"),
             ({3: 5}, "there is no view 3; the 3 views count from 0 to 2"),
+            ({-1: 5}, "there is no view -1; the 3 views count from 0 to 2"),
             ({}, "query_points is empty"),
+            ({1.0: [[1.0, 2.0]]}, "query_points has the key 1.0; give points by the number of"),
+            ({True: 5}, "query_points has the key True; give points by the number of"),
+            ({0: None}, r"query_points\[0\] is not an array of numbers, found NoneType"),
+            ({1: [[0.0, -2.0]]}, r"query_points\[1\]\[0\] = \(0, -2\) is outside the image"),
         ],
     )
     @pytest.mark.usefixtures("without_shape_checks")
@@ -280,9 +292,21 @@ class TestTracks:
                 call()
             assert "\n" not in str(caught.value)
 
+    @pytest.mark.usefixtures("without_shape_checks")
+    def test_no_points_to_track(self, vggt: Pipeline, mapanything: Pipeline) -> None:
+        for model in (vggt, mapanything):
+            with pytest.raises(InputError, match="is not an array of numbers, found NoneType"):
+                model.track(np.zeros((1, 84, 84, 3), np.uint8), None)  # pyright: ignore
+
+    @pytest.mark.usefixtures("without_shape_checks")
+    def test_numbers_of_numpy(self, vggt: Pipeline, photos: np.ndarray) -> None:
+        given = {np.int64(1): np.int64(6)}
+        tracks = vggt.track(photos, given, resolution=SIDE)  # pyright: ignore[reportArgumentType]
+        np.testing.assert_array_equal(tracks.query_view, [1] * 6)
+
     def test_cropped_points(self, vggt: Pipeline) -> None:
         tall = np.zeros((1, 126, 84, 3), np.uint8)
-        with pytest.raises(InputError, match=r"cropped off photo 0; give x from 0\.0 to 83\.0"):
+        with pytest.raises(InputError, match=r"cropped off its photo; give x from 0\.0 to 83"):
             vggt.track(tall, [[5.0, 3.0]], resolution=SIDE)
 
     def test_small_images(self, vggt: Pipeline, photos: np.ndarray) -> None:

@@ -95,7 +95,12 @@ class Tracks:
 
 
 def check_query_points(
-    points: Float[np.ndarray, "..."], height: int, width: int, *, smallest: int = 1
+    points: Float[np.ndarray, "..."],
+    height: int,
+    width: int,
+    *,
+    smallest: int = 1,
+    name: str = "query_points",
 ) -> None:
     """Refuses points that cannot be tracked.
 
@@ -103,6 +108,7 @@ def check_query_points(
       points: (Q, 2) or (B, Q, 2): x and y in pixels of the first processed image.
       height, width: of that image.
       smallest: least height and width that the tracker takes; see `TrackerConfig.smallest_image`.
+      name: what the points are called in messages.
 
     Raises:
       InputError: the shape is another, there is no point, a point is not finite or outside the
@@ -115,8 +121,8 @@ def check_query_points(
         )
     if points.ndim not in (2, 3) or points.shape[-1] != 2 or not points.size:
         raise InputError(
-            f"query_points has shape {points.shape}; expected (Q, 2) or (B, Q, 2), at least one "
-            "(x, y) in pixels"
+            f"{name} has shape {points.shape}; expected (Q, 2) or, for a batch of scenes, "
+            "(B, Q, 2), at least one (x, y) in pixels"
         )
     flat = points.reshape(-1, 2)
     outside = ~((flat >= 0) & (flat <= (width - 1, height - 1))).all(axis=1)
@@ -125,7 +131,7 @@ def check_query_points(
         x, y = flat[number].tolist()
         what = "is outside the image" if np.isfinite(flat[number]).all() else "is not finite"
         raise InputError(
-            f"query_points[{number}] = ({x:g}, {y:g}) {what}; give x from 0 to {width - 1} and y "
+            f"{name}[{number}] = ({x:g}, {y:g}) {what}; give x from 0 to {width - 1} and y "
             f"from 0 to {height - 1}"
         )
 

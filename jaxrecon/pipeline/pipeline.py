@@ -226,16 +226,17 @@ class Pipeline(Engine):
         Args:
           images, resolution, stride, stages: see `reconstruct`.
           query_points: (x, y) in pixels of the first photo as it was given, shape (Q, 2); or such
-            points by the number of their photo; or how many to spread over every eighth photo.
+            points by the number of their photo, from 0; or how many to spread over every eighth.
 
         Returns:
           The tracks, in pixels of the photos as they were given.
 
         Raises:
-          InputError: a point is not finite, outside its photo or of another shape, the photo does
-            not exist, or the model has no track head.
+          InputError: there are no points, or a point is no number, not finite, outside its photo or
+            of another shape; the photo does not exist; or the model has no track head.
         """
         stages = Stages(quiet=True) if stages is None else stages
+        check_query(query_points)
         self._tracks(query_points)
         batch = load_images(
             images, rule=self.resize, resolution=resolution, stride=stride, stages=stages

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import TypeGuard
 
 import jax
 import jax.numpy as jnp
@@ -36,32 +37,36 @@ def check_query(query_points: QueryPoints) -> None:
     """Refuses what can't be points, before any long work is done.
 
     Raises:
-      InputError: a number is below 1, a shape is not (Q, 2), or there are no points.
+      InputError: a number is below 1, a shape is not (Q, 2), what is given are no real numbers, a
+        photo's number is no whole one, or there are no points.
     """
-    if isinstance(query_points, Mapping):
-        if not query_points:
-            raise InputError("query_points is empty; give points by the number of their view")
-        for points in query_points.values():
-            _check_points(points)
-    else:
-        _check_points(query_points)
+    if not isinstance(query_points, Mapping):
+        _check_points(query_points, "query_points")
+        return
+    if not query_points:
+        raise InputError("query_points is empty; give points by the number of their view")
+    for view, points in query_points.items():
+        if not _is_whole(view):
+            raise InputError(
+                f"query_points has the key {view!r}; give points by the number of their view, a "
+                "whole number from 0"
+            )
+        _check_points(points, _name(query_points, view))
 
 
 def queries(
     query_points: QueryPoints, transforms: Sequence[PixelTransform], *, smallest: int
 ) -> list[Query]:
-    """The points of each view in which some are given.
+    """The points of each view in which some are given; see `check_query`.
 
     Raises:
       InputError: there is no such view; a point is not finite, outside its photo or cropped off;
         or the images are smaller than `smallest`.
     """
-    if isinstance(query_points, int):
-        given: Mapping[int, Points] = dict.fromkeys(
-            range(0, len(transforms), QUERY_EVERY), query_points
-        )
-    elif isinstance(query_points, Mapping):
-        given = query_points
+    if isinstance(query_points, Mapping):
+        given: Mapping[int, Points] = query_points
+    elif _is_whole(query_points):
+        given = dict.fromkeys(range(0, len(transforms), QUERY_EVERY), query_points)
     else:
         given = {0: query_points}
     for view in given:
@@ -71,7 +76,7 @@ def queries(
                 f"to {len(transforms) - 1}"
             )
     return [
-        Query(view, _processed(points, transforms[view], view, smallest))
+        Query(int(view), _processed(points, transforms[view], _name(query_points, view), smallest))
         for view, points in given.items()
     ]
 
@@ -105,42 +110,60 @@ def follow_program(
     return jax.tree.map(lambda x: jnp.moveaxis(x[group, :, place], 0, 1)[swapped], done)
 
 
-def _check_points(points: Points) -> None:
-    if isinstance(points, int):
+def _is_whole(number: object) -> TypeGuard[int]:
+    return isinstance(number, int | np.integer) and not isinstance(number, bool)
+
+
+def _name(query_points: QueryPoints, view: int) -> str:
+    """What messages call the points of one view."""
+    return f"query_points[{view}]" if isinstance(query_points, Mapping) else "query_points"
+
+
+def _check_points(points: Points, name: str) -> None:
+    if _is_whole(points):
         if points < 1:
-            raise InputError(f"query_points={points} must be at least 1, or an array of points")
+            raise InputError(f"{name}={points} must be at least 1, or an array of points")
         return
-    if _array(points).ndim != 2:
+    array = _array(points, name)
+    if array.ndim != 2 or array.shape[1] != 2 or not len(array):
         raise InputError(
-            f"query_points has shape {_array(points).shape}; expected (Q, 2), at least one "
-            "(x, y) in pixels"
+            f"{name} has shape {array.shape}; expected (Q, 2), at least one (x, y) in pixels"
         )
 
 
 def _processed(
-    given: Points, transform: PixelTransform, view: int, smallest: int
+    given: Points, transform: PixelTransform, name: str, smallest: int
 ) -> Float[np.ndarray, "Q 2"]:
     width, height = transform.size
-    if isinstance(given, int):
+    if _is_whole(given):
         points = _spread_out(given, transform)
     else:
-        photo = _array(given)
-        check_query_points(photo, transform.original_size[1], transform.original_size[0])
+        photo = _array(given, name)
+        columns, rows = transform.original_size
+        check_query_points(photo, rows, columns, name=name)
         points = transform.from_original(photo)
-        _check_not_cropped(photo, points, transform, view)
+        _check_not_cropped(photo, points, transform, name)
     points = points.clip(0, (width - 1, height - 1)).astype(np.float32)
     check_query_points(points, height, width, smallest=smallest)
     return points
 
 
-def _array(points: Points) -> Float[np.ndarray, "..."]:
+def _array(points: Points, name: str) -> Float[np.ndarray, "..."]:
+    """The points in double precision."""
     try:
-        return np.asarray(points, np.float32)
-    except (TypeError, ValueError) as error:
+        array = np.asarray(points)
+    except (TypeError, ValueError):
+        array = np.array(None)
+    if not any(jnp.issubdtype(array.dtype, kind) for kind in (np.integer, np.floating)):
         raise InputError(
-            "query_points is not an array of numbers; expected (Q, 2), at least one (x, y) in "
-            "pixels"
-        ) from error
+            f"{name} is not an array of numbers, found {_kind(points, array)}; give (x, y) in "
+            "pixels, shape (Q, 2), or how many points to spread over the photo"
+        )
+    return array.astype(np.float64)
+
+
+def _kind(points: object, array: np.ndarray) -> str:
+    return type(points).__name__ if array.dtype == object else str(array.dtype)
 
 
 def _spread_out(count: int, transform: PixelTransform) -> Float[np.ndarray, "Q 2"]:
@@ -158,7 +181,7 @@ def _check_not_cropped(
     given: Float[np.ndarray, "Q 2"],
     points: Float[np.ndarray, "Q 2"],
     transform: PixelTransform,
-    view: int,
+    name: str,
 ) -> None:
     """The photo's outermost pixels may lie half a pixel outside the processed ones."""
     size = np.array(transform.size)
@@ -171,6 +194,6 @@ def _check_not_cropped(
         transform.to_original(corner) for corner in (np.zeros(2), size - 1.0)
     )
     raise InputError(
-        f"query_points[{number}] = ({x:g}, {y:g}) is cropped off photo {view}; give x from "
-        f"{left:.1f} to {right:.1f} and y from {top:.1f} to {bottom:.1f}"
+        f"{name}[{number}] = ({x:g}, {y:g}) is cropped off its photo; give x from {left:.1f} to "
+        f"{right:.1f} and y from {top:.1f} to {bottom:.1f}"
     )
