@@ -14,7 +14,7 @@ from jax.typing import DTypeLike
 from convert.engine import Plan, plan, stream
 from convert.families import guess_family
 from convert.safetensors_file import Specs
-from convert.sources import open_source
+from convert.sources import check_readable, open_source
 from convert.vggt import TRACK_HEAD, check_track_head
 from jaxrecon import checkpoint
 from jaxrecon.errors import InputError, WeightsError
@@ -73,7 +73,7 @@ def load(
     dtype = _default_dtype(mesh) if dtype is None else _checked_dtype(dtype)
     shown = Stages() if stages is None else stages
     timed = Stages(quiet=True) if stages is None else stages
-    place, entry = _locate(name, weights, revision, shown)
+    place, entry = _locate(name, weights, revision, shown, tracks=tracks)
     with timed.stage("load"):
         header, family, config, restore = _open(place, entry, tracks)
         model = restore(_placed(family.abstract(config, dtype), mesh, shard_weights))
@@ -162,6 +162,7 @@ def local_folder(entry: ModelEntry, *, revision: str | None = None) -> Path:
 def _fetch_and_convert(
     entry: ModelEntry, source: HubFile, folder: Path, revision: str | None, stages: Stages
 ) -> None:
+    check_readable(source.filename)
     way_out = (
         f"on a connected machine download {source.filename} of the Hugging Face repository "
         f"{source.repo}, then run: "
@@ -210,13 +211,19 @@ _stated: set[str] = set()
 
 def _state_licence(model: str, licence: str, stages: Stages) -> None:
     """Says once for each model under which terms its weights come."""
-    if model not in _stated and not stages.quiet:
-        _stated.add(model)
-        stages.note(f"weights of {model}: {licence}")
+    line = f"weights of {model}: {licence}"
+    if line not in _stated and not stages.quiet:
+        _stated.add(line)
+        stages.note(line)
 
 
 def _locate(
-    name: str | Path, weights: str | Path | None, revision: str | None, stages: Stages
+    name: str | Path,
+    weights: str | Path | None,
+    revision: str | None,
+    stages: Stages,
+    *,
+    tracks: bool = False,
 ) -> tuple[Path, ModelEntry | None]:
     """Where the weights lie, and the released model that they must be, if one was named."""
     entry = MODELS.get(str(name))
@@ -235,6 +242,7 @@ def _locate(
                 "nor a checkpoint folder or weight file"
             )
         return Path(name), None
+    entry.family.configured(entry.config, tracks=tracks)  # refuses before anything is fetched
     if weights is None:
         return native_folder(entry, revision=revision, stages=stages), entry
     if not Path(weights).exists():
@@ -261,15 +269,17 @@ def _open(
     source = open_source(place)
     if entry is None:
         entry, planned = _released_as(source.specs, place, tracks)
+        header = entry.header_of_file(place.name, MODELS.values())
     else:
         planned = _planned(source.specs, place, entry, tracks)
+        header = entry.header
     config = entry.family.configured(entry.config, tracks=tracks)
 
     def restore[M: Model](abstract: M) -> M:
         tensors = stream(planned, source)
         return checkpoint.restore(abstract, tensors, label=str(place))
 
-    return entry.header, entry.family, config, restore
+    return header, entry.family, config, restore
 
 
 def _planned(specs: Specs, place: Path, entry: ModelEntry, tracks: bool) -> Plan:
