@@ -1,6 +1,7 @@
 """VGGT and MapAnything by name: weights found and converted, photos in, reconstruction out."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,9 +17,10 @@ from golden_data import HERE, state_dict
 from jaxrecon import InputError, WeightsError, checkpoint, registry
 from jaxrecon.cli import main
 from jaxrecon.geometry import depth_normal_edges, unproject_depth
-from jaxrecon.images import MAPANYTHING_RESIZE, VGGT_RESIZE, SideRule
+from jaxrecon.images import MAPANYTHING_RESIZE, VGGT_RESIZE, SideRule, load_images
 from jaxrecon.pipeline import Pipeline
 from jaxrecon.pipeline.framing import bucket_of
+from jaxrecon.pipeline.tracking import padded_count, queries
 from jaxrecon.progress import Stages
 from jaxrecon.registry import ModelEntry, loading
 from jaxrecon.sparse import SparseAttention
@@ -85,6 +87,21 @@ def vggt(upstream: Callable[[str], Path]) -> Pipeline:
 @pytest.fixture(scope="module")
 def mapanything(upstream: Callable[[str], Path]) -> Pipeline:
     return _loaded(tiny("mapanything"), upstream("mapanything"))
+
+
+class Naming(Stages):
+    """Knows the stages that run now."""
+
+    def __init__(self) -> None:
+        super().__init__(quiet=True)
+        self.open: list[str] = []
+
+    @contextmanager
+    def stage(self, name: str, **options: Any) -> Iterator[Callable[[], None]]:
+        self.open.append(name)
+        with super().stage(name, **options) as done:
+            yield done
+        self.open.remove(name)
 
 
 def model_of(pipeline: Pipeline) -> Any:
@@ -253,6 +270,40 @@ class TestTracks:
         np.testing.assert_allclose(tracks.xy[0], points, atol=1e-4)
         pair = fresh.track(photos, points[:2], resolution=SIDE)
         np.testing.assert_allclose(tracks.xy[:, :2], pair.xy, atol=1e-3)
+
+    def test_padding_points_change_nothing(self, vggt: Pipeline, photos: np.ndarray) -> None:
+        """As the model follows them without any."""
+        points = np.stack([np.arange(5.0) * 20 + 9, np.full(5, 40.0)], axis=1).astype(np.float32)
+        batch = load_images(photos, rule=vggt.resize, resolution=SIDE)
+        maps = vggt.maps(batch, QUIET)
+        (query,) = queries(points, batch.transforms, smallest=1)
+        alone = jax.jit(lambda model, maps, points: model.follow(maps[None], points[None]))(
+            model_of(vggt), maps[:3], query.points
+        )
+        tracks = vggt.follow(maps, [query], 3, QUIET)
+        np.testing.assert_allclose(tracks.xy, alone.positions[0], atol=1e-3)
+        np.testing.assert_allclose(tracks.visibility, alone.visibility[0], atol=1e-5)
+        np.testing.assert_allclose(tracks.confidence, alone.confidence[0], atol=1e-5)
+
+    def test_numbers_of_points_share_a_program(
+        self, vggt: Pipeline, photos: np.ndarray, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Which compiles under "compile"."""
+        stages, asked = Naming(), []
+        once = Pipeline.once
+
+        def noted(self: Pipeline, key: Any, lower: Callable[[], Any]) -> Any:
+            asked.append((key[0], stages.open[-1]))
+            return once(self, key, lower)
+
+        monkeypatch.setattr(Pipeline, "once", noted)
+        fresh = replace(vggt, _compiled={})
+        for points in (self.POINTS, self.POINTS[:1], {0: self.POINTS, 1: self.POINTS[:1]}):
+            fresh.track(photos, points, resolution=SIDE, stages=stages)
+        assert fresh.compilations == 2
+        assert set(asked) == {("maps", "compile"), ("follow", "compile")}
+        assert list(stages.seconds)[-3:] == ["compile", "run", "track"]
+        assert [padded_count(count) for count in (1, 16, 17, 33, 512)] == [16, 16, 18, 36, 512]
 
     @pytest.mark.parametrize(
         ("points", "message"),

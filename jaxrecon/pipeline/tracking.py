@@ -12,10 +12,12 @@ from jaxtyping import Array, Float, Int
 from jaxrecon.errors import InputError
 from jaxrecon.images import PixelTransform
 from jaxrecon.models import TrackingModel, Tracks, check_query_points
-from jaxrecon.pipeline.framing import photo_frames
+from jaxrecon.pipeline.framing import bucket_of, padded, photo_frames
 
 POINT_VIEWS_AT_ONCE = 2**18
 """Most points followed together, times views: bounds the memory."""
+LEAST_POINTS = 16
+"""Fewer points are padded up to so many."""
 QUERY_EVERY = 8
 """A number of points is asked for in each so manieth view."""
 
@@ -81,33 +83,68 @@ def queries(
     ]
 
 
+@dataclass(frozen=True, eq=False)
+class Group:
+    """Points of one view that are followed together.
+
+    Attributes:
+      view: the number of the view.
+      points: in pixels of the processed image; from `real` on they are padding, so that few
+        programs serve many numbers of points.
+      real: how many count.
+      first: the first one whose track is wanted; those before it are in another group too.
+    """
+
+    view: int
+    points: Float[np.ndarray, "P 2"]
+    real: int
+    first: int
+
+    @property
+    def arguments(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """What `follow_program` takes of it."""
+        return self.points, np.asarray(self.view, np.int32), np.asarray(self.real, np.int32)
+
+    def wanted(self, followed: Tracks) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Positions (V, Q, 2), visibility and confidence (V, Q) of the tracks that are wanted."""
+        arrays = followed.positions, followed.visibility, followed.confidence
+        xy, visibility, confidence = (np.asarray(x)[:, self.first : self.real] for x in arrays)
+        return xy, visibility, confidence
+
+
+def groups_of(query: Query, views: int) -> list[Group]:
+    """The points in groups of one size, the last of which reaches back.
+
+    The points of a group exchange, so that a point's track depends a little on the others.
+    """
+    count = len(query.points)
+    size = -(-count // -(-count * views // POINT_VIEWS_AT_ONCE))
+    groups = []
+    for wanted in range(0, count, size):
+        start = min(wanted, count - size)
+        points = padded(query.points[start : start + size], padded_count(size))
+        groups.append(Group(query.view, points, size, wanted - start))
+    return groups
+
+
+def padded_count(points: int) -> int:
+    """The number of points for which a program is compiled: `points`, rounded up a little."""
+    return max(LEAST_POINTS, bucket_of(points))
+
+
 def follow_program(
     views: int,
     model: TrackingModel,
     maps: Float[Array, "V h w C"],
-    query_points: Float[Array, "Q 2"],
+    query_points: Float[Array, "P 2"],
     query_view: Int[Array, ""],
+    real: Int[Array, ""],
 ) -> Tracks:
-    """Follows points of one view through the first `views`; no batch axis.
-
-    Very many points are followed in groups of one size. The points of a group exchange, so that a
-    point's track depends a little on the others.
-    """
-    maps, count = maps[:views], len(query_points)
+    """Follows the first `real` points of one view through the first `views`; no batch axis."""
     order = jnp.arange(views)
     swapped = jnp.where(order == query_view, 0, order).at[0].set(query_view)
-    maps = maps[swapped][None]
-    size = -(-count // -(-count * views // POINT_VIEWS_AT_ONCE))
-    starts = np.minimum(np.arange(0, count, size, dtype=np.int32), count - size)
-
-    def follow(start: Int[Array, ""]) -> Tracks:
-        some = jax.lax.dynamic_slice_in_dim(query_points, start, size)
-        return jax.tree.map(lambda x: x[0], model.follow(maps, some[None]))
-
-    done = jax.lax.map(follow, jnp.asarray(starts))
-    group = np.minimum(np.arange(count) // size, len(starts) - 1)
-    place = np.arange(count) - starts[group]
-    return jax.tree.map(lambda x: jnp.moveaxis(x[group, :, place], 0, 1)[swapped], done)
+    tracks = model.follow(maps[:views][swapped][None], query_points[None], real)
+    return jax.tree.map(lambda x: x[0][swapped], tracks)
 
 
 def _is_whole(number: object) -> TypeGuard[int]:
