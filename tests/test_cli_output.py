@@ -14,6 +14,8 @@ from PIL import Image
 
 from jaxrecon import bundle_adjustment
 from jaxrecon.cli import common, main
+from jaxrecon.cli.query_points import read_query_points
+from jaxrecon.errors import InputError
 from jaxrecon.export import PointTracks
 from jaxrecon.reconstruction import Reconstruction
 from random_recon import VIEWS, random_recon
@@ -213,6 +215,8 @@ class TestOptions:
         [
             (["--tracks", "5", "--stream"], "--tracks looks at all views at once; leave it out"),
             (["--max-reprojection-error", "2"], "--max-reprojection-error goes with --bundle-adj"),
+            (["--tracks", "5", "--query-points", "p.csv"], "--query-points gives the points that"),
+            (["--query-points", "absent.csv"], "cannot read absent.csv: No such file or directory"),
         ],
     )
     def test_options_that_do_not_go_together(
@@ -222,3 +226,57 @@ class TestOptions:
         code, printed, err = run(*options)
         assert (code, printed) == (2, "")
         assert err.startswith(f"jaxrecon: {told}")
+
+
+class TestQueryPoints:
+    def test_of_some_photos(self, run: Run, loads: SimpleNamespace, tmp_path: Path) -> None:
+        file = tmp_path / "points.csv"
+        file.write_text("view, x,y\n2,1.5,2\n0,3,4\n\n2,5,6\n")
+        assert run("--query-points", str(file), "--formats", "npz") == (0, "", "")
+        given = loads.given["query_points"]
+        assert {view: points.tolist() for view, points in given.items()} == {
+            2: [[1.5, 2], [5, 6]],
+            0: [[3, 4]],
+        }
+
+    def test_of_the_first_photo(self, tmp_path: Path) -> None:
+        np.savez(tmp_path / "points.npz", x=np.array([1, 2]), y=np.array([3.5, 4], np.float32))
+        (tmp_path / "points.csv").write_text("x,y\n1,3.5\n2,4\n")
+        for name in ("points.npz", "points.csv"):
+            (given,) = read_query_points(tmp_path / name).items()
+            assert (given[0], given[1].tolist()) == (0, [[1, 3.5], [2, 4]])
+
+    @pytest.mark.parametrize(
+        ("content", "told"),
+        [
+            ("", "has the columns none; name them x, y and"),
+            ("1,2\n3,4\n", "has the columns 1, 2; name them x, y and"),
+            ("x,y,z\n1,2,3\n", "has the columns x, y, z; name them x, y and"),
+            ("x,y\n", "it has no points"),
+            ("x,y\n1,2\n3\n", "row 3 has 1 values, its head 2"),
+            ("x,y\n1,two\n", "y is not a column of finite numbers"),
+            ("x,y\nnan,2\n", "x is not a column of finite numbers"),
+            ("x,y,view\n1,2,0.5\n", "view is no whole number everywhere"),
+            (b"\xff\xfe", "cannot read"),
+        ],
+    )
+    def test_tables_that_are_refused(self, content: str | bytes, told: str, tmp_path: Path) -> None:
+        file = tmp_path / "points.csv"
+        file.write_bytes(content if isinstance(content, bytes) else content.encode())
+        with pytest.raises(InputError, match=told) as caught:
+            read_query_points(file)
+        assert str(file) in str(caught.value)
+
+    def test_archives_that_are_refused(self, tmp_path: Path) -> None:
+        file = tmp_path / "points.npz"
+        file.write_text("no archive")
+        with pytest.raises(InputError, match="cannot read"):
+            read_query_points(file)
+        np.savez(file, x=np.zeros(2), y=np.zeros(3))
+        with pytest.raises(InputError, match="its arrays have 2, 3 and 2 values"):
+            read_query_points(file)
+        np.savez(file, x=np.zeros((2, 2)), y=np.zeros(2))
+        with pytest.raises(InputError, match="x is not a column of finite numbers"):
+            read_query_points(file)
+        with pytest.raises(InputError, match=r"points.txt: give a .csv or a .npz file"):
+            read_query_points(tmp_path / "points.txt")

@@ -216,10 +216,18 @@ class TestVGGT:
         assert np.asarray(half.mask).sum() == pytest.approx(shown / 2, abs=shown / 100)
 
     def test_padded_photos(self, vggt: Pipeline, photos: np.ndarray) -> None:
-        padding = replace(vggt, resize=SideRule(pad=True))
-        recon = padding.reconstruct(photos, resolution=SIDE, confidence_quantile=0.0).numpy()
+        assert vggt.with_padding().resize == SideRule(pad=True)
+        recon = (
+            vggt.with_padding()
+            .reconstruct(photos, resolution=SIDE, confidence_quantile=0.0)
+            .numpy()
+        )
         assert recon.points_world.shape == (3, 84, 84, 3)
         assert not recon.mask[:, :14].any()
+
+    def test_padding_of_another_family(self, mapanything: Pipeline) -> None:
+        with pytest.raises(InputError, match="images of mapanything are never padded to squares"):
+            mapanything.with_padding()
 
     def test_shared_intrinsics(self, vggt: Pipeline, photos: np.ndarray) -> None:
         recon = vggt.reconstruct(photos, resolution=SIDE, intrinsics="shared").numpy()

@@ -1,16 +1,12 @@
 """`jaxrecon reconstruct photos/ -m pi3 -o out/`."""
 
 import argparse
-from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from jaxrecon.cli import common, known, output, tracking
 from jaxrecon.errors import InputError
 from jaxrecon.files import check_output_folder
 from jaxrecon.progress import Stages
-
-if TYPE_CHECKING:
-    from jaxrecon.pipeline import Pipeline
 
 
 def add_to(commands: Any) -> None:
@@ -31,7 +27,11 @@ def add_to(commands: Any) -> None:
     add("--confidence-quantile", type=float, help="drop this share of the points")
     add("--edge-rtol", type=float, default=0.03, help="relative depth jump that makes an edge")
     add("--keep-edges", action="store_true", help="keep points on depth edges")
-    add("--shared-intrinsics", action="store_true", help="one camera for all views")
+    add(
+        "--shared-intrinsics",
+        action="store_true",
+        help="one camera for all views, in --bundle-adjust too",
+    )
     add("--centre-principal-point", action="store_true", help="hold it at the image's centre")
     add("--points", choices=("depth", "pointmap"), help="which of VGGT's points")
     add("--pad", action="store_true", help="VGGT: pad photos to squares instead of cropping them")
@@ -47,6 +47,7 @@ def run(options: argparse.Namespace) -> int:
     """Reconstructs the scene and writes the output folder; returns the exit code."""
     formats = output.formats_of(options.formats)
     tracking.check_options(options)
+    points = tracking.query_points(options)
     if options.stream:
         _check_stream(options)
     else:
@@ -63,10 +64,9 @@ def run(options: argparse.Namespace) -> int:
         _check_shared(told)
         told["intrinsics"] = "shared"
     stages = Stages(quiet=options.quiet)
-    points = tracking.query_points(options)
     pipeline = common.load_pipeline(options, stages, tracks=points is not None)
     if options.pad:
-        pipeline = _padding(pipeline)
+        pipeline = pipeline.with_padding()
     if options.stream:
         folder = pipeline.stream(
             images, options.output, overwrite=options.overwrite, **_shared(options, stages), **told
@@ -103,19 +103,12 @@ def _shared(options: argparse.Namespace, stages: Stages) -> dict[str, Any]:
 
 def _check_stream(options: argparse.Namespace) -> None:
     """Refuses what needs all views at once."""
-    for name in ("confidence_quantile", "shared_intrinsics", "tracks", "bundle_adjust"):
+    names = ("confidence_quantile", "shared_intrinsics", "tracks", "query_points", "bundle_adjust")
+    for name in names:
         if getattr(options, name):
             raise InputError(
                 f"--{name.replace('_', '-')} looks at all views at once; leave it out, or --stream"
             )
-
-
-def _padding(pipeline: "Pipeline") -> "Pipeline":
-    from jaxrecon.images import SideRule
-
-    if not isinstance(pipeline.resize, SideRule):
-        raise InputError(f"--pad: images of {pipeline.name} are never cropped or padded that way")
-    return replace(pipeline, resize=replace(pipeline.resize, pad=True))
 
 
 def _check_shared(told: dict[str, Any]) -> None:

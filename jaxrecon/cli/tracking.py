@@ -1,6 +1,7 @@
 """Points that are followed, and cameras that are refined by them."""
 
 import argparse
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from jaxrecon.cli import common
@@ -9,6 +10,7 @@ from jaxrecon.progress import Stages
 
 if TYPE_CHECKING:
     from jaxrecon.images import ImageSource
+    from jaxrecon.pipeline import QueryPoints
     from jaxrecon.reconstruction import Reconstruction
 
 BUNDLE_POINTS = 512
@@ -24,6 +26,12 @@ def add_tracking(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="VGGT: follow N points of every eighth photo",
     )
+    add(
+        "--query-points",
+        type=Path,
+        metavar="FILE",
+        help="VGGT: follow points of a .csv or .npz file: x, y (pixels of the photo) and view",
+    )
     add("--bundle-adjust", action="store_true", help="refine cameras by tracks (needs pycolmap)")
     add(
         "--max-reprojection-error",
@@ -34,17 +42,27 @@ def add_tracking(parser: argparse.ArgumentParser) -> None:
 
 
 def check_options(options: argparse.Namespace) -> None:
-    """Refuses options that do nothing without another.
+    """Refuses options that do nothing without another, or beside it.
 
     Raises:
       InputError: see above.
     """
+    if options.tracks is not None and options.query_points is not None:
+        raise InputError("--query-points gives the points that --tracks spreads; give one of them")
     if options.max_reprojection_error is not None and not options.bundle_adjust:
         raise InputError("--max-reprojection-error goes with --bundle-adjust; add it, or leave out")
 
 
-def query_points(options: argparse.Namespace) -> int | None:
-    """The points to follow; None for none."""
+def query_points(options: argparse.Namespace) -> "QueryPoints | None":
+    """The points to follow; None for none.
+
+    Raises:
+      InputError: their file cannot be used; see `read_query_points`.
+    """
+    if options.query_points is not None:
+        from jaxrecon.cli.query_points import read_query_points
+
+        return read_query_points(options.query_points)
     if options.tracks is None and options.bundle_adjust:
         return BUNDLE_POINTS
     return options.tracks

@@ -17,6 +17,7 @@ from jaxrecon.images import (
     ImageSource,
     Loading,
     PixelTransform,
+    SideRule,
     load_images,
     loading_images,
 )
@@ -43,6 +44,18 @@ from jaxrecon.sparse import AttentionName, chosen_attention
 @dataclass(frozen=True)
 class Pipeline(Engine):
     """A model with its weights on the devices, ready to reconstruct; its fields are `Engine`'s."""
+
+    def with_padding(self) -> "Pipeline":
+        """The same pipeline, which pads photos to squares where it would crop them (VGGT).
+
+        Raises:
+          InputError: the model's images are brought to size in another way.
+        """
+        if not isinstance(self.resize, SideRule):
+            raise InputError(
+                f"padding (--pad): images of {self.name} are never padded to squares; leave it out"
+            )
+        return replace(self, resize=replace(self.resize, pad=True))
 
     @without_x64
     def reconstruct(
