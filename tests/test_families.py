@@ -18,6 +18,7 @@ from jaxrecon import InputError, WeightsError, checkpoint, registry
 from jaxrecon.cli import main
 from jaxrecon.geometry import depth_normal_edges, unproject_depth
 from jaxrecon.images import MAPANYTHING_RESIZE, VGGT_RESIZE, SideRule, load_images
+from jaxrecon.memory import needs_of
 from jaxrecon.pipeline import Pipeline
 from jaxrecon.pipeline.framing import bucket_of
 from jaxrecon.pipeline.tracking import padded_count, queries
@@ -362,6 +363,23 @@ class TestTracks:
         given = {np.int64(1): np.int64(6)}
         tracks = vggt.track(photos, given, resolution=SIDE)  # pyright: ignore[reportArgumentType]
         np.testing.assert_array_equal(tracks.query_view, [1] * 6)
+
+    def test_memory_is_foreseen(
+        self, vggt: Pipeline, upstream: Callable[[str], Path], photos: np.ndarray
+    ) -> None:
+        """The larger of both programs; the second runs beside what the first returned."""
+        fresh = replace(vggt, _compiled={})
+        for count in (6, 4000):
+            fresh.reconstruct(photos, resolution=SIDE, query_points=count)
+        scene, few, many = (needs_of(program) for program in fresh._compiled.values())
+        assert scene is not None and few is not None and many is not None
+        beside = scene.outputs - 3 * 28 * 42 * 16 * 4  # 16 channels of 28x42 are its argument
+        many = replace(many, arguments=many.arguments + beside)
+        assert few.total + beside < scene.total < many.total
+        for count, needs in ((6, scene), (4000, many)):
+            size = (SIDE, 56)
+            plan = jaxrecon.memory_plan(upstream("vggt"), views=3, size=size, tracks=count)
+            assert (plan.needs, plan.tracks) == (needs, count)
 
     def test_cropped_points(self, vggt: Pipeline) -> None:
         tall = np.zeros((1, 126, 84, 3), np.uint8)

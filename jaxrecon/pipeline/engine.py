@@ -151,11 +151,15 @@ class Engine:
 
     def _following(self, maps: Float[Array, "V h w C"], group: Group, views: int) -> Any:
         """The executable that follows such a group, compiled on first use."""
+        key = ("follow", views, maps.shape, group.points.shape)
+        return self.once(key, lambda: self.lower_following(maps, group, views))
+
+    def lower_following(
+        self, maps: Float[Array | jax.ShapeDtypeStruct, "V h w C"], group: Group, views: int
+    ) -> Any:
+        """The program that follows such a group on such maps, lowered and not yet compiled."""
         program = partial(follow_program, views)
-        return self.once(
-            ("follow", views, maps.shape, group.points.shape),
-            lambda: self.lowered(program, self.model, maps, *group.arguments),
-        )
+        return self.lowered(program, self.model, maps, *group.arguments)
 
     def placed(self, known: Conditions | None, views: int) -> Conditions | None:
         """What is known, on the devices, with unknown views behind it."""

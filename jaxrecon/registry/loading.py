@@ -90,13 +90,14 @@ def load_abstract(
     attention: AttentionFn | AttentionName | None = None,
     mesh: Mesh | None = None,
     shard_weights: bool | WeightRules = False,
+    tracks: bool = False,
 ) -> Pipeline:
     """A model with shapes in place of its weights, which can be compiled but not run.
 
     Nothing is downloaded, and of a checkpoint only what it says of itself is read.
 
     Args:
-      name, dtype, attention, mesh, shard_weights: see `load`.
+      name, dtype, attention, mesh, shard_weights, tracks: see `load`.
 
     Raises:
       InputError: the name is unknown or an argument cannot be used.
@@ -107,11 +108,11 @@ def load_abstract(
     entry = MODELS.get(str(name))
     if entry is None:
         place, _ = _locate(name, None, None, Stages(quiet=True))
-        header, family, config, _ = _open(place, None, False)
+        header, family, config, _ = _open(place, None, tracks)
         resize = _resize_rule(header, family, place)
     else:
         header, family, resize = entry.header, entry.family, entry.resize
-        config = family.configured(entry.config, tracks=False)
+        config = family.configured(entry.config, tracks=tracks)
     model = _placed(family.abstract(config, dtype), mesh, shard_weights)
     return Pipeline(model, header["model"], resize, attend, mesh, family.habits)
 
