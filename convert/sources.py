@@ -96,6 +96,16 @@ def open_source(path: str | Path) -> Source:
     )
 
 
+def check_readable(path: str | Path) -> None:
+    """Refuses a file that cannot be read here whatever is in it; it need not be there yet.
+
+    Raises:
+      WeightsError: it is a `.pt` or `.pth` file, and PyTorch is not installed.
+    """
+    if Path(path).suffix in _TORCH:
+        _torch_for(path)
+
+
 def _checkpoint_in(folder: Path) -> Path:
     indices = sorted(folder.glob(f"*{_INDEX}"))
     files = indices or sorted(folder.glob("*.safetensors"))
@@ -141,14 +151,18 @@ def _torch() -> Any:
     return torch
 
 
-def _load_torch(path: Path) -> dict[str, Any]:
+def _torch_for(path: str | Path) -> Any:
     try:
-        torch = _torch()
+        return _torch()
     except ImportError as error:
         raise WeightsError(
             f"reading {path} needs PyTorch; install it (pip install 'jaxrecon[torch]'), "
-            "or convert the checkpoint's .safetensors file"
+            "or convert the checkpoint's .safetensors file if it has one"
         ) from error
+
+
+def _load_torch(path: Path) -> dict[str, Any]:
+    torch = _torch_for(path)
     try:
         loaded = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     except Exception as error:  # torch raises many kinds, some of them its own

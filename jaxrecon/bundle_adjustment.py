@@ -52,14 +52,14 @@ def bundle_adjust(
       The refined reconstruction, with its arrays in host memory.
 
     Raises:
-      InputError: pycolmap is not installed, there are no tracks or too few good ones, the greatest
-        error is not a positive number, a shared camera is asked for photos that were brought to
-        size differently, or the solver fails.
+      InputError: pycolmap is not installed, there is one view, there are no tracks or too few good
+        ones, the greatest error is not a positive number, a shared camera is asked for photos that
+        were brought to size differently, or the solver fails.
 
     Source: `demo_colmap.py` of VGGT, which takes a plain squared loss and does not go back to the
     depth maps.
     """
-    pycolmap = _pycolmap()
+    pycolmap = check_adjustable(len(recon))
     if recon.tracks is None:
         raise InputError(
             "bundle adjustment needs point tracks and the reconstruction has none; follow points "
@@ -110,12 +110,19 @@ class _Solution:
     points_world: Float[np.ndarray, "P 3"]
 
 
-def _pycolmap() -> ModuleType:
+def check_adjustable(views: int | None) -> ModuleType:
+    """The module `pycolmap`, if it can refine so many views; None for a number not known yet.
+
+    Raises:
+      InputError: pycolmap is not installed, or there are fewer than two views.
+    """
     try:
         import pycolmap
     except ImportError as error:
         message = "bundle adjustment needs pycolmap; pip install jaxrecon[colmap]"
         raise InputError(message) from error
+    if views is not None and views < 2:
+        raise InputError(f"bundle adjustment needs at least two views, found {views}; leave it out")
     return pycolmap
 
 
@@ -128,8 +135,9 @@ def _held_together(
         most = int(np.triu(_shared_tracks(found.seen), 1).max())
         raise InputError(
             f"bundle adjustment needs views that share at least {MIN_SHARED_TRACKS} good tracks, "
-            f"and no two share more than {most}; follow more points, or allow more than "
-            f"{max_reprojection_error=}"
+            f"and no two share more than {most}; follow more points, or allow a reprojection error "
+            f"of more than {max_reprojection_error:g} pixels (--max-reprojection-error, "
+            "max_reprojection_error)"
         )
     return replace(found, seen=seen).chosen(seen.any(axis=0)), views
 
@@ -176,8 +184,8 @@ def _check_alike(recon: Reconstruction, views: Bool[np.ndarray, " V"]) -> None:
         a, b = recon.transforms[first], recon.transforms[other]
         if not np.allclose((a.scale, a.offset), (b.scale, b.offset), rtol=1e-6, atol=1e-6):
             raise InputError(
-                f"shared_camera=True needs photos that were brought to size alike, and those of "
-                f"view {first} ({recon.names[first]}) and view {other} ({recon.names[other]}) "
+                "one camera for all views needs photos that were brought to size alike, and those "
+                f"of view {first} ({recon.names[first]}) and view {other} ({recon.names[other]}) "
                 "were not; leave it out"
             )
 
@@ -262,10 +270,14 @@ def _options(pycolmap: ModuleType) -> Any:
 
 @contextmanager
 def _silenced(pycolmap: ModuleType) -> Iterator[None]:
+    """COLMAP's log is off, and what its own checks find becomes one line."""
     level = pycolmap.logging.minloglevel
     pycolmap.logging.minloglevel = _FATAL
     try:
         yield
+    except (RuntimeError, ValueError) as error:
+        reason = " ".join(str(error).split())
+        raise InputError(f"bundle adjustment failed ({reason}); leave it out") from error
     finally:
         pycolmap.logging.minloglevel = level
 

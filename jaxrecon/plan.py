@@ -1,16 +1,22 @@
 """How much memory a reconstruction will need, before any weights or images are there."""
 
-from dataclasses import dataclass
+import math
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any, cast
 
+import jax
 from jax.typing import DTypeLike
 
 from jaxrecon.compiling import compiled
 from jaxrecon.errors import InputError
+from jaxrecon.images import PixelTransform
 from jaxrecon.memory import MemoryNeeds, bytes_limit, needs_of
+from jaxrecon.models import TrackingModel
 from jaxrecon.nn.attention import AttentionFn
-from jaxrecon.pipeline import Options
+from jaxrecon.pipeline import Options, Pipeline
 from jaxrecon.pipeline.framing import bucket_of, check_program_size, serves_fewer
+from jaxrecon.pipeline.tracking import Group, check_query, groups_of, queries
 from jaxrecon.registry import load_abstract
 from jaxrecon.sharding import WeightRules, make_mesh
 from jaxrecon.sparse import AttentionName
@@ -27,8 +33,10 @@ class MemoryPlan:
       size: width and height of the processed images, in pixels.
       devices: over how many the views are spread.
       device_kind: what these are.
-      needs: bytes on each of them, as the compiler plans them.
+      needs: bytes on each of them, as the compiler plans them. If points are followed: of the
+        program that needs more, that of the scene or that which follows them afterwards.
       limit: bytes that JAX may use on each of them; None if the device does not tell.
+      tracks: how many points of every eighth image are followed; None for none.
     """
 
     model: str
@@ -39,6 +47,7 @@ class MemoryPlan:
     device_kind: str
     needs: MemoryNeeds
     limit: int | None
+    tracks: int | None = None
 
     @property
     def fits(self) -> bool | None:
@@ -51,6 +60,7 @@ def memory_plan(
     *,
     views: int,
     size: tuple[int, int],
+    tracks: int | None = None,
     devices: int = 1,
     shard_weights: bool | WeightRules = False,
     attention: AttentionFn | AttentionName | None = None,
@@ -66,6 +76,7 @@ def memory_plan(
       model: a released model's name, a checkpoint folder or an upstream weight file.
       views: how many images.
       size: width and height of the processed images, in pixels; whole patches.
+      tracks: how many points of every eighth image are followed, as by `query_points`.
       devices: over how many of this machine's the views are spread.
       shard_weights, attention, dtype: see `load`.
 
@@ -74,7 +85,12 @@ def memory_plan(
     """
     mesh = make_mesh(devices) if devices != 1 else None
     pipeline = load_abstract(
-        model, dtype=dtype, attention=attention, mesh=mesh, shard_weights=shard_weights
+        model,
+        dtype=dtype,
+        attention=attention,
+        mesh=mesh,
+        shard_weights=shard_weights,
+        tracks=tracks is not None,
     )
     check_program_size(views, size, pipeline.resize.patch)
     habits, count = pipeline.habits, bucket_of(views, devices)
@@ -84,14 +100,15 @@ def memory_plan(
         points=habits.chosen_points(None, pipeline.name),
         framed=serves_fewer(count, devices),
         padded=serves_fewer(count, devices),
+        maps=tracks is not None,
     )
+    group = None if tracks is None else _group(pipeline, views, size, tracks)
     lowered = pipeline.lower((count, size[1], size[0], 3), options)
-    needs = needs_of(compiled(lowered, pipeline.device))
-    if needs is None:
-        raise InputError(
-            f"devices: the compiler for {pipeline.device.device_kind} does not tell what a program "
-            "needs; plan on another machine"
-        )
+    program = compiled(lowered, pipeline.device)
+    needs = _told(program, pipeline.device)
+    if group is not None:
+        following = _following(pipeline, lowered.out_info.track_maps, program, group, views)
+        needs = max(needs, following, key=lambda each: each.total)
     return MemoryPlan(
         model=pipeline.name,
         views=views,
@@ -101,4 +118,36 @@ def memory_plan(
         device_kind=pipeline.device.device_kind,
         needs=needs,
         limit=bytes_limit(pipeline.device),
+        tracks=tracks,
     )
+
+
+def _group(pipeline: Pipeline, views: int, size: tuple[int, int], tracks: int) -> Group:
+    """The points of the first view that are followed together."""
+    check_query(tracks)
+    transforms = [PixelTransform.stretch(size, size)] * views
+    model = cast(TrackingModel, pipeline.model)
+    (query, *_) = queries(tracks, transforms, smallest=model.smallest_tracked or 1)
+    return groups_of(query, views)[0]
+
+
+def _following(
+    pipeline: Pipeline, maps: Any, program: Any, group: Group, views: int
+) -> MemoryNeeds:
+    """What following needs, beside all that the scene's program returned."""
+    sharding = program.output_shardings.track_maps
+    placed = jax.ShapeDtypeStruct(maps.shape, maps.dtype, sharding=sharding)
+    follow = compiled(pipeline.lower_following(placed, group, views), pipeline.device)
+    scene, needs = (_told(each, pipeline.device) for each in (program, follow))
+    shown = math.prod(sharding.shard_shape(maps.shape)) * maps.dtype.itemsize
+    return replace(needs, arguments=needs.arguments + scene.outputs - shown)
+
+
+def _told(program: Any, device: Any) -> MemoryNeeds:
+    needs = needs_of(program)
+    if needs is None:
+        raise InputError(
+            f"devices: the compiler for {device.device_kind} does not tell what a program needs; "
+            "plan on another machine"
+        )
+    return needs

@@ -351,7 +351,7 @@ def test_what_cannot_be_adjusted_is_refused():
         adjust(few)
     with pytest.raises(InputError, match="no two share more than 0; follow more points"):
         adjust(replace(truth, mask=np.zeros(truth.mask.shape, bool)))
-    with pytest.raises(InputError, match="no two share more than 0; follow more points"):
+    with pytest.raises(InputError, match="needs at least two views, found 1; leave it out"):
         adjust(truth[0])
 
 
@@ -361,4 +361,15 @@ def test_a_solver_that_fails(monkeypatch):
 
     monkeypatch.setattr(pycolmap, "create_default_bundle_adjuster", lambda *_: Hopeless())
     with pytest.raises(InputError, match=r"bundle adjustment failed \(failure\); leave it out"):
+        adjust(exact())
+
+
+def test_a_solver_that_raises(monkeypatch):
+    def refuse(*_):
+        raise ValueError("[problem.cc:7] Check failed:\nx > 0")
+
+    monkeypatch.setattr(pycolmap, "create_default_bundle_adjuster", refuse)
+    with pytest.raises(
+        InputError, match=r"bundle adjustment failed \(.* Check failed: x > 0\); le"
+    ):
         adjust(exact())

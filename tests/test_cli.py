@@ -156,6 +156,7 @@ class TestReconstruct:
                 "summary.json",
             ],
             "seconds": seconds,
+            "failed": {},
         }
         assert json.loads((out / "summary.json").read_text()) == summary | {"seconds": seconds}
         assert {path.name for path in out.iterdir()} == {
@@ -531,7 +532,7 @@ class TestBadOptions:
     ) -> None:
         text = refused(
             *("reconstruct", photos, "-m", native, "-o", tmp_path / "out", "-q"),
-            *(*EVERYTHING, "--min-confidence", "2"),
+            *(*EVERYTHING, "--min-confidence", "2", "--formats", "ply,glb,colmap"),
         )
         assert "mask" in text
 

@@ -1,6 +1,7 @@
 """VGGT and MapAnything by name: weights found and converted, photos in, reconstruction out."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,9 +17,11 @@ from golden_data import HERE, state_dict
 from jaxrecon import InputError, WeightsError, checkpoint, registry
 from jaxrecon.cli import main
 from jaxrecon.geometry import depth_normal_edges, unproject_depth
-from jaxrecon.images import MAPANYTHING_RESIZE, VGGT_RESIZE, SideRule
+from jaxrecon.images import MAPANYTHING_RESIZE, VGGT_RESIZE, SideRule, load_images
+from jaxrecon.memory import needs_of
 from jaxrecon.pipeline import Pipeline
 from jaxrecon.pipeline.framing import bucket_of, serves_fewer
+from jaxrecon.pipeline.tracking import padded_count, queries
 from jaxrecon.progress import Stages
 from jaxrecon.registry import ModelEntry, loading
 from jaxrecon.sparse import SparseAttention
@@ -85,6 +88,21 @@ def vggt(upstream: Callable[[str], Path]) -> Pipeline:
 @pytest.fixture(scope="module")
 def mapanything(upstream: Callable[[str], Path]) -> Pipeline:
     return _loaded(tiny("mapanything"), upstream("mapanything"))
+
+
+class Naming(Stages):
+    """Knows the stages that run now."""
+
+    def __init__(self) -> None:
+        super().__init__(quiet=True)
+        self.open: list[str] = []
+
+    @contextmanager
+    def stage(self, name: str, **options: Any) -> Iterator[Callable[[], None]]:
+        self.open.append(name)
+        with super().stage(name, **options) as done:
+            yield done
+        self.open.remove(name)
 
 
 def model_of(pipeline: Pipeline) -> Any:
@@ -199,10 +217,18 @@ class TestVGGT:
         assert np.asarray(half.mask).sum() == pytest.approx(shown / 2, abs=shown / 100)
 
     def test_padded_photos(self, vggt: Pipeline, photos: np.ndarray) -> None:
-        padding = replace(vggt, resize=SideRule(pad=True))
-        recon = padding.reconstruct(photos, resolution=SIDE, confidence_quantile=0.0).numpy()
+        assert vggt.with_padding().resize == SideRule(pad=True)
+        recon = (
+            vggt.with_padding()
+            .reconstruct(photos, resolution=SIDE, confidence_quantile=0.0)
+            .numpy()
+        )
         assert recon.points_world.shape == (3, 84, 84, 3)
         assert not recon.mask[:, :14].any()
+
+    def test_padding_of_another_family(self, mapanything: Pipeline) -> None:
+        with pytest.raises(InputError, match="images of mapanything are never padded to squares"):
+            mapanything.with_padding()
 
     def test_shared_intrinsics(self, vggt: Pipeline, photos: np.ndarray) -> None:
         recon = vggt.reconstruct(photos, resolution=SIDE, intrinsics="shared").numpy()
@@ -254,6 +280,40 @@ class TestTracks:
         pair = fresh.track(photos, points[:2], resolution=SIDE)
         np.testing.assert_allclose(tracks.xy[:, :2], pair.xy, atol=1e-3)
 
+    def test_padding_points_change_nothing(self, vggt: Pipeline, photos: np.ndarray) -> None:
+        """As the model follows them without any."""
+        points = np.stack([np.arange(5.0) * 20 + 9, np.full(5, 40.0)], axis=1).astype(np.float32)
+        batch = load_images(photos, rule=vggt.resize, resolution=SIDE)
+        maps = vggt.maps(batch, QUIET)
+        (query,) = queries(points, batch.transforms, smallest=1)
+        alone = jax.jit(lambda model, maps, points: model.follow(maps[None], points[None]))(
+            model_of(vggt), maps[:3], query.points
+        )
+        tracks = vggt.follow(maps, [query], 3, QUIET)
+        np.testing.assert_allclose(tracks.xy, alone.positions[0], atol=1e-3)
+        np.testing.assert_allclose(tracks.visibility, alone.visibility[0], atol=1e-5)
+        np.testing.assert_allclose(tracks.confidence, alone.confidence[0], atol=1e-5)
+
+    def test_numbers_of_points_share_a_program(
+        self, vggt: Pipeline, photos: np.ndarray, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Which compiles under "compile"."""
+        stages, asked = Naming(), []
+        once = Pipeline.once
+
+        def noted(self: Pipeline, key: Any, lower: Callable[[], Any]) -> Any:
+            asked.append((key[0], stages.open[-1]))
+            return once(self, key, lower)
+
+        monkeypatch.setattr(Pipeline, "once", noted)
+        fresh = replace(vggt, _compiled={})
+        for points in (self.POINTS, self.POINTS[:1], {0: self.POINTS, 1: self.POINTS[:1]}):
+            fresh.track(photos, points, resolution=SIDE, stages=stages)
+        assert fresh.compilations == 2
+        assert set(asked) == {("maps", "compile"), ("follow", "compile")}
+        assert list(stages.seconds)[-3:] == ["compile", "run", "track"]
+        assert [padded_count(count) for count in (1, 16, 17, 33, 512)] == [16, 16, 18, 36, 512]
+
     @pytest.mark.parametrize(
         ("points", "message"),
         [
@@ -264,8 +324,20 @@ class TestTracks:
             ([[1.0, float("nan")]], r"query_points\[0\] = \(1, nan\) is not finite"),
             ([[1.0, 2.0], [126.0, 2.0]], r"query_points\[1\] = \(126, 2\) is outside the image"),
             ([["a", "b"]], "query_points is not an array of numbers"),
+            (np.zeros((1, 2, 2)), r"shape \(1, 2, 2\); expected \(Q, 2\), at least one"),
+            (np.array([[1j, 2]]), "query_points is not an array of numbers, found complex128"),
+            (np.array([[None, 2]]), "query_points is not an array of numbers, found ndarray"),
+            ([[1.0, 2.0], [3.0]], "query_points is not an array of numbers, found list"),
+            (True, "query_points is not an array of numbers, found bool"),
+            (5.0, r"shape \(\); expected \(Q, 2\)"),
+            ([[1e300, 1.0]], r"query_points\[0\] = \(1e\+300, 1\) is outside the image"),
             ({3: 5}, "there is no view 3; the 3 views count from 0 to 2"),
+            ({-1: 5}, "there is no view -1; the 3 views count from 0 to 2"),
             ({}, "query_points is empty"),
+            ({1.0: [[1.0, 2.0]]}, "query_points has the key 1.0; give points by the number of"),
+            ({True: 5}, "query_points has the key True; give points by the number of"),
+            ({0: None}, r"query_points\[0\] is not an array of numbers, found NoneType"),
+            ({1: [[0.0, -2.0]]}, r"query_points\[1\]\[0\] = \(0, -2\) is outside the image"),
         ],
     )
     @pytest.mark.usefixtures("without_shape_checks")
@@ -280,9 +352,38 @@ class TestTracks:
                 call()
             assert "\n" not in str(caught.value)
 
+    @pytest.mark.usefixtures("without_shape_checks")
+    def test_no_points_to_track(self, vggt: Pipeline, mapanything: Pipeline) -> None:
+        for model in (vggt, mapanything):
+            with pytest.raises(InputError, match="is not an array of numbers, found NoneType"):
+                model.track(np.zeros((1, 84, 84, 3), np.uint8), None)  # pyright: ignore
+
+    @pytest.mark.usefixtures("without_shape_checks")
+    def test_numbers_of_numpy(self, vggt: Pipeline, photos: np.ndarray) -> None:
+        given = {np.int64(1): np.int64(6)}
+        tracks = vggt.track(photos, given, resolution=SIDE)  # pyright: ignore[reportArgumentType]
+        np.testing.assert_array_equal(tracks.query_view, [1] * 6)
+
+    def test_memory_is_foreseen(
+        self, vggt: Pipeline, upstream: Callable[[str], Path], photos: np.ndarray
+    ) -> None:
+        """The larger of both programs; the second runs beside what the first returned."""
+        fresh = replace(vggt, _compiled={})
+        for count in (6, 4000):
+            fresh.reconstruct(photos, resolution=SIDE, query_points=count)
+        scene, few, many = (needs_of(program) for program in fresh._compiled.values())
+        assert scene is not None and few is not None and many is not None
+        beside = scene.outputs - 3 * 28 * 42 * 16 * 4  # 16 channels of 28x42 are its argument
+        many = replace(many, arguments=many.arguments + beside)
+        assert few.total + beside < scene.total < many.total
+        for count, needs in ((6, scene), (4000, many)):
+            size = (SIDE, 56)
+            plan = jaxrecon.memory_plan(upstream("vggt"), views=3, size=size, tracks=count)
+            assert (plan.needs, plan.tracks) == (needs, count)
+
     def test_cropped_points(self, vggt: Pipeline) -> None:
         tall = np.zeros((1, 126, 84, 3), np.uint8)
-        with pytest.raises(InputError, match=r"cropped off photo 0; give x from 0\.0 to 83\.0"):
+        with pytest.raises(InputError, match=r"cropped off its photo; give x from 0\.0 to 83"):
             vggt.track(tall, [[5.0, 3.0]], resolution=SIDE)
 
     def test_small_images(self, vggt: Pipeline, photos: np.ndarray) -> None:

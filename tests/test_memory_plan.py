@@ -228,6 +228,7 @@ def test_what_the_command_prints(
         (("--views", "2", "--size", "42x30"), "size: 42x30 must be multiples of 14"),
         (("--views", "2", "--size", "big"), "--size big: give width and height in pixels"),
         (("--views", "2", "--size", "42x28", "--devices", "99"), "devices=99: there are"),
+        (("--views", "2", "--size", "42x28", "--tracks", "9"), "tracks: models of the family pi3"),
     ],
 )
 def test_bad_arguments(

@@ -3,6 +3,7 @@
 import json
 import re
 import shutil
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, replace
@@ -28,7 +29,7 @@ from jaxrecon.images import ResizeRule
 from jaxrecon.models import Pi3
 from jaxrecon.nn.attention import attend_densely
 from jaxrecon.progress import Stages
-from jaxrecon.registry import Bundled, ModelEntry, loading
+from jaxrecon.registry import Bundled, HubFile, ModelEntry, loading
 from tiny_models import (
     PI3_TINY,
     TINY_PARAMETERS,
@@ -281,6 +282,19 @@ class TestHub:
             assert not (tmp_path / "home").exists()
             hub.sent = None
             assert_tiny(registry.load("pi3", stages=QUIET))
+
+    def test_what_could_not_be_used_is_not_fetched(
+        self, upstream: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        source = HubFile("yyfz233/Pi3", "model.pt")
+        monkeypatch.setitem(registry.MODELS, "pi3", replace(tiny_entry(), source=source))
+        monkeypatch.setitem(sys.modules, "torch", None)
+        with online(upstream, monkeypatch) as hub:
+            assert refusal(WeightsError, "pi3").startswith("reading model.pt needs PyTorch; inst")
+            assert refusal(InputError, "pi3", tracks=True) == (
+                "tracks: models of the family pi3 follow no points; load vggt for that"
+            )
+        assert hub.requests == []
 
     def test_another_model_is_served(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         state = {"downstream_head1.proj.weight": np.zeros((2, 8), np.float32)}
@@ -613,6 +627,25 @@ class TestLicence:
         out, err = capsys.readouterr()
         assert out == ""
         assert re.fullmatch(r" +load: \d\.\d\d s\n" + re.escape(self.LINE), err)
+
+    def test_of_a_file_that_may_be_several_models(
+        self, upstream: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        free = replace(tiny_entry(), name="pi3-free", weights_licence="Apache-2.0")
+        monkeypatch.setitem(registry.MODELS, "pi3", tiny_entry())
+        registry.load(upstream)
+        assert capsys.readouterr() == ("", self.LINE)
+        monkeypatch.setitem(registry.MODELS, "pi3-free", free)
+        pipeline = registry.load(upstream)
+        assert capsys.readouterr().err == (
+            "weights of pi3: licence not known, for pi3 and pi3-free have the same tensors; name "
+            "one of them and give the file as its weights (--weights, weights=)\n"
+        )
+        assert pipeline.header is not None
+        assert pipeline.header["source"] == {"file": "model.safetensors"}
+        assert pipeline.header["license"].startswith("licence not known")
+        assert registry.load("pi3-free", weights=upstream).name == "pi3-free"
+        assert capsys.readouterr().err == "weights of pi3-free: Apache-2.0\n"
 
 
 def test_a_checkpoint_written_with_orbax_loads_by_its_folder(tmp_path: Path) -> None:

@@ -8,17 +8,21 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from jaxrecon.cli import evaluate, export, plan, reconstruct, train, view, weights
+from jaxrecon.cli import common, evaluate, export, plan, reconstruct, train, view, weights
 from jaxrecon.errors import JaxreconError
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs one command; returns the exit code: 0, or 2 after a one-line error."""
+    """Runs one command; returns the exit code.
+
+    0; or 2 after a one-line error, with nothing written; or 1 after one line for each part that
+    could not be made, with the others written.
+    """
     options = _parser().parse_args(arguments)
     try:
         return options.run(options)
     except JaxreconError as error:
-        sys.stderr.write(f"jaxrecon: {error}\n")
+        common.complain(str(error))
         return 2
     except KeyboardInterrupt:
         sys.stderr.write("jaxrecon: interrupted\n")

@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import math
 import sys
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +13,10 @@ if TYPE_CHECKING:
     from jax.sharding import Mesh
 
     from jaxrecon.pipeline import Pipeline
+
+
+INCOMPLETE = 1
+"""The exit code of a command that has written a part of what was asked for."""
 
 
 def add_common(parser: argparse.ArgumentParser) -> None:
@@ -46,6 +51,24 @@ def size_of(text: str) -> tuple[int, int]:
     if not (width.isdecimal() and height.isdecimal()):
         raise InputError(f"--size {text}: give width and height in pixels, such as 518x392")
     return int(width), int(height)
+
+
+def at_least_one(text: str) -> int:
+    """A whole number above 0, for `argparse`."""
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text} is not a whole number of at least 1")
+    return int(text)
+
+
+def positive(text: str) -> float:
+    """A finite number above 0, for `argparse`."""
+    try:
+        number = float(text)
+    except ValueError:
+        number = math.nan
+    if not 0 < number < math.inf:
+        raise argparse.ArgumentTypeError(f"{text} is not a positive number")
+    return number
 
 
 def add_computing(parser: argparse.ArgumentParser) -> None:
@@ -127,6 +150,11 @@ def attention_of(options: argparse.Namespace) -> Any:
 def seconds(stages: Stages) -> dict[str, float]:
     """The time of each stage, rounded for a summary."""
     return {name: round(took, 3) for name, took in stages.seconds.items()}
+
+
+def complain(text: str) -> None:
+    """One line on standard error, of what went wrong."""
+    sys.stderr.write(f"jaxrecon: {text}\n")
 
 
 def report(options: argparse.Namespace, summary: dict[str, Any]) -> None:

@@ -18,6 +18,12 @@ def add_to(commands: Any) -> None:
     add = parser.add_argument
     add("-m", "--model", default="pi3", help="a model's name, checkpoint folder or weight file")
     common.add_program(parser)
+    add(
+        "--tracks",
+        type=common.at_least_one,
+        metavar="N",
+        help="VGGT: follow N points of every eighth photo",
+    )
     common.add_computing(parser)
     add("--json", action="store_true", help="print the plan as JSON")
     parser.set_defaults(run=run)
@@ -33,6 +39,7 @@ def run(options: argparse.Namespace) -> int:
         options.model,
         views=options.views,
         size=size,
+        tracks=options.tracks,
         devices=1 if mesh is None else mesh.size,
         shard_weights=options.shard_weights,
         attention=common.attention_of(options),
@@ -63,8 +70,9 @@ def _text(plan: "MemoryPlan") -> str:
         "total": readable(needs.total),
         "limit": answers[None] if limit is None else f"{readable(limit)}: {answers[plan.fits]}",
     }
+    points = "" if plan.tracks is None else f", {plan.tracks} points of every eighth view"
     first = (
-        f"{plan.model}, {plan.views} views{added}, {width}x{height} pixels; "
+        f"{plan.model}, {plan.views} views{added}, {width}x{height} pixels{points}; "
         f"on each of {plan.devices} x {plan.device_kind}:"
     )
     return "\n".join([first, *(f"{name:>12}  {value}" for name, value in rows.items())])

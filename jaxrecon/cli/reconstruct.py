@@ -1,33 +1,12 @@
 """`jaxrecon reconstruct photos/ -m pi3 -o out/`."""
 
 import argparse
-import json
-from collections.abc import Sequence
-from dataclasses import replace
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from jaxrecon.cli import common, known
+from jaxrecon.cli import common, known, output, tracking
 from jaxrecon.errors import InputError
-from jaxrecon.files import check_output_folder, replacing_folder
+from jaxrecon.files import check_output_folder
 from jaxrecon.progress import Stages
-
-if TYPE_CHECKING:
-    from jaxrecon.pipeline import Pipeline
-    from jaxrecon.reconstruction import Reconstruction
-
-FILES = {
-    "ply": "scene.ply",
-    "glb": "scene.glb",
-    "npz": "scene.npz",
-    "colmap": "colmap/",
-    "pictures": "pictures/",
-    "sheet": "sheet.png",
-}
-"""What can be written, and under which name in the output folder."""
-
-BUNDLE_POINTS = 512
-"""Points followed from every eighth photo for bundle adjustment, if no number is given."""
 
 
 def add_to(commands: Any) -> None:
@@ -39,18 +18,25 @@ def add_to(commands: Any) -> None:
     add("-o", "--output", required=True, help="folder to write")
     add("--resolution", type=int, help="longest side of the processed images, in pixels")
     add("--stride", type=int, default=1, help="take every n-th image or video frame")
-    add("--formats", default="ply,glb,npz,colmap", help=f"comma-separated: {', '.join(FILES)}")
+    add(
+        "--formats",
+        default="ply,glb,npz,colmap",
+        help=f"comma-separated: {', '.join(output.FILES)}",
+    )
     add("--min-confidence", type=float, help="drop less confident points")
     add("--confidence-quantile", type=float, help="drop this share of the points")
     add("--edge-rtol", type=float, default=0.03, help="relative depth jump that makes an edge")
     add("--keep-edges", action="store_true", help="keep points on depth edges")
-    add("--shared-intrinsics", action="store_true", help="one camera for all views")
+    add(
+        "--shared-intrinsics",
+        action="store_true",
+        help="one camera for all views, in --bundle-adjust too",
+    )
     add("--centre-principal-point", action="store_true", help="hold it at the image's centre")
     add("--points", choices=("depth", "pointmap"), help="which of VGGT's points")
     add("--pad", action="store_true", help="VGGT: pad photos to squares instead of cropping them")
-    add("--tracks", type=int, metavar="N", help="VGGT: follow N points of every eighth photo")
-    add("--bundle-adjust", action="store_true", help="refine cameras by tracks (needs pycolmap)")
     add("--stream", action="store_true", help="write each view as it is done; a rerun resumes")
+    tracking.add_tracking(parser)
     known.add_known(parser)
     common.add_backend(parser)
     common.add_common(parser)
@@ -58,8 +44,10 @@ def add_to(commands: Any) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    """Reconstructs the scene and writes the output folder."""
-    formats = _formats(options.formats)
+    """Reconstructs the scene and writes the output folder; returns the exit code."""
+    formats = output.formats_of(options.formats)
+    tracking.check_options(options)
+    points = tracking.query_points(options)
     if options.stream:
         _check_stream(options)
     else:
@@ -69,15 +57,16 @@ def run(options: argparse.Namespace) -> int:
 
     images, files = known.sources(options)
     check_source(images, stride=options.stride)
+    if options.bundle_adjust:
+        tracking.check_adjustable(images, options)
     told = known.read_known(images, files, options.stride)
     if options.shared_intrinsics:
         _check_shared(told)
         told["intrinsics"] = "shared"
     stages = Stages(quiet=options.quiet)
-    tracks = BUNDLE_POINTS if options.bundle_adjust and not options.tracks else options.tracks
-    pipeline = common.load_pipeline(options, stages, tracks=tracks is not None)
+    pipeline = common.load_pipeline(options, stages, tracks=points is not None)
     if options.pad:
-        pipeline = _padding(pipeline)
+        pipeline = pipeline.with_padding()
     if options.stream:
         folder = pipeline.stream(
             images, options.output, overwrite=options.overwrite, **_shared(options, stages), **told
@@ -87,14 +76,16 @@ def run(options: argparse.Namespace) -> int:
     recon = pipeline.reconstruct(
         images,
         confidence_quantile=options.confidence_quantile,
-        query_points=tracks,
+        query_points=points,
         **_shared(options, stages),
         **told,
     )
+    failed: dict[str, str] = {}
     if options.bundle_adjust:
-        recon = _refined(recon, options, stages)
-    common.report(options, _write(recon, options, formats, stages))
-    return 0
+        recon, failed = tracking.refined(recon, options, stages)
+    summary = output.write(recon, options, formats, stages, failed)
+    common.report(options, summary)
+    return common.INCOMPLETE if summary["failed"] else 0
 
 
 def _shared(options: argparse.Namespace, stages: Stages) -> dict[str, Any]:
@@ -112,82 +103,14 @@ def _shared(options: argparse.Namespace, stages: Stages) -> dict[str, Any]:
 
 def _check_stream(options: argparse.Namespace) -> None:
     """Refuses what needs all views at once."""
-    for name in ("confidence_quantile", "shared_intrinsics", "tracks", "bundle_adjust"):
+    names = ("confidence_quantile", "shared_intrinsics", "tracks", "query_points", "bundle_adjust")
+    for name in names:
         if getattr(options, name):
             raise InputError(
                 f"--{name.replace('_', '-')} looks at all views at once; leave it out, or --stream"
             )
 
 
-def _padding(pipeline: "Pipeline") -> "Pipeline":
-    from jaxrecon.images import SideRule
-
-    if not isinstance(pipeline.resize, SideRule):
-        raise InputError(f"--pad: images of {pipeline.name} are never cropped or padded that way")
-    return replace(pipeline, resize=replace(pipeline.resize, pad=True))
-
-
 def _check_shared(told: dict[str, Any]) -> None:
     if "intrinsics" in told:
         raise InputError("--shared-intrinsics fits what --intrinsics tells; give one of them")
-
-
-def _refined(
-    recon: "Reconstruction", options: argparse.Namespace, stages: Stages
-) -> "Reconstruction":
-    from jaxrecon.bundle_adjustment import bundle_adjust
-
-    with stages.stage("adjust"):
-        return bundle_adjust(recon, shared_camera=options.shared_intrinsics, stages=stages)
-
-
-def _write(
-    recon: "Reconstruction", options: argparse.Namespace, formats: Sequence[str], stages: Stages
-) -> dict[str, Any]:
-    """Writes the whole output folder under a temporary name, then renames it."""
-    with replacing_folder(options.output, overwrite=options.overwrite) as folder:
-        with stages.stage("export", total=len(formats)) as done:
-            recon = recon.numpy()
-            for name in formats:
-                _write_format(recon, name, folder)
-                done()
-        summary = _summary(recon, options, formats, stages)
-        (folder / "summary.json").write_text(json.dumps(summary, indent=2) + "\n")
-    return summary
-
-
-def _write_format(recon: "Reconstruction", name: str, folder: Path) -> None:
-    if name == "pictures":
-        recon.save_pictures(folder / FILES[name])
-    elif name == "sheet":
-        recon.save_sheet(folder / FILES[name])
-    else:
-        recon.save(f"{folder}/{FILES[name]}")
-
-
-def _summary(
-    recon: "Reconstruction", options: argparse.Namespace, formats: Sequence[str], stages: Stages
-) -> dict[str, Any]:
-    import jax
-
-    views, height, width = recon.mask.shape
-    return {
-        "model": recon.model,
-        "device": jax.devices()[0].device_kind,
-        "views": views,
-        "width": width,
-        "height": height,
-        "points": int(recon.mask.sum()),
-        "output": options.output,
-        "files": [FILES[name] for name in formats] + ["summary.json"],
-        "seconds": common.seconds(stages),
-    }
-
-
-def _formats(text: str) -> list[str]:
-    names = [name.strip() for name in text.split(",") if name.strip()]
-    unknown = [name for name in names if name not in FILES]
-    if unknown or not names:
-        found = ", ".join(unknown) or "nothing"
-        raise InputError(f"--formats: found {found}; choose from {', '.join(FILES)}")
-    return list(dict.fromkeys(names))

@@ -46,6 +46,7 @@ __all__ = [
     "check_source",
     "load_images",
     "loading_images",
+    "view_count",
     "view_names",
     "view_sizes",
 ]
@@ -170,6 +171,16 @@ def check_source(source: ImageSource, *, stride: int = 1) -> None:
       InputError: the source is absent, empty or of no known kind, or `stride` is less than 1.
     """
     _open(source, stride)
+
+
+def view_count(source: ImageSource, *, stride: int = 1) -> int | None:
+    """How many views there are; None for a video, whose frames are not known before it is read.
+
+    Raises:
+      InputError: as `check_source`.
+    """
+    views = _open(source, stride).views
+    return len(views) if isinstance(views, Sequence) else None
 
 
 def view_names(source: ImageSource, *, stride: int = 1) -> tuple[str, ...]:

@@ -109,9 +109,15 @@ class TrackingModel(Model):
         raise NotImplementedError
 
     def follow(
-        self, maps: Float[Array, "B V h w C"], query_points: Float[Array, "B Q 2"]
+        self,
+        maps: Float[Array, "B V h w C"],
+        query_points: Float[Array, "B Q 2"],
+        real: Count | None = None,
     ) -> Tracks:
         """Follows points, given as (x, y) in pixels of the first view.
+
+        Only the first `real` points count, all if not given; the others are padding, which changes
+        nothing of the first ones.
 
         Raises:
           ValueError: the model has no track head, or the images are smaller than it can take.

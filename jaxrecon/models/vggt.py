@@ -307,9 +307,12 @@ class VGGT(TrackingModel):
         return each_view(lambda head, x: head.maps(x, layout, size), head, features, axis=2)
 
     def follow(
-        self, maps: Float[Array, "B V h w C"], query_points: Float[Array, "B Q 2"]
+        self,
+        maps: Float[Array, "B V h w C"],
+        query_points: Float[Array, "B Q 2"],
+        real: Count | None = None,
     ) -> Tracks:
-        return self._track_head().follow(maps, query_points)
+        return self._track_head().follow(maps, query_points, real)
 
     def _track_head(self) -> TrackHead:
         if self.track_head is None:

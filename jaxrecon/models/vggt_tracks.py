@@ -22,7 +22,7 @@ from jaxrecon.models.vggt_correlation import (
     feature_pyramid,
     sample_features,
 )
-from jaxrecon.nn.attention import TokenLayout, attend_densely
+from jaxrecon.nn.attention import Count, TokenLayout, attend_densely
 from jaxrecon.nn.block import Block, BlockConfig, stack_blocks
 from jaxrecon.nn.dpt import DPT, VIEWS_AT_ONCE, DPTConfig, resize_bilinear
 from jaxrecon.nn.layers import Mlp, gelu, layer_norm, linear, scan_layers
@@ -95,7 +95,12 @@ class Tracks:
 
 
 def check_query_points(
-    points: Float[np.ndarray, "..."], height: int, width: int, *, smallest: int = 1
+    points: Float[np.ndarray, "..."],
+    height: int,
+    width: int,
+    *,
+    smallest: int = 1,
+    name: str = "query_points",
 ) -> None:
     """Refuses points that cannot be tracked.
 
@@ -103,6 +108,7 @@ def check_query_points(
       points: (Q, 2) or (B, Q, 2): x and y in pixels of the first processed image.
       height, width: of that image.
       smallest: least height and width that the tracker takes; see `TrackerConfig.smallest_image`.
+      name: what the points are called in messages.
 
     Raises:
       InputError: the shape is another, there is no point, a point is not finite or outside the
@@ -115,8 +121,8 @@ def check_query_points(
         )
     if points.ndim not in (2, 3) or points.shape[-1] != 2 or not points.size:
         raise InputError(
-            f"query_points has shape {points.shape}; expected (Q, 2) or (B, Q, 2), at least one "
-            "(x, y) in pixels"
+            f"{name} has shape {points.shape}; expected (Q, 2) or, for a batch of scenes, "
+            "(B, Q, 2), at least one (x, y) in pixels"
         )
     flat = points.reshape(-1, 2)
     outside = ~((flat >= 0) & (flat <= (width - 1, height - 1))).all(axis=1)
@@ -125,7 +131,7 @@ def check_query_points(
         x, y = flat[number].tolist()
         what = "is outside the image" if np.isfinite(flat[number]).all() else "is not finite"
         raise InputError(
-            f"query_points[{number}] = ({x:g}, {y:g}) {what}; give x from 0 to {width - 1} and y "
+            f"{name}[{number}] = ({x:g}, {y:g}) {what}; give x from 0 to {width - 1} and y "
             f"from 0 to {height - 1}"
         )
 
@@ -150,8 +156,13 @@ class UpdateTransformer(nnx.Module):
         self.norm_out = layer_norm(width, eps=NORM_EPS, dtype=float32, rngs=rngs)
         self.out = linear(width, 2 + config.features, dtype=float32, rngs=rngs)
 
-    def __call__(self, x: Float[Array, "B Q V E"]) -> Float[Array, "B Q V F"]:
-        """Changes of place (2) and of features of each track in each view."""
+    def __call__(
+        self, x: Float[Array, "B Q V E"], real: Count | None = None
+    ) -> Float[Array, "B Q V F"]:
+        """Changes of place (2) and of features of each track in each view.
+
+        Only the first `real` tracks are seen by others; all if not given.
+        """
         tokens = self.project(self.norm_in(x))
         batch, queries, views, width = tokens.shape
         virtual = self.virtual_tracks[...][:, None]
@@ -159,13 +170,16 @@ class UpdateTransformer(nnx.Module):
         tracks = jnp.concatenate([tokens, virtual], axis=1)
         layers = self.along, self.gather, self.between, self.spread
         tracks, _ = scan_layers(
-            lambda x, layer: (_exchange(x, layer, queries), None), tracks, layers
+            lambda x, layer: (_exchange(x, layer, queries, real), None), tracks, layers
         )
         return self.out(self.norm_out(tracks[:, :queries] + tokens))
 
 
 def _exchange(
-    tracks: Float[Array, "B T V D"], blocks: tuple[Block, Block, Block, Block], queries: int
+    tracks: Float[Array, "B T V D"],
+    blocks: tuple[Block, Block, Block, Block],
+    queries: int,
+    real: Count | None,
 ) -> Float[Array, "B T V D"]:
     """One layer: along each track, then within each view."""
     along, gather, between, spread = blocks
@@ -173,16 +187,22 @@ def _exchange(
     tracks = _attend(along, tracks.reshape(-1, views, width)).reshape(tracks.shape)
     by_view = tracks.swapaxes(1, 2).reshape(-1, count, width)
     points, virtual = by_view[:, :queries], by_view[:, queries:]
-    virtual = _attend(between, _attend(gather, virtual, points))
+    virtual = _attend(between, _attend(gather, virtual, points, real))
     points = _attend(spread, points, virtual)
     joined = jnp.concatenate([points, virtual], axis=1)
     return joined.reshape(batch, views, count, width).swapaxes(1, 2)
 
 
 def _attend(
-    block: Block, x: Float[Array, "G T D"], context: Float[Array, "G S D"] | None = None
+    block: Block,
+    x: Float[Array, "G T D"],
+    context: Float[Array, "G S D"] | None = None,
+    real: Count | None = None,
 ) -> Float[Array, "G T D"]:
-    return block(x, TokenLayout(1, (1, x.shape[1])), attend_densely, context=context)
+    """Each token sees the context, or its first `real` tokens; without one, all other tokens."""
+    seen = x.shape[1] if context is None else context.shape[1]
+    layout = TokenLayout(seen, (1, 1), real_views=real)
+    return block(x, layout, attend_densely, context=context)
 
 
 class Tracker(nnx.Module):
@@ -202,13 +222,18 @@ class Tracker(nnx.Module):
         self.confidence = linear(features, 1, dtype=float32, rngs=rngs)
 
     def __call__(
-        self, maps: Float[Array, "B V h w C"], query_points: Float[Array, "B Q 2"]
+        self,
+        maps: Float[Array, "B V h w C"],
+        query_points: Float[Array, "B Q 2"],
+        real: Count | None = None,
     ) -> tuple[Float[Array, "rounds B V Q 2"], Float[Array, "B V Q"], Float[Array, "B V Q"]]:
         """Positions after each round, visibility and confidence after the last.
 
         Args:
           maps: features of all views at the tracker's stride.
           query_points: (x, y) in pixels of the first image.
+          real: so many first points count; the others are padding, which changes nothing of the
+            first ones. All count if not given.
 
         Raises:
           ValueError: the maps are too small.
@@ -221,7 +246,7 @@ class Tracker(nnx.Module):
             places, features = carry
             places = jax.lax.stop_gradient(places)
             window = correlate(pyramid, features, places, self.config.radius)
-            change = self.transformer(self.tokens(window, places, features) + fixed)
+            change = self.transformer(self.tokens(window, places, features) + fixed, real)
             places = (places + _by_view(change[..., :2])).at[:, 0].set(start)
             update = self.update(self.update_norm(_by_view(change[..., 2:])))
             features = features + gelu(update)
@@ -293,10 +318,13 @@ class TrackHead(nnx.Module):
         return self.follow(self.maps(features, layout, size), query_points)
 
     def follow(
-        self, maps: Float[Array, "B V h w C"], query_points: Float[Array, "B Q 2"]
+        self,
+        maps: Float[Array, "B V h w C"],
+        query_points: Float[Array, "B Q 2"],
+        real: Count | None = None,
     ) -> Tracks:
-        """Follows the points on feature maps."""
-        positions, visibility, confidence = self.tracker(maps, query_points)
+        """Follows the points on feature maps; see `Tracker`."""
+        positions, visibility, confidence = self.tracker(maps, query_points, real)
         return Tracks(positions[-1], visibility, confidence)
 
     def maps(

@@ -15,7 +15,7 @@ from jaxrecon.compiling import compiled, without_x64
 from jaxrecon.export import PointTracks
 from jaxrecon.images import ImageBatch, ImageRule, PixelTransform
 from jaxrecon.memory import check_compiled, default_device
-from jaxrecon.models import Conditions, Model, Tracks, abstract_conditions, padded_conditions
+from jaxrecon.models import Conditions, Model, abstract_conditions, padded_conditions
 from jaxrecon.nn.attention import AttentionFn, attend_densely
 from jaxrecon.nn.views import weights_spread, whole_weights
 from jaxrecon.pipeline.framing import (
@@ -27,7 +27,7 @@ from jaxrecon.pipeline.framing import (
 )
 from jaxrecon.pipeline.options import DEFAULT_HABITS, Habits, Options, Thresholds, thresholds
 from jaxrecon.pipeline.program import Geometry, encoded_scene, maps_program, scene_program
-from jaxrecon.pipeline.tracking import Query, follow_program
+from jaxrecon.pipeline.tracking import Group, Query, follow_program, groups_of
 from jaxrecon.progress import Stages
 from jaxrecon.pytree import leaf_path
 from jaxrecon.sharding import by_view, gathered, put, spread_attention, view_devices
@@ -138,24 +138,34 @@ class Engine:
         self, maps: Float[Array, "V h w C"], asked: Sequence[Query], views: int, stages: Stages
     ) -> PointTracks:
         """Tracks in pixels of the processed images."""
-        done: list[Tracks] = []
+        groups = [group for query in asked for group in groups_of(query, views)]
+        with stages.stage("compile"):
+            programs = [self._following(maps, group, views) for group in groups]
         with stages.stage("track"):
-            for query in asked:
-                arguments = (self.model, maps, query.points, np.asarray(query.view, np.int32))
-                program = self.once(
-                    ("follow", views, maps.shape, query.points.shape),
-                    lambda arguments=arguments: self.lowered(
-                        partial(follow_program, views), *arguments
-                    ),
-                )
-                done.append(program(*arguments))
+            parts = [
+                group.wanted(program(self.model, maps, *group.arguments))
+                for program, group in zip(programs, groups, strict=True)
+            ]
+        xy, visibility, confidence = (np.concatenate(x, axis=1) for x in zip(*parts, strict=True))
         counts = [len(query.points) for query in asked]
         return PointTracks(
-            xy=np.concatenate([np.asarray(each.positions) for each in done], axis=1),
-            visibility=np.concatenate([np.asarray(each.visibility) for each in done], axis=1),
-            confidence=np.concatenate([np.asarray(each.confidence) for each in done], axis=1),
+            xy=xy,
+            visibility=visibility,
+            confidence=confidence,
             query_view=np.repeat([query.view for query in asked], counts),
         )
+
+    def _following(self, maps: Float[Array, "V h w C"], group: Group, views: int) -> Any:
+        """The executable that follows such a group, compiled on first use."""
+        key = ("follow", views, maps.shape, group.points.shape)
+        return self.once(key, lambda: self.lower_following(maps, group, views))
+
+    def lower_following(
+        self, maps: Float[Array | jax.ShapeDtypeStruct, "V h w C"], group: Group, views: int
+    ) -> Any:
+        """The program that follows such a group on such maps, lowered and not yet compiled."""
+        program = partial(follow_program, views)
+        return self.lowered(program, self.model, maps, *group.arguments)
 
     def placed(self, known: Conditions | None, views: int) -> Conditions | None:
         """What is known, on the devices, with unknown views behind it."""

@@ -17,6 +17,7 @@ from jaxrecon.images import (
     ImageSource,
     Loading,
     PixelTransform,
+    SideRule,
     load_images,
     loading_images,
 )
@@ -43,6 +44,18 @@ from jaxrecon.sparse import AttentionName, chosen_attention
 @dataclass(frozen=True)
 class Pipeline(Engine):
     """A model with its weights on the devices, ready to reconstruct; its fields are `Engine`'s."""
+
+    def with_padding(self) -> "Pipeline":
+        """The same pipeline, which pads photos to squares where it would crop them (VGGT).
+
+        Raises:
+          InputError: the model's images are brought to size in another way.
+        """
+        if not isinstance(self.resize, SideRule):
+            raise InputError(
+                f"padding (--pad): images of {self.name} are never padded to squares; leave it out"
+            )
+        return replace(self, resize=replace(self.resize, pad=True))
 
     @without_x64
     def reconstruct(
@@ -226,16 +239,17 @@ class Pipeline(Engine):
         Args:
           images, resolution, stride, stages: see `reconstruct`.
           query_points: (x, y) in pixels of the first photo as it was given, shape (Q, 2); or such
-            points by the number of their photo; or how many to spread over every eighth photo.
+            points by the number of their photo, from 0; or how many to spread over every eighth.
 
         Returns:
           The tracks, in pixels of the photos as they were given.
 
         Raises:
-          InputError: a point is not finite, outside its photo or of another shape, the photo does
-            not exist, or the model has no track head.
+          InputError: there are no points, or a point is no number, not finite, outside its photo or
+            of another shape; the photo does not exist; or the model has no track head.
         """
         stages = Stages(quiet=True) if stages is None else stages
+        check_query(query_points)
         self._tracks(query_points)
         batch = load_images(
             images, rule=self.resize, resolution=resolution, stride=stride, stages=stages

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import TypeGuard
 
 import jax
 import jax.numpy as jnp
@@ -11,10 +12,12 @@ from jaxtyping import Array, Float, Int
 from jaxrecon.errors import InputError
 from jaxrecon.images import PixelTransform
 from jaxrecon.models import TrackingModel, Tracks, check_query_points
-from jaxrecon.pipeline.framing import photo_frames
+from jaxrecon.pipeline.framing import bucket_of, padded, photo_frames
 
 POINT_VIEWS_AT_ONCE = 2**18
 """Most points followed together, times views: bounds the memory."""
+LEAST_POINTS = 16
+"""Fewer points are padded up to so many."""
 QUERY_EVERY = 8
 """A number of points is asked for in each so manieth view."""
 
@@ -36,32 +39,36 @@ def check_query(query_points: QueryPoints) -> None:
     """Refuses what can't be points, before any long work is done.
 
     Raises:
-      InputError: a number is below 1, a shape is not (Q, 2), or there are no points.
+      InputError: a number is below 1, a shape is not (Q, 2), what is given are no real numbers, a
+        photo's number is no whole one, or there are no points.
     """
-    if isinstance(query_points, Mapping):
-        if not query_points:
-            raise InputError("query_points is empty; give points by the number of their view")
-        for points in query_points.values():
-            _check_points(points)
-    else:
-        _check_points(query_points)
+    if not isinstance(query_points, Mapping):
+        _check_points(query_points, "query_points")
+        return
+    if not query_points:
+        raise InputError("query_points is empty; give points by the number of their view")
+    for view, points in query_points.items():
+        if not _is_whole(view):
+            raise InputError(
+                f"query_points has the key {view!r}; give points by the number of their view, a "
+                "whole number from 0"
+            )
+        _check_points(points, _name(query_points, view))
 
 
 def queries(
     query_points: QueryPoints, transforms: Sequence[PixelTransform], *, smallest: int
 ) -> list[Query]:
-    """The points of each view in which some are given.
+    """The points of each view in which some are given; see `check_query`.
 
     Raises:
       InputError: there is no such view; a point is not finite, outside its photo or cropped off;
         or the images are smaller than `smallest`.
     """
-    if isinstance(query_points, int):
-        given: Mapping[int, Points] = dict.fromkeys(
-            range(0, len(transforms), QUERY_EVERY), query_points
-        )
-    elif isinstance(query_points, Mapping):
-        given = query_points
+    if isinstance(query_points, Mapping):
+        given: Mapping[int, Points] = query_points
+    elif _is_whole(query_points):
+        given = dict.fromkeys(range(0, len(transforms), QUERY_EVERY), query_points)
     else:
         given = {0: query_points}
     for view in given:
@@ -71,76 +78,129 @@ def queries(
                 f"to {len(transforms) - 1}"
             )
     return [
-        Query(view, _processed(points, transforms[view], view, smallest))
+        Query(int(view), _processed(points, transforms[view], _name(query_points, view), smallest))
         for view, points in given.items()
     ]
+
+
+@dataclass(frozen=True, eq=False)
+class Group:
+    """Points of one view that are followed together.
+
+    Attributes:
+      view: the number of the view.
+      points: in pixels of the processed image; from `real` on they are padding, so that few
+        programs serve many numbers of points.
+      real: how many count.
+      first: the first one whose track is wanted; those before it are in another group too.
+    """
+
+    view: int
+    points: Float[np.ndarray, "P 2"]
+    real: int
+    first: int
+
+    @property
+    def arguments(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """What `follow_program` takes of it."""
+        return self.points, np.asarray(self.view, np.int32), np.asarray(self.real, np.int32)
+
+    def wanted(self, followed: Tracks) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Positions (V, Q, 2), visibility and confidence (V, Q) of the tracks that are wanted."""
+        arrays = followed.positions, followed.visibility, followed.confidence
+        xy, visibility, confidence = (np.asarray(x)[:, self.first : self.real] for x in arrays)
+        return xy, visibility, confidence
+
+
+def groups_of(query: Query, views: int) -> list[Group]:
+    """The points in groups of one size, the last of which reaches back.
+
+    The points of a group exchange, so that a point's track depends a little on the others.
+    """
+    count = len(query.points)
+    size = -(-count // -(-count * views // POINT_VIEWS_AT_ONCE))
+    groups = []
+    for wanted in range(0, count, size):
+        start = min(wanted, count - size)
+        points = padded(query.points[start : start + size], padded_count(size))
+        groups.append(Group(query.view, points, size, wanted - start))
+    return groups
+
+
+def padded_count(points: int) -> int:
+    """The number of points for which a program is compiled: `points`, rounded up a little."""
+    return max(LEAST_POINTS, bucket_of(points))
 
 
 def follow_program(
     views: int,
     model: TrackingModel,
     maps: Float[Array, "V h w C"],
-    query_points: Float[Array, "Q 2"],
+    query_points: Float[Array, "P 2"],
     query_view: Int[Array, ""],
+    real: Int[Array, ""],
 ) -> Tracks:
-    """Follows points of one view through the first `views`; no batch axis.
-
-    Very many points are followed in groups of one size. The points of a group exchange, so that a
-    point's track depends a little on the others.
-    """
-    maps, count = maps[:views], len(query_points)
+    """Follows the first `real` points of one view through the first `views`; no batch axis."""
     order = jnp.arange(views)
     swapped = jnp.where(order == query_view, 0, order).at[0].set(query_view)
-    maps = maps[swapped][None]
-    size = -(-count // -(-count * views // POINT_VIEWS_AT_ONCE))
-    starts = np.minimum(np.arange(0, count, size, dtype=np.int32), count - size)
-
-    def follow(start: Int[Array, ""]) -> Tracks:
-        some = jax.lax.dynamic_slice_in_dim(query_points, start, size)
-        return jax.tree.map(lambda x: x[0], model.follow(maps, some[None]))
-
-    done = jax.lax.map(follow, jnp.asarray(starts))
-    group = np.minimum(np.arange(count) // size, len(starts) - 1)
-    place = np.arange(count) - starts[group]
-    return jax.tree.map(lambda x: jnp.moveaxis(x[group, :, place], 0, 1)[swapped], done)
+    tracks = model.follow(maps[:views][swapped][None], query_points[None], real)
+    return jax.tree.map(lambda x: x[0][swapped], tracks)
 
 
-def _check_points(points: Points) -> None:
-    if isinstance(points, int):
+def _is_whole(number: object) -> TypeGuard[int]:
+    return isinstance(number, int | np.integer) and not isinstance(number, bool)
+
+
+def _name(query_points: QueryPoints, view: int) -> str:
+    """What messages call the points of one view."""
+    return f"query_points[{view}]" if isinstance(query_points, Mapping) else "query_points"
+
+
+def _check_points(points: Points, name: str) -> None:
+    if _is_whole(points):
         if points < 1:
-            raise InputError(f"query_points={points} must be at least 1, or an array of points")
+            raise InputError(f"{name}={points} must be at least 1, or an array of points")
         return
-    if _array(points).ndim != 2:
+    array = _array(points, name)
+    if array.ndim != 2 or array.shape[1] != 2 or not len(array):
         raise InputError(
-            f"query_points has shape {_array(points).shape}; expected (Q, 2), at least one "
-            "(x, y) in pixels"
+            f"{name} has shape {array.shape}; expected (Q, 2), at least one (x, y) in pixels"
         )
 
 
 def _processed(
-    given: Points, transform: PixelTransform, view: int, smallest: int
+    given: Points, transform: PixelTransform, name: str, smallest: int
 ) -> Float[np.ndarray, "Q 2"]:
     width, height = transform.size
-    if isinstance(given, int):
+    if _is_whole(given):
         points = _spread_out(given, transform)
     else:
-        photo = _array(given)
-        check_query_points(photo, transform.original_size[1], transform.original_size[0])
+        photo = _array(given, name)
+        columns, rows = transform.original_size
+        check_query_points(photo, rows, columns, name=name)
         points = transform.from_original(photo)
-        _check_not_cropped(photo, points, transform, view)
+        _check_not_cropped(photo, points, transform, name)
     points = points.clip(0, (width - 1, height - 1)).astype(np.float32)
     check_query_points(points, height, width, smallest=smallest)
     return points
 
 
-def _array(points: Points) -> Float[np.ndarray, "..."]:
+def _array(points: Points, name: str) -> Float[np.ndarray, "..."]:
+    """The points in double precision."""
     try:
-        return np.asarray(points, np.float32)
-    except (TypeError, ValueError) as error:
+        array = np.asarray(points)
+    except (TypeError, ValueError):
+        array = np.array(None)
+    if not any(jnp.issubdtype(array.dtype, kind) for kind in (np.integer, np.floating)):
         raise InputError(
-            "query_points is not an array of numbers; expected (Q, 2), at least one (x, y) in "
-            "pixels"
-        ) from error
+            f"{name} is not an array of numbers, found {_kind(points, array)}; give (x, y) in "
+            "pixels, shape (Q, 2), or how many points to spread over the photo"
+        )
+    return array.astype(np.float64)
+
+
+def _kind(points: object, array: np.ndarray) -> str:
+    return type(points).__name__ if array.dtype == object else str(array.dtype)
 
 
 def _spread_out(count: int, transform: PixelTransform) -> Float[np.ndarray, "Q 2"]:
@@ -158,7 +218,7 @@ def _check_not_cropped(
     given: Float[np.ndarray, "Q 2"],
     points: Float[np.ndarray, "Q 2"],
     transform: PixelTransform,
-    view: int,
+    name: str,
 ) -> None:
     """The photo's outermost pixels may lie half a pixel outside the processed ones."""
     size = np.array(transform.size)
@@ -171,6 +231,6 @@ def _check_not_cropped(
         transform.to_original(corner) for corner in (np.zeros(2), size - 1.0)
     )
     raise InputError(
-        f"query_points[{number}] = ({x:g}, {y:g}) is cropped off photo {view}; give x from "
-        f"{left:.1f} to {right:.1f} and y from {top:.1f} to {bottom:.1f}"
+        f"{name}[{number}] = ({x:g}, {y:g}) is cropped off its photo; give x from {left:.1f} to "
+        f"{right:.1f} and y from {top:.1f} to {bottom:.1f}"
     )

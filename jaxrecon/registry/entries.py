@@ -80,7 +80,9 @@ class Family:
         if self.track_head:
             return replace(config, track=tracks)
         if tracks:
-            raise InputError(f"tracks=True: models of the family {self.name} follow no points")
+            raise InputError(
+                f"tracks: models of the family {self.name} follow no points; load vggt for that"
+            )
         return config
 
     def abstract(self, config: Any, dtype: DTypeLike = jnp.float32) -> Any:
@@ -186,6 +188,24 @@ class ModelEntry:
             "source": self.source.origin,
             "resize": asdict(self.resize),
         }
+
+    def header_of_file(self, filename: str, models: Iterable["ModelEntry"]) -> dict[str, Any]:
+        """What is known of a weight file that has this model's tensors, and nobody named.
+
+        If others of the `models` have the same tensors, the terms of the file are not known.
+        """
+        alike = [
+            other.name
+            for other in models
+            if (other.family.name, other.config) == (self.family.name, self.config)
+        ]
+        if len(alike) == 1:
+            return self.header
+        licence = (
+            f"licence not known, for {' and '.join(alike)} have the same tensors; name one of "
+            "them and give the file as its weights (--weights, weights=)"
+        )
+        return self.header | {"license": licence, "source": {"file": filename}}
 
 
 _PI3 = ModelEntry(

@@ -14,7 +14,7 @@ from jax.typing import DTypeLike
 from convert.engine import Plan, plan, stream
 from convert.families import guess_family
 from convert.safetensors_file import Specs
-from convert.sources import open_source
+from convert.sources import check_readable, open_source
 from convert.vggt import TRACK_HEAD, check_track_head
 from jaxrecon import checkpoint
 from jaxrecon.errors import InputError, WeightsError
@@ -74,7 +74,7 @@ def load(
     dtype = _default_dtype(mesh) if dtype is None else _checked_dtype(dtype)
     shown = Stages() if stages is None else stages
     timed = Stages(quiet=True) if stages is None else stages
-    place, entry = _locate(name, weights, revision, shown)
+    place, entry = _locate(name, weights, revision, shown, tracks=tracks)
     with timed.stage("load"):
         header, family, config, restore = _open(place, entry, tracks)
         model = restore(_placed(family.abstract(config, dtype), mesh, shard_weights))
@@ -91,13 +91,14 @@ def load_abstract(
     attention: AttentionFn | AttentionName | None = None,
     mesh: Mesh | None = None,
     shard_weights: bool | WeightRules = False,
+    tracks: bool = False,
 ) -> Pipeline:
     """A model with shapes in place of its weights, which can be compiled but not run.
 
     Nothing is downloaded, and of a checkpoint only what it says of itself is read.
 
     Args:
-      name, dtype, attention, mesh, shard_weights: see `load`.
+      name, dtype, attention, mesh, shard_weights, tracks: see `load`.
 
     Raises:
       InputError: the name is unknown or an argument cannot be used.
@@ -108,11 +109,11 @@ def load_abstract(
     entry = MODELS.get(str(name))
     if entry is None:
         place, _ = _locate(name, None, None, Stages(quiet=True))
-        header, family, config, _ = _open(place, None, False)
+        header, family, config, _ = _open(place, None, tracks)
         resize = _resize_rule(header, family, place)
     else:
         header, family, resize = entry.header, entry.family, entry.resize
-        config = family.configured(entry.config, tracks=False)
+        config = family.configured(entry.config, tracks=tracks)
     model = _placed(family.abstract(config, dtype), mesh, shard_weights)
     return Pipeline(model, header["model"], resize, attend, mesh, family.habits)
 
@@ -163,6 +164,7 @@ def local_folder(entry: ModelEntry, *, revision: str | None = None) -> Path:
 def _fetch_and_convert(
     entry: ModelEntry, source: HubFile, folder: Path, revision: str | None, stages: Stages
 ) -> None:
+    check_readable(source.filename)
     way_out = (
         f"on a connected machine download {source.filename} of the Hugging Face repository "
         f"{source.repo}, then run: "
@@ -211,13 +213,19 @@ _stated: set[str] = set()
 
 def _state_licence(model: str, licence: str, stages: Stages) -> None:
     """Says once for each model under which terms its weights come."""
-    if model not in _stated and not stages.quiet:
-        _stated.add(model)
-        stages.note(f"weights of {model}: {licence}")
+    line = f"weights of {model}: {licence}"
+    if line not in _stated and not stages.quiet:
+        _stated.add(line)
+        stages.note(line)
 
 
 def _locate(
-    name: str | Path, weights: str | Path | None, revision: str | None, stages: Stages
+    name: str | Path,
+    weights: str | Path | None,
+    revision: str | None,
+    stages: Stages,
+    *,
+    tracks: bool = False,
 ) -> tuple[Path, ModelEntry | None]:
     """Where the weights lie, and the released model that they must be, if one was named."""
     entry = MODELS.get(str(name))
@@ -236,6 +244,7 @@ def _locate(
                 "nor a checkpoint folder or weight file"
             )
         return Path(name), None
+    entry.family.configured(entry.config, tracks=tracks)  # refuses before anything is fetched
     if weights is None:
         return native_folder(entry, revision=revision, stages=stages), entry
     if not Path(weights).exists():
@@ -262,15 +271,17 @@ def _open(
     source = open_source(place)
     if entry is None:
         entry, planned = _released_as(source.specs, place, tracks)
+        header = entry.header_of_file(place.name, MODELS.values())
     else:
         planned = _planned(source.specs, place, entry, tracks)
+        header = entry.header
     config = entry.family.configured(entry.config, tracks=tracks)
 
     def restore[M: Model](abstract: M) -> M:
         tensors = stream(planned, source)
         return checkpoint.restore(abstract, tensors, label=str(place))
 
-    return entry.header, entry.family, config, restore
+    return header, entry.family, config, restore
 
 
 def _planned(specs: Specs, place: Path, entry: ModelEntry, tracks: bool) -> Plan:
