@@ -11,7 +11,7 @@ from jaxtyping import Array, Float
 
 from jaxrecon.compiling import without_x64
 from jaxrecon.errors import InputError
-from jaxrecon.export import PointTracks
+from jaxrecon.export import PointTracks, check_stream_folder
 from jaxrecon.images import (
     ImageBatch,
     ImageSource,
@@ -181,6 +181,7 @@ class Pipeline(Engine):
         check_one_process(self.mesh, "stream")
         if views_at_once < 1:
             raise InputError(f"{views_at_once=} must be at least 1")
+        check_stream_folder(folder, overwrite=overwrite)
         if isinstance(intrinsics, str) and intrinsics != "per_view":
             raise InputError(
                 f"{intrinsics=}: one camera for all views is fitted by reconstruct, not by stream"
