@@ -8,7 +8,7 @@ import hashlib
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import asdict, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,7 @@ from jaxrecon.models import VIEW_AXES, Conditions, Encoded, Model, Prediction
 from jaxrecon.nn.attention import AttentionFn
 from jaxrecon.nn.views import each_view
 from jaxrecon.pipeline.engine import Engine
+from jaxrecon.pipeline.identity import stable_name, weights_digest
 from jaxrecon.pipeline.options import Options, Thresholds
 from jaxrecon.pipeline.program import Geometry, geometry_of
 from jaxrecon.progress import Stages
@@ -35,15 +36,18 @@ WRITERS = 4
 
 
 def digest_of(
-    engine: Engine, batch: ImageBatch, limits: Thresholds, options: Options, *rest: Any
+    engine: Engine,
+    batch: ImageBatch,
+    limits: Thresholds,
+    options: Options,
+    known: Conditions | None,
+    attention: AttentionFn,
 ) -> str:
     """Tells apart reconstructions that would not come out alike."""
-    told = hashlib.blake2b(digest_size=16)
+    told = hashlib.blake2b(weights_digest(engine.model), digest_size=16)
     told.update(np.ascontiguousarray(batch.pixels).data)
-    plain = [engine.name, str(jax.tree.leaves(engine.model)[0].dtype), asdict(options), batch.names]
-    told.update(repr(plain).encode())
-    for leaf in jax.tree.leaves((limits, rest)):
-        told.update(np.ascontiguousarray(leaf).tobytes())
+    plain = [engine.name, options, batch.names, batch.transforms, limits, known, attention]
+    told.update(stable_name(plain).encode())
     return told.hexdigest()
 
 
@@ -61,7 +65,7 @@ def stream(
     overwrite: bool,
 ) -> Path:
     """Writes the folder; see `Pipeline.stream`."""
-    digest = digest_of(engine, batch, limits, options, known, repr(attention))
+    digest = digest_of(engine, batch, limits, options, known, attention)
     streamed = Streamed(folder, digest, batch.names)
     streamed.start({"model": engine.name}, overwrite=overwrite)
     missing = streamed.missing()
@@ -116,6 +120,7 @@ def _parts(
 ) -> list[tuple[list[int], Callable[[], Geometry]]]:
     """Which views each part of the work makes, and the work."""
     pixels, limits, options = framed
+    encoded = replace(encoded, skipped=None)  # else sparse attention would need its own program
     devices = view_devices(engine.mesh)
     each = len(pixels) // devices
     count = min(each, max(1, -(-views_at_once // devices)))
@@ -153,7 +158,10 @@ def decode_program(
     limits: Thresholds,
     world: Float[Array, "4 4"] | None,
 ) -> Geometry:
-    """The geometry of `count` views of each device, from its view `start` on."""
+    """The geometry of `count` views of each device, from its view `start` on.
+
+    `encoded` is without `skipped`.
+    """
     layout = model.layout(shape)
     chosen = {} if options.points is None else {"points": options.points}
 
@@ -166,7 +174,7 @@ def decode_program(
         )
         return model.predict(some, layout, **chosen)
 
-    prediction = each_view(work, (model, start), replace(encoded, skipped=None), axis=VIEW_AXES)
+    prediction = each_view(work, (model, start), encoded, axis=VIEW_AXES)
     if world is not None:
         prediction = prediction.moved(jnp.asarray(world)[None])
     return geometry_of(prediction, limits, options)
