@@ -1,12 +1,13 @@
 """Views spread over devices, and weights where one device cannot hold them."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, TypeGuard
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Float
@@ -132,6 +133,38 @@ def check_one_process(mesh: Mesh | None, doing: str) -> None:
             f"mesh: {doing} runs on the devices of one process, found {len(processes)} processes; "
             "give make_mesh(jax.local_devices())"
         )
+
+
+def in_many_processes(mesh: Mesh | None) -> TypeGuard[Mesh]:
+    """Whether the mesh has devices of several processes."""
+    return mesh is not None and mesh.is_multi_process
+
+
+def check_alike(mesh: Mesh | None, digests: Mapping[str, bytes]) -> None:
+    """Refuses to go on where the processes of a mesh were not given the same.
+
+    Every process of the mesh must call it; all raise, or none.
+
+    Args:
+      digests: of what each was given, by the name of the argument; all of one length.
+
+    Raises:
+      InputError: naming the first argument that differs, and in which processes.
+    """
+    if not in_many_processes(mesh):
+        return
+    own = np.frombuffer(b"".join(digests.values()), np.uint8)[None]
+    one_each = NamedSharding(mesh, PartitionSpec(mesh.axis_names))
+    told = jax.make_array_from_callback((mesh.size, own.size), one_each, lambda _: own)
+    rows = np.asarray(gathered(told)).reshape(mesh.size, len(digests), -1)
+    processes = np.array([device.process_index for device in mesh.devices.flat])
+    for name, differs in zip(digests, (rows != rows[:1]).any(axis=2).T, strict=True):
+        if differs.any():
+            others = ", ".join(map(str, np.unique(processes[differs])))
+            raise InputError(
+                f"{name}: process {processes[0]} was given others than process {others}; give "
+                "every process the same"
+            )
 
 
 def by_view(mesh: Mesh) -> NamedSharding:

@@ -1,5 +1,6 @@
 """Compiles a model's programs, each on first use, and runs them."""
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -19,12 +20,21 @@ from jaxrecon.models import Conditions, Model, Tracks, abstract_conditions, padd
 from jaxrecon.nn.attention import AttentionFn, attend_densely
 from jaxrecon.nn.views import weights_spread, whole_weights
 from jaxrecon.pipeline.framing import bucket_of, has_margins, padded, photo_frames
+from jaxrecon.pipeline.identity import digest, stable_name
 from jaxrecon.pipeline.options import DEFAULT_HABITS, Habits, Options, Thresholds, thresholds
 from jaxrecon.pipeline.program import Geometry, encoded_scene, maps_program, scene_program
 from jaxrecon.pipeline.tracking import Query, follow_program
 from jaxrecon.progress import Stages
 from jaxrecon.pytree import leaf_path
-from jaxrecon.sharding import by_view, gathered, put, spread_attention, view_devices
+from jaxrecon.sharding import (
+    by_view,
+    check_alike,
+    gathered,
+    in_many_processes,
+    put,
+    spread_attention,
+    view_devices,
+)
 
 
 @dataclass(frozen=True)
@@ -67,6 +77,8 @@ class Engine:
         pixels, limits, options = self.framed(batch, limits, options)
         program = self.compile(pixels.shape, options, attention)
         with stages.stage("run"):
+            if in_many_processes(self.mesh):
+                check_alike(self.mesh, {"images": digest(pixels)})
             where = by_view(self.mesh) if self.mesh else None
             scene = put(pixels[None], where)
             known = self.placed(known, len(pixels))
@@ -173,6 +185,22 @@ class Engine:
         views, _, options = self._framing(transforms, limits, options)
         width, height = transforms[0].size
         return (views, height, width, 3), options
+
+    def check_alike(
+        self,
+        transforms: Sequence[PixelTransform],
+        attention: AttentionFn,
+        *arguments: Any,
+    ) -> None:
+        """Refuses to compile where the processes of the mesh would not compile the same program.
+
+        Raises:
+          InputError: they were given other images, or other arguments.
+        """
+        if in_many_processes(self.mesh):
+            name = re.sub(r" at 0x[0-9a-f]+", "", stable_name(attention))
+            told = {"images": digest(transforms), "arguments": digest(name, arguments)}
+            check_alike(self.mesh, told)
 
     def _framing(
         self, transforms: Sequence[PixelTransform], limits: Thresholds, options: Options

@@ -122,6 +122,7 @@ class Pipeline(Engine):
             transforms = loading.transforms()
             conditions = known.conditions(transforms)
             asked = self._queries(query_points, transforms)
+            self.check_alike(transforms, attention, limits, options, conditions)
             with stages.stage("compile"):
                 self.compile(*self.foreseen(transforms, limits, options), attention)
             batch = loading.batch()

@@ -4,7 +4,6 @@ The views exchange in one program; what each view becomes then is worked out a f
 and is on the disk before the next few take its place.
 """
 
-import hashlib
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -24,7 +23,7 @@ from jaxrecon.models import VIEW_AXES, Conditions, Encoded, Model, Prediction
 from jaxrecon.nn.attention import AttentionFn
 from jaxrecon.nn.views import each_view
 from jaxrecon.pipeline.engine import Engine
-from jaxrecon.pipeline.identity import stable_name, weights_digest
+from jaxrecon.pipeline.identity import digest, weights_digest
 from jaxrecon.pipeline.options import Options, Thresholds
 from jaxrecon.pipeline.program import Geometry, geometry_of
 from jaxrecon.progress import Stages
@@ -44,11 +43,8 @@ def digest_of(
     attention: AttentionFn,
 ) -> str:
     """Tells apart reconstructions that would not come out alike."""
-    told = hashlib.blake2b(weights_digest(engine.model), digest_size=16)
-    told.update(np.ascontiguousarray(batch.pixels).data)
-    plain = [engine.name, options, batch.names, batch.transforms, limits, known, attention]
-    told.update(stable_name(plain).encode())
-    return told.hexdigest()
+    told = [batch.pixels, batch.names, batch.transforms, limits, options, known, attention]
+    return digest(engine.name, weights_digest(engine.model), *told).hex()
 
 
 def stream(
@@ -65,8 +61,8 @@ def stream(
     overwrite: bool,
 ) -> Path:
     """Writes the folder; see `Pipeline.stream`."""
-    digest = digest_of(engine, batch, limits, options, known, attention)
-    streamed = Streamed(folder, digest, batch.names)
+    told = digest_of(engine, batch, limits, options, known, attention)
+    streamed = Streamed(folder, told, batch.names)
     streamed.start({"model": engine.name}, overwrite=overwrite)
     missing = streamed.missing()
     if not missing:
