@@ -29,6 +29,7 @@ from jaxrecon.pytree import leaf_path
 from jaxrecon.sharding import (
     by_view,
     check_alike,
+    check_mesh,
     gathered,
     in_many_processes,
     put,
@@ -51,6 +52,9 @@ class Engine:
       exact_views: compiles for each number of views, in place of padding it up to the next of a
         few numbers that share a program (see `bucket_of`).
       header: what the checkpoint of the weights says of itself; see `checkpoint.write`.
+
+    Raises:
+      InputError: views cannot be spread over the mesh; see `sharding.check_mesh`.
     """
 
     model: Model
@@ -62,6 +66,9 @@ class Engine:
     exact_views: bool = False
     header: Mapping[str, Any] | None = field(default=None, repr=False, compare=False)
     _compiled: dict[Any, Any] = field(default_factory=dict, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        check_mesh(self.mesh)
 
     def run(
         self,
