@@ -26,6 +26,7 @@ def add_to(commands: Any) -> None:
 def run(options: argparse.Namespace) -> int:
     """Compiles the program and prints what it needs."""
     size = common.size_of(options.size)
+    common.check_sharded(options)
     from jaxrecon.plan import memory_plan
 
     mesh = common.mesh_of(options.devices)

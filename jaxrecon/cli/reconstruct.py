@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from jaxrecon.cli import common, known
+from jaxrecon.cli import common, known, streaming
 from jaxrecon.errors import InputError
 from jaxrecon.files import check_output_folder, replacing_folder
 from jaxrecon.progress import Stages
@@ -26,6 +26,9 @@ FILES = {
 }
 """What can be written, and under which name in the output folder."""
 
+FORMATS = "ply,glb,npz,colmap"
+"""What is written if nothing else is asked for."""
+
 BUNDLE_POINTS = 512
 """Points followed from every eighth photo for bundle adjustment, if no number is given."""
 
@@ -39,7 +42,7 @@ def add_to(commands: Any) -> None:
     add("-o", "--output", required=True, help="folder to write")
     add("--resolution", type=int, help="longest side of the processed images, in pixels")
     add("--stride", type=int, default=1, help="take every n-th image or video frame")
-    add("--formats", default="ply,glb,npz,colmap", help=f"comma-separated: {', '.join(FILES)}")
+    add("--formats", help=f"comma-separated: {', '.join(FILES)}; default: {FORMATS}")
     add("--min-confidence", type=float, help="drop less confident points")
     add("--confidence-quantile", type=float, help="drop this share of the points")
     add("--edge-rtol", type=float, default=0.03, help="relative depth jump that makes an edge")
@@ -50,7 +53,7 @@ def add_to(commands: Any) -> None:
     add("--pad", action="store_true", help="VGGT: pad photos to squares instead of cropping them")
     add("--tracks", type=int, metavar="N", help="VGGT: follow N points of every eighth photo")
     add("--bundle-adjust", action="store_true", help="refine cameras by tracks (needs pycolmap)")
-    add("--stream", action="store_true", help="write each view as it is done; a rerun resumes")
+    streaming.add_streaming(parser)
     known.add_known(parser)
     common.add_backend(parser)
     common.add_common(parser)
@@ -59,7 +62,8 @@ def add_to(commands: Any) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Reconstructs the scene and writes the output folder."""
-    formats = _formats(options.formats)
+    formats = _formats(options.formats or FORMATS)
+    streaming.check_options(options)
     if options.stream:
         _check_stream(options)
     else:
@@ -79,10 +83,7 @@ def run(options: argparse.Namespace) -> int:
     if options.pad:
         pipeline = _padding(pipeline)
     if options.stream:
-        folder = pipeline.stream(
-            images, options.output, overwrite=options.overwrite, **_shared(options, stages), **told
-        )
-        common.report(options, {"output": str(folder), "seconds": common.seconds(stages)})
+        streaming.stream(pipeline, images, options, **_shared(options, stages), **told)
         return 0
     recon = pipeline.reconstruct(
         images,
@@ -93,7 +94,8 @@ def run(options: argparse.Namespace) -> int:
     )
     if options.bundle_adjust:
         recon = _refined(recon, options, stages)
-    common.report(options, _write(recon, options, formats, stages))
+    summary = _write(recon, options, formats, stages)
+    common.report(options, summary | common.programs(pipeline, stages))
     return 0
 
 
