@@ -14,11 +14,13 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from jaxrecon import InputError, OutputError, Reconstruction, SparseAttention
+from jaxrecon import InputError, OutputError, Reconstruction, SparseAttention, memory
 from jaxrecon.images import PI3_RESIZE
+from jaxrecon.memory import needs_of
 from jaxrecon.models import Pi3, Pi3Config
 from jaxrecon.nn.dinov2 import DinoV2Config
 from jaxrecon.pipeline import Pipeline, streaming
+from jaxrecon.progress import Stages
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
@@ -301,3 +303,33 @@ def test_dense_then_sparse_with_one_pipeline(
     )
     assert before <= dense == pipeline.compilations - 1  # the heads' program serves both
     same(Reconstruction.load(folder), pipeline.reconstruct(pixels, resolution=42, attention=sparse))
+
+
+@pytest.mark.parametrize(("views_at_once", "runs"), [(100, 1), (4, 2)])
+def test_heads_that_do_not_fit_are_refused_before_the_encoder_runs(
+    pipeline: Pipeline,
+    pixels: np.ndarray,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    views_at_once: int,
+    runs: int,
+) -> None:
+    def streamed(folder: str) -> Stages:
+        pixels = np.zeros((7, 56, 84, 3), np.uint8)
+        options: dict[str, Any] = {"resolution": 84, "views_at_once": views_at_once}
+        fresh.stream(pixels, tmp_path / folder, stages=stages, **options)
+        return stages
+
+    fresh, stages = replace(pipeline, _compiled={}), Stages(quiet=True)
+    assert "run" in streamed("out").seconds
+    encoder, heads = (needs_of(program) for program in fresh._compiled.values())
+    assert encoder is not None and heads is not None
+    enough = heads.keeping(runs).total
+    assert enough > encoder.total
+    fresh, stages = replace(pipeline, _compiled={}), Stages(quiet=True)
+    monkeypatch.setattr(memory, "bytes_limit", lambda device: enough - 1)
+    with pytest.raises(InputError, match=r"fewer of them at once \(views_at_once\)"):
+        streamed("other")
+    assert "run" not in stages.seconds
+    assert not (tmp_path / "other").exists()
+    assert next(iter(fresh._compiled))[0] == "encode"

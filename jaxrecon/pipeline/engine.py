@@ -226,14 +226,19 @@ class Engine:
     def _abstract(self, shape: tuple[int, ...], options: Options) -> tuple[Any, ...]:
         """What a program takes: the model, and shapes of images, numbers and what is known."""
         sharding = by_view(self.mesh) if self.mesh else None
-        limits = thresholds(0.0, 0.0, 0.0)
-        if options.framed:
-            limits = replace(limits, frames=np.zeros((shape[0], 4), np.int32))
-        if options.padded:
-            limits = replace(limits, views=np.asarray(shape[0], np.int32))
+        limits = self.abstract_limits(shape[0], options)
         known = abstract_conditions(shape, sharding) if options.conditioned else None
         pixels = jax.ShapeDtypeStruct((1, *shape), jnp.uint8, sharding=sharding)
         return self.model, pixels, limits, known
+
+    def abstract_limits(self, views: int, options: Options) -> Thresholds:
+        """Numbers of the kind that a program for so many views takes."""
+        limits = thresholds(0.0, 0.0, 0.0)
+        if options.framed:
+            limits = replace(limits, frames=np.zeros((views, 4), np.int32))
+        if options.padded:
+            limits = replace(limits, views=np.asarray(views, np.int32))
+        return limits
 
     def spread(self, attention: AttentionFn) -> AttentionFn:
         """The attention, spread over the mesh if there is one."""

@@ -177,6 +177,7 @@ class Pipeline(Engine):
           OutputError: the folder holds something else, or cannot be written; the views written so
             far stay.
         """
+        from jaxrecon.pipeline.heads import compile_both, has_given_pose
         from jaxrecon.pipeline.streaming import stream
 
         check_one_process(self.mesh, "stream")
@@ -198,7 +199,9 @@ class Pipeline(Engine):
             conditions = known.conditions(transforms)
             if not folder.exists():  # else nothing may be left to do
                 with stages.stage("compile"):
-                    self.compile_encoder(*self.foreseen(transforms, limits, options), attention)
+                    foreseen = self.foreseen(transforms, limits, options)
+                    posed = has_given_pose(conditions)
+                    compile_both(self, *foreseen, attention, views_at_once, posed=posed)
             batch = loading.batch()
         return stream(
             self,
