@@ -15,12 +15,20 @@ if TYPE_CHECKING:
 FORMAT = "npz"
 """What streaming writes, a file a view."""
 
+VIEWS_AT_ONCE = 16
+"""How many views are worked out together, if no number is given."""
+
 
 def add_streaming(parser: argparse.ArgumentParser) -> None:
     """Options of writing view by view."""
     add = parser.add_argument
     add("--stream", action="store_true", help="write each view as it is done; a rerun resumes")
-    add("--views-at-once", type=int, metavar="N", help="with --stream: make so many; default: 16")
+    add(
+        "--views-at-once",
+        type=int,
+        metavar="N",
+        help=f"with --stream: work out N views together; default: {VIEWS_AT_ONCE}",
+    )
 
 
 def check_options(options: argparse.Namespace) -> None:
@@ -30,11 +38,7 @@ def check_options(options: argparse.Namespace) -> None:
       InputError: an option goes with streaming alone, or not with it.
       OutputError: the folder holds something else, or nothing may be written there.
     """
-    views = options.views_at_once
-    if views is not None and not options.stream:
-        raise InputError("--views-at-once goes with --stream; add it, or leave out")
-    if views is not None and views < 1:
-        raise InputError(f"--views-at-once {views}: give a number of at least 1")
+    check_views_at_once(options)
     if not options.stream:
         return
     if options.formats not in (None, FORMAT):
@@ -47,6 +51,26 @@ def check_options(options: argparse.Namespace) -> None:
     check_stream_folder(options.output, overwrite=options.overwrite)
 
 
+def check_views_at_once(options: argparse.Namespace) -> None:
+    """Refuses a number of views that means nothing.
+
+    Raises:
+      InputError: it is below 1, or nothing is streamed.
+    """
+    views = options.views_at_once
+    if views is not None and not options.stream:
+        raise InputError("--views-at-once goes with --stream; add it, or leave out")
+    if views is not None and views < 1:
+        raise InputError(f"--views-at-once {views}: give a number of at least 1")
+
+
+def views_at_once(options: argparse.Namespace) -> int | None:
+    """How many views to work out together; None if nothing is streamed."""
+    if not options.stream:
+        return None
+    return VIEWS_AT_ONCE if options.views_at_once is None else options.views_at_once
+
+
 def stream(
     pipeline: "Pipeline",
     images: "ImageSource",
@@ -55,13 +79,12 @@ def stream(
     **arguments: Any,
 ) -> Path:
     """Writes the folder and says so."""
-    chosen = {} if options.views_at_once is None else {"views_at_once": options.views_at_once}
     folder = pipeline.stream(
         images,
         options.output,
         overwrite=options.overwrite,
+        views_at_once=views_at_once(options) or VIEWS_AT_ONCE,
         stages=stages,
-        **chosen,
         **arguments,
     )
     summary = {"output": str(folder), "seconds": common.seconds(stages)}

@@ -11,7 +11,7 @@ from jaxtyping import Array, Float
 from jaxrecon.nn.attention import Attention, AttentionFn, TokenLayout
 from jaxrecon.nn.layers import LayerScale, Mlp, SwiGlu, layer_norm, scan_layers, stack
 from jaxrecon.nn.rope import RotaryTable
-from jaxrecon.nn.views import each_view, map_views, view_shards
+from jaxrecon.nn.views import each_view, map_views, note_chunk, view_shards
 
 type MlpKind = Literal["gelu", "swiglu"]
 
@@ -99,8 +99,9 @@ class Block(nnx.Module):
     def feed_forward(self, x: Float[Array, "G T D"], layout: TokenLayout) -> Float[Array, "G T D"]:
         """The MLP of the normed tokens, so many at a time that its hidden layer stays small."""
         axis, devices = int(layout.views > 1), view_shards()
-        few = x.shape[0] * x.shape[1] <= devices * TOKENS_AT_ONCE
-        if few or x.shape[axis] % devices:
+        tokens = x.shape[0] * x.shape[1] // devices
+        if tokens <= TOKENS_AT_ONCE or x.shape[axis] % devices:
+            note_chunk("MLP tokens", tokens, tokens)
             return self.mlp(self.norm2(x))
         return each_view(Block._feed_in_turns, self, x, axis=axis, out=axis)
 
@@ -109,7 +110,7 @@ class Block(nnx.Module):
             return self.mlp(self.norm2(tokens))
 
         flat = x.reshape(-1, x.shape[2])
-        return map_views(work, flat, at_once=TOKENS_AT_ONCE).reshape(x.shape)
+        return map_views(work, flat, at_once=TOKENS_AT_ONCE, what="MLP tokens").reshape(x.shape)
 
 
 def _scaled(update: Array, scale: LayerScale | None) -> Array:

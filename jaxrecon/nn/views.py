@@ -81,12 +81,37 @@ def view_shards() -> int:
     return jax.sharding.get_abstract_mesh().shape[VIEW_AXIS] if views_are_spread() else 1
 
 
+_CHUNKS: ContextVar[dict[str, tuple[int, int]] | None] = ContextVar("chunks", default=None)
+
+
+@contextmanager
+def noting_chunks() -> Iterator[dict[str, tuple[int, int]]]:
+    """Collects of what each device works on how much at a time, and of how much.
+
+    It tells of the programs that are traced inside; where one works on several sizes, the largest.
+    """
+    found: dict[str, tuple[int, int]] = {}
+    token = _CHUNKS.set(found)
+    try:
+        yield found
+    finally:
+        _CHUNKS.reset(token)
+
+
+def note_chunk(what: str, size: int, of: int) -> None:
+    """Says that `size` of `of` are worked on at a time."""
+    found = _CHUNKS.get()
+    if found is not None:
+        found[what] = max(found.get(what, (0, 0)), (size, of))
+
+
 def map_views[X](
     function: Callable[[X], Float[Array, "g *rest"]],
     views: X,
     *,
     at_once: int,
     axis: int = 0,
+    what: str = "views",
 ) -> Float[Array, "G *rest"]:
     """`function` of all views, a few at a time, so that memory does not grow with their number.
 
@@ -98,13 +123,16 @@ def map_views[X](
       views: arrays of all views.
       at_once: the most views in a group.
       axis: the axis of `views` that counts them.
+      what: what they are; see `noting_chunks`.
     """
     count = jax.tree.leaves(views)[0].shape[axis]
     if count <= at_once:
+        note_chunk(what, count, count)
         return function(views)
     groups = -(-count // at_once)
     even = (number for number in range(groups, 2 * groups) if count % number == 0)
     size = -(-count // next(even, groups))
+    note_chunk(what, size, count)
 
     def group(start: Array) -> Float[Array, "g *rest"]:
         return function(

@@ -124,11 +124,15 @@ class Engine:
         self, shape: tuple[int, ...], options: Options, attention: AttentionFn
     ) -> Any:
         """The executable of the part in which views exchange, compiled on first use."""
+        key = (shape, options, attention)
+        return self.once(("encode", *key), lambda: self.lower_encoder(*key))
+
+    def lower_encoder(
+        self, shape: tuple[int, ...], options: Options, attention: AttentionFn
+    ) -> Any:
+        """The program of that part, lowered and not yet compiled."""
         program = partial(encoded_scene, self.spread(attention))
-        return self.once(
-            ("encode", shape, options, attention),
-            lambda: self.lowered(program, *self._abstract(shape, options)),
-        )
+        return self.lowered(program, *self._abstract(shape, options))
 
     def maps(self, batch: ImageBatch, stages: Stages) -> Float[Array, "V h w C"]:
         """The feature maps for tracks."""
@@ -246,15 +250,19 @@ class Engine:
 
     @without_x64
     def lowered(self, program: Callable[..., Any], *arguments: Any) -> Any:
-        """A program lowered for these arguments and devices."""
+        """A program lowered for these arguments and devices.
+
+        Arguments that it does not use are kept: they take memory all the same.
+        """
         if self.mesh is None:
-            return jax.jit(program).lower(*arguments)
+            return jax.jit(program, keep_unused=True).lower(*arguments)
         leaves: list[Any] = jax.tree.leaves(self.model)
         with jax.set_mesh(self.mesh):
             if all(leaf.sharding.is_fully_replicated for leaf in leaves):
-                return jax.jit(program).lower(*arguments)
+                return jax.jit(program, keep_unused=True).lower(*arguments)
             with weights_spread():
-                return jax.jit(partial(_gathering, program)).lower(*arguments)
+                gathering = partial(_gathering, program)
+                return jax.jit(gathering, keep_unused=True).lower(*arguments)
 
     def once(self, key: Any, lower: Callable[[], Any]) -> Any:
         """The executable of that key, compiled on first use.
