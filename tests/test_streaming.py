@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+import tracemalloc
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -15,6 +16,7 @@ import pytest
 from flax import nnx
 
 from jaxrecon import InputError, OutputError, Reconstruction, SparseAttention, memory
+from jaxrecon.export import VIEW_ARRAYS, read_streamed
 from jaxrecon.images import PI3_RESIZE
 from jaxrecon.memory import needs_of
 from jaxrecon.models import Pi3, Pi3Config
@@ -220,6 +222,27 @@ def test_damaged_folder(
     with pytest.raises(InputError, match=message) as caught:
         Reconstruction.load(folder)
     assert "\n" not in str(caught.value)
+
+
+def test_a_folder_is_read_into_the_memory_of_its_arrays(pipeline: Pipeline, tmp_path: Path) -> None:
+    pixels = np.zeros((12, 112, 112, 3), np.uint8)
+    folder = pipeline.stream(pixels, tmp_path / "out", resolution=112)
+    tracemalloc.start()
+    scene = read_streamed(folder)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    size = sum(np.asarray(getattr(scene, name)).nbytes for name in VIEW_ARRAYS)
+    assert peak < 1.5 * size
+
+
+def test_views_of_several_sizes_in_a_folder(
+    pipeline: Pipeline, pixels: np.ndarray, tmp_path: Path
+) -> None:
+    folder = pipeline.stream(pixels[:2], tmp_path / "out", resolution=42)
+    other = pipeline.stream(pixels[:2, :, :28], tmp_path / "other", resolution=28)
+    (other / "000001_view_0001.npz").replace(folder / "000001_view_0001.npz")
+    with pytest.raises(InputError, match=r"000001_view_0001.npz: its .* \(1, 28, 42, 3\); write"):
+        Reconstruction.load(folder)
 
 
 @pytest.mark.usefixtures("without_shape_checks")

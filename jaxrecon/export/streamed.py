@@ -126,13 +126,30 @@ def read_streamed(folder: Path) -> Scene:
             f"{folder} is not finished: {len(missing)} of {len(files)} views are missing, the "
             f"first is {missing[0].name}; run the same reconstruction again to finish it"
         )
-    scenes = [read_npz(file) for file in files]
-    rows: dict[str, Any] = {
-        name: np.concatenate([getattr(scene, name) for scene in scenes]) for name in _ROWS
-    }
-    names = tuple(scene.names[0] for scene in scenes)
-    first = scenes[0]
-    return Scene(**rows, names=names, model=first.model, metric_scale=first.metric_scale)
+    first = read_npz(files[0])
+    rows: dict[str, Any] = {name: _room(getattr(first, name), len(files)) for name in _ROWS}
+    names = []
+    for view, file in enumerate(files):  # one at a time, so that no view lies in memory twice
+        scene = read_npz(file)
+        for name, array in rows.items():
+            array[view] = _row(scene, name, array, file)
+        names.append(scene.names[0])
+    return Scene(**rows, names=tuple(names), model=first.model, metric_scale=first.metric_scale)
+
+
+def _room(like: np.ndarray, views: int) -> np.ndarray:
+    return np.empty((views, *like.shape[1:]), like.dtype)
+
+
+def _row(scene: Scene, name: str, rows: np.ndarray, file: Path) -> np.ndarray:
+    """What a file tells of its view, of the shape and kind that the first file's has."""
+    found = getattr(scene, name)
+    if found.shape != (1, *rows.shape[1:]) or found.dtype != rows.dtype:
+        raise InputError(
+            f"{file}: its {name} is {found.dtype} {found.shape}, expected {rows.dtype} "
+            f"{(1, *rows.shape[1:])}; write the reconstruction again"
+        )
+    return found[0]
 
 
 def _listed(folder: Path) -> list[str]:
