@@ -110,8 +110,17 @@ def check_output_folder(path: str | Path, *, overwrite: bool = False) -> None:
     above = next(parent for parent in path.absolute().parents if os.path.exists(parent))
     if not above.is_dir():
         raise output_error(path, NotADirectoryError(errno.ENOTDIR, ""))
+    check_writable(above, path)
+
+
+def check_writable(folder: Path, path: Path) -> None:
+    """Refuses a folder in which nothing may be written.
+
+    Raises:
+      OutputError: it says that `path` cannot be written.
+    """
     effective = os.access in os.supports_effective_ids
-    if not os.access(above, os.W_OK | os.X_OK, effective_ids=effective):
+    if not os.access(folder, os.W_OK | os.X_OK, effective_ids=effective):
         raise output_error(path, PermissionError(errno.EACCES, ""))
 
 

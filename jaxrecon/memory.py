@@ -1,6 +1,7 @@
 """What a compiled program needs of a device's memory, and what the device has."""
 
-from dataclasses import dataclass
+import os
+from dataclasses import dataclass, replace
 from typing import Any
 
 import jax
@@ -29,6 +30,10 @@ class MemoryNeeds:
         """All together."""
         return self.arguments + self.outputs + self.temporaries - self.shared
 
+    def keeping(self, runs: int) -> "MemoryNeeds":
+        """With what so many runs of the program return together."""
+        return replace(self, outputs=runs * self.outputs)
+
 
 def needs_of(compiled: Any) -> MemoryNeeds | None:
     """What the compiler says of a program (`jax.stages.Compiled`); None if it does not tell."""
@@ -52,20 +57,39 @@ def default_device() -> Any:
 
 
 def bytes_limit(device: Any) -> int | None:
-    """The bytes that JAX may use on a device (`jax.Device`); None if the device does not tell."""
+    """The bytes that JAX may use on a device (`jax.Device`); None if the device does not tell.
+
+    For the CPU, this machine's memory; devices that are parts of it share it evenly.
+    """
     stats = device.memory_stats()
-    return None if stats is None else stats.get("bytes_limit")
+    if stats is not None:
+        return stats.get("bytes_limit")
+    if device.platform != "cpu":
+        return None
+    memory = machine_memory()
+    return None if memory is None else memory // jax.local_device_count("cpu")
 
 
-def check_compiled(compiled: Any, device: Any) -> None:
+def machine_memory() -> int | None:
+    """The bytes of memory that this machine has; None where the system does not tell."""
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (AttributeError, OSError, ValueError):
+        return None
+
+
+def check_compiled(compiled: Any, device: Any, *, runs: int = 1) -> None:
     """Refuses a program (`jax.stages.Compiled`) that needs more than the device has.
+
+    Args:
+      runs: so many runs' outputs lie there together.
 
     Raises:
       InputError: see `check_fits`.
     """
     needs = needs_of(compiled)
     if needs is not None:
-        check_fits(needs.total, bytes_limit(device))
+        check_fits(needs.keeping(runs).total, bytes_limit(device))
 
 
 def check_fits(needed: int, limit: int | None) -> None:
@@ -83,7 +107,7 @@ def check_fits(needed: int, limit: int | None) -> None:
     raise InputError(
         f"images: the program needs {readable(needed)} of memory on each device, which has "
         f"{readable(limit)}; give fewer views or a lower resolution, spread them over more devices "
-        "(mesh), or write view by view (stream)"
+        "(mesh), or write view by view (stream), fewer of them at once (views_at_once)"
     )
 
 

@@ -1,7 +1,8 @@
 """How much memory a reconstruction will need, before any weights or images are there."""
 
 import math
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -14,12 +15,32 @@ from jaxrecon.images import PixelTransform
 from jaxrecon.memory import MemoryNeeds, bytes_limit, needs_of
 from jaxrecon.models import TrackingModel
 from jaxrecon.nn.attention import AttentionFn
+from jaxrecon.nn.views import noting_chunks
 from jaxrecon.pipeline import Options, Pipeline
 from jaxrecon.pipeline.framing import bucket_of, check_program_size, serves_fewer
+from jaxrecon.pipeline.heads import encoded_by, lower_heads, part_size, runs_together
 from jaxrecon.pipeline.tracking import Group, check_query, groups_of, queries
 from jaxrecon.registry import load_abstract
-from jaxrecon.sharding import WeightRules, make_mesh
+from jaxrecon.sharding import WeightRules, make_mesh, view_devices
 from jaxrecon.sparse import AttentionName
+
+
+@dataclass(frozen=True)
+class StreamedNeeds:
+    """What `Pipeline.stream` needs on each device.
+
+    Attributes:
+      views_at_once: so many views are worked out together.
+      encoder: bytes of the program in which views exchange.
+      heads: bytes of the program for a few views, beside what all views have exchanged and, if
+        there are more views, the results of those before.
+      between: bytes that stay on the device from the one to the other.
+    """
+
+    views_at_once: int
+    encoder: MemoryNeeds
+    heads: MemoryNeeds
+    between: int
 
 
 @dataclass(frozen=True)
@@ -33,9 +54,11 @@ class MemoryPlan:
       size: width and height of the processed images, in pixels.
       devices: over how many the views are spread.
       device_kind: what these are.
-      needs: bytes on each of them, as the compiler plans them. If points are followed: of the
-        program that needs more, that of the scene or that which follows them afterwards.
+      needs: bytes on each of them, as the compiler plans them; of the program that needs more, if
+        the scene is streamed or points are followed.
       limit: bytes that JAX may use on each of them; None if the device does not tell.
+      chunks: how much of what each device works on at a time, and of how much.
+      streamed: what streaming needs, if that is what was planned.
       tracks: how many points of every eighth image are followed; None for none.
     """
 
@@ -47,6 +70,8 @@ class MemoryPlan:
     device_kind: str
     needs: MemoryNeeds
     limit: int | None
+    chunks: Mapping[str, tuple[int, int]] = field(default_factory=dict)
+    streamed: StreamedNeeds | None = None
     tracks: int | None = None
 
     @property
@@ -65,10 +90,11 @@ def memory_plan(
     shard_weights: bool | WeightRules = False,
     attention: AttentionFn | AttentionName | None = None,
     dtype: DTypeLike | None = None,
+    views_at_once: int | None = None,
 ) -> MemoryPlan:
-    """Compiles the program of `Pipeline.reconstruct` and reads what it needs.
+    """Compiles the program of `Pipeline.reconstruct`, or those of `stream`, and reads their needs.
 
-    The arguments of `reconstruct` that shape the program are left at their usual values.
+    The other arguments that shape the programs are left at their usual values.
 
     The program is compiled for the devices of this machine. Weights are neither fetched nor read.
 
@@ -79,10 +105,15 @@ def memory_plan(
       tracks: how many points of every eighth image are followed, as by `query_points`.
       devices: over how many of this machine's the views are spread.
       shard_weights, attention, dtype: see `load`.
+      views_at_once: plans `stream`, which works out so many views together.
 
     Raises:
       InputError: an argument cannot be used.
     """
+    if views_at_once is not None and views_at_once < 1:
+        raise InputError(f"{views_at_once=} must be at least 1")
+    if tracks is not None and views_at_once is not None:
+        raise InputError(f"{tracks=}: streaming follows no points; leave out views_at_once")
     mesh = make_mesh(devices) if devices != 1 else None
     pipeline = load_abstract(
         model,
@@ -95,7 +126,7 @@ def memory_plan(
     check_program_size(views, size, pipeline.resize.patch)
     habits, count = pipeline.habits, bucket_of(views, devices)
     options = Options(
-        use_quantile=habits.confidence_quantile > 0,
+        use_quantile=habits.confidence_quantile > 0 and views_at_once is None,
         strict_edges=habits.strict_edges,
         points=habits.chosen_points(None, pipeline.name),
         framed=serves_fewer(count, devices),
@@ -103,12 +134,13 @@ def memory_plan(
         maps=tracks is not None,
     )
     group = None if tracks is None else _group(pipeline, views, size, tracks)
-    lowered = pipeline.lower((count, size[1], size[0], 3), options)
-    program = compiled(lowered, pipeline.device)
-    needs = _told(program, pipeline.device)
-    if group is not None:
-        following = _following(pipeline, lowered.out_info.track_maps, program, group, views)
-        needs = max(needs, following, key=lambda each: each.total)
+    shape, streamed = (count, size[1], size[0], 3), None
+    with noting_chunks() as chunks:
+        if views_at_once is None:
+            needs = _at_once(pipeline, shape, options, group, views)
+        else:
+            streamed = _streamed(pipeline, shape, options, views_at_once)
+            needs = max(streamed.encoder, streamed.heads, key=lambda each: each.total)
     return MemoryPlan(
         model=pipeline.name,
         views=views,
@@ -118,8 +150,23 @@ def memory_plan(
         device_kind=pipeline.device.device_kind,
         needs=needs,
         limit=bytes_limit(pipeline.device),
+        chunks=chunks,
+        streamed=streamed,
         tracks=tracks,
     )
+
+
+def _at_once(
+    pipeline: Pipeline, shape: tuple[int, ...], options: Options, group: Group | None, views: int
+) -> MemoryNeeds:
+    """What the program of `reconstruct` needs, or that which follows points afterwards."""
+    lowered = pipeline.lower(shape, options)
+    program = compiled(lowered, pipeline.device)
+    needs = _told(program, pipeline)
+    if group is None:
+        return needs
+    following = _following(pipeline, lowered.out_info.track_maps, program, group, views)
+    return max(needs, following, key=lambda each: each.total)
 
 
 def _group(pipeline: Pipeline, views: int, size: tuple[int, int], tracks: int) -> Group:
@@ -138,16 +185,36 @@ def _following(
     sharding = program.output_shardings.track_maps
     placed = jax.ShapeDtypeStruct(maps.shape, maps.dtype, sharding=sharding)
     follow = compiled(pipeline.lower_following(placed, group, views), pipeline.device)
-    scene, needs = (_told(each, pipeline.device) for each in (program, follow))
+    scene, needs = (_told(each, pipeline) for each in (program, follow))
     shown = math.prod(sharding.shard_shape(maps.shape)) * maps.dtype.itemsize
     return replace(needs, arguments=needs.arguments + scene.outputs - shown)
 
 
-def _told(program: Any, device: Any) -> MemoryNeeds:
+def _streamed(
+    pipeline: Pipeline, shape: tuple[int, ...], options: Options, views_at_once: int
+) -> StreamedNeeds:
+    """What both programs of `stream` need."""
+    lowered = pipeline.lower_encoder(shape, options, pipeline.attention)
+    encoder = compiled(lowered, pipeline.device)
+    count = part_size(pipeline, shape[0], views_at_once)
+    encoded = encoded_by(pipeline, encoder)
+    heads = lower_heads(pipeline, encoded, count, shape, options, posed=False)
+    first, second = (
+        _told(program, pipeline) for program in (encoder, compiled(heads, pipeline.device))
+    )
+    return StreamedNeeds(
+        views_at_once=count * view_devices(pipeline.mesh),
+        encoder=first,
+        heads=second.keeping(runs_together(pipeline, count, shape[0])),
+        between=first.outputs,
+    )
+
+
+def _told(program: Any, pipeline: Pipeline) -> MemoryNeeds:
     needs = needs_of(program)
     if needs is None:
         raise InputError(
-            f"devices: the compiler for {device.device_kind} does not tell what a program needs; "
-            "plan on another machine"
+            f"devices: the compiler for {pipeline.device.device_kind} does not tell what a program "
+            "needs; plan on another machine"
         )
     return needs

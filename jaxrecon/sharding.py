@@ -1,12 +1,13 @@
 """Views spread over devices, and weights where one device cannot hold them."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, TypeGuard
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Float
@@ -32,24 +33,68 @@ def make_mesh(
       devices: so many, or these; all devices of all processes if not given.
 
     Raises:
-      InputError: there are not so many, none are given, or they are of different kinds.
+      InputError: there are not so many, none are given, one is given twice, or they are of
+        different kinds.
     """
     there = jax.devices()
     if isinstance(devices, int):
         if not 1 <= devices <= len(there):
-            raise InputError(
-                f"{devices=}: there are {len(there)} ({there[0].device_kind}); give 1 to "
-                f"{len(there)}"
-            )
+            raise InputError(_too_many(devices, there))
         devices = there[:devices]
     if isinstance(devices, str):
         raise InputError(f"{devices=}: give a number, a list of devices, or nothing for all")
     chosen = there if devices is None else list(devices)
-    kinds = sorted({device.device_kind for device in chosen})
-    if len(kinds) != 1:
-        found = f"are of different kinds ({', '.join(kinds)})" if kinds else "is empty"
-        raise InputError(f"devices: the list {found}; give devices of one kind")
+    _check_devices("devices", chosen)
     return jax.make_mesh((len(chosen),), (VIEW_AXIS,), (AxisType.Auto,), devices=chosen)
+
+
+def _too_many(devices: int, there: Sequence[Any]) -> str:
+    count, kind = len(there), there[0].device_kind
+    way_out = f"give 1 to {count}"
+    if devices > 1 and there[0].platform == "cpu":
+        way_out += f", or set JAX_NUM_CPU_DEVICES={devices} to part the CPU into so many"
+    return f"{devices=}: there are {count} ({kind}); {way_out}"
+
+
+def _check_devices(name: str, devices: Sequence[Any]) -> None:
+    """Refuses devices (`jax.Device`) that cannot work together."""
+    if not devices:
+        raise InputError(f"{name}: there are no devices; give at least one")
+    kinds = sorted({device.device_kind for device in devices})
+    if len(kinds) > 1:
+        raise InputError(
+            f"{name}: the devices are of different kinds ({', '.join(kinds)}); give devices of one "
+            "kind"
+        )
+    twice = [device for place, device in enumerate(devices) if device in devices[:place]]
+    if twice:
+        raise InputError(f"{name}: {twice[0]} is given twice; give each device once")
+
+
+def check_mesh(mesh: Mesh | None) -> None:
+    """Refuses a mesh over which views cannot be spread; None is one device.
+
+    Raises:
+      InputError: it is no mesh, has no axis "views", has an axis that JAX does not shard over by
+        itself, or its devices are of different kinds or not all different.
+    """
+    if mesh is None:
+        return
+    if not isinstance(mesh, Mesh):
+        raise InputError(f"mesh: found {type(mesh).__name__}; make one with `make_mesh`")
+    if VIEW_AXIS not in mesh.axis_names:
+        found = ", ".join(map(repr, mesh.axis_names)) or "none"
+        raise InputError(
+            f"mesh: its axes are {found}; name the one to spread views over {VIEW_AXIS!r}, or use "
+            "`make_mesh`"
+        )
+    for axis, kind in zip(mesh.axis_names, mesh.axis_types, strict=True):
+        if kind != AxisType.Auto:
+            raise InputError(
+                f"mesh: the axis {axis!r} is {kind.name}; give jax.make_mesh the axis_types "
+                f"(AxisType.Auto,) * {len(mesh.axis_names)}, or use `make_mesh`"
+            )
+    _check_devices("mesh", list(mesh.devices.flat))
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
@@ -132,6 +177,38 @@ def check_one_process(mesh: Mesh | None, doing: str) -> None:
             f"mesh: {doing} runs on the devices of one process, found {len(processes)} processes; "
             "give make_mesh(jax.local_devices())"
         )
+
+
+def in_many_processes(mesh: Mesh | None) -> TypeGuard[Mesh]:
+    """Whether the mesh has devices of several processes."""
+    return mesh is not None and mesh.is_multi_process
+
+
+def check_alike(mesh: Mesh | None, digests: Mapping[str, bytes]) -> None:
+    """Refuses to go on where the processes of a mesh were not given the same.
+
+    Every process of the mesh must call it; all raise, or none.
+
+    Args:
+      digests: of what each was given, by the name of the argument; all of one length.
+
+    Raises:
+      InputError: naming the first argument that differs, and in which processes.
+    """
+    if not in_many_processes(mesh):
+        return
+    own = np.frombuffer(b"".join(digests.values()), np.uint8)[None]
+    one_each = NamedSharding(mesh, PartitionSpec(mesh.axis_names))
+    told = jax.make_array_from_callback((mesh.size, own.size), one_each, lambda _: own)
+    rows = np.asarray(gathered(told)).reshape(mesh.size, len(digests), -1)
+    processes = np.array([device.process_index for device in mesh.devices.flat])
+    for name, differs in zip(digests, (rows != rows[:1]).any(axis=2).T, strict=True):
+        if differs.any():
+            others = ", ".join(map(str, np.unique(processes[differs])))
+            raise InputError(
+                f"{name}: process {processes[0]} was given others than process {others}; give "
+                "every process the same"
+            )
 
 
 def by_view(mesh: Mesh) -> NamedSharding:

@@ -1,10 +1,13 @@
 """One of several processes with two devices each: `python many_processes.py PORT COUNT NUMBER`.
 
-Exits with 0 if the scene that all reconstruct together is what this one reconstructs alone.
+Exits with 0 if the scene that all reconstruct together is what this one reconstructs alone, and
+what the processes are given is refused where it differs.
 """
 
 import os
 import sys
+from collections.abc import Callable
+from typing import Any
 
 os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=2"
 os.environ["JAX_PLATFORMS"] = "cpu"
@@ -36,12 +39,28 @@ def main(port: str, count: int, number: int) -> None:
         expected, found = (np.asarray(getattr(recon, name)) for recon in (alone, together))
         assert found.shape == expected.shape
         assert np.abs(found - expected).max() <= 1e-5 * np.abs(expected).max(), name
+    refused(f"found {count} processes", lambda: pipeline.stream(pixels, "out", resolution=42))
+    others = "process 0 was given others than process 1; give every process the same"
+    mine = pixels[:5] if number else pixels  # in one bucket
+    refused(f"images: {others}", lambda: pipeline.reconstruct(mine, resolution=42))
+    mine = pixels + np.uint8(number)
+    refused(f"images: {others}", lambda: pipeline.reconstruct(mine, resolution=42))
+    rtol = 0.03 if number else None
+    refused(
+        f"arguments: {others}",
+        lambda: pipeline.reconstruct(pixels, resolution=42, edge_rtol=rtol),
+    )
+    pipeline.reconstruct(pixels, resolution=42)
+
+
+def refused(message: str, work: Callable[[], Any]) -> None:
+    """Every process is told."""
     try:
-        pipeline.stream(pixels, "out", resolution=42)
+        work()
     except jaxrecon.InputError as error:
-        assert f"found {count} processes" in str(error)
+        assert message in str(error), error
     else:
-        raise AssertionError("several processes wrote one folder")
+        raise AssertionError(f"not refused: {message}")
 
 
 if __name__ == "__main__":

@@ -134,6 +134,7 @@ class TestReconstruct:
         assert code == 0
         assert printed.count("\n") == 1
         summary = json.loads(printed)
+        assert summary.pop("compilations") == 1
         stages = ["load", "read", "compile", "run", "export"]
         assert list(summary["seconds"]) == stages
         assert all(took > 0 for took in summary["seconds"].values())
@@ -178,6 +179,7 @@ class TestReconstruct:
             "load: T",
             "weights of pi3: CC BY-NC 4.0 (no commercial use)",
             *(f"{name}{counts.get(name, '')}: T" for name in stages[1:]),
+            "programs: 1, compiled or taken from the cache",
         ]
 
     def test_formats_of_choice(self, run: Run, photos: str, native: str, tmp_path: Path) -> None:

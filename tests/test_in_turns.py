@@ -43,7 +43,7 @@ def test_tokens_that_make_no_whole_units_stay_together(monkeypatch: pytest.Monke
 
     x = jnp.zeros((1, 71, 4))
     monkeypatch.setattr(views, "TOKENS_AT_ONCE", 30)
-    assert views.in_turns(work, None, x, axis=1, unit=14).shape == x.shape
+    assert views.in_turns(work, None, x, axis=1, unit=14, what="tokens").shape == x.shape
     assert seen == [(1, 71, 4)]
 
 

@@ -6,17 +6,20 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import jax
 import numpy as np
 import pytest
 
 import jaxrecon
-from jaxrecon import memory, registry
+from jaxrecon import SparseAttention, memory, registry
 from jaxrecon.cli import main
 from jaxrecon.errors import InputError
 from jaxrecon.memory import MemoryNeeds, bytes_limit, check_fits, default_device, needs_of, readable
+from jaxrecon.nn import block, dinov2
 from jaxrecon.pipeline import Pipeline
+from jaxrecon.plan import StreamedNeeds
 from jaxrecon.progress import Stages
 from tiny_models import TINY_PARAMETERS, write_native
 
@@ -44,7 +47,7 @@ def output_bytes(views: int, width: int, height: int) -> int:
 
 
 def test_arguments_and_outputs_are_what_the_arrays_weigh(plan: jaxrecon.MemoryPlan) -> None:
-    pixels, numbers = 4 * 42 * 28 * 3, 2 * 4
+    pixels, numbers = 4 * 42 * 28 * 3, 3 * 4
     assert plan.needs.arguments == 4 * TINY_PARAMETERS + pixels + numbers
     assert plan.needs.outputs == pytest.approx(output_bytes(4, *SIZE), abs=100)
     assert (plan.model, plan.views, plan.compiled_views) == ("pi3", 4, 4)
@@ -106,6 +109,45 @@ def test_views_spread_over_devices(native: Path, plan: jaxrecon.MemoryPlan) -> N
     assert two["needs"]["temporaries"] < plan.needs.temporaries
 
 
+def test_streaming_is_planned_as_it_runs(pipeline: Pipeline, native: Path, tmp_path: Path) -> None:
+    """17 views share the program of 18; the last part of 4 does not lie there with another."""
+    size, fresh = (28, 28), replace(pipeline, _compiled={})
+    images = np.zeros((17, 28, 28, 3), np.uint8)
+    for views_at_once, runs in ((4, 2), (40, 1)):
+        fresh.stream(images, tmp_path / str(runs), resolution=28, views_at_once=views_at_once)
+        plan = jaxrecon.memory_plan(
+            native, views=17, size=size, dtype="float32", views_at_once=views_at_once
+        )
+        encoder, *_, heads = (needs_of(program) for program in fresh._compiled.values())
+        assert plan.streamed is not None and encoder is not None and heads is not None
+        assert plan.streamed.encoder == encoder
+        assert plan.streamed.heads == heads.keeping(runs)
+        assert plan.streamed.between == encoder.outputs
+        assert plan.streamed.views_at_once == min(views_at_once, 18)
+        assert plan.needs.total == max(encoder.total, heads.keeping(runs).total)
+        weights = 4 * TINY_PARAMETERS  # also those that a program does not use
+        assert heads.arguments == pytest.approx(weights + encoder.outputs, abs=1000)
+        assert encoder.arguments == pytest.approx(weights + 18 * 28 * 28 * 3, abs=1000)
+
+
+def test_what_is_worked_on_at_a_time(native: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Views of 28x42 pixels have 6 patches and 5 special tokens."""
+    monkeypatch.setattr(dinov2, "TOKENS_AT_ONCE", 12)
+    monkeypatch.setattr(block, "TOKENS_AT_ONCE", 22)
+    sparse = SparseAttention(block_q=16, block_kv=16)
+    for attention, heads in ((None, {}), (sparse, {"heads of sparse attention": (4, 4)})):
+        plan = jaxrecon.memory_plan(
+            native, views=4, size=SIZE, dtype="float32", attention=attention
+        )
+        head_views = {k: v for k, v in plan.chunks.items() if k == "head views"}
+        assert plan.chunks == {"encoder views": (2, 4), "MLP tokens": (22, 44)} | heads | head_views
+
+
+def test_streaming_no_views_at_once(native: Path) -> None:
+    with pytest.raises(InputError, match="views_at_once=0 must be at least 1"):
+        jaxrecon.memory_plan(native, views=4, size=SIZE, views_at_once=0)
+
+
 # Refusing
 
 
@@ -124,7 +166,7 @@ def test_a_program_that_does_not_fit() -> None:
     assert str(caught.value) == (
         "images: the program needs 3.00 GiB of memory on each device, which has 2.50 GiB; give "
         "fewer views or a lower resolution, spread them over more devices (mesh), or write view by "
-        "view (stream)"
+        "view (stream), fewer of them at once (views_at_once)"
     )
 
 
@@ -152,12 +194,22 @@ def test_a_compiler_that_does_not_tell(native: Path, monkeypatch: pytest.MonkeyP
 
 
 def test_what_a_device_tells() -> None:
-    assert bytes_limit(SimpleNamespace(memory_stats=lambda: None)) is None
+    assert bytes_limit(SimpleNamespace(memory_stats=lambda: None, platform="tpu")) is None
     assert bytes_limit(SimpleNamespace(memory_stats=lambda: {"bytes_in_use": 1})) is None
     assert bytes_limit(SimpleNamespace(memory_stats=lambda: {"bytes_limit": 7})) == 7
     assert default_device() == jax.devices()[0]
     with jax.default_device("cpu"):
         assert default_device() == jax.devices("cpu")[0]
+
+
+def test_the_cpu_has_the_memory_of_the_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    (cpu, *_) = jax.devices("cpu")
+    monkeypatch.setattr(jax, "local_device_count", lambda backend: 4)
+    memory_in_pages = {"SC_PAGE_SIZE": 4096, "SC_PHYS_PAGES": 1000}
+    monkeypatch.setattr(memory.os, "sysconf", memory_in_pages.__getitem__)
+    assert bytes_limit(cpu) == 1_024_000
+    monkeypatch.delattr(memory.os, "sysconf")  # as on Windows
+    assert bytes_limit(cpu) is None
 
 
 def test_reconstruct_refuses_before_it_runs(
@@ -221,11 +273,49 @@ def test_what_the_command_prints(
     ]
 
 
+def test_what_the_command_prints_of_streaming(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    encoder, heads = MemoryNeeds(2**30, 2**20, 2**30), MemoryNeeds(2**30, 2**29, 2**31)
+    streamed = StreamedNeeds(8, encoder, heads, between=2**20)
+    plan = jaxrecon.MemoryPlan("pi3", 17, 18, (42, 28), 1, "some kind", heads, None)
+    chunks = {"head views": (8, 18), "MLP tokens": (2**18, 2**20)}
+    plan = replace(plan, chunks=chunks, streamed=streamed)
+    given: dict[str, Any] = {}
+
+    def memory_plan(*_: Any, **named: Any) -> jaxrecon.MemoryPlan:
+        given.update(named)
+        return plan
+
+    monkeypatch.setattr("jaxrecon.plan.memory_plan", memory_plan)
+    command = ["plan", "--views", "17", "--size", "42x28", "--stream"]
+    assert main([*command, "--views-at-once", "8"]) == 0
+    assert given["views_at_once"] == 8
+    assert capsys.readouterr().out.splitlines()[1:] == [
+        "     encoder  2.00 GiB",
+        "       heads  3.50 GiB for 8 views at once",
+        "     between  1.00 MiB beside the weights",
+        "  the larger  heads",
+        "   arguments  1.00 GiB",
+        "     outputs  512.00 MiB",
+        " temporaries  2.00 GiB",
+        "       total  3.50 GiB",
+        "       limit  this device does not tell",
+        "   at a time  262,144 of 1,048,576 MLP tokens, 8 of 18 head views",
+    ]
+    assert main([*command, "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert given["views_at_once"] == 16
+    assert told["streamed"]["heads"]["total"] == heads.total
+    assert told["chunks"]["head views"] == [8, 18]
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
         (("--views", "0", "--size", "42x28"), "views=0 must be at least 1"),
         (("--views", "2", "--size", "42x30"), "size: 42x30 must be multiples of 14"),
+        (("--views", "2", "--size", "42x28", "--views-at-once", "2"), "goes with --stream"),
         (("--views", "2", "--size", "big"), "--size big: give width and height in pixels"),
         (("--views", "2", "--size", "42x28", "--devices", "99"), "devices=99: there are"),
         (("--views", "2", "--size", "42x28", "--tracks", "9"), "tracks: models of the family pi3"),

@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+import tracemalloc
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -14,11 +15,14 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from jaxrecon import InputError, OutputError, Reconstruction
+from jaxrecon import InputError, OutputError, Reconstruction, SparseAttention, memory
+from jaxrecon.export import VIEW_ARRAYS, read_streamed
 from jaxrecon.images import PI3_RESIZE
+from jaxrecon.memory import needs_of
 from jaxrecon.models import Pi3, Pi3Config
 from jaxrecon.nn.dinov2 import DinoV2Config
 from jaxrecon.pipeline import Pipeline, streaming
+from jaxrecon.progress import Stages
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
@@ -105,15 +109,25 @@ def test_a_run_that_broke_off_is_finished_by_the_next(
     assert not again
 
 
-def test_a_killed_process_leaves_whole_files(tmp_path: Path) -> None:
-    code = _KILLED.format(folder=str(tmp_path / "out"))
-    quick = os.environ | {"JAX_DISABLE_MOST_OPTIMIZATIONS": "1"}
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, check=False, env=quick)
-    assert done.returncode == -9
-    left = sorted((tmp_path / "out").glob("*.npz"))
+def test_a_killed_process_leaves_whole_files_and_another_goes_on(tmp_path: Path) -> None:
+    folder = tmp_path / "out"
+    assert streamed_by_a_process(folder, killed_after=2) == -9
+    left = sorted(folder.glob("*.npz"))
     assert len(left) >= 2
     for file in left:
         assert len(Reconstruction.load(file)) == 1
+    before = {path: path.stat().st_mtime_ns for path in left}
+    assert streamed_by_a_process(folder, killed_after=100) == 0
+    assert {path: path.stat().st_mtime_ns for path in left} == before
+    assert len(Reconstruction.load(folder)) == 7
+
+
+def streamed_by_a_process(folder: Path, killed_after: int) -> int:
+    """The exit code of a process of its own that streams, with dense attention, into the folder."""
+    code = _KILLED.format(folder=str(folder), killed_after=killed_after)
+    quick = os.environ | {"JAX_DISABLE_MOST_OPTIMIZATIONS": "1"}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, check=False, env=quick)
+    return done.returncode
 
 
 _KILLED = """
@@ -133,7 +147,7 @@ write, done = streaming.write_npz, []
 def killing(scene, path, **options):
     write(scene, path, **options)
     done.append(path)
-    if len(done) == 2:
+    if len(done) == {killed_after}:
         os.kill(os.getpid(), signal.SIGKILL)
 
 streaming.write_npz = killing
@@ -160,6 +174,32 @@ def test_another_reconstruction_in_the_folder(
         pipeline.stream(pixels, other, resolution=42)
 
 
+def test_files_that_a_killed_run_was_in_the_middle_of(
+    pipeline: Pipeline, pixels: np.ndarray, tmp_path: Path
+) -> None:
+    folder = tmp_path / "out"
+    folder.mkdir()
+    (folder / ".scene.json.ab_cd12.part").write_text("{")
+    pipeline.stream(pixels[:2], folder, resolution=42)
+    finished = sorted(file.name for file in folder.iterdir())
+    assert finished == ["000000_view_0000.npz", "000001_view_0001.npz", "scene.json"]
+    (folder / ".000001_view_0001.npz.ab_cd12.part").write_text("PK")
+    (folder / ".000001_view_0001.npz.notes").write_text("mine")
+    pipeline.stream(pixels[:2], folder, resolution=42)
+    left = {file.name for file in folder.iterdir()} - set(finished)
+    assert left == {".000001_view_0001.npz.notes"}
+
+
+def test_a_folder_that_cannot_be_used_is_refused_before_photos_are_read(
+    pipeline: Pipeline, tmp_path: Path
+) -> None:
+    (tmp_path / "notes.txt").write_text("mine")
+    with pytest.raises(OutputError, match="holds other files"):
+        pipeline.stream("no such photos", tmp_path)
+    with pytest.raises(OutputError, match="a file of that name exists"):
+        pipeline.stream("no such photos", tmp_path / "notes.txt")
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -182,6 +222,27 @@ def test_damaged_folder(
     with pytest.raises(InputError, match=message) as caught:
         Reconstruction.load(folder)
     assert "\n" not in str(caught.value)
+
+
+def test_a_folder_is_read_into_the_memory_of_its_arrays(pipeline: Pipeline, tmp_path: Path) -> None:
+    pixels = np.zeros((12, 112, 112, 3), np.uint8)
+    folder = pipeline.stream(pixels, tmp_path / "out", resolution=112)
+    tracemalloc.start()
+    scene = read_streamed(folder)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    size = sum(np.asarray(getattr(scene, name)).nbytes for name in VIEW_ARRAYS)
+    assert peak < 1.5 * size
+
+
+def test_views_of_several_sizes_in_a_folder(
+    pipeline: Pipeline, pixels: np.ndarray, tmp_path: Path
+) -> None:
+    folder = pipeline.stream(pixels[:2], tmp_path / "out", resolution=42)
+    other = pipeline.stream(pixels[:2, :, :28], tmp_path / "other", resolution=28)
+    (other / "000001_view_0001.npz").replace(folder / "000001_view_0001.npz")
+    with pytest.raises(InputError, match=r"000001_view_0001.npz: its .* \(1, 28, 42, 3\); write"):
+        Reconstruction.load(folder)
 
 
 @pytest.mark.usefixtures("without_shape_checks")
@@ -240,3 +301,58 @@ def test_models_dtype_belongs_to_the_digest(
     half = jax.tree.map(lambda x: x.astype("bfloat16"), pipeline.model)
     with pytest.raises(OutputError, match="holds another reconstruction"):
         replace(pipeline, model=half, _compiled={}).stream(pixels[:2], folder, resolution=42)
+
+
+def test_weights_belong_to_the_digest(
+    pipeline: Pipeline, pixels: np.ndarray, tmp_path: Path
+) -> None:
+    """The first leaf is alike; the name and all dtypes are."""
+    folder = pipeline.stream(pixels[:2], tmp_path / "out", resolution=42)
+    last = jax.tree.leaves(pipeline.model)[-1]
+    other = jax.tree.map(lambda x: x * 2 if x is last else x, pipeline.model)
+    with pytest.raises(OutputError, match="holds another reconstruction"):
+        replace(pipeline, model=other).stream(pixels[:2], folder, resolution=42)
+
+
+def test_dense_then_sparse_with_one_pipeline(
+    pipeline: Pipeline, pixels: np.ndarray, tmp_path: Path
+) -> None:
+    sparse = SparseAttention(block_q=16, block_kv=16)
+    before = pipeline.compilations
+    pipeline.stream(pixels, tmp_path / "dense", resolution=42, views_at_once=2)
+    dense = pipeline.compilations
+    folder = pipeline.stream(
+        pixels, tmp_path / "sparse", resolution=42, views_at_once=2, attention=sparse
+    )
+    assert before <= dense == pipeline.compilations - 1  # the heads' program serves both
+    same(Reconstruction.load(folder), pipeline.reconstruct(pixels, resolution=42, attention=sparse))
+
+
+@pytest.mark.parametrize(("views_at_once", "runs"), [(100, 1), (4, 2)])
+def test_heads_that_do_not_fit_are_refused_before_the_encoder_runs(
+    pipeline: Pipeline,
+    pixels: np.ndarray,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    views_at_once: int,
+    runs: int,
+) -> None:
+    def streamed(folder: str) -> Stages:
+        pixels = np.zeros((7, 56, 84, 3), np.uint8)
+        options: dict[str, Any] = {"resolution": 84, "views_at_once": views_at_once}
+        fresh.stream(pixels, tmp_path / folder, stages=stages, **options)
+        return stages
+
+    fresh, stages = replace(pipeline, _compiled={}), Stages(quiet=True)
+    assert "run" in streamed("out").seconds
+    encoder, heads = (needs_of(program) for program in fresh._compiled.values())
+    assert encoder is not None and heads is not None
+    enough = heads.keeping(runs).total
+    assert enough > encoder.total
+    fresh, stages = replace(pipeline, _compiled={}), Stages(quiet=True)
+    monkeypatch.setattr(memory, "bytes_limit", lambda device: enough - 1)
+    with pytest.raises(InputError, match=r"fewer of them at once \(views_at_once\)"):
+        streamed("other")
+    assert "run" not in stages.seconds
+    assert not (tmp_path / "other").exists()
+    assert next(iter(fresh._compiled))[0] == "encode"

@@ -96,6 +96,7 @@ def load_pipeline(
     from jaxrecon import registry
     from jaxrecon.hub import cache_folder
 
+    check_sharded(options)
     jax.config.update("jax_compilation_cache_dir", str(cache_folder() / "xla"))
     return registry.load(
         options.model,
@@ -108,6 +109,19 @@ def load_pipeline(
         revision=options.revision,
         stages=stages,
     )
+
+
+def check_sharded(options: argparse.Namespace) -> None:
+    """Refuses to part weights among one device.
+
+    Raises:
+      InputError: see above.
+    """
+    if options.shard_weights and options.devices == "1":
+        raise InputError(
+            "--shard-weights parts the weights among devices, found --devices 1; add --devices "
+            "all, or a number of them"
+        )
 
 
 def mesh_of(devices: str) -> "Mesh | None":
@@ -155,6 +169,13 @@ def seconds(stages: Stages) -> dict[str, float]:
 def complain(text: str) -> None:
     """One line on standard error, of what went wrong."""
     sys.stderr.write(f"jaxrecon: {text}\n")
+
+
+def programs(pipeline: "Pipeline", stages: Stages) -> dict[str, int]:
+    """How many programs a summary says were compiled; shown, too."""
+    count = pipeline.compilations
+    stages.note(f" programs: {count}, compiled or taken from the cache")
+    return {"compilations": count}
 
 
 def report(options: argparse.Namespace, summary: dict[str, Any]) -> None:

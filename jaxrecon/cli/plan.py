@@ -6,9 +6,10 @@ import sys
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
-from jaxrecon.cli import common
+from jaxrecon.cli import common, streaming
 
 if TYPE_CHECKING:
+    from jaxrecon.memory import MemoryNeeds
     from jaxrecon.plan import MemoryPlan
 
 
@@ -25,6 +26,7 @@ def add_to(commands: Any) -> None:
         help="VGGT: follow N points of every eighth photo",
     )
     common.add_computing(parser)
+    streaming.add_streaming(parser)
     add("--json", action="store_true", help="print the plan as JSON")
     parser.set_defaults(run=run)
 
@@ -32,6 +34,8 @@ def add_to(commands: Any) -> None:
 def run(options: argparse.Namespace) -> int:
     """Compiles the program and prints what it needs."""
     size = common.size_of(options.size)
+    common.check_sharded(options)
+    streaming.check_views_at_once(options)
     from jaxrecon.plan import memory_plan
 
     mesh = common.mesh_of(options.devices)
@@ -44,6 +48,7 @@ def run(options: argparse.Namespace) -> int:
         shard_weights=options.shard_weights,
         attention=common.attention_of(options),
         dtype=options.dtype,
+        views_at_once=streaming.views_at_once(options),
     )
     sys.stdout.write((json.dumps(_summary(plan)) if options.json else _text(plan)) + "\n")
     return 0
@@ -51,8 +56,17 @@ def run(options: argparse.Namespace) -> int:
 
 def _summary(plan: "MemoryPlan") -> dict[str, Any]:
     """The plan as JSON has it; numbers of bytes are those of each device."""
-    total = {"total": plan.needs.total}
-    return asdict(plan) | {"needs": asdict(plan.needs) | total, "fits": plan.fits}
+    told = asdict(plan) | {"needs": _needs(plan.needs), "fits": plan.fits}
+    if plan.streamed is not None:
+        told["streamed"] |= {
+            "encoder": _needs(plan.streamed.encoder),
+            "heads": _needs(plan.streamed.heads),
+        }
+    return told
+
+
+def _needs(needs: "MemoryNeeds") -> dict[str, int]:
+    return asdict(needs) | {"total": needs.total}
 
 
 def _text(plan: "MemoryPlan") -> str:
@@ -75,4 +89,25 @@ def _text(plan: "MemoryPlan") -> str:
         f"{plan.model}, {plan.views} views{added}, {width}x{height} pixels{points}; "
         f"on each of {plan.devices} x {plan.device_kind}:"
     )
+    rows = _streamed_rows(plan) | rows
+    if plan.chunks:
+        rows["at a time"] = ", ".join(
+            f"{size:,} of {of:,} {what}" for what, (size, of) in sorted(plan.chunks.items())
+        )
     return "\n".join([first, *(f"{name:>12}  {value}" for name, value in rows.items())])
+
+
+def _streamed_rows(plan: "MemoryPlan") -> dict[str, str]:
+    """What streaming needs, above the numbers of the program that needs more."""
+    from jaxrecon.memory import readable
+
+    streamed = plan.streamed
+    if streamed is None:
+        return {}
+    which = "encoder" if streamed.encoder == plan.needs else "heads"
+    return {
+        "encoder": readable(streamed.encoder.total),
+        "heads": f"{readable(streamed.heads.total)} for {streamed.views_at_once} views at once",
+        "between": f"{readable(streamed.between)} beside the weights",
+        "the larger": which,
+    }

@@ -3,10 +3,13 @@
 import argparse
 from typing import Any
 
-from jaxrecon.cli import common, known, output, tracking
+from jaxrecon.cli import common, known, output, streaming, tracking
 from jaxrecon.errors import InputError
 from jaxrecon.files import check_output_folder
 from jaxrecon.progress import Stages
+
+FORMATS = "ply,glb,npz,colmap"
+"""What is written if nothing else is asked for."""
 
 
 def add_to(commands: Any) -> None:
@@ -18,11 +21,7 @@ def add_to(commands: Any) -> None:
     add("-o", "--output", required=True, help="folder to write")
     add("--resolution", type=int, help="longest side of the processed images, in pixels")
     add("--stride", type=int, default=1, help="take every n-th image or video frame")
-    add(
-        "--formats",
-        default="ply,glb,npz,colmap",
-        help=f"comma-separated: {', '.join(output.FILES)}",
-    )
+    add("--formats", help=f"comma-separated: {', '.join(output.FILES)}; default: {FORMATS}")
     add("--min-confidence", type=float, help="drop less confident points")
     add("--confidence-quantile", type=float, help="drop this share of the points")
     add("--edge-rtol", type=float, default=0.03, help="relative depth jump that makes an edge")
@@ -35,7 +34,7 @@ def add_to(commands: Any) -> None:
     add("--centre-principal-point", action="store_true", help="hold it at the image's centre")
     add("--points", choices=("depth", "pointmap"), help="which of VGGT's points")
     add("--pad", action="store_true", help="VGGT: pad photos to squares instead of cropping them")
-    add("--stream", action="store_true", help="write each view as it is done; a rerun resumes")
+    streaming.add_streaming(parser)
     tracking.add_tracking(parser)
     known.add_known(parser)
     common.add_backend(parser)
@@ -45,7 +44,8 @@ def add_to(commands: Any) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Reconstructs the scene and writes the output folder; returns the exit code."""
-    formats = output.formats_of(options.formats)
+    formats = output.formats_of(options.formats or FORMATS)
+    streaming.check_options(options)
     tracking.check_options(options)
     points = tracking.query_points(options)
     if options.stream:
@@ -68,10 +68,7 @@ def run(options: argparse.Namespace) -> int:
     if options.pad:
         pipeline = pipeline.with_padding()
     if options.stream:
-        folder = pipeline.stream(
-            images, options.output, overwrite=options.overwrite, **_shared(options, stages), **told
-        )
-        common.report(options, {"output": str(folder), "seconds": common.seconds(stages)})
+        streaming.stream(pipeline, images, options, **_shared(options, stages), **told)
         return 0
     recon = pipeline.reconstruct(
         images,
@@ -84,7 +81,7 @@ def run(options: argparse.Namespace) -> int:
     if options.bundle_adjust:
         recon, failed = tracking.refined(recon, options, stages)
     summary = output.write(recon, options, formats, stages, failed)
-    common.report(options, summary)
+    common.report(options, summary | common.programs(pipeline, stages))
     return common.INCOMPLETE if summary["failed"] else 0
 
 

@@ -20,7 +20,7 @@ from jaxrecon.export.pictures import save_pictures
 from jaxrecon.export.ply import write_ply
 from jaxrecon.export.scene import VIEW_ARRAYS, PointTracks, Scene, check_max_points
 from jaxrecon.export.sheet import write_sheet
-from jaxrecon.export.streamed import Streamed, is_streamed, read_streamed
+from jaxrecon.export.streamed import Streamed, check_stream_folder, is_streamed, read_streamed
 from jaxrecon.export.viewer import serve
 
 __all__ = [
@@ -28,6 +28,7 @@ __all__ = [
     "PointTracks",
     "Scene",
     "Streamed",
+    "check_stream_folder",
     "format_of",
     "is_streamed",
     "read_npz",

@@ -1,6 +1,7 @@
 """Reconstructions in a folder with a file a view, which may be written over several runs."""
 
 import json
+import os
 import re
 from dataclasses import dataclass
 from functools import cached_property
@@ -12,12 +13,14 @@ import numpy as np
 from jaxrecon.errors import InputError, OutputError
 from jaxrecon.export.npz import read_npz
 from jaxrecon.export.scene import VIEW_ARRAYS, Scene, file_stems
-from jaxrecon.files import output_error, replacing_file
+from jaxrecon.files import check_output_folder, check_writable, output_error, replacing_file
 
 SCENE_FILE = "scene.json"
 VERSION = 1
 
 _ROWS = (*VIEW_ARRAYS, "original_sizes", "scales", "offsets")
+_WRITTEN = re.compile(r"scene\.json|\d{6}_.*\.npz")
+_UNFINISHED = re.compile(rf"\.({_WRITTEN.pattern})\.[^.]+\.part")
 
 
 @dataclass(frozen=True)
@@ -47,6 +50,8 @@ class Streamed:
     def start(self, facts: dict[str, Any], *, overwrite: bool) -> None:
         """Makes the folder, or takes up what an earlier run of the same reconstruction left.
 
+        Files that an earlier run was in the middle of are deleted.
+
         Raises:
           OutputError: the folder holds something else, or cannot be written.
         """
@@ -61,16 +66,39 @@ class Streamed:
             raise output_error(self.folder, error) from error
 
     def _make_room(self, *, overwrite: bool) -> None:
+        check_stream_folder(self.folder, overwrite=overwrite)
         self.folder.mkdir(parents=True, exist_ok=True)
         found = _digest_in(self.folder)
-        if found == self.digest or (found is None and not any(self.folder.iterdir())):
-            return
-        if not overwrite:
-            what = "another reconstruction" if found else "other files"
-            raise OutputError(f"{self.folder} holds {what}; choose another folder, or overwrite it")
+        kept = found == self.digest
+        if found is not None and not kept and not overwrite:
+            raise _refusal(self.folder, "another reconstruction")
         for file in self.folder.iterdir():
-            if file.name == SCENE_FILE or re.fullmatch(r"\d{6}_.*\.npz", file.name):
+            if _UNFINISHED.fullmatch(file.name) or (not kept and _WRITTEN.fullmatch(file.name)):
                 file.unlink()
+
+
+def check_stream_folder(folder: str | Path, *, overwrite: bool) -> None:
+    """Refuses a folder that no reconstruction could be streamed to, before any work is done for it.
+
+    Raises:
+      OutputError: it is a file, holds other files than a streamed reconstruction and `overwrite` is
+        false, or nothing may be written there.
+    """
+    folder = Path(folder)
+    if not os.path.isdir(folder):
+        check_output_folder(folder, overwrite=True)
+        return
+    check_writable(folder, folder)
+    try:
+        others = [file for file in folder.iterdir() if not _UNFINISHED.fullmatch(file.name)]
+    except OSError as error:
+        raise output_error(folder, error) from error
+    if others and _digest_in(folder) is None and not overwrite:
+        raise _refusal(folder, "other files")
+
+
+def _refusal(folder: Path, what: str) -> OutputError:
+    return OutputError(f"{folder} holds {what}; choose another folder, or overwrite it")
 
 
 def _digest_in(folder: Path) -> str | None:
@@ -98,13 +126,30 @@ def read_streamed(folder: Path) -> Scene:
             f"{folder} is not finished: {len(missing)} of {len(files)} views are missing, the "
             f"first is {missing[0].name}; run the same reconstruction again to finish it"
         )
-    scenes = [read_npz(file) for file in files]
-    rows: dict[str, Any] = {
-        name: np.concatenate([getattr(scene, name) for scene in scenes]) for name in _ROWS
-    }
-    names = tuple(scene.names[0] for scene in scenes)
-    first = scenes[0]
-    return Scene(**rows, names=names, model=first.model, metric_scale=first.metric_scale)
+    first = read_npz(files[0])
+    rows: dict[str, Any] = {name: _room(getattr(first, name), len(files)) for name in _ROWS}
+    names = []
+    for view, file in enumerate(files):  # one at a time, so that no view lies in memory twice
+        scene = read_npz(file)
+        for name, array in rows.items():
+            array[view] = _row(scene, name, array, file)
+        names.append(scene.names[0])
+    return Scene(**rows, names=tuple(names), model=first.model, metric_scale=first.metric_scale)
+
+
+def _room(like: np.ndarray, views: int) -> np.ndarray:
+    return np.empty((views, *like.shape[1:]), like.dtype)
+
+
+def _row(scene: Scene, name: str, rows: np.ndarray, file: Path) -> np.ndarray:
+    """What a file tells of its view, of the shape and kind that the first file's has."""
+    found = getattr(scene, name)
+    if found.shape != (1, *rows.shape[1:]) or found.dtype != rows.dtype:
+        raise InputError(
+            f"{file}: its {name} is {found.dtype} {found.shape}, expected {rows.dtype} "
+            f"{(1, *rows.shape[1:])}; write the reconstruction again"
+        )
+    return found[0]
 
 
 def _listed(folder: Path) -> list[str]:

@@ -284,7 +284,7 @@ class MapAnything(Model):
             patches = fused, *(self.patches(tokens, layout) for tokens in tapped)
             return self.dense_head(patches, layout.grid, size)
 
-        raw = map_views(some_views, flat, at_once=VIEWS_AT_ONCE)
+        raw = map_views(some_views, flat, at_once=VIEWS_AT_ONCE, what="head views")
         return raw.reshape(*fused.shape[:2], *raw.shape[1:])
 
     def poses(
@@ -295,6 +295,7 @@ class MapAnything(Model):
             lambda x: self.pose_head(self.patches(x, layout)),
             _flat(tapped[-1]),
             at_once=VIEWS_AT_ONCE,
+            what="head views",
         )
         return raw.reshape(*tapped.shape[1:3], 7)
 

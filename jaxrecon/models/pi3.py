@@ -204,7 +204,8 @@ class Pi3(Model):
         views = features.shape[:2]
         flat = features.reshape(-1, *features.shape[2:])
         at_once = max(1, TOKENS_AT_ONCE // layout.tokens)
-        numbers = map_views(partial(self.raw_geometry, layout), flat, at_once=at_once)
+        raw_geometry = partial(self.raw_geometry, layout)
+        numbers = map_views(raw_geometry, flat, at_once=at_once, what="head views")
         raw, logits, pose = (x.reshape(*views, *x.shape[1:]) for x in numbers)
         points_camera, logits = points_from_raw(raw), logits[..., 0]
         return Prediction(

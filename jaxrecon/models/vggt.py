@@ -274,6 +274,7 @@ class VGGT(TrackingModel):
             lambda x: head(x[:, :, layout.leading :], layout.grid, size),
             flat,
             at_once=VIEWS_AT_ONCE,
+            what="head views",
             axis=1,
         )
         return raw.reshape(*features.shape[1:3], *raw.shape[1:])

@@ -338,5 +338,5 @@ class TrackHead(nnx.Module):
             return resize_bilinear(fused, (height // stride, width // stride)).astype(jnp.float32)
 
         flat = features.reshape(4, -1, *features.shape[3:])
-        maps = map_views(some_views, flat, at_once=VIEWS_AT_ONCE, axis=1)
+        maps = map_views(some_views, flat, at_once=VIEWS_AT_ONCE, axis=1, what="head views")
         return maps.reshape(*features.shape[1:3], *maps.shape[1:])

@@ -147,7 +147,9 @@ class Attention(nnx.Module):
     ) -> Float[Array, "G T D"]:
         if context is None:
             axis, unit = int(layout.views > 1), layout.tokens_per_view
-            q, k, v = in_turns(Attention._own_inputs, (self, rope), x, axis=axis, unit=unit)
+            q, k, v = in_turns(
+                Attention._own_inputs, (self, rope), x, axis=axis, unit=unit, what="attention views"
+            )
         else:
             (q,), (k, v) = self._projected(x, 0, 1), self._projected(context, 1, 3)
             q, k = self._turned(q, k, v.dtype, rope)

@@ -98,7 +98,8 @@ class Block(nnx.Module):
         def work(block: Block, x: Float[Array, "g t D"]) -> Float[Array, "g t D"]:
             return block.mlp(block.norm2(x))
 
-        return in_turns(work, self, x, axis=int(layout.views > 1))
+        axis = int(layout.views > 1)
+        return in_turns(work, self, x, axis=axis, what="MLP tokens")
 
 
 def _scaled(update: Array, scale: LayerScale | None) -> Array:

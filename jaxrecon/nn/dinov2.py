@@ -166,7 +166,8 @@ def encode_views(
     def encode(encoder: DinoV2, images: Float[Array, "B v H W 3"]) -> Float[Array, "B v T D"]:
         normalised = (images - jnp.asarray(IMAGE_MEAN)) / jnp.asarray(IMAGE_STD)
         flat = normalised.reshape(-1, *images.shape[2:])
-        tokens = map_views(encoder if patches_only else encoder.tokens, flat, at_once=at_once)
+        work = encoder if patches_only else encoder.tokens
+        tokens = map_views(work, flat, at_once=at_once, what="encoder views")
         return tokens.reshape(*images.shape[:2], *tokens.shape[1:])
 
     return each_view(encode, encoder, images)

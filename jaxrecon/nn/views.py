@@ -85,12 +85,37 @@ def view_shards() -> int:
     return jax.sharding.get_abstract_mesh().shape[VIEW_AXIS] if views_are_spread() else 1
 
 
+_CHUNKS: ContextVar[dict[str, tuple[int, int]] | None] = ContextVar("chunks", default=None)
+
+
+@contextmanager
+def noting_chunks() -> Iterator[dict[str, tuple[int, int]]]:
+    """Collects of what each device works on how much at a time, and of how much.
+
+    It tells of the programs that are traced inside; where one works on several sizes, the largest.
+    """
+    found: dict[str, tuple[int, int]] = {}
+    token = _CHUNKS.set(found)
+    try:
+        yield found
+    finally:
+        _CHUNKS.reset(token)
+
+
+def note_chunk(what: str, size: int, of: int) -> None:
+    """Says that `size` of `of` are worked on at a time."""
+    found = _CHUNKS.get()
+    if found is not None:
+        found[what] = max(found.get(what, (0, 0)), (size, of))
+
+
 def in_turns[W, Y](
     work: Callable[[W, Float[Array, "g t D"]], Y],
     weights: W,
     x: Float[Array, "G T D"],
     *,
     axis: int,
+    what: str,
     unit: int = 1,
 ) -> Y:
     """`work(weights, x)` with at most `TOKENS_AT_ONCE` tokens at a time on each device.
@@ -101,22 +126,28 @@ def in_turns[W, Y](
       weights: what all tokens share.
       x: tokens.
       axis: the axis of `x` over which views may be spread: that of its sequences or of its tokens.
+      what: what they are; see `noting_chunks`.
       unit: neighbouring tokens that stay together.
     """
     devices = view_shards()
-    few = x.shape[0] * x.shape[1] <= devices * TOKENS_AT_ONCE
-    if few or x.shape[1] % unit or x.shape[axis] % (devices * (unit if axis else 1)):
+    tokens = x.shape[0] * x.shape[1] // devices
+    uneven = x.shape[1] % unit or x.shape[axis] % (devices * (unit if axis else 1))
+    if tokens <= TOKENS_AT_ONCE or uneven:
+        note_chunk(what, tokens, tokens)
         return work(weights, x)
 
     def own(weights: W, x: Float[Array, "g t D"]) -> Y:
         units = x.reshape(-1, unit, x.shape[2])
-        done = map_views(partial(work, weights), units, at_once=max(1, TOKENS_AT_ONCE // unit))
+        at_once = max(1, TOKENS_AT_ONCE // unit)
+        done = map_views(partial(work, weights), units, at_once=at_once, what=what)
         return jax.tree.map(lambda y: y.reshape(*x.shape[:2], *y.shape[2:]), done)
 
     return each_view(own, weights, x, axis=axis, out=axis)
 
 
-def map_views[X, Y](function: Callable[[X], Y], views: X, *, at_once: int, axis: int = 0) -> Y:
+def map_views[X, Y](
+    function: Callable[[X], Y], views: X, *, at_once: int, axis: int = 0, what: str = "views"
+) -> Y:
     """`function` of all views, a few at a time, so that memory does not grow with their number.
 
     The groups are of one size; where they cannot be, the last one reaches back over views that
@@ -127,13 +158,16 @@ def map_views[X, Y](function: Callable[[X], Y], views: X, *, at_once: int, axis:
       views: arrays of all views.
       at_once: the most views in a group.
       axis: the axis of `views` that counts them.
+      what: what they are; see `noting_chunks`.
     """
     count = jax.tree.leaves(views)[0].shape[axis]
     if count <= at_once:
+        note_chunk(what, count, count)
         return function(views)
     groups = -(-count // at_once)
     even = (number for number in range(groups, 2 * groups) if count % number == 0)
     size = -(-count // next(even, groups))
+    note_chunk(what, size, count)
 
     def group(start: Array) -> Y:
         return function(

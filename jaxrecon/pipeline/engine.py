@@ -1,5 +1,6 @@
 """Compiles a model's programs, each on first use, and runs them."""
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -25,12 +26,22 @@ from jaxrecon.pipeline.framing import (
     photo_frames,
     serves_fewer,
 )
+from jaxrecon.pipeline.identity import digest, stable_name
 from jaxrecon.pipeline.options import DEFAULT_HABITS, Habits, Options, Thresholds, thresholds
 from jaxrecon.pipeline.program import Geometry, encoded_scene, maps_program, scene_program
 from jaxrecon.pipeline.tracking import Group, Query, follow_program, groups_of
 from jaxrecon.progress import Stages
 from jaxrecon.pytree import leaf_path
-from jaxrecon.sharding import by_view, gathered, put, spread_attention, view_devices
+from jaxrecon.sharding import (
+    by_view,
+    check_alike,
+    check_mesh,
+    gathered,
+    in_many_processes,
+    put,
+    spread_attention,
+    view_devices,
+)
 
 
 @dataclass(frozen=True)
@@ -47,6 +58,9 @@ class Engine:
       exact_views: compiles for each number of views, in place of padding it up to the next of a
         few numbers that share a program (see `bucket_of`).
       header: what the checkpoint of the weights says of itself; see `checkpoint.write`.
+
+    Raises:
+      InputError: views cannot be spread over the mesh; see `sharding.check_mesh`.
     """
 
     model: Model
@@ -58,6 +72,9 @@ class Engine:
     exact_views: bool = False
     header: Mapping[str, Any] | None = field(default=None, repr=False, compare=False)
     _compiled: dict[Any, Any] = field(default_factory=dict, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        check_mesh(self.mesh)
 
     def run(
         self,
@@ -73,6 +90,8 @@ class Engine:
         pixels, limits, options = self.framed(batch, limits, options)
         program = self.compile(pixels.shape, options, attention)
         with stages.stage("run"):
+            if in_many_processes(self.mesh):
+                check_alike(self.mesh, {"images": digest(pixels)})
             where = by_view(self.mesh) if self.mesh else None
             scene = put(pixels[None], where)
             known = self.placed(known, len(pixels))
@@ -111,11 +130,15 @@ class Engine:
         self, shape: tuple[int, ...], options: Options, attention: AttentionFn
     ) -> Any:
         """The executable of the part in which views exchange, compiled on first use."""
+        key = (shape, options, attention)
+        return self.once(("encode", *key), lambda: self.lower_encoder(*key))
+
+    def lower_encoder(
+        self, shape: tuple[int, ...], options: Options, attention: AttentionFn
+    ) -> Any:
+        """The program of that part, lowered and not yet compiled."""
         program = partial(encoded_scene, self.spread(attention))
-        return self.once(
-            ("encode", shape, options, attention),
-            lambda: self.lowered(program, *self._abstract(shape, options)),
-        )
+        return self.lowered(program, *self._abstract(shape, options))
 
     def maps(self, batch: ImageBatch, stages: Stages) -> Float[Array, "V h w C"]:
         """The feature maps for tracks."""
@@ -190,6 +213,22 @@ class Engine:
         width, height = transforms[0].size
         return (views, height, width, 3), options
 
+    def check_alike(
+        self,
+        transforms: Sequence[PixelTransform],
+        attention: AttentionFn,
+        *arguments: Any,
+    ) -> None:
+        """Refuses to compile where the processes of the mesh would not compile the same program.
+
+        Raises:
+          InputError: they were given other images, or other arguments.
+        """
+        if in_many_processes(self.mesh):
+            name = re.sub(r" at 0x[0-9a-f]+", "", stable_name(attention))
+            told = {"images": digest(transforms), "arguments": digest(name, arguments)}
+            check_alike(self.mesh, told)
+
     def _framing(
         self, transforms: Sequence[PixelTransform], limits: Thresholds, options: Options
     ) -> tuple[int, Thresholds, Options]:
@@ -208,14 +247,19 @@ class Engine:
     def _abstract(self, shape: tuple[int, ...], options: Options) -> tuple[Any, ...]:
         """What a program takes: the model, and shapes of images, numbers and what is known."""
         sharding = by_view(self.mesh) if self.mesh else None
-        limits = thresholds(0.0, 0.0, 0.0)
-        if options.framed:
-            limits = replace(limits, frames=np.zeros((shape[0], 4), np.int32))
-        if options.padded:
-            limits = replace(limits, views=np.asarray(shape[0], np.int32))
+        limits = self.abstract_limits(shape[0], options)
         known = abstract_conditions(shape, sharding) if options.conditioned else None
         pixels = jax.ShapeDtypeStruct((1, *shape), jnp.uint8, sharding=sharding)
         return self.model, pixels, limits, known
+
+    def abstract_limits(self, views: int, options: Options) -> Thresholds:
+        """Numbers of the kind that a program for so many views takes."""
+        limits = thresholds(0.0, 0.0, 0.0)
+        if options.framed:
+            limits = replace(limits, frames=np.zeros((views, 4), np.int32))
+        if options.padded:
+            limits = replace(limits, views=np.asarray(views, np.int32))
+        return limits
 
     def spread(self, attention: AttentionFn) -> AttentionFn:
         """The attention, spread over the mesh if there is one."""
@@ -223,15 +267,19 @@ class Engine:
 
     @without_x64
     def lowered(self, program: Callable[..., Any], *arguments: Any) -> Any:
-        """A program lowered for these arguments and devices."""
+        """A program lowered for these arguments and devices.
+
+        Arguments that it does not use are kept: they take memory all the same.
+        """
         if self.mesh is None:
-            return jax.jit(program).lower(*arguments)
+            return jax.jit(program, keep_unused=True).lower(*arguments)
         leaves: list[Any] = jax.tree.leaves(self.model)
         with jax.set_mesh(self.mesh):
             if all(leaf.sharding.is_fully_replicated for leaf in leaves):
-                return jax.jit(program).lower(*arguments)
+                return jax.jit(program, keep_unused=True).lower(*arguments)
             with weights_spread():
-                return jax.jit(partial(_gathering, program)).lower(*arguments)
+                gathering = partial(_gathering, program)
+                return jax.jit(gathering, keep_unused=True).lower(*arguments)
 
     def once(self, key: Any, lower: Callable[[], Any]) -> Any:
         """The executable of that key, compiled on first use.

@@ -11,7 +11,7 @@ from jaxtyping import Array, Float
 
 from jaxrecon.compiling import without_x64
 from jaxrecon.errors import InputError
-from jaxrecon.export import PointTracks
+from jaxrecon.export import PointTracks, check_stream_folder
 from jaxrecon.images import (
     ImageBatch,
     ImageSource,
@@ -135,6 +135,7 @@ class Pipeline(Engine):
             transforms = loading.transforms()
             conditions = known.conditions(transforms)
             asked = self._queries(query_points, transforms)
+            self.check_alike(transforms, attention, limits, options, conditions)
             with stages.stage("compile"):
                 self.compile(*self.foreseen(transforms, limits, options), attention)
             batch = loading.batch()
@@ -189,11 +190,13 @@ class Pipeline(Engine):
           OutputError: the folder holds something else, or cannot be written; the views written so
             far stay.
         """
+        from jaxrecon.pipeline.heads import compile_both, has_given_pose
         from jaxrecon.pipeline.streaming import stream
 
         check_one_process(self.mesh, "stream")
         if views_at_once < 1:
             raise InputError(f"{views_at_once=} must be at least 1")
+        check_stream_folder(folder, overwrite=overwrite)
         if isinstance(intrinsics, str) and intrinsics != "per_view":
             raise InputError(
                 f"{intrinsics=}: one camera for all views is fitted by reconstruct, not by stream"
@@ -209,7 +212,9 @@ class Pipeline(Engine):
             conditions = known.conditions(transforms)
             if not folder.exists():  # else nothing may be left to do
                 with stages.stage("compile"):
-                    self.compile_encoder(*self.foreseen(transforms, limits, options), attention)
+                    foreseen = self.foreseen(transforms, limits, options)
+                    posed = has_given_pose(conditions)
+                    compile_both(self, *foreseen, attention, views_at_once, posed=posed)
             batch = loading.batch()
         return stream(
             self,

@@ -145,7 +145,7 @@ def _edges(
         def some(views: tuple[Array, Array]) -> Array:
             return depth_normal_edges(views[0], rtol=rtol, mask=views[1], strict=strict)
 
-        return map_views(some, views, at_once=EDGES_AT_ONCE)
+        return map_views(some, views, at_once=EDGES_AT_ONCE, what="edge views")
 
     return each_view(work, jnp.asarray(rtol), (points_camera, mask), axis=0, out=0)
 

@@ -4,28 +4,27 @@ The views exchange in one program; what each view becomes then is worked out a f
 and is on the disk before the next few take its place.
 """
 
-import hashlib
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import asdict, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int, UInt8
+from jaxtyping import Float, UInt8
 
 from jaxrecon.export import Streamed, write_npz
 from jaxrecon.images import ImageBatch
-from jaxrecon.models import VIEW_AXES, Conditions, Encoded, Model, Prediction
+from jaxrecon.models import Conditions, Encoded
 from jaxrecon.nn.attention import AttentionFn
-from jaxrecon.nn.views import each_view
 from jaxrecon.pipeline.engine import Engine
+from jaxrecon.pipeline.heads import compile_both, compile_heads, has_given_pose, part_size
+from jaxrecon.pipeline.identity import digest, weights_digest
 from jaxrecon.pipeline.options import Options, Thresholds
-from jaxrecon.pipeline.program import Geometry, geometry_of
+from jaxrecon.pipeline.program import Geometry
 from jaxrecon.progress import Stages
 from jaxrecon.reconstruction import NO_STATISTICS, Reconstruction, Statistics
 from jaxrecon.sharding import by_view, put, view_devices
@@ -35,16 +34,16 @@ WRITERS = 4
 
 
 def digest_of(
-    engine: Engine, batch: ImageBatch, limits: Thresholds, options: Options, *rest: Any
+    engine: Engine,
+    batch: ImageBatch,
+    limits: Thresholds,
+    options: Options,
+    known: Conditions | None,
+    attention: AttentionFn,
 ) -> str:
     """Tells apart reconstructions that would not come out alike."""
-    told = hashlib.blake2b(digest_size=16)
-    told.update(np.ascontiguousarray(batch.pixels).data)
-    plain = [engine.name, str(jax.tree.leaves(engine.model)[0].dtype), asdict(options), batch.names]
-    told.update(repr(plain).encode())
-    for leaf in jax.tree.leaves((limits, rest)):
-        told.update(np.ascontiguousarray(leaf).tobytes())
-    return told.hexdigest()
+    told = [batch.pixels, batch.names, batch.transforms, limits, options, known, attention]
+    return digest(engine.name, weights_digest(engine.model), *told).hex()
 
 
 def stream(
@@ -61,14 +60,17 @@ def stream(
     overwrite: bool,
 ) -> Path:
     """Writes the folder; see `Pipeline.stream`."""
-    digest = digest_of(engine, batch, limits, options, known, repr(attention))
-    streamed = Streamed(folder, digest, batch.names)
+    told = digest_of(engine, batch, limits, options, known, attention)
+    streamed = Streamed(folder, told, batch.names)
     streamed.start({"model": engine.name}, overwrite=overwrite)
     missing = streamed.missing()
     if not missing:
         return folder
     framed = engine.framed(batch, limits, options)
-    encoded = _encode(engine, *framed, known, attention, stages)
+    with stages.stage("compile"):
+        shape, posed = framed[0].shape, has_given_pose(known)
+        program = compile_both(engine, shape, framed[2], attention, views_at_once, posed=posed)
+    encoded = _encode(engine, program, *framed[:2], known, stages)
     parts = _parts(engine, framed, encoded, views_at_once, _given_pose(known))
     wanted = set(missing)
     with (
@@ -92,17 +94,14 @@ def stream(
 
 def _encode(
     engine: Engine,
+    program: Any,
     pixels: UInt8[np.ndarray, "V H W 3"],
     limits: Thresholds,
-    options: Options,
     known: Conditions | None,
-    attention: AttentionFn,
     stages: Stages,
 ) -> Encoded:
     scene = put(pixels[None], by_view(engine.mesh) if engine.mesh else None)
     known = engine.placed(known, len(pixels))
-    with stages.stage("compile"):
-        program = engine.compile_encoder(pixels.shape, options, attention)
     with stages.stage("run"):
         return jax.block_until_ready(program(engine.model, scene, limits, known))
 
@@ -116,9 +115,9 @@ def _parts(
 ) -> list[tuple[list[int], Callable[[], Geometry]]]:
     """Which views each part of the work makes, and the work."""
     pixels, limits, options = framed
+    encoded = replace(encoded, skipped=None)  # else sparse attention would need its own program
     devices = view_devices(engine.mesh)
-    each = len(pixels) // devices
-    count = min(each, max(1, -(-views_at_once // devices)))
+    each, count = len(pixels) // devices, part_size(engine, len(pixels), views_at_once)
     starts = np.minimum(np.arange(0, each, count), each - count)
     parts = []
     for start in starts.tolist():
@@ -136,40 +135,9 @@ def _parts(
 def _decode(
     engine: Engine, count: int, shape: tuple[int, ...], options: Options, arguments: Any
 ) -> Geometry:
-    program = engine.once(
-        ("decode", count, shape, options, arguments[-1] is None),
-        lambda: engine.lowered(partial(decode_program, count, (1, *shape), options), *arguments),
-    )
+    posed = arguments[-1] is not None
+    program = compile_heads(engine, arguments[1], count, shape, options, posed=posed)
     return program(*arguments)
-
-
-def decode_program(
-    count: int,
-    shape: tuple[int, ...],
-    options: Options,
-    model: Model,
-    encoded: Encoded,
-    start: Int[Array, ""],
-    limits: Thresholds,
-    world: Float[Array, "4 4"] | None,
-) -> Geometry:
-    """The geometry of `count` views of each device, from its view `start` on."""
-    layout = model.layout(shape)
-    chosen = {} if options.points is None else {"points": options.points}
-
-    def work(weights: tuple[Model, Array], views: Encoded) -> Prediction:
-        model, start = weights
-        some = jax.tree.map(
-            lambda x, axis: x if axis < 0 else jax.lax.dynamic_slice_in_dim(x, start, count, axis),
-            views,
-            jax.tree.broadcast(VIEW_AXES, views),
-        )
-        return model.predict(some, layout, **chosen)
-
-    prediction = each_view(work, (model, start), replace(encoded, skipped=None), axis=VIEW_AXES)
-    if world is not None:
-        prediction = prediction.moved(jnp.asarray(world)[None])
-    return geometry_of(prediction, limits, options)
 
 
 def _ahead(parts: Sequence[tuple[list[int], Callable[[], Geometry]]], wanted: set[int]) -> Any:
@@ -216,6 +184,6 @@ def _write(recon: Reconstruction, path: Path, advance: Callable[[], None]) -> No
 
 def _given_pose(known: Conditions | None) -> Float[np.ndarray, "4 4"] | None:
     """The first view's own pose, which is where the model's world is."""
-    if known is None or not bool(known.has_pose[0, 0]):
+    if known is None or not has_given_pose(known):
         return None
     return np.asarray(known.world_from_camera[0, 0])

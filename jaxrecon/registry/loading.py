@@ -26,7 +26,7 @@ from jaxrecon.pipeline import Pipeline
 from jaxrecon.progress import Stages
 from jaxrecon.registry.config_json import config_from_json
 from jaxrecon.registry.entries import FAMILIES, MODELS, Bundled, Family, HubFile, ModelEntry
-from jaxrecon.sharding import MATRICES, WeightRules, weight_shardings
+from jaxrecon.sharding import MATRICES, WeightRules, check_mesh, weight_shardings
 from jaxrecon.sparse import AttentionName, chosen_attention
 from pallas_kernels.platform import target_platform
 
@@ -70,6 +70,7 @@ def load(
       InputError: the name is unknown or an argument cannot be used.
       WeightsError: the weights are absent, damaged or another model's.
     """
+    check_mesh(mesh)
     attend = chosen_attention(attention)
     dtype = _default_dtype(mesh) if dtype is None else _checked_dtype(dtype)
     shown = Stages() if stages is None else stages
@@ -104,6 +105,7 @@ def load_abstract(
       InputError: the name is unknown or an argument cannot be used.
       WeightsError: the checkpoint is damaged or another model's.
     """
+    check_mesh(mesh)
     attend = chosen_attention(attention)
     dtype = _default_dtype(mesh) if dtype is None else _checked_dtype(dtype)
     entry = MODELS.get(str(name))

@@ -11,6 +11,7 @@ from jaxtyping import Array, Float
 
 from jaxrecon.errors import InputError
 from jaxrecon.nn.attention import TokenLayout, attend_densely
+from jaxrecon.nn.views import note_chunk
 from jaxrecon.sparse.arrangement import Arrangement, Order, SpecialTokens
 from pallas_kernels.block_selection import Pooling, attend_to_rest, select_blocks, with_rest
 from pallas_kernels.block_sparse_attention import (
@@ -116,6 +117,7 @@ class SparseAttention:
         arranged = made.queries(q), made.keys(k), made.keys(v)
         budgets = self._budgets(made, q.shape[2])
         step = _heads_at_once(made, q.shape[0], q.shape[2])
+        note_chunk("heads of sparse attention", step, q.shape[2])
         if step == q.shape[2]:
             q, k, v = arranged
             out, skipped = self._attend(made, q, k, v, budgets)
