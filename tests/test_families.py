@@ -1,5 +1,6 @@
 """VGGT and MapAnything by name: weights found and converted, photos in, reconstruction out."""
 
+import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -16,7 +17,7 @@ from golden_data import HERE, state_dict
 from jaxrecon import InputError, WeightsError, checkpoint, registry
 from jaxrecon.cli import main
 from jaxrecon.geometry import depth_normal_edges, unproject_depth
-from jaxrecon.images import MAPANYTHING_RESIZE, VGGT_RESIZE, SideRule
+from jaxrecon.images import MAPANYTHING_RESIZE, VGGT_RESIZE, AspectRule, SideRule
 from jaxrecon.pipeline import Pipeline
 from jaxrecon.pipeline.framing import bucket_of
 from jaxrecon.progress import Stages
@@ -31,6 +32,8 @@ QUIET = Stages(quiet=True)
 SIDE = 84
 POSES = np.stack([np.eye(4, dtype=np.float32)] * 3)
 POSES[:, :3, 3] = [[1, 2, 3], [1, 2, 4], [1, 3, 3]]
+FAR = np.zeros((4, 4), np.float32)
+FAR[0, 3] = 1
 INTRINSICS = np.array([[100, 0, 62], [0, 100, 41], [0, 0, 1]], np.float32)
 LISTINGS = {
     "vggt": ("vggt_tiny", VGGT_TINY),
@@ -336,6 +339,52 @@ class TestMapAnything:
         moved = one.points_world @ turn[:3, :3].T + turn[:3, 3]
         np.testing.assert_allclose(two.points_world, moved, rtol=1e-5, atol=1e-4)
 
+    def test_poses_far_from_their_origin(self, mapanything: Pipeline, photos: np.ndarray) -> None:
+        """16 km away float32 is 1 mm apart: the model sees the differences before that rounding."""
+        near, far = POSES.astype(np.float64), POSES.astype(np.float64)
+        near[:, :3, 3] *= 0.003
+        far[:, :3, 3] = near[:, :3, 3] + [0, 16_000, 0]
+        one, two = (
+            mapanything.reconstruct(photos, resolution=SIDE, poses=poses).numpy()
+            for poses in (near, far)
+        )
+        np.testing.assert_array_equal(one.points_camera, two.points_camera)
+        moved = two.points_world - one.points_world
+        assert np.abs(moved - np.array([0, 16_000, 0], np.float32)).max() < 2e-3
+
+    def test_a_view_is_cut_as_upstream_cuts_it(self, mapanything: Pipeline) -> None:
+        """Halves of a pixel go to the even one in views with intrinsics, and in no others.
+
+        90x68 covers 84x56 as 84x63: of seven rows cut off, three or four are above.
+        """
+        rule = AspectRule(sizes=((1.5, 84, 56),))
+        views = [np.zeros((68, 90, 3), np.uint8)] * 3
+        pipeline = replace(mapanything, resize=rule)
+        usual, known = (
+            rule_.fit(90, 68).transform((90, 68)).offset
+            for rule_ in (rule, rule.for_known_cameras())
+        )
+        assert usual != known
+        given: tuple[tuple[Any, list[tuple[float, float]]], ...] = (
+            ({1: INTRINSICS[:3]}, [usual, known, usual]),
+            ([None, None, INTRINSICS], [usual, usual, known]),
+            (INTRINSICS, [known] * 3),
+            ([None] * 3, [usual] * 3),
+            ({0: None}, [usual] * 3),
+        )
+        for intrinsics, offsets in given:
+            recon = pipeline.reconstruct(views, intrinsics=intrinsics)
+            assert [transform.offset for transform in recon.transforms] == offsets
+
+    def test_nothing_known_of_all_views_is_nothing_given(
+        self, mapanything: Pipeline, vggt: Pipeline, photos: np.ndarray
+    ) -> None:
+        nothing: dict[str, Any] = {"intrinsics": [None] * 3, "poses": {}, "depths": {1: None}}
+        one = mapanything.reconstruct(photos, resolution=SIDE).numpy()
+        two = mapanything.reconstruct(photos, resolution=SIDE, **nothing).numpy()
+        np.testing.assert_array_equal(one.points_world, two.points_world)
+        vggt.reconstruct(photos, resolution=SIDE, **nothing)
+
     def test_poses_of_unknown_unit(self, mapanything: Pipeline, photos: np.ndarray) -> None:
         """Their world is scaled to metres; the same poses in another unit give the same result."""
         scaled = POSES.copy()
@@ -366,6 +415,9 @@ class TestMapAnything:
             ({"depths": np.ones((3, 84, 126), np.float32)}, "view 0 has a depth map but no intrin"),
             ({"poses": [None, np.eye(4), None]}, "poses: view 1 has one, but the first view"),
             ({"poses": np.stack([2 * np.eye(4)] * 3)}, "poses: view 0"),
+            ({"poses": POSES + 453_211 * FAR}, "subtract an origin near the cameras"),
+            ({"poses": POSES, "metric_poses": "no"}, "metric_poses='no' must be True or False"),
+            ({"intrinsics": 100.0}, "intrinsics: found 100.0; give an array"),
             ({"poses": {7: np.eye(4)}}, "poses: there is no view 7"),
             ({"intrinsics": [np.diag([-1.0, 1, 1])] * 3}, "intrinsics: view 0.*must be positive"),
             ({"intrinsics": [np.diag([0.8, 0.8, 1])] * 3}, "give them in pixels of that image"),
@@ -469,6 +521,50 @@ class TestCommandLine:
             recon.colors, resolution=SIDE, poses=POSES, intrinsics=cameras, metric_poses=False
         ).numpy()
         np.testing.assert_allclose(recon.points_world, known.points_world, rtol=1e-3, atol=1e-3)
+
+    @pytest.fixture
+    def known_files(
+        self, folder: Path, tmp_path: Path, mapanything: Pipeline, photos: np.ndarray
+    ) -> dict[str, list[str]]:
+        """Options that tell of the same cameras in three ways."""
+        cameras = np.tile(INTRINSICS, (3, 1, 1))
+        np.savez(tmp_path / "known.npz", poses=POSES, intrinsics=cameras)
+        first = mapanything.reconstruct(photos, resolution=SIDE, edge_rtol=None)
+        told = replace(first, intrinsics=np.asarray(first.intrinsics) * 0 + INTRINSICS)
+        replace(told, world_from_camera=POSES).save(f"{tmp_path}/model/")
+        axes = np.diag([1.0, -1, -1, 1])
+        frames = [
+            {"file_path": f"{view}.png", "transform_matrix": (pose @ axes).tolist()}
+            for view, pose in enumerate(POSES)
+        ]
+        nerf = tmp_path / "transforms.json"
+        nerf.write_text(json.dumps({"fl_x": 100, "cx": 62.5, "cy": 41.5, "frames": frames}))
+        photographed = [str(folder)]
+        return {
+            "npz": [*photographed, "--poses", f"{tmp_path}/known.npz"],
+            "colmap": ["--colmap", f"{tmp_path}/model"],
+            "nerf": [*photographed, "--poses", str(nerf), "--intrinsics", str(nerf)],
+        }
+
+    @pytest.mark.parametrize("kind", ["npz", "colmap", "nerf"])
+    def test_streamed_with_known_cameras(
+        self,
+        kind: str,
+        known_files: dict[str, list[str]],
+        upstream: Callable[[str], Path],
+        tmp_path: Path,
+    ) -> None:
+        """As without --stream: in metres and in the given world, whatever the poses' unit."""
+        command = ["reconstruct", *known_files[kind], "-m", "mapanything", "-q"]
+        command += ["--weights", str(upstream("mapanything")), "--resolution", str(SIDE)]
+        whole, streamed = tmp_path / "whole", tmp_path / "streamed"
+        assert main([*command, "--formats", "npz", "-o", str(whole)]) == 0
+        assert main([*command, "--stream", "-o", str(streamed)]) == 0
+        one = jaxrecon.Reconstruction.load(whole / "scene.npz")
+        other = jaxrecon.Reconstruction.load(streamed)
+        assert np.abs(one.world_from_camera[:, :3, 3]).max() > 0.1
+        for name in ("world_from_camera", "points_world", "intrinsics"):
+            np.testing.assert_allclose(getattr(other, name), getattr(one, name), 1e-4, 1e-4)
 
     @pytest.mark.parametrize(
         ("options", "message"),

@@ -106,7 +106,13 @@ class Pipeline(Engine):
           InputError: the images or an argument cannot be used.
         """
         stages = Stages(quiet=True) if stages is None else stages
-        known = Known(poses, depths, metric_poses, metric_depths).with_intrinsics(intrinsics)
+        known = Known.of(
+            intrinsics=intrinsics,
+            poses=poses,
+            depths=depths,
+            metric_poses=metric_poses,
+            metric_depths=metric_depths,
+        )
         options, limits = self._choices(
             known,
             min_confidence,
@@ -148,6 +154,7 @@ class Pipeline(Engine):
         principal_point: PrincipalPoint = "free",
         poses: PerView | None = None,
         depths: PerView | None = None,
+        metric_poses: bool = True,
         metric_depths: bool = True,
         points: PointsChoice | None = None,
         attention: AttentionFn | AttentionName | None = None,
@@ -166,7 +173,7 @@ class Pipeline(Engine):
           overwrite: whether another reconstruction in the folder may be replaced.
 
         The other arguments are those of `reconstruct`. What looks at all views at once is left out:
-        a share of the least confident points, one camera for all, tracks, poses of unknown unit.
+        a share of the least confident points, one camera for all, tracks.
 
         Returns:
           The folder.
@@ -186,7 +193,13 @@ class Pipeline(Engine):
                 f"{intrinsics=}: one camera for all views is fitted by reconstruct, not by stream"
             )
         stages = Stages(quiet=True) if stages is None else stages
-        known = Known(poses, depths, True, metric_depths).with_intrinsics(intrinsics)
+        known = Known.of(
+            intrinsics=intrinsics,
+            poses=poses,
+            depths=depths,
+            metric_poses=metric_poses,
+            metric_depths=metric_depths,
+        )
         options, limits = self._choices(
             known, min_confidence, 0.0, edge_rtol, principal_point=principal_point, points=points
         )
@@ -292,9 +305,13 @@ class Pipeline(Engine):
         stride: int,
         stages: Stages,
     ) -> AbstractContextManager[Loading]:
-        rule = self.resize if known.intrinsics is None else self.resize.for_known_cameras()
         return loading_images(
-            images, rule=rule, resolution=resolution, stride=stride, stages=stages
+            images,
+            rule=self.resize,
+            resolution=resolution,
+            stride=stride,
+            known_cameras=known.intrinsics or (),
+            stages=stages,
         )
 
     def _tracks(self, query_points: QueryPoints | None) -> bool:

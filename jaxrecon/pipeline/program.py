@@ -47,7 +47,7 @@ def scene_program(
     chosen = {} if options.points is None else {"points": options.points}
     prediction = model.predict_all(encoded, layout, **chosen)
     if known is not None:
-        prediction = prediction.moved(given_world(prediction, known))
+        prediction = prediction.moved(given_world(prediction.world_from_camera, known))
     maps = cast(TrackingModel, model).track_maps(encoded, layout)[0] if options.maps else None
     return geometry_of(prediction, limits, options, maps)
 
