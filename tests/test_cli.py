@@ -255,6 +255,8 @@ class TestReconstruct:
             "stride": 1,
             "min_confidence": None,
             "confidence_quantile": None,
+            "view_confidence_quantile": None,
+            "multiview_confidence": False,
             "edge_rtol": 0.03,
             "principal_point": "free",
             "points": None,
@@ -273,6 +275,10 @@ class TestReconstruct:
         main([*command, "--keep-edges", "--confidence-quantile", "0.25", "--stride", "4"])
         given.pop("stages")
         assert given == defaults | {"edge_rtol": None, "confidence_quantile": 0.25, "stride": 4}
+        main([*command, "--view-confidence-quantile", "0.1", "--multiview-confidence"])
+        given.pop("stages")
+        told = {"view_confidence_quantile": 0.1, "multiview_confidence": True}
+        assert given == defaults | told
 
     def test_compiled_programs_are_kept(
         self,

@@ -16,8 +16,9 @@ import jaxrecon
 from golden_data import HERE, state_dict
 from jaxrecon import InputError, WeightsError, checkpoint, registry
 from jaxrecon.cli import main
-from jaxrecon.geometry import depth_normal_edges, unproject_depth
+from jaxrecon.geometry import depth_consistency, depth_normal_edges, unproject_depth
 from jaxrecon.images import MAPANYTHING_RESIZE, VGGT_RESIZE, AspectRule, SideRule
+from jaxrecon.models import multiview_confidence, points_to_keep
 from jaxrecon.pipeline import Pipeline
 from jaxrecon.pipeline.framing import bucket_of
 from jaxrecon.progress import Stages
@@ -35,6 +36,7 @@ POSES[:, :3, 3] = [[1, 2, 3], [1, 2, 4], [1, 3, 3]]
 FAR = np.zeros((4, 4), np.float32)
 FAR[0, 3] = 1
 INTRINSICS = np.array([[100, 0, 62], [0, 100, 41], [0, 0, 1]], np.float32)
+AGREEING: Any = {"resolution": SIDE, "multiview_confidence": True}
 LISTINGS = {
     "vggt": ("vggt_tiny", VGGT_TINY),
     "mapanything": ("mapanything_v11_tiny", MAPANYTHING_TINY),
@@ -312,6 +314,41 @@ class TestMapAnything:
         keep = expected.mask[0]
         edges = depth_normal_edges(jnp.asarray(recon.points_camera), mask=keep, strict=True)
         np.testing.assert_array_equal(recon.mask, keep & ~edges)
+
+    def test_confidence_by_the_agreement_of_views(
+        self, mapanything: Pipeline, photos: np.ndarray
+    ) -> None:
+        """As the functions have it that are checked on upstream's numbers."""
+        recon = mapanything.reconstruct(photos, **AGREEING).numpy()
+
+        def expected(model: Any, images: jax.Array) -> tuple[jax.Array, ...]:
+            output = model.decode(model.features(images), model.layout(images.shape))
+            confidence = multiview_confidence(output)
+            kept = points_to_keep(output, confidence=confidence, percentile=30.0)
+            return confidence[0], points_to_keep(output)[0], kept[0]
+
+        images = recon.colors[None] / np.float32(255)
+        confidence, mask, kept = jax.jit(expected)(model_of(mapanything), images)
+        assert (np.abs(recon.confidence - confidence) > 1e-3).mean() < 1e-3
+        assert (recon.mask != mask).mean() < 1e-3
+        fewer = mapanything.reconstruct(photos, **AGREEING, view_confidence_quantile=0.3)
+        assert (np.asarray(fewer.mask) != kept).mean() < 1e-3
+
+    def test_views_that_are_padding_agree_with_none(
+        self, mapanything: Pipeline, photos: np.ndarray
+    ) -> None:
+        """17 views run as 18. With a least confidence, what no view confirms is left out."""
+        views = np.concatenate([photos] * 6)[:17]
+        unambiguous = mapanything.reconstruct(views, resolution=SIDE, edge_rtol=None).mask
+        recon = mapanything.reconstruct(
+            views, **AGREEING, edge_rtol=None, min_confidence=0.0
+        ).numpy()
+        expected = jax.jit(depth_consistency)(
+            recon.depth_z, unambiguous, recon.world_from_camera, recon.intrinsics
+        )
+        assert 0 < recon.confidence.mean() < 1
+        assert np.abs(recon.confidence - expected).mean() < 1e-4
+        np.testing.assert_array_equal(recon.mask, unambiguous & (recon.confidence > 0))
 
     def test_one_program_for_all_that_may_be_known(
         self, mapanything: Pipeline, photos: np.ndarray

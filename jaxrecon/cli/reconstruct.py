@@ -41,7 +41,13 @@ def add_to(commands: Any) -> None:
     add("--stride", type=int, default=1, help="take every n-th image or video frame")
     add("--formats", default="ply,glb,npz,colmap", help=f"comma-separated: {', '.join(FILES)}")
     add("--min-confidence", type=float, help="drop less confident points")
-    add("--confidence-quantile", type=float, help="drop this share of the points")
+    add("--confidence-quantile", type=float, help="drop this share of the scene's points")
+    add("--view-confidence-quantile", type=float, help="drop this share of each view's points")
+    add(
+        "--multiview-confidence",
+        action="store_true",
+        help="MapAnything: confidence is how far the views agree",
+    )
     add("--edge-rtol", type=float, default=0.03, help="relative depth jump that makes an edge")
     add("--keep-edges", action="store_true", help="keep points on depth edges")
     add("--shared-intrinsics", action="store_true", help="one camera for all views")
@@ -87,6 +93,7 @@ def run(options: argparse.Namespace) -> int:
     recon = pipeline.reconstruct(
         images,
         confidence_quantile=options.confidence_quantile,
+        multiview_confidence=options.multiview_confidence,
         query_points=tracks,
         **_shared(options, stages),
         **told,
@@ -103,6 +110,7 @@ def _shared(options: argparse.Namespace, stages: Stages) -> dict[str, Any]:
         "resolution": options.resolution,
         "stride": options.stride,
         "min_confidence": options.min_confidence,
+        "view_confidence_quantile": options.view_confidence_quantile,
         "edge_rtol": None if options.keep_edges else options.edge_rtol,
         "principal_point": "centre" if options.centre_principal_point else "free",
         "points": options.points,
@@ -112,7 +120,8 @@ def _shared(options: argparse.Namespace, stages: Stages) -> dict[str, Any]:
 
 def _check_stream(options: argparse.Namespace) -> None:
     """Refuses what needs all views at once."""
-    for name in ("confidence_quantile", "shared_intrinsics", "tracks", "bundle_adjust"):
+    scenes = ("confidence_quantile", "multiview_confidence")
+    for name in (*scenes, "shared_intrinsics", "tracks", "bundle_adjust"):
         if getattr(options, name):
             raise InputError(
                 f"--{name.replace('_', '-')} looks at all views at once; leave it out, or --stream"

@@ -194,6 +194,9 @@ class Engine:
         limits = thresholds(0.0, 0.0, 0.0)
         if options.framed:
             limits = replace(limits, frames=np.zeros((shape[0], 4), np.int32))
+        if options.use_view_quantile:
+            share = np.zeros((), np.float32)
+            limits = replace(limits, view_confidence_quantile=share)
         if options.padded:
             limits = replace(limits, views=np.asarray(shape[0], np.int32))
         known = abstract_conditions(shape, sharding) if options.conditioned else None

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, UInt8
 
-from jaxrecon.geometry import depth_normal_edges, intrinsics_from_points
+from jaxrecon.geometry import depth_consistency, depth_normal_edges, intrinsics_from_points
 from jaxrecon.models import Conditions, Encoded, Model, Prediction, TrackingModel, given_world
 from jaxrecon.nn.attention import AttentionFn
 from jaxrecon.pipeline.options import Options, Thresholds
@@ -84,11 +84,12 @@ def geometry_of(
 ) -> Geometry:
     """What is told of the one scene."""
     scene: Prediction = jax.tree.map(lambda x: x[0], prediction)
+    confidence = _agreement(scene, limits) if options.multiview else scene.confidence
     return Geometry(
         points_world=scene.points_world,
         points_camera=scene.points_camera,
-        confidence=scene.confidence,
-        mask=_mask(scene, limits, options),
+        confidence=confidence,
+        mask=_mask(scene, confidence, limits, options),
         world_from_camera=scene.world_from_camera,
         intrinsics=_intrinsics(scene, limits, options),
         metric_scale=scene.metric_scale,
@@ -110,9 +111,22 @@ def _intrinsics(scene: Prediction, limits: Thresholds, options: Options) -> Floa
     )
 
 
-def _mask(scene: Prediction, limits: Thresholds, options: Options) -> Bool[Array, "V H W"]:
+def _agreement(scene: Prediction, limits: Thresholds) -> Float[Array, "V H W"]:
+    """How far the views agree on each point; see `depth_consistency`."""
+    depth = scene.points_camera[..., 2]
+    return depth_consistency(
+        depth,
+        jnp.ones(depth.shape, bool) if scene.mask is None else scene.mask,
+        scene.world_from_camera,
+        _intrinsics(scene, limits, Options()),
+        views=limits.views,
+    )
+
+
+def _mask(
+    scene: Prediction, confidence: Float[Array, "V H W"], limits: Thresholds, options: Options
+) -> Bool[Array, "V H W"]:
     """Confident pixels of the photos that are not on an edge, as upstream's examples keep them."""
-    confidence = scene.confidence
     mask = confidence > limits.min_confidence
     if scene.mask is not None:
         mask &= scene.mask
@@ -123,6 +137,9 @@ def _mask(scene: Prediction, limits: Thresholds, options: Options) -> Bool[Array
         counted, quantile = jnp.where(inside, confidence, jnp.nan), jnp.nanquantile
     if options.use_quantile:
         mask &= confidence >= quantile(counted, limits.confidence_quantile)
+    share = limits.view_confidence_quantile
+    if share is not None:
+        mask &= confidence > quantile(counted, share, axis=(1, 2), keepdims=True)
     if options.use_edges:
         mask &= ~depth_normal_edges(
             scene.points_camera, rtol=limits.edge_rtol, mask=mask, strict=options.strict_edges
