@@ -436,6 +436,18 @@ class TestUsage:
         assert err.startswith("usage: jaxrecon")
         assert told in err.splitlines()[-1]
 
+    def test_help_tells_keys_axes_and_units(self, capsys: pytest.CaptureFixture[str]) -> None:
+        with pytest.raises(SystemExit):
+            main(["reconstruct", "--help"])
+        text = " ".join(capsys.readouterr().out.split())
+        for told in (
+            "poses (V, 4, 4), x right, y down, z forward, in metres",
+            "intrinsics (V, 3, 3) or (3, 3)",
+            "depths (V, H, W) of the photos' size, in metres; or NeRF transforms.json",
+            "--metric-poses, --no-metric-poses",
+        ):
+            assert told in text
+
     def test_help_starts_without_jax(self) -> None:
         code = (
             "import sys\nfrom jaxrecon.cli import main\n"

@@ -604,6 +604,73 @@ class TestCommandLine:
             np.testing.assert_allclose(getattr(other, name), getattr(one, name), 1e-4, 1e-4)
 
     @pytest.mark.parametrize(
+        ("kind", "options", "metric"),
+        [
+            ("npz", [], True),
+            ("npz", ["--no-metric-poses"], False),
+            ("colmap", [], False),
+            ("colmap", ["--metric-poses"], True),
+            ("nerf", [], False),
+            ("nerf", ["--metric-poses"], True),
+        ],
+    )
+    def test_units(
+        self,
+        kind: str,
+        options: list[str],
+        metric: bool,
+        known_files: dict[str, list[str]],
+        upstream: Callable[[str], Path],
+        tmp_path: Path,
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        given: dict[str, Any] = {}
+
+        def reconstruct(self: Pipeline, images: Any, **arguments: Any) -> None:
+            given.update(arguments)
+            raise KeyboardInterrupt
+
+        monkeypatch.setattr(Pipeline, "reconstruct", reconstruct)
+        command = ["reconstruct", *known_files[kind], *options, "-m", "mapanything"]
+        main([*command, "--weights", str(upstream("mapanything")), "-o", str(tmp_path / "out")])
+        assert given["metric_poses"] is metric
+        np.testing.assert_allclose(given["poses"][1], POSES[1], atol=1e-6)
+
+    @pytest.mark.parametrize(
+        ("arrays", "options", "message"),
+        [
+            ({"poses": -POSES}, [], "poses: view 0: found the last row"),
+            (
+                {"intrinsics": INTRINSICS * [[3], [3], [1]]},
+                [],
+                "intrinsics: view 0: found the prin",
+            ),
+            ({"poses": POSES}, ["-m", "vggt"], "--poses: vggt works from images alone; leave it"),
+            ({"poses": POSES}, ["--metric-depths"], "--metric-depths: no depths are given; leave"),
+            ({}, ["--no-metric-poses"], "--no-metric-poses: no poses are given; leave it out"),
+        ],
+    )
+    def test_refused_before_weights_are_looked_for(
+        self,
+        arrays: dict[str, np.ndarray],
+        options: list[str],
+        message: str,
+        folder: Path,
+        tmp_path: Path,
+        monkeypatch: pytest.MonkeyPatch,
+        capsys: pytest.CaptureFixture[str],
+    ) -> None:
+        def load(*arguments: Any, **options: Any) -> None:
+            raise AssertionError("weights were looked for")
+
+        monkeypatch.setattr(registry, "load", load)
+        np.savez(tmp_path / "k.npz", **arrays)  # pyright: ignore[reportArgumentType]
+        files = [part for kind in arrays for part in (f"--{kind}", str(tmp_path / "k.npz"))]
+        command = ["reconstruct", str(folder), "-m", "mapanything", *files, *options]
+        assert main([*command, "-o", str(tmp_path / "out")]) == 2
+        assert f"jaxrecon: {message}" in capsys.readouterr().err
+
+    @pytest.mark.parametrize(
         ("options", "message"),
         [
             ([], "images: none given"),

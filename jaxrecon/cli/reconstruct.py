@@ -75,7 +75,7 @@ def run(options: argparse.Namespace) -> int:
 
     images, files = known.sources(options)
     check_source(images, stride=options.stride)
-    told = known.read_known(images, files, options.stride)
+    told = known.read_known(options, images, files)
     if options.shared_intrinsics:
         _check_shared(told)
         told["intrinsics"] = "shared"
