@@ -66,7 +66,7 @@ def resized_conditions(known: KnownOfViews, transforms: Sequence[PixelTransform]
     rigid = np.broadcast_to(np.eye(4), (views, 4, 4)).copy()
     depth_z = np.zeros((views, height, width), np.float32)
     for view, matrix in known.intrinsics.items():
-        matrices[view] = transforms[view].intrinsics_from_original(matrix)
+        matrices[view] = _resized_intrinsics(matrix, transforms[view])
     for view, pose in known.poses.items():
         rigid[view] = pose
     for view, depth in known.depths.items():
@@ -107,6 +107,28 @@ def abstract_conditions(shape: tuple[int, ...], sharding: Sharding | None = None
 
 def _flags(known: Container[int], views: int) -> Bool[Any, "1 V"]:
     return jnp.asarray([[view in known for view in range(views)]])
+
+
+def _resized_intrinsics(
+    matrix: Float[np.ndarray, "3 3"], transform: PixelTransform
+) -> Float[np.ndarray, "3 3"]:
+    """The camera matrix as upstream's preprocessing gives it to the network.
+
+    An image that covers its processed size is scaled to whole pixels. Upstream scales intrinsics by
+    the factor before that rounding, about the middle of the image: up to a pixel's share of the
+    image's side away from where the pixels are.
+
+    Source: upstream `rescale_image_and_other_optional_info` (`mapanything/utils/cropping.py`).
+    """
+    resized = transform.intrinsics_from_original(matrix)
+    size = np.array(transform.original_size)
+    wanted = (np.array(transform.size) / size).max()
+    middle = transform.from_original((size - 1) / 2)
+    for axis, scale in enumerate(transform.scale):
+        if abs(wanted - scale) * size[axis] < 1:  # else the image was stretched
+            resized[axis, :2] *= wanted / scale
+            resized[axis, 2] = (resized[axis, 2] - middle[axis]) * wanted / scale + middle[axis]
+    return resized
 
 
 def _resized_depth(
