@@ -645,6 +645,11 @@ class TestCommandLine:
                 [],
                 "intrinsics: view 0: found the prin",
             ),
+            (
+                {"poses": POSES},
+                ["--intrinsics", "k.npz"],
+                "--intrinsics: k.npz tells no intrinsics",
+            ),
             ({"poses": POSES}, ["-m", "vggt"], "--poses: vggt works from images alone; leave it"),
             ({"poses": POSES}, ["--metric-depths"], "--metric-depths: no depths are given; leave"),
             ({}, ["--no-metric-poses"], "--no-metric-poses: no poses are given; leave it out"),
@@ -664,8 +669,9 @@ class TestCommandLine:
             raise AssertionError("weights were looked for")
 
         monkeypatch.setattr(registry, "load", load)
-        np.savez(tmp_path / "k.npz", **arrays)  # pyright: ignore[reportArgumentType]
-        files = [part for kind in arrays for part in (f"--{kind}", str(tmp_path / "k.npz"))]
+        monkeypatch.chdir(tmp_path)
+        np.savez("k.npz", **arrays)  # pyright: ignore[reportArgumentType]
+        files = [part for kind in arrays for part in (f"--{kind}", "k.npz")]
         command = ["reconstruct", str(folder), "-m", "mapanything", *files, *options]
         assert main([*command, "-o", str(tmp_path / "out")]) == 2
         assert f"jaxrecon: {message}" in capsys.readouterr().err

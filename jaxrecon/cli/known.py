@@ -100,6 +100,11 @@ def _read(
         known = read_known_views(path, names, sizes=sizes, wanted=kinds)
         for kind in kinds:
             arguments[kind] = getattr(known, kind)
+            if not arguments[kind]:
+                raise InputError(
+                    f"--{kind}: {path} tells no {kind} of these images; leave it out, or give "
+                    "another file"
+                )
             if kind in UNITS:
                 arguments[f"metric_{kind}"] = known.metric
     return arguments

@@ -85,10 +85,10 @@ class Pipeline(Engine):
             normals jump there too; None keeps edges.
           intrinsics: how cameras are fitted: for each view ("per_view"), or one shared by all views
             ("shared"). Or, for MapAnything, known camera matrices, in pixels of the original
-            images, where the centre of the top-left pixel is (0, 0).
+            images, where the centre of the top-left pixel is (0, 0); or one (3, 3) for all.
           principal_point: fitted, or held at the image's centre.
           poses: known poses (MapAnything): world-from-camera, rigid; x right, y down, z forward.
-            The result is in their world.
+            The result is in their world, whose origin must be near enough for float32.
           depths: known depth (MapAnything) along the optical axis, of the size of the original
             images; 0 or NaN where unknown.
           metric_poses, metric_depths: whether they are in metres. Poses in another unit leave the
@@ -100,8 +100,8 @@ class Pipeline(Engine):
           attention: in place of the pipeline's own: a function or a name, as `load` takes them.
           stages: collects and shows the time of each stage; silent if not given.
 
-        Known values are given for each view: an array whose first axis counts the views, a list
-        with None where nothing is known, or a mapping by the number of the view.
+        Known values are given for each view: an array whose first axis counts the views, or a list
+        or a mapping by the number of the view, with None where nothing is known.
 
         Returns:
           The reconstruction, its arrays on the device; `seconds` tells the stages' times.
