@@ -100,6 +100,7 @@ def conditions_of(golden: Golden) -> Conditions:
         has_pose=has_pose,
         metric_depth=jnp.asarray(metric & flags["use_depth_scale"]),
         metric_poses=jnp.asarray(metric & flags["use_pose_scale"]),
+        origin=jnp.zeros((batch, views, 3)),
     )
 
 

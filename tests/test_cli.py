@@ -258,6 +258,8 @@ class TestReconstruct:
             "stride": 1,
             "min_confidence": None,
             "confidence_quantile": None,
+            "view_confidence_quantile": None,
+            "multiview_confidence": False,
             "edge_rtol": 0.03,
             "principal_point": "free",
             "points": None,
@@ -276,6 +278,10 @@ class TestReconstruct:
         main([*command, "--keep-edges", "--confidence-quantile", "0.25", "--stride", "4"])
         given.pop("stages")
         assert given == defaults | {"edge_rtol": None, "confidence_quantile": 0.25, "stride": 4}
+        main([*command, "--view-confidence-quantile", "0.1", "--multiview-confidence"])
+        given.pop("stages")
+        told = {"view_confidence_quantile": 0.1, "multiview_confidence": True}
+        assert given == defaults | told
 
     def test_compiled_programs_are_kept(
         self,
@@ -432,6 +438,18 @@ class TestUsage:
         assert (left.value.code, out) == (2, "")
         assert err.startswith("usage: jaxrecon")
         assert told in err.splitlines()[-1]
+
+    def test_help_tells_keys_axes_and_units(self, capsys: pytest.CaptureFixture[str]) -> None:
+        with pytest.raises(SystemExit):
+            main(["reconstruct", "--help"])
+        text = " ".join(capsys.readouterr().out.split())
+        for told in (
+            "poses (V, 4, 4), x right, y down, z forward, in metres",
+            "intrinsics (V, 3, 3) or (3, 3)",
+            "depths (V, H, W) of the photos' size, in metres; or NeRF transforms.json",
+            "--metric-poses, --no-metric-poses",
+        ):
+            assert told in text
 
     def test_help_starts_without_jax(self) -> None:
         code = (

@@ -1,5 +1,6 @@
 """VGGT and MapAnything by name: weights found and converted, photos in, reconstruction out."""
 
+import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -16,9 +17,10 @@ import jaxrecon
 from golden_data import HERE, state_dict
 from jaxrecon import InputError, WeightsError, checkpoint, registry
 from jaxrecon.cli import main
-from jaxrecon.geometry import depth_normal_edges, unproject_depth
-from jaxrecon.images import MAPANYTHING_RESIZE, VGGT_RESIZE, SideRule, load_images
+from jaxrecon.geometry import depth_consistency, depth_normal_edges, unproject_depth
+from jaxrecon.images import MAPANYTHING_RESIZE, VGGT_RESIZE, AspectRule, SideRule, load_images
 from jaxrecon.memory import needs_of
+from jaxrecon.models import multiview_confidence, points_to_keep
 from jaxrecon.pipeline import Pipeline
 from jaxrecon.pipeline.framing import bucket_of, serves_fewer
 from jaxrecon.pipeline.tracking import padded_count, queries
@@ -34,7 +36,10 @@ QUIET = Stages(quiet=True)
 SIDE = 84
 POSES = np.stack([np.eye(4, dtype=np.float32)] * 3)
 POSES[:, :3, 3] = [[1, 2, 3], [1, 2, 4], [1, 3, 3]]
+FAR = np.zeros((4, 4), np.float32)
+FAR[0, 3] = 1
 INTRINSICS = np.array([[100, 0, 62], [0, 100, 41], [0, 0, 1]], np.float32)
+AGREEING: Any = {"resolution": SIDE, "multiview_confidence": True}
 LISTINGS = {
     "vggt": ("vggt_tiny", VGGT_TINY),
     "mapanything": ("mapanything_v11_tiny", MAPANYTHING_TINY),
@@ -411,6 +416,41 @@ class TestMapAnything:
         edges = depth_normal_edges(jnp.asarray(recon.points_camera), mask=keep, strict=True)
         np.testing.assert_array_equal(recon.mask, keep & ~edges)
 
+    def test_confidence_by_the_agreement_of_views(
+        self, mapanything: Pipeline, photos: np.ndarray
+    ) -> None:
+        """As the functions have it that are checked on upstream's numbers."""
+        recon = mapanything.reconstruct(photos, **AGREEING).numpy()
+
+        def expected(model: Any, images: jax.Array) -> tuple[jax.Array, ...]:
+            output = model.decode(model.features(images), model.layout(images.shape))
+            confidence = multiview_confidence(output)
+            kept = points_to_keep(output, confidence=confidence, percentile=30.0)
+            return confidence[0], points_to_keep(output)[0], kept[0]
+
+        images = recon.colors[None] / np.float32(255)
+        confidence, mask, kept = jax.jit(expected)(model_of(mapanything), images)
+        assert (np.abs(recon.confidence - confidence) > 1e-3).mean() < 1e-3
+        assert (recon.mask != mask).mean() < 1e-3
+        fewer = mapanything.reconstruct(photos, **AGREEING, view_confidence_quantile=0.3)
+        assert (np.asarray(fewer.mask) != kept).mean() < 1e-3
+
+    def test_views_that_are_padding_agree_with_none(
+        self, mapanything: Pipeline, photos: np.ndarray
+    ) -> None:
+        """17 views run as 18. With a least confidence, what no view confirms is left out."""
+        views = np.concatenate([photos] * 6)[:17]
+        unambiguous = mapanything.reconstruct(views, resolution=SIDE, edge_rtol=None).mask
+        recon = mapanything.reconstruct(
+            views, **AGREEING, edge_rtol=None, min_confidence=0.0
+        ).numpy()
+        expected = jax.jit(depth_consistency)(
+            recon.depth_z, unambiguous, recon.world_from_camera, recon.intrinsics
+        )
+        assert 0 < recon.confidence.mean() < 1
+        assert np.abs(recon.confidence - expected).mean() < 1e-4
+        np.testing.assert_array_equal(recon.mask, unambiguous & (recon.confidence > 0))
+
     def test_one_program_for_all_that_may_be_known(
         self, mapanything: Pipeline, photos: np.ndarray
     ) -> None:
@@ -436,6 +476,52 @@ class TestMapAnything:
         np.testing.assert_allclose(two.world_from_camera, turn @ one.world_from_camera, atol=2e-5)
         moved = one.points_world @ turn[:3, :3].T + turn[:3, 3]
         np.testing.assert_allclose(two.points_world, moved, rtol=1e-5, atol=1e-4)
+
+    def test_poses_far_from_their_origin(self, mapanything: Pipeline, photos: np.ndarray) -> None:
+        """16 km away float32 is 1 mm apart: the model sees the differences before that rounding."""
+        near, far = POSES.astype(np.float64), POSES.astype(np.float64)
+        near[:, :3, 3] *= 0.003
+        far[:, :3, 3] = near[:, :3, 3] + [0, 16_000, 0]
+        one, two = (
+            mapanything.reconstruct(photos, resolution=SIDE, poses=poses).numpy()
+            for poses in (near, far)
+        )
+        np.testing.assert_array_equal(one.points_camera, two.points_camera)
+        moved = two.points_world - one.points_world
+        assert np.abs(moved - np.array([0, 16_000, 0], np.float32)).max() < 2e-3
+
+    def test_a_view_is_cut_as_upstream_cuts_it(self, mapanything: Pipeline) -> None:
+        """Halves of a pixel go to the even one in views with intrinsics, and in no others.
+
+        90x68 covers 84x56 as 84x63: of seven rows cut off, three or four are above.
+        """
+        rule = AspectRule(sizes=((1.5, 84, 56),))
+        views = [np.zeros((68, 90, 3), np.uint8)] * 3
+        pipeline = replace(mapanything, resize=rule)
+        usual, known = (
+            rule_.fit(90, 68).transform((90, 68)).offset
+            for rule_ in (rule, rule.for_known_cameras())
+        )
+        assert usual != known
+        given: tuple[tuple[Any, list[tuple[float, float]]], ...] = (
+            ({1: INTRINSICS[:3]}, [usual, known, usual]),
+            ([None, None, INTRINSICS], [usual, usual, known]),
+            (INTRINSICS, [known] * 3),
+            ([None] * 3, [usual] * 3),
+            ({0: None}, [usual] * 3),
+        )
+        for intrinsics, offsets in given:
+            recon = pipeline.reconstruct(views, intrinsics=intrinsics)
+            assert [transform.offset for transform in recon.transforms] == offsets
+
+    def test_nothing_known_of_all_views_is_nothing_given(
+        self, mapanything: Pipeline, vggt: Pipeline, photos: np.ndarray
+    ) -> None:
+        nothing: dict[str, Any] = {"intrinsics": [None] * 3, "poses": {}, "depths": {1: None}}
+        one = mapanything.reconstruct(photos, resolution=SIDE).numpy()
+        two = mapanything.reconstruct(photos, resolution=SIDE, **nothing).numpy()
+        np.testing.assert_array_equal(one.points_world, two.points_world)
+        vggt.reconstruct(photos, resolution=SIDE, **nothing)
 
     def test_poses_of_unknown_unit(self, mapanything: Pipeline, photos: np.ndarray) -> None:
         """Their world is scaled to metres; the same poses in another unit give the same result."""
@@ -467,6 +553,9 @@ class TestMapAnything:
             ({"depths": np.ones((3, 84, 126), np.float32)}, "view 0 has a depth map but no intrin"),
             ({"poses": [None, np.eye(4), None]}, "poses: view 1 has one, but the first view"),
             ({"poses": np.stack([2 * np.eye(4)] * 3)}, "poses: view 0"),
+            ({"poses": POSES + 453_211 * FAR}, "subtract an origin near the cameras"),
+            ({"poses": POSES, "metric_poses": "no"}, "metric_poses='no' must be True or False"),
+            ({"intrinsics": 100.0}, "intrinsics: found 100.0; give an array"),
             ({"poses": {7: np.eye(4)}}, "poses: there is no view 7"),
             ({"intrinsics": [np.diag([-1.0, 1, 1])] * 3}, "intrinsics: view 0.*must be positive"),
             ({"intrinsics": [np.diag([0.8, 0.8, 1])] * 3}, "give them in pixels of that image"),
@@ -574,6 +663,123 @@ class TestCommandLine:
             recon.colors, resolution=SIDE, poses=POSES, intrinsics=cameras, metric_poses=False
         ).numpy()
         np.testing.assert_allclose(recon.points_world, known.points_world, rtol=1e-3, atol=1e-3)
+
+    @pytest.fixture
+    def known_files(
+        self, folder: Path, tmp_path: Path, mapanything: Pipeline, photos: np.ndarray
+    ) -> dict[str, list[str]]:
+        """Options that tell of the same cameras in three ways."""
+        cameras = np.tile(INTRINSICS, (3, 1, 1))
+        np.savez(tmp_path / "known.npz", poses=POSES, intrinsics=cameras)
+        first = mapanything.reconstruct(photos, resolution=SIDE, edge_rtol=None)
+        told = replace(first, intrinsics=np.asarray(first.intrinsics) * 0 + INTRINSICS)
+        replace(told, world_from_camera=POSES).save(f"{tmp_path}/model/")
+        axes = np.diag([1.0, -1, -1, 1])
+        frames = [
+            {"file_path": f"{view}.png", "transform_matrix": (pose @ axes).tolist()}
+            for view, pose in enumerate(POSES)
+        ]
+        nerf = tmp_path / "transforms.json"
+        nerf.write_text(json.dumps({"fl_x": 100, "cx": 62.5, "cy": 41.5, "frames": frames}))
+        photographed = [str(folder)]
+        return {
+            "npz": [*photographed, "--poses", f"{tmp_path}/known.npz"],
+            "colmap": ["--colmap", f"{tmp_path}/model"],
+            "nerf": [*photographed, "--poses", str(nerf), "--intrinsics", str(nerf)],
+        }
+
+    @pytest.mark.parametrize("kind", ["npz", "colmap", "nerf"])
+    def test_streamed_with_known_cameras(
+        self,
+        kind: str,
+        known_files: dict[str, list[str]],
+        upstream: Callable[[str], Path],
+        tmp_path: Path,
+    ) -> None:
+        """As without --stream: in metres and in the given world, whatever the poses' unit."""
+        command = ["reconstruct", *known_files[kind], "-m", "mapanything", "-q"]
+        command += ["--weights", str(upstream("mapanything")), "--resolution", str(SIDE)]
+        whole, streamed = tmp_path / "whole", tmp_path / "streamed"
+        assert main([*command, "--formats", "npz", "-o", str(whole)]) == 0
+        assert main([*command, "--stream", "-o", str(streamed)]) == 0
+        one = jaxrecon.Reconstruction.load(whole / "scene.npz")
+        other = jaxrecon.Reconstruction.load(streamed)
+        assert np.abs(one.world_from_camera[:, :3, 3]).max() > 0.1
+        for name in ("world_from_camera", "points_world", "intrinsics"):
+            np.testing.assert_allclose(getattr(other, name), getattr(one, name), 1e-4, 1e-4)
+
+    @pytest.mark.parametrize(
+        ("kind", "options", "metric"),
+        [
+            ("npz", [], True),
+            ("npz", ["--no-metric-poses"], False),
+            ("colmap", [], False),
+            ("colmap", ["--metric-poses"], True),
+            ("nerf", [], False),
+            ("nerf", ["--metric-poses"], True),
+        ],
+    )
+    def test_units(
+        self,
+        kind: str,
+        options: list[str],
+        metric: bool,
+        known_files: dict[str, list[str]],
+        upstream: Callable[[str], Path],
+        tmp_path: Path,
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        given: dict[str, Any] = {}
+
+        def reconstruct(self: Pipeline, images: Any, **arguments: Any) -> None:
+            given.update(arguments)
+            raise KeyboardInterrupt
+
+        monkeypatch.setattr(Pipeline, "reconstruct", reconstruct)
+        command = ["reconstruct", *known_files[kind], *options, "-m", "mapanything"]
+        main([*command, "--weights", str(upstream("mapanything")), "-o", str(tmp_path / "out")])
+        assert given["metric_poses"] is metric
+        np.testing.assert_allclose(given["poses"][1], POSES[1], atol=1e-6)
+
+    @pytest.mark.parametrize(
+        ("arrays", "options", "message"),
+        [
+            ({"poses": -POSES}, [], "poses: view 0: found the last row"),
+            (
+                {"intrinsics": INTRINSICS * [[3], [3], [1]]},
+                [],
+                "intrinsics: view 0: found the prin",
+            ),
+            (
+                {"poses": POSES},
+                ["--intrinsics", "k.npz"],
+                "--intrinsics: k.npz tells no intrinsics",
+            ),
+            ({"poses": POSES}, ["-m", "vggt"], "--poses: vggt works from images alone; leave it"),
+            ({"poses": POSES}, ["--metric-depths"], "--metric-depths: no depths are given; leave"),
+            ({}, ["--no-metric-poses"], "--no-metric-poses: no poses are given; leave it out"),
+        ],
+    )
+    def test_refused_before_weights_are_looked_for(
+        self,
+        arrays: dict[str, np.ndarray],
+        options: list[str],
+        message: str,
+        folder: Path,
+        tmp_path: Path,
+        monkeypatch: pytest.MonkeyPatch,
+        capsys: pytest.CaptureFixture[str],
+    ) -> None:
+        def load(*arguments: Any, **options: Any) -> None:
+            raise AssertionError("weights were looked for")
+
+        monkeypatch.setattr(registry, "load", load)
+        monkeypatch.chdir(tmp_path)
+        np.savez("k.npz", **arrays)  # pyright: ignore[reportArgumentType]
+        files = [part for kind in arrays for part in (f"--{kind}", "k.npz")]
+        command = ["reconstruct", str(folder), "-m", "mapanything", *files, *options]
+        assert main([*command, "-o", str(tmp_path / "out")]) == 2
+        assert f"jaxrecon: {message}" in capsys.readouterr().err
 
     @pytest.mark.parametrize(
         ("options", "message"),

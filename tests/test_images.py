@@ -276,7 +276,8 @@ def test_few_images_are_read_ahead(monkeypatch: pytest.MonkeyPatch) -> None:
             image = Image.fromarray(noise(14, 14, number))
             yield jaxrecon.images.View(f"{number}", partial(lambda image: image, image))
 
-    for done, _ in enumerate(jaxrecon.images._resized(views(), ONE_PATCH.fit(14, 14))):
+    fit = ONE_PATCH.fit(14, 14)
+    for done, _ in enumerate(jaxrecon.images._resized(views(), lambda view: fit)):
         assert len(asked) <= done + 5  # twice the workers, and one
     assert len(asked) == 50
 

@@ -11,6 +11,7 @@ import golden_data
 from image_files import save
 from jaxrecon import InputError
 from jaxrecon.images import MAPANYTHING_RESIZE, AspectRule, PixelTransform, load_images
+from jaxrecon.models import conditions_from
 from jaxrecon.nn.dinov2 import IMAGE_MEAN, IMAGE_STD
 
 GOLDEN = golden_data.case("prep_mapanything")
@@ -63,34 +64,41 @@ def test_pixels_are_upstreams(name: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", PREPARED)
 def test_depth_and_intrinsics_follow_the_pixels(name: str) -> None:
-    """Two views with intrinsics: the crop's place is rounded to even pixels."""
+    """Two views with intrinsics: the crop's place is rounded to even pixels.
+
+    Upstream was given the rays of the second, and found its intrinsics by a fit in float32.
+    """
     (rule, resolution), inputs, outputs = PREPARED[name], GOLDEN.inputs(), GOLDEN.outputs()
     batch = load_images([inputs["png_a"], inputs["png_b"]], rule=rule, resolution=resolution)
-    for index, (letter, transform) in enumerate(zip("ab", batch.transforms, strict=True)):
-        image = normalised(batch.pixels[index : index + 1])[..., ::2, ::2]
-        np.testing.assert_allclose(image, outputs[f"{name}_v{index}_img"], rtol=0, atol=2e-6)
-        depth = transform.nearest(inputs[f"pp_depth_{letter}"])[::2, ::2]
-        np.testing.assert_array_equal(depth, outputs[f"{name}_v{index}_depth_z"][0])
-        given, expected = inputs[f"pp_K_{letter}"], outputs[f"{name}_v{index}_intrinsics"]
-        # Upstream was given the rays of b, and found its intrinsics by a fit in float32.
-        check_intrinsics(transform, given, expected, rtol={"a": 2e-6, "b": 5e-5}[letter])
+    known = conditions_from(
+        batch.transforms,
+        intrinsics=[inputs["pp_K_a"], inputs["pp_K_b"]],
+        depths=[inputs["pp_depth_a"], inputs["pp_depth_b"]],
+    )
+    for view in range(2):
+        image = normalised(batch.pixels[view : view + 1])[..., ::2, ::2]
+        np.testing.assert_allclose(image, outputs[f"{name}_v{view}_img"], rtol=0, atol=2e-6)
+        depth = known.depth_z[0, view, ::2, ::2]
+        np.testing.assert_array_equal(depth, outputs[f"{name}_v{view}_depth_z"][0])
+        key = f"{name}_v{view}_intrinsics"
+        GOLDEN.check(key, np.asarray(known.intrinsics[:, view]), outputs[key])
 
 
-def check_intrinsics(
-    transform: PixelTransform, original: np.ndarray, expected: np.ndarray, rtol: float
-) -> None:
-    """Upstream multiplies by the scale before it is rounded to whole pixels, about the middle."""
-    actual = transform.intrinsics_from_original(original.astype(np.float64))
-    width, height = transform.original_size
-    unrounded = max(new / old for old, new in zip((width, height), transform.size, strict=True))
-    middle = transform.from_original(np.array([(width - 1) / 2, (height - 1) / 2]))
-    for axis in (0, 1):
-        ratio = unrounded / transform.scale[axis]
-        actual[axis, axis] *= ratio
-        actual[axis, 2] = (actual[axis, 2] - middle[axis]) * ratio + middle[axis]
-    np.testing.assert_allclose(actual, expected[0], rtol=rtol, atol=1e-5)
-    back = transform.intrinsics_to_original(transform.intrinsics_from_original(original))
-    np.testing.assert_allclose(back, original, rtol=1e-5)
+def test_intrinsics_of_the_photo_stay_exact() -> None:
+    """What the network gets is not what the pixels map by: 61x20 covers 28x14 as 42x14, not 42.7.
+
+    A stretched image has no such rounding.
+    """
+    original = np.array([[50.0, 0, 33], [0, 50, 9.5], [0, 0, 1]])
+    transform = AspectRule(sizes=((2.0, 28, 14),)).fit(61, 20).transform((61, 20))
+    exact = transform.intrinsics_from_original(original)
+    np.testing.assert_allclose(exact[0], [50 * 42 / 61, 0, 42 / 61 * 33.5 - 7.5])
+    np.testing.assert_allclose(transform.intrinsics_to_original(exact), original)
+    told = np.asarray(conditions_from([transform], intrinsics=original).intrinsics[0, 0])
+    np.testing.assert_allclose(told, [[35, 0, 13.5 + 0.7 * 3], [0, 35, 6.5], [0, 0, 1]], rtol=1e-6)
+    stretched = PixelTransform.stretch((60, 40), (42, 42))
+    told = np.asarray(conditions_from([stretched], intrinsics=original).intrinsics[0, 0])
+    np.testing.assert_allclose(told, stretched.intrinsics_from_original(original), rtol=1e-6)
 
 
 def test_transform_by_hand() -> None:

@@ -17,7 +17,7 @@ from jaxrecon import SparseAttention, memory, registry
 from jaxrecon.cli import main
 from jaxrecon.errors import InputError
 from jaxrecon.memory import MemoryNeeds, bytes_limit, check_fits, default_device, needs_of, readable
-from jaxrecon.nn import block, dinov2
+from jaxrecon.nn import dinov2, views
 from jaxrecon.pipeline import Pipeline
 from jaxrecon.plan import StreamedNeeds
 from jaxrecon.progress import Stages
@@ -133,14 +133,15 @@ def test_streaming_is_planned_as_it_runs(pipeline: Pipeline, native: Path, tmp_p
 def test_what_is_worked_on_at_a_time(native: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Views of 28x42 pixels have 6 patches and 5 special tokens."""
     monkeypatch.setattr(dinov2, "TOKENS_AT_ONCE", 12)
-    monkeypatch.setattr(block, "TOKENS_AT_ONCE", 22)
+    monkeypatch.setattr(views, "TOKENS_AT_ONCE", 22)
     sparse = SparseAttention(block_q=16, block_kv=16)
     for attention, heads in ((None, {}), (sparse, {"heads of sparse attention": (4, 4)})):
         plan = jaxrecon.memory_plan(
             native, views=4, size=SIZE, dtype="float32", attention=attention
         )
-        head_views = {k: v for k, v in plan.chunks.items() if k == "head views"}
-        assert plan.chunks == {"encoder views": (2, 4), "MLP tokens": (22, 44)} | heads | head_views
+        turns = {"encoder views": (2, 4), "MLP tokens": (22, 44), "attention views": (2, 4)}
+        whole = {"head views": (4, 4), "edge views": (4, 4)}
+        assert plan.chunks == turns | whole | heads
 
 
 def test_streaming_no_views_at_once(native: Path) -> None:

@@ -115,6 +115,18 @@ def test_the_mask_follows_its_arguments(pipeline: Pipeline, pixels: np.ndarray) 
     assert confidence[kept].min() >= confidence[~kept].max()
 
 
+def test_each_view_loses_its_own_share(pipeline: Pipeline, pixels: np.ndarray) -> None:
+    """With padding views too; upstream leaves out what equals the quantile."""
+    many = np.concatenate([pixels] * 6)[:17]
+    given: dict[str, Any] = {"edge_rtol": None, "min_confidence": 0.0, "resolution": 42}
+    fresh = replace(pipeline, _compiled={})
+    for share in (0.25, 0.5):
+        recon = fresh.reconstruct(many, **given, view_confidence_quantile=share).numpy()
+        least = np.quantile(recon.confidence, share, axis=(1, 2), keepdims=True)
+        np.testing.assert_array_equal(recon.mask, recon.confidence > least)
+    assert fresh.compilations == 1
+
+
 def test_thresholds_do_not_compile_again(pipeline: Pipeline, pixels: np.ndarray) -> None:
     pipeline = replace(pipeline, _compiled={})
     program = pipeline.compile(pixels.shape)
@@ -165,6 +177,8 @@ def test_shared_intrinsics(pipeline: Pipeline, pixels: np.ndarray) -> None:
     ("arguments", "message"),
     [
         ({"confidence_quantile": 1.0}, "confidence_quantile=1.0 must be"),
+        ({"view_confidence_quantile": -0.1}, "view_confidence_quantile=-0.1 must be"),
+        ({"multiview_confidence": True}, "lengths of small have no unit in which views could"),
         ({"min_confidence": float("nan")}, "min_confidence=nan must be a number"),
         ({"attention": "fastest"}, "attention='fastest' is unknown; choose one of auto, fast"),
         ({"attention": 3}, "attention: found int; give a name or a function"),

@@ -63,6 +63,14 @@ def test_the_same_as_all_at_once(
     same(third, whole[2])
 
 
+def test_each_view_loses_its_own_share(
+    pipeline: Pipeline, pixels: np.ndarray, tmp_path: Path
+) -> None:
+    given: dict[str, Any] = {"resolution": 42, "view_confidence_quantile": 0.3}
+    folder = pipeline.stream(pixels, tmp_path / "out", views_at_once=3, **given)
+    same(Reconstruction.load(folder), pipeline.reconstruct(pixels, **given))
+
+
 def test_padding_views_are_not_written(pipeline: Pipeline, tmp_path: Path) -> None:
     """17 views run as 18."""
     pixels = np.random.default_rng(1).integers(0, 256, (17, 28, 28, 3), np.uint8)

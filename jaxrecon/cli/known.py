@@ -1,6 +1,7 @@
 """What is known of the views beforehand, from files that options name."""
 
 import argparse
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -9,16 +10,30 @@ from jaxrecon.errors import InputError
 if TYPE_CHECKING:
     from jaxrecon.images import ImageSource
 
-KINDS = ("intrinsics", "poses", "depths")
+HELP = {
+    "intrinsics": "known camera matrices, in pixels of the photos (mapanything): .npz archive with "
+    "intrinsics (V, 3, 3) or (3, 3), COLMAP folder, or NeRF transforms.json",
+    "poses": "known camera-to-world poses, rigid (mapanything): .npz archive with poses (V, 4, 4), "
+    "x right, y down, z forward, in metres; COLMAP folder or NeRF transforms.json, of unknown unit",
+    "depths": "known depth along the optical axis, 0 where unknown (mapanything): .npz archive "
+    "with depths (V, H, W) of the photos' size, in metres; or NeRF transforms.json that names "
+    "depth maps, of unknown unit",
+}
+"""Options that name files, by the kind of what these tell."""
+
+UNITS = ("poses", "depths")
+"""What has a unit of length."""
 
 
 def add_known(parser: argparse.ArgumentParser) -> None:
     """Options of what is known of the views."""
-    for kind in KINDS:
+    for kind, told in HELP.items():
+        parser.add_argument(f"--{kind}", metavar="FILE", help=told)
+    for kind in UNITS:
         parser.add_argument(
-            f"--{kind}",
-            metavar="FILE",
-            help=f"known {kind} (mapanything): .npz, COLMAP folder or NeRF transforms.json",
+            f"--metric-{kind}",
+            action=argparse.BooleanOptionalAction,
+            help=f"whether {kind} are in metres, whatever their file is taken to say",
         )
     parser.add_argument(
         "--colmap",
@@ -33,7 +48,7 @@ def sources(options: argparse.Namespace) -> tuple["ImageSource", dict[str, Path]
     Raises:
       InputError: there are no images, or two sources of them.
     """
-    files = {kind: Path(getattr(options, kind)) for kind in KINDS if getattr(options, kind)}
+    files = {kind: Path(getattr(options, kind)) for kind in HELP if getattr(options, kind)}
     if options.colmap is None:
         if not options.images:
             raise InputError(
@@ -50,24 +65,70 @@ def sources(options: argparse.Namespace) -> tuple["ImageSource", dict[str, Path]
     return colmap_images(folder), {"intrinsics": folder, "poses": folder} | files
 
 
-def read_known(images: "ImageSource", files: dict[str, Path], stride: int) -> dict[str, Any]:
+def read_known(
+    options: argparse.Namespace, images: "ImageSource", files: dict[str, Path]
+) -> dict[str, Any]:
     """The arguments of `Pipeline.reconstruct` that tell what is known.
 
+    They are checked as far as can be before the model is loaded and the images are read.
+
     Raises:
-      InputError: a file is damaged, or tells nothing of these images.
+      InputError: a file is damaged, or tells nothing of these images, or what the model cannot use.
     """
+    metric = _metric(options, files)
     if not files:
         return {}
-    from jaxrecon.conditions import read_known_views
     from jaxrecon.images import view_names, view_sizes
+    from jaxrecon.pipeline.known import Known
 
-    names, sizes = view_names(images, stride=stride), view_sizes(images, stride=stride)
+    _check_model(options.model, files)
+    names = view_names(images, stride=options.stride)
+    sizes = view_sizes(images, stride=options.stride)
+    arguments: dict[str, Any] = _read(files, names, sizes) | metric
+    Known.of(**arguments).checked(sizes)
+    return arguments
+
+
+def _read(
+    files: dict[str, Path], names: Sequence[str], sizes: Sequence[tuple[int, int]]
+) -> dict[str, Any]:
+    from jaxrecon.conditions import read_known_views
+
     arguments: dict[str, Any] = {}
     for path in dict.fromkeys(files.values()):
         kinds: Any = [kind for kind in files if files[kind] == path]
         known = read_known_views(path, names, sizes=sizes, wanted=kinds)
         for kind in kinds:
             arguments[kind] = getattr(known, kind)
-            if kind != "intrinsics":
+            if not arguments[kind]:
+                raise InputError(
+                    f"--{kind}: {path} tells no {kind} of these images; leave it out, or give "
+                    "another file"
+                )
+            if kind in UNITS:
                 arguments[f"metric_{kind}"] = known.metric
     return arguments
+
+
+def _metric(options: argparse.Namespace, files: dict[str, Path]) -> dict[str, bool]:
+    """What the options say of units, in place of the files."""
+    told = {kind: getattr(options, f"metric_{kind}") for kind in UNITS}
+    for kind, value in told.items():
+        if value is not None and kind not in files:
+            raise InputError(
+                f"--{'' if value else 'no-'}metric-{kind}: no {kind} are given; leave it out, or "
+                f"give --{kind}"
+            )
+    return {f"metric_{kind}": value for kind, value in told.items() if value is not None}
+
+
+def _check_model(model: str, files: dict[str, Path]) -> None:
+    """Refuses what is known where a released model works from images alone."""
+    from jaxrecon import registry
+
+    entry = registry.MODELS.get(model)
+    if entry is not None and not entry.family.habits.conditions:
+        raise InputError(
+            f"--{next(iter(files))}: {model} works from images alone; leave it out, or use "
+            "-m mapanything"
+        )

@@ -23,7 +23,13 @@ def add_to(commands: Any) -> None:
     add("--stride", type=int, default=1, help="take every n-th image or video frame")
     add("--formats", help=f"comma-separated: {', '.join(output.FILES)}; default: {FORMATS}")
     add("--min-confidence", type=float, help="drop less confident points")
-    add("--confidence-quantile", type=float, help="drop this share of the points")
+    add("--confidence-quantile", type=float, help="drop this share of the scene's points")
+    add("--view-confidence-quantile", type=float, help="drop this share of each view's points")
+    add(
+        "--multiview-confidence",
+        action="store_true",
+        help="MapAnything: confidence is how far the views agree",
+    )
     add("--edge-rtol", type=float, default=0.03, help="relative depth jump that makes an edge")
     add("--keep-edges", action="store_true", help="keep points on depth edges")
     add(
@@ -59,7 +65,7 @@ def run(options: argparse.Namespace) -> int:
     check_source(images, stride=options.stride)
     if options.bundle_adjust:
         tracking.check_adjustable(images, options)
-    told = known.read_known(images, files, options.stride)
+    told = known.read_known(options, images, files)
     if options.shared_intrinsics:
         _check_shared(told)
         told["intrinsics"] = "shared"
@@ -73,6 +79,7 @@ def run(options: argparse.Namespace) -> int:
     recon = pipeline.reconstruct(
         images,
         confidence_quantile=options.confidence_quantile,
+        multiview_confidence=options.multiview_confidence,
         query_points=points,
         **_shared(options, stages),
         **told,
@@ -91,6 +98,7 @@ def _shared(options: argparse.Namespace, stages: Stages) -> dict[str, Any]:
         "resolution": options.resolution,
         "stride": options.stride,
         "min_confidence": options.min_confidence,
+        "view_confidence_quantile": options.view_confidence_quantile,
         "edge_rtol": None if options.keep_edges else options.edge_rtol,
         "principal_point": "centre" if options.centre_principal_point else "free",
         "points": options.points,
@@ -100,8 +108,8 @@ def _shared(options: argparse.Namespace, stages: Stages) -> dict[str, Any]:
 
 def _check_stream(options: argparse.Namespace) -> None:
     """Refuses what needs all views at once."""
-    names = ("confidence_quantile", "shared_intrinsics", "tracks", "query_points", "bundle_adjust")
-    for name in names:
+    scenes = ("confidence_quantile", "multiview_confidence", "shared_intrinsics")
+    for name in (*scenes, "tracks", "query_points", "bundle_adjust"):
         if getattr(options, name):
             raise InputError(
                 f"--{name.replace('_', '-')} looks at all views at once; leave it out, or --stream"

@@ -28,7 +28,7 @@ from jaxrecon.memory import check_compiled, default_device
 from jaxrecon.pipeline import Geometry, Thresholds, thresholds
 from jaxrecon.pipeline.engine import real_views
 from jaxrecon.pipeline.framing import padded, photo_frames
-from jaxrecon.pipeline.pipeline import note_odd_cameras, reconstruction_of
+from jaxrecon.pipeline.result import note_odd_cameras, reconstruction_of
 from jaxrecon.progress import Stages
 from jaxrecon.reconstruction import Reconstruction
 from pallas_kernels.platform import target_is_hopper, target_platform

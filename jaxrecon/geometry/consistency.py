@@ -2,7 +2,8 @@
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float
+import numpy as np
+from jaxtyping import Array, Bool, Float, Int
 
 from jaxrecon.geometry.frustum import frustum_corners, frustums_overlap
 from jaxrecon.geometry.intrinsics import unproject_depth
@@ -20,6 +21,7 @@ def depth_consistency(
     *,
     atol: float = 0.02,
     rtol: float = 0.02,
+    views: Int[Array | np.ndarray, ""] | None = None,
 ) -> Float[Array, "V H W"]:
     """Share of the other views that see a pixel's point where their own depth map has it.
 
@@ -33,6 +35,7 @@ def depth_consistency(
       world_from_camera: poses in the unit of the depth.
       intrinsics: in pixels of the depth maps.
       atol, rtol: views agree if their depths differ by less than `atol + rtol * depth`.
+      views: so many first views count; all if not given.
 
     Source: upstream `compute_multiview_depth_confidence` (`mapanything/utils`).
     """
@@ -40,6 +43,8 @@ def depth_consistency(
         world_from_camera[:, None, None], unproject_depth(depth_z, intrinsics)
     )
     valid, others = mask & (depth_z > 0), _others(depth_z, world_from_camera, intrinsics)
+    if views is not None:
+        others &= jnp.arange(len(others)) < views
     targets = invert_rigid(world_from_camera), intrinsics, depth_z
 
     def one_view(source: tuple[Array, Array, Array]) -> Float[Array, "H W"]:

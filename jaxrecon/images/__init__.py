@@ -3,7 +3,7 @@
 import os
 import threading
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -140,9 +140,13 @@ def loading_images(
     rule: ImageRule,
     resolution: int | None = None,
     stride: int = 1,
+    known_cameras: Container[int] = (),
     stages: Stages | None = None,
 ) -> Iterator[Loading]:
     """Reads images as `load_images` does, while the caller does other work.
+
+    `known_cameras` are the numbers of the views, from 0, whose intrinsics are known; a rule may cut
+    them another way.
 
     Raises:
       InputError: the source or an argument cannot be used; what is wrong with a single image, its
@@ -150,14 +154,14 @@ def loading_images(
     """
     rule.check_resolution(resolution)
     opened, stages = _open(source, stride), stages or Stages(quiet=True)
-    unwanted = threading.Event()
+    unwanted, fits = threading.Event(), _Fits(rule, resolution, known_cameras)
 
     def read() -> ImageBatch:
         with stages.stage("read", total=opened.count) as advance:
-            return _read(opened, rule, resolution, advance, unwanted)
+            return _read(opened, fits, advance, unwanted)
 
     with pillow_warnings_handled(), ThreadPoolExecutor(1) as pool:
-        foreseen = _foreseen(opened, rule, resolution)
+        foreseen = _foreseen(opened, fits)
         try:
             yield Loading(foreseen, pool.submit(read))
         finally:
@@ -225,9 +229,25 @@ class _Resized:
     transform: PixelTransform
 
 
-def _foreseen(
-    source: Source, rule: ImageRule, resolution: int | None
-) -> tuple[PixelTransform, ...] | None:
+@dataclass(frozen=True)
+class _Fits:
+    """What settles how each image of a scene is brought to size, once their sizes are there."""
+
+    rule: ImageRule
+    resolution: int | None
+    known_cameras: Container[int]
+
+    def of(self, sizes: Sequence[tuple[int, int]]) -> Callable[[int], Fit]:
+        """How the image of each view is, by its number, given the sizes of those that matter."""
+        sizes = sizes if self.rule.uses_all_sizes else sizes[:1]
+        known, usual = (
+            rule.fit_all(sizes, resolution=self.resolution)
+            for rule in (self.rule.for_known_cameras(), self.rule)
+        )
+        return lambda view: known if view in self.known_cameras else usual
+
+
+def _foreseen(source: Source, fits: _Fits) -> tuple[PixelTransform, ...] | None:
     """The transforms of a batch before it is read; None if there is none, or a video's."""
     if not isinstance(source.views, Sequence):
         return None
@@ -236,18 +256,17 @@ def _foreseen(
             sizes = list(pool.map(lambda view: view.size(), source.views))
         for size in sizes:
             check_pixels(*size)
-        fit = rule.fit_all(sizes if rule.uses_all_sizes else sizes[:1], resolution=resolution)
+        fit = fits.of(sizes)
     except InputError:  # reading tells it better
         return None
-    transforms = [fit.transform(size) for size in sizes]
+    transforms = [fit(view).transform(size) for view, size in enumerate(sizes)]
     width, height = (max(side) for side in zip(*(t.size for t in transforms), strict=True))
     return tuple(transform.centred((width, height)) for transform in transforms)
 
 
 def _read(
     source: Source,
-    rule: ImageRule,
-    resolution: int | None,
+    fits: _Fits,
     advance: Callable[[], None],
     unwanted: threading.Event,
 ) -> ImageBatch:
@@ -255,10 +274,10 @@ def _read(
     first = next(views)
     image = first.read()
     sizes = [image.size]
-    if rule.uses_all_sizes and isinstance(source.views, Sequence):
+    if fits.rule.uses_all_sizes and isinstance(source.views, Sequence):
         sizes += [view.size() for view in source.views[1:] if view.size is not None]
-    fit = rule.fit_all(sizes, resolution=resolution)
-    size = fit.transform(image.size).size
+    fit = fits.of(sizes)
+    size = fit(0).transform(image.size).size
     pixels = _allocate(source.count or _CAPACITY_WHEN_UNKNOWN, size)
     transforms, names = [], []
     for resized in _resized(chain([View(first.name, lambda: image)], views), fit):
@@ -317,13 +336,13 @@ def _allocate(count: int, size: tuple[int, int]) -> UInt8[np.ndarray, "V H W 3"]
         ) from error
 
 
-def _resized(views: Iterable[View], fit: Fit) -> Iterator[_Resized]:
+def _resized(views: Iterable[View], fit: Callable[[int], Fit]) -> Iterator[_Resized]:
     """Reads and resizes in threads, in order, with only a few full-size images held at once."""
     workers = _workers()
     with ThreadPoolExecutor(workers) as pool:
         pending: deque[Future[_Resized]] = deque()
-        for view in views:
-            pending.append(pool.submit(_resize, view, fit))
+        for number, view in enumerate(views):
+            pending.append(pool.submit(_resize, view, fit(number)))
             if len(pending) > 2 * workers:
                 yield pending.popleft().result()
         while pending:

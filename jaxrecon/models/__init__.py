@@ -8,10 +8,17 @@ from jaxrecon.models.mapanything import (
 )
 from jaxrecon.models.mapanything_conditions import Conditions, given_world
 from jaxrecon.models.mapanything_inputs import (
-    PerView,
     abstract_conditions,
     conditions_from,
     padded_conditions,
+    resized_conditions,
+)
+from jaxrecon.models.mapanything_known import (
+    Given,
+    KnownOfViews,
+    PerView,
+    check_known,
+    given_of,
 )
 from jaxrecon.models.mapanything_masks import multiview_confidence, points_to_keep
 from jaxrecon.models.mapanything_output import MapAnythingOutput
@@ -31,6 +38,8 @@ __all__ = [
     "VIEW_AXES",
     "Conditions",
     "Encoded",
+    "Given",
+    "KnownOfViews",
     "MapAnything",
     "MapAnythingConfig",
     "MapAnythingOutput",
@@ -45,10 +54,13 @@ __all__ = [
     "VGGTConfig",
     "VGGTOutput",
     "abstract_conditions",
+    "check_known",
     "check_query_points",
     "conditions_from",
+    "given_of",
     "given_world",
     "multiview_confidence",
     "padded_conditions",
     "points_to_keep",
+    "resized_conditions",
 ]

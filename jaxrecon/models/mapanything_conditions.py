@@ -9,7 +9,6 @@ from jaxrecon.geometry import (
     unproject_depth,
 )
 from jaxrecon.geometry.transforms import invert_rigid, transform_points
-from jaxrecon.models.prediction import Prediction
 from jaxrecon.pytree import pytree_dataclass
 
 SMALLEST = 1e-8
@@ -27,10 +26,12 @@ class Conditions:
       has_intrinsics: where they are known.
       depth_z: depth along the optical axis of each pixel, 0 where it is unknown.
       has_depth: where there is a depth map; such a view needs intrinsics.
-      world_from_camera: rigid poses in any world frame.
+      world_from_camera: rigid poses in any world frame whose axes are the given world's.
       has_pose: where they are known; none counts in a scene whose first view has none.
       metric_depth, metric_poses: where depth, or translations, are in metres; elsewhere their
         unit is unknown.
+      origin: where that frame's origin is in the given world, in the unit of the poses. A scene's
+        views share it.
     """
 
     intrinsics: Float[Array, "B V 3 3"]
@@ -41,6 +42,7 @@ class Conditions:
     has_pose: Bool[Array, "B V"]
     metric_depth: Bool[Array, "B V"]
     metric_poses: Bool[Array, "B V"]
+    origin: Float[Array, "B V 3"]
 
 
 @pytree_dataclass
@@ -107,14 +109,18 @@ def geometry_of(conditions: Conditions) -> Geometry:
     )
 
 
-def given_world(prediction: Prediction, conditions: Conditions) -> Float[Array, "B 4 4"]:
+def given_world(found: Float[Array, "B V 4 4"], conditions: Conditions) -> Float[Array, "B 4 4"]:
     """Where the model's world is in that of the given poses; the identity if none counts.
 
     The model's world is the first camera's frame. Both are in metres: if the given translations
     are not known to be, their world is scaled such that the known cameras are as far from the first
     one, in the mean, as the model finds them.
+
+    Args:
+      found: world-from-camera poses of all views in the model's world.
+      conditions: the given poses.
     """
-    given, found = conditions.world_from_camera, prediction.world_from_camera
+    given = conditions.world_from_camera
     posed = conditions.has_pose & conditions.has_pose[:, :1]
     spread, found_spread = (
         jnp.sum(jnp.where(posed, jnp.linalg.norm(t - t[:, :1], axis=-1), 0), axis=1)
@@ -122,7 +128,8 @@ def given_world(prediction: Prediction, conditions: Conditions) -> Float[Array, 
     )
     metres = jnp.where(spread > 0, found_spread / jnp.maximum(spread, SMALLEST), 0)
     metres = jnp.where(conditions.metric_poses[:, 0], 1, metres)
-    first = given[:, 0].at[:, :3, 3].multiply(metres[:, None])
+    place = (conditions.origin[:, 0] + given[:, 0, :3, 3]) * metres[:, None]
+    first = given[:, 0].at[:, :3, 3].set(place)
     return jnp.where(posed[:, :1, None], first, jnp.eye(4))
 
 

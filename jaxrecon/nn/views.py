@@ -133,7 +133,7 @@ def in_turns[W, Y](
     tokens = x.shape[0] * x.shape[1] // devices
     uneven = x.shape[1] % unit or x.shape[axis] % (devices * (unit if axis else 1))
     if tokens <= TOKENS_AT_ONCE or uneven:
-        note_chunk(what, tokens, tokens)
+        note_chunk(what, tokens // unit, tokens // unit)
         return work(weights, x)
 
     def own(weights: W, x: Float[Array, "g t D"]) -> Y:

@@ -257,6 +257,8 @@ class Engine:
         limits = thresholds(0.0, 0.0, 0.0)
         if options.framed:
             limits = replace(limits, frames=np.zeros((views, 4), np.int32))
+        if options.use_view_quantile:
+            limits = replace(limits, view_confidence_quantile=np.zeros((), np.float32))
         if options.padded:
             limits = replace(limits, views=np.asarray(views, np.int32))
         return limits

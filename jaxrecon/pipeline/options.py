@@ -1,7 +1,7 @@
 """What a caller may choose, and what a family of models chooses where the caller does not."""
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from jaxtyping import Array, Float, Int
@@ -24,6 +24,7 @@ class Habits:
         there is only one.
       conditions: whether the models take what is known of the views beforehand.
       strict_edges: whether a jump in depth without a normal beside it leaves the mask too.
+      metric: whether lengths are in metres, which the agreement of views is measured in.
     """
 
     min_confidence: float = 0.1
@@ -31,6 +32,7 @@ class Habits:
     points: tuple[PointsChoice, ...] = ()
     conditions: bool = False
     strict_edges: bool = False
+    metric: bool = False
 
     def chosen_points(self, points: PointsChoice | None, model: str) -> PointsChoice | None:
         """The kind of points to ask the model for; None if there is no choice.
@@ -56,7 +58,9 @@ class Options:
     Attributes:
       intrinsics, principal_point: see `Pipeline.reconstruct`.
       use_quantile, use_edges: whether the mask looks at the quantile, and at depth edges.
+      use_view_quantile: whether it looks at each view's own quantile.
       strict_edges: see `Habits`.
+      multiview: whether the confidence is how far the views agree.
       points: which of the model's kinds of points, if it has several.
       framed: whether some pixels show no photo.
       padded: whether some of the last views are padding.
@@ -73,6 +77,8 @@ class Options:
     framed: bool = False
     padded: bool = False
     conditioned: bool = False
+    use_view_quantile: bool = False
+    multiview: bool = False
     maps: bool = False
 
     def __post_init__(self) -> None:
@@ -89,6 +95,7 @@ class Thresholds:
       frames: left, top, right and bottom of the photo in each processed image, in whole pixels
         (the last two exclusive), if there are margins around it; all 0 for a view that is padding.
       views: how many of the views are real, if some may be padding.
+      view_confidence_quantile: see `Pipeline.reconstruct`; if it is looked at.
     """
 
     min_confidence: Float[Array | np.ndarray, ""]
@@ -96,10 +103,14 @@ class Thresholds:
     edge_rtol: Float[Array | np.ndarray, ""]
     frames: Int[Array | np.ndarray, "V 4"] | None = None
     views: Int[Array | np.ndarray, ""] | None = None
+    view_confidence_quantile: Float[Array | np.ndarray, ""] | None = None
 
 
 def thresholds(
-    min_confidence: float, confidence_quantile: float, edge_rtol: float | None
+    min_confidence: float,
+    confidence_quantile: float,
+    edge_rtol: float | None,
+    view_confidence_quantile: float | None = None,
 ) -> Thresholds:
     """The numbers of `Pipeline.reconstruct` as the program takes them.
 
@@ -110,10 +121,65 @@ def thresholds(
         raise InputError(f"{min_confidence=} must be a number")
     if not 0 <= confidence_quantile < 1:
         raise InputError(f"{confidence_quantile=} must be at least 0 and below 1")
+    share = view_confidence_quantile
+    if share is not None and not 0 <= share < 1:
+        raise InputError(f"{view_confidence_quantile=} must be at least 0 and below 1")
     if edge_rtol is not None and not edge_rtol >= 0:
         raise InputError(f"{edge_rtol=} must be at least 0, or None to keep edges")
     numbers = (min_confidence, confidence_quantile, 0.0 if edge_rtol is None else edge_rtol)
-    return Thresholds(*(np.asarray(number, np.float32) for number in numbers))
+    return Thresholds(
+        *(np.asarray(number, np.float32) for number in numbers),
+        view_confidence_quantile=None if share is None else np.asarray(share, np.float32),
+    )
+
+
+def choices(
+    habits: Habits,
+    model: str,
+    known: str | None,
+    min_confidence: float | None,
+    confidence_quantile: float | None,
+    edge_rtol: float | None,
+    *,
+    view_confidence_quantile: float | None,
+    points: PointsChoice | None,
+    multiview: bool = False,
+    **chosen: Any,
+) -> tuple[Options, Thresholds]:
+    """What is compiled into the program, and the numbers that it takes.
+
+    Args:
+      habits, model: of the model, and its name.
+      known: the name of something that is known of the views.
+      multiview: see `Options`; the others are arguments of `Pipeline.reconstruct`.
+      chosen: further fields of `Options`.
+
+    Raises:
+      InputError: an argument is out of range, or not for this model.
+    """
+    if known is not None and not habits.conditions:
+        raise InputError(
+            f"{known}: {model} works from images alone; leave it out, or load mapanything"
+        )
+    if multiview and not habits.metric:
+        raise InputError(
+            f"multiview_confidence: lengths of {model} have no unit in which views could agree; "
+            "leave it out, or load mapanything"
+        )
+    usual = -np.inf if multiview else habits.min_confidence
+    least = usual if min_confidence is None else min_confidence
+    share = habits.confidence_quantile if confidence_quantile is None else confidence_quantile
+    options = Options(
+        use_quantile=share > 0,
+        use_edges=edge_rtol is not None,
+        strict_edges=habits.strict_edges,
+        points=habits.chosen_points(points, model),
+        conditioned=known is not None,
+        use_view_quantile=view_confidence_quantile is not None,
+        multiview=multiview,
+        **chosen,
+    )
+    return options, thresholds(least, share, edge_rtol, view_confidence_quantile)
 
 
 def check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:

@@ -4,16 +4,14 @@ from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Literal, cast
 
 import numpy as np
-from jaxtyping import Array, Float
 
 from jaxrecon.compiling import without_x64
 from jaxrecon.errors import InputError
 from jaxrecon.export import PointTracks, check_stream_folder
 from jaxrecon.images import (
-    ImageBatch,
     ImageSource,
     Loading,
     PixelTransform,
@@ -27,16 +25,14 @@ from jaxrecon.pipeline.engine import Engine
 from jaxrecon.pipeline.known import Known
 from jaxrecon.pipeline.options import (
     FittedIntrinsics,
-    Options,
     PointsChoice,
     PrincipalPoint,
-    Thresholds,
-    thresholds,
+    choices,
 )
-from jaxrecon.pipeline.program import Geometry
+from jaxrecon.pipeline.result import note_odd_cameras, reconstruction_of
 from jaxrecon.pipeline.tracking import Query, QueryPoints, check_query, queries
 from jaxrecon.progress import Stages
-from jaxrecon.reconstruction import Reconstruction, Statistics
+from jaxrecon.reconstruction import Reconstruction
 from jaxrecon.sharding import check_one_process
 from jaxrecon.sparse import AttentionName, chosen_attention
 
@@ -66,6 +62,8 @@ class Pipeline(Engine):
         stride: int = 1,
         min_confidence: float | None = None,
         confidence_quantile: float | None = None,
+        view_confidence_quantile: float | None = None,
+        multiview_confidence: bool = False,
         edge_rtol: float | None = 0.03,
         intrinsics: FittedIntrinsics | PerView = "per_view",
         principal_point: PrincipalPoint = "free",
@@ -90,14 +88,20 @@ class Pipeline(Engine):
             and MapAnything, whose confidences are above 1.
           confidence_quantile: this share of the scene's points, the least confident, leaves the
             mask. If not given: 0.25 for VGGT, 0 for the others.
+          view_confidence_quantile: this share of each view's pixels, the least confident and those
+            equal to the last of them, leaves the mask.
+          multiview_confidence: the confidence is the share of the other views in sight whose depth
+            agrees, in [0, 1], in place of the model's own (MapAnything). No point leaves the mask
+            for it unless one of the numbers above is given; `min_confidence=0` drops those that no
+            other view confirms.
           edge_rtol: relative depth jump that makes a pixel an edge, which leaves the mask if the
             normals jump there too; None keeps edges.
           intrinsics: how cameras are fitted: for each view ("per_view"), or one shared by all views
             ("shared"). Or, for MapAnything, known camera matrices, in pixels of the original
-            images, where the centre of the top-left pixel is (0, 0).
+            images, where the centre of the top-left pixel is (0, 0); or one (3, 3) for all.
           principal_point: fitted, or held at the image's centre.
           poses: known poses (MapAnything): world-from-camera, rigid; x right, y down, z forward.
-            The result is in their world.
+            The result is in their world, whose origin must be near enough for float32.
           depths: known depth (MapAnything) along the optical axis, of the size of the original
             images; 0 or NaN where unknown.
           metric_poses, metric_depths: whether they are in metres. Poses in another unit leave the
@@ -109,8 +113,8 @@ class Pipeline(Engine):
           attention: in place of the pipeline's own: a function or a name, as `load` takes them.
           stages: collects and shows the time of each stage; silent if not given.
 
-        Known values are given for each view: an array whose first axis counts the views, a list
-        with None where nothing is known, or a mapping by the number of the view.
+        Known values are given for each view: an array whose first axis counts the views, or a list
+        or a mapping by the number of the view, with None where nothing is known.
 
         Returns:
           The reconstruction, its arrays on the device; `seconds` tells the stages' times.
@@ -119,12 +123,22 @@ class Pipeline(Engine):
           InputError: the images or an argument cannot be used.
         """
         stages = Stages(quiet=True) if stages is None else stages
-        known = Known(poses, depths, metric_poses, metric_depths).with_intrinsics(intrinsics)
-        options, limits = self._choices(
-            known,
+        known = Known.of(
+            intrinsics=intrinsics,
+            poses=poses,
+            depths=depths,
+            metric_poses=metric_poses,
+            metric_depths=metric_depths,
+        )
+        options, limits = choices(
+            self.habits,
+            self.name,
+            known.first,
             min_confidence,
             confidence_quantile,
             edge_rtol,
+            view_confidence_quantile=view_confidence_quantile,
+            multiview=multiview_confidence,
             intrinsics=intrinsics if isinstance(intrinsics, str) else "per_view",
             principal_point=principal_point,
             points=points,
@@ -157,11 +171,13 @@ class Pipeline(Engine):
         resolution: int | None = None,
         stride: int = 1,
         min_confidence: float | None = None,
+        view_confidence_quantile: float | None = None,
         edge_rtol: float | None = 0.03,
         intrinsics: Literal["per_view"] | PerView = "per_view",
         principal_point: PrincipalPoint = "free",
         poses: PerView | None = None,
         depths: PerView | None = None,
+        metric_poses: bool = True,
         metric_depths: bool = True,
         points: PointsChoice | None = None,
         attention: AttentionFn | AttentionName | None = None,
@@ -180,7 +196,8 @@ class Pipeline(Engine):
           overwrite: whether another reconstruction in the folder may be replaced.
 
         The other arguments are those of `reconstruct`. What looks at all views at once is left out:
-        a share of the least confident points, one camera for all, tracks, poses of unknown unit.
+        a share of the scene's least confident points, agreement of the views, one camera for all,
+        tracks.
 
         Returns:
           The folder.
@@ -202,9 +219,23 @@ class Pipeline(Engine):
                 f"{intrinsics=}: one camera for all views is fitted by reconstruct, not by stream"
             )
         stages = Stages(quiet=True) if stages is None else stages
-        known = Known(poses, depths, True, metric_depths).with_intrinsics(intrinsics)
-        options, limits = self._choices(
-            known, min_confidence, 0.0, edge_rtol, principal_point=principal_point, points=points
+        known = Known.of(
+            intrinsics=intrinsics,
+            poses=poses,
+            depths=depths,
+            metric_poses=metric_poses,
+            metric_depths=metric_depths,
+        )
+        options, limits = choices(
+            self.habits,
+            self.name,
+            known.first,
+            min_confidence,
+            0.0,
+            edge_rtol,
+            view_confidence_quantile=view_confidence_quantile,
+            principal_point=principal_point,
+            points=points,
         )
         folder, attention = Path(folder), chosen_attention(attention, self.attention)
         with self._loading(images, known, resolution, stride, stages) as loading:
@@ -270,39 +301,6 @@ class Pipeline(Engine):
         )
         return replace(tracks, xy=xy)
 
-    def _choices(
-        self,
-        known: Known,
-        min_confidence: float | None,
-        confidence_quantile: float | None,
-        edge_rtol: float | None,
-        *,
-        points: PointsChoice | None,
-        **chosen: Any,
-    ) -> tuple[Options, Thresholds]:
-        """What is compiled into the program, and the numbers that it takes.
-
-        Raises:
-          InputError: an argument is out of range, or not for this model.
-        """
-        habits = self.habits
-        least = habits.min_confidence if min_confidence is None else min_confidence
-        share = habits.confidence_quantile if confidence_quantile is None else confidence_quantile
-        if known.first is not None and not habits.conditions:
-            raise InputError(
-                f"{known.first}: {self.name} works from images alone; leave it out, or load "
-                "mapanything"
-            )
-        options = Options(
-            use_quantile=share > 0,
-            use_edges=edge_rtol is not None,
-            strict_edges=habits.strict_edges,
-            points=habits.chosen_points(points, self.name),
-            conditioned=known.first is not None,
-            **chosen,
-        )
-        return options, thresholds(least, share, edge_rtol)
-
     def _loading(
         self,
         images: ImageSource,
@@ -311,9 +309,13 @@ class Pipeline(Engine):
         stride: int,
         stages: Stages,
     ) -> AbstractContextManager[Loading]:
-        rule = self.resize if known.intrinsics is None else self.resize.for_known_cameras()
         return loading_images(
-            images, rule=rule, resolution=resolution, stride=stride, stages=stages
+            images,
+            rule=self.resize,
+            resolution=resolution,
+            stride=stride,
+            known_cameras=known.intrinsics or (),
+            stages=stages,
         )
 
     def _tracks(self, query_points: QueryPoints | None) -> bool:
@@ -343,41 +345,3 @@ class Pipeline(Engine):
             return []
         smallest = cast(TrackingModel, self.model).smallest_tracked
         return queries(query_points, transforms, smallest=smallest or 1)
-
-
-def note_odd_cameras(intrinsics: Float[Array, "V 3 3"], stages: Stages) -> None:
-    """Says how many views' rays form no camera, if some do not."""
-    focal = np.asarray(intrinsics)[:, [0, 1], [0, 1]]
-    odd = int((~(focal > 0) | ~np.isfinite(focal)).any(axis=1).sum())
-    if odd:
-        stages.note(
-            f"NOTE: the rays of {odd} of {len(focal)} views do not form a camera "
-            "(the focal length is not positive and finite): do not trust their intrinsics"
-        )
-
-
-def reconstruction_of(
-    geometry: Geometry,
-    batch: ImageBatch,
-    name: str,
-    tracks: PointTracks | None,
-    stages: Stages,
-) -> Reconstruction:
-    """What a program told of these images, for the user."""
-    scale, skipped = geometry.metric_scale, geometry.skipped
-    return Reconstruction(
-        points_world=geometry.points_world,
-        points_camera=geometry.points_camera,
-        confidence=geometry.confidence,
-        mask=geometry.mask,
-        world_from_camera=geometry.world_from_camera,
-        intrinsics=geometry.intrinsics,
-        colors=batch.pixels,
-        names=batch.names,
-        transforms=batch.transforms,
-        model=name,
-        seconds=dict(stages.seconds),
-        tracks=tracks,
-        metric_scale=None if scale is None else float(scale),
-        stats=Statistics(sparsity=None if skipped is None else np.asarray(skipped)),
-    )

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int, UInt8
 
-from jaxrecon.geometry import depth_normal_edges, intrinsics_from_points
+from jaxrecon.geometry import depth_consistency, depth_normal_edges, intrinsics_from_points
 from jaxrecon.models import Conditions, Encoded, Model, Prediction, TrackingModel, given_world
 from jaxrecon.nn.attention import AttentionFn
 from jaxrecon.nn.views import each_view, map_views
@@ -53,7 +53,7 @@ def scene_program(
     chosen = {} if options.points is None else {"points": options.points}
     prediction = model.predict_all(encoded, layout, **chosen)
     if known is not None:
-        prediction = prediction.moved(given_world(prediction, known))
+        prediction = prediction.moved(given_world(prediction.world_from_camera, known))
     maps = cast(TrackingModel, model).track_maps(encoded, layout)[0] if options.maps else None
     return geometry_of(prediction, limits, options, maps)
 
@@ -90,11 +90,12 @@ def geometry_of(
 ) -> Geometry:
     """What is told of the one scene."""
     scene: Prediction = jax.tree.map(lambda x: x[0], prediction)
+    confidence = _agreement(scene, limits) if options.multiview else scene.confidence
     return Geometry(
         points_world=scene.points_world,
         points_camera=scene.points_camera,
-        confidence=scene.confidence,
-        mask=_mask(scene, limits, options),
+        confidence=confidence,
+        mask=_mask(scene, confidence, limits, options),
         world_from_camera=scene.world_from_camera,
         intrinsics=_intrinsics(scene, limits, options),
         metric_scale=scene.metric_scale,
@@ -116,9 +117,22 @@ def _intrinsics(scene: Prediction, limits: Thresholds, options: Options) -> Floa
     )
 
 
-def _mask(scene: Prediction, limits: Thresholds, options: Options) -> Bool[Array, "V H W"]:
+def _agreement(scene: Prediction, limits: Thresholds) -> Float[Array, "V H W"]:
+    """How far the views agree on each point; see `depth_consistency`."""
+    depth = scene.points_camera[..., 2]
+    return depth_consistency(
+        depth,
+        jnp.ones(depth.shape, bool) if scene.mask is None else scene.mask,
+        scene.world_from_camera,
+        _intrinsics(scene, limits, Options()),
+        views=limits.views,
+    )
+
+
+def _mask(
+    scene: Prediction, confidence: Float[Array, "V H W"], limits: Thresholds, options: Options
+) -> Bool[Array, "V H W"]:
     """Confident pixels of the photos that are not on an edge, as upstream's examples keep them."""
-    confidence = scene.confidence
     mask = confidence > limits.min_confidence
     if scene.mask is not None:
         mask &= scene.mask
@@ -128,6 +142,11 @@ def _mask(scene: Prediction, limits: Thresholds, options: Options) -> Bool[Array
         mask &= inside
     if options.use_quantile:
         mask &= confidence >= quantile(confidence, limits.confidence_quantile, inside)
+    share = limits.view_confidence_quantile
+    if share is not None:
+        counted = jnp.broadcast_to(inside, confidence.shape)
+        least = jax.vmap(quantile, (0, None, 0))(confidence, jnp.asarray(share), counted)
+        mask &= confidence > least[:, None, None]
     if options.use_edges:
         mask &= ~_edges(scene.points_camera, mask, limits.edge_rtol, options.strict_edges)
     return mask

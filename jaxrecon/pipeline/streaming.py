@@ -14,11 +14,11 @@ from typing import Any
 
 import jax
 import numpy as np
-from jaxtyping import Float, UInt8
+from jaxtyping import Array, Float, UInt8
 
 from jaxrecon.export import Streamed, write_npz
 from jaxrecon.images import ImageBatch
-from jaxrecon.models import Conditions, Encoded
+from jaxrecon.models import Conditions, Encoded, Model, given_world
 from jaxrecon.nn.attention import AttentionFn
 from jaxrecon.pipeline.engine import Engine
 from jaxrecon.pipeline.heads import compile_both, compile_heads, has_given_pose, part_size
@@ -71,7 +71,8 @@ def stream(
         shape, posed = framed[0].shape, has_given_pose(known)
         program = compile_both(engine, shape, framed[2], attention, views_at_once, posed=posed)
     encoded = _encode(engine, program, *framed[:2], known, stages)
-    parts = _parts(engine, framed, encoded, views_at_once, _given_pose(known))
+    world = _world(engine, framed, encoded, known)
+    parts = _parts(engine, framed, encoded, views_at_once, world)
     wanted = set(missing)
     with (
         stages.stage("heads", total=len(missing)) as advance,
@@ -182,8 +183,37 @@ def _write(recon: Reconstruction, path: Path, advance: Callable[[], None]) -> No
     advance()
 
 
-def _given_pose(known: Conditions | None) -> Float[np.ndarray, "4 4"] | None:
-    """The first view's own pose, which is where the model's world is."""
+def _world(
+    engine: Engine,
+    framed: tuple[UInt8[np.ndarray, "V H W 3"], Thresholds, Options],
+    encoded: Encoded,
+    known: Conditions | None,
+) -> Float[np.ndarray, "4 4"] | None:
+    """Where the model's world is in that of the given poses, if there are any.
+
+    Poses of an unknown unit are compared with those of all views, which are worked out for that.
+    """
     if known is None or not has_given_pose(known):
         return None
-    return np.asarray(known.world_from_camera[0, 0])
+    pixels, _, options = framed
+    shape = (1, *pixels.shape)
+    arguments = (
+        engine.model,
+        replace(encoded, skipped=None),
+        engine.placed(known, len(pixels)),
+    )
+    program = engine.once(
+        ("world", shape, options),
+        lambda: engine.lowered(partial(world_program, shape, options), *arguments),
+    )
+    return np.asarray(program(*arguments))
+
+
+def world_program(
+    shape: tuple[int, ...], options: Options, model: Model, encoded: Encoded, known: Conditions
+) -> Float[Array, "4 4"]:
+    """See `given_world`; of all that the model tells, the poses alone are worked out."""
+    layout = model.layout(shape)
+    chosen = {} if options.points is None else {"points": options.points}
+    found = model.predict_all(encoded, layout, **chosen)
+    return given_world(found.world_from_camera, known)[0]

@@ -118,7 +118,7 @@ MAPANYTHING_FAMILY = Family(
     rules=mapanything_names.RULES,
     ignored=mapanything_names.IGNORED,
     resize=MAPANYTHING_RESIZE,
-    habits=Habits(0.0, conditions=True, strict_edges=True),
+    habits=Habits(0.0, conditions=True, strict_edges=True, metric=True),
     find_ignored=mapanything_names.repeated,
 )
 

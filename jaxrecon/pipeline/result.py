@@ -1,0 +1,48 @@
+"""From what a program told to what the user gets."""
+
+import numpy as np
+from jaxtyping import Array, Float
+
+from jaxrecon.export import PointTracks
+from jaxrecon.images import ImageBatch
+from jaxrecon.pipeline.program import Geometry
+from jaxrecon.progress import Stages
+from jaxrecon.reconstruction import Reconstruction, Statistics
+
+
+def note_odd_cameras(intrinsics: Float[Array, "V 3 3"], stages: Stages) -> None:
+    """Says how many views' rays form no camera, if some do not."""
+    focal = np.asarray(intrinsics)[:, [0, 1], [0, 1]]
+    odd = int((~(focal > 0) | ~np.isfinite(focal)).any(axis=1).sum())
+    if odd:
+        stages.note(
+            f"NOTE: the rays of {odd} of {len(focal)} views do not form a camera "
+            "(the focal length is not positive and finite): do not trust their intrinsics"
+        )
+
+
+def reconstruction_of(
+    geometry: Geometry,
+    batch: ImageBatch,
+    name: str,
+    tracks: PointTracks | None,
+    stages: Stages,
+) -> Reconstruction:
+    """What a program told of these images, for the user."""
+    scale, skipped = geometry.metric_scale, geometry.skipped
+    return Reconstruction(
+        points_world=geometry.points_world,
+        points_camera=geometry.points_camera,
+        confidence=geometry.confidence,
+        mask=geometry.mask,
+        world_from_camera=geometry.world_from_camera,
+        intrinsics=geometry.intrinsics,
+        colors=batch.pixels,
+        names=batch.names,
+        transforms=batch.transforms,
+        model=name,
+        seconds=dict(stages.seconds),
+        tracks=tracks,
+        metric_scale=None if scale is None else float(scale),
+        stats=Statistics(sparsity=None if skipped is None else np.asarray(skipped)),
+    )
