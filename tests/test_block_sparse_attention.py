@@ -144,6 +144,28 @@ def test_padding_keys_are_not_seen(name: str, real: int) -> None:
 
 
 @pytest.mark.parametrize("name", ON_CPU)
+@pytest.mark.parametrize("real", [None, 150, 192])
+def test_what_is_not_seen_never_matters(name: str, real: int | None) -> None:
+    """Not even where it is no number: padding, and blocks that a shorter list leaves out."""
+    run, dtype, allowed = ON_CPU[name]
+    keys = 250 if real is None else real
+    dense = np.ones((1, 1, 2, -(-keys // 64)), bool)
+    dense[0, 0, 1, :2] = False
+    sizes = {"block_q": 64, "block_kv": 64, "q_length": 100}
+    mask = BlockMask.from_array(dense, kv_length=keys, **sizes)
+    q, k, v = (x.astype(dtype) for x in qkv((1, 100, 250, 1, 64), jnp.float32))
+    alone = q, k[:, :keys], v[:, :keys]
+    expected, expected_sums = in_float64(*alone, mask, 0.2)
+    if real is not None:
+        mask = replace(mask, kv_length=250, real_keys=jnp.int32(real))
+        k, v = (x.at[:, real:].set(jnp.nan) for x in (k, v))
+    k, v = (x.at[:, :128].set(jnp.nan) for x in (k, v))
+    out, sums = run(q, k, v, mask, scale=0.2)
+    assert relative_error(out[:, 64:], expected[:, 64:]) <= allowed
+    np.testing.assert_allclose(sums[..., 64:], expected_sums[..., 64:], rtol=2e-6, atol=2e-6)
+
+
+@pytest.mark.parametrize("name", ON_CPU)
 def test_all_blocks_are_dense_attention(name: str) -> None:
     shape = SHAPES[0]
     check(name, qkv(shape, jnp.float32), None, 0.2)

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
-from jaxtyping import Array, Bool, Int
+from jaxtyping import Array, Bool, Float, Int
 
 CHILDREN = ("counts", "indices", "real_keys")
 SIZES = ("block_q", "block_kv", "q_length", "kv_length")
@@ -185,6 +185,22 @@ def full_mask(
         kv_length,
         real_keys,
     )
+
+
+def without_padding(v: Float[Array, "B S N K"], mask: BlockMask | None) -> Float[Array, "B S N K"]:
+    """Values with zeros behind the last real key, in the one listed block that holds padding.
+
+    A kernel multiplies what it does not see by zero, which mends no infinity.
+    """
+    if mask is None or mask.real_keys is None:
+        return v
+    size = min(mask.block_kv, v.shape[1])
+    start = (mask.real_keys - 1) // mask.block_kv * mask.block_kv
+    start = jnp.clip(start, 0, v.shape[1] - size)
+    block = jax.lax.dynamic_slice_in_dim(v, start, size, axis=1)
+    real = (start + jnp.arange(size) < mask.real_keys)[:, None, None]
+    block = jnp.where(real, block, jnp.zeros((), v.dtype))
+    return jax.lax.dynamic_update_slice_in_dim(v, block, start, axis=1)
 
 
 def _check_lists(counts: np.ndarray, indices: np.ndarray, key_blocks: int) -> None:

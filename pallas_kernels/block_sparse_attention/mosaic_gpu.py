@@ -21,7 +21,7 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import mosaic_gpu as plgpu
 from jaxtyping import Array, Float
 
-from pallas_kernels.block_sparse_attention.mask import BlockMask
+from pallas_kernels.block_sparse_attention.mask import BlockMask, without_padding
 from pallas_kernels.platform import target_is_hopper, target_platform
 
 WIDTHS = (64, 128)
@@ -146,7 +146,7 @@ def attention_mosaic_gpu(
     sizes = Sizes(
         config, q.shape[2], width, blocks, k.shape[1], padded_keys, q.dtype, scale, interpreted
     )
-    padded = (_padded(x, width) for x in (q, k, v))
+    padded = (_padded(x, width) for x in (q, k, without_padding(v, mask)))
     out, sums = _call(*padded, *lists, sizes=sizes, interpret=interpret)
     return out[:, : q.shape[1], :, : q.shape[-1]], sums[..., : q.shape[1]]
 

@@ -16,7 +16,7 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 from jaxtyping import Array, Float
 
-from pallas_kernels.block_sparse_attention.mask import BlockMask, full_mask
+from pallas_kernels.block_sparse_attention.mask import BlockMask, full_mask, without_padding
 from pallas_kernels.platform import target_platform
 
 SCALAR_WORDS = 2**16
@@ -57,7 +57,7 @@ def attention_mosaic_tpu(
         raise NotImplementedError(
             f"mosaic_tpu: blocks must be multiples of 16, found {mask.block_q} x {mask.block_kv}"
         )
-    keys = tuple(_by_head(x, mask.block_kv) for x in (k, v))
+    keys = tuple(_by_head(x, mask.block_kv) for x in (k, without_padding(v, mask)))
     out, sums = _by_portions(_by_head(q, mask.block_q), keys, mask, scale, interpret)
     out = out.reshape(batch, heads, -1, out.shape[-1])[:, :, :queries, :width]
     return out.swapaxes(1, 2), sums.reshape(batch, heads, -1)[:, :, :queries]
