@@ -15,7 +15,7 @@ from jax.export import DisabledSafetyCheck, Exported, default_export_platform, e
 from jax.sharding import AbstractDevice, AbstractMesh
 
 from jaxrecon import checkpoint
-from jaxrecon.compiling import without_x64
+from jaxrecon.compiling import told_refusals, without_x64
 from jaxrecon.errors import InputError
 from jaxrecon.exported.program import flat_program, told_fields
 from jaxrecon.exported.record import (
@@ -185,12 +185,8 @@ def _exported(
     allowed = [DisabledSafetyCheck.custom_call(name) for name in KERNEL_CALLS]
     make = export(program, platforms=(target.platform,), disabled_checks=allowed)
     try:
-        with target.tracing():
+        with target.tracing(), told_refusals(f"be written for {target.platform}"):
             return make(*_abstract_arguments(pipeline, shape))
-    except NotImplementedError as error:
-        raise InputError(
-            f"attention: cannot be written for {target.platform} ({error}); choose another one"
-        ) from error
     except ValueError as error:
         if "Unsupported TPU device kind" in str(error):
             raise InputError(
