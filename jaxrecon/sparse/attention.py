@@ -19,6 +19,7 @@ from pallas_kernels.block_sparse_attention import (
     IMPLEMENTATIONS,
     BlockMask,
     block_sparse_attention,
+    index_dtype,
 )
 
 LIST_BYTES_LIMIT = 512 * 2**20
@@ -324,6 +325,7 @@ def _table(name: str, budget: Budget, layers: int, heads: int) -> Float[np.ndarr
 
 def _heads_at_once(made: Arrangement, groups: int, heads: int) -> int:
     """The largest divisor of `heads` whose block lists stay within the limit."""
-    head_bytes = 2 * groups * made.query_blocks * made.key_blocks
+    entry = jnp.dtype(index_dtype(made.key_blocks)).itemsize
+    head_bytes = entry * groups * made.query_blocks * made.key_blocks
     fitting = (n for n in range(heads, 1, -1) if heads % n == 0)
     return next((n for n in fitting if n * head_bytes <= LIST_BYTES_LIMIT), 1)
