@@ -39,19 +39,15 @@ class TuningConfig:
       block_kv: keys of one listed block, copied at once.
       gather: listed blocks in one tile.
       stages: tiles in flight.
-      schedule_barrier: make two consumers take turns on the tensor cores.
       fresh_accumulator: multiply weights and values into registers of their own and add these to
         the running sum, instead of accumulating onto it.
-      heads_fastest: neighbouring programs work on neighbouring heads, not query blocks.
     """
 
     block_q: int = 128
     block_kv: int = 64
     gather: int = 4
     stages: int = 2
-    schedule_barrier: bool = True
     fresh_accumulator: bool = False
-    heads_fastest: bool = False
 
     def __post_init__(self) -> None:
         if self.block_q not in (64, 128, 192):
@@ -73,7 +69,8 @@ class TuningConfig:
 
     @property
     def takes_turns(self) -> bool:
-        return self.schedule_barrier and self.consumers == 2
+        """Whether two consumers take turns on the tensor cores."""
+        return self.consumers == 2
 
     @property
     def registers(self) -> tuple[int, int]:
@@ -209,11 +206,10 @@ class Sizes:
 
     def place(self, program: Array) -> tuple[Array, Array, Array]:
         """(batch, head, query block) of a program."""
-        inner = self.heads if self.config.heads_fastest else self.query_blocks
         scene = lax.div(program, jnp.int32(self.heads * self.query_blocks))
         rest = lax.rem(program, jnp.int32(self.heads * self.query_blocks))
-        slow, fast = lax.div(rest, jnp.int32(inner)), lax.rem(rest, jnp.int32(inner))
-        return (scene, fast, slow) if self.config.heads_fastest else (scene, slow, fast)
+        blocks = jnp.int32(self.query_blocks)
+        return scene, lax.div(rest, blocks), lax.rem(rest, blocks)
 
 
 def _scratch(sizes: Sizes) -> dict[str, Any]:
