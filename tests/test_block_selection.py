@@ -255,7 +255,7 @@ def test_a_thousand_views_fit(padded: bool) -> None:
     q = jax.ShapeDtypeStruct((1, patches, 16, 64), jnp.bfloat16)
     k = jax.ShapeDtypeStruct((1, keys, 16, 64), jnp.bfloat16)
     number = jax.ShapeDtypeStruct((), jnp.int32)
-    real = api.Real(number, number) if padded else None
+    real = api.Real(cast(Any, number), cast(Any, number)) if padded else None
     select = jax.jit(lambda q, k, real: select_blocks(q, k, keep=4000, mass=0.9, real=real))
     analysis = select.lower(q, k, real).compile().memory_analysis()
     assert analysis is not None

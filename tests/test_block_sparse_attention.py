@@ -1,6 +1,7 @@
 """Every backend of block-sparse attention against the formula in float64."""
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -29,6 +30,7 @@ from pallas_kernels.block_sparse_attention.mosaic_gpu import attention_mosaic_gp
 from pallas_kernels.block_sparse_attention.mosaic_tpu import attention_mosaic_tpu
 from pallas_kernels.block_sparse_attention.triton import attention_triton
 from pallas_kernels.block_sparse_attention.xla import attention_xla
+from pallas_kernels.errors import UnfitError
 
 pytestmark = pytest.mark.filterwarnings("ignore:The Pallas Triton backend is deprecated")
 
@@ -354,6 +356,30 @@ def test_a_named_backend_runs_or_raises() -> None:
         block_sparse_attention(*inputs, mask, implementation="magic")
 
 
+@pytest.mark.parametrize("name", ["mosaic_gpu", "triton", "mosaic_tpu"])
+@pytest.mark.parametrize("device", [None, "gpu", "tpu"])
+def test_kernels_refuse_float64_as_the_caller_s_mistake(name: str, device: str | None) -> None:
+    """On any machine; without a name XLA takes it."""
+    abstract = {None: None, "gpu": H100, "tpu": TPU}[device]
+    shape = (1, 9, 8, 1, 64)
+    with jax.enable_x64(True), on(abstract):
+        inputs, mask = qkv64(shape), random_mask(shape)
+        with pytest.raises(ValueError, match=f"{name}: needs bfloat16 or float.*found float64"):
+            block_sparse_attention(*inputs, mask, implementation=name)
+        assert jax.eval_shape(block_sparse_attention, *inputs, mask).dtype == jnp.float64
+
+
+def on(device: AbstractDevice | None) -> AbstractContextManager[Any]:
+    if device is None:
+        return nullcontext()
+    return jax.sharding.use_abstract_mesh(AbstractMesh((), (), abstract_device=device))
+
+
+def qkv64(shape: tuple[int, ...]) -> Inputs:
+    q, k, v = (jnp.asarray(np.asarray(x, np.float64)) for x in qkv(shape, jnp.float32))
+    return q, k, v
+
+
 def test_disagreeing_inputs_are_refused(without_shape_checks: None) -> None:
     shape = (2, 9, 8, 2, 4)
     (q, k, v), mask = qkv(shape, jnp.float32), random_mask(shape, block_q=4, block_kv=4)
@@ -408,9 +434,11 @@ def test_gpu_kernels_refuse_what_they_cannot_do(
     mask = random_mask(shape, block_q=blocks[0], block_kv=blocks[1])
     with (
         jax.sharding.use_abstract_mesh(AbstractMesh((), (), abstract_device=H100)),
-        pytest.raises(NotImplementedError, match=message),
+        pytest.raises(UnfitError, match=message) as caught,
     ):
         block_sparse_attention(*inputs, mask, implementation=name)
+    assert isinstance(caught.value, ValueError)
+    assert isinstance(caught.value, NotImplementedError)
 
 
 # Lowering for machines that are not here

@@ -3,7 +3,7 @@
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import jax
 import jax.export
@@ -248,7 +248,7 @@ def test_wrong_options_are_refused(
 @pytest.mark.parametrize("given", [[0.5, 0.25], np.array([0.5, 0.25]), jnp.array([0.5, 0.25])])
 def test_budgets_are_kept_as_tuples(without_shape_checks: None, given: Any) -> None:
     """So that a policy can be the static argument of a program."""
-    policy = SparseAttention(sparse_ratio=given, cdf_threshold=np.float32(0.5), **SMALL)
+    policy = SparseAttention(sparse_ratio=given, cdf_threshold=cast(Any, np.float32(0.5)), **SMALL)
     same = SparseAttention(sparse_ratio=(0.5, 0.25), cdf_threshold=0.5, **SMALL)
     assert (policy, hash(policy)) == (same, hash(same))
     rows = SparseAttention(sparse_ratio=np.full((2, 3), 0.5))

@@ -123,6 +123,7 @@ def export_program(
             )
             advance()
             _note_missing_cudnn(programs[target.platform], pipeline, stages)
+            _note_slow_blocks(programs[target.platform], stages)
     with stages.stage("write"), replacing_folder(folder, overwrite=overwrite) as place:
         checkpoint.save(pipeline.model, place / WEIGHTS_FOLDER, header)
         files = {
@@ -232,6 +233,19 @@ def _note_missing_cudnn(program: Exported, pipeline: Pipeline, stages: Stages) -
         stages.note(
             "NOTE: dense attention in the program for cuda is XLA's, which is slower than cuDNN's; "
             "to get cuDNN's, export on a machine that has it"
+        )
+
+
+def _note_slow_blocks(program: Exported, stages: Stages) -> None:
+    """Where a kernel chooses blocks for a GPU, but none attends to them."""
+    text = program.mlir_module()
+    chosen, attended = ('name = "block_selection"', 'name = "block_sparse_attention"')
+    kernel = attended in text or "mosaic_gpu_v2" in custom_calls(program)
+    if program.platforms == ("cuda",) and chosen in text and not kernel:
+        stages.note(
+            "NOTE: block-sparse attention in the program for cuda is XLA's, which is far slower "
+            "than the kernels'; these take bfloat16 and float16, head widths up to 128, and blocks "
+            "such as 128 x 64"
         )
 
 

@@ -96,7 +96,9 @@ def select_blocks(
       ValueError: shapes or dtypes disagree, `dense_queries`, `candidates` or `pool_q` do not fit
         the blocks, a number that can be looked at is out of its range, or the pooling or the
         implementation is unknown.
-      NotImplementedError: the backend asked for by name cannot do this job here.
+      UnfitError (a ValueError and a NotImplementedError): the backend asked for by name takes no
+        rows of so many blocks.
+      NotImplementedError: the backend asked for by name does not run on this machine.
     """
     part = block_q if pool_q is None else pool_q
     check_inputs(q, k)

@@ -22,6 +22,7 @@ from jax.experimental.pallas import mosaic_gpu as plgpu
 from jaxtyping import Array, Float
 
 from pallas_kernels.block_sparse_attention.mask import BlockMask, without_padding
+from pallas_kernels.errors import UnfitError
 from pallas_kernels.platform import target_is_hopper, target_platform
 
 WIDTHS = (64, 128)
@@ -85,13 +86,13 @@ def default_config(mask: BlockMask | None, width: int) -> TuningConfig:
     """The configuration for a mask's block sizes (None: all blocks) and a head width.
 
     Raises:
-      NotImplementedError: the kernel cannot work with blocks of these sizes.
+      UnfitError: the kernel cannot work with blocks of these sizes.
     """
     block_q = 128 if mask is None else mask.block_q
     tile = 256 if width == 64 and block_q <= 128 else 128
     block_kv = tile if mask is None else mask.block_kv
     if block_q not in (64, 128, 192) or block_kv % 64 or tile % block_kv:
-        raise NotImplementedError(
+        raise UnfitError(
             "mosaic_gpu: query blocks must be 64, 128 or 192 and key blocks divide "
             f"{tile} by multiples of 64 at head width {width}, found {block_q} x {block_kv}"
         )
@@ -115,16 +116,19 @@ def attention_mosaic_gpu(
       interpret: `plgpu.InterpretGPUParams` to run on the CPU.
 
     Raises:
-      NotImplementedError: this kernel cannot do this job here.
+      NotImplementedError: not on a Hopper GPU.
+      UnfitError: the dtype, head width or block sizes are not for this kernel.
       ValueError: the configuration's block sizes are not the mask's.
     """
+    if q.dtype == jnp.float64:
+        raise UnfitError(f"mosaic_gpu: needs bfloat16 or float16, found {q.dtype}")
     if interpret is None and not target_is_hopper():
         raise NotImplementedError(f"mosaic_gpu: needs a Hopper GPU, found {target_platform()}")
     if q.dtype not in (jnp.bfloat16, jnp.float16):
-        raise NotImplementedError(f"mosaic_gpu: needs bfloat16 or float16, found {q.dtype}")
+        raise UnfitError(f"mosaic_gpu: needs bfloat16 or float16, found {q.dtype}")
     width = next((width for width in WIDTHS if q.shape[-1] <= width), None)
     if width is None:
-        raise NotImplementedError(f"mosaic_gpu: head width {q.shape[-1]} is beyond {WIDTHS[-1]}")
+        raise UnfitError(f"mosaic_gpu: head width {q.shape[-1]} is beyond {WIDTHS[-1]}")
     config = default_config(mask, width) if config is None else config
     if mask is not None and (config.block_q, config.block_kv) != (mask.block_q, mask.block_kv):
         raise ValueError(
@@ -132,7 +136,7 @@ def attention_mosaic_gpu(
             f"{mask.block_kv}"
         )
     if config.shared_bytes(width) > SHARED_BYTES:
-        raise NotImplementedError(
+        raise UnfitError(
             f"mosaic_gpu: {config} needs {config.shared_bytes(width)} bytes of shared memory, "
             f"a Hopper GPU has {SHARED_BYTES}"
         )
