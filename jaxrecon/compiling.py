@@ -2,10 +2,13 @@
 
 import functools
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import jax
+
+from jaxrecon.errors import InputError
 
 COMPILER_OPTIONS: dict[str, dict[str, bool | int | str]] = {
     "gpu": {"xla_gpu_enable_triton_gemm": False}
@@ -34,3 +37,16 @@ def without_x64[**P, R](function: Callable[P, R]) -> Callable[P, R]:
             return function(*args, **kwargs)
 
     return narrow
+
+
+@contextmanager
+def told_refusals(what: str) -> Iterator[None]:
+    """Tells the user of an attention backend that was asked for by name and cannot do `what`.
+
+    Raises:
+      InputError: in place of the backend's NotImplementedError.
+    """
+    try:
+        yield
+    except NotImplementedError as error:
+        raise InputError(f"attention: cannot {what} ({error}); choose another one") from error

@@ -37,7 +37,7 @@ def patch_rows(sparse: SparseAttention, mask: np.ndarray, layout: TokenLayout) -
 
 
 def check_sparse_attention(golden: Golden) -> None:
-    """Curves, or masks bit for bit and outputs in all modes."""
+    """Curves, or masks and counts bit for bit and outputs in all modes."""
     if "modes" not in golden.info:
         check_curves(golden.outputs())
         return
@@ -57,9 +57,14 @@ def check_sparse_attention(golden: Golden) -> None:
         out, skipped, mask = run(jnp.int32(layer))
         tag, chosen = mode["tag"], patch_rows(sparse, np.asarray(mask), layout_of(golden))
         np.testing.assert_array_equal(chosen, expected[f"{tag}.mask"].astype(bool))
+        # The golden counts are those before upstream's rule of at least one.
+        taken = chosen[..., : chosen.shape[-1] - mode["sink_blocks"]].sum(-1)
+        np.testing.assert_array_equal(taken, np.maximum(1, expected[f"{tag}.count"]))
         np.testing.assert_allclose(np.mean(skipped), mode["sparsity"], atol=1e-6)
         stride = 5 if tag == "r0.5_cNone" else 13
         heads_first = np.moveaxis(np.asarray(out), 2, 1)[:, :, ::stride]
+        golden.check(f"{tag}.out", heads_first, expected[f"{tag}.out"])
+        # The manifest's own hint is closer than the README's rule.
         np.testing.assert_allclose(heads_first, expected[f"{tag}.out"], rtol=0, atol=1e-5)
 
 

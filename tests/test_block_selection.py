@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
@@ -97,6 +97,7 @@ def test_hard_scores(name: str) -> None:
     assert chosen(name, far, 2, None)[0].tolist() == [True, False, True, False]
 
 
+@pytest.mark.parametrize("name", ON_CPU)
 @settings(max_examples=12, deadline=None, derandomize=True)
 @given(
     rows=st.integers(1, 4),
@@ -105,14 +106,16 @@ def test_hard_scores(name: str) -> None:
     mass=st.one_of(st.none(), st.floats(0.01, 1)),
     seed=st.integers(0, 99),
 )
-def test_any_shape(rows: int, blocks: int, keep: int, mass: float | None, seed: int) -> None:
+def test_any_shape(
+    name: str, rows: int, blocks: int, keep: int, mass: float | None, seed: int
+) -> None:
     # Whole numbers of quarters: many ties, and no two sums of weights nearly meet the budget.
     scores = np.random.default_rng(seed).integers(-8, 8, (rows, blocks)) / 4
     reached = by_sorting(scores, 1, mass)
     if mass is not None and _nearly(scores, mass):
         return
     expected = reached | by_sorting(scores, keep, None)
-    np.testing.assert_array_equal(chosen("xla", scores, keep, mass), expected)
+    np.testing.assert_array_equal(chosen(name, scores, keep, mass), expected)
 
 
 def _nearly(scores: np.ndarray, mass: float) -> bool:
@@ -231,12 +234,30 @@ def test_chunks_change_nothing(
     np.testing.assert_array_equal(cut.as_array(), whole.as_array())
 
 
-def test_a_thousand_views_fit() -> None:
+@pytest.mark.parametrize("padded", [False, True])
+@pytest.mark.parametrize("pooling", ["mean", "max"])
+def test_padding_does_not_change_pools(pooling: Any, padded: bool) -> None:
+    x = jnp.asarray(np.random.default_rng(0).normal(size=(2, 23, 3, 4)), jnp.float32)
+    junk = x.at[:, 13:].set(jnp.nan) if padded else x[:, :13]
+    for start, block in ((0, 4), (4, 4), (1, 5), (12, 3), (3, 1), (13, 2)):
+        stop = jnp.int32(13) if padded else None
+        pooled = pool_blocks(junk, block, pooling, start=start, stop=stop)
+        own = [np.asarray(x[:, at : min(13, at + block)]) for at in range(start, 13, block)]
+        fold = np.mean if pooling == "mean" else np.max
+        for place, tokens in enumerate(own):
+            np.testing.assert_allclose(pooled[:, :, place], fold(tokens, axis=1), rtol=1e-5)
+        assert not np.asarray(pooled[:, :, len(own) :]).any()
+
+
+@pytest.mark.parametrize("padded", [False, True])
+def test_a_thousand_views_fit(padded: bool) -> None:
     patches, keys = 1000 * 1036, 1000 * 1041
     q = jax.ShapeDtypeStruct((1, patches, 16, 64), jnp.bfloat16)
     k = jax.ShapeDtypeStruct((1, keys, 16, 64), jnp.bfloat16)
-    select = jax.jit(lambda q, k: select_blocks(q, k, keep=4000, mass=0.9))
-    analysis = select.lower(q, k).compile().memory_analysis()
+    number = jax.ShapeDtypeStruct((), jnp.int32)
+    real = api.Real(cast(Any, number), cast(Any, number)) if padded else None
+    select = jax.jit(lambda q, k, real: select_blocks(q, k, keep=4000, mass=0.9, real=real))
+    analysis = select.lower(q, k, real).compile().memory_analysis()
     assert analysis is not None
     assert analysis.temp_size_in_bytes <= 1.5 * 2**30
 
@@ -264,6 +285,25 @@ def test_wrong_arguments_are_refused(without_shape_checks: None) -> None:
         (lambda: select_blocks(q, k, keep=1, block_q=0), "block_q=0"),
         (lambda: select_blocks(q, k, keep=1, pool_q=3, **SMALL), "pool_q=3 must divide"),
         (lambda: select_blocks(q, k, keep=1, implementation="magic"), "one of triton, xla"),
+        (
+            lambda: select_blocks(q, k, keep=1, dense_queries=128, implementation="magic"),
+            "one of triton, xla",
+        ),
+        (lambda: select_blocks(q, k, keep=1, mass=1.5), r"mass=1\.5 must lie in \(0, 1\]"),
+        (lambda: select_blocks(q, k, keep=1, mass=0.0), "mass=0.0 must lie in"),
+        (lambda: select_blocks(q, k, keep=1, mass=float("nan")), "mass=nan must lie in"),
+        (lambda: select_blocks(q, k, keep=1, mass=jnp.array([0.5, 2.0])), "must lie in"),
+        (lambda: select_blocks(q, k, keep=1, mass=jnp.ones(3)), "one for each of 2 heads"),
+        (lambda: select_blocks(q, k, keep=-1), "keep=-1 must be whole numbers of at least 0"),
+        (lambda: select_blocks(q, k, keep=cast(Any, 1.5)), "keep=1.5 must be whole numbers"),
+        (lambda: select_blocks(q, k, keep=jnp.array([3, -2])), "must be whole numbers"),
+        (lambda: select_blocks(q, k, keep=1, scale=0.0), "scale=0.0 must be positive"),
+        (lambda: select_blocks(q, k, keep=1, scale=float("nan")), "scale=nan must be positive"),
+        (lambda: select_blocks(q, k, keep=1, pooling=cast(Any, "median")), "one of mean, max"),
+        (lambda: pool_blocks(q, 2, cast(Any, "median")), "one of mean, max"),
+        (lambda: select_blocks(q.astype(int), k.astype(int), keep=1), "one floating dtype, found"),
+        (lambda: select_blocks(q, k.astype(jnp.bfloat16), keep=1), "one floating dtype, found"),
+        (lambda: select_blocks(q[:, :0], k, keep=1), "no axis may be empty"),
     ):
         with pytest.raises(ValueError, match=message):
             call()

@@ -1,5 +1,6 @@
 """The command line: what it writes and prints, and one line for everything that goes wrong."""
 
+import argparse
 import errno
 import json
 import os
@@ -21,7 +22,7 @@ from PIL import Image
 
 import jaxrecon
 from jaxrecon import registry
-from jaxrecon.cli import main
+from jaxrecon.cli import common, main
 from jaxrecon.pipeline import Pipeline
 from jaxrecon.reconstruction import Reconstruction
 from jaxrecon.registry import loading
@@ -513,6 +514,43 @@ class TestBadImages:
         (bad / "1.png").write_bytes(content((bad / "0.png").read_bytes()))
         text = refused("reconstruct", bad, "-m", native, "-o", tmp_path / "out", "-q")
         assert text.startswith(f"cannot read {bad}/1.png: {told}")
+
+
+class TestAttention:
+    @pytest.mark.skipif(jax.default_backend() != "cpu", reason="cuDNN may be here")
+    def test_a_backend_that_cannot_run_here(
+        self, photos: str, native: str, tmp_path: Path, refused: Callable[..., str]
+    ) -> None:
+        rest = ("-m", native, "-q", "--attention", "cudnn")
+        told = (
+            "attention: cannot run here (cudnn: needs an NVIDIA GPU, found cpu); choose another one"
+        )
+        assert refused("reconstruct", photos, "-o", tmp_path / "out", *rest) == told
+        assert refused("plan", "--views", "2", "--size", "56x42", *rest[:2], *rest[3:]) == told
+
+    @pytest.mark.parametrize(
+        ("arguments", "ratio", "threshold"),
+        [
+            ("--sparse-ratio 0.5", 0.5, 0.9),
+            ("--cdf-threshold 0.8", 0.75, 0.8),
+            ("--sparse-ratio 0.5 --cdf-threshold none", 0.5, None),
+            ("--sparse-ratio none --cdf-threshold 0.8", None, 0.8),
+        ],
+    )
+    def test_budgets_that_are_not_given_are_the_class_s(
+        self, arguments: str, ratio: float | None, threshold: float | None
+    ) -> None:
+        parser = argparse.ArgumentParser()
+        common.add_computing(parser)
+        sparse = common.attention_of(parser.parse_args(arguments.split()))
+        assert sparse == jaxrecon.SparseAttention(ratio, threshold)
+        fast = parser.parse_args(["--attention", "fast", *arguments.split()])
+        assert common.attention_of(fast).sparse == sparse
+
+    def test_no_budget_leaves_the_name(self) -> None:
+        parser = argparse.ArgumentParser()
+        common.add_computing(parser)
+        assert common.attention_of(parser.parse_args([])) == "auto"
 
 
 class TestBadOptions:

@@ -194,6 +194,30 @@ def test_sparse_attention_for_a_gpu_that_is_not_here(
             jaxrecon.load_exported(tmp_path / "gpu")
 
 
+@pytest.mark.parametrize(
+    ("dtype", "block_q", "slow"),
+    [("bfloat16", 128, False), ("bfloat16", 96, True), ("float32", 128, True)],
+)
+@pytest.mark.parametrize("kind", [None, "NVIDIA A100-SXM4-80GB"])
+def test_slow_sparse_attention_is_told(
+    pipeline: Pipeline,
+    half: Pipeline,
+    tmp_path: Path,
+    dtype: str,
+    block_q: int,
+    slow: bool,
+    kind: str | None,
+) -> None:
+    notes = Notes()
+    arguments: dict[str, Any] = {"views": 4, "size": (70, 56), "platforms": ("cuda",)}
+    sparse = jaxrecon.SparseAttention(block_q=block_q)
+    chosen = half if dtype == "bfloat16" else pipeline
+    jaxrecon.export_program(
+        chosen, tmp_path / "gpu", **arguments, device_kind=kind, attention=sparse, stages=notes
+    )
+    assert slow == any("block-sparse attention in the program" in note for note in notes.notes)
+
+
 def test_sparse_attention_for_a_tpu_that_is_not_here(half: Pipeline, tmp_path: Path) -> None:
     arguments: dict[str, Any] = {"views": 4, "size": (WIDTH, HEIGHT), "platforms": ("cpu", "tpu")}
     arguments["attention"] = jaxrecon.SparseAttention()

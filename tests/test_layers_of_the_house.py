@@ -11,8 +11,8 @@ ROOT = Path(__file__).parent.parent
 # its own floor. Entry points are on top.
 FLOORS = (
     (
-        "jaxrecon.compiling",
         "jaxrecon.errors",
+        "jaxrecon.compiling",
         "jaxrecon.files",
         "jaxrecon.progress",
         "jaxrecon.pytree",

@@ -182,6 +182,8 @@ def test_shared_intrinsics(pipeline: Pipeline, pixels: np.ndarray) -> None:
         ({"min_confidence": float("nan")}, "min_confidence=nan must be a number"),
         ({"attention": "fastest"}, "attention='fastest' is unknown; choose one of auto, fast"),
         ({"attention": 3}, "attention: found int; give a name or a function"),
+        ({"attention": "cudnn"}, r"attention: cannot run here \(cudnn: needs an NVIDIA GPU, found"),
+        ({"attention": jaxrecon.SparseAttention(implementation="mosaic_tpu")}, "needs a TPU"),
         ({"edge_rtol": -1.0}, "edge_rtol=-1.0 must be at least 0"),
         ({"edge_rtol": float("nan")}, "edge_rtol=nan must be"),
         ({"intrinsics": "none"}, "intrinsics='none' is unknown; choose one of per_view, shared"),

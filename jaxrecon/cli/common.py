@@ -83,8 +83,17 @@ def add_computing(parser: argparse.ArgumentParser) -> None:
     )
     add("--devices", default="1", metavar="N", help="spread views over so many devices, or all")
     add("--shard-weights", action="store_true", help="each device holds a part of the weights")
-    add("--sparse-ratio", type=float, help="share of key blocks that may be skipped, in [0, 1)")
-    add("--cdf-threshold", type=float, help="share of attention that is kept, in (0, 1]")
+    shares: dict[str, Any] = {"type": _share, "default": argparse.SUPPRESS, "metavar": "X"}
+    add(
+        "--sparse-ratio",
+        help="share of key blocks that may be skipped, in [0, 1), or none",
+        **shares,
+    )
+    add("--cdf-threshold", help="share of attention that is kept, in (0, 1], or none", **shares)
+
+
+def _share(text: str) -> float | None:
+    return None if text == "none" else float(text)
 
 
 def load_pipeline(
@@ -140,12 +149,15 @@ def mesh_of(devices: str) -> "Mesh | None":
 
 
 def attention_of(options: argparse.Namespace) -> Any:
-    """The name of an attention, or block-sparse attention as the options want it."""
-    chosen = {
-        name: getattr(options, name)
-        for name in ("sparse_ratio", "cdf_threshold")
-        if getattr(options, name) is not None
-    }
+    """The name of an attention, or block-sparse attention as the options want it.
+
+    A budget that is not given is `SparseAttention`'s own; "none" takes it away.
+
+    Raises:
+      InputError: a budget is out of range, or is given with exact attention.
+    """
+    given = vars(options)
+    chosen = {name: given[name] for name in ("sparse_ratio", "cdf_threshold") if name in given}
     if not chosen:
         return options.attention
     if options.attention not in ("auto", "fast", "sparse"):
@@ -156,8 +168,7 @@ def attention_of(options: argparse.Namespace) -> Any:
         )
     from jaxrecon.sparse import FastAttention, SparseAttention
 
-    budgets: dict[str, Any] = {"sparse_ratio": None, "cdf_threshold": None} | chosen
-    sparse = SparseAttention(**budgets)
+    sparse = SparseAttention(**chosen)
     return FastAttention(sparse) if options.attention == "fast" else sparse
 
 

@@ -15,7 +15,7 @@ from jax.export import DisabledSafetyCheck, Exported, default_export_platform, e
 from jax.sharding import AbstractDevice, AbstractMesh
 
 from jaxrecon import checkpoint
-from jaxrecon.compiling import without_x64
+from jaxrecon.compiling import told_refusals, without_x64
 from jaxrecon.errors import InputError
 from jaxrecon.exported.program import flat_program, told_fields
 from jaxrecon.exported.record import (
@@ -123,6 +123,7 @@ def export_program(
             )
             advance()
             _note_missing_cudnn(programs[target.platform], pipeline, stages)
+            _note_slow_blocks(programs[target.platform], stages)
     with stages.stage("write"), replacing_folder(folder, overwrite=overwrite) as place:
         checkpoint.save(pipeline.model, place / WEIGHTS_FOLDER, header)
         files = {
@@ -185,12 +186,8 @@ def _exported(
     allowed = [DisabledSafetyCheck.custom_call(name) for name in KERNEL_CALLS]
     make = export(program, platforms=(target.platform,), disabled_checks=allowed)
     try:
-        with target.tracing():
+        with target.tracing(), told_refusals(f"be written for {target.platform}"):
             return make(*_abstract_arguments(pipeline, shape))
-    except NotImplementedError as error:
-        raise InputError(
-            f"attention: cannot be written for {target.platform} ({error}); choose another one"
-        ) from error
     except ValueError as error:
         if "Unsupported TPU device kind" in str(error):
             raise InputError(
@@ -236,6 +233,19 @@ def _note_missing_cudnn(program: Exported, pipeline: Pipeline, stages: Stages) -
         stages.note(
             "NOTE: dense attention in the program for cuda is XLA's, which is slower than cuDNN's; "
             "to get cuDNN's, export on a machine that has it"
+        )
+
+
+def _note_slow_blocks(program: Exported, stages: Stages) -> None:
+    """Where a kernel chooses blocks for a GPU, but none attends to them."""
+    text = program.mlir_module()
+    chosen, attended = ('name = "block_selection"', 'name = "block_sparse_attention"')
+    kernel = attended in text or "mosaic_gpu_v2" in custom_calls(program)
+    if program.platforms == ("cuda",) and chosen in text and not kernel:
+        stages.note(
+            "NOTE: block-sparse attention in the program for cuda is XLA's, which is far slower "
+            "than the kernels'; these take bfloat16 and float16, head widths up to 128, and blocks "
+            "such as 128 x 64"
         )
 
 

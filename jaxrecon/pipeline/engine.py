@@ -12,7 +12,7 @@ import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import Array, Float, UInt8
 
-from jaxrecon.compiling import compiled, without_x64
+from jaxrecon.compiling import compiled, told_refusals, without_x64
 from jaxrecon.export import PointTracks
 from jaxrecon.images import ImageBatch, ImageRule, PixelTransform
 from jaxrecon.memory import check_compiled, default_device
@@ -268,10 +268,14 @@ class Engine:
         return spread_attention(attention, self.mesh) if self.mesh else attention
 
     @without_x64
+    @told_refusals("run here")
     def lowered(self, program: Callable[..., Any], *arguments: Any) -> Any:
         """A program lowered for these arguments and devices.
 
         Arguments that it does not use are kept: they take memory all the same.
+
+        Raises:
+          InputError: the attention asked for by name cannot run on these devices.
         """
         if self.mesh is None:
             return jax.jit(program, keep_unused=True).lower(*arguments)

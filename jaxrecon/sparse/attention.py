@@ -1,7 +1,9 @@
 """Block-sparse global attention as a policy for any model (arXiv 2509.07120)."""
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
+from numbers import Real
 from typing import Any
 
 import jax
@@ -18,12 +20,13 @@ from pallas_kernels.block_sparse_attention import (
     IMPLEMENTATIONS,
     BlockMask,
     block_sparse_attention,
+    index_dtype,
 )
 
 LIST_BYTES_LIMIT = 512 * 2**20
 """The block lists held at any one time are kept under about this many bytes."""
 
-type Budget = float | tuple[float, ...] | tuple[tuple[float, ...], ...]
+type Budget = float | Sequence[float] | Sequence[Sequence[float]] | np.ndarray
 """One number; or one for each global layer; or for each global layer one a head."""
 
 
@@ -37,7 +40,7 @@ class SparseAttention:
 
     Attributes:
       sparse_ratio: share of the competing key blocks that may be skipped, in [0, 1); None to let
-        the threshold alone decide.
+        the threshold alone decide. Budgets are kept as floats or tuples of them.
       cdf_threshold: share of the pooled softmax that the kept blocks reach, in (0, 1]; None to let
         the ratio alone decide.
       block_q, block_kv: patches in a block of queries and of keys.
@@ -54,7 +57,7 @@ class SparseAttention:
 
     Raises:
       InputError: a value is out of range; when called, a budget's layers or heads are not the
-        model's.
+        model's, or the inputs are not of the layout's tokens.
     """
 
     sparse_ratio: Budget | None = 0.75
@@ -71,21 +74,21 @@ class SparseAttention:
     def __post_init__(self) -> None:
         if self.sparse_ratio is None and self.cdf_threshold is None:
             raise InputError("sparse_ratio and cdf_threshold are both None; give at least one")
-        _check_budget("sparse_ratio", self.sparse_ratio, "[0, 1)", lambda x: 0 <= x < 1)
-        _check_budget("cdf_threshold", self.cdf_threshold, "(0, 1]", lambda x: 0 < x <= 1)
+        for name, span, inside in SPANS:
+            object.__setattr__(self, name, _checked_budget(name, getattr(self, name), span, inside))
         for name, choices in CHOICES.items():
             value = getattr(self, name)
             if value not in choices and (name, value) != ("implementation", None):
                 raise InputError(f"{name}={value!r} is unknown; choose one of {', '.join(choices)}")
         for name in ("block_q", "block_kv"):
             size = getattr(self, name)
-            if not isinstance(size, int | np.integer) or size < 1:
+            if not _is_whole(size) or size < 1:
                 raise InputError(f"{name}={size!r} must be a whole number of at least 1")
         for name in ("pool_q", "rest_q"):
             part = getattr(self, name)
             if part is None:
                 continue
-            if not isinstance(part, int | np.integer) or part < 1 or self.block_q % part:
+            if not _is_whole(part) or part < 1 or self.block_q % part:
                 raise InputError(f"{name}={part} must divide block_q={self.block_q}")
 
     def __call__(
@@ -112,7 +115,12 @@ class SparseAttention:
         """Sparse attention across views, and the share of key blocks that each head skips.
 
         The share is over the blocks of patch queries, as upstream reports it.
+
+        Raises:
+          InputError: q, k and v differ in shape or are not of the layout's tokens, or a budget's
+            layers or heads are not the model's.
         """
+        _check_inputs(layout, q, k, v)
         made = self.arrangement(layout)
         arranged = made.queries(q), made.keys(k), made.keys(v)
         budgets = self._budgets(made, q.shape[2])
@@ -128,7 +136,12 @@ class SparseAttention:
     def select(
         self, q: Float[Array, "G T N K"], k: Float[Array, "G T N K"], layout: TokenLayout
     ) -> BlockMask:
-        """The key blocks of each block of queries, in the order of `arrangement(layout)`."""
+        """The key blocks of each block of queries, in the order of `arrangement(layout)`.
+
+        Raises:
+          InputError: as `attend` does.
+        """
+        _check_inputs(layout, q, k)
         made = self.arrangement(layout)
         budgets = self._budgets(made, q.shape[2])
         return self._select(made, made.queries(q), made.keys(k), budgets)
@@ -237,11 +250,20 @@ CHOICES = {
 }
 
 
-def _check_budget(name: str, budget: Any, span: str, inside: Any) -> None:
+SPANS: tuple[tuple[str, str, Callable[[float], bool]], ...] = (
+    ("sparse_ratio", "[0, 1)", lambda x: 0 <= x < 1),
+    ("cdf_threshold", "(0, 1]", lambda x: 0 < x <= 1),
+)
+"""The budgets, and what their numbers may be."""
+
+
+def _checked_budget(name: str, budget: Any, span: str, inside: Callable[[float], bool]) -> Any:
+    """The budget in floats and tuples, which can be hashed."""
     if budget is None:
-        return
+        return None
     try:
-        values = np.asarray(budget, np.float64)
+        found = _as_tuples(budget)
+        values = np.asarray(found, np.float64)
     except (TypeError, ValueError) as error:
         raise InputError(
             f"{name}: give a number, one a layer, or rows of one a head (rows of one length), "
@@ -249,6 +271,31 @@ def _check_budget(name: str, budget: Any, span: str, inside: Any) -> None:
         ) from error
     if values.ndim > 2 or not values.size or not all(inside(x) for x in values.flat):
         raise InputError(f"{name}={budget!r} must be numbers in {span}")
+    return found
+
+
+def _as_tuples(value: Any) -> Any:
+    """Floats, in tuples where they are in sequences or arrays."""
+    if isinstance(value, np.ndarray | np.generic | jax.Array):
+        value = value.tolist()
+    if isinstance(value, list | tuple):
+        return tuple(_as_tuples(part) for part in value)
+    if isinstance(value, bool) or not isinstance(value, Real):
+        raise TypeError(f"{value!r} is no number")
+    return float(value)
+
+
+def _is_whole(value: Any) -> bool:
+    return isinstance(value, int | np.integer) and not isinstance(value, bool)
+
+
+def _check_inputs(layout: TokenLayout, *inputs: Array) -> None:
+    """Refuses q, k (and v) that are not of the layout's tokens, or not alike."""
+    shapes = ", ".join(f"{name} {x.shape}" for name, x in zip("qkv", inputs, strict=False))
+    if any(x.ndim != 4 or x.shape != inputs[0].shape for x in inputs):
+        raise InputError(f"q, k and v must have one shape (G, tokens, heads, width): {shapes}")
+    if inputs[0].shape[1] != layout.tokens:
+        raise InputError(f"the layout has {layout.tokens} tokens, found {shapes}")
 
 
 def _share_skipped(mask: BlockMask, made: Arrangement) -> Float[Array, "G N"]:
@@ -280,6 +327,7 @@ def _table(name: str, budget: Budget, layers: int, heads: int) -> Float[np.ndarr
 
 def _heads_at_once(made: Arrangement, groups: int, heads: int) -> int:
     """The largest divisor of `heads` whose block lists stay within the limit."""
-    head_bytes = 2 * groups * made.query_blocks * made.key_blocks
+    entry = jnp.dtype(index_dtype(made.key_blocks)).itemsize
+    head_bytes = entry * groups * made.query_blocks * made.key_blocks
     fitting = (n for n in range(heads, 1, -1) if heads % n == 0)
     return next((n for n in fitting if n * head_bytes <= LIST_BYTES_LIMIT), 1)

@@ -9,6 +9,13 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
+from pallas_kernels.block_selection.checks import (
+    check_blocks,
+    check_budgets,
+    check_candidates,
+    check_inputs,
+    check_options,
+)
 from pallas_kernels.block_selection.pooling import Pooling, pool_blocks
 from pallas_kernels.block_selection.scoring import Queries, block_scores, pooled_queries
 from pallas_kernels.block_selection.triton import list_blocks_triton
@@ -86,16 +93,24 @@ def select_blocks(
       implementation: "triton", "xla", or None for the first of these that can do the job.
 
     Raises:
-      ValueError: shapes disagree, `dense_queries`, `candidates` or `pool_q` do not fit the blocks,
-        or the implementation's name is unknown.
-      NotImplementedError: the backend asked for by name cannot do this job here.
+      ValueError: shapes or dtypes disagree, `dense_queries`, `candidates` or `pool_q` do not fit
+        the blocks, a number that can be looked at is out of its range, or the pooling or the
+        implementation is unknown.
+      UnfitError (a ValueError and a NotImplementedError): the backend asked for by name takes no
+        rows of so many blocks.
+      NotImplementedError: the backend asked for by name does not run on this machine.
     """
     part = block_q if pool_q is None else pool_q
-    _check(q, k, block_q, block_kv, dense_queries, part)
+    check_inputs(q, k)
+    check_blocks(block_q, block_kv, dense_queries, part)
+    check_budgets(keep, mass, q.shape[2])
+    factor = float(q.shape[-1]) ** -0.5 if scale is None else scale
+    check_options(factor, pooling)
+    backend = _first_able(implementation)
     if candidates is None:
         candidates = Candidates(0, k.shape[1] if real is None else real.keys)
     if real is None:
-        _check_candidates(candidates, k.shape[1], block_kv)
+        check_candidates(candidates.start, candidates.stop, k.shape[1], block_kv)
     sizes = {"block_q": block_q, "block_kv": block_kv}
     sizes |= {"q_length": q.shape[1], "kv_length": k.shape[1]}
     keys = None if real is None else jnp.asarray(real.keys, jnp.int32)
@@ -103,7 +118,6 @@ def select_blocks(
     none_compete = real is None and candidates.start >= candidates.stop
     if none_compete or dense_queries >= q.shape[1]:
         return full_mask(batch, heads, **sizes, real_keys=keys)
-    factor = float(q.shape[-1]) ** -0.5 if scale is None else scale
     rows, blocks = -(-q.shape[1] // block_q), -(-k.shape[1] // block_kv)
     stop = None if real is None else jnp.asarray(real.queries)
     queries = pooled_queries(
@@ -125,7 +139,7 @@ def select_blocks(
     )
     first = candidates.start // block_kv if real is None else 0
     options = {"first": first, "blocks": blocks, "marked": real is not None}
-    counts, indices = _by_chunks(work, partial(_first_able(implementation), **options), blocks)
+    counts, indices = _by_chunks(work, partial(backend, **options), blocks)
     shape = (batch, heads, rows)
     # Scores that are no numbers choose nothing; a list must hold a block all the same.
     counts = jnp.maximum(counts, 1).reshape(shape)
@@ -214,28 +228,3 @@ def _any_backend(*args: Array, **kwargs: int) -> tuple[Array, Array]:
         except NotImplementedError as refusal:
             refusals.append(refusal)
     raise ExceptionGroup("no backend can choose these blocks", refusals)
-
-
-def _check(
-    q: Array,
-    k: Array,
-    block_q: int,
-    block_kv: int,
-    dense_queries: int,
-    part: int,
-) -> None:
-    if q.ndim != 4 or k.ndim != 4 or q.shape[:1] + q.shape[2:] != k.shape[:1] + k.shape[2:]:
-        raise ValueError(f"q (B,T,N,K) and k (B,S,N,K) disagree: {q.shape=}, {k.shape=}")
-    if block_q < 1 or block_kv < 1:
-        raise ValueError(f"{block_q=} and {block_kv=} must be at least 1")
-    if dense_queries < 0 or dense_queries % block_q:
-        raise ValueError(f"{dense_queries=} must be a multiple of {block_q=}")
-    if part < 1 or block_q % part:
-        raise ValueError(f"pool_q={part} must divide {block_q=}")
-
-
-def _check_candidates(candidates: Candidates, keys: int, block_kv: int) -> None:
-    if candidates.start < 0 or candidates.start % block_kv or candidates.stop > keys:
-        raise ValueError(
-            f"{candidates} must start at a multiple of {block_kv=} and stop within {keys} keys"
-        )

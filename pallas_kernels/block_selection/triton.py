@@ -11,6 +11,7 @@ from jaxtyping import Array, Float, Int
 
 from pallas_kernels.block_selection.choice import choose, marked_gaps, score_gaps
 from pallas_kernels.block_sparse_attention.mask import index_dtype
+from pallas_kernels.errors import UnfitError
 from pallas_kernels.platform import target_platform
 
 LONGEST = 2**15
@@ -34,13 +35,14 @@ def list_blocks_triton(
     With `marked`, all blocks are candidates and infinite scores mean what `marked_gaps` says.
 
     Raises:
-      NotImplementedError: not on a GPU, or rows that are too long.
+      NotImplementedError: not on a GPU.
+      UnfitError: rows that are too long.
     """
     if not interpret and target_platform() != "gpu":
         raise NotImplementedError(f"triton: needs an NVIDIA GPU, found {target_platform()}")
     wide = pl.next_power_of_2(blocks)
     if wide > LONGEST:
-        raise NotImplementedError(f"triton: {blocks} key blocks are more than {LONGEST}")
+        raise UnfitError(f"triton: {blocks} key blocks are more than {LONGEST}")
     groups, rows, candidates = scores.shape
     one = pl.BlockSpec((None, None), lambda row, group: (group, row))
     shape = jax.ShapeDtypeStruct((groups, rows, blocks), index_dtype(blocks))

@@ -28,4 +28,5 @@ def list_blocks_xla(
         around = ((0, 0), (0, 0), (first, blocks - first - scores.shape[-1]))
         chosen = jnp.pad(chosen, around, constant_values=True)
     numbers = jnp.where(chosen, jnp.arange(blocks, dtype=index_dtype(blocks)), blocks)
-    return chosen.sum(-1, dtype=jnp.int32), jnp.minimum(jnp.sort(numbers, axis=-1), blocks - 1)
+    lists = jnp.sort(numbers, axis=-1)
+    return chosen.sum(-1, dtype=jnp.int32), jnp.where(lists < blocks, lists, 0)

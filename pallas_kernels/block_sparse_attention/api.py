@@ -75,7 +75,9 @@ def block_sparse_attention(
     Raises:
       ValueError: shapes or dtypes disagree, the mask was made for other sizes, the scale is not
         positive, or the implementation's name is unknown.
-      NotImplementedError: the backend asked for by name cannot do this job here.
+      UnfitError (a ValueError and a NotImplementedError): the backend asked for by name has no
+        machine on which it takes this dtype (float64 wherever one asks), head width or block size.
+      NotImplementedError: the backend asked for by name does not run on this machine.
     """
     _check(q, k, v)
     factor = float(q.shape[-1]) ** -0.5 if scale is None else scale

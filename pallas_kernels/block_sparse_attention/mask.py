@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
-from jaxtyping import Array, Bool, Int
+from jaxtyping import Array, Bool, Float, Int
 
 CHILDREN = ("counts", "indices", "real_keys")
 SIZES = ("block_q", "block_kv", "q_length", "kv_length")
@@ -31,12 +31,16 @@ class BlockMask:
       indices: int16 or int32 (B, N, query blocks, capacity).
       block_q, block_kv: tokens of a block; static.
       q_length, kv_length: tokens of the sequences that the mask was made for; static.
-      real_keys: int32, at least 1: so many first keys can be seen, the others are padding, and no
-        list names a block of padding alone; None for all `kv_length`.
+      real_keys: an int32 scalar in 1 .. `kv_length`: so many first keys can be seen, the others are
+        padding, and no list names a block of padding alone; None for all `kv_length`.
+
+    Traced values are taken on trust: kernels give no meaningful result, and may read beyond the
+    inputs, where they break what is said above.
 
     Raises:
       ValueError: shapes or dtypes do not fit the sizes; or, where the values can be looked at, a
-        list is empty, does not rise, or names a block that does not exist.
+        list is empty, does not rise, or names a block that does not exist or is padding alone, or
+        `real_keys` is out of range.
     """
 
     counts: Int[Array, "B N query_blocks"]
@@ -68,8 +72,11 @@ class BlockMask:
                 f"{self.indices.shape=} does not fit {self.query_blocks} query blocks and "
                 f"{self.key_blocks} key blocks"
             )
-        if not isinstance(self.counts, Tracer | jax.ShapeDtypeStruct):
-            _check_lists(np.asarray(self.counts), np.asarray(self.indices), self.key_blocks)
+        _check_real_keys(self.real_keys, self.kv_length)
+        if _has_values(self.counts) and _has_values(self.indices):
+            keys = int(self.keys) if _has_values(self.keys) else self.kv_length
+            blocks = -(-keys // self.block_kv)
+            _check_lists(np.asarray(self.counts), np.asarray(self.indices), blocks)
 
     @property
     def query_blocks(self) -> int:
@@ -187,6 +194,37 @@ def full_mask(
     )
 
 
+def without_padding(v: Float[Array, "B S N K"], mask: BlockMask | None) -> Float[Array, "B S N K"]:
+    """Values with zeros behind the last real key, in the one listed block that holds padding.
+
+    A kernel multiplies what it does not see by zero, which mends no infinity.
+    """
+    if mask is None or mask.real_keys is None:
+        return v
+    size = min(mask.block_kv, v.shape[1])
+    start = (mask.real_keys - 1) // mask.block_kv * mask.block_kv
+    start = jnp.clip(start, 0, v.shape[1] - size)
+    block = jax.lax.dynamic_slice_in_dim(v, start, size, axis=1)
+    real = (start + jnp.arange(size) < mask.real_keys)[:, None, None]
+    block = jnp.where(real, block, jnp.zeros((), v.dtype))
+    return jax.lax.dynamic_update_slice_in_dim(v, block, start, axis=1)
+
+
+def _has_values(x: Any) -> bool:
+    return not isinstance(x, Tracer | jax.ShapeDtypeStruct)
+
+
+def _check_real_keys(real_keys: Any, kv_length: int) -> None:
+    if real_keys is None:
+        return
+    if real_keys.shape != () or real_keys.dtype != jnp.int32:
+        raise ValueError(
+            f"real_keys must be an int32 scalar, found {real_keys.dtype} {real_keys.shape}"
+        )
+    if _has_values(real_keys) and not 1 <= int(real_keys) <= kv_length:
+        raise ValueError(f"real_keys={int(real_keys)} must lie in 1 .. {kv_length=}")
+
+
 def _check_lists(counts: np.ndarray, indices: np.ndarray, key_blocks: int) -> None:
     capacity = indices.shape[-1]
     if counts.min() < 1 or counts.max() > capacity:
@@ -197,8 +235,8 @@ def _check_lists(counts: np.ndarray, indices: np.ndarray, key_blocks: int) -> No
     listed = np.arange(capacity) < counts[..., None]
     if indices[listed].min() < 0 or indices[listed].max() >= key_blocks:
         raise ValueError(
-            f"listed blocks must lie in 0 .. {key_blocks - 1}, found {indices[listed].min()} to "
-            f"{indices[listed].max()}"
+            f"listed blocks of real keys must lie in 0 .. {key_blocks - 1}, found "
+            f"{indices[listed].min()} to {indices[listed].max()}"
         )
     if (np.diff(indices.astype(np.int32), axis=-1)[listed[..., 1:]] <= 0).any():
         raise ValueError("each list of key blocks must rise strictly")

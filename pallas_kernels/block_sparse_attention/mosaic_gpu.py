@@ -21,7 +21,8 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import mosaic_gpu as plgpu
 from jaxtyping import Array, Float, Int
 
-from pallas_kernels.block_sparse_attention.mask import BlockMask
+from pallas_kernels.block_sparse_attention.mask import BlockMask, without_padding
+from pallas_kernels.errors import UnfitError
 from pallas_kernels.platform import target_is_hopper, target_platform
 
 WIDTHS = (64, 128)
@@ -39,19 +40,15 @@ class TuningConfig:
       block_kv: keys of one listed block, copied at once.
       gather: listed blocks in one tile.
       stages: tiles in flight.
-      schedule_barrier: make two consumers take turns on the tensor cores.
       fresh_accumulator: multiply weights and values into registers of their own and add these to
         the running sum, instead of accumulating onto it.
-      heads_fastest: neighbouring programs work on neighbouring heads, not query blocks.
     """
 
     block_q: int = 128
     block_kv: int = 64
     gather: int = 4
     stages: int = 2
-    schedule_barrier: bool = True
     fresh_accumulator: bool = False
-    heads_fastest: bool = False
 
     def __post_init__(self) -> None:
         if self.block_q not in (64, 128, 192):
@@ -73,7 +70,8 @@ class TuningConfig:
 
     @property
     def takes_turns(self) -> bool:
-        return self.schedule_barrier and self.consumers == 2
+        """Whether two consumers take turns on the tensor cores."""
+        return self.consumers == 2
 
     @property
     def registers(self) -> tuple[int, int]:
@@ -88,13 +86,13 @@ def default_config(mask: BlockMask | None, width: int) -> TuningConfig:
     """The configuration for a mask's block sizes (None: all blocks) and a head width.
 
     Raises:
-      NotImplementedError: the kernel cannot work with blocks of these sizes.
+      UnfitError: the kernel cannot work with blocks of these sizes.
     """
     block_q = 128 if mask is None else mask.block_q
     tile = 256 if width == 64 and block_q <= 128 else 128
     block_kv = tile if mask is None else mask.block_kv
     if block_q not in (64, 128, 192) or block_kv % 64 or tile % block_kv:
-        raise NotImplementedError(
+        raise UnfitError(
             "mosaic_gpu: query blocks must be 64, 128 or 192 and key blocks divide "
             f"{tile} by multiples of 64 at head width {width}, found {block_q} x {block_kv}"
         )
@@ -121,16 +119,19 @@ def attention_mosaic_gpu(
       interpret: `plgpu.InterpretGPUParams` to run on the CPU.
 
     Raises:
-      NotImplementedError: this kernel cannot do this job here.
+      NotImplementedError: not on a Hopper GPU.
+      UnfitError: the dtype, head width or block sizes are not for this kernel.
       ValueError: the configuration's block sizes are not the mask's.
     """
+    if q.dtype == jnp.float64:
+        raise UnfitError(f"mosaic_gpu: needs bfloat16 or float16, found {q.dtype}")
     if interpret is None and not target_is_hopper():
         raise NotImplementedError(f"mosaic_gpu: needs a Hopper GPU, found {target_platform()}")
     if q.dtype not in (jnp.bfloat16, jnp.float16):
-        raise NotImplementedError(f"mosaic_gpu: needs bfloat16 or float16, found {q.dtype}")
+        raise UnfitError(f"mosaic_gpu: needs bfloat16 or float16, found {q.dtype}")
     width = next((width for width in WIDTHS if q.shape[-1] <= width), None)
     if width is None:
-        raise NotImplementedError(f"mosaic_gpu: head width {q.shape[-1]} is beyond {WIDTHS[-1]}")
+        raise UnfitError(f"mosaic_gpu: head width {q.shape[-1]} is beyond {WIDTHS[-1]}")
     config = default_config(mask, width) if config is None else config
     if mask is not None and (config.block_q, config.block_kv) != (mask.block_q, mask.block_kv):
         raise ValueError(
@@ -138,7 +139,7 @@ def attention_mosaic_gpu(
             f"{mask.block_kv}"
         )
     if config.shared_bytes(width) > SHARED_BYTES:
-        raise NotImplementedError(
+        raise UnfitError(
             f"mosaic_gpu: {config} needs {config.shared_bytes(width)} bytes of shared memory, "
             f"a Hopper GPU has {SHARED_BYTES}"
         )
@@ -158,7 +159,7 @@ def attention_mosaic_gpu(
         scale=scale,
         interpreted=interpret is not None,
     )
-    padded = (_padded(x, width) for x in (q, k, v))
+    padded = (_padded(x, width) for x in (q, k, without_padding(v, mask)))
     out, sums = _call(*padded, *told, sizes=sizes, interpret=interpret)
     return out[:, : q.shape[1], :, : q.shape[-1]], sums[..., : q.shape[1]]
 
@@ -222,11 +223,10 @@ class Sizes:
 
     def place(self, program: Array) -> tuple[Array, Array, Array]:
         """(batch, head, query block) of a program."""
-        inner = self.heads if self.config.heads_fastest else self.query_blocks
         scene = lax.div(program, jnp.int32(self.heads * self.query_blocks))
         rest = lax.rem(program, jnp.int32(self.heads * self.query_blocks))
-        slow, fast = lax.div(rest, jnp.int32(inner)), lax.rem(rest, jnp.int32(inner))
-        return (scene, fast, slow) if self.config.heads_fastest else (scene, slow, fast)
+        blocks = jnp.int32(self.query_blocks)
+        return scene, lax.div(rest, blocks), lax.rem(rest, blocks)
 
 
 def _scratch(sizes: Sizes) -> dict[str, Any]:

@@ -16,7 +16,8 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 from jaxtyping import Array, Float
 
-from pallas_kernels.block_sparse_attention.mask import BlockMask, full_mask
+from pallas_kernels.block_sparse_attention.mask import BlockMask, full_mask, without_padding
+from pallas_kernels.errors import UnfitError
 from pallas_kernels.platform import target_platform
 
 SCALAR_WORDS = 2**16
@@ -43,21 +44,24 @@ def attention_mosaic_tpu(
       interpret: `pltpu.InterpretParams` to run on the CPU.
 
     Raises:
-      NotImplementedError: this kernel cannot do this job here.
+      NotImplementedError: not on a TPU.
+      UnfitError: the dtype or block sizes are not for this kernel.
     """
+    if q.dtype == jnp.float64:
+        raise UnfitError(f"mosaic_tpu: needs bfloat16 or float32, found {q.dtype}")
     if not interpret and target_platform() != "tpu":
         raise NotImplementedError(f"mosaic_tpu: needs a TPU, found {target_platform()}")
     if q.dtype not in (jnp.bfloat16, jnp.float32):
-        raise NotImplementedError(f"mosaic_tpu: needs bfloat16 or float32, found {q.dtype}")
+        raise UnfitError(f"mosaic_tpu: needs bfloat16 or float32, found {q.dtype}")
     batch, queries, heads, width = q.shape
     if mask is None:
         sizes: Any = {"q_length": queries, "kv_length": k.shape[1]}
         mask = full_mask(batch, heads, block_q=128, block_kv=128, **sizes)
     if mask.block_q % 16 or mask.block_kv % 16:
-        raise NotImplementedError(
+        raise UnfitError(
             f"mosaic_tpu: blocks must be multiples of 16, found {mask.block_q} x {mask.block_kv}"
         )
-    keys = tuple(_by_head(x, mask.block_kv) for x in (k, v))
+    keys = tuple(_by_head(x, mask.block_kv) for x in (k, without_padding(v, mask)))
     out, sums = _by_portions(_by_head(q, mask.block_q), keys, mask, scale, interpret)
     out = out.reshape(batch, heads, -1, out.shape[-1])[:, :, :queries, :width]
     return out.swapaxes(1, 2), sums.reshape(batch, heads, -1)[:, :, :queries]

@@ -16,6 +16,7 @@ from jax.experimental.pallas import triton as plgpu
 from jaxtyping import Array, Float
 
 from pallas_kernels.block_sparse_attention.mask import BlockMask
+from pallas_kernels.errors import UnfitError
 from pallas_kernels.platform import target_platform
 
 LOG2_E = math.log2(math.e)
@@ -44,13 +45,13 @@ def default_config(mask: BlockMask | None, width: int) -> TuningConfig:
     """The configuration for a mask's block sizes (None: all blocks) and a head width.
 
     Raises:
-      NotImplementedError: the kernel cannot work with blocks of these sizes.
+      UnfitError: the kernel cannot work with blocks of these sizes.
     """
     sizes = (128, 64) if mask is None else (mask.block_q, mask.block_kv)
     try:
         return TuningConfig(*sizes, stages=3 if width <= 64 else 2)
     except ValueError as error:
-        raise NotImplementedError(f"triton: {error}") from error
+        raise UnfitError(f"triton: {error}") from error
 
 
 def attention_triton(
@@ -70,15 +71,18 @@ def attention_triton(
       interpret: run on the CPU, in any floating type.
 
     Raises:
-      NotImplementedError: this kernel cannot do this job here.
+      NotImplementedError: not on a GPU.
+      UnfitError: the dtype, head width or block sizes are not for this kernel.
       ValueError: the configuration's block sizes are not the mask's.
     """
+    if not interpret and q.dtype == jnp.float64:
+        raise UnfitError(f"triton: needs bfloat16 or float16, found {q.dtype}")
     if not interpret and target_platform() != "gpu":
         raise NotImplementedError(f"triton: needs an NVIDIA GPU, found {target_platform()}")
     if not interpret and q.dtype not in (jnp.bfloat16, jnp.float16):
-        raise NotImplementedError(f"triton: needs bfloat16 or float16, found {q.dtype}")
+        raise UnfitError(f"triton: needs bfloat16 or float16, found {q.dtype}")
     if q.shape[-1] > WIDEST:
-        raise NotImplementedError(f"triton: head width {q.shape[-1]} is beyond {WIDEST}")
+        raise UnfitError(f"triton: head width {q.shape[-1]} is beyond {WIDEST}")
     config = default_config(mask, q.shape[-1]) if config is None else config
     if mask is not None and (config.block_q, config.block_kv) != (mask.block_q, mask.block_kv):
         raise ValueError(

@@ -107,9 +107,10 @@ def _attend(
             for x in (keys.k, keys.v)
         )
         places = listed[..., None] * keys.k.shape[2] + jnp.arange(keys.k.shape[2])
-        seen = (live[..., None] & (places < keys.length)).reshape(q.shape[0], 1, -1)
+        seen = (live[..., None] & (places < keys.length)).reshape(q.shape[0], -1)
         scores = scale * jnp.einsum("rqk,rsk->rqs", q.astype(dtype), k, precision=HIGHEST)
-        return _fold(running, jnp.where(seen, scores, -jnp.inf), v)
+        scores = jnp.where(seen[:, None], scores, -jnp.inf)
+        return _fold(running, scores, jnp.where(seen[..., None], v, 0))
 
     end = jax.lax.fori_loop(0, (counts.max() + step - 1) // step, fold, start)
     return end.weighted / end.total, (end.top + jnp.log(end.total))[..., 0]
