@@ -61,6 +61,7 @@ def block_scores(
         return scores if marks is None else scores + marks
     if marks is not None:
         scores = jnp.where(jnp.isinf(marks), -jnp.inf, scores)
-    shares = jax.nn.log_softmax(scores, axis=-1) + q.weight[..., None]
-    mean = jax.nn.logsumexp(shares, axis=2)
+    shares = jnp.exp(jax.nn.log_softmax(scores, axis=-1) + q.weight[..., None])
+    # Shares too small for float32 are told from padding, which has none at all.
+    mean = jnp.log(jnp.maximum(jnp.sum(shares, axis=2), jnp.finfo(jnp.float32).tiny))
     return mean if marks is None else jnp.where(jnp.isinf(marks), marks, mean)
