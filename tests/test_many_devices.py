@@ -60,3 +60,24 @@ def test_two_processes_work_together() -> None:
     ]
     told = [process.communicate(timeout=300)[1] for process in processes]
     assert [process.returncode for process in processes] == [0, 0], "\n".join(told)[-4000:]
+
+
+_IMPORTED = """
+import importlib, pkgutil, sys
+import jax, jaxrecon
+for found in pkgutil.walk_packages(jaxrecon.__path__, "jaxrecon."):
+    if not found.name.endswith("__main__"):
+        importlib.import_module(found.name)
+jax.distributed.initialize(f"localhost:{sys.argv[1]}", 1, 0)
+"""
+
+
+def test_importing_starts_no_devices() -> None:
+    """`jax.distributed.initialize` refuses to run where anything has asked for a device before."""
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        port = str(free.getsockname()[1])
+    done = subprocess.run(
+        [sys.executable, "-c", _IMPORTED, port], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr[-2000:]

@@ -6,7 +6,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int, UInt32
 
 BITS = 32
-SIGN = jnp.uint32(1 << (BITS - 1))
+SIGN = np.uint32(1 << (BITS - 1))
 
 
 def quantile(
