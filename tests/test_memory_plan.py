@@ -139,7 +139,7 @@ def test_what_is_worked_on_at_a_time(native: Path, monkeypatch: pytest.MonkeyPat
         plan = jaxrecon.memory_plan(
             native, views=4, size=SIZE, dtype="float32", attention=attention
         )
-        turns = {"encoder views": (2, 4), "MLP tokens": (22, 44), "attention views": (2, 4)}
+        turns = {"encoder views": (2, 4), "MLP tokens": (22, 44), "attention tokens": (22, 44)}
         whole = {"head views": (4, 4), "edge views": (4, 4)}
         assert plan.chunks == turns | whole | heads
 

@@ -148,7 +148,12 @@ class Attention(nnx.Module):
         if context is None:
             axis, unit = int(layout.views > 1), layout.tokens_per_view
             q, k, v = in_turns(
-                Attention._own_inputs, (self, rope), x, axis=axis, unit=unit, what="attention views"
+                Attention._own_inputs,
+                (self, rope),
+                x,
+                axis=axis,
+                unit=unit,
+                what="attention tokens",
             )
         else:
             (q,), (k, v) = self._projected(x, 0, 1), self._projected(context, 1, 3)

@@ -133,20 +133,26 @@ def in_turns[W, Y](
     tokens = x.shape[0] * x.shape[1] // devices
     uneven = x.shape[1] % unit or x.shape[axis] % (devices * (unit if axis else 1))
     if tokens <= TOKENS_AT_ONCE or uneven:
-        note_chunk(what, tokens // unit, tokens // unit)
+        note_chunk(what, tokens, tokens)
         return work(weights, x)
 
     def own(weights: W, x: Float[Array, "g t D"]) -> Y:
         units = x.reshape(-1, unit, x.shape[2])
         at_once = max(1, TOKENS_AT_ONCE // unit)
-        done = map_views(partial(work, weights), units, at_once=at_once, what=what)
+        done = map_views(partial(work, weights), units, at_once=at_once, what=what, unit=unit)
         return jax.tree.map(lambda y: y.reshape(*x.shape[:2], *y.shape[2:]), done)
 
     return each_view(own, weights, x, axis=axis, out=axis)
 
 
 def map_views[X, Y](
-    function: Callable[[X], Y], views: X, *, at_once: int, axis: int = 0, what: str = "views"
+    function: Callable[[X], Y],
+    views: X,
+    *,
+    at_once: int,
+    axis: int = 0,
+    what: str = "views",
+    unit: int = 1,
 ) -> Y:
     """`function` of all views, a few at a time, so that memory does not grow with their number.
 
@@ -158,16 +164,16 @@ def map_views[X, Y](
       views: arrays of all views.
       at_once: the most views in a group.
       axis: the axis of `views` that counts them.
-      what: what they are; see `noting_chunks`.
+      what, unit: what they are, and how many of it each is; see `noting_chunks`.
     """
     count = jax.tree.leaves(views)[0].shape[axis]
     if count <= at_once:
-        note_chunk(what, count, count)
+        note_chunk(what, unit * count, unit * count)
         return function(views)
     groups = -(-count // at_once)
     even = (number for number in range(groups, 2 * groups) if count % number == 0)
     size = -(-count // next(even, groups))
-    note_chunk(what, size, count)
+    note_chunk(what, unit * size, unit * count)
 
     def group(start: Array) -> Y:
         return function(
