@@ -45,7 +45,7 @@ def loads(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
         return seen.recon
 
     def load(*arguments: Any, **options: Any) -> SimpleNamespace:
-        return SimpleNamespace(reconstruct=reconstruct)
+        return SimpleNamespace(reconstruct=reconstruct, compilations=1)
 
     monkeypatch.setattr(common, "load_pipeline", load)
     return seen

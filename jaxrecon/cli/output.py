@@ -45,6 +45,7 @@ def write(
     formats: Sequence[str],
     stages: Stages,
     failed: Mapping[str, str],
+    more: Mapping[str, Any],
 ) -> dict[str, Any]:
     """Writes the whole output folder under a temporary name, then renames it.
 
@@ -52,6 +53,7 @@ def write(
 
     Args:
       failed: what else did not come about, and why.
+      more: what else the summary tells.
 
     Returns:
       The summary, as `summary.json` has it; its "failed" tells why what was left out was.
@@ -67,7 +69,8 @@ def write(
         if len(refused) == len(formats):
             raise InputError(next(iter(refused.values())))
         written = [name for name in formats if name not in refused]
-        summary = _summary(recon, options, written, stages) | {"failed": {**failed, **refused}}
+        summary = _summary(recon, options, written, stages) | {**more}
+        summary["failed"] = {**failed, **refused}
         (folder / "summary.json").write_text(json.dumps(summary, indent=2) + "\n")
     for name, reason in refused.items():
         common.complain(f"{options.output}/{FILES[name]} was left out: {reason}")

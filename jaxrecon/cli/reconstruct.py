@@ -87,8 +87,9 @@ def run(options: argparse.Namespace) -> int:
     failed: dict[str, str] = {}
     if options.bundle_adjust:
         recon, failed = tracking.refined(recon, options, stages)
-    summary = output.write(recon, options, formats, stages, failed)
-    common.report(options, summary | common.programs(pipeline, stages))
+    programs = common.programs(pipeline, stages)
+    summary = output.write(recon, options, formats, stages, failed, programs)
+    common.report(options, summary)
     return common.INCOMPLETE if summary["failed"] else 0
 
 
