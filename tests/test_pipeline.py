@@ -162,7 +162,8 @@ def test_heads_in_turns_change_nothing(
     monkeypatch.setattr(pi3, "TOKENS_AT_ONCE", 1)  # one view at a time
     in_turns = pipeline.model(images, attention=pipeline.attention)
     for ours, theirs in zip(jax.tree.leaves(in_turns), jax.tree.leaves(whole), strict=True):
-        np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=1e-5)
+        largest = np.abs(theirs).max()
+        np.testing.assert_allclose(ours / largest, theirs / largest, rtol=0, atol=1e-5)
 
 
 def test_shared_intrinsics(pipeline: Pipeline, pixels: np.ndarray) -> None:
