@@ -14,7 +14,7 @@ from jaxtyping import Array, Float
 
 from jaxrecon.errors import InputError
 from jaxrecon.nn.attention import AttentionFn, TokenLayout, attends_densely
-from jaxrecon.nn.views import VIEW_AXIS
+from jaxrecon.nn.views import VIEW_AXIS, with_copies, without_copies
 from jaxrecon.pytree import leaf_path
 
 type WeightRules = Sequence[tuple[str, int]]
@@ -302,18 +302,10 @@ def _own_heads(
 
 def _one_copy(x: Float[Array, "G T N K"], layout: TokenLayout) -> Float[Array, "G S N K"]:
     """The tokens of all views, then one copy of the scene's; see `TokenLayout.shards`."""
-    if not layout.scene or layout.shards == 1:
-        return x
-    parts = x.reshape(x.shape[0], layout.shards, -1, *x.shape[2:])
-    views = parts[:, :, : -layout.scene].reshape(x.shape[0], -1, *x.shape[2:])
-    return jnp.concatenate([views, parts[:, 0, -layout.scene :]], axis=1)
+    return jnp.concatenate(without_copies(x, layout.scene, layout.shards), axis=1)
 
 
 def _copied(x: Float[Array, "G S N K"], layout: TokenLayout) -> Float[Array, "G T N K"]:
     """The way back from `_one_copy`."""
-    if not layout.scene or layout.shards == 1:
-        return x
-    views, scene = x[:, : -layout.scene], x[:, -layout.scene :]
-    parts = views.reshape(x.shape[0], layout.shards, -1, *x.shape[2:])
-    copies = jnp.broadcast_to(scene[:, None], (x.shape[0], layout.shards, *scene.shape[1:]))
-    return jnp.concatenate([parts, copies], axis=2).reshape(x.shape[0], -1, *x.shape[2:])
+    end = x.shape[1] - layout.scene
+    return with_copies(x[:, :end], x[:, end:], layout.shards)

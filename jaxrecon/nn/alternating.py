@@ -13,7 +13,7 @@ from jaxrecon.nn.attention import AttentionFn, TokenLayout
 from jaxrecon.nn.block import Block, BlockConfig, stack_blocks
 from jaxrecon.nn.layers import scan_layers
 from jaxrecon.nn.rope import RotaryTable
-from jaxrecon.nn.views import view_shards
+from jaxrecon.nn.views import view_shards, with_copies, without_copies
 
 
 class AlternatingAttention(nnx.Module):
@@ -176,12 +176,9 @@ class GlobalFirstAttention(AlternatingAttention):
         """
         shards = view_shards() if x.shape[1] % view_shards() == 0 else 1
         joined = replace(layout.joined(x.shape[1]), scene=scene.shape[1], shards=shards)
-        parts = x.reshape(x.shape[0], shards, -1, x.shape[3])
-        copies = jnp.broadcast_to(scene[:, None], (x.shape[0], shards, *scene.shape[1:]))
-        both = jnp.concatenate([parts, copies], axis=2)
-        out = block(both.reshape(x.shape[0], -1, x.shape[3]), joined, attention).reshape(both.shape)
-        views = parts.shape[2]
-        return out[:, :, :views].reshape(x.shape), out[:, 0, views:]
+        flat = with_copies(x.reshape(x.shape[0], -1, x.shape[3]), scene, shards)
+        views, scene = without_copies(block(flat, joined, attention), scene.shape[1], shards)
+        return views.reshape(x.shape), scene
 
 
 def _check_rising(taps: tuple[int, ...], count: int) -> None:

@@ -85,6 +85,29 @@ def view_shards() -> int:
     return jax.sharding.get_abstract_mesh().shape[VIEW_AXIS] if views_are_spread() else 1
 
 
+def with_copies(
+    views: Float[Array, "B T *rest"], scene: Float[Array, "B S *rest"], shards: int
+) -> Float[Array, "B U *rest"]:
+    """Tokens of all views in so many equal parts, behind each of them a copy of the scene's."""
+    parts = views.reshape(views.shape[0], shards, -1, *views.shape[2:])
+    copies = jnp.broadcast_to(scene[:, None], (scene.shape[0], shards, *scene.shape[1:]))
+    return jnp.concatenate([parts, copies], axis=2).reshape(views.shape[0], -1, *views.shape[2:])
+
+
+def without_copies(
+    tokens: Float[Array, "B U *rest"], scene: int, shards: int
+) -> tuple[Float[Array, "B T *rest"], Float[Array, "B S *rest"]]:
+    """The way back from `with_copies`: the tokens of all views, and the first copy of the scene's.
+
+    Args:
+      scene: how many tokens a copy has.
+    """
+    parts = tokens.reshape(tokens.shape[0], shards, -1, *tokens.shape[2:])
+    end = parts.shape[2] - scene
+    views = parts[:, :, :end].reshape(tokens.shape[0], -1, *tokens.shape[2:])
+    return views, parts[:, 0, end:]
+
+
 _CHUNKS: ContextVar[dict[str, tuple[int, int]] | None] = ContextVar("chunks", default=None)
 
 
