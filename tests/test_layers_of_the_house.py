@@ -11,6 +11,7 @@ ROOT = Path(__file__).parent.parent
 # its own floor. Entry points are on top.
 FLOORS = (
     (
+        "jaxrecon.checks",
         "jaxrecon.errors",
         "jaxrecon.compiling",
         "jaxrecon.files",

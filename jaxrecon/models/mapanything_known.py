@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Array, Float
 
+from jaxrecon.checks import is_whole
 from jaxrecon.errors import InputError
 
 type PerView = (
@@ -143,7 +144,7 @@ def check_known(
 
 def _by_number(given: Mapping[Any, Any], name: str) -> dict[int, np.ndarray]:
     for view in given:
-        if isinstance(view, bool) or not isinstance(view, int | np.integer):
+        if not is_whole(view):
             raise InputError(f"{name}: found the key {view!r}; name views by whole numbers, from 0")
     return {
         int(view): _array(value, name, int(view))

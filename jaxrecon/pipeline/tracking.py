@@ -2,13 +2,13 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TypeGuard
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
+from jaxrecon.checks import is_whole
 from jaxrecon.errors import InputError
 from jaxrecon.images import PixelTransform
 from jaxrecon.models import TrackingModel, Tracks, check_query_points
@@ -48,7 +48,7 @@ def check_query(query_points: QueryPoints) -> None:
     if not query_points:
         raise InputError("query_points is empty; give points by the number of their view")
     for view, points in query_points.items():
-        if not _is_whole(view):
+        if not is_whole(view):
             raise InputError(
                 f"query_points has the key {view!r}; give points by the number of their view, a "
                 "whole number from 0"
@@ -67,7 +67,7 @@ def queries(
     """
     if isinstance(query_points, Mapping):
         given: Mapping[int, Points] = query_points
-    elif _is_whole(query_points):
+    elif is_whole(query_points):
         given = dict.fromkeys(range(0, len(transforms), QUERY_EVERY), query_points)
     else:
         given = {0: query_points}
@@ -147,17 +147,13 @@ def follow_program(
     return jax.tree.map(lambda x: x[0][swapped], tracks)
 
 
-def _is_whole(number: object) -> TypeGuard[int]:
-    return isinstance(number, int | np.integer) and not isinstance(number, bool)
-
-
 def _name(query_points: QueryPoints, view: int) -> str:
     """What messages call the points of one view."""
     return f"query_points[{view}]" if isinstance(query_points, Mapping) else "query_points"
 
 
 def _check_points(points: Points, name: str) -> None:
-    if _is_whole(points):
+    if is_whole(points):
         if points < 1:
             raise InputError(f"{name}={points} must be at least 1, or an array of points")
         return
@@ -172,7 +168,7 @@ def _processed(
     given: Points, transform: PixelTransform, name: str, smallest: int
 ) -> Float[np.ndarray, "Q 2"]:
     width, height = transform.size
-    if _is_whole(given):
+    if is_whole(given):
         points = _spread_out(given, transform)
     else:
         photo = _array(given, name)

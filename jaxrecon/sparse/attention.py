@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from jaxrecon.checks import is_whole
 from jaxrecon.errors import InputError
 from jaxrecon.nn.attention import TokenLayout, attend_densely
 from jaxrecon.nn.views import note_chunk
@@ -82,13 +83,13 @@ class SparseAttention:
                 raise InputError(f"{name}={value!r} is unknown; choose one of {', '.join(choices)}")
         for name in ("block_q", "block_kv"):
             size = getattr(self, name)
-            if not _is_whole(size) or size < 1:
+            if not is_whole(size) or size < 1:
                 raise InputError(f"{name}={size!r} must be a whole number of at least 1")
         for name in ("pool_q", "rest_q"):
             part = getattr(self, name)
             if part is None:
                 continue
-            if not _is_whole(part) or part < 1 or self.block_q % part:
+            if not is_whole(part) or part < 1 or self.block_q % part:
                 raise InputError(f"{name}={part} must divide block_q={self.block_q}")
 
     def __call__(
@@ -283,10 +284,6 @@ def _as_tuples(value: Any) -> Any:
     if isinstance(value, bool) or not isinstance(value, Real):
         raise TypeError(f"{value!r} is no number")
     return float(value)
-
-
-def _is_whole(value: Any) -> bool:
-    return isinstance(value, int | np.integer) and not isinstance(value, bool)
 
 
 def _check_inputs(layout: TokenLayout, *inputs: Array) -> None:

@@ -7,7 +7,7 @@ import numpy as np
 from jax.core import Tracer
 from jaxtyping import Array
 
-from pallas_kernels.block_selection.pooling import FOLDS
+from pallas_kernels.block_selection.pooling import check_pooling
 
 
 def check_inputs(q: Array, k: Array) -> None:
@@ -50,8 +50,7 @@ def check_options(scale: float, pooling: str) -> None:
     """Refuses factors that are not positive and unknown poolings."""
     if not 0 < scale < float("inf"):
         raise ValueError(f"{scale=} must be positive")
-    if pooling not in FOLDS:
-        raise ValueError(f"{pooling=} is unknown; choose one of {', '.join(FOLDS)}")
+    check_pooling(pooling)
 
 
 def check_candidates(start: Any, stop: Any, keys: int, block_kv: int) -> None:

@@ -31,8 +31,7 @@ def pool_blocks(
     Raises:
       ValueError: the pooling is unknown.
     """
-    if pooling not in FOLDS:
-        raise ValueError(f"{pooling=} is unknown; choose one of {', '.join(FOLDS)}")
+    check_pooling(pooling)
     pooled = _folded(x, block, pooling, start)
     if stop is not None:
         # Only the block that `stop` cuts is worked on again: a masked copy of all is large.
@@ -49,6 +48,12 @@ def pool_blocks(
     if stop is not None:
         pooled = jnp.where(left > 0, pooled, 0.0)
     return pooled.swapaxes(1, 2)
+
+
+def check_pooling(pooling: str) -> None:
+    """Refuses poolings that there are not."""
+    if pooling not in FOLDS:
+        raise ValueError(f"{pooling=} is unknown; choose one of {', '.join(FOLDS)}")
 
 
 def _folded(
