@@ -11,11 +11,14 @@ import timeit
 from collections.abc import Callable, Iterator
 from functools import partial
 from importlib.util import find_spec
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxrecon import SparseAttention
+from jaxrecon.nn.attention import TokenLayout
 from pallas_kernels.block_selection import select_blocks
 from pallas_kernels.block_sparse_attention import IMPLEMENTATIONS, BlockMask, block_sparse_attention
 from pallas_kernels.dense_attention import dense_attention
@@ -44,8 +47,11 @@ def random_mask(tokens: int, heads: int, kept: float) -> BlockMask:
     return BlockMask(counts, lists, 128, 64, tokens, tokens)
 
 
-def jax_cases(names: list[str], q: jax.Array, mask: BlockMask | None, keep: int) -> Iterator[Case]:
+def jax_cases(
+    names: list[str], q: jax.Array, mask: BlockMask | None, keep: int, views: int
+) -> Iterator[Case]:
     """Our backends of these names; those that cannot run here refuse."""
+    patches = q.shape[1] // views
 
     def timed(function: Callable[..., object], *args: object) -> Callable[[], object]:
         compiled = jax.jit(function)
@@ -56,6 +62,8 @@ def jax_cases(names: list[str], q: jax.Array, mask: BlockMask | None, keep: int)
         yield name, timed(run, q, q, q, mask)
     for name, part in (("selection, pool_q=128", None), ("selection, pool_q=32", 32)):
         yield name, timed(partial(select_blocks, keep=keep, mass=0.9, pool_q=part), q, q)
+    similar = SparseAttention(order="similar").arrangement(TokenLayout(views, (1, patches)))
+    yield "order of like patches", timed(similar.orders, q, q)
     if mask is None:
         yield "cudnn", timed(partial(dense_attention, implementation="cudnn"), q, q, q)
 
@@ -81,11 +89,54 @@ def torch_cases(q: jax.Array, mask: BlockMask | None) -> Iterator[Case]:
     options = {"block_mask": blocks, "kernel_options": {"BLOCK_M": 128, "BLOCK_N": 64}}
     yield "torch FlexAttention", timed(partial(attend, x, x, x, **options))
     if find_spec("spas_sage_attn"):
-        import spas_sage_attn as sparge  # pyright: ignore[reportMissingImports]
+        yield from sparge_cases(x, mask.capacity / mask.key_blocks)
 
-        dense = torch.from_numpy(np.array(mask.as_array())).cuda().to(torch.int8)
-        run = partial(sparge.block_sparse_sage2_attn_cuda, x, x, x, mask_id=dense)
-        yield "SpargeAttn (own casts)", timed(run)
+
+def sparge_cases(x: Any, kept: float) -> Iterator[Case]:
+    """SpargeAttn on a Hopper GPU, with its casts and without: random lists of its own block sizes.
+
+    In int8 and fp8 its kernel for these GPUs; in int8 and float16 the one that sparse-vggt calls,
+    with what that one's fork of SpargeAttn makes of q and k.
+    """
+    import torch  # pyright: ignore[reportMissingImports]
+    from spas_sage_attn import (  # pyright: ignore[reportMissingImports]
+        _qattn,
+        block_sparse_sage2_attn_cuda,
+        quant_per_block,
+        utils,
+    )
+
+    def chosen(block_q: int, block_kv: int) -> Any:
+        rows, blocks = -(-x.shape[2] // block_q), -(-x.shape[2] // block_kv)
+        draws = torch.rand(1, x.shape[1], rows, blocks, device="cuda")
+        lists = draws.topk(max(1, round(kept * blocks)), -1).indices
+        return torch.zeros_like(draws, dtype=torch.bool).scatter_(-1, lists, True)
+
+    def timed(run: Callable[[], object]) -> Callable[[], object]:
+        return lambda: (run(), torch.cuda.synchronize())
+
+    x = x.half().contiguous()
+    fast = {"mask_id": chosen(64, 128), "pvthreshd": NO_SKIPPING}
+    yield "SpargeAttn int8 fp8", timed(partial(block_sparse_sage2_attn_cuda, x, x, x, **fast))
+    lists, counts = utils.block_map_lut_triton(chosen(128, 64))
+    limit = utils.hyperparameter_check(NO_SKIPPING, x.shape[1], x.device)
+    out, scale = torch.empty_like(x), x.shape[-1] ** -0.5
+    kernel = _qattn.qk_int8_sv_f16_accum_f16_block_sparse_attn_inst_buf_with_pv_threshold
+
+    def cast() -> tuple[Any, ...]:
+        q, q_scale, k, k_scale = quant_per_block.per_block_int8(x, x - x.mean(-2, keepdim=True))
+        return q, k, q_scale.squeeze(-1), k_scale.squeeze(-1)
+
+    def attend(q: Any, k: Any, q_scale: Any, k_scale: Any) -> object:
+        given = (q, k, x, out, lists, counts, limit, q_scale, k_scale)
+        return kernel(*given, 1, 0, 1, scale, 0)
+
+    yield "SpargeAttn int8 f16", timed(lambda: attend(*cast()))
+    yield "SpargeAttn, kernel alone", timed(partial(attend, *cast()))
+
+
+NO_SKIPPING = 1e10
+"""SpargeAttn's threshold that leaves no product out, as sparse-vggt sets it."""
 
 
 def main() -> None:
@@ -97,7 +148,8 @@ def main() -> None:
         shape = 1, tokens, options.heads, options.width
         q = jax.random.normal(jax.random.key(0), shape, jnp.bfloat16)
         mask = None if kept >= 1 else random_mask(tokens, options.heads, kept)
-        cases = list(jax_cases(options.backends, q, mask, max(1, int(kept * -(-tokens // 64)))))
+        keep = max(1, int(kept * -(-tokens // 64)))
+        cases = list(jax_cases(options.backends, q, mask, keep, views))
         cases += torch_cases(q, mask) if has_torch else []
         for name, run in cases:
             try:
@@ -108,9 +160,14 @@ def main() -> None:
             rate = 4 * kept * tokens**2 * options.heads * options.width / seconds / 1e12
             rows.append((views, kept, name, seconds, rate))
             told = f"{views:5} views {kept:5.0%} kept  {name:24} {1e3 * seconds:9.3f} ms"
-            print(told + f" {rate:8.1f} TFLOP/s" * ("selection" not in name))
+            print(told + f" {rate:8.1f} TFLOP/s" * attends(name), flush=True)
     if options.plot:
         draw(rows, options.plot)
+
+
+def attends(name: str) -> bool:
+    """Whether it is attention itself, not what prepares it."""
+    return not name.startswith(("selection", "order"))
 
 
 def draw(rows: list[tuple[int, float, str, float, float]], path: str) -> None:
@@ -118,7 +175,7 @@ def draw(rows: list[tuple[int, float, str, float, float]], path: str) -> None:
 
     axes = (figure := Figure(figsize=(8, 5), layout="constrained")).subplots()
     views = max(row[0] for row in rows)
-    for name in dict.fromkeys(row[2] for row in rows if "selection" not in row[2]):
+    for name in dict.fromkeys(row[2] for row in rows if attends(row[2])):
         points = [(row[1], row[4]) for row in rows if row[0] == views and row[2] == name]
         axes.plot(*zip(*points, strict=True), "o-", label=name)
     axes.set(xlabel=f"share of key blocks kept, {views} views", ylabel="effective TFLOP/s")

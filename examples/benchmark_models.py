@@ -33,6 +33,7 @@ def main() -> None:
     add("--views", type=int, nargs="+", default=[50, 100, 200])
     add("--size", type=int, nargs=2, default=[392, 518], help="height and width")
     add("--ratios", type=float, nargs="+", default=[0.0], help="shares of key blocks to skip")
+    add("--orders", nargs="+", default=["raster"], help="of patches, where blocks are skipped")
     add("--repeats", type=int, default=5, help="after a warm-up; 0: the first run counts")
     add("--devices", type=int, default=1, help="GPUs that our side spreads over")
     add("--peer", help="checkout of upstream's code")
@@ -42,7 +43,7 @@ def main() -> None:
         for row in time_ours(options):
             print(json.dumps(row), flush=True)
         return
-    print(f"{'views':>5}  {'side':6} {'skipped':>7} {'seconds':>8} {'peak GiB':>8} {'plan GiB':>8}")
+    print(f"{'views':>5}  {'side':8} {'skipped':>7} {'seconds':>8} {'peak GiB':>8} {'plan GiB':>8}")
     commands: list[list[Any]] = [[*sys.argv, "--ours-alone"]]
     if options.peer:
         peers, same = Path(__file__).with_name("peers.py"), ("views", "size", "repeats")
@@ -50,7 +51,7 @@ def main() -> None:
         commands.append([peers, options.model, options.peer, *itertools.chain(*given)])
     for command in commands:
         for row in _in_own_process(command):
-            told = f"{row['views']:5}  {row['side']:6} {row['ratio']:7.0%} {row['seconds']:8.3f}"
+            told = f"{row['views']:5}  {row['side']:8} {row['ratio']:7.0%} {row['seconds']:8.3f}"
             print(f"{told} {row['peak']:8.2f} {row['plan']:8.2f}", flush=True)
 
 
@@ -70,20 +71,23 @@ def time_ours(options: argparse.Namespace) -> Iterator[dict]:
     config: Any = entry.family.configured(entry.config, tracks=False)
     build = partial(entry.family.build, config, dtype=jnp.bfloat16)
 
-    def compiled(views: int, ratio: float) -> Any:
+    def compiled(views: int, ratio: float, order: Any) -> Any:
         given: dict[str, Any] = {"mesh": mesh} if options.devices > 1 else {}
-        given |= {"dtype": "bfloat16", "attention": SparseAttention(ratio, None) if ratio else None}
+        attention = SparseAttention(ratio, None, order=order) if ratio else None
+        given |= {"dtype": "bfloat16", "attention": attention}
         pipeline = registry.load_abstract(options.model, **given)
         points = pipeline.habits.chosen_points(None, options.model)
         return pipeline.compile((views, *options.size, 3), Options(points=points))
 
-    cases = [(views, ratio) for views in options.views for ratio in options.ratios]
+    ways = [(ratio, order) for ratio in options.ratios for order in options.orders]
+    ways = [way for way in ways if way[0] or way[1] == options.orders[0]]
+    cases = [(views, *way) for views in options.views for way in ways]
     with ThreadPoolExecutor() as pool:
         programs = list(pool.map(compiled, *zip(*cases, strict=True)))
     shapes = jax.eval_shape(lambda: build(rngs=nnx.Rngs(params=key)))
     model = jax.tree.map(partial(drawn, key), shapes)
     model, limits = jax.device_put(model, replicated(mesh)), thresholds(0.1, 0.0, 0.03)
-    for (views, ratio), program in zip(cases, programs, strict=True):
+    for (views, ratio, order), program in zip(cases, programs, strict=True):
         pixels = jax.random.bits(key, (1, views, *options.size, 3), jnp.uint8)
         pixels = jax.device_put(pixels, by_view(mesh))
 
@@ -95,7 +99,7 @@ def time_ours(options: argparse.Namespace) -> Iterator[dict]:
         peak = (jax.devices()[0].memory_stats() or {}).get("peak_bytes_in_use", 0) / 2**30
         plan = needs.total / 2**30 if (needs := needs_of(program)) else math.nan
         told = {"views": views, "ratio": ratio, "seconds": seconds}
-        yield told | {"side": "ours", "peak": peak, "plan": plan}
+        yield told | {"side": order if ratio else "dense", "peak": peak, "plan": plan}
 
 
 def drawn(key: Any, like: Any) -> Any:

@@ -3,13 +3,16 @@
 Times upstream's models in PyTorch, with random weights of the released sizes; writes a line of JSON
 for each number of views. `benchmark_models.py --peer` runs it beside ours. A peer is a checkout of
 github.com/yyfz/Pi3, facebookresearch/vggt or facebookresearch/map-anything (which holds VGGT too,
-and needs `uniception` and `hydra-core`).
+and needs `uniception` and `hydra-core`). sparse-vggt and sparse-pi3 are the paper's code with a
+quarter of the key blocks kept: a checkout of brianwang00001/sparse-vggt with its submodules, which
+needs its fork of SpargeAttn.
 """
 
 import argparse
 import importlib
 import json
 import math
+import os
 import sys
 import timeit
 from collections.abc import Callable, Iterator
@@ -28,12 +31,12 @@ def main() -> None:
         print(json.dumps(row), flush=True)
 
 
-def pi3() -> dict[str, Callable[[Any], Any]]:
+def pi3() -> dict[str, Any]:
     """Ways to run it, by name: functions of float images (1, V, 3, H, W)."""
     return {"torch": importlib.import_module("pi3.models.pi3").Pi3().eval().cuda()}
 
 
-def vggt() -> dict[str, Callable[[Any], Any]]:
+def vggt() -> dict[str, Any]:
     """With camera and depth heads, as its aggregator, heads and nothing else."""
     try:
         module = importlib.import_module("vggt.models.vggt")
@@ -56,14 +59,39 @@ def mapanything() -> dict[str, Callable[[Any], Any]]:
     return {"torch": lambda x: run(x, False), "lean": lambda x: run(x, True)}
 
 
-PEERS = {"pi3": pi3, "vggt": vggt, "mapanything": mapanything}
+def sparse_vggt() -> dict[str, Callable[[Any], Any]]:
+    """The paper's code, with camera and depth heads; a ratio alone chooses the blocks."""
+    swap = importlib.import_module("sparse_vggt.models.vggt").sparse_aggregator_from_vggt
+    (model,) = vggt().values()
+    model.aggregator, _ = swap(model.aggregator, sparse_ratio=SKIPPED, verbose=False)
+    return {"sparse": model}
+
+
+def sparse_pi3() -> dict[str, Callable[[Any], Any]]:
+    """The paper's code; a ratio alone chooses the blocks."""
+    swap = importlib.import_module("sparse_vggt.models.pi3").sparse_model_from_pi3
+    (model,) = pi3().values()
+    return {"sparse": swap(model, sparse_ratio=SKIPPED, verbose=False)[0]}
+
+
+SKIPPED = 0.75
+"""Of the key blocks of patches, by the paper's code."""
+
+PEERS = {
+    "pi3": pi3,
+    "vggt": vggt,
+    "mapanything": mapanything,
+    "sparse-vggt": sparse_vggt,
+    "sparse-pi3": sparse_pi3,
+}
 
 
 def time_torch(options: argparse.Namespace) -> Iterator[dict]:
     """Upstream's model under bfloat16 autocast, as its example runs it."""
     import torch  # pyright: ignore[reportMissingImports]
 
-    sys.path.insert(0, options.peer)
+    parts = ("", "src", "external/vggt", "external/Pi3")
+    sys.path[:0] = [os.path.join(options.peer, part) for part in parts]
     load = torch.hub.load
     torch.hub.load = lambda *args, **given: load(*args, **given | {"pretrained": False})
     with torch.device("cuda"):
@@ -82,7 +110,8 @@ def time_torch(options: argparse.Namespace) -> Iterator[dict]:
             times = timeit.repeat(once, number=1, repeat=1 + options.repeats)
             seconds = median(times[1:] or times)
             peak = torch.cuda.max_memory_allocated() / 2**30
-            told = {"views": views, "ratio": 0.0, "seconds": seconds}
+            ratio = SKIPPED if side == "sparse" else 0.0
+            told = {"views": views, "ratio": ratio, "seconds": seconds}
             yield told | {"side": side, "peak": peak, "plan": math.nan}
 
 

@@ -10,6 +10,7 @@ import math
 import os
 import re
 import sys
+from dataclasses import replace
 from typing import Any
 
 os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=8"
@@ -56,10 +57,13 @@ def meshes() -> dict[str, Mesh]:
 
 
 def attentions(heads: int, layers: int) -> dict[str, AttentionFn | None]:
-    """Dense; and sparse with a ratio for each head."""
+    """Dense; and sparse with a ratio for each head, in two orders of the patches."""
     ratios = tuple(np.linspace(0.2, 0.8, heads).tolist())
     sparse = jaxrecon.SparseAttention((ratios,) * layers, None, block_q=8, block_kv=4)
-    return {"dense": None, "sparse": sparse}
+    return {"dense": None, "sparse": sparse, "similar": replace(sparse, order="similar")}
+
+
+TRIED = {("dense", "eight"), ("dense", "two axes"), ("sparse", "three"), ("similar", "eight")}
 
 
 def main(family: str) -> None:
@@ -72,7 +76,7 @@ def main(family: str) -> None:
         given: dict[str, Any] = {"resolution": SIDE, "attention": way} | THRESHOLDS
         alone = Pipeline(model, family, resize).reconstruct(pixels, **given).numpy()
         for label, mesh in meshes().items():
-            if (name, label) in (("sparse", "two axes"), ("dense", "three")):
+            if (name, label) not in TRIED:
                 continue
             spread = jax.device_put(model, replicated(mesh))
             if label == "two axes":

@@ -41,7 +41,7 @@ def test_sharded_is_unsharded(family: str) -> None:
         assert max(rest) <= 64, (way, rest)
         share = values.pop("weights")
         assert 0.25 < share < 0.4 if mesh == "two axes" else share == 1, (way, share)
-        assert ("sparsity" in values) == (attention == "sparse")
+        assert ("sparsity" in values) == (attention != "dense")
         assert max(values.values()) <= 1e-5, (way, values)
 
 

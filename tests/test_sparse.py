@@ -51,7 +51,7 @@ def patch_places(layout: TokenLayout) -> np.ndarray:
     return (layout.tokens_per_view * np.arange(layout.views)[:, None] + own).reshape(-1)
 
 
-@pytest.mark.parametrize("order", ["raster", "hilbert"])
+@pytest.mark.parametrize("order", ["raster", "hilbert", "similar"])
 @pytest.mark.parametrize("special_tokens", ["aligned", "packed"])
 def test_keeping_all_blocks_is_dense_attention(order: Any, special_tokens: Any) -> None:
     options = {"order": order, "special_tokens": special_tokens, **SMALL}
@@ -63,7 +63,7 @@ def test_keeping_all_blocks_is_dense_attention(order: Any, special_tokens: Any) 
 
 
 @pytest.mark.parametrize("pooling", ["mean", "max"])
-@pytest.mark.parametrize("order", ["raster", "hilbert"])
+@pytest.mark.parametrize("order", ["raster", "hilbert", "similar"])
 @pytest.mark.parametrize("special_tokens", ["aligned", "packed"])
 def test_padding_views_change_nothing(order: Any, special_tokens: Any, pooling: Any) -> None:
     options = {"order": order, "special_tokens": special_tokens, "pooling": pooling, **SMALL}
@@ -94,11 +94,13 @@ def test_padding_views_change_nothing(order: Any, special_tokens: Any, pooling: 
     np.testing.assert_allclose(found[2][:, own], dense, rtol=0, atol=2e-6)
 
 
-@pytest.mark.parametrize("order", ["raster", "hilbert"])
+@pytest.mark.parametrize("order", ["raster", "hilbert", "similar"])
 def test_the_way_back_undoes_the_arrangement(order: Any) -> None:
     made = SparseAttention(order=order, **SMALL).arrangement(LAYOUT)
-    x = qkv(LAYOUT)[0]
-    np.testing.assert_array_equal(made.restore(made.queries(x)), x)
+    x, k, _ = qkv(LAYOUT)
+    orders = made.orders(x, k)
+    assert (orders.queries is None) == (order != "similar")
+    np.testing.assert_array_equal(made.restore(made.queries(x, orders.queries), orders.queries), x)
     # 11 specials fill two blocks of 8 queries; they are the first keys.
     assert (made.specials, made.dense_queries) == (11, 16)
     specials = np.setdiff1d(np.arange(LAYOUT.tokens), patch_places(LAYOUT))
@@ -233,7 +235,7 @@ def test_heads_in_turns_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
         ({"block_q": 12.5}, r"block_q=12\.5 must be a whole number"),
         ({"pool_q": 2.0}, r"pool_q=2\.0 must divide block_q=128"),
         ({"implementation": "cuda"}, "implementation='cuda' is unknown; choose one of mosaic_gpu"),
-        ({"order": "zigzag"}, "order='zigzag' is unknown; choose one of raster, hilbert"),
+        ({"order": "zigzag"}, "order='zigzag' is unknown; choose one of raster, hilbert, similar"),
         ({"special_tokens": "none"}, "choose one of aligned, packed"),
         ({"pooling": "median"}, "choose one of mean, max"),
     ],

@@ -85,6 +85,15 @@ def view_shards() -> int:
     return jax.sharding.get_abstract_mesh().shape[VIEW_AXIS] if views_are_spread() else 1
 
 
+def from_all_devices(x: Array, *, axis: int) -> Array:
+    """The parts that all devices hold, one after the other along an axis.
+
+    For code that `jax.shard_map` runs on each device; elsewhere there is one part.
+    """
+    manual = VIEW_AXIS in jax.sharding.get_abstract_mesh().manual_axes
+    return jax.lax.all_gather(x, VIEW_AXIS, axis=axis, tiled=True) if manual else x
+
+
 def with_copies(
     views: Float[Array, "B T *rest"], scene: Float[Array, "B S *rest"], shards: int
 ) -> Float[Array, "B U *rest"]:

@@ -2,19 +2,28 @@
 
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
 from jaxrecon.nn.attention import Count, TokenLayout
+from jaxrecon.nn.views import from_all_devices
 from jaxrecon.sparse.hilbert import hilbert_order
+from jaxrecon.sparse.similarity import head_features, similar_order
 from pallas_kernels.block_selection import Candidates, Real
 
-type Order = Literal["raster", "hilbert"]
+type Order = Literal["raster", "hilbert", "similar"]
 type SpecialTokens = Literal["aligned", "packed"]
+
+
+class PatchOrders(NamedTuple):
+    """In which order the patches of all views stand; None for view after view."""
+
+    queries: Int[Array, "G patches"] | None = None
+    keys: Int[Array, "G patches"] | None = None
 
 
 @dataclass(frozen=True)
@@ -24,8 +33,9 @@ class Arrangement:
     Queries are [specials | padding to a whole block | patches]. Keys are [specials | patches]
     ("aligned": the first blocks, which hold all specials, are seen by all) or [patches | specials]
     ("packed", upstream's order: the last block of patches holds the first specials too, and
-    competes). Patches stand view after view, specials too. Where only some views are real, keys of
-    padding views come behind all others.
+    competes). Specials stand view after view, and so do patches, unless like ones are brought
+    together (`orders`). Where only some views are real, keys of padding views come behind all
+    others.
     """
 
     layout: TokenLayout
@@ -96,15 +106,42 @@ class Arrangement:
     def _curve(self) -> np.ndarray:
         return hilbert_order(self.layout.grid)
 
-    def queries(self, x: Float[Array, "G T N K"]) -> Float[Array, "G padded N K"]:
-        specials, patches = self._split(x)
+    def orders(self, q: Float[Array, "G T N K"], k: Float[Array, "G T N K"]) -> PatchOrders:
+        """Where like patches stand together, their order among queries and among keys."""
+        if self.order != "similar":
+            return PatchOrders()
+        layout, views = self.layout, self.counted_views
+        real = None if layout.real_views is None else views * layout.grid[0] * layout.grid[1]
+        specials = views * (layout.leading + layout.trailing) + layout.scene
+        front = specials % self.block_kv if self.special_tokens == "aligned" else 0
+        leaf, (q, k) = self.block_kv, (self._features(x) for x in (q, k))
+        return PatchOrders(
+            similar_order(q, leaf=self.block_q, real=real),
+            similar_order(k, leaf=leaf, front=front, real=real),
+        )
+
+    def _features(self, x: Float[Array, "G T N K"]) -> Float[Array, "G patches F"]:
+        layout, heads = self.layout, x.shape[2]
+        every = heads if layout.heads is None else layout.heads
+        _, found = self._split(head_features(x, every, layout.first_head))
+        if heads == every:
+            return found
+        each = found.shape[2] // heads
+        return from_all_devices(found, axis=2)[..., : every * each]
+
+    def queries(
+        self, x: Float[Array, "G T N K"], order: Int[Array, "G patches"] | None = None
+    ) -> Float[Array, "G padded N K"]:
+        specials, patches = self._split(x, order)
         spare = self.dense_queries - self.specials
         return jnp.concatenate(
             [jnp.pad(specials, ((0, 0), (0, spare), (0, 0), (0, 0))), patches], axis=1
         )
 
-    def keys(self, x: Float[Array, "G T N K"]) -> Float[Array, "G T N K"]:
-        specials, patches = self._split(x)
+    def keys(
+        self, x: Float[Array, "G T N K"], order: Int[Array, "G patches"] | None = None
+    ) -> Float[Array, "G T N K"]:
+        specials, patches = self._split(x, order)
         if self.layout.real_views is not None:
             return self._real_first(x, specials, patches)
         parts = [specials, patches] if self.special_tokens == "aligned" else [patches, specials]
@@ -125,12 +162,16 @@ class Arrangement:
             start = start + real
         return x
 
-    def restore(self, x: Float[Array, "G padded N K"]) -> Float[Array, "G T N K"]:
+    def restore(
+        self, x: Float[Array, "G padded N K"], order: Int[Array, "G patches"] | None = None
+    ) -> Float[Array, "G T N K"]:
         """Queries' outputs back to the model's order."""
         layout, views = self.layout, self.layout.views
         around = layout.leading + layout.trailing
         specials, patches = x[:, : self.specials], x[:, self.dense_queries :]
         own = specials[:, : views * around].reshape(x.shape[0], views, around, *x.shape[2:])
+        if order is not None:
+            patches = _taken(patches, _inverse(order))
         patches = patches.reshape(x.shape[0], views, -1, *x.shape[2:])
         if self.order == "hilbert":
             patches = jnp.take(patches, np.argsort(self._curve), axis=2)
@@ -138,8 +179,8 @@ class Arrangement:
         tokens = jnp.concatenate(parts, axis=2).reshape(x.shape[0], -1, *x.shape[2:])
         return jnp.concatenate([tokens, specials[:, views * around :]], axis=1)
 
-    def _split(self, x: Array) -> tuple[Array, Array]:
-        """(specials, patches), each view after view."""
+    def _split(self, x: Array, order: Int[Array, "G patches"] | None = None) -> tuple[Array, Array]:
+        """(specials, patches), each view after view; or patches in an order of their own."""
         layout, views = self.layout, self.layout.views
         end = views * layout.tokens_per_view
         seen = x[:, :end].reshape(x.shape[0], views, -1, *x.shape[2:])
@@ -150,4 +191,22 @@ class Arrangement:
         own = jnp.concatenate([seen[:, :, : layout.leading], seen[:, :, last:]], axis=2)
         flat = (part.reshape(x.shape[0], -1, *x.shape[2:]) for part in (own, patches))
         specials, patches = flat
+        if order is not None:
+            patches = _taken(patches, order)
         return jnp.concatenate([specials, x[:, end:]], axis=1), patches
+
+
+def _taken(x: Float[Array, "G P N K"], order: Int[Array, "G P"]) -> Float[Array, "G P N K"]:
+    def scene(x: Array, order: Array) -> Array:
+        return x.at[order].get(mode="promise_in_bounds", unique_indices=True)
+
+    return jax.vmap(scene)(x, order)
+
+
+def _inverse(order: Int[Array, "G P"]) -> Int[Array, "G P"]:
+    numbers = jnp.broadcast_to(jnp.arange(order.shape[1], dtype=order.dtype), order.shape)
+
+    def scene(numbers: Array, order: Array) -> Array:
+        return jnp.zeros_like(order).at[order].set(numbers, unique_indices=True)
+
+    return jax.vmap(scene)(numbers, order)

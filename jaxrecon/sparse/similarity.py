@@ -1,0 +1,118 @@
+"""An order of all patches of a scene in which those that look alike stand together."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Int
+
+from jaxrecon.nn.attention import Count
+
+FEATURES = 64
+"""About so many numbers tell how a patch looks to all heads together."""
+
+ITERATIONS = 4
+"""How often a direction is multiplied by a covariance, until one stands out."""
+
+SUMMED_AT_ONCE = 1024
+"""Tokens whose products are summed by one matrix product."""
+
+
+def head_features(
+    x: Float[Array, "G T N K"], heads: int, first_head: Count = 0
+) -> Float[Array, "G T F"]:
+    """A few numbers of each head of each token, by a fixed random projection.
+
+    They are the same whether a device has all heads or a part of them.
+
+    Args:
+      x: queries or keys.
+      heads: of how many heads these are a part.
+      first_head: from which one on; those beyond the last are copies of it.
+    """
+    each = -(-FEATURES // heads)
+    shape = (heads, x.shape[3], each)
+    table = np.random.default_rng(0).normal(size=shape).astype(np.float32)
+    own = jnp.minimum(first_head + jnp.arange(x.shape[2]), heads - 1)
+    found = jnp.einsum("gtnk,nkf->gtnf", x, jnp.asarray(table, x.dtype)[own])
+    return found.reshape(*x.shape[:2], -1)
+
+
+def similar_order(
+    features: Float[Array, "G P F"], *, leaf: int, front: Count = 0, real: Count | None = None
+) -> Int[Array, "G P"]:
+    """The numbers of the patches of each scene, those with like features next to each other.
+
+    All patches are cut in two along the direction in which their features vary most, each part
+    again, down to leaves: a principal axis tree. Cuts lie at fixed places, so that a leaf is a
+    block of attention. The idea of bringing like tokens together, there by k-means, is that of
+    Yang et al., Sparse VideoGen2 (arXiv 2505.18875).
+
+    Args:
+      leaf: patches of a leaf.
+      front: the first leaf holds so many patches less; fewer than `leaf`.
+      real: so many first patches count; the others come last, and change nothing. All if not given.
+    """
+    groups, patches, _ = features.shape
+    ahead = front if isinstance(front, int) else leaf - 1
+    levels = (-(-(patches + ahead) // leaf) - 1).bit_length()
+    size = leaf << levels
+    stop = patches if real is None else real
+    counts = (jnp.arange(patches) < stop)[:, None]
+    mean = jnp.sum(jnp.where(counts, features, 0), 1, keepdims=True, dtype=jnp.float32) / stop
+    centred = jnp.where(counts, features - mean.astype(features.dtype), 0)
+    centred = jnp.pad(centred, ((0, 0), (0, size - patches), (0, 0)))
+    numbers = jnp.broadcast_to(jnp.arange(size, dtype=jnp.int32) - front, (groups, size))
+    x = jnp.roll(centred, front, axis=1)
+    for level in range(levels):
+        length = size >> level
+        numbers, x = _sorted_along_axis(
+            numbers.reshape(-1, length), x.reshape(-1, length, x.shape[-1]), stop
+        )
+    numbers = numbers.reshape(groups, size)
+    return jax.lax.dynamic_slice_in_dim(numbers, front, patches, axis=1)
+
+
+def _sorted_along_axis(
+    numbers: Int[Array, "S n"], x: Float[Array, "S n F"], stop: Count
+) -> tuple[Int[Array, "S n"], Float[Array, "S n F"]]:
+    """Each segment, in the order of its patches along the direction in which they vary most.
+
+    Numbers below 0 stay in front and those from `stop` on behind; `x` of them is 0. A segment
+    whose second half holds no patch stays as it is.
+    """
+    length = numbers.shape[1]
+    places = jnp.sum(numbers < stop, axis=1, keepdims=True)
+    along = _products(x.astype(jnp.float32), _main_direction(x, numbers, stop))
+    along = jnp.where((places > length // 2) & ~jnp.isnan(along), along, 0)
+    along = jnp.where(numbers < 0, -jnp.inf, jnp.where(numbers < stop, along, jnp.inf))
+    order = jnp.argsort(along, axis=1, stable=True)
+    return _taken(numbers, order), _taken(x, order)
+
+
+def _main_direction(
+    x: Float[Array, "S n F"], numbers: Int[Array, "S n"], stop: Count
+) -> Float[Array, "S F"]:
+    """The first principal axis, of any length, by power iteration."""
+    segments, length, width = x.shape
+    parts = x.reshape(-1, min(length, SUMMED_AT_ONCE), width)
+    products = jnp.einsum("snf,sng->sfg", parts, parts, preferred_element_type=jnp.float32)
+    products = products.reshape(segments, -1, width, width).sum(1)
+    total = jnp.sum(x, axis=1, dtype=jnp.float32)
+    count = jnp.sum((numbers >= 0) & (numbers < stop), axis=1)[:, None, None]
+    spread = products - total[:, :, None] * total[:, None, :] / jnp.maximum(count, 1)
+    largest = jnp.trace(spread, axis1=1, axis2=2)[:, None, None]
+    spread = spread / jnp.where(largest > 0, largest, 1)
+    start = np.random.default_rng(1).normal(size=width).astype(np.float32)
+    direction = jnp.broadcast_to(start, (segments, width))
+    for _ in range(ITERATIONS):
+        direction = _products(spread, direction)
+    return direction
+
+
+def _products(rows: Float[Array, "S n F"], vector: Float[Array, "S F"]) -> Float[Array, "S n"]:
+    """Matrices times vectors; too thin for a library of matrix products."""
+    return jnp.sum(rows * vector[:, None, :], axis=2)
+
+
+def _taken(x: Array, order: Int[Array, "S n"]) -> Array:
+    return jax.vmap(lambda x, order: x.at[order].get(mode="promise_in_bounds"))(x, order)

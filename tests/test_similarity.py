@@ -1,0 +1,111 @@
+"""The order in which patches that look alike stand together."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from jaxrecon.nn.attention import TokenLayout, attend_densely
+from jaxrecon.sparse import SparseAttention
+from jaxrecon.sparse.similarity import head_features, similar_order
+
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
+
+def features(*shape: int, seed: int = 0) -> jax.Array:
+    return jnp.asarray(np.random.default_rng(seed).normal(size=shape), jnp.float32)
+
+
+def clusters(count: int, of: int, width: int, heads: int) -> tuple[np.ndarray, jax.Array]:
+    """Labels, and (1, count * of, heads, width) near as many centres far apart, shuffled."""
+    random = np.random.default_rng(0)
+    labels = random.permutation(np.repeat(np.arange(count), of))
+    centres = 3 * random.normal(size=(count, heads, width))
+    x = centres[labels] + 0.1 * random.normal(size=(len(labels), heads, width))
+    return labels, jnp.asarray(x[None], jnp.float32)
+
+
+@settings(deadline=None, max_examples=8)
+@given(
+    patches=st.integers(1, 70),
+    leaf=st.sampled_from([1, 4, 8]),
+    front=st.integers(0, 7),
+    data=st.data(),
+)
+def test_every_patch_stands_once(patches: int, leaf: int, front: int, data: Any) -> None:
+    front %= leaf
+    real = data.draw(st.integers(1, patches))
+    x = features(2, patches, 5)
+    order = similar_order(x, leaf=leaf, front=front, real=real)
+    np.testing.assert_array_equal(np.sort(order[:, :real]), np.tile(np.arange(real), (2, 1)))
+    np.testing.assert_array_equal(order[:, real:], np.tile(np.arange(real, patches), (2, 1)))
+
+
+@pytest.mark.parametrize("front", [0, 3])
+def test_padding_changes_nothing(front: int) -> None:
+    """Not even where it doubles the tree, and its features are no numbers."""
+    x = features(1, 90, 6)
+    alone = similar_order(x, leaf=8, front=front)
+    junk = jnp.full((1, 400, 6), jnp.nan)
+
+    def run(x: jax.Array, front: jax.Array, real: jax.Array) -> jax.Array:
+        return similar_order(x, leaf=8, front=front, real=real)
+
+    padded = jax.jit(run)(jnp.concatenate([x, junk], 1), jnp.int32(front), jnp.int32(90))
+    np.testing.assert_array_equal(padded[:, :90], alone)
+
+
+@pytest.mark.parametrize("front", [0, 3])
+def test_leaves_are_neighbours_on_a_line(front: int) -> None:
+    """The first leaf lacks `front` patches; every other is full, but for the last."""
+    ranks = np.random.default_rng(1).permutation(61)
+    on_a_line = jnp.asarray(ranks[None, :, None] * np.array([1.0, -2.0, 0.5]), jnp.float32)
+    (order,) = np.asarray(similar_order(on_a_line, leaf=8, front=front))
+    leaves = np.split(ranks[order], np.arange(8 - front, 61, 8))
+    assert [np.ptp(leaf) + 1 for leaf in leaves] == [len(leaf) for leaf in leaves]
+
+
+def test_leaves_hold_what_is_alike() -> None:
+    labels, x = clusters(8, 16, width=6, heads=1)
+    (order,) = np.asarray(similar_order(x[:, :, 0], leaf=16))
+
+    def share_of_the_most(order: np.ndarray) -> float:
+        leaves = labels[order].reshape(8, 16)
+        return float(np.mean([np.bincount(leaf).max() / 16 for leaf in leaves]))
+
+    assert share_of_the_most(order) > 0.8 > 0.4 > share_of_the_most(np.arange(128))
+
+
+def test_numbers_that_are_none_leave_the_order() -> None:
+    order = similar_order(features(1, 20, 3).at[0, 4].set(jnp.nan), leaf=4)
+    np.testing.assert_array_equal(order, np.arange(20)[None])
+    np.testing.assert_array_equal(similar_order(jnp.ones((1, 20, 3)), leaf=4)[0], np.arange(20))
+
+
+def test_features_of_some_heads_are_a_part_of_those_of_all() -> None:
+    x = features(2, 7, 6, 8)
+    whole = head_features(x, 6)
+    assert whole.shape == (2, 7, 6 * 11)
+    np.testing.assert_allclose(head_features(x[:, :, 2:4], 6, 2), whole[..., 22:44], rtol=1e-6)
+
+
+def test_fewer_blocks_hold_what_matters() -> None:
+    """Each patch looks for those of its own kind, which lie all over the views."""
+    layout = TokenLayout(views=8, grid=(4, 8), leading=1)
+    _, x = clusters(16, 16, width=8, heads=2)
+    q = jnp.concatenate([x.reshape(8, 32, 2, 8), features(8, 1, 2, 8)], axis=1)
+    q = jnp.roll(q, 1, axis=1).reshape(1, -1, 2, 8)
+    v = features(*q.shape, seed=1)
+    dense = attend_densely(q, q, v, layout)
+
+    def error(order: Any) -> float:
+        attend = SparseAttention(0.75, None, order=order, block_q=16, block_kv=8)
+        gap = attend(q, q, v, layout) - dense
+        return float(jnp.linalg.norm(gap) / jnp.linalg.norm(dense))
+
+    similar, raster = error("similar"), error("raster")
+    assert similar < 0.4 * raster, (similar, raster)
