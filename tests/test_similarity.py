@@ -40,7 +40,7 @@ def test_every_patch_stands_once(patches: int, leaf: int, front: int, data: Any)
     front %= leaf
     real = data.draw(st.integers(1, patches))
     x = features(2, patches, 5)
-    order = similar_order(x, leaf=leaf, front=front, real=real)
+    order = similar_order(x, leaf=leaf, front=(front, 0), real=real)
     np.testing.assert_array_equal(np.sort(order[:, :real]), np.tile(np.arange(real), (2, 1)))
     np.testing.assert_array_equal(order[:, real:], np.tile(np.arange(real, patches), (2, 1)))
 
@@ -49,11 +49,11 @@ def test_every_patch_stands_once(patches: int, leaf: int, front: int, data: Any)
 def test_padding_changes_nothing(front: int) -> None:
     """Not even where it doubles the tree, and its features are no numbers."""
     x = features(1, 90, 6)
-    alone = similar_order(x, leaf=8, front=front)
+    alone = similar_order(x, leaf=8, front=(front,))
     junk = jnp.full((1, 400, 6), jnp.nan)
 
     def run(x: jax.Array, front: jax.Array, real: jax.Array) -> jax.Array:
-        return similar_order(x, leaf=8, front=front, real=real)
+        return similar_order(x, leaf=8, front=(front,), real=real)
 
     padded = jax.jit(run)(jnp.concatenate([x, junk], 1), jnp.int32(front), jnp.int32(90))
     np.testing.assert_array_equal(padded[:, :90], alone)
@@ -64,7 +64,7 @@ def test_leaves_are_neighbours_on_a_line(front: int) -> None:
     """The first leaf lacks `front` patches; every other is full, but for the last."""
     ranks = np.random.default_rng(1).permutation(61)
     on_a_line = jnp.asarray(ranks[None, :, None] * np.array([1.0, -2.0, 0.5]), jnp.float32)
-    (order,) = np.asarray(similar_order(on_a_line, leaf=8, front=front))
+    (order,) = np.asarray(similar_order(on_a_line, leaf=8, front=(front,)))
     leaves = np.split(ranks[order], np.arange(8 - front, 61, 8))
     assert [np.ptp(leaf) + 1 for leaf in leaves] == [len(leaf) for leaf in leaves]
 
@@ -89,8 +89,8 @@ def test_numbers_that_are_none_leave_the_order() -> None:
 def test_features_of_some_heads_are_a_part_of_those_of_all() -> None:
     x = features(2, 7, 6, 8)
     whole = head_features(x, 6)
-    assert whole.shape == (2, 7, 6 * 11)
-    np.testing.assert_allclose(head_features(x[:, :, 2:4], 6, 2), whole[..., 22:44], rtol=1e-6)
+    assert whole.shape == (2, 7, 6 * 6)
+    np.testing.assert_allclose(head_features(x[:, :, 2:4], 6, 2), whole[..., 12:24], rtol=1e-6)
 
 
 def test_fewer_blocks_hold_what_matters() -> None:

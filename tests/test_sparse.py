@@ -235,7 +235,7 @@ def test_heads_in_turns_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
         ({"block_q": 12.5}, r"block_q=12\.5 must be a whole number"),
         ({"pool_q": 2.0}, r"pool_q=2\.0 must divide block_q=128"),
         ({"implementation": "cuda"}, "implementation='cuda' is unknown; choose one of mosaic_gpu"),
-        ({"order": "zigzag"}, "order='zigzag' is unknown; choose one of raster, hilbert, similar"),
+        ({"order": "zigzag"}, "order='zigzag' is unknown; choose one of similar, raster, hilbert"),
         ({"special_tokens": "none"}, "choose one of aligned, packed"),
         ({"pooling": "median"}, "choose one of mean, max"),
     ],

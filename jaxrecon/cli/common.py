@@ -90,6 +90,12 @@ def add_computing(parser: argparse.ArgumentParser) -> None:
         **shares,
     )
     add("--cdf-threshold", help="share of attention that is kept, in (0, 1], or none", **shares)
+    add(
+        "--patch-order",
+        choices=("similar", "raster", "hilbert"),
+        default=argparse.SUPPRESS,
+        help="what shares a block: patches that look alike, or neighbours; default: similar",
+    )
 
 
 def _share(text: str) -> float | None:
@@ -154,14 +160,15 @@ def attention_of(options: argparse.Namespace) -> Any:
     A budget that is not given is `SparseAttention`'s own; "none" takes it away.
 
     Raises:
-      InputError: a budget is out of range, or is given with exact attention.
+      InputError: a budget is out of range, or one or an order is given with exact attention.
     """
     given = vars(options)
-    chosen = {name: given[name] for name in ("sparse_ratio", "cdf_threshold") if name in given}
+    fields = {name: name for name in ("sparse_ratio", "cdf_threshold")} | {"patch_order": "order"}
+    chosen = {field: given[name] for name, field in fields.items() if name in given}
     if not chosen:
         return options.attention
     if options.attention not in ("auto", "fast", "sparse"):
-        name = next(iter(chosen)).replace("_", "-")
+        name = next(name for name in fields if name in given).replace("_", "-")
         raise InputError(
             f"--{name} is for block-sparse attention, found --attention {options.attention}; "
             "leave one of them out"

@@ -7,7 +7,7 @@ from typing import Literal, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float, Int, Shaped
 
 from jaxrecon.nn.attention import Count, TokenLayout
 from jaxrecon.nn.views import from_all_devices
@@ -19,11 +19,14 @@ type Order = Literal["raster", "hilbert", "similar"]
 type SpecialTokens = Literal["aligned", "packed"]
 
 
-class PatchOrders(NamedTuple):
-    """In which order the patches of all views stand; None for view after view."""
+class TokenOrders(NamedTuple):
+    """Numbers of the model's tokens in the order of queries and of keys, where data decides it.
 
-    queries: Int[Array, "G patches"] | None = None
-    keys: Int[Array, "G patches"] | None = None
+    A number that no token has stands for padding.
+    """
+
+    queries: Int[Array, "G padded"] | None = None
+    keys: Int[Array, "G T"] | None = None
 
 
 @dataclass(frozen=True)
@@ -106,18 +109,26 @@ class Arrangement:
     def _curve(self) -> np.ndarray:
         return hilbert_order(self.layout.grid)
 
-    def orders(self, q: Float[Array, "G T N K"], k: Float[Array, "G T N K"]) -> PatchOrders:
-        """Where like patches stand together, their order among queries and among keys."""
+    def orders(self, q: Float[Array, "G T N K"], k: Float[Array, "G T N K"]) -> TokenOrders:
+        """Where like patches stand together, the order of queries and that of keys."""
         if self.order != "similar":
-            return PatchOrders()
+            return TokenOrders()
         layout, views = self.layout, self.counted_views
         real = None if layout.real_views is None else views * layout.grid[0] * layout.grid[1]
-        specials = views * (layout.leading + layout.trailing) + layout.scene
-        front = specials % self.block_kv if self.special_tokens == "aligned" else 0
-        leaf, (q, k) = self.block_kv, (self._features(x) for x in (q, k))
-        return PatchOrders(
-            similar_order(q, leaf=self.block_q, real=real),
-            similar_order(k, leaf=leaf, front=front, real=real),
+        own = views * (layout.leading + layout.trailing) + layout.scene
+        front = own % self.block_kv if self.special_tokens == "aligned" else 0
+        groups, both = q.shape[0], jnp.concatenate([self._features(x) for x in (q, k)])
+        fronts = (*(0,) * groups, *(front,) * groups)
+        found = similar_order(both, leaf=self.block_kv, front=fronts, real=real)
+        numbers = jnp.broadcast_to(jnp.arange(layout.tokens, dtype=jnp.int32), q.shape[:2])
+        specials, patches = self._split(numbers)
+        queries, keys = (
+            jnp.take_along_axis(patches, order, axis=1, mode="promise_in_bounds")
+            for order in (found[:groups], found[groups:])
+        )
+        return TokenOrders(
+            self._joined_queries(specials, queries, layout.tokens),
+            self._joined_keys(numbers, specials, keys),
         )
 
     def _features(self, x: Float[Array, "G T N K"]) -> Float[Array, "G patches F"]:
@@ -130,18 +141,25 @@ class Arrangement:
         return from_all_devices(found, axis=2)[..., : every * each]
 
     def queries(
-        self, x: Float[Array, "G T N K"], order: Int[Array, "G patches"] | None = None
+        self, x: Float[Array, "G T N K"], order: Int[Array, "G padded"] | None = None
     ) -> Float[Array, "G padded N K"]:
-        specials, patches = self._split(x, order)
-        spare = self.dense_queries - self.specials
-        return jnp.concatenate(
-            [jnp.pad(specials, ((0, 0), (0, spare), (0, 0), (0, 0))), patches], axis=1
-        )
+        """Queries in blocks; in an order that `orders` found, if one is given."""
+        return self._joined_queries(*self._split(x), 0) if order is None else _taken(x, order)
 
     def keys(
-        self, x: Float[Array, "G T N K"], order: Int[Array, "G patches"] | None = None
+        self, x: Float[Array, "G T N K"], order: Int[Array, "G T"] | None = None
     ) -> Float[Array, "G T N K"]:
-        specials, patches = self._split(x, order)
+        """Keys or values in blocks; in an order that `orders` found, if one is given."""
+        return self._joined_keys(x, *self._split(x)) if order is None else _taken(x, order)
+
+    def _joined_queries(
+        self, specials: Array, patches: Array, padding: int
+    ) -> Shaped[Array, "G padded *rest"]:
+        spare = [(0, 0), (0, self.dense_queries - self.specials)] + [(0, 0)] * (patches.ndim - 2)
+        specials = jnp.pad(specials, spare, constant_values=padding)
+        return jnp.concatenate([specials, patches], axis=1)
+
+    def _joined_keys(self, x: Array, specials: Array, patches: Array) -> Shaped[Array, "G T *rest"]:
         if self.layout.real_views is not None:
             return self._real_first(x, specials, patches)
         parts = [specials, patches] if self.special_tokens == "aligned" else [patches, specials]
@@ -163,15 +181,15 @@ class Arrangement:
         return x
 
     def restore(
-        self, x: Float[Array, "G padded N K"], order: Int[Array, "G patches"] | None = None
+        self, x: Float[Array, "G padded N K"], order: Int[Array, "G padded"] | None = None
     ) -> Float[Array, "G T N K"]:
         """Queries' outputs back to the model's order."""
+        if order is not None:
+            return _taken(x, _inverse(order, self.layout.tokens))
         layout, views = self.layout, self.layout.views
         around = layout.leading + layout.trailing
         specials, patches = x[:, : self.specials], x[:, self.dense_queries :]
         own = specials[:, : views * around].reshape(x.shape[0], views, around, *x.shape[2:])
-        if order is not None:
-            patches = _taken(patches, _inverse(order))
         patches = patches.reshape(x.shape[0], views, -1, *x.shape[2:])
         if self.order == "hilbert":
             patches = jnp.take(patches, np.argsort(self._curve), axis=2)
@@ -179,8 +197,8 @@ class Arrangement:
         tokens = jnp.concatenate(parts, axis=2).reshape(x.shape[0], -1, *x.shape[2:])
         return jnp.concatenate([tokens, specials[:, views * around :]], axis=1)
 
-    def _split(self, x: Array, order: Int[Array, "G patches"] | None = None) -> tuple[Array, Array]:
-        """(specials, patches), each view after view; or patches in an order of their own."""
+    def _split(self, x: Array) -> tuple[Array, Array]:
+        """(specials, patches), each view after view."""
         layout, views = self.layout, self.layout.views
         end = views * layout.tokens_per_view
         seen = x[:, :end].reshape(x.shape[0], views, -1, *x.shape[2:])
@@ -191,22 +209,23 @@ class Arrangement:
         own = jnp.concatenate([seen[:, :, : layout.leading], seen[:, :, last:]], axis=2)
         flat = (part.reshape(x.shape[0], -1, *x.shape[2:]) for part in (own, patches))
         specials, patches = flat
-        if order is not None:
-            patches = _taken(patches, order)
         return jnp.concatenate([specials, x[:, end:]], axis=1), patches
 
 
-def _taken(x: Float[Array, "G P N K"], order: Int[Array, "G P"]) -> Float[Array, "G P N K"]:
+def _taken(x: Float[Array, "G T N K"], order: Int[Array, "G P"]) -> Float[Array, "G P N K"]:
+    """Tokens by number; zero for a number that there is not."""
+
     def scene(x: Array, order: Array) -> Array:
-        return x.at[order].get(mode="promise_in_bounds", unique_indices=True)
+        return x.at[order].get(mode="fill", fill_value=0)
 
     return jax.vmap(scene)(x, order)
 
 
-def _inverse(order: Int[Array, "G P"]) -> Int[Array, "G P"]:
-    numbers = jnp.broadcast_to(jnp.arange(order.shape[1], dtype=order.dtype), order.shape)
+def _inverse(order: Int[Array, "G P"], tokens: int) -> Int[Array, "G T"]:
+    """Where each token stands in an order."""
 
-    def scene(numbers: Array, order: Array) -> Array:
-        return jnp.zeros_like(order).at[order].set(numbers, unique_indices=True)
+    def scene(order: Array) -> Array:
+        places = jnp.arange(order.shape[0], dtype=jnp.int32)
+        return jnp.zeros(tokens, jnp.int32).at[order].set(places, mode="drop")
 
-    return jax.vmap(scene)(numbers, order)
+    return jax.vmap(scene)(order)

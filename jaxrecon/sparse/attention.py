@@ -45,9 +45,10 @@ class SparseAttention:
       cdf_threshold: share of the pooled softmax that the kept blocks reach, in (0, 1]; None to let
         the ratio alone decide.
       block_q, block_kv: patches in a block of queries and of keys.
-      order: "raster", patches row by row; "hilbert", along a Hilbert curve, so that a block covers
-        a compact area; or "similar", those of all views that look alike together, which finds far
-        better blocks for some more time (see `similar_order`).
+      order: "similar", patches of all views that look alike together (see `similar_order`), which
+        finds far better blocks; "raster", row by row, as in the paper; or "hilbert", along a
+        Hilbert curve, so that a block covers a compact area. If not given, "similar" for "aligned"
+        tokens and "raster" for "packed" ones.
       special_tokens: "aligned" keeps specials visible to all; "packed" is upstream's layout, in
         which some may fall into a block that is skipped, and upstream's scoring (`pool_q`).
       pooling: how a block becomes one vector: "mean" or "max".
@@ -67,7 +68,7 @@ class SparseAttention:
     cdf_threshold: Budget | None = 0.9
     block_q: int = 128
     block_kv: int = 64
-    order: Order = "raster"
+    order: Order | None = None
     special_tokens: SpecialTokens = "aligned"
     pooling: Pooling = "mean"
     pool_q: int | None = None
@@ -81,7 +82,7 @@ class SparseAttention:
             object.__setattr__(self, name, _checked_budget(name, getattr(self, name), span, inside))
         for name, choices in CHOICES.items():
             value = getattr(self, name)
-            if value not in choices and (name, value) != ("implementation", None):
+            if value not in choices and (value is not None or name not in CHOSEN_IF_NONE):
                 raise InputError(f"{name}={value!r} is unknown; choose one of {', '.join(choices)}")
         for name in ("block_q", "block_kv"):
             size = getattr(self, name)
@@ -156,7 +157,15 @@ class SparseAttention:
 
     def arrangement(self, layout: TokenLayout) -> Arrangement:
         """How the tokens of `layout` are laid out in blocks."""
-        return Arrangement(layout, self.order, self.special_tokens, self.block_q, self.block_kv)
+        order = self.patch_order
+        return Arrangement(layout, order, self.special_tokens, self.block_q, self.block_kv)
+
+    @property
+    def patch_order(self) -> Order:
+        """In which order patches are cut into blocks."""
+        if self.order is not None:
+            return self.order
+        return "similar" if self.special_tokens == "aligned" else "raster"
 
     @property
     def scored_queries(self) -> int:
@@ -251,11 +260,15 @@ class _Budgets:
 
 
 CHOICES = {
-    "order": ("raster", "hilbert", "similar"),
+    "order": ("similar", "raster", "hilbert"),
     "special_tokens": ("aligned", "packed"),
     "pooling": ("mean", "max"),
     "implementation": tuple(IMPLEMENTATIONS),
 }
+
+
+CHOSEN_IF_NONE = ("order", "implementation")
+"""Of the choices, those that need not be made."""
 
 
 SPANS: tuple[tuple[str, str, Callable[[float], bool]], ...] = (

@@ -1,5 +1,8 @@
 """An order of all patches of a scene in which those that look alike stand together."""
 
+from collections.abc import Sequence
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -7,7 +10,7 @@ from jaxtyping import Array, Float, Int
 
 from jaxrecon.nn.attention import Count
 
-FEATURES = 64
+FEATURES = 32
 """About so many numbers tell how a patch looks to all heads together."""
 
 ITERATIONS = 4
@@ -38,38 +41,49 @@ def head_features(
 
 
 def similar_order(
-    features: Float[Array, "G P F"], *, leaf: int, front: Count = 0, real: Count | None = None
+    features: Float[Array, "G P F"],
+    *,
+    leaf: int,
+    front: Sequence[Count] | None = None,
+    real: Count | None = None,
 ) -> Int[Array, "G P"]:
-    """The numbers of the patches of each scene, those with like features next to each other.
+    """The numbers of the patches of each group, those with like features next to each other.
 
-    All patches are cut in two along the direction in which their features vary most, each part
-    again, down to leaves: a principal axis tree. Cuts lie at fixed places, so that a leaf is a
-    block of attention. The idea of bringing like tokens together, there by k-means, is that of
+    All patches of a group are cut in two along the direction in which their features vary most,
+    each part again, down to leaves: a principal axis tree. Cuts lie at fixed places, so that a leaf
+    is a block of attention. The idea of bringing like tokens together, there by k-means, is that of
     Yang et al., Sparse VideoGen2 (arXiv 2505.18875).
 
     Args:
       leaf: patches of a leaf.
-      front: the first leaf holds so many patches less; fewer than `leaf`.
+      front: the first leaf of each group holds so many patches less, fewer than `leaf`; none less
+        if not given.
       real: so many first patches count; the others come last, and change nothing. All if not given.
     """
-    groups, patches, _ = features.shape
-    ahead = front if isinstance(front, int) else leaf - 1
+    groups, patches, width = features.shape
+    front = [0] * groups if front is None else front
+    static = [count for count in front if isinstance(count, int)]
+    ahead = max(static) if len(static) == groups else leaf - 1
     levels = (-(-(patches + ahead) // leaf) - 1).bit_length()
     size = leaf << levels
+    first = jnp.stack([jnp.asarray(count, jnp.int32) for count in front])
     stop = patches if real is None else real
     counts = (jnp.arange(patches) < stop)[:, None]
     mean = jnp.sum(jnp.where(counts, features, 0), 1, keepdims=True, dtype=jnp.float32) / stop
     centred = jnp.where(counts, features - mean.astype(features.dtype), 0)
     centred = jnp.pad(centred, ((0, 0), (0, size - patches), (0, 0)))
-    numbers = jnp.broadcast_to(jnp.arange(size, dtype=jnp.int32) - front, (groups, size))
-    x = jnp.roll(centred, front, axis=1)
+    x = jax.vmap(partial(jnp.roll, axis=0))(centred, first)
+    numbers = jnp.arange(size, dtype=jnp.int32) - first[:, None]
     for level in range(levels):
         length = size >> level
         numbers, x = _sorted_along_axis(
-            numbers.reshape(-1, length), x.reshape(-1, length, x.shape[-1]), stop
+            numbers.reshape(-1, length), x.reshape(-1, length, width), stop
         )
-    numbers = numbers.reshape(groups, size)
-    return jax.lax.dynamic_slice_in_dim(numbers, front, patches, axis=1)
+
+    def own(numbers: Int[Array, " size"], first: Int[Array, ""]) -> Int[Array, " P"]:
+        return jax.lax.dynamic_slice_in_dim(numbers, first, patches)
+
+    return jax.vmap(own)(numbers.reshape(groups, size), first)
 
 
 def _sorted_along_axis(
