@@ -33,7 +33,7 @@ def main() -> None:
     add("--views", type=int, nargs="+", default=[50, 100, 200])
     add("--size", type=int, nargs=2, default=[392, 518], help="height and width")
     add("--ratios", type=float, nargs="+", default=[0.0], help="shares of key blocks to skip")
-    add("--orders", nargs="+", default=["raster"], help="of patches, where blocks are skipped")
+    add("--orders", nargs="+", default=["similar"], help="of patches, where blocks are skipped")
     add("--repeats", type=int, default=5, help="after a warm-up; 0: the first run counts")
     add("--devices", type=int, default=1, help="GPUs that our side spreads over")
     add("--peer", help="checkout of upstream's code")

@@ -1,11 +1,11 @@
 """python examples/peers.py vggt path/to/map-anything --views 50 100
 
 Times upstream's models in PyTorch, with random weights of the released sizes; writes a line of JSON
-for each number of views. `benchmark_models.py --peer` runs it beside ours. A peer is a checkout of
-github.com/yyfz/Pi3, facebookresearch/vggt or facebookresearch/map-anything (which holds VGGT too,
-and needs `uniception` and `hydra-core`). sparse-vggt and sparse-pi3 are the paper's code with a
-quarter of the key blocks kept: a checkout of brianwang00001/sparse-vggt with its submodules, which
-needs its fork of SpargeAttn.
+for each number of views, with NaN seconds where memory ran out. `benchmark_models.py --peer` runs
+it beside ours. A peer is a checkout of github.com/yyfz/Pi3, facebookresearch/vggt or
+facebookresearch/map-anything (which holds VGGT too, and needs `uniception` and `hydra-core`).
+sparse-vggt and sparse-pi3 are the paper's code with a quarter of the key blocks kept: a checkout of
+brianwang00001/sparse-vggt with its submodules, which needs its fork of SpargeAttn.
 """
 
 import argparse
@@ -107,7 +107,10 @@ def time_torch(options: argparse.Namespace) -> Iterator[dict]:
                     run(images)
                 torch.cuda.synchronize()
 
-            times = timeit.repeat(once, number=1, repeat=1 + options.repeats)
+            try:
+                times = timeit.repeat(once, number=1, repeat=1 + options.repeats)
+            except torch.cuda.OutOfMemoryError:
+                times = [math.nan]
             seconds = median(times[1:] or times)
             peak = torch.cuda.max_memory_allocated() / 2**30
             ratio = SKIPPED if side == "sparse" else 0.0

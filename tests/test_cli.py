@@ -23,6 +23,7 @@ from PIL import Image
 import jaxrecon
 from jaxrecon import registry
 from jaxrecon.cli import common, main
+from jaxrecon.errors import InputError
 from jaxrecon.pipeline import Pipeline
 from jaxrecon.reconstruction import Reconstruction
 from jaxrecon.registry import loading
@@ -547,6 +548,15 @@ class TestAttention:
         assert sparse == jaxrecon.SparseAttention(ratio, threshold)
         fast = parser.parse_args(["--attention", "fast", *arguments.split()])
         assert common.attention_of(fast).sparse == sparse
+
+    def test_an_order_of_patches(self) -> None:
+        parser = argparse.ArgumentParser()
+        common.add_computing(parser)
+        sparse = common.attention_of(parser.parse_args(["--patch-order", "raster"]))
+        assert sparse == jaxrecon.SparseAttention(order="raster")
+        exact = parser.parse_args(["--patch-order", "raster", "--attention", "dense"])
+        with pytest.raises(InputError, match="--patch-order is for block-sparse attention, found"):
+            common.attention_of(exact)
 
     def test_no_budget_leaves_the_name(self) -> None:
         parser = argparse.ArgumentParser()
