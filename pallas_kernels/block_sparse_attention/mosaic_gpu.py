@@ -272,6 +272,16 @@ def _program(sizes: Sizes, inputs: Any, told: Any, outputs: Any, scratch: dict[s
             return position
         return told[1][scene, head, block, position].astype(jnp.int32)
 
+    def first_listed() -> tuple[Array, ...]:
+        """The blocks of the first tile; none of these reads waits for the length of the list."""
+        if not sizes.listed:
+            return tuple(listed(jnp.int32(place)) for place in range(config.gather))
+        places = range(min(config.gather, told[1].shape[-1]))
+        found = [told[1][scene, head, block, place].astype(jnp.int32) for place in places]
+        found += found[:1] * (config.gather - len(places))
+        # Places beyond the list are masked; they only need to be those of some block.
+        return tuple(jnp.where(place < count, at, found[0]) for place, at in enumerate(found))
+
     @pl.when(warpgroup < config.consumers)
     def _consumer() -> None:
         plgpu.set_max_registers(config.registers[0], action="increase")
@@ -285,7 +295,7 @@ def _program(sizes: Sizes, inputs: Any, told: Any, outputs: Any, scratch: dict[s
     @pl.when(warpgroup == config.consumers)
     def _producer() -> None:
         plgpu.set_max_registers(config.registers[1], action="decrease")
-        _produce(sizes, inputs[1:], scratch, (scene, head), tiles, listed)
+        _produce(sizes, inputs[1:], scratch, (scene, head), tiles, first_listed(), listed)
 
 
 def _produce(
@@ -294,9 +304,10 @@ def _produce(
     scratch: dict[str, Any],
     place: tuple[Array, Array],
     tiles: Array,
+    first: tuple[Array, ...],
     listed: Callable[[Array], Array],
 ) -> None:
-    """Keeps the tiles of keys and values filled."""
+    """Keeps the tiles of keys and values filled; `first` are the blocks of the first tile."""
     config = sizes.config
     scene, head = place
 
@@ -318,7 +329,7 @@ def _produce(
                 )
         return ahead
 
-    lax.fori_loop(0, tiles, fill, blocks_of(jnp.int32(0)))
+    lax.fori_loop(0, tiles, fill, first)
 
 
 def _consume(
@@ -358,7 +369,7 @@ def _consume(
     plgpu.commit_smem()
     plgpu.copy_smem_to_gmem(q, outputs[0].at[scene, rows, head])
     plgpu.copy_smem_to_gmem(sums, outputs[1].at[scene, head, rows])
-    plgpu.wait_smem_to_gmem(0)
+    plgpu.wait_smem_to_gmem(0, wait_read_only=True)
 
 
 def _take_turn(scratch: dict[str, Any]) -> None:
