@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from jax.sharding import AbstractDevice, AbstractMesh
 
 import golden_data
 from pallas_kernels.block_selection import (
@@ -19,8 +20,12 @@ from pallas_kernels.block_selection import (
     pool_blocks,
     select_blocks,
 )
+from pallas_kernels.block_selection.pooling import fold_axes, fold_windows
+from pallas_kernels.block_selection.scoring import Queries, block_scores
+from pallas_kernels.block_selection.scoring_triton import block_scores_triton
 from pallas_kernels.block_selection.triton import list_blocks_triton
 from pallas_kernels.block_selection.xla import list_blocks_xla
+from pallas_kernels.errors import UnfitError
 
 pytestmark = pytest.mark.filterwarnings("ignore:The Pallas Triton backend is deprecated")
 
@@ -133,6 +138,14 @@ def test_pooling_by_hand() -> None:
     assert pool_blocks(x.astype(jnp.bfloat16), 2).dtype == jnp.float32
 
 
+@pytest.mark.parametrize("pooling", ["mean", "max"])
+@pytest.mark.parametrize(("start", "block"), [(0, 4), (0, 23), (3, 5), (1, 2), (20, 8)])
+def test_windows_and_axes_pool_alike(pooling: Any, start: int, block: int) -> None:
+    x = jnp.asarray(np.random.default_rng(0).normal(size=(2, 23, 3, 4)), jnp.bfloat16)
+    windows, axes = (fold(x, block, pooling, start) for fold in (fold_windows, fold_axes))
+    np.testing.assert_allclose(axes, windows, rtol=1e-6, atol=1e-6)
+
+
 def qk(queries: int, keys: int, heads: int = 2, width: int = 8) -> tuple[jax.Array, jax.Array]:
     random = np.random.default_rng(queries + keys)
     q, k = (
@@ -177,6 +190,73 @@ def test_parts_of_blocks_with_padding_and_dense_rows(part: int) -> None:
     assert np.asarray(short.as_array())[:, :, 0].all()
     np.testing.assert_array_equal(padded.as_array()[:, :, :3, :5], short.as_array())
     assert not np.asarray(padded.as_array())[..., 5:].any()
+
+
+ALWAYS, NEVER = float("inf"), float("-inf")
+
+
+@pytest.mark.parametrize(
+    ("shape", "marks"),
+    [
+        ((2, 21, 4, 150, 64), None),
+        ((2, 21, 4, 150, 64), [ALWAYS] * 3 + [0.0] * 140 + [NEVER] * 7),
+        ((1, 2, 4, 130, 32), [ALWAYS] * 66 + [0.0] * 64),  # the first step has none that compete
+        ((1, 3, 3, 5, 8), [ALWAYS, 0.0, 0.0, 0.0, NEVER]),
+        ((1, 2, 128, 64, 16), None),
+        ((2, 3, 2, 64, 16), [ALWAYS] * 64),
+    ],
+)
+def test_one_kernel_scores_as_xla_does(shape: tuple[int, ...], marks: list[float] | None) -> None:
+    groups, rows, parts, candidates, width = shape
+    random = np.random.default_rng(candidates)
+    pooled = 3 * random.normal(size=(groups, rows, parts, width))
+    weight = np.log(random.dirichlet(np.ones(parts), (groups, rows)))
+    weight[:, -1, :1], weight[:, -1, 1:] = 0.0, -np.inf  # the other parts are empty
+    q = Queries(jnp.asarray(pooled, jnp.float32), jnp.asarray(weight, jnp.float32))
+    k = jnp.asarray(random.normal(size=(groups, candidates, width)), jnp.float32)
+    marked = None if marks is None else jnp.asarray(marks, jnp.float32)
+    scores = block_scores_triton(q, k, marked, interpret=True)
+    # Numbers are up to about 100, in products of three bfloat16 products.
+    np.testing.assert_allclose(scores, block_scores(q, k, marked), rtol=1e-5, atol=1e-3)
+
+
+H100 = AbstractDevice(device_kind="NVIDIA H100 80GB HBM3", num_cores=132, platform="gpu")
+
+
+@pytest.mark.parametrize(
+    ("name", "part", "padded", "kernels"),
+    [
+        (None, 32, False, ["block_scores", "block_selection"]),
+        ("triton", 32, True, ["block_scores", "block_selection"]),
+        ("triton", 8, False, ["block_scores", "block_selection"]),
+        (None, 128, False, ["block_selection"]),
+        ("xla", 32, False, []),
+    ],
+)
+def test_kernels_lower(name: str | None, part: int, padded: bool, kernels: list[str]) -> None:
+    x = jax.ShapeDtypeStruct((1, 40 * 1041, 16, 64), jnp.bfloat16)
+    real = api.Real(jnp.int32(41000), jnp.int32(40000)) if padded else None
+    select = partial(select_blocks, keep=20, mass=0.9, pool_q=part, implementation=name, real=real)
+    with jax.sharding.use_abstract_mesh(AbstractMesh((), (), abstract_device=H100)):
+        text = jax.jit(select).trace(x, x).lower(lowering_platforms=("cuda",)).as_text()
+    found = [kernel for kernel in ("block_scores", "block_selection") if f'"{kernel}"' in text]
+    assert found == kernels
+
+
+def test_what_the_scoring_kernel_cannot_do_xla_does() -> None:
+    x = jax.ShapeDtypeStruct((1, 600, 2, 8), jnp.bfloat16)
+    select = partial(select_blocks, keep=2, block_q=256, pool_q=1)
+    with jax.sharding.use_abstract_mesh(AbstractMesh((), (), abstract_device=H100)):
+        assert jax.eval_shape(select, x, x).counts.shape == (1, 2, 3)
+        with pytest.raises(UnfitError, match="256 pooled queries a block are more than 128"):
+            jax.eval_shape(partial(select, implementation="triton"), x, x)
+        wide = jax.ShapeDtypeStruct((1, 600, 2, 200), jnp.bfloat16)
+        with pytest.raises(UnfitError, match="head width 200 is beyond 128"):
+            jax.eval_shape(partial(select, implementation="triton", pool_q=32), wide, wide)
+
+
+def test_chunks_repeat_little() -> None:
+    assert [api._even(16, most) for most in (16, 20, 12, 5, 3, 1)] == [16, 16, 8, 4, 3, 1]
 
 
 def test_opposite_queries_do_not_cancel_in_parts() -> None:
@@ -313,17 +393,34 @@ def test_wrong_arguments_are_refused(without_shape_checks: None) -> None:
 
 @pytest.mark.gpu
 @pytest.mark.parametrize("name", list(IMPLEMENTATIONS))
+@pytest.mark.parametrize("part", [32, 128])
 @pytest.mark.parametrize("views", [1, 40])
-def test_backends_on_the_gpu(name: str, views: int) -> None:
+def test_backends_on_the_gpu(name: str, part: int, views: int) -> None:
     random = np.random.default_rng(0)
     q, k = (
         jnp.asarray(random.normal(size=(1, views * 1041, 16, 64)), jnp.bfloat16) for _ in range(2)
     )
-    run = jax.jit(partial(select_blocks, keep=20, mass=0.9, implementation=name))
+    run = jax.jit(
+        partial(select_blocks, keep=20, mass=0.9, pool_q=part, scale=1.0, implementation=name)
+    )
     mask, again = run(q, k), run(q, k)
     with jax.default_device(jax.devices("cpu")[0]):
-        on_cpu = [np.asarray(pool_blocks(jnp.asarray(x), n)) for x, n in ((q, 128), (k, 64))]
-    scores = np.einsum("bntk,bnsk->bnts", *(x.astype(np.float64) for x in on_cpu)) / 8
-    wrong = (np.asarray(mask.as_array()) != by_sorting(scores, 20, 0.9)).mean()
+        pooled_q, pooled_k = (
+            np.asarray(pool_blocks(jnp.asarray(x), size), np.float64)
+            for x, size in ((q, part), (k, 64))
+        )
+    wrong = (
+        np.asarray(mask.as_array()) != by_sorting(_scores(pooled_q, pooled_k, q, part), 20, 0.9)
+    ).mean()
     assert wrong <= 1e-5  # float32 rounding may swap blocks of nearly equal scores
     np.testing.assert_array_equal(mask.as_array(), again.as_array())
+
+
+def _scores(pooled_q: np.ndarray, pooled_k: np.ndarray, q: jax.Array, part: int) -> np.ndarray:
+    """Log of the mean softmax of the pooled queries of each 128, by their numbers of queries."""
+    products = pooled_q @ pooled_k.swapaxes(-1, -2)
+    shares = np.exp(products - products.max(-1, keepdims=True))
+    shares /= shares.sum(-1, keepdims=True)
+    starts = np.arange(0, q.shape[1], part)
+    shares *= np.minimum(part, q.shape[1] - starts)[:, None]
+    return np.log(np.add.reduceat(shares, np.flatnonzero(starts % 128 == 0), axis=2))

@@ -18,6 +18,7 @@ from pallas_kernels.block_selection.checks import (
 )
 from pallas_kernels.block_selection.pooling import Pooling, pool_blocks
 from pallas_kernels.block_selection.scoring import Queries, block_scores, pooled_queries
+from pallas_kernels.block_selection.scoring_triton import block_scores_triton, check_scoring
 from pallas_kernels.block_selection.triton import list_blocks_triton
 from pallas_kernels.block_selection.xla import list_blocks_xla
 from pallas_kernels.block_sparse_attention.mask import BlockMask, Count, full_mask, index_dtype
@@ -97,7 +98,7 @@ def select_blocks(
         the blocks, a number that can be looked at is out of its range, or the pooling or the
         implementation is unknown.
       UnfitError (a ValueError and a NotImplementedError): the backend asked for by name takes no
-        rows of so many blocks.
+        rows of so many blocks, no such head width or not so many pooled queries a block.
       NotImplementedError: the backend asked for by name does not run on this machine.
     """
     part = block_q if pool_q is None else pool_q
@@ -139,7 +140,8 @@ def select_blocks(
     )
     first = candidates.start // block_kv if real is None else 0
     options = {"first": first, "blocks": blocks, "marked": real is not None}
-    counts, indices = _by_chunks(work, partial(backend, **options), blocks)
+    scoring = _scoring(implementation, work.q)
+    counts, indices = _by_chunks(work, scoring, partial(backend, **options), blocks)
     shape = (batch, heads, rows)
     # Scores that are no numbers choose nothing; a list must hold a block all the same.
     counts = jnp.maximum(counts, 1).reshape(shape)
@@ -177,15 +179,22 @@ class Rows(NamedTuple):
     marks: Float[Array, " candidates"] | None
 
 
+class Scoring(NamedTuple):
+    """How blocks are scored, and how many numbers are held for each score meanwhile."""
+
+    scores: Callable[[Queries, Array, Array | None], Array]
+    held: int
+
+
 def _by_chunks(
-    work: Rows, choose: Callable[..., tuple[Array, Array]], blocks: int
+    work: Rows, scoring: Scoring, choose: Callable[..., tuple[Array, Array]], blocks: int
 ) -> tuple[Array, Array]:
     """Counts (G, rows) and lists (G, rows, blocks), a bounded number of scores at a time."""
     groups, rows = work.keep.shape
-    most = max(1, SCORE_BYTES_LIMIT // (4 * work.k.shape[1] * work.q.pooled.shape[2]))
-    size = (min(groups, max(1, most // rows)), min(rows, most))
+    most = max(1, SCORE_BYTES_LIMIT // (4 * work.k.shape[1] * scoring.held))
+    size = (_even(groups, max(1, most // rows)), _even(rows, most))
     if size == (groups, rows):
-        return choose(block_scores(work.q, work.k, work.marks), work.keep, work.mass)
+        return choose(scoring.scores(work.q, work.k, work.marks), work.keep, work.mass)
     across = -(-rows // size[1])
 
     def step(index: Array, done: tuple[Array, Array]) -> tuple[Array, Array]:
@@ -197,7 +206,7 @@ def _by_chunks(
             return jax.lax.dynamic_slice(x, (group, row, 0, 0)[: x.ndim], (*size, *x.shape[2:]))
 
         k = jax.lax.dynamic_slice_in_dim(work.k, group, size[0])
-        scores = block_scores(jax.tree.map(cut, work.q), k, work.marks)
+        scores = scoring.scores(jax.tree.map(cut, work.q), k, work.marks)
         counts, lists = choose(scores, cut(work.keep), cut(work.mass))
         return (
             jax.lax.dynamic_update_slice(done[0], counts, (group, row)),
@@ -209,6 +218,25 @@ def _by_chunks(
         jnp.zeros((groups, rows, blocks), index_dtype(blocks)),
     )
     return jax.lax.fori_loop(0, -(-groups // size[0]) * across, step, start)
+
+
+def _even(total: int, most: int) -> int:
+    """The size of chunks, `most` or fewer, that repeats the least in as few chunks."""
+    return -(-total // -(-total // most))
+
+
+def _scoring(implementation: str | None, q: Queries) -> Scoring:
+    """A single pooled query a block needs no kernel: the score is its product with a key."""
+    parts = q.pooled.shape[2]
+    if implementation == "xla" or parts == 1:
+        return Scoring(block_scores, parts)
+    try:
+        check_scoring(q)
+    except NotImplementedError:
+        if implementation == "triton":
+            raise
+        return Scoring(block_scores, parts)
+    return Scoring(block_scores_triton, 1)
 
 
 def _first_able(implementation: str | None) -> Callable[..., tuple[Array, Array]]:

@@ -1,9 +1,12 @@
 """The rule by which a query block chooses its key blocks.
 
 Blocks are taken from the best down while their share of the softmax stays within a budget, and at
-least so many of them. That is a threshold on the scores: the threshold is searched bit by bit, so
-nothing is sorted. The functions are plain array code that runs in XLA and inside kernels alike.
+least so many of them. That is a threshold on the scores: the threshold is searched by halving an
+interval until a single block is left in it, so nothing is sorted. The functions are plain array
+code that runs in XLA and inside kernels alike.
 """
+
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -12,9 +15,11 @@ from jaxtyping import Array, Bool, Float, Int
 MASS_SLACK = 1e-5
 """Added to the budget against rounding, as upstream does (sparse-vggt, `get_block_mask`)."""
 
-BITS = 31
 LARGEST = 0x7F7FFFFF
 """The bits of the largest finite float32."""
+
+FIRST_GUESS = 2.0**-6
+"""Where the search for the threshold starts, as a part of the largest gap."""
 
 
 def score_gaps(scores: Float[Array, "*rows blocks"]) -> Float[Array, "*rows blocks"]:
@@ -58,17 +63,59 @@ def choose(
         taken = jnp.where(inside, weights, 0.0).sum(-1, keepdims=True)
         return taken, inside.astype(jnp.int32).sum(-1, keepdims=True)
 
-    def refine(step: Array, limit: Int[Array, "*rows 1"]) -> Int[Array, "*rows 1"]:
-        higher = limit + jnp.left_shift(jnp.int32(1), BITS - 1 - step).astype(jnp.int32)
-        taken, count = totals(bits <= higher)
-        return jnp.where((taken <= budget) | (count <= keep), higher, limit)
+    def undecided(search: _Search) -> Bool[Array, ""]:
+        """Whether a threshold may lie between two of some row's blocks."""
+        apart = jnp.minimum(search.above - search.below, search.high - search.low)
+        return apart.max() > 1
 
-    limit = jax.lax.fori_loop(0, BITS, refine, jnp.full_like(keep, -1))
-    inside = bits <= jnp.minimum(limit, LARGEST)
+    def halve(search: _Search) -> _Search:
+        taken, count = totals(bits <= search.guess)
+        fits = (taken <= budget) | (count <= keep)
+        low, below = _pick(fits, (search.guess, count), (search.low, search.below))
+        high, above = _pick(fits, (search.high, search.above), (search.guess, count))
+        return _Search(low, below, high, above, low + (high - low) // 2)
+
+    furthest = jnp.where(bits <= LARGEST, gaps, 0.0).max(-1, keepdims=True)
+    ends = (jax.lax.bitcast_convert_type(x, jnp.int32) for x in (furthest, FIRST_GUESS * furthest))
+    last, guess = ends
+    nothing, all_and_one = jnp.zeros_like(last), jnp.full_like(last, gaps.shape[-1] + 1)
+    start = _Search(nothing - 1, nothing, last + 1, all_and_one, guess)
+    inside = bits <= jax.lax.while_loop(undecided, halve, start).low
     taken, count = totals(inside)
     following = jnp.where(inside, jnp.inf, gaps).min(-1, keepdims=True)
     ties = (gaps == following) & (bits <= LARGEST)
     fitting = jnp.clip((budget - taken) / jnp.exp(-following), 0.0, gaps.shape[-1])
     room = jnp.maximum(fitting.astype(jnp.int32), keep - count)
-    order = jax.lax.cumsum(ties.astype(jnp.int32), axis=ties.ndim - 1)
-    return inside | (ties & (order <= room))
+    return inside | _first(ties, room)
+
+
+class _Search(NamedTuple):
+    """The blocks up to `low` are taken, those up to `high` are too many. Bits of gaps."""
+
+    low: Int[Array, "*rows 1"]
+    below: Int[Array, "*rows 1"]
+    """So many blocks up to `low`."""
+    high: Int[Array, "*rows 1"]
+    above: Int[Array, "*rows 1"]
+    """So many blocks, or more, up to `high`."""
+    guess: Int[Array, "*rows 1"]
+    """What is tried next, between the two."""
+
+
+def _pick(which: Array, yes: tuple[Array, ...], no: tuple[Array, ...]) -> tuple[Array, ...]:
+    return tuple(jnp.where(which, x, y) for x, y in zip(yes, no, strict=True))
+
+
+def _first(
+    ties: Bool[Array, "*rows blocks"], room: Int[Array, "*rows 1"]
+) -> Bool[Array, "*rows blocks"]:
+    """So many of the blocks of equal scores, the first."""
+    wanted = ties & (room > 0)
+    many = ties.astype(jnp.int32).sum(-1, keepdims=True)
+
+    def counted() -> Array:
+        return wanted & (jax.lax.cumsum(ties.astype(jnp.int32), axis=ties.ndim - 1) <= room)
+
+    # Mostly there is one. To count along a row takes a kernel as long as some steps of the search.
+    some = ((room > 0) & (room < many)).astype(jnp.int32).max() > 0
+    return jax.lax.cond(some, counted, lambda: wanted)

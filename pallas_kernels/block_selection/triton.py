@@ -17,7 +17,9 @@ from pallas_kernels.platform import target_platform
 LONGEST = 2**15
 """Most key blocks that the registers of one program have room for."""
 
-LANES = 32
+PER_LANE = 64
+"""So many key blocks in the registers of a lane, of the 32 of a warp: fewer warps wait less for
+each other."""
 
 
 def list_blocks_triton(
@@ -46,7 +48,7 @@ def list_blocks_triton(
     groups, rows, candidates = scores.shape
     one = pl.BlockSpec((None, None), lambda row, group: (group, row))
     shape = jax.ShapeDtypeStruct((groups, rows, blocks), index_dtype(blocks))
-    warps = min(16, max(4, wide // (LANES * 32)))
+    warps = min(16, max(1, wide // (32 * PER_LANE)))
     return pl.pallas_call(
         partial(
             _kernel, first=first, candidates=candidates, blocks=blocks, marked=marked, wide=wide
