@@ -29,7 +29,7 @@ IMPLEMENTATIONS: Mapping[str, Callable[..., tuple[Array, Array]]] = {
 }
 """Backends by name, the fastest first."""
 
-SCORE_BYTES_LIMIT = 64 * 2**20
+SCORE_BYTES_LIMIT = 128 * 2**20
 """The pooled scores held at any one time are kept under about this many bytes."""
 
 
