@@ -17,7 +17,7 @@ from pallas_kernels.platform import target_platform
 LONGEST = 2**15
 """Most key blocks that the registers of one program have room for."""
 
-PER_LANE = 64
+PER_LANE = 32
 """So many key blocks in the registers of a lane, of the 32 of a warp: fewer warps wait less for
 each other."""
 
