@@ -20,7 +20,6 @@ from pallas_kernels.block_selection import (
     pool_blocks,
     select_blocks,
 )
-from pallas_kernels.block_selection.pooling import fold_axes, fold_windows
 from pallas_kernels.block_selection.scoring import Queries, block_scores
 from pallas_kernels.block_selection.scoring_triton import block_scores_triton
 from pallas_kernels.block_selection.triton import list_blocks_triton
@@ -136,14 +135,6 @@ def test_pooling_by_hand() -> None:
     np.testing.assert_array_equal(pool_blocks(x, 1, start=1)[0, 0, :, 0], [5, -1, 1, 7])
     np.testing.assert_allclose(pool_blocks(x, 3, start=1)[0, 0, :, 0], [5 / 3, 7], rtol=1e-7)
     assert pool_blocks(x.astype(jnp.bfloat16), 2).dtype == jnp.float32
-
-
-@pytest.mark.parametrize("pooling", ["mean", "max"])
-@pytest.mark.parametrize(("start", "block"), [(0, 4), (0, 23), (3, 5), (1, 2), (20, 8)])
-def test_windows_and_axes_pool_alike(pooling: Any, start: int, block: int) -> None:
-    x = jnp.asarray(np.random.default_rng(0).normal(size=(2, 23, 3, 4)), jnp.bfloat16)
-    windows, axes = (fold(x, block, pooling, start) for fold in (fold_windows, fold_axes))
-    np.testing.assert_allclose(axes, windows, rtol=1e-6, atol=1e-6)
 
 
 def qk(queries: int, keys: int, heads: int = 2, width: int = 8) -> tuple[jax.Array, jax.Array]:

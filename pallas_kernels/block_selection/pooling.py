@@ -6,15 +6,13 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from pallas_kernels.platform import target_platform
-
 type Pooling = Literal["mean", "max"]
 
-FOLDS: dict[str, tuple[float, Any, Any]] = {
-    "mean": (0.0, jax.lax.add, jnp.sum),
-    "max": (-jnp.inf, jax.lax.max, jnp.max),
+FOLDS: dict[str, tuple[float, Any]] = {
+    "mean": (0.0, jax.lax.add),
+    "max": (-jnp.inf, jax.lax.max),
 }
-"""Of each pooling, what changes nothing and how two tokens, or those of an axis, are joined."""
+"""Of each pooling, what changes nothing and how two tokens are joined."""
 
 
 def pool_blocks(
@@ -64,31 +62,8 @@ def _folded(
     """Sum or maximum over each block."""
     if block == 1:  # XLA on the CPU aborts on such a window (jax 0.12.0).
         return x[:, start:].astype(jnp.float32)
-    # On GPUs XLA has a thread go over a window alone. On the CPU, blocks of an axis cost a copy.
-    fold = fold_axes if target_platform() == "gpu" else fold_windows
-    return fold(x, block, pooling, start)
-
-
-def fold_windows(
-    x: Float[Array, "B T N K"], block: int, pooling: Pooling, start: int
-) -> Float[Array, "B blocks N K"]:
-    """Sum or maximum over each block, as a window that moves by its length."""
     window = (1, block, 1, 1)
     # Negative padding leaves tokens out without a copy of the others.
     padding = ((0, 0), (-start, -(x.shape[1] - start) % block), (0, 0), (0, 0))
-    nothing, merge, _ = FOLDS[pooling]
+    nothing, merge = FOLDS[pooling]
     return jax.lax.reduce_window(x.astype(jnp.float32), nothing, merge, window, window, padding)
-
-
-def fold_axes(
-    x: Float[Array, "B T N K"], block: int, pooling: Pooling, start: int
-) -> Float[Array, "B blocks N K"]:
-    """Sum or maximum over each block, as an axis of its own; the block cut short goes apart."""
-    fold, whole = FOLDS[pooling][2], (x.shape[1] - start) // block
-    end = start + whole * block
-    blocks = x[:, start:end].reshape(x.shape[0], whole, block, *x.shape[2:])
-    folded = [fold(blocks.astype(jnp.float32), axis=2)]
-    if end < x.shape[1]:
-        folded.append(fold(x[:, end:].astype(jnp.float32), axis=1, keepdims=True))
-    # The heads are parted later, in another pass: so tokens are read as they lie in memory.
-    return jax.lax.optimization_barrier(jnp.concatenate(folded, axis=1))
