@@ -115,7 +115,7 @@ def time_torch(options: argparse.Namespace) -> Iterator[dict]:
             peak = torch.cuda.max_memory_allocated() / 2**30
             ratio = SKIPPED if side == "sparse" else 0.0
             told = {"views": views, "ratio": ratio, "seconds": seconds}
-            yield told | {"side": side, "peak": peak, "plan": math.nan}
+            yield told | {"side": side, "peak": peak}
 
 
 if __name__ == "__main__":
