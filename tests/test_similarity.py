@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from jaxrecon.nn.attention import TokenLayout, attend_densely
-from jaxrecon.sparse import SparseAttention
+from jaxrecon.sparse import SparseAttention, similarity
 from jaxrecon.sparse.similarity import head_features, similar_order
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
@@ -78,6 +78,13 @@ def test_leaves_hold_what_is_alike() -> None:
         return float(np.mean([np.bincount(leaf).max() / 16 for leaf in leaves]))
 
     assert share_of_the_most(order) > 0.8 > 0.4 > share_of_the_most(np.arange(128))
+
+
+def test_products_are_summed_segment_by_segment(monkeypatch: pytest.MonkeyPatch) -> None:
+    x = features(2, 50, 5)
+    expected = similar_order(x, leaf=3)
+    monkeypatch.setattr(similarity, "SUMMED_AT_ONCE", 8)
+    np.testing.assert_array_equal(similar_order(x, leaf=3), expected)
 
 
 def test_numbers_that_are_none_leave_the_order() -> None:

@@ -17,7 +17,7 @@ ITERATIONS = 4
 """How often a direction is multiplied by a covariance, until one stands out."""
 
 SUMMED_AT_ONCE = 1024
-"""Tokens whose products are summed by one matrix product."""
+"""About so many tokens' products are summed by one matrix product."""
 
 
 def head_features(
@@ -108,7 +108,9 @@ def _main_direction(
 ) -> Float[Array, "S F"]:
     """The first principal axis, of any length, by power iteration."""
     segments, length, width = x.shape
-    parts = x.reshape(-1, min(length, SUMMED_AT_ONCE), width)
+    while length > SUMMED_AT_ONCE and length % 2 == 0:
+        length //= 2
+    parts = x.reshape(-1, length, width)
     products = jnp.einsum("snf,sng->sfg", parts, parts, preferred_element_type=jnp.float32)
     products = products.reshape(segments, -1, width, width).sum(1)
     total = jnp.sum(x, axis=1, dtype=jnp.float32)
