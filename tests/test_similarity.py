@@ -116,3 +116,22 @@ def test_fewer_blocks_hold_what_matters() -> None:
 
     similar, raster = error("similar"), error("raster")
     assert similar < 0.4 * raster, (similar, raster)
+
+
+@pytest.mark.gpu
+def test_like_patches_share_blocks_on_the_gpu() -> None:
+    """128 patches of each of 64 kinds, all over 8 views, look for their own kind."""
+    layout = TokenLayout(views=8, grid=(32, 32), leading=5)
+    _, x = clusters(64, 128, width=64, heads=4)
+    q = jnp.concatenate([features(8, 5, 4, 64), x.reshape(8, 1024, 4, 64)], axis=1)
+    q = q.reshape(1, -1, 4, 64).astype(jnp.bfloat16)
+    v = features(*q.shape, seed=1).astype(jnp.bfloat16)
+    dense = attend_densely(q, q, v, layout).astype(jnp.float32)
+
+    def error(order: Any) -> float:
+        attend = jax.jit(SparseAttention(0.75, None, order=order).attend, static_argnums=3)
+        gap = attend(q, q, v, layout)[0].astype(jnp.float32) - dense
+        return float(jnp.linalg.norm(gap) / jnp.linalg.norm(dense))
+
+    similar, raster = error("similar"), error("raster")
+    assert similar < 0.2 * raster, (similar, raster)  # 0.15 and 1.68 in float32 on a CPU
