@@ -1,8 +1,8 @@
 """python examples/benchmark_attention.py --views 50 100 200 --kept 1 0.5 0.25 --plot speed.png
 
-Times attention across views, dense and block-sparse, on the same random bfloat16 inputs: this
-project's kernels, cuDNN, and PyTorch's SDPA and FlexAttention and SpargeAttn where installed.
-Effective TFLOP/s count the kept blocks only. On a CPU: `--views 1 --patches 60 --heads 2`.
+Times attention across views, dense and block-sparse, on random bfloat16 inputs: this project's
+kernels, cuDNN, and in the same run PyTorch's and SpargeAttn (see `attention_peers.py`). Effective
+TFLOP/s count the kept blocks only. On a CPU: `--views 1 --patches 60 --heads 2`.
 """
 
 import argparse
@@ -11,11 +11,11 @@ import timeit
 from collections.abc import Callable, Iterator
 from functools import partial
 from importlib.util import find_spec
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from attention_peers import attends, torch_cases
 
 from jaxrecon import SparseAttention
 from jaxrecon.nn.attention import TokenLayout
@@ -68,77 +68,6 @@ def jax_cases(
         yield "cudnn", timed(partial(dense_attention, implementation="cudnn"), q, q, q)
 
 
-def torch_cases(q: jax.Array, mask: BlockMask | None) -> Iterator[Case]:
-    """PyTorch's attention, on a GPU."""
-    import torch  # pyright: ignore[reportMissingImports]
-    from torch.nn.attention import flex_attention as flex  # pyright: ignore[reportMissingImports]
-
-    def timed(run: Callable[[], object]) -> Callable[[], object]:
-        return lambda: (run(), torch.cuda.synchronize())
-
-    x = torch.from_numpy(np.asarray(q.astype(jnp.float32))).cuda().bfloat16().transpose(1, 2)
-    if mask is None:
-        yield "torch SDPA", timed(lambda: torch.nn.functional.scaled_dot_product_attention(x, x, x))
-        return
-    listed = torch.zeros((*mask.counts.shape, mask.key_blocks), dtype=torch.int32)
-    listed[..., : mask.capacity] = torch.from_numpy(np.asarray(mask.indices, np.int32))
-    counts = torch.from_numpy(np.array(mask.counts))
-    lists, sizes = (0 * counts, 0 * listed, counts, listed), (q.shape[1], q.shape[1])
-    blocks = flex.BlockMask.from_kv_blocks(*lists, BLOCK_SIZE=(128, 64), seq_lengths=sizes)
-    attend, blocks = torch.compile(flex.flex_attention, dynamic=False), blocks.to("cuda")
-    options = {"block_mask": blocks, "kernel_options": {"BLOCK_M": 128, "BLOCK_N": 64}}
-    yield "torch FlexAttention", timed(partial(attend, x, x, x, **options))
-    if find_spec("spas_sage_attn"):
-        yield from sparge_cases(x, mask.capacity / mask.key_blocks)
-
-
-def sparge_cases(x: Any, kept: float) -> Iterator[Case]:
-    """SpargeAttn on a Hopper GPU, with its casts and without: random lists of its own block sizes.
-
-    In int8 and fp8 its kernel for these GPUs; in int8 and float16 the one that sparse-vggt calls,
-    with what that one's fork of SpargeAttn makes of q and k.
-    """
-    import torch  # pyright: ignore[reportMissingImports]
-    from spas_sage_attn import (  # pyright: ignore[reportMissingImports]
-        _qattn,
-        block_sparse_sage2_attn_cuda,
-        quant_per_block,
-        utils,
-    )
-
-    def chosen(block_q: int, block_kv: int) -> Any:
-        rows, blocks = -(-x.shape[2] // block_q), -(-x.shape[2] // block_kv)
-        draws = torch.rand(1, x.shape[1], rows, blocks, device="cuda")
-        lists = draws.topk(max(1, round(kept * blocks)), -1).indices
-        return torch.zeros_like(draws, dtype=torch.bool).scatter_(-1, lists, True)
-
-    def timed(run: Callable[[], object]) -> Callable[[], object]:
-        return lambda: (run(), torch.cuda.synchronize())
-
-    x = x.half().contiguous()
-    fast = {"mask_id": chosen(64, 128), "pvthreshd": NO_SKIPPING}
-    yield "SpargeAttn int8 fp8", timed(partial(block_sparse_sage2_attn_cuda, x, x, x, **fast))
-    lists, counts = utils.block_map_lut_triton(chosen(128, 64))
-    limit = utils.hyperparameter_check(NO_SKIPPING, x.shape[1], x.device)
-    out, scale = torch.empty_like(x), x.shape[-1] ** -0.5
-    kernel = _qattn.qk_int8_sv_f16_accum_f16_block_sparse_attn_inst_buf_with_pv_threshold
-
-    def cast() -> tuple[Any, ...]:
-        q, q_scale, k, k_scale = quant_per_block.per_block_int8(x, x - x.mean(-2, keepdim=True))
-        return q, k, q_scale.squeeze(-1), k_scale.squeeze(-1)
-
-    def attend(q: Any, k: Any, q_scale: Any, k_scale: Any) -> object:
-        given = (q, k, x, out, lists, counts, limit, q_scale, k_scale)
-        return kernel(*given, 1, 0, 1, scale, 0)
-
-    yield "SpargeAttn int8 f16", timed(lambda: attend(*cast()))
-    yield "SpargeAttn, kernel alone", timed(partial(attend, *cast()))
-
-
-NO_SKIPPING = 1e10
-"""SpargeAttn's threshold that leaves no product out, as sparse-vggt sets it."""
-
-
 def main() -> None:
     options = arguments()
     has_torch = find_spec("torch") is not None and jax.default_backend() == "gpu"
@@ -150,7 +79,8 @@ def main() -> None:
         mask = None if kept >= 1 else random_mask(tokens, options.heads, kept)
         keep = max(1, int(kept * -(-tokens // 64)))
         cases = list(jax_cases(options.backends, q, mask, keep, views))
-        cases += torch_cases(q, mask) if has_torch else []
+        if has_torch:
+            cases += torch_cases(tokens, options.heads, options.width, kept)
         for name, run in cases:
             try:
                 run()
@@ -163,11 +93,6 @@ def main() -> None:
             print(told + f" {rate:8.1f} TFLOP/s" * attends(name), flush=True)
     if options.plot:
         draw(rows, options.plot)
-
-
-def attends(name: str) -> bool:
-    """Whether it is attention itself, not what prepares it."""
-    return not name.startswith(("selection", "order"))
 
 
 def draw(rows: list[tuple[int, float, str, float, float]], path: str) -> None:

@@ -90,8 +90,7 @@ def time_ours(options: argparse.Namespace) -> Iterator[dict]:
     jax.config.update("jax_compilation_cache_dir", learned.name)
     for views, (ratio, order) in itertools.product(options.views, ways):
         started = time.perf_counter()
-        program = compiled(views, ratio, order)
-        compiling = time.perf_counter() - started
+        program, compiling = compiled(views, ratio, order), time.perf_counter() - started
         pixels = jax.random.bits(key, (1, views, *options.size, 3), jnp.uint8)
         pixels = jax.device_put(pixels, by_view(mesh))
 

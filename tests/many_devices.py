@@ -59,8 +59,8 @@ def meshes() -> dict[str, Mesh]:
 def attentions(heads: int, layers: int) -> dict[str, AttentionFn | None]:
     """Dense; and sparse with a ratio for each head, in two orders of the patches."""
     ratios = tuple(np.linspace(0.2, 0.8, heads).tolist())
-    sparse = jaxrecon.SparseAttention((ratios,) * layers, None, block_q=8, block_kv=4)
-    return {"dense": None, "sparse": sparse, "similar": replace(sparse, order="similar")}
+    similar = jaxrecon.SparseAttention((ratios,) * layers, None, block_q=8, block_kv=4)
+    return {"dense": None, "sparse": replace(similar, order="raster"), "similar": similar}
 
 
 TRIED = {("dense", "eight"), ("dense", "two axes"), ("sparse", "three"), ("similar", "eight")}
