@@ -8,17 +8,22 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.sharding import AbstractDevice, AbstractMesh, use_abstract_mesh
 
 from jaxrecon import SparseAttention
 from jaxrecon.errors import InputError
 from jaxrecon.nn.attention import TokenLayout, attend_densely
-from pallas_kernels.block_selection import attend_to_rest, rest, with_rest
+from pallas_kernels.block_selection import attend_to_rest, rest, select_blocks, with_rest
+from pallas_kernels.block_selection.rest_triton import rest_triton
 from pallas_kernels.block_sparse_attention import (
     BlockMask,
     attention_reference,
     block_sparse_attention,
     full_mask,
 )
+from pallas_kernels.errors import UnfitError
+
+pytestmark = pytest.mark.filterwarnings("ignore:The Pallas Triton backend is deprecated")
 
 SIZES: dict[str, Any] = {"block_q": 8, "block_kv": 4}
 type Inputs = tuple[jax.Array, jax.Array, jax.Array]
@@ -93,6 +98,74 @@ def test_chunks_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     cut = attend_to_rest(q, k, v, mask, group=4)
     np.testing.assert_allclose(cut.values, whole.values, atol=1e-6)
     np.testing.assert_allclose(cut.logsumexp, whole.logsumexp, atol=1e-6)
+
+
+@pytest.mark.parametrize(("group", "real"), [(1, None), (8, None), (2, 411)])
+def test_the_kernel_is_the_chunks(
+    group: int, real: int | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Three tiles of 64 blocks, the last one short; a row that skips nothing."""
+    monkeypatch.setattr(rest, "rest_triton", partial(rest_triton, interpret=True))
+    q, k, v = (x.astype(jnp.float16) for x in qkv(61, 601))
+    mask = some_lists(61, 601)
+    if real is not None:
+        listed = np.asarray(mask.as_array()) & (np.arange(mask.key_blocks) < -(-real // 4))
+        mask = BlockMask.from_array(listed, **SIZES, q_length=61, kv_length=601)
+        mask = replace(mask, real_keys=jnp.int32(real))
+    ours, theirs = (
+        attend_to_rest(q, k, v, mask, group=group, implementation=name)
+        for name in ("triton", "xla")
+    )
+    assert np.isneginf(np.asarray(theirs.logsumexp)[0, 0, : 8 // group]).all()
+    np.testing.assert_allclose(ours.logsumexp, theirs.logsumexp, rtol=0, atol=2e-3)
+    np.testing.assert_allclose(ours.values, theirs.values, rtol=0, atol=2e-3)
+
+
+def test_the_kernel_lowers_for_an_h100() -> None:
+    tokens = 20 * 1041
+    device = AbstractDevice("NVIDIA H100 80GB HBM3", num_cores=132, platform="gpu")
+    sizes: dict[str, Any] = {"block_q": 128, "block_kv": 64, "q_length": tokens}
+    x = jax.ShapeDtypeStruct((1, tokens, 4, 64), jnp.bfloat16)
+
+    def run(q: jax.Array, k: jax.Array, v: jax.Array) -> Any:
+        mask = full_mask(1, 4, **sizes, kv_length=tokens)
+        return attend_to_rest(q, k, v, mask, group=8, implementation="triton")
+
+    with use_abstract_mesh(AbstractMesh((), (), abstract_device=device)):
+        text = jax.jit(run).trace(x, x, x).lower(lowering_platforms=("cuda",)).as_text()
+    assert "triton" in text
+
+
+def test_what_the_kernel_cannot_do_is_refused() -> None:
+    q, k, v = qkv(16, 16)
+    mask = some_lists(16, 16)
+    with pytest.raises(ValueError, match="implementation='cuda' is unknown; choose one of triton"):
+        attend_to_rest(q, k, v, mask, group=8, implementation="cuda")
+    with pytest.raises(NotImplementedError, match="triton: needs an NVIDIA GPU, found cpu"):
+        attend_to_rest(q, k, v, mask, group=8, implementation="triton")
+    run: Any = rest_triton
+    means = jnp.zeros((1, 2, 1, 8)), *2 * (jnp.zeros((1, 4, 8)),), jnp.ones(4)
+    lists = jnp.ones((1, 2), jnp.int32), jnp.zeros((1, 2, 4), jnp.int32)
+    with pytest.raises(UnfitError, match="needs bfloat16 or float16, found float32"):
+        run(*means, *lists, dtype=jnp.float32, interpret=True)
+    wide = jnp.zeros((1, 2, 1, 160)), *2 * (jnp.zeros((1, 4, 160)),), jnp.ones(4)
+    with pytest.raises(UnfitError, match="1 pooled queries a block of width 160 are beyond 128"):
+        run(*wide, *lists, dtype=jnp.float16, interpret=True)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("group", [8, 64])
+def test_backends_on_the_gpu(group: int) -> None:
+    random = np.random.default_rng(0)
+    shape = (1, 20 * 1041, 4, 64)
+    q, k, v = (jnp.asarray(random.normal(size=shape), jnp.bfloat16) for _ in range(3))
+    mask = select_blocks(q, k, keep=50)
+    ours, theirs = (
+        attend_to_rest(q, k, v, mask, group=group, implementation=name)
+        for name in ("triton", "xla")
+    )
+    np.testing.assert_allclose(ours.logsumexp, theirs.logsumexp, rtol=0, atol=2e-2)
+    np.testing.assert_allclose(ours.values, theirs.values, rtol=0, atol=1e-2)
 
 
 LAYOUT = TokenLayout(views=3, grid=(4, 5), leading=2, trailing=1, scene=2)

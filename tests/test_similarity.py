@@ -29,7 +29,7 @@ def clusters(count: int, of: int, width: int, heads: int) -> tuple[np.ndarray, j
     return labels, jnp.asarray(x[None], jnp.float32)
 
 
-@settings(deadline=None, max_examples=8)
+@settings(deadline=None, max_examples=5)
 @given(
     patches=st.integers(1, 70),
     leaf=st.sampled_from([1, 4, 8]),

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from pallas_kernels.block_selection.pooling import pool_blocks
+from pallas_kernels.block_selection.rest_triton import rest_triton
 from pallas_kernels.block_sparse_attention.mask import BlockMask, Count
 
 SCORE_BYTES_LIMIT = 64 * 2**20
@@ -35,6 +36,7 @@ def attend_to_rest(
     group: int,
     scale: float | None = None,
     real_queries: Count | None = None,
+    implementation: str | None = None,
 ) -> Rest:
     """Attention of each `group` queries' mean to the mean keys of the blocks not listed for them.
 
@@ -46,12 +48,18 @@ def attend_to_rest(
       group: queries that go together, a divisor of the mask's `block_q`.
       scale: positive factor on the scores; `K ** -0.5` if not given.
       real_queries: so many first queries count, the others are padding; all if not given.
+      implementation: "triton", "xla", or None for the first of these that can do the job.
 
     Raises:
-      ValueError: `group` does not divide the mask's `block_q`.
+      ValueError: `group` does not divide the mask's `block_q`, or the implementation is unknown.
+      UnfitError (a ValueError and a NotImplementedError): the backend asked for by name does not
+        take such inputs.
+      NotImplementedError: the backend asked for by name does not run on this machine.
     """
     if group < 1 or mask.block_q % group:
         raise ValueError(f"{group=} must divide the mask's block_q={mask.block_q}")
+    if implementation not in (None, "triton", "xla"):
+        raise ValueError(f"{implementation=} is unknown; choose one of triton, xla")
     factor = float(q.shape[-1]) ** -0.5 if scale is None else scale
     batch, heads, rows = mask.counts.shape
     means = factor * _means(q, group, real_queries)
@@ -64,18 +72,42 @@ def attend_to_rest(
         means,
         _means(k, mask.block_kv, mask.real_keys),
         _means(v, mask.block_kv, mask.real_keys),
+        sizes,
         mask.counts.reshape(batch * heads, rows),
         mask.indices.reshape(batch * heads, rows, -1),
     )
-    exact = jax.lax.Precision.HIGHEST if q.dtype == jnp.float32 else None
+    try:
+        run = rest_xla if implementation == "xla" else rest_triton
+        values, sums = run(*work, dtype=q.dtype)
+    except NotImplementedError:
+        if implementation is not None:
+            raise
+        values, sums = rest_xla(*work, dtype=q.dtype)
+    flat = (batch, heads, rows * parts)
+    return Rest(values.reshape(*flat, -1), sums.reshape(flat))
+
+
+def rest_xla(
+    q: Float[Array, "G rows parts K"],
+    k: Float[Array, "G blocks K"],
+    v: Float[Array, "G blocks K"],
+    sizes: Float[Array, " blocks"],
+    counts: Int[Array, "G rows"],
+    lists: Int[Array, "G rows capacity"],
+    *,
+    dtype: Any,
+) -> tuple[Float[Array, "G rows parts K"], Float[Array, "G rows parts"]]:
+    """As `rest_triton`, anywhere; products of full precision where `dtype` is float32."""
+    exact = jax.lax.Precision.HIGHEST if dtype == jnp.float32 else None
+    rows, parts, blocks = *q.shape[1:3], k.shape[1]
+    size = min(rows, max(1, SCORE_BYTES_LIMIT // (4 * parts * blocks)))
 
     def head(own: tuple[Array, ...]) -> tuple[Array, Array]:
         q, k, v, counts, lists = own
-        size = min(rows, max(1, SCORE_BYTES_LIMIT // (4 * parts * mask.key_blocks)))
 
         def some(chunk: tuple[Array, ...]) -> tuple[Array, Array]:
             q, counts, lists = chunk
-            kept = _listed(counts, lists, mask.key_blocks)
+            kept = _listed(counts, lists, blocks)
             scores = jnp.einsum("rpk,ck->rpc", q, k, precision=exact) + jnp.log(sizes)
             scores = jnp.where(kept[:, None], -jnp.inf, scores)
             top = jnp.maximum(scores.max(-1, keepdims=True), jnp.finfo(jnp.float32).min)
@@ -86,9 +118,7 @@ def attend_to_rest(
 
         return _in_chunks(some, (q, counts, lists), size)
 
-    values, sums = jax.lax.map(head, work)
-    flat = (batch, heads, rows * parts)
-    return Rest(values.reshape(*flat, -1), sums.reshape(flat))
+    return jax.lax.map(head, (q, k, v, counts, lists))
 
 
 def with_rest(
