@@ -173,7 +173,8 @@ LAYOUT = TokenLayout(views=3, grid=(4, 5), leading=2, trailing=1, scene=2)
 
 @pytest.mark.parametrize("special_tokens", ["aligned", "packed"])
 def test_padding_views_change_nothing(special_tokens: Any) -> None:
-    attend = SparseAttention(0.5, None, special_tokens=special_tokens, pool_q=4, rest_q=2, **SIZES)
+    sizes = SIZES | {"pool_q": 4, "rest_q": 2, "order": "raster"}
+    attend = SparseAttention(0.5, None, special_tokens=special_tokens, **sizes)
     random = np.random.default_rng(2)
     padded = replace(LAYOUT, views=5)
     q, k, v = jnp.asarray(random.normal(size=(3, 1, padded.tokens, 2, 8)), jnp.float32)
@@ -195,7 +196,7 @@ def test_closer_to_dense_attention_than_without() -> None:
     dense = np.asarray(attend_densely(q, k, v, LAYOUT))
     errors = {}
     for group in (None, 4):
-        attend = SparseAttention(0.7, None, pool_q=2, rest_q=group, **SIZES)
+        attend = SparseAttention(0.7, None, order="raster", pool_q=2, rest_q=group, **SIZES)
         errors[group] = np.linalg.norm(np.asarray(attend(q, k, v, LAYOUT)) - dense)
     assert errors[4] < 0.7 * errors[None]
 

@@ -28,7 +28,7 @@ pytestmark = pytest.mark.usefixtures("quick_compilation")
 LAYOUT = TokenLayout(views=3, grid=(4, 5), leading=2, trailing=1, scene=2)
 type Inputs = tuple[jax.Array, jax.Array, jax.Array]
 
-SMALL: dict[str, Any] = {"block_q": 8, "block_kv": 4}
+SMALL: dict[str, Any] = {"block_q": 8, "block_kv": 4, "order": "raster"}
 
 
 def qkv(layout: TokenLayout, heads: int = 2, width: int = 8) -> Inputs:
@@ -54,7 +54,7 @@ def patch_places(layout: TokenLayout) -> np.ndarray:
 @pytest.mark.parametrize("order", ["raster", "hilbert", "similar"])
 @pytest.mark.parametrize("special_tokens", ["aligned", "packed"])
 def test_keeping_all_blocks_is_dense_attention(order: Any, special_tokens: Any) -> None:
-    options = {"order": order, "special_tokens": special_tokens, **SMALL}
+    options = SMALL | {"order": order, "special_tokens": special_tokens}
     attend = SparseAttention(sparse_ratio=0.0, cdf_threshold=None, **options)
     inputs = qkv(LAYOUT)
     out, skipped = jax.jit(partial(attend.attend, layout=LAYOUT))(*inputs)
@@ -74,7 +74,7 @@ def test_keeping_all_blocks_is_dense_attention(order: Any, special_tokens: Any) 
     ],
 )
 def test_padding_views_change_nothing(order: Any, special_tokens: Any, pooling: Any) -> None:
-    options = {"order": order, "special_tokens": special_tokens, "pooling": pooling, **SMALL}
+    options = SMALL | {"order": order, "special_tokens": special_tokens, "pooling": pooling}
     attend = SparseAttention(sparse_ratio=(0.3, 0.6), cdf_threshold=0.5, **options)
     layout = replace(LAYOUT, layers=2, layer=1)
     inputs = qkv(layout)
@@ -104,7 +104,7 @@ def test_padding_views_change_nothing(order: Any, special_tokens: Any, pooling: 
 
 @pytest.mark.parametrize("order", ["raster", "hilbert", "similar"])
 def test_the_way_back_undoes_the_arrangement(order: Any) -> None:
-    made = SparseAttention(order=order, **SMALL).arrangement(LAYOUT)
+    made = SparseAttention(**SMALL | {"order": order}).arrangement(LAYOUT)
     x, k, _ = qkv(LAYOUT)
     orders = made.orders(x, k)
     assert (orders.queries is None) == (order != "similar")
@@ -158,6 +158,12 @@ def test_attention_within_a_view_is_dense() -> None:
     np.testing.assert_array_equal(
         SparseAttention(0.9, None, **SMALL)(*inputs, layout), attend_densely(*inputs, layout)
     )
+
+
+def test_like_patches_share_blocks_unless_the_layout_is_upstream_s() -> None:
+    assert SparseAttention().patch_order == "similar"
+    assert SparseAttention(special_tokens="packed").patch_order == "raster"
+    assert SparseAttention(order="hilbert").patch_order == "hilbert"
 
 
 def test_blocks_are_scored_by_quarters() -> None:
