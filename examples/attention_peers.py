@@ -19,11 +19,6 @@ NO_SKIPPING = 1e10
 """SpargeAttn's threshold that leaves no product out, as sparse-vggt sets it."""
 
 
-def attends(name: str) -> bool:
-    """Whether a case is attention itself, not what prepares it."""
-    return not name.startswith(("selection", "order"))
-
-
 def torch_cases(tokens: int, heads: int, width: int, kept: float) -> Iterator[Case]:
     """PyTorch's attention on a GPU, and SpargeAttn's."""
     import torch  # pyright: ignore[reportMissingImports]

@@ -15,15 +15,13 @@ from importlib.util import find_spec
 import jax
 import jax.numpy as jnp
 import numpy as np
-from attention_peers import attends, torch_cases
+from attention_peers import Case, torch_cases
 
 from jaxrecon import SparseAttention
 from jaxrecon.nn.attention import TokenLayout
 from pallas_kernels.block_selection import select_blocks
 from pallas_kernels.block_sparse_attention import IMPLEMENTATIONS, BlockMask, block_sparse_attention
 from pallas_kernels.dense_attention import dense_attention
-
-type Case = tuple[str, Callable[[], object]]
 
 
 def arguments() -> argparse.Namespace:
@@ -93,6 +91,11 @@ def main() -> None:
             print(told + f" {rate:8.1f} TFLOP/s" * attends(name), flush=True)
     if options.plot:
         draw(rows, options.plot)
+
+
+def attends(name: str) -> bool:
+    """Whether a case is attention itself, not what prepares it."""
+    return not name.startswith(("selection", "order"))
 
 
 def draw(rows: list[tuple[int, float, str, float, float]], path: str) -> None:

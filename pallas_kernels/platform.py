@@ -20,6 +20,16 @@ def target_platform() -> str:
     return _canonical(jax.default_backend())
 
 
+def check_gpu(backend: str) -> None:
+    """Refuses, for a backend of that name, any target but an NVIDIA GPU.
+
+    Raises:
+      NotImplementedError: see above.
+    """
+    if target_platform() != "gpu":
+        raise NotImplementedError(f"{backend}: needs an NVIDIA GPU, found {target_platform()}")
+
+
 def target_is_hopper() -> bool:
     """Whether the target is an NVIDIA GPU of the Hopper generation (compute capability 9.0)."""
     abstract = jax.sharding.get_abstract_mesh().abstract_device

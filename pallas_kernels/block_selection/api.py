@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
+from pallas_kernels.backends import check_backend, run_backend
 from pallas_kernels.block_selection.checks import (
     check_blocks,
     check_budgets,
@@ -107,7 +108,7 @@ def select_blocks(
     check_budgets(keep, mass, q.shape[2])
     factor = float(q.shape[-1]) ** -0.5 if scale is None else scale
     check_options(factor, pooling)
-    backend = _first_able(implementation)
+    check_backend(IMPLEMENTATIONS, implementation)
     if candidates is None:
         candidates = Candidates(0, k.shape[1] if real is None else real.keys)
     if real is None:
@@ -141,7 +142,8 @@ def select_blocks(
     first = candidates.start // block_kv if real is None else 0
     options = {"first": first, "blocks": blocks, "marked": real is not None}
     scoring = _scoring(implementation, work.q)
-    counts, indices = _by_chunks(work, scoring, partial(backend, **options), blocks)
+    choose = partial(run_backend, IMPLEMENTATIONS, implementation, "choose these blocks", **options)
+    counts, indices = _by_chunks(work, scoring, choose, blocks)
     shape = (batch, heads, rows)
     # Scores that are no numbers choose nothing; a list must hold a block all the same.
     counts = jnp.maximum(counts, 1).reshape(shape)
@@ -237,22 +239,3 @@ def _scoring(implementation: str | None, q: Queries) -> Scoring:
             raise
         return Scoring(block_scores, parts)
     return Scoring(block_scores_triton, 1)
-
-
-def _first_able(implementation: str | None) -> Callable[..., tuple[Array, Array]]:
-    if implementation is None:
-        return _any_backend
-    if implementation not in IMPLEMENTATIONS:
-        known = ", ".join(IMPLEMENTATIONS)
-        raise ValueError(f"{implementation=} is unknown; choose one of {known}")
-    return IMPLEMENTATIONS[implementation]
-
-
-def _any_backend(*args: Array, **kwargs: int) -> tuple[Array, Array]:
-    refusals = []
-    for run in IMPLEMENTATIONS.values():
-        try:
-            return run(*args, **kwargs)
-        except NotImplementedError as refusal:
-            refusals.append(refusal)
-    raise ExceptionGroup("no backend can choose these blocks", refusals)

@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
+from pallas_kernels.backends import run_backend
 from pallas_kernels.block_selection.pooling import pool_blocks
 from pallas_kernels.block_selection.rest_triton import rest_triton
 from pallas_kernels.block_sparse_attention.mask import BlockMask, Count
@@ -58,8 +59,6 @@ def attend_to_rest(
     """
     if group < 1 or mask.block_q % group:
         raise ValueError(f"{group=} must divide the mask's block_q={mask.block_q}")
-    if implementation not in (None, "triton", "xla"):
-        raise ValueError(f"{implementation=} is unknown; choose one of triton, xla")
     factor = float(q.shape[-1]) ** -0.5 if scale is None else scale
     batch, heads, rows = mask.counts.shape
     means = factor * _means(q, group, real_queries)
@@ -76,13 +75,9 @@ def attend_to_rest(
         mask.counts.reshape(batch * heads, rows),
         mask.indices.reshape(batch * heads, rows, -1),
     )
-    try:
-        run = rest_xla if implementation == "xla" else rest_triton
-        values, sums = run(*work, dtype=q.dtype)
-    except NotImplementedError:
-        if implementation is not None:
-            raise
-        values, sums = rest_xla(*work, dtype=q.dtype)
+    backends = {"triton": rest_triton, "xla": rest_xla}
+    job = "attend to the rest"
+    values, sums = run_backend(backends, implementation, job, *work, dtype=q.dtype)
     flat = (batch, heads, rows * parts)
     return Rest(values.reshape(*flat, -1), sums.reshape(flat))
 

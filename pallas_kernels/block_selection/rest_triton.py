@@ -5,7 +5,6 @@ time, in step with the list, which rises: the entries that fall into a tile are 
 """
 
 from functools import partial
-from math import log
 from typing import Any
 
 import jax
@@ -14,15 +13,12 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import triton as plgpu
 from jaxtyping import Array, Float, Int
 
+from pallas_kernels.block_selection.scoring_triton import LOG2_E, LOWEST, MOST_PARTS, WIDEST
 from pallas_kernels.errors import UnfitError
-from pallas_kernels.platform import target_platform
+from pallas_kernels.platform import check_gpu
 
 STEP = 64
 """Mean keys of a tile."""
-
-MOST_PARTS, WIDEST = 128, 128
-LOG2_E = 1 / log(2)
-LOWEST = float(jnp.finfo(jnp.float32).min)
 
 
 def rest_triton(
@@ -48,8 +44,8 @@ def rest_triton(
       NotImplementedError: not on a GPU.
       UnfitError: another dtype, too many pooled queries a block, or too wide ones.
     """
-    if not interpret and target_platform() != "gpu":
-        raise NotImplementedError(f"triton: needs an NVIDIA GPU, found {target_platform()}")
+    if not interpret:
+        check_gpu("triton")
     groups, rows, parts, width = q.shape
     if dtype not in (jnp.bfloat16, jnp.float16):
         raise UnfitError(f"triton: needs bfloat16 or float16, found {jnp.dtype(dtype).name}")

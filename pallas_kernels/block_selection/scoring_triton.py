@@ -18,7 +18,7 @@ from jaxtyping import Array, BFloat16, Float
 
 from pallas_kernels.block_selection.scoring import Queries
 from pallas_kernels.errors import UnfitError
-from pallas_kernels.platform import target_platform
+from pallas_kernels.platform import check_gpu
 
 TILE = (64, 64)
 """Pooled queries of a program (a warp has 16 of them), and pooled keys of a step."""
@@ -36,8 +36,8 @@ def check_scoring(q: Queries, interpret: bool = False) -> None:
       NotImplementedError: not on a GPU.
       UnfitError: too many pooled queries a block, or too wide ones.
     """
-    if not interpret and target_platform() != "gpu":
-        raise NotImplementedError(f"triton: needs an NVIDIA GPU, found {target_platform()}")
+    if not interpret:
+        check_gpu("triton")
     parts, width = q.pooled.shape[2:]
     if parts > MOST_PARTS:
         raise UnfitError(f"triton: {parts} pooled queries a block are more than {MOST_PARTS}")

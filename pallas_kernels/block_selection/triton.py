@@ -12,7 +12,7 @@ from jaxtyping import Array, Float, Int
 from pallas_kernels.block_selection.choice import choose, marked_gaps, score_gaps
 from pallas_kernels.block_sparse_attention.mask import index_dtype
 from pallas_kernels.errors import UnfitError
-from pallas_kernels.platform import target_platform
+from pallas_kernels.platform import check_gpu
 
 LONGEST = 2**15
 """Most key blocks that the registers of one program have room for."""
@@ -40,8 +40,8 @@ def list_blocks_triton(
       NotImplementedError: not on a GPU.
       UnfitError: rows that are too long.
     """
-    if not interpret and target_platform() != "gpu":
-        raise NotImplementedError(f"triton: needs an NVIDIA GPU, found {target_platform()}")
+    if not interpret:
+        check_gpu("triton")
     wide = pl.next_power_of_2(blocks)
     if wide > LONGEST:
         raise UnfitError(f"triton: {blocks} key blocks are more than {LONGEST}")

@@ -6,6 +6,7 @@ from typing import Literal, overload
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from pallas_kernels.backends import run_backend
 from pallas_kernels.block_sparse_attention.mask import BlockMask
 from pallas_kernels.block_sparse_attention.mosaic_gpu import attention_mosaic_gpu
 from pallas_kernels.block_sparse_attention.mosaic_tpu import attention_mosaic_tpu
@@ -85,26 +86,9 @@ def block_sparse_attention(
         raise ValueError(f"{scale=} must be positive")
     if mask is not None:
         _check_mask(q, k, mask)
-    out, sums = _run(q, k, v, mask, factor, implementation)
+    job = "run this attention"
+    out, sums = run_backend(IMPLEMENTATIONS, implementation, job, q, k, v, mask, scale=factor)
     return (out, sums) if return_logsumexp else out
-
-
-def _run(
-    q: Array, k: Array, v: Array, mask: BlockMask | None, scale: float, implementation: str | None
-) -> tuple[Array, Array]:
-    if implementation is not None:
-        if implementation not in IMPLEMENTATIONS:
-            raise ValueError(
-                f"{implementation=} is unknown; choose one of {', '.join(IMPLEMENTATIONS)}"
-            )
-        return IMPLEMENTATIONS[implementation](q, k, v, mask, scale=scale)
-    refusals = []
-    for run in IMPLEMENTATIONS.values():
-        try:
-            return run(q, k, v, mask, scale=scale)
-        except NotImplementedError as refusal:
-            refusals.append(refusal)
-    raise ExceptionGroup("no backend can run this attention", refusals)
 
 
 def _check(q: Array, k: Array, v: Array) -> None:

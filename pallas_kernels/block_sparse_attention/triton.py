@@ -17,7 +17,7 @@ from jaxtyping import Array, Float
 
 from pallas_kernels.block_sparse_attention.mask import BlockMask
 from pallas_kernels.errors import UnfitError
-from pallas_kernels.platform import target_platform
+from pallas_kernels.platform import check_gpu
 
 LOG2_E = math.log2(math.e)
 WIDEST = 128
@@ -77,8 +77,8 @@ def attention_triton(
     """
     if not interpret and q.dtype == jnp.float64:
         raise UnfitError(f"triton: needs bfloat16 or float16, found {q.dtype}")
-    if not interpret and target_platform() != "gpu":
-        raise NotImplementedError(f"triton: needs an NVIDIA GPU, found {target_platform()}")
+    if not interpret:
+        check_gpu("triton")
     if not interpret and q.dtype not in (jnp.bfloat16, jnp.float16):
         raise UnfitError(f"triton: needs bfloat16 or float16, found {q.dtype}")
     if q.shape[-1] > WIDEST:

@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping
 
 from jaxtyping import Array, Float, Int
 
+from pallas_kernels.backends import run_backend
 from pallas_kernels.dense_attention.cudnn import attention_cudnn
 from pallas_kernels.dense_attention.mosaic_gpu import attention_mosaic_gpu
 from pallas_kernels.dense_attention.xla import attention_xla
@@ -47,21 +48,11 @@ def dense_attention(
     """
     _check(q, k, v)
     scale = q.shape[-1] ** -0.5 if scale is None else scale
-    if implementation is not None:
-        if implementation not in IMPLEMENTATIONS:
-            raise ValueError(
-                f"{implementation=} is unknown; choose one of {', '.join(IMPLEMENTATIONS)}"
-            )
-        return IMPLEMENTATIONS[implementation](q, k, v, scale=scale, real_keys=real_keys)
-    refusals = []
-    for name, run in IMPLEMENTATIONS.items():
-        if name == "mosaic_gpu" and not _is_long(q, k):
-            continue
-        try:
-            return run(q, k, v, scale=scale, real_keys=real_keys)
-        except NotImplementedError as refusal:
-            refusals.append(refusal)
-    raise ExceptionGroup("no backend can run this attention", refusals)
+    backends = dict(IMPLEMENTATIONS)
+    if implementation is None and not _is_long(q, k):
+        del backends["mosaic_gpu"]
+    options = {"scale": scale, "real_keys": real_keys}
+    return run_backend(backends, implementation, "run this attention", q, k, v, **options)
 
 
 def _is_long(q: Array, k: Array) -> bool:

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from pallas_kernels.platform import target_platform
+from pallas_kernels.platform import check_gpu
 
 
 def attention_cudnn(
@@ -23,8 +23,7 @@ def attention_cudnn(
     Raises:
       NotImplementedError: cuDNN cannot do this job here.
     """
-    if target_platform() != "gpu":
-        raise NotImplementedError(f"cudnn: needs an NVIDIA GPU, found {target_platform()}")
+    check_gpu("cudnn")
     if q.dtype not in (jnp.bfloat16, jnp.float16):
         raise NotImplementedError(f"cudnn: needs bfloat16 or float16, found {q.dtype}")
     if q.shape[-1] % 8 or q.shape[-1] > 128:
