@@ -3,6 +3,7 @@
 Annotations are checked at run time (jaxtyping and beartype) where beartype is installed.
 """
 
+import gc
 from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
@@ -44,6 +45,14 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         for item in items:
             if item.get_closest_marker(platform):
                 item.add_marker(skip)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def programs_are_let_go() -> Iterator[None]:
+    """Each kernel of a program compiled for the CPU is mapped three times, of 65,530 a process."""
+    yield
+    jax.clear_caches()
+    gc.collect()
 
 
 @pytest.fixture(scope="module")
