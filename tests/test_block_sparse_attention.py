@@ -175,11 +175,13 @@ def test_all_blocks_are_dense_attention(name: str) -> None:
         check(name, qkv(shape, jnp.float32), random_mask(shape, kept=2.0), 0.2)
 
 
-@pytest.mark.parametrize("real", [150, 300, 512])
-def test_mosaic_gpu_sees_real_keys_without_lists(real: int) -> None:
-    q, k, v = qkv((1, 130, 520, 1, 64), jnp.bfloat16)
+@pytest.mark.parametrize(("real", "programs"), [(150, None), (300, None), (512, 2)])
+def test_mosaic_gpu_sees_real_keys_without_lists(real: int, programs: int | None) -> None:
+    q, k, v = qkv((1, 130, 520, 2, 64), jnp.bfloat16)
     k, v = (x.at[:, real:].multiply(100) for x in (k, v))
-    out, sums = mosaic_gpu_on_cpu(q, k, v, None, scale=0.2, real_keys=jnp.int32(real))
+    config = replace(mosaic_gpu.default_config(None, 64), programs=programs)
+    options = {"real_keys": jnp.int32(real), "config": config}
+    out, sums = mosaic_gpu_on_cpu(q, k, v, None, scale=0.2, **options)
     expected, expected_sums = in_float64(q, k[:, :real], v[:, :real], None, 0.2)
     assert relative_error(out, expected) <= 1e-2
     np.testing.assert_allclose(sums, expected_sums, rtol=2e-6, atol=2e-6)
@@ -227,6 +229,8 @@ def test_two_runs_are_equal_bit_for_bit(name: str) -> None:
         (128, 128, {"gather": 2}),
         (128, 64, {"gather": 1}),
         (128, 64, {"gather": 2, "stages": 3}),
+        (64, 64, {"programs": 3}),
+        (128, 64, {"gather": 1, "programs": 1}),
     ],
 )
 def test_mosaic_gpu_configurations(block_q: int, block_kv: int, options: dict[str, Any]) -> None:
@@ -419,6 +423,7 @@ def test_disagreeing_inputs_are_refused(without_shape_checks: None) -> None:
         (lambda: mosaic_gpu.TuningConfig(block_kv=32), "self.block_kv=32 must be"),
         (lambda: mosaic_gpu.TuningConfig(gather=8), "self.gather=8 of them at most 256"),
         (lambda: mosaic_gpu.TuningConfig(stages=1), "self.stages=1 must be at least 2"),
+        (lambda: mosaic_gpu.TuningConfig(programs=0), "self.programs=0 must be at least 1"),
         (lambda: triton.TuningConfig(block_q=96), "block_q=96 must be a power of two"),
         (lambda: triton.TuningConfig(warps=3), "self.warps=3 must be 4 or 8"),
     ],
@@ -508,6 +513,16 @@ def test_kernels_lower_with_padding_keys(name: str) -> None:
     assert text.count(MADE_BY[name]) >= 1
 
 
+def test_the_hopper_kernel_lowers_with_fewer_programs_than_blocks() -> None:
+    shape, config = (1, 10410, 16, 64), mosaic_gpu.TuningConfig(programs=132)
+    q, sizes = jax.ShapeDtypeStruct(shape, jnp.bfloat16), {"q_length": 10410, "kv_length": 10410}
+    mask = jax.eval_shape(lambda: full_mask(1, 16, block_q=128, block_kv=64, **sizes))
+    run = jax.jit(partial(attention_mosaic_gpu, scale=0.125, config=config))
+    with jax.sharding.use_abstract_mesh(AbstractMesh((), (), abstract_device=H100)):
+        text = run.trace(q, q, q, mask).lower(lowering_platforms=("cuda",)).as_text()
+    assert text.count("mosaic_gpu") >= 1
+
+
 def test_the_best_backend_is_taken() -> None:
     shape, blocks = (1, 300, 517, 2, 64), {"block_q": 128, "block_kv": 64}
     ampere = AbstractDevice(device_kind="NVIDIA A100-SXM4-80GB", num_cores=108, platform="gpu")
@@ -565,6 +580,25 @@ def test_three_consumers_on_the_gpu() -> None:
     mask = random_mask(shape, kept=0.3, block_q=192)
     out = block_sparse_attention(*inputs, mask, implementation="mosaic_gpu")
     assert relative_error(out, in_float64(*inputs, mask, 0.125)[0]) <= 1e-2
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("dense", [False, True])
+@pytest.mark.parametrize("programs", [1, 7, 132])
+def test_programs_that_share_blocks_on_the_gpu(programs: int, dense: bool) -> None:
+    """Each block is worked on as before, so that the result is the same, bit for bit."""
+    shape = (2, 5000, 2177, 3, 64)
+    q, k, v = qkv(shape, jnp.bfloat16)
+    mask = None if dense else random_mask(shape, kept=0.1)
+    config = mosaic_gpu.default_config(mask, 64)
+    for shared, alone in zip(
+        *(
+            attention_mosaic_gpu(q, k, v, mask, scale=0.125, config=replace(config, programs=n))
+            for n in (programs, None)
+        ),
+        strict=True,
+    ):
+        np.testing.assert_array_equal(shared, alone)
 
 
 @pytest.mark.gpu

@@ -1,10 +1,11 @@
 """Block-sparse attention for Hopper GPUs in Pallas Mosaic GPU.
 
-One program does one query block. Its producer warpgroup reads the list and has the copy engine
-(TMA) gather a few listed key blocks into one wide tile of shared memory; its consumer warpgroups,
-64 queries each, multiply (WGMMA) and fold the tile into a running softmax. Lists rise, so only the
-last tile can hold repeated blocks or keys beyond the end: all others need no masking. Source of
-the schedule between consumers: FlashAttention-3 (arXiv 2407.08608), as in JAX's own
+A program does one query block after another. Its producer warpgroup reads the list and has the copy
+engine (TMA) gather a few listed key blocks into one wide tile of shared memory; its consumer
+warpgroups, 64 queries each, multiply (WGMMA) and fold the tile into a running softmax. Lists rise,
+so only the last tile can hold repeated blocks or keys beyond the end: all others need no masking.
+The producer goes on to the next query block while the consumers end the last one. Source of the
+schedule between consumers: FlashAttention-3 (arXiv 2407.08608), as in JAX's own
 `jax.experimental.pallas.ops.gpu.attention_mgpu`.
 """
 
@@ -42,6 +43,7 @@ class TuningConfig:
       stages: tiles in flight.
       fresh_accumulator: multiply weights and values into registers of their own and add these to
         the running sum, instead of accumulating onto it.
+      programs: how many programs share the query blocks; None gives each block its own.
     """
 
     block_q: int = 128
@@ -49,6 +51,7 @@ class TuningConfig:
     gather: int = 4
     stages: int = 2
     fresh_accumulator: bool = False
+    programs: int | None = None
 
     def __post_init__(self) -> None:
         if self.block_q not in (64, 128, 192):
@@ -59,6 +62,8 @@ class TuningConfig:
             )
         if self.stages < 2:
             raise ValueError(f"{self.stages=} must be at least 2")
+        if self.programs is not None and self.programs < 1:
+            raise ValueError(f"{self.programs=} must be at least 1")
 
     @property
     def tile(self) -> int:
@@ -79,7 +84,7 @@ class TuningConfig:
         return {1: (232, 40), 2: (232, 40), 3: (160, 32)}[self.consumers]
 
     def shared_bytes(self, width: int) -> int:
-        return 2 * width * (self.block_q + 2 * self.stages * self.tile)
+        return 2 * width * (2 * self.block_q + 2 * self.stages * self.tile)
 
 
 def default_config(mask: BlockMask | None, width: int) -> TuningConfig:
@@ -149,6 +154,7 @@ def attention_mosaic_gpu(
         told, real_keys = mask.lists, mask.real_keys
     sizes = Sizes(
         config=config,
+        batch=q.shape[0],
         heads=q.shape[2],
         width=width,
         query_blocks=pl.cdiv(q.shape[1], config.block_q),
@@ -172,8 +178,9 @@ def _padded(x: Float[Array, "B T N K"], width: int) -> Float[Array, "B T_padded 
 def _call(
     q: Array, k: Array, v: Array, *told: Array, sizes: "Sizes", interpret: Any
 ) -> tuple[Array, Array]:
-    config, batch, heads, blocks = sizes.config, q.shape[0], sizes.heads, sizes.query_blocks
-    sums = jax.ShapeDtypeStruct((batch, heads, blocks * config.block_q), jnp.float32)
+    config = sizes.config
+    rows = sizes.query_blocks * config.block_q
+    sums = jax.ShapeDtypeStruct((sizes.batch, sizes.heads, rows), jnp.float32)
 
     def entry(*refs: Any) -> None:
         inputs, outputs = refs[: 3 + len(told)], refs[3 + len(told) :]
@@ -186,7 +193,7 @@ def _call(
     return plgpu.kernel(
         entry,
         out_type=(jax.ShapeDtypeStruct(q.shape, q.dtype), sums),
-        grid=(batch * heads * blocks,),
+        grid=(sizes.programs,),
         grid_names=("program",),
         num_threads=config.consumers + 1,
         thread_name="warpgroup",
@@ -195,11 +202,16 @@ def _call(
     )(q, k, v, *told)
 
 
+type Place = tuple[Array, Array, Array]
+"""Batch, head and query block."""
+
+
 @dataclass(frozen=True)
 class Sizes:
     """What is known of a call before it runs."""
 
     config: TuningConfig
+    batch: int
     heads: int
     width: int
     query_blocks: int
@@ -221,10 +233,19 @@ class Sizes:
         cut_short = self.padded_keys or self.keys % self.config.block_kv != 0
         return cut_short or self.config.gather > 1
 
-    def place(self, program: Array) -> tuple[Array, Array, Array]:
-        """(batch, head, query block) of a program."""
-        scene = lax.div(program, jnp.int32(self.heads * self.query_blocks))
-        rest = lax.rem(program, jnp.int32(self.heads * self.query_blocks))
+    @property
+    def all_blocks(self) -> int:
+        """Query blocks of all scenes and heads."""
+        return self.batch * self.heads * self.query_blocks
+
+    @property
+    def programs(self) -> int:
+        return min(self.config.programs or self.all_blocks, self.all_blocks)
+
+    def place(self, number: Array) -> Place:
+        """Where the query block of that number is."""
+        scene = lax.div(number, jnp.int32(self.heads * self.query_blocks))
+        rest = lax.rem(number, jnp.int32(self.heads * self.query_blocks))
         blocks = jnp.int32(self.query_blocks)
         return scene, lax.div(rest, blocks), lax.rem(rest, blocks)
 
@@ -239,15 +260,18 @@ def _scratch(sizes: Sizes) -> dict[str, Any]:
 
     tiles = shared(config.stages, config.tile, sizes.width)
     queries = (config.consumers, WARPGROUP_QUERIES)
+    each = plgpu.Barrier(num_barriers=config.consumers)
     filled = plgpu.Barrier(num_arrivals=config.gather, num_barriers=config.stages)
     used = plgpu.Barrier(num_arrivals=config.consumers, num_barriers=config.stages)
     interpreted = {"weights": shared(*queries, config.tile)} if sizes.interpreted else {}
     return interpreted | {
         "q": shared(*queries, sizes.width),
+        "out": shared(*queries, sizes.width),
         "k": tiles,
         "v": tiles,
         "sums": plgpu.SMEM(queries, jnp.float32),
-        "q_filled": plgpu.Barrier(num_barriers=config.consumers),
+        "q_filled": each,
+        "q_used": each,
         "k_filled": filled,
         "v_filled": filled,
         "k_used": used,
@@ -259,117 +283,193 @@ def _scratch(sizes: Sizes) -> dict[str, Any]:
 def _program(sizes: Sizes, inputs: Any, told: Any, outputs: Any, scratch: dict[str, Any]) -> None:
     """`told` are the lists, if there are any, and the number of keys, if some are padding."""
     config = sizes.config
-    scene, head, block = sizes.place(lax.axis_index("program"))
+    lists = _Lists(sizes, told)
     warpgroup = lax.axis_index("warpgroup")
-    keys = told[-1][0] if sizes.padded_keys else jnp.int32(sizes.keys)
-    blocks = lax.div(keys + jnp.int32(config.block_kv - 1), jnp.int32(config.block_kv))
-    count = told[0][scene, head, block] if sizes.listed else blocks
-    tiles = lax.div(count + jnp.int32(config.gather - 1), jnp.int32(config.gather))
-
-    def listed(position: Array) -> Array:
-        position = jnp.minimum(position, count - 1)
-        if not sizes.listed:
-            return position
-        return told[1][scene, head, block, position].astype(jnp.int32)
-
-    def first_listed() -> tuple[Array, ...]:
-        """The blocks of the first tile; none of these reads waits for the length of the list."""
-        if not sizes.listed:
-            return tuple(listed(jnp.int32(place)) for place in range(config.gather))
-        places = range(min(config.gather, told[1].shape[-1]))
-        found = [told[1][scene, head, block, place].astype(jnp.int32) for place in places]
-        found += found[:1] * (config.gather - len(places))
-        # Places beyond the list are masked; they only need to be those of some block.
-        return tuple(jnp.where(place < count, at, found[0]) for place, at in enumerate(found))
 
     @pl.when(warpgroup < config.consumers)
     def _consumer() -> None:
         plgpu.set_max_registers(config.registers[0], action="increase")
-        # The last block may be cut short by the end of the keys.
-        missing = blocks * config.block_kv - keys
-        missing = jnp.where(listed(count - 1) == blocks - 1, missing, 0)
-        places = (count - (tiles - 1) * config.gather) * config.block_kv - missing
-        start = block * config.block_q + warpgroup * WARPGROUP_QUERIES
-        _consume(sizes, inputs[0], outputs, scratch, (scene, head, start), tiles, places)
+        turn = partial(_take_turn, scratch) if config.takes_turns else lambda: None
+        pl.when(warpgroup == 1)(turn)
+        consume = partial(_consume, sizes, outputs, scratch, turn)
+        _one_after_another(sizes, lists.length, consume)
+        pl.when(warpgroup == 0)(turn)
+        plgpu.wait_smem_to_gmem(0, wait_read_only=True)
 
     @pl.when(warpgroup == config.consumers)
     def _producer() -> None:
         plgpu.set_max_registers(config.registers[1], action="decrease")
-        _produce(sizes, inputs[1:], scratch, (scene, head), tiles, first_listed(), listed)
+        produce = partial(_produce, sizes, inputs, scratch, lists)
+        _one_after_another(sizes, lists.beginning, produce)
+
+
+@dataclass(frozen=True)
+class _Lists:
+    """Reads the lists of key blocks; `told` is as in `_program`."""
+
+    sizes: Sizes
+    told: tuple[Any, ...]
+
+    @property
+    def keys(self) -> Array:
+        return self.told[-1][0] if self.sizes.padded_keys else jnp.int32(self.sizes.keys)
+
+    @property
+    def blocks(self) -> Array:
+        """Key blocks that hold a key."""
+        block_kv = jnp.int32(self.sizes.config.block_kv)
+        return lax.div(self.keys + block_kv - 1, block_kv)
+
+    def count(self, place: Place) -> Array:
+        return self.told[0][place] if self.sizes.listed else self.blocks
+
+    def block(self, place: Place, count: Array, position: Array) -> Array:
+        """The listed key block at a position, of `count`; the last one beyond it."""
+        position = jnp.minimum(position, count - 1)
+        return self.told[1][*place, position].astype(jnp.int32) if self.sizes.listed else position
+
+    def length(self, place: Place) -> tuple[Array, Array]:
+        """How many blocks are listed, and how many keys they hold."""
+        count, block_kv = self.count(place), self.sizes.config.block_kv
+        # The last block may be cut short by the end of the keys.
+        missing = self.blocks * block_kv - self.keys
+        last = self.block(place, count, count - 1)
+        return count, count * block_kv - jnp.where(last == self.blocks - 1, missing, 0)
+
+    def beginning(self, place: Place) -> tuple[Array, ...]:
+        """How many blocks are listed, and those of the first tile."""
+        count, gather = self.count(place), self.sizes.config.gather
+        if not self.sizes.listed:
+            return count, *(self.block(place, count, jnp.int32(at)) for at in range(gather))
+        # None of these reads waits for the length of the list.
+        places = range(min(gather, self.told[1].shape[-1]))
+        found = [self.told[1][*place, at].astype(jnp.int32) for at in places]
+        found += found[:1] * (gather - len(places))
+        # Places beyond the list are masked; they only need to be those of some block.
+        return count, *(jnp.where(at < count, block, found[0]) for at, block in enumerate(found))
+
+
+def _one_after_another(
+    sizes: Sizes,
+    read: Callable[[Place], tuple[Array, ...]],
+    work: Callable[..., Array],
+) -> None:
+    """Does the query blocks of this program: every `programs`-th.
+
+    What `read` tells of a block is asked for while the one before is worked on. `work` takes it
+    after how many blocks and tiles were before and the place, and returns its number of tiles.
+    """
+    first = lax.axis_index("program")
+    if sizes.programs == sizes.all_blocks:
+        place = sizes.place(first)
+        work(0, 0, place, *read(place))
+        return
+
+    def one(number: Array, before: tuple[Array, tuple[Array, ...]]) -> Any:
+        tiles, known = before
+        block = first + number * sizes.programs
+        after = jnp.minimum(block + sizes.programs, sizes.all_blocks - 1)
+        coming = read(sizes.place(after))
+        return tiles + work(number, tiles, sizes.place(block), *known), coming
+
+    rounds = lax.div(sizes.all_blocks - 1 - first, jnp.int32(sizes.programs)) + 1
+    lax.fori_loop(0, rounds, one, (jnp.int32(0), read(sizes.place(first))))
 
 
 def _produce(
     sizes: Sizes,
-    keys_values: Any,
+    inputs: Any,
     scratch: dict[str, Any],
-    place: tuple[Array, Array],
-    tiles: Array,
-    first: tuple[Array, ...],
-    listed: Callable[[Array], Array],
-) -> None:
-    """Keeps the tiles of keys and values filled; `first` are the blocks of the first tile."""
+    lists: _Lists,
+    number: Array,
+    before: Array,
+    place: Place,
+    count: Array,
+    *first: Array,
+) -> Array:
+    """Keeps the queries and the tiles of keys and values filled; `first` is the first tile's."""
     config = sizes.config
-    scene, head = place
+    scene, head, block_of_queries = place
+    tiles = _tiles(config, count)
 
     def blocks_of(tile: Array) -> tuple[Array, ...]:
-        return tuple(listed(tile * config.gather + place) for place in range(config.gather))
+        positions = (tile * config.gather + at for at in range(config.gather))
+        return tuple(lists.block(place, count, position) for position in positions)
+
+    def fill_queries() -> None:
+        for consumer in range(config.consumers):
+            pl.when(number > 0)(partial(plgpu.barrier_wait, scratch["q_used"].at[consumer]))
+            start = block_of_queries * config.block_q + consumer * WARPGROUP_QUERIES
+            plgpu.copy_gmem_to_smem(
+                inputs[0].at[scene, pl.ds(start, WARPGROUP_QUERIES), head],
+                scratch["q"].at[consumer],
+                scratch["q_filled"].at[consumer],
+            )
 
     def fill(tile: Array, blocks: tuple[Array, ...]) -> tuple[Array, ...]:
         ahead = blocks_of(tile + 1)
-        slot = lax.rem(tile, jnp.int32(config.stages))
-        for name, source in zip("kv", keys_values, strict=True):
-            pl.when(tile >= config.stages)(
+        slot = lax.rem(before + tile, jnp.int32(config.stages))
+        for name, source in zip("kv", inputs[1:], strict=True):
+            pl.when(before + tile >= config.stages)(
                 partial(plgpu.barrier_wait, scratch[f"{name}_used"].at[slot])
             )
-            for place, block in enumerate(blocks):
+            for at, block in enumerate(blocks):
                 plgpu.copy_gmem_to_smem(
                     source.at[scene, pl.ds(block * config.block_kv, config.block_kv), head],
-                    scratch[name].at[slot, pl.ds(place * config.block_kv, config.block_kv)],
+                    scratch[name].at[slot, pl.ds(at * config.block_kv, config.block_kv)],
                     scratch[f"{name}_filled"].at[slot],
                 )
+            if name == "k":
+                pl.when(tile == 0)(fill_queries)
         return ahead
 
     lax.fori_loop(0, tiles, fill, first)
+    return tiles
 
 
 def _consume(
     sizes: Sizes,
-    queries: Any,
     outputs: Any,
     scratch: dict[str, Any],
-    place: tuple[Array, Array, Array],
-    tiles: Array,
-    places: Array,
-) -> None:
-    """Attends for 64 queries; the last tile holds `places` keys."""
+    turn: Callable[[], None],
+    number: Array,
+    before: Array,
+    place: Place,
+    count: Array,
+    keys: Array,
+) -> Array:
+    """Attends for 64 queries to so many keys in so many blocks."""
     config = sizes.config
     warpgroup = lax.axis_index("warpgroup")
-    scene, head, start = place
-    rows = pl.ds(start, WARPGROUP_QUERIES)
-    q = scratch["q"].at[warpgroup]
-    plgpu.copy_gmem_to_smem(queries.at[scene, rows, head], q, scratch["q_filled"].at[warpgroup])
+    scene, head, block = place
+    tiles = _tiles(config, count)
     plgpu.barrier_wait(scratch["q_filled"].at[warpgroup])
-    plgpu.barrier_wait(scratch["k_filled"].at[0])
-    turn = partial(_take_turn, scratch) if config.takes_turns else lambda: None
-    pl.when(warpgroup == 1)(turn)
-    fold = partial(_fold, sizes, scratch, tiles, turn)
+    plgpu.barrier_wait(scratch["k_filled"].at[lax.rem(before, jnp.int32(config.stages))])
+    fold = partial(_fold, sizes, scratch, before, tiles, turn)
     running = _nothing_seen(sizes.width)
     if sizes.ragged:
         running = lax.fori_loop(0, tiles - 1, partial(fold, None), running)
-        running = fold(places, tiles - 1, running)
+        running = fold(keys - (tiles - 1) * config.tile, tiles - 1, running)
     else:
         running = lax.fori_loop(0, tiles, partial(fold, None), running)
-    pl.when(warpgroup == 0)(turn)
 
     weighted, top, total = running
     inverse = 1.0 / total
-    q[...] = (weighted * lax.broadcast_in_dim(inverse, weighted.shape, [0])).astype(sizes.dtype)
-    sums = scratch["sums"].at[warpgroup]
+    out, sums = scratch["out"].at[warpgroup], scratch["sums"].at[warpgroup]
+    if sizes.programs < sizes.all_blocks:
+        plgpu.wait_smem_to_gmem(0, wait_read_only=True)  # what the block before has left there
+    out[...] = (weighted * lax.broadcast_in_dim(inverse, weighted.shape, [0])).astype(sizes.dtype)
     sums[...] = top * (1 / LOG2_E) + jnp.log(total)
     plgpu.commit_smem()
-    plgpu.copy_smem_to_gmem(q, outputs[0].at[scene, rows, head])
+    rows = pl.ds(block * config.block_q + warpgroup * WARPGROUP_QUERIES, WARPGROUP_QUERIES)
+    plgpu.copy_smem_to_gmem(out, outputs[0].at[scene, rows, head])
     plgpu.copy_smem_to_gmem(sums, outputs[1].at[scene, head, rows])
-    plgpu.wait_smem_to_gmem(0, wait_read_only=True)
+    return tiles
+
+
+def _tiles(config: TuningConfig, count: Array) -> Array:
+    """Tiles that hold so many blocks."""
+    return lax.div(count + jnp.int32(config.gather - 1), jnp.int32(config.gather))
 
 
 def _take_turn(scratch: dict[str, Any]) -> None:
@@ -391,17 +491,21 @@ def _nothing_seen(width: int) -> tuple[Array, Array, Array]:
 def _fold(
     sizes: Sizes,
     scratch: dict[str, Any],
+    before: Array,
     tiles: Array,
     turn: Callable[[], None],
     places: Array | None,
     tile: Array,
     running: tuple[Array, Array, Array],
 ) -> tuple[Array, Array, Array]:
-    """Folds one tile into the running softmax; only its first `places` keys, if given."""
+    """Folds one tile into the running softmax; only its first `places` keys, if given.
+
+    `before` are the tiles of the query blocks before.
+    """
     config = sizes.config
     weighted, top, total = running
     shape = (WARPGROUP_QUERIES, config.tile)
-    slot = lax.rem(tile, jnp.int32(config.stages))
+    slot = lax.rem(before + tile, jnp.int32(config.stages))
 
     def products(scores: Any) -> Array:
         q = scratch["q"].at[lax.axis_index("warpgroup")]
@@ -411,6 +515,9 @@ def _fold(
 
     scores = pl.run_scoped(products, plgpu.WGMMAAccumulatorRef(shape, jnp.float32))
     plgpu.barrier_arrive(scratch["k_used"].at[slot])
+    if sizes.programs < sizes.all_blocks:
+        arrive = partial(plgpu.barrier_arrive, scratch["q_used"].at[lax.axis_index("warpgroup")])
+        pl.when(tile + 1 == tiles)(arrive)
     if places is not None:
         column = plgpu.broadcasted_iota(jnp.int32, shape, 1, layout=plgpu.Layout.WGMMA)
         scores = jnp.where(column < places, scores, -jnp.inf)
@@ -434,7 +541,7 @@ def _fold(
 
     def accumulate(accumulator: Any) -> None:
         plgpu.wgmma(accumulator, narrow, scratch["v"].at[slot])
-        after = lax.rem(tile + 1, jnp.int32(config.stages))
+        after = lax.rem(before + tile + 1, jnp.int32(config.stages))
         pl.when(tile + 1 < tiles)(partial(plgpu.barrier_wait, scratch["k_filled"].at[after]))
 
     def apart(accumulator: Any) -> Array:
