@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partial
 from importlib.util import find_spec
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -22,7 +23,7 @@ from jaxrecon import SparseAttention
 from jaxrecon.nn.attention import TokenLayout
 from pallas_kernels.block_selection import select_blocks
 from pallas_kernels.block_sparse_attention import IMPLEMENTATIONS, BlockMask, block_sparse_attention
-from pallas_kernels.block_sparse_attention.mosaic_gpu import attention_mosaic_gpu, default_config
+from pallas_kernels.block_sparse_attention.mosaic_gpu import TuningConfig, attention_mosaic_gpu
 from pallas_kernels.dense_attention import dense_attention
 
 
@@ -33,7 +34,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--backends", nargs="+", default=list(IMPLEMENTATIONS))
     for name, size in (("patches", 1041), ("heads", 16), ("width", 64), ("repeats", 5)):
         parser.add_argument(f"--{name}", type=int, default=size)
-    parser.add_argument("--programs", type=int, help="share mosaic_gpu's blocks among so many, too")
+    parser.add_argument("--configs", nargs="+", default=[], help="of mosaic_gpu: gather=2,stages=3")
     parser.add_argument("--plot", help="write a picture of effective TFLOP/s here")
     return parser.parse_args()
 
@@ -48,13 +49,15 @@ def random_mask(tokens: int, heads: int, kept: float) -> BlockMask:
     return BlockMask(counts, lists, 128, 64, tokens, tokens)
 
 
+def tuned(text: str, mask: BlockMask | None) -> TuningConfig:
+    """A configuration in words; without a mask its tiles are one block each."""
+    given: Any = {name: int(value) for name, value in (x.split("=") for x in text.split(","))}
+    config = TuningConfig(**given)
+    return config if mask is not None else replace(config, block_kv=config.tile, gather=1)
+
+
 def jax_cases(
-    names: list[str],
-    programs: int | None,
-    q: jax.Array,
-    mask: BlockMask | None,
-    keep: int,
-    views: int,
+    asked: argparse.Namespace, q: jax.Array, mask: BlockMask | None, keep: int, views: int
 ) -> Iterator[Case]:
     """Our backends of these names; those that cannot run here refuse."""
     patches = q.shape[1] // views
@@ -63,13 +66,12 @@ def jax_cases(
         compiled = jax.jit(function)
         return lambda: jax.block_until_ready(compiled(*args))
 
-    for name in names:
+    for name in asked.backends:
         run = partial(block_sparse_attention, implementation=name)
         yield name, timed(run, q, q, q, mask)
-    if programs is not None:
-        config = replace(default_config(mask, q.shape[-1]), programs=programs)
-        run = partial(attention_mosaic_gpu, scale=q.shape[-1] ** -0.5, config=config)
-        yield f"mosaic_gpu, {programs} programs", timed(run, q, q, q, mask)
+    for text in asked.configs:
+        options = {"scale": q.shape[-1] ** -0.5, "config": tuned(text, mask)}
+        yield text, timed(partial(attention_mosaic_gpu, **options), q, q, q, mask)
     for name, part in (("selection, pool_q=128", None), ("selection, pool_q=32", 32)):
         yield name, timed(partial(select_blocks, keep=keep, mass=0.9, pool_q=part), q, q)
     if mask is None:  # once for each number of views
@@ -88,7 +90,7 @@ def main() -> None:
         q = jax.random.normal(jax.random.key(0), shape, jnp.bfloat16)
         mask = None if kept >= 1 else random_mask(tokens, options.heads, kept)
         keep = max(1, int(kept * -(-tokens // 64)))
-        cases = list(jax_cases(options.backends, options.programs, q, mask, keep, views))
+        cases = list(jax_cases(options, q, mask, keep, views))
         if has_torch:
             cases += torch_cases(tokens, options.heads, options.width, kept)
         for name, run in cases:

@@ -175,11 +175,20 @@ def test_all_blocks_are_dense_attention(name: str) -> None:
         check(name, qkv(shape, jnp.float32), random_mask(shape, kept=2.0), 0.2)
 
 
-@pytest.mark.parametrize(("real", "programs"), [(150, None), (300, None), (512, 2)])
-def test_mosaic_gpu_sees_real_keys_without_lists(real: int, programs: int | None) -> None:
+@pytest.mark.parametrize(
+    ("real", "options"),
+    [
+        (150, {}),
+        (300, {}),
+        (512, {"programs": 2}),
+        (150, {"block_kv": 128, "overlap": True}),
+        (390, {"block_kv": 64, "overlap": True}),
+    ],
+)
+def test_mosaic_gpu_sees_real_keys_without_lists(real: int, options: dict[str, Any]) -> None:
     q, k, v = qkv((1, 130, 520, 2, 64), jnp.bfloat16)
     k, v = (x.at[:, real:].multiply(100) for x in (k, v))
-    config = replace(mosaic_gpu.default_config(None, 64), programs=programs)
+    config = replace(mosaic_gpu.default_config(None, 64), **options)
     options = {"real_keys": jnp.int32(real), "config": config}
     out, sums = mosaic_gpu_on_cpu(q, k, v, None, scale=0.2, **options)
     expected, expected_sums = in_float64(q, k[:, :real], v[:, :real], None, 0.2)
@@ -231,6 +240,9 @@ def test_two_runs_are_equal_bit_for_bit(name: str) -> None:
         (128, 64, {"gather": 2, "stages": 3}),
         (64, 64, {"programs": 3}),
         (128, 64, {"gather": 1, "programs": 1}),
+        (128, 64, {"gather": 2, "stages": 4, "overlap": True}),
+        (64, 64, {"gather": 1, "overlap": True, "programs": 3}),
+        (128, 128, {"gather": 1, "stages": 3, "overlap": True, "programs": 1}),
     ],
 )
 def test_mosaic_gpu_configurations(block_q: int, block_kv: int, options: dict[str, Any]) -> None:
@@ -240,6 +252,23 @@ def test_mosaic_gpu_configurations(block_q: int, block_kv: int, options: dict[st
     config = mosaic_gpu.TuningConfig(block_q, block_kv, **options)
     out, _ = mosaic_gpu_on_cpu(*inputs, mask, scale=0.1, config=config)
     assert relative_error(out, in_float64(*inputs, mask, 0.1)[0]) <= 2e-3
+
+
+@pytest.mark.parametrize("programs", [None, 2])
+@pytest.mark.parametrize("listed", [(1, 2, 3), (4, 5, 2), (1, 1, 7)])
+def test_mosaic_gpu_overlaps_any_number_of_tiles(
+    listed: tuple[int, ...], programs: int | None
+) -> None:
+    """Lists of `listed` blocks for one query block after another, two to a tile."""
+    dense = np.arange(7) >= 7 - np.array(listed)[:, None]
+    shape = (1, 3 * 64, 7 * 64 - 3, 1, 64)
+    sizes = {"block_q": 64, "block_kv": 64, "q_length": shape[1], "kv_length": shape[2]}
+    inputs, mask = qkv(shape, jnp.float16), BlockMask.from_array(dense[None, None], **sizes)
+    config = mosaic_gpu.TuningConfig(64, gather=2, stages=3, programs=programs, overlap=True)
+    out, sums = mosaic_gpu_on_cpu(*inputs, mask, scale=0.1, config=config)
+    expected, expected_sums = in_float64(*inputs, mask, 0.1)
+    assert relative_error(out, expected) <= 2e-3
+    np.testing.assert_allclose(sums, expected_sums, rtol=2e-6, atol=2e-6)
 
 
 def test_tpu_hands_lists_over_in_portions(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -513,10 +542,15 @@ def test_kernels_lower_with_padding_keys(name: str) -> None:
     assert text.count(MADE_BY[name]) >= 1
 
 
-def test_the_hopper_kernel_lowers_with_fewer_programs_than_blocks() -> None:
-    shape, config = (1, 10410, 16, 64), mosaic_gpu.TuningConfig(programs=132)
-    q, sizes = jax.ShapeDtypeStruct(shape, jnp.bfloat16), {"q_length": 10410, "kv_length": 10410}
-    mask = jax.eval_shape(lambda: full_mask(1, 16, block_q=128, block_kv=64, **sizes))
+@pytest.mark.parametrize(
+    "options", [{"programs": 132}, {"programs": 132, "gather": 2, "stages": 4, "overlap": True}]
+)
+def test_the_hopper_kernel_lowers_as_tuned(options: dict[str, Any]) -> None:
+    shape, config = (1, 10410, 16, 64), mosaic_gpu.TuningConfig(**options)
+    q, tokens = jax.ShapeDtypeStruct(shape, jnp.bfloat16), shape[1]
+    sizes: dict[str, Any] = {"block_q": 128, "block_kv": 64}
+    sizes |= {"q_length": tokens, "kv_length": tokens}
+    mask = jax.eval_shape(lambda: full_mask(1, 16, **sizes))
     run = jax.jit(partial(attention_mosaic_gpu, scale=0.125, config=config))
     with jax.sharding.use_abstract_mesh(AbstractMesh((), (), abstract_device=H100)):
         text = run.trace(q, q, q, mask).lower(lowering_platforms=("cuda",)).as_text()
@@ -583,22 +617,23 @@ def test_three_consumers_on_the_gpu() -> None:
 
 
 @pytest.mark.gpu
-@pytest.mark.parametrize("dense", [False, True])
-@pytest.mark.parametrize("programs", [1, 7, 132])
-def test_programs_that_share_blocks_on_the_gpu(programs: int, dense: bool) -> None:
-    """Each block is worked on as before, so that the result is the same, bit for bit."""
+@pytest.mark.parametrize("kept", [0.02, 0.1, 2.0])
+@pytest.mark.parametrize("options", [{}, {"gather": 1}, {"gather": 2, "stages": 4}])
+@pytest.mark.parametrize("overlap", [False, True])
+def test_tuned_mosaic_gpu_on_the_gpu(options: dict[str, Any], kept: float, overlap: bool) -> None:
+    """However many programs share the query blocks, the result is the same, bit for bit."""
     shape = (2, 5000, 2177, 3, 64)
     q, k, v = qkv(shape, jnp.bfloat16)
-    mask = None if dense else random_mask(shape, kept=0.1)
-    config = mosaic_gpu.default_config(mask, 64)
-    for shared, alone in zip(
-        *(
-            attention_mosaic_gpu(q, k, v, mask, scale=0.125, config=replace(config, programs=n))
-            for n in (programs, None)
-        ),
-        strict=True,
-    ):
-        np.testing.assert_array_equal(shared, alone)
+    mask = random_mask(shape, kept=kept)
+    expected, expected_sums = in_float64(q, k, v, mask, 0.125)
+    found = []
+    for programs in (None, 1, 7, 132):
+        config = mosaic_gpu.TuningConfig(**options, programs=programs, overlap=overlap)
+        run = jax.jit(partial(attention_mosaic_gpu, scale=0.125, config=config))
+        found.append(run(q, k, v, mask))
+        assert relative_error(found[-1][0], expected) <= 1e-2
+        np.testing.assert_allclose(found[-1][1], expected_sums, rtol=1e-4, atol=1e-4)
+        np.testing.assert_array_equal(found[-1][0], found[0][0])
 
 
 @pytest.mark.gpu

@@ -1,0 +1,125 @@
+"""How the kernel for Hopper GPUs is cut, and what is known of a call before it runs."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import jax.numpy as jnp
+from jax import lax
+from jaxtyping import Array
+
+WARPGROUP_QUERIES = 64
+
+
+@dataclass(frozen=True)
+class TuningConfig:
+    """How the kernel is cut; `default_config` chooses one, sweeps try others.
+
+    Attributes:
+      block_q: queries of one program; each 64 make one consumer warpgroup.
+      block_kv: keys of one listed block, copied at once.
+      gather: listed blocks in one tile.
+      stages: tiles in flight.
+      fresh_accumulator: multiply weights and values into registers of their own and add these to
+        the running sum, instead of accumulating onto it.
+      programs: how many programs share the query blocks; None gives each block its own.
+      overlap: a consumer multiplies for the tiles before and after while it makes weights of a
+        tile's scores, which takes smaller tiles; consumers then need not take turns.
+    """
+
+    block_q: int = 128
+    block_kv: int = 64
+    gather: int = 4
+    stages: int = 2
+    fresh_accumulator: bool = False
+    programs: int | None = None
+    overlap: bool = False
+
+    def __post_init__(self) -> None:
+        if self.block_q not in (64, 128, 192):
+            raise ValueError(f"{self.block_q=} must be 64, 128 or 192")
+        if self.block_kv % 64 or not 64 <= self.tile <= 256:
+            raise ValueError(
+                f"{self.block_kv=} must be a multiple of 64, and {self.gather=} of them at most 256"
+            )
+        if self.stages < 2:
+            raise ValueError(f"{self.stages=} must be at least 2")
+        if self.programs is not None and self.programs < 1:
+            raise ValueError(f"{self.programs=} must be at least 1")
+
+    @property
+    def tile(self) -> int:
+        return self.gather * self.block_kv
+
+    @property
+    def consumers(self) -> int:
+        return self.block_q // WARPGROUP_QUERIES
+
+    @property
+    def takes_turns(self) -> bool:
+        """Whether two consumers take turns on the tensor cores."""
+        return self.consumers == 2 and not self.overlap
+
+    @property
+    def registers(self) -> tuple[int, int]:
+        """Registers of a consumer's thread and of a producer's."""
+        return {1: (232, 40), 2: (232, 40), 3: (160, 32)}[self.consumers]
+
+    def tiles(self, count: Array) -> Array:
+        """Tiles that hold so many listed blocks."""
+        return lax.div(count + jnp.int32(self.gather - 1), jnp.int32(self.gather))
+
+    def shared_bytes(self, width: int) -> int:
+        return 2 * width * (2 * self.block_q + 2 * self.stages * self.tile)
+
+
+type Place = tuple[Array, Array, Array]
+"""Batch, head and query block."""
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """What is known of a call before it runs."""
+
+    config: TuningConfig
+    batch: int
+    heads: int
+    width: int
+    query_blocks: int
+    keys: int
+    listed: bool
+    padded_keys: bool
+    dtype: Any
+    scale: float
+    interpreted: bool
+
+    @property
+    def fresh(self) -> bool:
+        # JAX's interpreter knows no accumulators that start from a value.
+        return self.config.fresh_accumulator or self.interpreted
+
+    @property
+    def ragged(self) -> bool:
+        """Whether a last tile may hold places that are no key."""
+        cut_short = self.padded_keys or self.keys % self.config.block_kv != 0
+        return cut_short or self.config.gather > 1
+
+    @property
+    def all_blocks(self) -> int:
+        """Query blocks of all scenes and heads."""
+        return self.batch * self.heads * self.query_blocks
+
+    @property
+    def programs(self) -> int:
+        return min(self.config.programs or self.all_blocks, self.all_blocks)
+
+    @property
+    def shared(self) -> bool:
+        """Whether a program does more than one query block."""
+        return self.programs < self.all_blocks
+
+    def place(self, number: Array) -> Place:
+        """Where the query block of that number is."""
+        scene = lax.div(number, jnp.int32(self.heads * self.query_blocks))
+        rest = lax.rem(number, jnp.int32(self.heads * self.query_blocks))
+        blocks = jnp.int32(self.query_blocks)
+        return scene, lax.div(rest, blocks), lax.rem(rest, blocks)

@@ -1,0 +1,209 @@
+"""A program of the kernel for Hopper GPUs: its memory, its producer and the order of its work."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import jax.numpy as jnp
+from jax import lax
+from jax.experimental import pallas as pl
+from jax.experimental.pallas import mosaic_gpu as plgpu
+from jaxtyping import Array
+
+from pallas_kernels.block_sparse_attention.mosaic_gpu_config import (
+    WARPGROUP_QUERIES,
+    Place,
+    Sizes,
+)
+from pallas_kernels.block_sparse_attention.mosaic_gpu_consumer import consume, take_turn
+
+
+def scratch_of(sizes: Sizes) -> dict[str, Any]:
+    """Shared memory and barriers of a program, by name."""
+    config = sizes.config
+
+    def shared(*shape: int) -> Any:
+        tiling = plgpu.TilingTransform((8, 64))  # pyright: ignore[reportAbstractUsage]
+        swizzle = plgpu.SwizzleTransform(128)  # pyright: ignore[reportAbstractUsage]
+        return plgpu.SMEM(shape, sizes.dtype, transforms=(tiling, swizzle))
+
+    tiles = shared(config.stages, config.tile, sizes.width)
+    queries = (config.consumers, WARPGROUP_QUERIES)
+    each = plgpu.Barrier(num_barriers=config.consumers)
+    filled = plgpu.Barrier(num_arrivals=config.gather, num_barriers=config.stages)
+    used = plgpu.Barrier(num_arrivals=config.consumers, num_barriers=config.stages)
+    interpreted = {"weights": shared(*queries, config.tile)} if sizes.interpreted else {}
+    return interpreted | {
+        "q": shared(*queries, sizes.width),
+        "out": shared(*queries, sizes.width),
+        "k": tiles,
+        "v": tiles,
+        "sums": plgpu.SMEM(queries, jnp.float32),
+        "q_filled": each,
+        "q_used": each,
+        "k_filled": filled,
+        "v_filled": filled,
+        "k_used": used,
+        "v_used": used,
+        "turn": plgpu.Barrier(num_arrivals=config.consumers),
+    }
+
+
+def run_program(
+    sizes: Sizes, inputs: Any, told: Any, outputs: Any, scratch: dict[str, Any]
+) -> None:
+    """What each warpgroup of a program does.
+
+    Args:
+      inputs: queries, keys and values in global memory.
+      told: the lists, if there are any, and the number of keys, if some are padding.
+      outputs: results and logs of the sums in global memory.
+      scratch: from `scratch_of`.
+    """
+    config = sizes.config
+    lists = _Lists(sizes, told)
+    warpgroup = lax.axis_index("warpgroup")
+
+    @pl.when(warpgroup < config.consumers)
+    def _consumer() -> None:
+        plgpu.set_max_registers(config.registers[0], action="increase")
+        turn = partial(take_turn, scratch) if config.takes_turns else lambda: None
+        pl.when(warpgroup == 1)(turn)
+        _one_after_another(sizes, lists.length, partial(consume, sizes, outputs, scratch))
+        pl.when(warpgroup == 0)(turn)
+        plgpu.wait_smem_to_gmem(0, wait_read_only=True)
+
+    @pl.when(warpgroup == config.consumers)
+    def _producer() -> None:
+        plgpu.set_max_registers(config.registers[1], action="decrease")
+        produce = partial(_produce, sizes, inputs, scratch, lists)
+        _one_after_another(sizes, lists.beginning, produce)
+
+
+@dataclass(frozen=True)
+class _Lists:
+    """Reads the lists of key blocks; `told` is as in `run_program`."""
+
+    sizes: Sizes
+    told: tuple[Any, ...]
+
+    @property
+    def keys(self) -> Array:
+        return self.told[-1][0] if self.sizes.padded_keys else jnp.int32(self.sizes.keys)
+
+    @property
+    def blocks(self) -> Array:
+        """Key blocks that hold a key."""
+        block_kv = jnp.int32(self.sizes.config.block_kv)
+        return lax.div(self.keys + block_kv - 1, block_kv)
+
+    def count(self, place: Place) -> Array:
+        return self.told[0][place] if self.sizes.listed else self.blocks
+
+    def block(self, place: Place, count: Array, position: Array) -> Array:
+        """The listed key block at a position, of `count`; the last one beyond it."""
+        position = jnp.minimum(position, count - 1)
+        return self.told[1][*place, position].astype(jnp.int32) if self.sizes.listed else position
+
+    def length(self, place: Place) -> tuple[Array, Array]:
+        """How many blocks are listed, and how many keys they hold."""
+        count, block_kv = self.count(place), self.sizes.config.block_kv
+        # The last block may be cut short by the end of the keys.
+        missing = self.blocks * block_kv - self.keys
+        last = self.block(place, count, count - 1)
+        return count, count * block_kv - jnp.where(last == self.blocks - 1, missing, 0)
+
+    def beginning(self, place: Place) -> tuple[Array, ...]:
+        """How many blocks are listed, and those of the first tile."""
+        count, gather = self.count(place), self.sizes.config.gather
+        if not self.sizes.listed:
+            return count, *(self.block(place, count, jnp.int32(at)) for at in range(gather))
+        # None of these reads waits for the length of the list.
+        places = range(min(gather, self.told[1].shape[-1]))
+        found = [self.told[1][*place, at].astype(jnp.int32) for at in places]
+        found += found[:1] * (gather - len(places))
+        # Places beyond the list are masked; they only need to be those of some block.
+        return count, *(jnp.where(at < count, block, found[0]) for at, block in enumerate(found))
+
+
+def _one_after_another(
+    sizes: Sizes,
+    read: Callable[[Place], tuple[Array, ...]],
+    work: Callable[..., Array],
+) -> None:
+    """Does the query blocks of this program: every `programs`-th.
+
+    What `read` tells of a block is asked for while the one before is worked on. `work` takes it
+    after the number of tiles before and the place, and returns its own number of tiles.
+    """
+    first = lax.axis_index("program")
+    if not sizes.shared:
+        place = sizes.place(first)
+        work(0, place, *read(place))
+        return
+
+    def one(number: Array, before: tuple[Array, tuple[Array, ...]]) -> Any:
+        tiles, known = before
+        block = first + number * sizes.programs
+        after = jnp.minimum(block + sizes.programs, sizes.all_blocks - 1)
+        coming = read(sizes.place(after))
+        return tiles + work(tiles, sizes.place(block), *known), coming
+
+    rounds = lax.div(sizes.all_blocks - 1 - first, jnp.int32(sizes.programs)) + 1
+    lax.fori_loop(0, rounds, one, (jnp.int32(0), read(sizes.place(first))))
+
+
+def _produce(
+    sizes: Sizes,
+    inputs: Any,
+    scratch: dict[str, Any],
+    lists: _Lists,
+    before: Array | int,
+    place: Place,
+    count: Array,
+    *first: Array,
+) -> Array:
+    """Keeps the queries and the tiles of keys and values filled.
+
+    Args:
+      before: tiles of the query blocks that this program has done.
+      first: key blocks of the first tile.
+    """
+    config = sizes.config
+    scene, head, block_of_queries = place
+    tiles = config.tiles(count)
+
+    def blocks_of(tile: Array) -> tuple[Array, ...]:
+        positions = (tile * config.gather + at for at in range(config.gather))
+        return tuple(lists.block(place, count, position) for position in positions)
+
+    def fill_queries() -> None:
+        for consumer in range(config.consumers):
+            pl.when(before > 0)(partial(plgpu.barrier_wait, scratch["q_used"].at[consumer]))
+            start = block_of_queries * config.block_q + consumer * WARPGROUP_QUERIES
+            plgpu.copy_gmem_to_smem(
+                inputs[0].at[scene, pl.ds(start, WARPGROUP_QUERIES), head],
+                scratch["q"].at[consumer],
+                scratch["q_filled"].at[consumer],
+            )
+
+    def fill(tile: Array, blocks: tuple[Array, ...]) -> tuple[Array, ...]:
+        ahead = blocks_of(tile + 1)
+        slot = lax.rem(before + tile, jnp.int32(config.stages))
+        for name, source in zip("kv", inputs[1:], strict=True):
+            pl.when(before + tile >= config.stages)(
+                partial(plgpu.barrier_wait, scratch[f"{name}_used"].at[slot])
+            )
+            for at, block in enumerate(blocks):
+                plgpu.copy_gmem_to_smem(
+                    source.at[scene, pl.ds(block * config.block_kv, config.block_kv), head],
+                    scratch[name].at[slot, pl.ds(at * config.block_kv, config.block_kv)],
+                    scratch[f"{name}_filled"].at[slot],
+                )
+            if name == "k":
+                pl.when(tile == 0)(fill_queries)
+        return ahead
+
+    lax.fori_loop(0, tiles, fill, first)
+    return tiles
