@@ -194,6 +194,22 @@ class TestEvaluate:
         assert scene.trajectory.ate < 1e-6
         assert scene.points.accuracy < 1e-5
 
+    def test_some_unknown_intrinsics(self) -> None:
+        truth = make_truth()
+        cameras = np.array(truth.intrinsics)
+        cameras[1] = np.nan
+        scene = judge(reconstruction(truth), replace(truth, intrinsics=cameras)).scenes[0]
+        assert scene.points is not None and scene.points.accuracy < 1e-5
+
+    def test_a_scene_far_from_the_origin(self) -> None:
+        """As in the coordinates of a map, where float32 has steps of half a metre."""
+        truth = make_truth()
+        poses = np.array(truth.world_from_camera, np.float64)
+        poses[:, :3, 3] += (5e5, 5e6, 0)
+        scene = judge(reconstruction(truth), replace(truth, world_from_camera=poses)).scenes[0]
+        assert scene.points is not None and scene.points.accuracy < 1e-5
+        assert scene.pairs == judge(reconstruction(truth), truth).scenes[0].pairs
+
     def test_views_without_depth_are_counted(self) -> None:
         truth = make_truth()
         depth = np.array(truth.depth_z)

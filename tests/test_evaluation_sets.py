@@ -84,8 +84,16 @@ class TestTruth:
         with pytest.raises(InputError, match="the pose of view 1 is not a rotation"):
             Truth("s", self.IMAGES, poses)
 
-    def test_an_unknown_pose_is_fine(self) -> None:
-        assert len(Truth("s", self.IMAGES, shifted(0, np.nan))) == 2
+    @pytest.mark.parametrize("change", [(0, 0, 0.0), (1, 1, -1.0), (2, 2, 0.0), (2, 0, 1.0)])
+    def test_cameras_that_are_no_pinholes(self, change: tuple[int, int, float]) -> None:
+        cameras = np.tile(np.eye(3), (2, 1, 1))
+        cameras[1, change[0], change[1]] = change[2]
+        with pytest.raises(InputError, match="the intrinsics of view 1 are no pinhole camera"):
+            Truth("s", self.IMAGES, intrinsics=cameras)
+
+    def test_what_is_unknown_is_fine(self) -> None:
+        cameras = np.stack([np.eye(3), np.full((3, 3), np.nan)])
+        assert len(Truth("s", self.IMAGES, shifted(0, np.nan), cameras)) == 2
 
 
 class TestProcedural:
@@ -146,6 +154,20 @@ class TestFolder:
         assert found[0].world_from_camera is None
         assert [len(read("folder", tmp_path, scenes=n)) for n in (1, 5)] == [1, 2]
 
+    def test_images_in_the_order_of_reconstruct(self, tmp_path: Path) -> None:
+        make_folder(tmp_path, views=0, poses=shifted(1, 2, 10))
+        for name in ("10.png", "2.png", "1.png"):
+            picture(tmp_path / "images" / name)
+        for hidden in (".DS_Store", "._1.png"):
+            (tmp_path / "images" / hidden).write_bytes(b"no image")
+        (truth,) = read("folder", tmp_path)
+        assert [Path(str(image)).name for image in truth.images] == ["1.png", "2.png", "10.png"]
+
+    def test_one_camera_for_all_images(self, tmp_path: Path) -> None:
+        camera = np.array([[4.0, 0, 3.5], [0, 4, 2.5], [0, 0, 1]])
+        (truth,) = read("folder", make_folder(tmp_path, intrinsics=camera))
+        np.testing.assert_array_equal(truth.intrinsics, [camera] * 3)
+
     def test_an_archive_of_another_name(self, tmp_path: Path) -> None:
         make_folder(tmp_path, poses=shifted(0, 1, 2))
         (tmp_path / "condition.npz").rename(tmp_path / "truth.npz")
@@ -158,6 +180,7 @@ class TestFolder:
             ({"depths": np.ones((3, 7, 8))}, "depths is 8x7 pixels, .*000.png is 8x6"),
             ({"poses": np.tile(2 * np.eye(4), (3, 1, 1))}, "the pose of view 0"),
             ({"intrinsics": np.full((3, 3, 3), "x")}, "intrinsics has dtype <U1"),
+            ({"intrinsics": np.zeros((3, 3, 3))}, "the intrinsics of view 0 are no pinhole camera"),
         ],
     )
     def test_arrays_that_do_not_fit(
@@ -176,9 +199,17 @@ class TestFolder:
 
     def test_a_damaged_archive(self, tmp_path: Path) -> None:
         make_folder(tmp_path)
-        (tmp_path / "condition.npz").write_bytes(b"PK\x03\x04 cut short")
+        archive = tmp_path / "condition.npz"
+        np.savez_compressed(archive, poses=shifted(0, 1, 2))
+        sound = archive.read_bytes()
+        archive.write_bytes(b"PK\x03\x04 cut short")
         with pytest.raises(InputError, match=r"not a sound \.npz"):
             read("folder", tmp_path)
+        # Compressed data that is none; a version of the format that is not known.
+        for place, wrong in ((60, b"\xff" * 20), (sound.index(b"PK\x01\x02") + 6, b"\xd2")):
+            archive.write_bytes(sound[:place] + wrong + sound[place + len(wrong) :])
+            with pytest.raises(InputError, match=r"not a sound \.npz"):
+                read("folder", tmp_path)
 
     def test_no_scene_in_it(self, tmp_path: Path) -> None:
         with pytest.raises(InputError, match="is no scene"):
@@ -206,6 +237,18 @@ class TestSevenScenes:
             truth.intrinsics[1], [[585, 0, 320], [0, 585, 240], [0, 0, 1]]
         )
         np.testing.assert_allclose(truth.depth_z[:, 0, :3], [[0, 0, 1.5], [0, 0, 1.502]], rtol=1e-6)
+
+    def test_depth_that_was_brought_to_the_colour_camera(self, tmp_path: Path) -> None:
+        make_seven_scenes(tmp_path, (0.0, 1.0, 2.0))
+        values = np.full((HEIGHT, WIDTH), 2000)
+        values[0, :3] = 0, 65535, 10_001
+        for frame in (0, 2):
+            depth_picture(tmp_path / f"frame-{frame:06d}.depth.proj.png", values)
+        (truth,) = read("7scenes", tmp_path)
+        assert truth.intrinsics is not None and truth.depth_z is not None
+        assert (truth.intrinsics[:, 0, 0] == 525).all()
+        np.testing.assert_array_equal(truth.depth_z[0, 0, :4], [0, 0, 0, 2])
+        assert not truth.depth_z[1].any()
 
     def test_only_test_sequences(self, tmp_path: Path) -> None:
         for number in (1, 2, 12):
@@ -276,6 +319,14 @@ class TestTum:
     def test_nearest_within_two_hundredths(self) -> None:
         found = nearest_in_time(np.array([1.0, 2.0, 3.0]), np.array([1.02, 0.99, 3.021]))
         np.testing.assert_array_equal(found, [1, -1, -1])
+
+    def test_times_need_no_order(self) -> None:
+        random = np.random.default_rng(0)
+        times, others = random.uniform(0, 2, 40), random.uniform(0, 2, 30)
+        gap = np.abs(times[:, None] - others)
+        nearest = np.where(gap.min(axis=1) <= 0.02, gap.argmin(axis=1), -1)
+        np.testing.assert_array_equal(nearest_in_time(times, others), nearest)
+        np.testing.assert_array_equal(nearest_in_time(times[:2], times[:1]), [0, -1])
 
     def test_without_depth(self, tmp_path: Path) -> None:
         make_tum(tmp_path)
@@ -382,7 +433,10 @@ class TestCo3d:
             (lambda frame: frame.pop("viewpoint"), "a frame has no viewpoint"),
             (lambda frame: frame["viewpoint"].update(R=[1, 2]), "a viewpoint .* is damaged"),
             (lambda frame: frame["viewpoint"].update(intrinsics_format="px"), "'px' is unknown"),
-            (lambda frame: frame["image"].update(path="elsewhere.jpg"), "none of its images"),
+            (lambda frame: frame["viewpoint"].update(T="far"), "a viewpoint's T is damaged"),
+            (lambda frame: frame["image"].update(path="elsewhere.jpg"), "no sequence is left"),
+            (lambda frame: frame["image"].update(path=None), "no sequence is left"),
+            (lambda frame: frame["viewpoint"].update(T=[2e5, 0, 0]), "farther than 100000 from"),
         ],
     )
     def test_damaged_annotations(
@@ -430,6 +484,8 @@ class TestRe10k:
 
     def test_all_lists_of_a_folder(self, tmp_path: Path) -> None:
         make_re10k(tmp_path)
+        for name in ("a", "z"):  # lists whose frames were not fetched
+            (tmp_path / f"{name}.txt").write_text((tmp_path / "clip.txt").read_text())
         assert [truth.name for truth in read("re10k", tmp_path)] == ["clip"]
 
     def test_refusals(self, tmp_path: Path) -> None:

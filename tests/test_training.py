@@ -161,6 +161,7 @@ def test_a_checkpoint_that_cannot_be_written_leaves_the_one_before(tmp_path: Pat
         capture_output=True,
         text=True,
     )
+    assert ended.returncode == 1, ended
     assert "OutputError: cannot write a checkpoint to" in ended.stderr, ended.stderr
     assert "the one of step 2 is whole" in ended.stderr
     assert train(config, tmp_path) is not None

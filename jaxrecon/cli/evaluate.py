@@ -30,6 +30,12 @@ def add_to(commands: Any) -> None:
     add("--size", type=int, default=224, help="side of the procedural images in pixels")
     add("--resolution", type=int, help="longest side of the processed images, in pixels")
     add("--stride", type=int, default=1, help="take every n-th image of a sequence")
+    add(
+        "--min-overlap",
+        type=float,
+        default=0.1,
+        help="least share of points that two views both see, for pose errors of the pair; 0: all",
+    )
     add("--seed", type=int, default=0, help="of the procedural scenes, or of the draw of views")
     common.add_backend(parser)
     common.add_common(parser)
@@ -42,6 +48,7 @@ def run(options: argparse.Namespace) -> int:
     from jaxrecon import evaluation
 
     stages = Stages(quiet=options.quiet)
+    settings = evaluation.Settings(min_overlap=options.min_overlap)
     truths = evaluation.open_set(
         options.set,
         options.path,
@@ -54,7 +61,9 @@ def run(options: argparse.Namespace) -> int:
     pipeline = common.load_pipeline(options, stages)
     count = options.scenes if options.set == "procedural" else None
     with stages.stage("evaluate", total=count) as done:
-        report = evaluation.evaluate(pipeline, truths, advance=done, resolution=options.resolution)
+        report = evaluation.evaluate(
+            pipeline, truths, settings=settings, advance=done, resolution=options.resolution
+        )
     shown = json.dumps(report.as_dict()) if options.json else report.text()
     sys.stdout.write(shown + "\n")
     if options.output:

@@ -22,7 +22,7 @@ from jaxrecon.evaluation.metrics_pose import (
 )
 from jaxrecon.evaluation.metrics_trajectory import TrajectoryErrors, trajectory_errors
 from jaxrecon.evaluation.sampling import ProcessedTruth, process
-from jaxrecon.evaluation.truth import Truth, known_poses
+from jaxrecon.evaluation.truth import Truth, known_matrices
 from jaxrecon.geometry import normals_from_points, overlap, transform_points, unproject_depth
 from jaxrecon.reconstruction import Reconstruction
 
@@ -167,7 +167,10 @@ def _pair_errors(
         shared = (surface.overlap + surface.overlap.T) / 2
         errors = errors.select(shared[errors.first, errors.second] >= settings.min_overlap)
         if not len(errors):
-            notes.append("no pose metrics: no pair of views overlaps enough")
+            notes.append(
+                "no pose metrics: no pair of views overlaps enough where depth is known (by "
+                f"{settings.min_overlap:g}; see min_overlap)"
+            )
             return None, pairs
     return errors, pairs
 
@@ -175,7 +178,7 @@ def _pair_errors(
 def _trajectory(recon: Reconstruction, truth: Truth, notes: list[str]) -> TrajectoryErrors | None:
     if truth.world_from_camera is None:
         return None
-    known = known_poses(truth.world_from_camera)
+    known = known_matrices(truth.world_from_camera)
     if known.sum() < 3:
         notes.append("no ATE and RPE: fewer than three known poses")
         return None
@@ -224,10 +227,15 @@ def _surface(recon: Reconstruction, truth: Truth, processed: ProcessedTruth) -> 
     poses, intrinsics, depth = truth.world_from_camera, processed.intrinsics, processed.depth_z
     if poses is None or intrinsics is None or depth is None:
         return None
-    known = known_poses(poses)
+    known = known_matrices(poses) & known_matrices(intrinsics)
+    if not known.any():
+        return None
     mask = (depth > 0) & known[:, None, None]
-    poses = np.where(known[:, None, None], poses, np.eye(4)).astype(np.float32)
-    intrinsics = intrinsics.astype(np.float32)
+    poses = np.where(known[:, None, None], poses, np.eye(4)).astype(np.float64)
+    # Cameras may be far from the origin, as in maps: no metric depends on where it is.
+    poses[:, :3, 3] -= poses[known, :3, 3].mean(axis=0)
+    poses = poses.astype(np.float32)
+    intrinsics = np.where(known[:, None, None], intrinsics, np.eye(3)).astype(np.float32)
     found = np.asarray(recon.points_world, np.float32)
     shared, points, normals, found_normals = jax.device_get(
         _on_device(depth, mask, poses, intrinsics, found)

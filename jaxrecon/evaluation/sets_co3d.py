@@ -31,7 +31,7 @@ def co3d_scenes(path: Path, pick: Pick) -> Iterator[Truth]:
     camera farther than 1e5 from the origin, as in VGGT's evaluation.
 
     Raises:
-      InputError: there are no annotations, or they are damaged.
+      InputError: there are no annotations, they are damaged, or no sequence is left.
 
     Source: Reizenstein et al., Common Objects in 3D, ICCV 2021.
     """
@@ -40,7 +40,20 @@ def co3d_scenes(path: Path, pick: Pick) -> Iterator[Truth]:
     files = [file for file in listed if file.is_file()]
     if not files:
         raise InputError(f"no {_NAMES[0]} in {path} or the folders in it; check the path")
-    return (truth for file in files for truth in _sequences(file, pick))
+    return _scenes(files, pick)
+
+
+def _scenes(files: list[Path], pick: Pick) -> Iterator[Truth]:
+    found = (truth for file in files for truth in _sequences(file, pick))
+    first = next(found, None)
+    if first is None:
+        places = ", ".join(str(file.parent) for file in files)
+        raise InputError(
+            f"{files[0]}: no sequence is left; the images are sought in {places}, and cameras "
+            f"farther than {_ABSURD:g} from the origin are left out"
+        )
+    yield first
+    yield from found
 
 
 def _sequences(file: Path, pick: Pick) -> Iterator[Truth]:
@@ -48,15 +61,11 @@ def _sequences(file: Path, pick: Pick) -> Iterator[Truth]:
     grouped: dict[str, list[Any]] = {}
     for frame in _annotations(file):
         grouped.setdefault(_get(frame, file, "sequence_name"), []).append(frame)
-    found = False
     for name in sorted(grouped):
         frames = sorted(grouped[name], key=lambda frame: _get(frame, file, "frame_number"))
         placed = [(image, frame) for frame in frames if (image := _image(frame, file))]
         if placed and not _is_absurd(frames, file):
-            found = True
             yield _truth(f"{file.parent.name}/{name}", pick.of(placed), file)
-    if not found:
-        raise InputError(f"{file}: none of its images is there; they are sought in {file.parent}")
 
 
 def _truth(name: str, placed: list[tuple[Path, Any]], file: Path) -> Truth:
@@ -137,12 +146,17 @@ def intrinsics_from_ndc(
 
 def _is_absurd(frames: list[Any], file: Path) -> bool:
     shifts = [_get(frame, file, "viewpoint", "T") for frame in frames]
-    return bool(np.abs(np.array(shifts, np.float64)).max() > _ABSURD)
+    try:
+        return bool(np.abs(np.array(shifts, np.float64)).max() > _ABSURD)
+    except (TypeError, ValueError) as error:
+        raise InputError(f"{file}: a viewpoint's T is damaged ({error})") from error
 
 
 def _image(frame: Any, file: Path) -> Path | None:
     """The frame's image, where it is there."""
     relative = _get(frame, file, "image", "path")
+    if not isinstance(relative, str):
+        return None
     places = [file.parent.parent / relative, file.parent / relative]
     return next((place for place in places if place.is_file()), None)
 

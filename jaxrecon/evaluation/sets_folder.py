@@ -1,6 +1,7 @@
 """Ordinary folders of images with their truth in one .npz file."""
 
 import zipfile
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,19 +12,22 @@ from jaxrecon.errors import InputError
 from jaxrecon.evaluation.sets_common import Pick, check_folder, scene_name
 from jaxrecon.evaluation.truth import Truth, check_shape
 from jaxrecon.images import IMAGE_SUFFIXES
+from jaxrecon.images.sources import natural_key
 
 _NAME = "condition.npz"
 _FIELDS = {"poses": "world_from_camera", "intrinsics": "intrinsics", "depths": "depth_z"}
 _EXIF_ORIENTATION = 0x0112
+_DAMAGED = (OSError, ValueError, KeyError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error)
 
 
 def folder_scenes(path: Path, pick: Pick) -> Iterator[Truth]:
     """The folder itself, or every folder in it, that holds `images/` and one .npz file.
 
-    The images are taken in the order of their names. The archive holds any of `poses` (V, 4, 4),
-    camera to world; `intrinsics` (V, 3, 3), in pixels of the stored images; `depths` (V, H, W),
-    along the optical axis in the unit of the poses, 0 or NaN where unknown. If there are several
-    archives, `condition.npz` is meant.
+    The images are taken in the natural order of their names, 2.png before 10.png, and hidden files
+    are left out, as everywhere in the package. The archive holds any of `poses` (V, 4, 4), camera
+    to world; `intrinsics` (V, 3, 3), or (3, 3) for all, in pixels of the stored images; `depths`
+    (V, H, W), along the optical axis in the unit of the poses, 0 or NaN where unknown. If there are
+    several archives, `condition.npz` is meant.
 
     Raises:
       InputError: there is no such folder, or an archive is damaged or does not fit its images.
@@ -50,8 +54,7 @@ def _archive(folder: Path) -> Path | None:
 def _read(folder: Path, name: str, pick: Pick) -> Truth:
     archive = _archive(folder)
     assert archive is not None
-    listed = sorted((folder / "images").iterdir())
-    images = [file for file in listed if file.suffix.lower() in IMAGE_SUFFIXES]
+    images = sorted(filter(_is_image, (folder / "images").iterdir()), key=_by_name)
     if not images:
         raise InputError(f"no images in {folder / 'images'}; the scene needs at least one")
     arrays = _arrays(archive, images)
@@ -60,13 +63,24 @@ def _read(folder: Path, name: str, pick: Pick) -> Truth:
     return Truth(name, tuple(images[number] for number in chosen), **picked)
 
 
+def _is_image(file: Path) -> bool:
+    hidden = file.name.startswith(".")
+    return file.suffix.lower() in IMAGE_SUFFIXES and not hidden and not file.is_dir()
+
+
+def _by_name(file: Path) -> tuple[list[str | int], str]:
+    return natural_key(file.name)
+
+
 def _arrays(archive: Path, images: list[Path]) -> dict[str, np.ndarray]:
     try:
         with open(archive, "rb") as file, np.load(file) as stored:
             arrays = {key: stored[key] for key in _FIELDS if key in stored}
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+    except _DAMAGED as error:
         raise InputError(f"cannot read {archive}: it is not a sound .npz file ({error})") from error
     views = len(images)
+    if "intrinsics" in arrays and arrays["intrinsics"].shape == (3, 3):
+        arrays["intrinsics"] = np.broadcast_to(arrays["intrinsics"], (views, 3, 3))
     shapes = {"poses": (views, 4, 4), "intrinsics": (views, 3, 3), "depths": (views, None, None)}
     for key, array in arrays.items():
         check_shape(str(archive), key, array, shapes[key])

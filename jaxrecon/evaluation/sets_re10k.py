@@ -26,7 +26,7 @@ def re10k_scenes(path: Path, pick: Pick) -> Iterator[Truth]:
     The first line is the video's address; each further one is `time fx fy cx cy 0 0` and the 3x4
     world-to-camera matrix by rows. Intrinsics are divided by the image's width and height, counted
     from the corner of the image. A frame is `<name>/<time>.png` or `.jpg`; those that are not there
-    are left out.
+    are left out, and so are lists of a folder of whose frames none is there.
 
     Raises:
       InputError: there is no list, a list is damaged, or none of its frames is there.
@@ -37,17 +37,28 @@ def re10k_scenes(path: Path, pick: Pick) -> Iterator[Truth]:
     files = [path] if path.is_file() else sorted(check_folder(path).glob("*.txt"))
     if not files:
         raise InputError(f"no pose lists (.txt) in {path}; check the path")
-    return (_read(file, pick) for file in files)
+    return _scenes(files, pick)
 
 
-def _read(file: Path, pick: Pick) -> Truth:
+def _scenes(files: list[Path], pick: Pick) -> Iterator[Truth]:
+    found = (truth for file in files if (truth := _read(file, pick)))
+    first = next(found, None)
+    if first is None:
+        places = f"{files[0].with_suffix('')}" + " and the folders beside it" * (len(files) > 1)
+        raise InputError(f"{files[0]}: no frame of it is in {places}")
+    yield first
+    yield from found
+
+
+def _read(file: Path, pick: Pick) -> Truth | None:
+    """None if no frame of the list is there."""
     lines = read_lines(file)
     listed = [line for line in lines if "://" not in line]
     rows = read_numbers(file, listed, 19)
     times = [line.split()[0] for line in listed]
     images = {number: image for number, time in enumerate(times) if (image := _frame(file, time))}
     if not images:
-        raise InputError(f"{file}: no frame of it is in {file.with_suffix('')}")
+        return None
     chosen = pick.of(sorted(images))
     matrices = rows[chosen, 7:].reshape(-1, 3, 4)
     sizes = [upright_size(images[number]) for number in chosen]

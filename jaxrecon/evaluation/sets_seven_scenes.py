@@ -21,6 +21,8 @@ from jaxrecon.evaluation.sets_common import (
 from jaxrecon.evaluation.truth import Truth
 
 _INTRINSICS = pinhole(585.0, 585.0, 320.0, 240.0)
+_COLOUR = pinhole(525.0, 525.0, 320.0, 240.0)
+_FARTHEST = 10.0
 _MILLIMETRES = 1000.0
 _UNKNOWN = (0, 65535)
 
@@ -31,9 +33,11 @@ def seven_scenes(path: Path, pick: Pick) -> Iterator[Truth]:
     Where a folder above a sequence holds `TestSplit.txt`, only its test sequences are read. A frame
     without depth, or whose pose is not finite, keeps its place as unknown.
 
-    The intrinsics are the ones given with the data set, 585, 585, 320, 240, for depth and colour
-    alike. Its two cameras are not registered (the colour camera's focal length is nearer to 525, as
-    Spann3R uses), so that depth and colour disagree by some pixels towards the image's edges.
+    The two cameras of the data set are not registered. Where a sequence has depth that was brought
+    to the colour camera, `frame-000000.depth.proj.png`, that is read, up to 10 m, with the colour
+    camera's 525, 525, 320, 240, as in the evaluations of Spann3R and CUT3R. Else the depth camera's
+    585, 585, 320, 240, given with the data set, stand for both, and depth and colour disagree by up
+    to 33 pixels at the image's edges.
 
     Raises:
       InputError: there is no sequence, or one of its files is damaged.
@@ -59,19 +63,28 @@ def _is_wanted(sequence: Path) -> bool:
 
 def _read(folder: Path, name: str, pick: Pick) -> Truth:
     images = pick.of(sorted(folder.glob("frame-*.color.png")))
-    depths = [Path(str(image).replace(".color.", ".depth.")) for image in images]
+    registered = any(_depth_of(image, registered=True).is_file() for image in images)
+    depths = [_depth_of(image, registered=registered) for image in images]
     maps = [
         read_depth_png(file, per_metre=_MILLIMETRES, unknown=_UNKNOWN) if file.is_file() else None
         for file in depths
     ]
+    if registered:
+        maps = [None if m is None else np.where(m > _FARTHEST, 0, m) for m in maps]
+    intrinsics = _COLOUR if registered else _INTRINSICS
     poses = np.stack([_pose(image) for image in images])
     return Truth(
         name=name,
         images=tuple(images),
         world_from_camera=poses if np.isfinite(poses).any() else None,
-        intrinsics=np.tile(_INTRINSICS, (len(images), 1, 1)),
+        intrinsics=np.tile(intrinsics, (len(images), 1, 1)),
         depth_z=stack_depths(maps, depths),
     )
+
+
+def _depth_of(image: Path, *, registered: bool) -> Path:
+    ending = ".depth.proj.png" if registered else ".depth.png"
+    return image.with_name(image.name.replace(".color.png", ending))
 
 
 def _pose(image: Path) -> Float[np.ndarray, "4 4"]:

@@ -76,11 +76,15 @@ def nearest_in_time(
     times: Float[np.ndarray, " N"], others: Float[np.ndarray, " M"]
 ) -> Int[np.ndarray, " N"]:
     """For each time the index of the nearest of the others; -1 if that is more than 0.02 s away."""
-    gap = np.abs(times[:, None] - others) if len(others) else np.full((len(times), 1), np.inf)
-    nearest = gap.argmin(axis=1)
+    if not len(others):
+        return np.full(len(times), -1)
+    order = np.argsort(others, kind="stable")
+    after = np.searchsorted(others[order], times).clip(1, max(1, len(others) - 1))
+    two = order[np.stack([after - 1, after.clip(max=len(others) - 1)])]
+    gap = np.abs(others[two] - times)
+    nearest = np.where(gap[1] < gap[0], two[1], two[0])
     # A microsecond more: times have six decimals.
-    close = gap[np.arange(len(times)), nearest] <= _LONGEST_GAP + 1e-6
-    return np.where(close, nearest, -1)
+    return np.where(gap.min(axis=0) <= _LONGEST_GAP + 1e-6, nearest, -1)
 
 
 def _depth_files(folder: Path, times: np.ndarray) -> list[Path | None]:

@@ -19,12 +19,14 @@ class Truth:
       name: of the scene, as it stands in reports.
       images: files, or pixels of 8 bits.
       world_from_camera: true poses. A pose with a value that is not finite is unknown.
-      intrinsics: pinhole cameras, in pixels of the images as they are stored.
+      intrinsics: pinhole cameras, in pixels of the images as they are stored. A matrix with a value
+        that is not finite is unknown.
       depth_z: along the optical axis, at each pixel of the images as they are stored, in the unit
         of the poses. 0, negative or not finite: unknown.
 
     Raises:
-      InputError: there is no image, numbers of views differ, or a known pose is not rigid.
+      InputError: there is no image, numbers of views differ, a known pose is not rigid, or a known
+        camera is no pinhole camera.
     """
 
     name: str
@@ -45,6 +47,8 @@ class Truth:
             check_shape(self.name, field, getattr(self, field), shape)
         if self.world_from_camera is not None:
             check_rigid(self.name, self.world_from_camera)
+        if self.intrinsics is not None:
+            check_pinholes(self.name, self.intrinsics)
 
     def __len__(self) -> int:
         return len(self.images)
@@ -77,7 +81,7 @@ def check_rigid(where: str, poses: Float[np.ndarray, "V 4 4"]) -> None:
     Raises:
       InputError: naming `where` and the view.
     """
-    known = known_poses(poses)
+    known = known_matrices(poses)
     safe = np.where(known[:, None, None], poses, np.eye(4)).astype(np.float64)
     rotation = safe[:, :3, :3]
     off = np.abs(np.swapaxes(rotation, 1, 2) @ rotation - np.eye(3)).max(axis=(1, 2))
@@ -91,6 +95,23 @@ def check_rigid(where: str, poses: Float[np.ndarray, "V 4 4"]) -> None:
         )
 
 
-def known_poses(poses: Float[np.ndarray, "V 4 4"]) -> Bool[np.ndarray, " V"]:
-    """Which poses are finite."""
-    return np.isfinite(poses).all(axis=(1, 2))
+def check_pinholes(where: str, intrinsics: Float[np.ndarray, "V 3 3"]) -> None:
+    """Refuses known intrinsics that are not those of a pinhole camera.
+
+    Raises:
+      InputError: naming `where` and the view.
+    """
+    known = known_matrices(intrinsics)
+    safe = np.where(known[:, None, None], intrinsics, np.eye(3))
+    bad = (safe[:, [0, 1], [0, 1]] <= 0).any(axis=1)
+    bad |= (np.abs(safe[:, [1, 2, 2, 2], [0, 0, 1, 2]] - (0, 0, 0, 1)) > 1e-6).any(axis=1)
+    if bad.any():
+        raise InputError(
+            f"{where}: the intrinsics of view {int(bad.argmax())} are no pinhole camera; give "
+            "[[fx, 0, cx], [0, fy, cy], [0, 0, 1]] in pixels, fx and fy above 0"
+        )
+
+
+def known_matrices(matrices: Float[np.ndarray, "V N N"]) -> Bool[np.ndarray, " V"]:
+    """Which poses or intrinsics are finite."""
+    return np.isfinite(matrices).all(axis=(1, 2))

@@ -36,7 +36,8 @@ def overlap(
     points, valid = _sampled_points(depth_z, mask, world_from_camera, intrinsics, stride)
     camera_from_world = invert_rigid(world_from_camera)
 
-    def seen_by(depth: Array, known: Array, pose: Array, matrix: Array) -> Float[Array, " V"]:
+    def seen_by(view: tuple[Array, Array, Array, Array]) -> Float[Array, " V"]:
+        depth, known, pose, matrix = view
         camera = transform_points(pose, points)
         z = camera[..., 2]
         safe = jnp.where(z > 0, z, 1.0)
@@ -47,7 +48,8 @@ def overlap(
         seen = inside & known[place] & (z <= (1 + tolerance) * depth[place])
         return jnp.sum(seen & valid, axis=1) / jnp.maximum(jnp.sum(valid, axis=1), 1)
 
-    return jax.vmap(seen_by, out_axes=1)(depth_z, mask, camera_from_world, intrinsics)
+    # One view after another: the points of all views, seen by all at once, would need their square.
+    return jax.lax.map(seen_by, (depth_z, mask, camera_from_world, intrinsics)).T
 
 
 def _sampled_points(

@@ -1,5 +1,6 @@
 """Checkpoints of a training run, in small files, each complete or absent."""
 
+import gc
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -86,6 +87,9 @@ class Checkpoints:
         self._manager.close()
 
     def _unwritable(self, error: Exception) -> OutputError:
+        # Orbax closes the event loop of a write that has failed while other files of it are still
+        # being written; collecting what these leave behind crashes Python, at exit at the latest.
+        gc.freeze()
         reason = str(error).strip().split("\n")[0][:160]
         left = self.latest()
         going_on = "no checkpoint is left" if left is None else f"the one of step {left} is whole"
