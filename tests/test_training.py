@@ -20,9 +20,11 @@ import jaxrecon
 from jaxrecon import checkpoint
 from jaxrecon.errors import InputError, OutputError, WeightsError
 from jaxrecon.models import PI3_MINI
+from jaxrecon.scenes import SCENES
 from jaxrecon.training import MINI, Bucket, TrainConfig, step, train
 from jaxrecon.training.flops import step_flops
-from jaxrecon.training.log import read_log
+from jaxrecon.training.log import Log, read_log
+from jaxrecon.training.plot import draw_log
 from jaxrecon.training.state import (
     abstract_model,
     initial_state,
@@ -186,13 +188,52 @@ def test_starting_from_the_weights_of_another_size_is_refused(whole: Path, tmp_p
         train(bigger, tmp_path, init=whole / "weights")
 
 
-def test_a_damaged_checkpoint_is_named(tmp_path: Path) -> None:
-    train(small_config(), tmp_path, stop_after=0.0)
-    for file in (tmp_path / "checkpoints" / "2").rglob("*"):
+def emptied(files: Iterator[Path]) -> None:
+    for file in files:
         if file.is_file() and file.stat().st_size > 10_000:
             file.write_bytes(b"")
+
+
+def test_a_damaged_checkpoint_is_named(tmp_path: Path) -> None:
+    train(small_config(), tmp_path, stop_after=0.0)
+    emptied((tmp_path / "checkpoints" / "2").rglob("*"))
     with pytest.raises(WeightsError, match=r"checkpoints/2 cannot be read"):
         train(small_config(), tmp_path)
+
+
+def test_damaged_numbers_of_a_checkpoint_are_named(tmp_path: Path) -> None:
+    """In a process of its own: Orbax leaves tasks behind."""
+    train(small_config(), tmp_path, stop_after=0.0)
+    emptied((tmp_path / "checkpoints" / "2" / "default" / "ocdbt.process_0" / "d").iterdir())
+    script = "import sys; from plane_scenes import *; train(small_config(), sys.argv[1])"
+    ended = subprocess.run(
+        [sys.executable, "-c", script, tmp_path],
+        env=fresh_process(),
+        capture_output=True,
+        text=True,
+    )
+    assert "WeightsError" in ended.stderr and "checkpoints/2 cannot be read" in ended.stderr
+
+
+def test_weights_that_a_run_starts_from_are_kept_before_its_first_step(
+    whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    config = small_config(steps=1, warmup_steps=0, learning_rate=0.0)
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr("jaxrecon.training.loop.Programs", interrupted)
+        train(config, tmp_path, init=whole / "weights")
+    train(config, tmp_path)
+    ours, theirs = weights_of(tmp_path), weights_of(whole)
+    assert all((ours[path] == theirs[path]).all() for path in ours)
+
+
+def test_a_run_that_did_not_start_leaves_its_folder_free(tmp_path: Path) -> None:
+    with pytest.raises(WeightsError):
+        train(small_config(), tmp_path, init=tmp_path / "nowhere")
+    assert not list(tmp_path.iterdir())
 
 
 def test_learning_makes_the_model_better_on_what_it_sees() -> None:
@@ -291,6 +332,18 @@ def test_batches_that_the_devices_cannot_share_are_refused(tmp_path: Path) -> No
         ("warmup_steps=100000", "do not fit"),
         ("save_every=70", "must be a multiple"),
         ("scenes.samples=0", "samples is 0"),
+        ("scenes.outdoor_every=3", "Bucket.scenes=64, .* must be of a multiple of 3 scenes"),
+        ("validation_scenes=6", "validation_scenes=6 must be of a multiple of 4 scenes"),
+        ("validation_scenes=0", "validation_scenes=0 must be at least 1"),
+        ("seed=-1", "seed=-1 must be at least 0"),
+        ("log_every=0", "log_every=0 must be at least 1"),
+        ("validate_every=0", "validate_every=0 must be at least 1"),
+        ("learning_rate=NaN", "learning_rate=nan must be at least 0"),
+        ("clip_norm=-1.0", "clip_norm=-1.0 must be above 0"),
+        ("ema_decay=2.0", "ema_decay=2.0 must be from 0 to 1"),
+        ('buckets=[{"scenes":4,"views":0,"height":28,"width":28}]', "views=0 must be at least 1"),
+        ('buckets=[{"scenes":4,"views":2,"height":28,"width":30}]', "multiples of 14"),
+        ('buckets=[{"scenes":4,"views":2,"height":28,"width":28,"share":0}]', "share above 0"),
     ],
 )
 def test_overrides_that_cannot_be(override: str, message: str) -> None:
@@ -315,6 +368,20 @@ def test_configs_that_cannot_be_read(tmp_path: Path, text: str) -> None:
     (tmp_path / "c.json").write_text(text)
     with pytest.raises(InputError, match=r"c\.json"):
         TrainConfig.from_json(tmp_path / "c.json")
+
+
+def test_rooms_alone_are_groups_of_one() -> None:
+    config = small_config(scenes=replace(SCENES, outdoor_every=0))
+    assert config.group(config.buckets[0].scenes) == 1
+
+
+def test_a_damaged_log_is_named(tmp_path: Path) -> None:
+    log = tmp_path / "log.jsonl"
+    with pytest.raises(InputError, match="does not exist"):
+        draw_log(log, tmp_path / "x.png")
+    log.write_text('{"step": 2}\n\0\0\n{"step": 4}\n')
+    with pytest.raises(InputError, match=r"log\.jsonl: a line is no JSON"):
+        Log(log, upto=4)
 
 
 def test_a_log_cut_short_by_a_kill_is_read_up_to_there(tmp_path: Path) -> None:

@@ -3,7 +3,7 @@
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
-from math import gcd
+from math import gcd, inf
 from pathlib import Path
 from typing import Any, Literal
 
@@ -13,12 +13,24 @@ from jaxrecon.models import PI3_MINI, Pi3Config
 from jaxrecon.scenes import SceneConfig
 from jaxrecon.structured import structured
 
+CHECKPOINTS_NAME = "checkpoints"
+
+
+def _check_least(config: Any, least: int, *names: str) -> None:
+    """Refuses numbers below `least`, and what is no number."""
+    for name in names:
+        if not least <= getattr(config, name) < inf:
+            raise ValueError(f"{name}={getattr(config, name)} must be at least {least}")
+
 
 @dataclass(frozen=True)
 class Bucket:
     """One shape of batch: `scenes` scenes of `views` images of `height` x `width` pixels.
 
     Of every `sum(share)` steps a bucket takes `share`. Each bucket is compiled once.
+
+    Raises:
+      ValueError: a number is out of range.
     """
 
     scenes: int
@@ -26,6 +38,10 @@ class Bucket:
     height: int
     width: int
     share: int = 1
+
+    def __post_init__(self) -> None:
+        _check_least(self, 1, "scenes", "views", "height", "width")
+        _check_least(self, 0, "share")
 
     @property
     def images(self) -> int:
@@ -63,6 +79,9 @@ class TrainConfig:
       seed: of the weights and of the stream of scenes.
       log_every, save_every, validate_every: in steps; runs are saved where a line of the log ends.
       validation_scenes: of the first bucket's shape, held out.
+
+    Raises:
+      ValueError: a number is out of range, or two do not go together.
     """
 
     model: Pi3Config = field(default=PI3_MINI)
@@ -91,8 +110,17 @@ class TrainConfig:
     validation_scenes: int = 32
 
     def __post_init__(self) -> None:
-        if not self.buckets:
-            raise ValueError(f"{self.buckets=} must not be empty")
+        if not any(bucket.share for bucket in self.buckets):
+            raise ValueError(f"{self.buckets=} must hold one of a share above 0")
+        _check_least(self, 1, "steps", "log_every", "save_every", "validate_every")
+        _check_least(self, 1, "validation_scenes")
+        _check_least(self, 0, "learning_rate", "warmup_steps", "weight_decay", "seed")
+        if not 0 < self.clip_norm < inf:
+            raise ValueError(f"{self.clip_norm=} must be above 0")
+        for name in ("decay_share", "ema_decay"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"{name}={getattr(self, name)} must be from 0 to 1")
+        self._check_batches()
         if self.save_every % self.log_every:
             raise ValueError(f"{self.save_every=} must be a multiple of {self.log_every=}")
         if self.warmup_steps + self.decay_share * self.steps > self.steps:
@@ -100,9 +128,22 @@ class TrainConfig:
                 f"{self.warmup_steps=} and {self.decay_share=} do not fit into {self.steps=}"
             )
 
+    def _check_batches(self) -> None:
+        patch, every = self.model.encoder.patch, self.scenes.outdoor_every
+        for bucket in self.buckets:
+            if bucket.height % patch or bucket.width % patch:
+                raise ValueError(f"{bucket} must have sides that are multiples of {patch}")
+        counts = [(str(bucket), bucket.scenes) for bucket in self.buckets]
+        for what, count in (*counts, (f"{self.validation_scenes=}", self.validation_scenes)):
+            if every and count % every:
+                raise ValueError(
+                    f"{what} must be of a multiple of {every} scenes, of which one is a landscape "
+                    "(scenes.outdoor_every)"
+                )
+
     def group(self, scenes: int) -> int:
         """How many scenes are drawn from one key: batches are made of whole groups."""
-        return gcd(scenes, self.scenes.outdoor_every)
+        return gcd(scenes, self.scenes.outdoor_every or 1)
 
     @classmethod
     def from_json(cls, path: str | Path) -> "TrainConfig":
@@ -161,13 +202,13 @@ def _checked(values: Any, where: str) -> TrainConfig:
 
 
 def claim_folder(path: Path, config: TrainConfig) -> None:
-    """Writes the config of a new run, or checks that a run that is there has the same.
+    """Writes the config of a new run, or checks that a run that has begun has the same.
 
     Raises:
       InputError: the run that is there has another config.
       OutputError: the file cannot be written.
     """
-    if path.is_file():
+    if path.is_file() and has_begun(path.parent):
         found = asdict(TrainConfig.from_json(path))
         differ = [name for name, value in asdict(config).items() if found[name] != value]
         if differ:
@@ -178,6 +219,11 @@ def claim_folder(path: Path, config: TrainConfig) -> None:
         return
     with replacing_file(path) as temporary:
         temporary.write_text(config.to_json(), encoding="utf-8")
+
+
+def has_begun(folder: Path) -> bool:
+    """Whether the run of a folder has a checkpoint."""
+    return any(child.name.isdigit() for child in folder.glob(f"{CHECKPOINTS_NAME}/*"))
 
 
 MINI = TrainConfig()

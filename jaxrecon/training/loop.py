@@ -17,7 +17,13 @@ from jaxrecon.compiling import compiled
 from jaxrecon.progress import Stages
 from jaxrecon.registry import model_entry
 from jaxrecon.scenes import RenderedScenes
-from jaxrecon.training.config import Bucket, TrainConfig, claim_folder
+from jaxrecon.training.config import (
+    CHECKPOINTS_NAME,
+    Bucket,
+    TrainConfig,
+    claim_folder,
+    has_begun,
+)
 from jaxrecon.training.flops import step_flops
 from jaxrecon.training.log import Log
 from jaxrecon.training.plot import draw_log
@@ -89,14 +95,19 @@ def train(
     mesh = make_data_mesh() if mesh is None else mesh
     folder = Path(folder)
     check_devices(config, mesh)
+    given = None
+    if init is not None and not has_begun(folder):
+        given = checkpoint.flatten(checkpoint.load(init, abstract_model(config)))
     claim_folder(folder / CONFIG_NAME, config)
-    with Checkpoints(folder / "checkpoints") as checkpoints:
-        state = _start(config, checkpoints, mesh, init)
+    with Checkpoints(folder / CHECKPOINTS_NAME) as checkpoints:
+        state = _start(config, checkpoints, mesh, given)
         run = _Run(config, mesh, Log(folder / LOG_NAME, upto=int(state.step)), stages)
         state = run.until(state, checkpoints, stop_after)
         checkpoints.wait()
     if int(state.step) < config.steps:
-        stages.note(f"stopped at step {int(state.step)} of {config.steps}; run again to go on")
+        stages.note(
+            f"stopped at step {int(state.step)} of {config.steps}; run again (--resume) to go on"
+        )
         return None
     save_weights(config, state.average, folder / WEIGHTS_NAME)
     draw_log(folder / LOG_NAME, folder / CURVES_NAME)
@@ -119,20 +130,23 @@ def save_weights(config: TrainConfig, weights: Weights, folder: Path) -> None:
 
 
 def _start(
-    config: TrainConfig, checkpoints: Checkpoints, mesh: Mesh, init: str | Path | None
+    config: TrainConfig, checkpoints: Checkpoints, mesh: Mesh, given: Weights | None
 ) -> TrainState:
-    """The newest checkpoint, else the state before the first step."""
+    """The newest checkpoint, else the state before the first step, with the weights given.
 
+    These are in a checkpoint from then on: a run that is resumed need not be given them again.
+    """
     latest = checkpoints.latest()
     if latest is not None:
         weights = checkpoint.flatten(abstract_model(config))
         blank = jax.eval_shape(partial(initial_state, config), weights)
         return checkpoints.restore(abstract_like(blank, everywhere(mesh)), latest)
-    if init is None:
-        weights = initial_weights(config)
-    else:
-        weights = checkpoint.flatten(checkpoint.load(init, abstract_model(config)))
-    return jax.jit(partial(initial_state, config), out_shardings=everywhere(mesh))(weights)
+    weights = initial_weights(config) if given is None else given
+    state = jax.jit(partial(initial_state, config), out_shardings=everywhere(mesh))(weights)
+    if given is not None:
+        checkpoints.save(state, 0)
+        checkpoints.wait()
+    return state
 
 
 class _Run:

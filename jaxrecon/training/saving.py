@@ -56,7 +56,7 @@ class Checkpoints:
         )
         try:
             restored: Any = self._manager.restore(step, args=arguments)
-        except (ValueError, OSError, KeyError) as error:
+        except Exception as error:  # Orbax wraps what goes wrong in a plain Exception
             reason = str(error).strip().split("\n")[0][:120]
             raise WeightsError(
                 f"{self.folder / str(step)} cannot be read ({reason}); delete it to go on from the "
@@ -84,7 +84,11 @@ class Checkpoints:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        self._manager.close()
+        try:
+            self._manager.close()
+        except Exception as broken:
+            if error is None:
+                raise self._unwritable(broken) from broken
 
     def _unwritable(self, error: Exception) -> OutputError:
         # Orbax closes the event loop of a write that has failed while other files of it are still
@@ -95,7 +99,7 @@ class Checkpoints:
         going_on = "no checkpoint is left" if left is None else f"the one of step {left} is whole"
         return OutputError(
             f"cannot write a checkpoint to {self.folder} ({reason}); {going_on}: free space or "
-            "choose another disk, then run the same command to go on"
+            "choose another disk, then run the same command (--resume) to go on"
         )
 
 

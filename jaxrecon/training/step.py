@@ -1,7 +1,7 @@
 """One step of training as two compiled programs: render the scenes, and learn from them.
 
-Both run on every device of the mesh, each device on its own scenes; only gradients are summed over
-the devices. Which scenes a step sees does not depend on the number of devices.
+Both run on every device of the mesh, each device on its own scenes; only gradients and metrics are
+averaged over the devices. Which scenes a step sees does not depend on the number of devices.
 """
 
 from functools import partial
