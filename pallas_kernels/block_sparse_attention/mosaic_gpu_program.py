@@ -78,7 +78,9 @@ def run_program(
     def _producer() -> None:
         plgpu.set_max_registers(config.registers[1], action="decrease")
         produce = partial(_produce, sizes, inputs, scratch, lists)
-        _one_after_another(sizes, lists.beginning, produce)
+        tiles = _one_after_another(sizes, lists.beginning, produce)
+        if sizes.interpreted:
+            _see_all(sizes, scratch, tiles)
 
 
 @dataclass(frozen=True)
@@ -131,17 +133,17 @@ def _one_after_another(
     sizes: Sizes,
     read: Callable[[Place], tuple[Array, ...]],
     work: Callable[..., Array],
-) -> None:
+) -> Array:
     """Does the query blocks of this program: every `programs`-th.
 
     What `read` tells of a block is asked for while the one before is worked on. `work` takes it
-    after the number of tiles before and the place, and returns its own number of tiles.
+    after the number of tiles before and the place, and returns its own number of tiles. Returns the
+    number of all.
     """
     first = lax.axis_index("program")
     if not sizes.shared:
         place = sizes.place(first)
-        work(0, place, *read(place))
-        return
+        return work(0, place, *read(place))
 
     def one(number: Array, before: tuple[Array, tuple[Array, ...]]) -> Any:
         tiles, known = before
@@ -151,7 +153,17 @@ def _one_after_another(
         return tiles + work(tiles, sizes.place(block), *known), coming
 
     rounds = lax.div(sizes.all_blocks - 1 - first, jnp.int32(sizes.programs)) + 1
-    lax.fori_loop(0, rounds, one, (jnp.int32(0), read(sizes.place(first))))
+    return lax.fori_loop(0, rounds, one, (jnp.int32(0), read(sizes.place(first))))[0]
+
+
+def _see_all(sizes: Sizes, scratch: dict[str, Any], tiles: Array) -> None:
+    """Waits for what was used last, as the interpreter of JAX 0.11 asks of who waits at all."""
+    for slot in range(sizes.config.stages):
+        for name in ("k_used", "v_used"):
+            pl.when(slot < tiles)(partial(plgpu.barrier_wait, scratch[name].at[slot]))
+    if sizes.shared:
+        for consumer in range(sizes.config.consumers):
+            plgpu.barrier_wait(scratch["q_used"].at[consumer])
 
 
 def _produce(
