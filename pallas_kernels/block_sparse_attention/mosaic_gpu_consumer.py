@@ -167,12 +167,14 @@ class _Work:
             self.wait("k_filled", tile + 1)
 
             def work(following: Any, sums: Any) -> Any:
+                # ptxas runs products and softmax one after another unless all registers that are
+                # multiplied stand ready before the first product, and are not written while one
+                # runs: so values come first, and weights become narrow when both have ended.
                 self.multiply_values(sums, narrow, weighted, tile - 1)
                 self.multiply_keys(following, tile + 1)
                 found = self.weights(scores, top, total)
                 found = lax.optimization_barrier((*found, following[...], sums[...]))
                 weights, shrink, new_top, new_total, scores_after, added = found
-                # Narrow weights go where those of the tile before were, multiplied by now.
                 whole = weighted + added if self.sizes.fresh else added
                 running = _scaled(whole, shrink), new_top, new_total
                 return scores_after, weights.astype(dtype), running
