@@ -4,7 +4,7 @@ import errno
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -65,6 +65,9 @@ def replacing_file(path: str | Path) -> Iterator[Path]:
 def replacing_folder(path: str | Path, *, overwrite: bool = False) -> Iterator[Path]:
     """Yields a temporary folder beside `path`, renamed to `path` if the block ends without error.
 
+    A folder that has to stay, since something is mounted there or it is the current one, is filled
+    instead.
+
     Raises:
       OutputError: `path` is a file, or a folder that is not empty and `overwrite` is false, or the
         folder cannot be written.
@@ -73,8 +76,9 @@ def replacing_folder(path: str | Path, *, overwrite: bool = False) -> Iterator[P
     check_output_folder(path, overwrite=overwrite)
     temporary = None
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent))
+        place = path if _stays(path) else path.parent
+        place.mkdir(parents=True, exist_ok=True)
+        temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".part", dir=place))
         yield temporary
         os.chmod(temporary, 0o777 & ~_umask())
         _swap_in(temporary, path)
@@ -88,16 +92,27 @@ def replacing_folder(path: str | Path, *, overwrite: bool = False) -> Iterator[P
             shutil.rmtree(temporary, ignore_errors=True)
 
 
-def check_output_folder(path: str | Path, *, overwrite: bool = False) -> None:
+def check_output_folder(
+    path: str | Path, *, overwrite: bool = False, inputs: Iterable[str | Path] = ()
+) -> None:
     """Refuses a folder that could not be put at `path`, before any work is done for it.
 
+    Args:
+      inputs: files and folders that are read, and so must not be overwritten.
+
     Raises:
-      OutputError: `path` is a file, or a folder that is not empty and `overwrite` is false, or
-        nothing may be written there.
+      OutputError: `path` is a file, or a folder that is not empty and `overwrite` is false, or that
+        holds an input, or nothing may be written there.
     """
     path = Path(path)
-    if os.path.isfile(path):
+    if os.path.lexists(path) and not os.path.isdir(path):
         raise OutputError(f"cannot write {path}: a file of that name exists; choose another name")
+    for one in inputs:
+        if os.path.exists(path) and Path(one).resolve().is_relative_to(path.resolve()):
+            raise OutputError(
+                f"cannot write {path}: {one} is read from there and would be deleted; choose "
+                "another folder"
+            )
     try:
         in_use = not overwrite and os.path.isdir(path) and any(path.iterdir())
     except OSError as error:
@@ -107,6 +122,9 @@ def check_output_folder(path: str | Path, *, overwrite: bool = False) -> None:
             f"cannot write {path}: the folder exists and is not empty; "
             "choose another, or ask to overwrite it (--overwrite, overwrite=True)"
         )
+    if _stays(path):
+        check_writable(path, path)
+        return
     above = next(parent for parent in path.absolute().parents if os.path.exists(parent))
     if not above.is_dir():
         raise output_error(path, NotADirectoryError(errno.ENOTDIR, ""))
@@ -124,9 +142,19 @@ def check_writable(folder: Path, path: Path) -> None:
         raise output_error(path, PermissionError(errno.EACCES, ""))
 
 
+def _stays(path: Path) -> bool:
+    """Whether a folder can only be filled, not replaced by another."""
+    return path.is_dir() and (
+        os.path.ismount(path) or Path.cwd().resolve().is_relative_to(path.resolve())
+    )
+
+
 def _swap_in(temporary: Path, path: Path) -> None:
     if not path.exists():
         os.rename(temporary, path)
+        return
+    if _stays(path):
+        _fill(temporary, path)
         return
     aside = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".old", dir=path.parent))
     os.rename(path, aside / "old")
@@ -134,6 +162,25 @@ def _swap_in(temporary: Path, path: Path) -> None:
         os.rename(temporary, path)
     except OSError:
         os.rename(aside / "old", path)
+        aside.rmdir()
+        raise
+    shutil.rmtree(aside, ignore_errors=True)
+
+
+def _fill(temporary: Path, path: Path) -> None:
+    """Moves what is in a temporary folder in `path` one up, in place of all that is there."""
+    path, temporary = path.absolute(), temporary.absolute()
+    old = [child for child in path.iterdir() if child != temporary]
+    aside = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".old", dir=path))
+    moved: list[tuple[Path, Path]] = []
+    try:
+        for child in (*old, *temporary.iterdir()):
+            target = (aside if child.parent == path else path) / child.name
+            os.rename(child, target)
+            moved.append((child, target))
+    except OSError:
+        for child, target in reversed(moved):
+            os.rename(target, child)
         aside.rmdir()
         raise
     shutil.rmtree(aside, ignore_errors=True)

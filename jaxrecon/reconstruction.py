@@ -221,8 +221,9 @@ class Reconstruction:
         Raises:
           InputError: it is absent, damaged, unfinished, or not a reconstruction.
         """
-        folder = export.is_streamed(Path(path))
-        scene = export.read_streamed(Path(path)) if folder else export.read_npz(path)
+        path = Path(path).expanduser()
+        streamed = export.is_streamed(path)
+        scene = export.read_streamed(path) if streamed else export.read_npz(path)
         height, width = scene.mask.shape[1:]
         rows = zip(
             scene.original_sizes.tolist(),

@@ -340,6 +340,16 @@ class TestOverwrite:
             f"cannot write {tmp_path}/out: a file of that name exists; choose another name"
         )
 
+    def test_what_is_read_is_never_overwritten(self, run: Run, tmp_path: Path) -> None:
+        photo = tmp_path / "photos" / "a.png"
+        photo.parent.mkdir()
+        Image.new("RGB", (30, 30)).save(photo)
+        before = tree(tmp_path)
+        for given in (photo.parent, photo, photo.parent / "*.png"):
+            code, _, told = run("reconstruct", given, "-o", photo.parent, "--overwrite")
+            assert code == 2 and "is read from there and would be deleted" in told
+        assert tree(tmp_path) == before
+
 
 @pytest.mark.usefixtures("tiny_is_pi3")
 class TestConvert:

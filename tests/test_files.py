@@ -1,6 +1,7 @@
 """A path holds the old content or the new, never a part of it."""
 
 import errno
+import itertools
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -106,3 +107,57 @@ def test_no_permission_is_one_clear_line(read_only: Path) -> None:
             pass
         assert "\n" not in str(caught.value)
     assert not list(read_only.iterdir())
+
+
+def written(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+def test_the_current_folder_is_filled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is not replaced: who is in it would be left in one that is deleted."""
+    monkeypatch.chdir(tmp_path)
+    with replacing_folder(".") as temporary:
+        (temporary / "a").write_text("old")
+    assert written(tmp_path) == ["a"]
+    with replacing_folder(".", overwrite=True) as temporary:
+        (temporary / "b").mkdir()
+    assert written(tmp_path) == ["b"]
+    assert Path.cwd().samefile(tmp_path)
+
+
+def test_a_failure_while_the_current_folder_is_filled_leaves_it_as_it_was(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "a").write_text("old")
+    rename, moves = os.rename, itertools.count()
+
+    def failing(source: Path, target: Path) -> None:
+        if next(moves) == 2:
+            raise OSError(errno.ENOSPC, "")
+        rename(source, target)
+
+    monkeypatch.setattr(os, "rename", failing)
+    disk_is_full = pytest.raises(OutputError, match="disk is full")
+    with disk_is_full, replacing_folder(".", overwrite=True) as temporary:
+        for name in "ab":
+            (temporary / name).write_text("new")
+    assert written(tmp_path) == ["a"] and (tmp_path / "a").read_text() == "old"
+
+
+def test_what_is_read_is_not_overwritten(tmp_path: Path) -> None:
+    (tmp_path / "photos").mkdir()
+    photo = tmp_path / "photos" / "a.png"
+    photo.write_text("a photo")
+    for inputs in ([photo], [tmp_path / "photos"]):
+        with pytest.raises(OutputError, match="is read from there and would be deleted"):
+            check_output_folder(tmp_path / "photos", overwrite=True, inputs=inputs)
+    check_output_folder(tmp_path / "photos" / "out", overwrite=True, inputs=[photo])
+
+
+@pytest.mark.parametrize("kind", ["fifo", "link"])
+def test_what_is_no_folder_is_refused(tmp_path: Path, kind: str) -> None:
+    place = tmp_path / "out"
+    os.mkfifo(place) if kind == "fifo" else place.symlink_to("nowhere")
+    with pytest.raises(OutputError, match="a file of that name exists"):
+        check_output_folder(place, overwrite=True)

@@ -1,12 +1,15 @@
 """What several commands share."""
 
 import argparse
+import glob
 import json
 import math
+import os
 import sys
 from typing import TYPE_CHECKING, Any
 
 from jaxrecon.errors import InputError
+from jaxrecon.files import check_output_folder
 from jaxrecon.progress import Stages
 
 if TYPE_CHECKING:
@@ -51,6 +54,21 @@ def size_of(text: str) -> tuple[int, int]:
     if not (width.isdecimal() and height.isdecimal()):
         raise InputError(f"--size {text}: give width and height in pixels, such as 518x392")
     return int(width), int(height)
+
+
+def check_output(options: argparse.Namespace) -> None:
+    """Refuses an output folder that cannot be written, or that holds what the command reads.
+
+    Raises:
+      OutputError: see `check_output_folder`.
+    """
+    texts: list[str] = []
+    for name, value in vars(options).items():
+        if name != "output":
+            texts += [each for each in (value if isinstance(value, list) else [value]) if each]
+    named = [text for text in texts if isinstance(text, str)]
+    found = [path for text in named for path in (glob.glob(text) or [text]) if os.path.exists(path)]
+    check_output_folder(options.output, overwrite=options.overwrite, inputs=found)
 
 
 def at_least_one(text: str) -> int:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from jaxrecon.cli import common
 from jaxrecon.errors import InputError
-from jaxrecon.files import check_output_folder, replacing_folder
+from jaxrecon.files import replacing_folder
 from jaxrecon.progress import Stages
 
 if TYPE_CHECKING:
@@ -73,7 +73,7 @@ def run(options: argparse.Namespace) -> int:
 
 def _check(options: argparse.Namespace) -> None:
     if options.output:
-        check_output_folder(options.output, overwrite=options.overwrite)
+        common.check_output(options)
     if options.set == "procedural" and options.path:
         raise InputError(f"--path {options.path} goes with a --set that lies on disk")
     if options.set != "procedural" and not options.path:

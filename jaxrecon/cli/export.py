@@ -4,7 +4,6 @@ import argparse
 from typing import Any
 
 from jaxrecon.cli import common
-from jaxrecon.files import check_output_folder
 from jaxrecon.progress import Stages
 
 
@@ -34,7 +33,7 @@ def add_to(commands: Any) -> None:
 def run(options: argparse.Namespace) -> int:
     """Loads the model and writes its program."""
     size = common.size_of(options.size)
-    check_output_folder(options.output, overwrite=options.overwrite)
+    common.check_output(options)
     from jaxrecon.exported import export_program
 
     if options.dtype is None and options.platform and "cpu" not in options.platform:

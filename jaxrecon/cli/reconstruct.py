@@ -5,7 +5,6 @@ from typing import Any
 
 from jaxrecon.cli import common, known, output, streaming, tracking
 from jaxrecon.errors import InputError
-from jaxrecon.files import check_output_folder
 from jaxrecon.progress import Stages
 
 FORMATS = "ply,glb,npz,colmap"
@@ -57,7 +56,7 @@ def run(options: argparse.Namespace) -> int:
     if options.stream:
         _check_stream(options)
     else:
-        check_output_folder(options.output, overwrite=options.overwrite)
+        common.check_output(options)
 
     from jaxrecon.images import check_source
 

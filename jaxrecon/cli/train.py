@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from jaxrecon.cli import common
 from jaxrecon.errors import InputError
 from jaxrecon.files import check_output_folder
 from jaxrecon.progress import Stages
@@ -22,7 +23,12 @@ def add_to(commands: Any) -> None:
     add("--set", nargs="+", default=[], metavar="NAME=VALUE", help="change fields of the config")
     add("--steps", type=int, help="length of the whole run; short for --set steps=STEPS")
     add("--resume", action="store_true", help="go on with the run in the folder, if there is one")
-    add("--stop-after", type=float, metavar="SECONDS", help="save and stop then, to go on later")
+    add(
+        "--stop-after",
+        type=common.positive,
+        metavar="SECONDS",
+        help="save and stop then, to go on later",
+    )
     add("--init", help="a model's name or checkpoint folder, whose weights the run starts from")
     add("-q", "--quiet", action="store_true", help="show no progress")
     parser.set_defaults(run=run)

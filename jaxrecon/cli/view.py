@@ -4,6 +4,8 @@ import argparse
 import sys
 from typing import Any
 
+from jaxrecon.errors import InputError
+
 
 def add_to(commands: Any) -> None:
     """Adds the command to the parser."""
@@ -16,6 +18,10 @@ def add_to(commands: Any) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Serves the scene until it is interrupted."""
+    if not 0 <= options.port < 2**16:
+        raise InputError(
+            f"--port {options.port}: give a number from 0 to 65535; 0 takes a free one"
+        )
     from jaxrecon.reconstruction import Reconstruction
 
     recon = Reconstruction.load(options.scene)

@@ -6,7 +6,6 @@ import sys
 from typing import Any
 
 from jaxrecon.cli import common
-from jaxrecon.files import check_output_folder
 from jaxrecon.progress import Stages
 
 
@@ -29,7 +28,7 @@ def add_models_to(commands: Any) -> None:
 
 def convert(options: argparse.Namespace) -> int:
     """Converts an upstream weight file."""
-    check_output_folder(options.output, overwrite=options.overwrite)
+    common.check_output(options)
     from jaxrecon import registry
 
     entry = registry.model_entry(options.model)
