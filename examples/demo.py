@@ -31,9 +31,10 @@ def main() -> None:
     took = time.perf_counter() - begin
 
     (truth,) = open_set("folder", SCENE)
+    again = (options.output / "sheet.png").exists()  # an earlier demo's folder
     with stages.stage("export"):
         for name in FILES:
-            recon.save(f"{options.output}/{name}", overwrite=True)
+            recon.save(f"{options.output}/{name}", overwrite=again)
         recon.save_sheet(
             options.output / "sheet.png",
             true_depth_z=truth.depth_z,

@@ -16,13 +16,12 @@ SEED, NUMBER, VIEWS, HEIGHT, WIDTH = 7, 4, 8, 168, 224
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument(
-        "-o", "--output", default=Path(__file__).parent / "scene", type=Path, help="folder to write"
-    )
+    place = Path(__file__).parent / "scene"
+    parser.add_argument("-o", "--output", default=place, type=Path, help="folder to write")
     parser.add_argument("--number", default=NUMBER, type=int, help="which scene of the stream")
     options = parser.parse_args()
     scene = render_scene(SEED, views=VIEWS, height=HEIGHT, width=WIDTH, number=options.number)
-    save_scene(scene, options.output, overwrite=True)
+    save_scene(scene, options.output, overwrite=options.output == place)
     halve_depths(options.output / "condition.npz")
     print(f"wrote {options.output}")
 

@@ -382,6 +382,14 @@ class TestConvert:
 
 
 class TestModels:
+    def test_who_reads_the_list_may_stop(self) -> None:
+        command = [sys.executable, "-m", "jaxrecon", "models"]
+        with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as listing:
+            assert listing.stdout is not None and listing.stderr is not None
+            listing.stdout.close()
+            assert listing.stderr.read() == b""
+        assert listing.returncode == 1
+
     def test_table(self, run: Run) -> None:
         code, printed, err = run("models")
         assert (code, err) == (0, "")

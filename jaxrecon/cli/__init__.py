@@ -5,6 +5,7 @@ One file a command or two; each imports JAX only once its arguments are known to
 """
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
 
@@ -20,13 +21,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     options = _parser().parse_args(arguments)
     try:
-        return options.run(options)
+        code = options.run(options)
+        sys.stdout.flush()
+        return code
     except JaxreconError as error:
         common.complain(str(error))
         return 2
     except KeyboardInterrupt:
         sys.stderr.write("jaxrecon: interrupted\n")
         return 130
+    except BrokenPipeError:  # who reads the output has stopped, as `head` does
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
 
 
 def _parser() -> argparse.ArgumentParser:
