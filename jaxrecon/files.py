@@ -4,11 +4,16 @@ import errno
 import os
 import shutil
 import tempfile
+import zlib
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from zipfile import BadZipFile
 
 from jaxrecon.errors import OutputError
+
+DAMAGED_ARCHIVE = (OSError, ValueError, EOFError, RuntimeError, BadZipFile, zlib.error)
+"""What numpy raises of a `.npz` file that is not sound."""
 
 _WAYS_OUT = {
     errno.ENOSPC: "the disk is full; free some space or choose another disk",

@@ -62,12 +62,11 @@ def check_output(options: argparse.Namespace) -> None:
     Raises:
       OutputError: see `check_output_folder`.
     """
-    texts: list[str] = []
-    for name, value in vars(options).items():
-        if name != "output":
-            texts += [each for each in (value if isinstance(value, list) else [value]) if each]
-    named = [text for text in texts if isinstance(text, str)]
-    found = [path for text in named for path in (glob.glob(text) or [text]) if os.path.exists(path)]
+    given = [value for name, value in vars(options).items() if name != "output"]
+    flat = [each for value in given for each in (value if isinstance(value, list) else [value])]
+    texts = [each for each in flat if isinstance(each, str)]
+    found = [path for text in texts for path in glob.glob(text)]
+    found += [text for text in texts if os.path.exists(text)]  # a name may look like a pattern
     check_output_folder(options.output, overwrite=options.overwrite, inputs=found)
 
 

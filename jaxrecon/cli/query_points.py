@@ -1,15 +1,14 @@
 """Points to follow, from a file."""
 
 import csv
-import zlib
 from collections.abc import Mapping
 from pathlib import Path
-from zipfile import BadZipFile
 
 import numpy as np
 from jaxtyping import Float
 
 from jaxrecon.errors import InputError
+from jaxrecon.files import DAMAGED_ARCHIVE
 
 COLUMNS = ("x", "y", "view")
 
@@ -58,7 +57,7 @@ def _from_npz(path: Path) -> dict[str, np.ndarray]:
     try:
         with open(path, "rb") as file, np.lib.npyio.NpzFile(file) as stored:
             return {name: np.asarray(stored[name]) for name in stored}
-    except (OSError, ValueError, EOFError, RuntimeError, BadZipFile, zlib.error) as error:
+    except DAMAGED_ARCHIVE as error:
         raise _unreadable(path, error) from error
 
 

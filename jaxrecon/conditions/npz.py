@@ -1,13 +1,12 @@
 """Archives of numpy: arrays whose first axis counts the views."""
 
-import zlib
 from pathlib import Path
-from zipfile import BadZipFile
 
 import numpy as np
 
 from jaxrecon.conditions.known import KINDS, Kind, KnownViews
 from jaxrecon.errors import InputError
+from jaxrecon.files import DAMAGED_ARCHIVE
 
 _SHAPES: dict[Kind, tuple[int | None, int | None]] = {
     "intrinsics": (3, 3),
@@ -38,7 +37,7 @@ def _arrays(path: Path, wanted: frozenset[Kind]) -> dict[Kind, np.ndarray]:
             arrays: dict[Kind, np.ndarray] = {
                 kind: np.asarray(stored[kind]) for kind in KINDS if kind in wanted & set(found)
             }
-    except (OSError, ValueError, EOFError, RuntimeError, BadZipFile, zlib.error) as error:
+    except DAMAGED_ARCHIVE as error:
         raise InputError(
             f"cannot read {path}: it is not a sound .npz file ({_line(error)}); save it again"
         ) from error

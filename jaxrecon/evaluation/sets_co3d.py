@@ -14,6 +14,7 @@ from jaxrecon.errors import InputError
 from jaxrecon.evaluation.sets_common import (
     Pick,
     check_folder,
+    not_empty,
     pinhole,
     poses_from_world_to_camera,
 )
@@ -40,20 +41,12 @@ def co3d_scenes(path: Path, pick: Pick) -> Iterator[Truth]:
     files = [file for file in listed if file.is_file()]
     if not files:
         raise InputError(f"no {_NAMES[0]} in {path} or the folders in it; check the path")
-    return _scenes(files, pick)
-
-
-def _scenes(files: list[Path], pick: Pick) -> Iterator[Truth]:
-    found = (truth for file in files for truth in _sequences(file, pick))
-    first = next(found, None)
-    if first is None:
-        places = ", ".join(str(file.parent) for file in files)
-        raise InputError(
-            f"{files[0]}: no sequence is left; the images are sought in {places}, and cameras "
-            f"farther than {_ABSURD:g} from the origin are left out"
-        )
-    yield first
-    yield from found
+    places = ", ".join(str(file.parent) for file in files)
+    return not_empty(
+        (truth for file in files for truth in _sequences(file, pick)),
+        f"{files[0]}: no sequence is left; the images are sought in {places}, and cameras "
+        f"farther than {_ABSURD:g} from the origin are left out",
+    )
 
 
 def _sequences(file: Path, pick: Pick) -> Iterator[Truth]:

@@ -1,6 +1,6 @@
 """What the readers of evaluation sets share: choosing frames, reading numbers and depth."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -71,6 +71,19 @@ def folders_with(path: Path, marker: str, *, depth: int = 2) -> list[Path]:
     if not found:
         raise InputError(f"no {marker} in {path} or up to {depth} folders below it; check the path")
     return found
+
+
+def not_empty[T](found: Iterator[T], message: str) -> Iterator[T]:
+    """What is found, one after another.
+
+    Raises:
+      InputError: with that message, where there is nothing.
+    """
+    first = next(found, None)
+    if first is None:
+        raise InputError(message)
+    yield first
+    yield from found
 
 
 def scene_name(folder: Path, root: Path) -> str:

@@ -1,7 +1,5 @@
 """Ordinary folders of images with their truth in one .npz file."""
 
-import zipfile
-import zlib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,13 +9,12 @@ from PIL import Image, UnidentifiedImageError
 from jaxrecon.errors import InputError
 from jaxrecon.evaluation.sets_common import Pick, check_folder, scene_name
 from jaxrecon.evaluation.truth import Truth, check_shape
-from jaxrecon.images import IMAGE_SUFFIXES
-from jaxrecon.images.sources import natural_key
+from jaxrecon.files import DAMAGED_ARCHIVE
+from jaxrecon.images.sources import folder_images
 
 _NAME = "condition.npz"
 _FIELDS = {"poses": "world_from_camera", "intrinsics": "intrinsics", "depths": "depth_z"}
 _EXIF_ORIENTATION = 0x0112
-_DAMAGED = (OSError, ValueError, KeyError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error)
 
 
 def folder_scenes(path: Path, pick: Pick) -> Iterator[Truth]:
@@ -54,7 +51,7 @@ def _archive(folder: Path) -> Path | None:
 def _read(folder: Path, name: str, pick: Pick) -> Truth:
     archive = _archive(folder)
     assert archive is not None
-    images = sorted(filter(_is_image, (folder / "images").iterdir()), key=_by_name)
+    images = folder_images(folder / "images")
     if not images:
         raise InputError(f"no images in {folder / 'images'}; the scene needs at least one")
     arrays = _arrays(archive, images)
@@ -63,20 +60,11 @@ def _read(folder: Path, name: str, pick: Pick) -> Truth:
     return Truth(name, tuple(images[number] for number in chosen), **picked)
 
 
-def _is_image(file: Path) -> bool:
-    hidden = file.name.startswith(".")
-    return file.suffix.lower() in IMAGE_SUFFIXES and not hidden and not file.is_dir()
-
-
-def _by_name(file: Path) -> tuple[list[str | int], str]:
-    return natural_key(file.name)
-
-
 def _arrays(archive: Path, images: list[Path]) -> dict[str, np.ndarray]:
     try:
         with open(archive, "rb") as file, np.load(file) as stored:
             arrays = {key: stored[key] for key in _FIELDS if key in stored}
-    except _DAMAGED as error:
+    except (*DAMAGED_ARCHIVE, KeyError) as error:
         raise InputError(f"cannot read {archive}: it is not a sound .npz file ({error})") from error
     views = len(images)
     if "intrinsics" in arrays and arrays["intrinsics"].shape == (3, 3):

@@ -9,6 +9,7 @@ from jaxrecon.errors import InputError
 from jaxrecon.evaluation.sets_common import (
     Pick,
     check_folder,
+    not_empty,
     pinhole,
     poses_from_world_to_camera,
     read_lines,
@@ -37,17 +38,9 @@ def re10k_scenes(path: Path, pick: Pick) -> Iterator[Truth]:
     files = [path] if path.is_file() else sorted(check_folder(path).glob("*.txt"))
     if not files:
         raise InputError(f"no pose lists (.txt) in {path}; check the path")
-    return _scenes(files, pick)
-
-
-def _scenes(files: list[Path], pick: Pick) -> Iterator[Truth]:
+    places = f"{files[0].with_suffix('')}" + " and the folders beside it" * (len(files) > 1)
     found = (truth for file in files if (truth := _read(file, pick)))
-    first = next(found, None)
-    if first is None:
-        places = f"{files[0].with_suffix('')}" + " and the folders beside it" * (len(files) > 1)
-        raise InputError(f"{files[0]}: no frame of it is in {places}")
-    yield first
-    yield from found
+    return not_empty(found, f"{files[0]}: no frame of it is in {places}")
 
 
 def _read(file: Path, pick: Pick) -> Truth | None:

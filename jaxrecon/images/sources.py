@@ -3,7 +3,7 @@
 import glob
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import cast
@@ -79,23 +79,31 @@ def _listed_files(path: Path) -> list[Path]:
     """The image files that one path means: a file, a folder, or a glob pattern."""
     try:
         if path.is_dir():
-            found = [child for child in path.iterdir() if not child.name.startswith(".")]
-            return _images_among(found, f"the folder {path}")
+            return _not_empty(folder_images(path), f"the folder {path}")
     except OSError as error:
         raise InputError(f"cannot read the folder {path}: {error.strerror}") from error
     if path.exists():
         return [path]
     if not glob.has_magic(str(path)):
         raise InputError(f"{path} does not exist; check the path")
-    return _images_among([Path(name) for name in glob.glob(str(path), recursive=True)], str(path))
+    return _not_empty(_images_among(map(Path, glob.glob(str(path), recursive=True))), str(path))
 
 
-def _images_among(paths: list[Path], where: str) -> list[Path]:
+def folder_images(folder: Path) -> list[Path]:
+    """The images in a folder that are not hidden, in the natural order of their names."""
+    return _images_among(child for child in folder.iterdir() if not child.name.startswith("."))
+
+
+def _images_among(paths: Iterable[Path]) -> list[Path]:
     images = [path for path in paths if path.suffix.lower() in IMAGE_SUFFIXES and not path.is_dir()]
+    return sorted(images, key=lambda path: natural_key(str(path)))
+
+
+def _not_empty(images: list[Path], where: str) -> list[Path]:
     if not images:
         suffixes = " ".join(IMAGE_SUFFIXES)
         raise InputError(f"no images in {where}; looked for files ending in {suffixes}")
-    return sorted(images, key=lambda path: natural_key(str(path)))
+    return images
 
 
 def _split_array(array: np.ndarray) -> list[np.ndarray]:
