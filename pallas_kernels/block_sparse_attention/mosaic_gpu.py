@@ -1,11 +1,10 @@
 """Block-sparse attention for Hopper GPUs in Pallas Mosaic GPU.
 
-A program does one query block, or one after another. Its producer warpgroup reads the list and has
-the copy engine (TMA) gather a few listed key blocks into one wide tile of shared memory; its
-consumer warpgroups, 64 queries each, multiply (WGMMA) and fold the tile into a running softmax.
-Lists rise, so only the last tile can hold repeated blocks or keys beyond the end: all others need
-no masking. The producer goes on to the next query block while the consumers end the last one.
-Source of the schedule: FlashAttention-3 (arXiv 2407.08608); that in turns is as in JAX's own
+A program does one query block. Its producer warpgroup reads the list and has the copy engine (TMA)
+gather a few listed key blocks into one wide tile of shared memory; its consumer warpgroups, 64
+queries each, multiply (WGMMA) and fold the tile into a running softmax. Lists rise, so only the
+last tile can hold repeated blocks or keys beyond the end: all others need no masking. Source of the
+schedule: FlashAttention-3 (arXiv 2407.08608), and JAX's own
 `jax.experimental.pallas.ops.gpu.attention_mgpu`.
 """
 
@@ -41,7 +40,9 @@ def default_config(mask: BlockMask | None, width: int) -> TuningConfig:
             "mosaic_gpu: query blocks must be 64, 128 or 192 and key blocks divide "
             f"{tile} by multiples of 64 at head width {width}, found {block_q} x {block_kv}"
         )
-    return TuningConfig(block_q, block_kv, tile // block_kv)
+    # Measured; with 8 instead of 32, ptxas orders the dense loop worse (docs/benchmarks.md).
+    partial_sums = 32 if mask is None else 8
+    return TuningConfig(block_q, block_kv, tile // block_kv, partial_sums=partial_sums)
 
 
 def attention_mosaic_gpu(
@@ -94,7 +95,6 @@ def attention_mosaic_gpu(
         told, real_keys = mask.lists, mask.real_keys
     sizes = Sizes(
         config=config,
-        batch=q.shape[0],
         heads=q.shape[2],
         width=width,
         query_blocks=pl.cdiv(q.shape[1], config.block_q),
@@ -118,9 +118,9 @@ def _padded(x: Float[Array, "B T N K"], width: int) -> Float[Array, "B T_padded 
 def _call(
     q: Array, k: Array, v: Array, *told: Array, sizes: Sizes, interpret: Any
 ) -> tuple[Array, Array]:
-    config = sizes.config
+    config, batch, heads = sizes.config, q.shape[0], sizes.heads
     rows = sizes.query_blocks * config.block_q
-    sums = jax.ShapeDtypeStruct((sizes.batch, sizes.heads, rows), jnp.float32)
+    sums = jax.ShapeDtypeStruct((batch, heads, rows), jnp.float32)
 
     def entry(*refs: Any) -> None:
         inputs, outputs = refs[: 3 + len(told)], refs[3 + len(told) :]
@@ -133,7 +133,7 @@ def _call(
     return plgpu.kernel(
         entry,
         out_type=(jax.ShapeDtypeStruct(q.shape, q.dtype), sums),
-        grid=(sizes.programs,),
+        grid=(batch * heads * sizes.query_blocks,),
         grid_names=("program",),
         num_threads=config.consumers + 1,
         thread_name="warpgroup",

@@ -21,9 +21,7 @@ class TuningConfig:
       stages: tiles in flight.
       fresh_accumulator: multiply weights and values into registers of their own and add these to
         the running sum, instead of accumulating onto it.
-      programs: how many programs share the query blocks; None gives each block its own.
-      overlap: a consumer multiplies for the tiles before and after while it makes weights of a
-        tile's scores, which takes smaller tiles; consumers then need not take turns.
+      partial_sums: in so many parts, a multiple of 8, weights are summed until the last tile.
     """
 
     block_q: int = 128
@@ -31,8 +29,7 @@ class TuningConfig:
     gather: int = 4
     stages: int = 2
     fresh_accumulator: bool = False
-    programs: int | None = None
-    overlap: bool = False
+    partial_sums: int = 8
 
     def __post_init__(self) -> None:
         if self.block_q not in (64, 128, 192):
@@ -43,8 +40,8 @@ class TuningConfig:
             )
         if self.stages < 2:
             raise ValueError(f"{self.stages=} must be at least 2")
-        if self.programs is not None and self.programs < 1:
-            raise ValueError(f"{self.programs=} must be at least 1")
+        if self.partial_sums not in (8, 16, 32, 64):
+            raise ValueError(f"{self.partial_sums=} must be 8, 16, 32 or 64")
 
     @property
     def tile(self) -> int:
@@ -57,7 +54,7 @@ class TuningConfig:
     @property
     def takes_turns(self) -> bool:
         """Whether two consumers take turns on the tensor cores."""
-        return self.consumers == 2 and not self.overlap
+        return self.consumers == 2
 
     @property
     def registers(self) -> tuple[int, int]:
@@ -69,7 +66,7 @@ class TuningConfig:
         return lax.div(count + jnp.int32(self.gather - 1), jnp.int32(self.gather))
 
     def shared_bytes(self, width: int) -> int:
-        return 2 * width * (2 * self.block_q + 2 * self.stages * self.tile)
+        return 2 * width * (self.block_q + 2 * self.stages * self.tile)
 
 
 type Place = tuple[Array, Array, Array]
@@ -81,7 +78,6 @@ class Sizes:
     """What is known of a call before it runs."""
 
     config: TuningConfig
-    batch: int
     heads: int
     width: int
     query_blocks: int
@@ -102,20 +98,6 @@ class Sizes:
         """Whether a last tile may hold places that are no key."""
         cut_short = self.padded_keys or self.keys % self.config.block_kv != 0
         return cut_short or self.config.gather > 1
-
-    @property
-    def all_blocks(self) -> int:
-        """Query blocks of all scenes and heads."""
-        return self.batch * self.heads * self.query_blocks
-
-    @property
-    def programs(self) -> int:
-        return min(self.config.programs or self.all_blocks, self.all_blocks)
-
-    @property
-    def shared(self) -> bool:
-        """Whether a program does more than one query block."""
-        return self.programs < self.all_blocks
 
     def place(self, number: Array) -> Place:
         """Where the query block of that number is."""

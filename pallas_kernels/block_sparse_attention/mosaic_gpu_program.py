@@ -1,6 +1,5 @@
-"""A program of the kernel for Hopper GPUs: its memory, its producer and the order of its work."""
+"""A program of the kernel for Hopper GPUs: its memory and its producer."""
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -30,20 +29,16 @@ def scratch_of(sizes: Sizes) -> dict[str, Any]:
 
     tiles = shared(config.stages, config.tile, sizes.width)
     queries = (config.consumers, WARPGROUP_QUERIES)
-    each = plgpu.Barrier(num_barriers=config.consumers)
-    filled = plgpu.Barrier(num_arrivals=config.gather, num_barriers=config.stages)
+    filled = plgpu.Barrier(num_arrivals=2 * config.gather, num_barriers=config.stages)
     used = plgpu.Barrier(num_arrivals=config.consumers, num_barriers=config.stages)
     interpreted = {"weights": shared(*queries, config.tile)} if sizes.interpreted else {}
     return interpreted | {
         "q": shared(*queries, sizes.width),
-        "out": shared(*queries, sizes.width),
         "k": tiles,
         "v": tiles,
         "sums": plgpu.SMEM(queries, jnp.float32),
-        "q_filled": each,
-        "q_used": each,
-        "k_filled": filled,
-        "v_filled": filled,
+        "q_filled": plgpu.Barrier(num_barriers=config.consumers),
+        "filled": filled,
         "k_used": used,
         "v_used": used,
         "turn": plgpu.Barrier(num_arrivals=config.consumers),
@@ -63,6 +58,7 @@ def run_program(
     """
     config = sizes.config
     lists = _Lists(sizes, told)
+    place = sizes.place(lax.axis_index("program"))
     warpgroup = lax.axis_index("warpgroup")
 
     @pl.when(warpgroup < config.consumers)
@@ -70,15 +66,14 @@ def run_program(
         plgpu.set_max_registers(config.registers[0], action="increase")
         turn = partial(take_turn, scratch) if config.takes_turns else lambda: None
         pl.when(warpgroup == 1)(turn)
-        _one_after_another(sizes, lists.length, partial(consume, sizes, outputs, scratch))
+        consume(sizes, outputs, scratch, place, *lists.length(place))
         pl.when(warpgroup == 0)(turn)
         plgpu.wait_smem_to_gmem(0, wait_read_only=True)
 
     @pl.when(warpgroup == config.consumers)
     def _producer() -> None:
         plgpu.set_max_registers(config.registers[1], action="decrease")
-        produce = partial(_produce, sizes, inputs, scratch, lists)
-        tiles = _one_after_another(sizes, lists.beginning, produce)
+        tiles = _produce(sizes, inputs, scratch, lists, place)
         if sizes.interpreted:
             _see_all(sizes, scratch, tiles)
 
@@ -129,61 +124,20 @@ class _Lists:
         return count, *(jnp.where(at < count, block, found[0]) for at, block in enumerate(found))
 
 
-def _one_after_another(
-    sizes: Sizes,
-    read: Callable[[Place], tuple[Array, ...]],
-    work: Callable[..., Array],
-) -> Array:
-    """Does the query blocks of this program: every `programs`-th.
-
-    What `read` tells of a block is asked for while the one before is worked on. `work` takes it
-    after the number of tiles before and the place, and returns its own number of tiles. Returns the
-    number of all.
-    """
-    first = lax.axis_index("program")
-    if not sizes.shared:
-        place = sizes.place(first)
-        return work(0, place, *read(place))
-
-    def one(number: Array, before: tuple[Array, tuple[Array, ...]]) -> Any:
-        tiles, known = before
-        block = first + number * sizes.programs
-        after = jnp.minimum(block + sizes.programs, sizes.all_blocks - 1)
-        coming = read(sizes.place(after))
-        return tiles + work(tiles, sizes.place(block), *known), coming
-
-    rounds = lax.div(sizes.all_blocks - 1 - first, jnp.int32(sizes.programs)) + 1
-    return lax.fori_loop(0, rounds, one, (jnp.int32(0), read(sizes.place(first))))[0]
-
-
 def _see_all(sizes: Sizes, scratch: dict[str, Any], tiles: Array) -> None:
     """Waits for what was used last, as the interpreter of JAX 0.11 asks of who waits at all."""
     for slot in range(sizes.config.stages):
         for name in ("k_used", "v_used"):
             pl.when(slot < tiles)(partial(plgpu.barrier_wait, scratch[name].at[slot]))
-    if sizes.shared:
-        for consumer in range(sizes.config.consumers):
-            plgpu.barrier_wait(scratch["q_used"].at[consumer])
 
 
 def _produce(
-    sizes: Sizes,
-    inputs: Any,
-    scratch: dict[str, Any],
-    lists: _Lists,
-    before: Array | int,
-    place: Place,
-    count: Array,
-    *first: Array,
+    sizes: Sizes, inputs: Any, scratch: dict[str, Any], lists: _Lists, place: Place
 ) -> Array:
-    """Keeps the queries and the tiles of keys and values filled.
-
-    Args:
-      before: tiles of the query blocks that this program has done.
-      first: key blocks of the first tile.
-    """
+    """Fills the queries, and keeps the tiles of keys and values filled; returns their number."""
     config = sizes.config
     scene, head, block_of_queries = place
+    count, *first = lists.beginning(place)
     tiles = config.tiles(count)
 
     def blocks_of(tile: Array) -> tuple[Array, ...]:
@@ -192,7 +146,6 @@ def _produce(
 
     def fill_queries() -> None:
         for consumer in range(config.consumers):
-            pl.when(before > 0)(partial(plgpu.barrier_wait, scratch["q_used"].at[consumer]))
             start = block_of_queries * config.block_q + consumer * WARPGROUP_QUERIES
             plgpu.copy_gmem_to_smem(
                 inputs[0].at[scene, pl.ds(start, WARPGROUP_QUERIES), head],
@@ -202,20 +155,20 @@ def _produce(
 
     def fill(tile: Array, blocks: tuple[Array, ...]) -> tuple[Array, ...]:
         ahead = blocks_of(tile + 1)
-        slot = lax.rem(before + tile, jnp.int32(config.stages))
+        slot = lax.rem(tile, jnp.int32(config.stages))
         for name, source in zip("kv", inputs[1:], strict=True):
-            pl.when(before + tile >= config.stages)(
+            pl.when(tile >= config.stages)(
                 partial(plgpu.barrier_wait, scratch[f"{name}_used"].at[slot])
             )
             for at, block in enumerate(blocks):
                 plgpu.copy_gmem_to_smem(
                     source.at[scene, pl.ds(block * config.block_kv, config.block_kv), head],
                     scratch[name].at[slot, pl.ds(at * config.block_kv, config.block_kv)],
-                    scratch[f"{name}_filled"].at[slot],
+                    scratch["filled"].at[slot],
                 )
             if name == "k":
                 pl.when(tile == 0)(fill_queries)
         return ahead
 
-    lax.fori_loop(0, tiles, fill, first)
+    lax.fori_loop(0, tiles, fill, tuple(first))
     return tiles
