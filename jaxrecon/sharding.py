@@ -222,7 +222,8 @@ def spread_attention(attention: AttentionFn, mesh: Mesh) -> AttentionFn:
     Frame attention stays with the device that has the view. For global attention the tokens,
     which lie spread by view, are exchanged (all-to-all) so that each device has all tokens of some
     of the heads, and the outputs back; kernels therefore run unchanged. With more devices than
-    heads, and dense attention, each device keeps its queries and gets the keys and values of all.
+    heads, and dense attention, each device keeps its queries and gets the keys and values of all;
+    otherwise several devices get the same head, and may part the work (`TokenLayout.team`).
 
     Args:
       mesh: with an axis "views"; other axes hold copies. It must divide the sequences (of frame
@@ -246,7 +247,8 @@ def spread_attention(attention: AttentionFn, mesh: Mesh) -> AttentionFn:
             check_vma=False,
         )
         out, notes = local(q, k, v)
-        layout.notes.extend(note[:, : q.shape[2]] for note in notes)
+        team = _team_size(devices, q.shape[2])
+        layout.notes.extend(note[:, ::team][:, : q.shape[2]] for note in notes)
         return out
 
     return attend
@@ -283,21 +285,31 @@ def _own_queries(
 def _own_heads(
     attention: AttentionFn, inputs: tuple[Array, Array, Array], layout: TokenLayout
 ) -> tuple[Array, list[Array]]:
-    """All tokens of this device's share of the heads, which copies of the last one fill up."""
+    """All tokens of this device's share of the heads, which copies of the last one fill up.
+
+    With more devices than heads a team of neighbours has the same head.
+    """
     q, k, v = inputs
     heads, devices = q.shape[2], jax.lax.axis_size(VIEW_AXIS)
-    share = -(-heads // devices)
-    spare = ((0, 0), (0, 0), (0, share * devices - heads), (0, 0))
+    team = _team_size(devices, heads)
+    share = -(-heads * team // devices)
+    spare = ((0, 0), (0, 0), (0, share * devices - heads * team), (0, 0))
 
     def exchanged(x: Array) -> Array:
-        even = jnp.pad(x, spare, mode="edge")
+        even = jnp.pad(jnp.repeat(x, team, axis=2), spare, mode="edge")
         return _one_copy(jax.lax.all_to_all(even, VIEW_AXIS, 2, 1, tiled=True), layout)
 
-    first = jax.lax.axis_index(VIEW_AXIS) * share
-    whole = replace(layout, shards=1, heads=heads, first_head=first, notes=[])
+    number = jax.lax.axis_index(VIEW_AXIS)
+    part = {"heads": heads, "first_head": number // team * share, "team": team}
+    whole = replace(layout, shards=1, member=number % team, notes=[], **part)
     out = attention(exchanged(q), exchanged(k), exchanged(v), whole)
     back = jax.lax.all_to_all(_copied(out, layout), VIEW_AXIS, 1, 2, tiled=True)
-    return back[:, :, :heads], whole.notes
+    return back[:, :, ::team][:, :, :heads], whole.notes
+
+
+def _team_size(devices: int, heads: int) -> int:
+    """How many devices have the same head: as many as all heads can have, in equal teams."""
+    return max(size for size in range(1, max(1, devices // heads) + 1) if devices % size == 0)
 
 
 def _one_copy(x: Float[Array, "G T N K"], layout: TokenLayout) -> Float[Array, "G S N K"]:

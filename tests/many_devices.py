@@ -1,5 +1,7 @@
 """Runs small models on 8 devices of the CPU and on one: `python many_devices.py FAMILY`.
 
+With `teams` as the family, sparse attention alone, with fewer heads than devices.
+
 Writes one line of JSON: for each way to run, the largest relative differences, what the devices
 exchange, and which share of the results and of the weights each has. A program of its own, since
 the number of devices is fixed when JAX starts.
@@ -67,6 +69,9 @@ TRIED = {("dense", "eight"), ("dense", "two axes"), ("sparse", "three"), ("simil
 
 
 def main(family: str) -> None:
+    if family == "teams":
+        sys.stdout.write(json.dumps(in_teams()) + "\n")
+        return
     make, resize = FAMILIES[family]
     model: Model = jax.jit(make)()
     pixels = np.random.default_rng(0).integers(0, 256, (11, SIDE, SIDE, 3), np.uint8)
@@ -117,6 +122,41 @@ def block_in_turns() -> dict[str, float]:
         "summed": exchanges["all-reduce"] + exchanges["reduce-scatter"],
         "difference": float(jnp.abs(out - whole).max() / jnp.abs(whole).max()),
     }
+
+
+def in_teams() -> dict[str, dict[str, float]]:
+    """Sparse attention of few heads: the largest differences to one device."""
+    mesh, found = jaxrecon.make_mesh(), {}
+    layout = TokenLayout(16, (4, 5), leading=2, trailing=1, scene=1, shards=8)
+    alone = replace(layout, shards=1)
+    sizes: dict[str, Any] = {"block_q": 8, "block_kv": 4}
+    ways = {
+        "similar": jaxrecon.SparseAttention(0.6, None, **sizes),
+        "rest": jaxrecon.SparseAttention(0.6, None, order="raster", rest_q=2, **sizes),
+        "packed": jaxrecon.SparseAttention(0.4, 0.7, special_tokens="packed", **sizes),
+    }
+    tried = (1, "similar", 13), (2, "rest", 13), (3, "similar", None), (3, "packed", 13)
+    for heads, name, real in tried:
+        way = ways[name]
+        shape = 3, 1, alone.tokens, heads, 8
+        whole = jnp.asarray(np.random.default_rng(heads).normal(size=shape), jnp.float32)
+        end = layout.views * layout.tokens_per_view
+        spread = [views.with_copies(x[:, :end], x[:, end:], 8) for x in whole]
+        given = {"real_views": None if real is None else jnp.int32(real), "notes": []}
+        told, expected = replace(layout, **given), replace(alone, **given | {"notes": []})
+        with jax.set_mesh(mesh):
+            run = jax.jit(
+                lambda *x, told=told, way=way: (spread_attention(way, mesh)(*x, told), told.notes)
+            )
+            out, notes = run(*(jax.device_put(x, by_view(mesh)) for x in spread))
+        tokens = jnp.concatenate(views.without_copies(out, 1, 8), axis=1)
+        right = way(*whole, expected)
+        seen = slice(None) if real is None else slice(real * layout.tokens_per_view)
+        found[f"{name}, {heads} heads, {real} views"] = {
+            "out": float(jnp.abs(tokens - right)[:, seen].max() / jnp.abs(right[:, seen]).max()),
+            "skipped": float(jnp.abs(notes[0] - expected.notes[0]).max()),
+        }
+    return found
 
 
 def exchanged(program: str) -> dict[str, int]:

@@ -6,6 +6,7 @@ import socket
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -14,9 +15,7 @@ PARTS = {"eight": 8, "three": 3, "two axes": 4}
 """Into how many parts each mesh cuts the views."""
 
 
-@pytest.mark.parametrize("family", ["pi3", "vggt", "mapanything"])
-def test_sharded_is_unsharded(family: str) -> None:
-    """11 views and 4 heads: no mesh divides the views, one has more devices than heads."""
+def run_on_eight(family: str) -> Any:
     done = subprocess.run(
         [sys.executable, HERE / "many_devices.py", family],
         capture_output=True,
@@ -25,7 +24,21 @@ def test_sharded_is_unsharded(family: str) -> None:
         check=False,
     )
     assert done.returncode == 0, done.stderr[-2000:]
-    told = json.loads(done.stdout.splitlines()[-1])
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def test_sparse_heads_are_shared() -> None:
+    """One head on eight devices, two on teams of four, three on teams of two and one idle team."""
+    found = run_on_eight("teams")
+    assert len(found) == 4
+    for way, values in found.items():
+        assert values["out"] <= 1e-5 and values["skipped"] <= 1e-6, (way, values)
+
+
+@pytest.mark.parametrize("family", ["pi3", "vggt", "mapanything"])
+def test_sharded_is_unsharded(family: str) -> None:
+    """11 views and 4 heads: no mesh divides the views, one has more devices than heads."""
+    told = run_on_eight(family)
     found, block = told["ways"], told["block"]
     assert block["loops"] == 2 and block["summed"] == 0 and block["difference"] < 1e-6, block
     assert len(found) == 4
@@ -34,7 +47,7 @@ def test_sharded_is_unsharded(family: str) -> None:
         assert values.pop("share") == 1 / PARTS[mesh], way
         assert values.pop("masks differ") == 0, way
         exchanges, gathers = values.pop("all-to-all"), values.pop("all-gather")
-        # Four heads on eight devices: dense attention gathers the keys, sparse copies heads.
+        # Four heads on eight devices: dense attention gathers the keys, two share a sparse head.
         assert (gathers if way == "dense, eight" else exchanges) > 0, way
         # Nothing else of all views is handed around: a scene's token at most (64 wide).
         rest = [values.pop(name) for name in ("all-reduce", "reduce-scatter", "collective-permute")]

@@ -21,6 +21,8 @@ from jaxrecon.nn.block import BlockConfig
 from jaxrecon.progress import Stages
 from jaxrecon.sparse import SparseAttention, hilbert_order
 from jaxrecon.sparse import attention as policy_module
+from jaxrecon.sparse.teams import own_rows
+from pallas_kernels.block_sparse_attention import BlockMask
 from tiny_models import PI3_TINY, write_native
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
@@ -49,6 +51,25 @@ def patch_places(layout: TokenLayout) -> np.ndarray:
     """Where the patches stand in the model's order."""
     own = layout.leading + np.arange(layout.grid[0] * layout.grid[1])
     return (layout.tokens_per_view * np.arange(layout.views)[:, None] + own).reshape(-1)
+
+
+@pytest.mark.parametrize(("team", "real"), [(2, None), (3, 50), (4, 9)])
+def test_the_rows_of_a_team_are_all_rows(team: int, real: int | None) -> None:
+    q = qkv(LAYOUT)[0]
+    tokens = q.shape[1]
+    lists = np.random.default_rng(0).integers(0, 2, (2, 2, -(-tokens // 8), 9)).astype(bool)
+    lists[..., 4] = True
+    sizes = {"block_q": 8, "block_kv": 8, "q_length": tokens, "kv_length": 9 * 8}
+    mask = BlockMask.from_array(lists, **sizes)
+    parts = [own_rows(q, mask, real, team, member) for member in range(team)]
+    assert {part.q.shape[1] for part in parts} == {8 * -(-mask.query_blocks // team)}
+    found = (
+        np.concatenate([part.q for part in parts], axis=1)[:, :tokens],
+        np.concatenate([part.mask.as_array() for part in parts], axis=2)[:, :, : lists.shape[2]],
+        sum(int(part.real) for part in parts),
+    )
+    for part, whole in zip(found, (q, lists, tokens if real is None else real), strict=True):
+        np.testing.assert_array_equal(part, whole)
 
 
 @pytest.mark.parametrize("order", ["raster", "hilbert", "similar"])

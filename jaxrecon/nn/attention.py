@@ -38,6 +38,9 @@ class TokenLayout:
         None for all. It matters where one sequence holds several views.
       heads, first_head: of how many heads the inputs are a part, and from which one on; None for
         inputs that hold all heads.
+      team, member: so many neighbouring devices of the mesh have the same inputs, and which of them
+        this is. They may part the work (`jaxrecon.nn.views.from_team` brings together what each
+        found), or each do it all.
       notes: where an attention function may leave what it did, arrays (G, N): `SparseAttention`
         leaves the share of key blocks that each head skipped. A trunk leaves those of its layers,
         stacked.
@@ -54,6 +57,8 @@ class TokenLayout:
     real_views: Count | None = field(default=None, compare=False)
     heads: int | None = field(default=None, compare=False)
     first_head: Count = field(default=0, compare=False)
+    team: int = field(default=1, compare=False)
+    member: Count = field(default=0, compare=False)
     notes: list[Array] = field(default_factory=list, compare=False, repr=False)
 
     @property

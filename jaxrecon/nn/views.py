@@ -85,13 +85,32 @@ def view_shards() -> int:
     return jax.sharding.get_abstract_mesh().shape[VIEW_AXIS] if views_are_spread() else 1
 
 
-def from_all_devices(x: Array, *, axis: int) -> Array:
+def from_all_devices(x: Array, *, axis: int, team: int = 1) -> Array:
     """The parts that all devices hold, one after the other along an axis.
 
     For code that `jax.shard_map` runs on each device; elsewhere there is one part.
+
+    Args:
+      team: so many neighbours hold the same; one of them is asked.
     """
-    manual = VIEW_AXIS in jax.sharding.get_abstract_mesh().manual_axes
-    return jax.lax.all_gather(x, VIEW_AXIS, axis=axis, tiled=True) if manual else x
+    if VIEW_AXIS not in jax.sharding.get_abstract_mesh().manual_axes:
+        return x
+    groups = None if team == 1 else _teams(team).T.tolist()
+    return jax.lax.all_gather(x, VIEW_AXIS, axis=axis, tiled=True, axis_index_groups=groups)
+
+
+def from_team(x: Array, *, axis: int, team: int) -> Array:
+    """The parts that a team holds, so many neighbours, one after the other along an axis.
+
+    For code that `jax.shard_map` runs on each device.
+    """
+    groups = _teams(team).tolist()
+    return jax.lax.all_gather(x, VIEW_AXIS, axis=axis, tiled=True, axis_index_groups=groups)
+
+
+def _teams(team: int) -> np.ndarray:
+    """The devices' numbers, a row a team."""
+    return np.arange(jax.lax.axis_size(VIEW_AXIS)).reshape(-1, team)
 
 
 def with_copies(

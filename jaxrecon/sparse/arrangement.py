@@ -138,7 +138,7 @@ class Arrangement:
         if heads == every:
             return found
         each = found.shape[2] // heads
-        return from_all_devices(found, axis=2)[..., : every * each]
+        return from_all_devices(found, axis=2, team=layout.team)[..., : every * each]
 
     def queries(
         self, x: Float[Array, "G T N K"], order: Int[Array, "G padded"] | None = None

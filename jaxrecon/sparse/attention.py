@@ -13,9 +13,10 @@ from jaxtyping import Array, Float
 
 from jaxrecon.checks import is_whole
 from jaxrecon.errors import InputError
-from jaxrecon.nn.attention import TokenLayout, attend_densely
-from jaxrecon.nn.views import note_chunk
+from jaxrecon.nn.attention import Count, TokenLayout, attend_densely
+from jaxrecon.nn.views import from_team, note_chunk
 from jaxrecon.sparse.arrangement import Arrangement, Order, SpecialTokens
+from jaxrecon.sparse.teams import own_rows
 from pallas_kernels.block_selection import Pooling, attend_to_rest, select_blocks, with_rest
 from pallas_kernels.block_sparse_attention import (
     IMPLEMENTATIONS,
@@ -194,13 +195,24 @@ class SparseAttention:
         self, made: Arrangement, q: Array, k: Array, v: Array, budgets: "_Budgets"
     ) -> tuple[Array, Array]:
         mask = self._select(made, q, k, budgets)
+        skipped = _share_skipped(mask, made)
+        real = None if made.real is None else made.real.queries
+        team = made.layout.team
+        if team == 1:
+            return self._attend_blocks(q, k, v, mask, real), skipped
+        own = own_rows(q, mask, real, team, made.layout.member)
+        out = self._attend_blocks(own.q, k, v, own.mask, own.real)
+        return from_team(out, axis=1, team=team)[:, : q.shape[1]], skipped
+
+    def _attend_blocks(
+        self, q: Array, k: Array, v: Array, mask: BlockMask, real_queries: Count | None
+    ) -> Array:
         attend = partial(block_sparse_attention, implementation=self.implementation)
         if self.rest_q is None:
-            return attend(q, k, v, mask), _share_skipped(mask, made)
+            return attend(q, k, v, mask)
         out, sums = attend(q, k, v, mask, return_logsumexp=True)
-        real = None if made.real is None else made.real.queries
-        rest = attend_to_rest(q, k, v, mask, group=self.rest_q, real_queries=real)
-        return with_rest(out, sums, rest, self.rest_q), _share_skipped(mask, made)
+        rest = attend_to_rest(q, k, v, mask, group=self.rest_q, real_queries=real_queries)
+        return with_rest(out, sums, rest, self.rest_q)
 
     def _attend_in_turns(
         self, made: Arrangement, arranged: tuple[Array, ...], budgets: "_Budgets", step: int

@@ -1,0 +1,43 @@
+"""Block-sparse attention of one head, its query blocks dealt out to several devices."""
+
+from dataclasses import replace
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from jaxrecon.nn.attention import Count
+from pallas_kernels.block_sparse_attention import BlockMask
+
+
+class OwnRows(NamedTuple):
+    """Queries of some neighbouring blocks, their lists, and how many of the queries count."""
+
+    q: Float[Array, "G part N K"]
+    mask: BlockMask
+    real: Count
+
+
+def own_rows(
+    q: Float[Array, "G T N K"], mask: BlockMask, real: Count | None, team: int, member: Count
+) -> OwnRows:
+    """What one of `team` devices attends for: as many query blocks each, padded at the end.
+
+    Args:
+      real: so many first queries count, the others are padding; all if not given.
+    """
+    blocks = -(-mask.query_blocks // team)
+    length = blocks * mask.block_q
+    first = jnp.asarray(member, jnp.int32) * blocks
+
+    def part(x: Array, axis: int, size: int, start: Array, mode: str) -> Array:
+        spare = [(0, 0)] * x.ndim
+        spare[axis] = (0, team * size - x.shape[axis])
+        return jax.lax.dynamic_slice_in_dim(jnp.pad(x, spare, mode=mode), start, size, axis)
+
+    counts, indices = (part(x, 2, blocks, first, "edge") for x in (mask.counts, mask.indices))
+    start = first * mask.block_q
+    queries = part(q, 1, length, start, "constant")
+    own = jnp.clip((q.shape[1] if real is None else real) - start, 0, length)
+    return OwnRows(queries, replace(mask, counts=counts, indices=indices, q_length=length), own)
