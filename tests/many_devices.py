@@ -145,12 +145,11 @@ def in_teams() -> dict[str, dict[str, float]]:
         given = {"real_views": None if real is None else jnp.int32(real), "notes": []}
         told, expected = replace(layout, **given), replace(alone, **given | {"notes": []})
         with jax.set_mesh(mesh):
-            run = jax.jit(
-                lambda *x, told=told, way=way: (spread_attention(way, mesh)(*x, told), told.notes)
-            )
+            attend = spread_attention(way, mesh)
+            run = jax.jit(lambda q, k, v, do=attend, at=told: (do(q, k, v, at), at.notes))
             out, notes = run(*(jax.device_put(x, by_view(mesh)) for x in spread))
         tokens = jnp.concatenate(views.without_copies(out, 1, 8), axis=1)
-        right = way(*whole, expected)
+        right = way(whole[0], whole[1], whole[2], expected)
         seen = slice(None) if real is None else slice(real * layout.tokens_per_view)
         found[f"{name}, {heads} heads, {real} views"] = {
             "out": float(jnp.abs(tokens - right)[:, seen].max() / jnp.abs(right[:, seen]).max()),
