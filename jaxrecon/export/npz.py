@@ -1,28 +1,18 @@
 """Everything of a reconstruction in one compressed numpy archive."""
 
 import zipfile
-import zlib
 from pathlib import Path
 
 import numpy as np
 
 from jaxrecon.errors import InputError
 from jaxrecon.export.scene import VIEW_ARRAYS, PointTracks, Scene
-from jaxrecon.files import replacing_file
+from jaxrecon.files import DAMAGED_ARCHIVE, replacing_file
 
 _VERSION = 1
 _ARRAYS = (*VIEW_ARRAYS, "original_sizes", "scales", "offsets")
 _TRACK_ARRAYS = ("xy", "visibility", "confidence", "query_view")
-_DAMAGED = (
-    zipfile.BadZipFile,
-    zlib.error,
-    EOFError,
-    KeyError,
-    NotImplementedError,
-    RuntimeError,
-    TypeError,
-    ValueError,
-)
+_DAMAGED = (*DAMAGED_ARCHIVE, KeyError, TypeError)
 
 
 def write_npz(scene: Scene, path: Path, *, compressed: bool = True) -> None:

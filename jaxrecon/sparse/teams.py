@@ -29,15 +29,15 @@ def own_rows(
     """
     blocks = -(-mask.query_blocks // team)
     length = blocks * mask.block_q
-    first = jnp.asarray(member, jnp.int32) * blocks
+    member = jnp.asarray(member, jnp.int32)
 
-    def part(x: Array, axis: int, size: int, start: Array, mode: str) -> Array:
+    def part(x: Array, axis: int, size: int, mode: str) -> Array:
         spare = [(0, 0)] * x.ndim
         spare[axis] = (0, team * size - x.shape[axis])
-        return jax.lax.dynamic_slice_in_dim(jnp.pad(x, spare, mode=mode), start, size, axis)
+        padded = jnp.pad(x, spare, mode=mode)
+        return jax.lax.dynamic_slice_in_dim(padded, member * size, size, axis)
 
-    counts, indices = (part(x, 2, blocks, first, "edge") for x in (mask.counts, mask.indices))
-    start = first * mask.block_q
-    queries = part(q, 1, length, start, "constant")
-    own = jnp.clip((q.shape[1] if real is None else real) - start, 0, length)
-    return OwnRows(queries, replace(mask, counts=counts, indices=indices, q_length=length), own)
+    counts, indices = (part(x, 2, blocks, "edge") for x in (mask.counts, mask.indices))
+    own = jnp.clip((q.shape[1] if real is None else real) - member * length, 0, length)
+    lists = replace(mask, counts=counts, indices=indices, q_length=length)
+    return OwnRows(part(q, 1, length, "constant"), lists, own)

@@ -40,7 +40,7 @@ def default_config(mask: BlockMask | None, width: int) -> TuningConfig:
             "mosaic_gpu: query blocks must be 64, 128 or 192 and key blocks divide "
             f"{tile} by multiples of 64 at head width {width}, found {block_q} x {block_kv}"
         )
-    # Measured; with 8 instead of 32, ptxas orders the dense loop worse (docs/benchmarks.md).
+    # Measured with all blocks and with lists (docs/benchmarks.md).
     partial_sums = 32 if mask is None else 8
     return TuningConfig(block_q, block_kv, tile // block_kv, partial_sums=partial_sums)
 

@@ -57,10 +57,11 @@ def consume(
     plgpu.copy_smem_to_gmem(sums, outputs[1].at[scene, head, rows])
 
 
-def take_turn(scratch: dict[str, Any]) -> None:
-    """Lets the other consumer go on, and waits until it does the same."""
-    plgpu.barrier_arrive(scratch["turn"])
-    plgpu.barrier_wait(scratch["turn"])
+def take_turn(sizes: Sizes, scratch: dict[str, Any]) -> None:
+    """Where consumers take turns, lets the other go on, and waits until it does the same."""
+    if sizes.config.takes_turns:
+        plgpu.barrier_arrive(scratch["turn"])
+        plgpu.barrier_wait(scratch["turn"])
 
 
 @dataclass(frozen=True)
@@ -88,14 +89,13 @@ class _Work:
     def folded(self) -> Running:
         """All tiles; a turn on the tensor cores is a product with values and one with keys."""
         self.wait_for(0)
-        turn = partial(take_turn, self.scratch) if self.sizes.config.takes_turns else lambda: None
 
         def fold(last: bool, tile: Array, running: Running) -> Running:
             weighted, top, totals = running
 
             def products(scores: Any) -> Array:
                 self.multiply_keys(scores, tile)
-                turn()
+                take_turn(self.sizes, self.scratch)
                 return scores[...]
 
             scores = pl.run_scoped(products, self.scores_ref)
@@ -108,7 +108,7 @@ class _Work:
             weighted, totals, top, narrow = lax.optimization_barrier(
                 (weighted, totals, top, narrow)
             )
-            turn()
+            take_turn(self.sizes, self.scratch)
 
             def accumulate(sums: Any) -> Array:
                 self.multiply_values(sums, narrow, weighted, tile)

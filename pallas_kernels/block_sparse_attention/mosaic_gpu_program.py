@@ -64,7 +64,7 @@ def run_program(
     @pl.when(warpgroup < config.consumers)
     def _consumer() -> None:
         plgpu.set_max_registers(config.registers[0], action="increase")
-        turn = partial(take_turn, scratch) if config.takes_turns else lambda: None
+        turn = partial(take_turn, sizes, scratch)
         pl.when(warpgroup == 1)(turn)
         consume(sizes, outputs, scratch, place, *lists.length(place))
         pl.when(warpgroup == 0)(turn)
