@@ -18,7 +18,7 @@ import sys
 import tempfile
 import time
 import timeit
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from statistics import median
@@ -58,13 +58,31 @@ def main() -> None:
 
 
 def time_ours(options: argparse.Namespace) -> Iterator[dict]:
-    """Our programs, each compiled and run before the next; what XLA learns of kernels is shared."""
+    """Our programs, each compiled and run before the next."""
+    for told, program, once in prepared(options):
+        times = timeit.repeat(once, number=1, repeat=1 + options.repeats)
+        seconds = median(times[1:] or times)
+        yield told | {"seconds": seconds} | memory(program)
+
+
+def memory(program: Any) -> dict[str, float]:
+    """GiB on the first device: the most that was ever in use, and what this program plans for."""
+    import jax
+
+    from jaxrecon.memory import needs_of
+
+    needs, statistics = needs_of(program), jax.devices()[0].memory_stats() or {}
+    plan = needs.total / 2**30 if needs else math.nan
+    return {"peak": statistics.get("peak_bytes_in_use", 0) / 2**30, "plan": plan}
+
+
+def prepared(options: argparse.Namespace) -> Iterator[tuple[dict, Any, Callable[[], None]]]:
+    """What a program is, itself, and what runs it once; what XLA learns of kernels is shared."""
     import jax
     import jax.numpy as jnp
     from flax import nnx
 
     from jaxrecon import SparseAttention, registry
-    from jaxrecon.memory import needs_of
     from jaxrecon.pipeline import Options, thresholds
     from jaxrecon.sharding import by_view, make_mesh, replicated
 
@@ -97,12 +115,9 @@ def time_ours(options: argparse.Namespace) -> Iterator[dict]:
         def once(program: Any = program, pixels: Any = pixels) -> None:
             jax.block_until_ready(program(model, pixels, limits, None))
 
-        times = timeit.repeat(once, number=1, repeat=1 + options.repeats)
-        seconds = median(times[1:] or times)
-        peak = (jax.devices()[0].memory_stats() or {}).get("peak_bytes_in_use", 0) / 2**30
-        plan = needs.total / 2**30 if (needs := needs_of(program)) else math.nan
-        told = {"views": views, "ratio": ratio, "seconds": seconds, "compile": compiling}
-        yield told | {"side": order if ratio else "dense", "peak": peak, "plan": plan}
+        side = order if ratio else "dense"
+        told = {"views": views, "ratio": ratio, "side": side, "compile": compiling}
+        yield told, program, once
 
 
 def drawn(like: Any) -> np.ndarray:
