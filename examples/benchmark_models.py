@@ -37,6 +37,7 @@ def main() -> None:
     add("--orders", nargs="+", default=["similar"], help="of patches, where blocks are skipped")
     add("--repeats", type=int, default=5, help="after a warm-up; 0: the first run counts")
     add("--devices", type=int, default=1, help="GPUs that our side spreads over")
+    add("--offload", action="store_true", help="our features wait in the host's memory")
     add("--peer", help="checkout of upstream's code")
     add("--ours-alone", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -44,7 +45,7 @@ def main() -> None:
         for row in time_ours(options):
             print(json.dumps(row), flush=True)
         return
-    columns = ("seconds", "peak", "plan", "compile")
+    columns = ("seconds", "peak", "plan", "host", "compile")
     print(f"views  {'side':8} skipped", *(f"{name:>8}" for name in columns), "(GiB, seconds)")
     commands: list[list[Any]] = [[*sys.argv, "--ours-alone"]]
     if options.peer:
@@ -66,14 +67,14 @@ def time_ours(options: argparse.Namespace) -> Iterator[dict]:
 
 
 def memory(program: Any) -> dict[str, float]:
-    """GiB on the first device: the most that was ever in use, and what this program plans for."""
+    """GiB: the first device's most ever in use, and what this program plans for it and the host."""
     import jax
 
     from jaxrecon.memory import needs_of
 
     needs, statistics = needs_of(program), jax.devices()[0].memory_stats() or {}
-    plan = needs.total / 2**30 if needs else math.nan
-    return {"peak": statistics.get("peak_bytes_in_use", 0) / 2**30, "plan": plan}
+    plan, host = (needs.total / 2**30, needs.host / 2**30) if needs else (math.nan, math.nan)
+    return {"peak": statistics.get("peak_bytes_in_use", 0) / 2**30, "plan": plan, "host": host}
 
 
 def prepared(options: argparse.Namespace) -> Iterator[tuple[dict, Any, Callable[[], None]]]:
@@ -94,7 +95,7 @@ def prepared(options: argparse.Namespace) -> Iterator[tuple[dict, Any, Callable[
     def compiled(views: int, ratio: float, order: Any) -> Any:
         given: dict[str, Any] = {"mesh": mesh} if options.devices > 1 else {}
         attention = SparseAttention(ratio, None, order=order) if ratio else None
-        given |= {"dtype": "bfloat16", "attention": attention}
+        given |= {"dtype": "bfloat16", "attention": attention, "offload": options.offload}
         pipeline = registry.load_abstract(options.model, **given)
         points = pipeline.habits.chosen_points(None, options.model)
         return pipeline.compile((views, *options.size, 3), Options(points=points))

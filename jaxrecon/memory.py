@@ -18,16 +18,18 @@ class MemoryNeeds:
       outputs: what it returns.
       temporaries: what it works with, at the worst moment.
       shared: of the outputs, what is written over arguments and so needs no room of its own.
+      host: what lies in the host's memory meanwhile, in no device's.
     """
 
     arguments: int
     outputs: int
     temporaries: int
     shared: int = 0
+    host: int = 0
 
     @property
     def total(self) -> int:
-        """All together."""
+        """All together that lies on the device."""
         return self.arguments + self.outputs + self.temporaries - self.shared
 
     def keeping(self, runs: int) -> "MemoryNeeds":
@@ -45,6 +47,9 @@ def needs_of(compiled: Any) -> MemoryNeeds | None:
         outputs=told.output_size_in_bytes,
         temporaries=told.temp_size_in_bytes,
         shared=told.alias_size_in_bytes,
+        host=told.host_argument_size_in_bytes
+        + told.host_output_size_in_bytes
+        + told.host_temp_size_in_bytes,
     )
 
 

@@ -88,6 +88,7 @@ def memory_plan(
     tracks: int | None = None,
     devices: int = 1,
     shard_weights: bool | WeightRules = False,
+    offload: bool = False,
     attention: AttentionFn | AttentionName | None = None,
     dtype: DTypeLike | None = None,
     views_at_once: int | None = None,
@@ -104,7 +105,7 @@ def memory_plan(
       size: width and height of the processed images, in pixels; whole patches.
       tracks: how many points of every eighth image are followed, as by `query_points`.
       devices: over how many of this machine's the views are spread.
-      shard_weights, attention, dtype: see `load`.
+      shard_weights, offload, attention, dtype: see `load`.
       views_at_once: plans `stream`, which works out so many views together.
 
     Raises:
@@ -121,6 +122,7 @@ def memory_plan(
         attention=attention,
         mesh=mesh,
         shard_weights=shard_weights,
+        offload=offload,
         tracks=tracks is not None,
     )
     check_program_size(views, size, pipeline.resize.patch)

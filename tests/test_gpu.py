@@ -1,24 +1,40 @@
 """π³ on an NVIDIA GPU: run with `python3 -m pytest -m gpu`."""
 
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import nnx
 from jax.typing import DTypeLike
 
 import golden_data
 from convert.engine import plan, stream
 from convert.pi3 import IGNORED, RULES
 from jaxrecon import checkpoint
-from jaxrecon.images import PI3_RESIZE
-from jaxrecon.models import PI3, Pi3, Prediction
+from jaxrecon.images import MAPANYTHING_RESIZE, PI3_RESIZE, VGGT_RESIZE
+from jaxrecon.memory import needs_of
+from jaxrecon.models import PI3, VGGT, MapAnything, Model, Pi3, Prediction
 from jaxrecon.pipeline import Pipeline
+from jaxrecon.reconstruction import Reconstruction
 from jaxrecon.registry import PI3_FAMILY
 from jaxrecon.scenes import render_scene
+from mapanything_stages import MAPANYTHING_TINY
 from test_parity import InMemory, build_pi3, channels_last
 from tiny_models import PI3_TINY
+from vggt_stages import VGGT_TINY
 
 pytestmark = pytest.mark.gpu
+
+FIELDS = ("points_world", "points_camera", "confidence", "world_from_camera")
+FAMILIES: dict[str, tuple[Callable[[], Model], Any]] = {
+    "pi3": (lambda: Pi3(PI3_TINY, rngs=nnx.Rngs(0)), PI3_RESIZE),
+    "vggt": (lambda: VGGT(VGGT_TINY, rngs=nnx.Rngs(0)), VGGT_RESIZE),
+    "mapanything": (lambda: MapAnything(MAPANYTHING_TINY, rngs=nnx.Rngs(0)), MAPANYTHING_RESIZE),
+}
 
 
 @pytest.mark.parametrize("name", ["pi3_tiny_56x70_n3_b1", "eps_pi3_tiny_56x70_n3"])
@@ -63,3 +79,27 @@ def test_bfloat16_agrees_with_float32_at_released_size() -> None:
     angle = np.degrees(np.arccos(np.clip((np.trace(turn, axis1=-2, axis2=-1) - 1) / 2, -1, 1)))
     print(f"rotation, degrees: median {np.median(angle):.3f}, most {angle.max():.3f}")  # noqa: T201
     assert np.median(relative) <= 2e-2
+
+
+@pytest.mark.parametrize("name", ["pi3", "vggt", "mapanything"])
+def test_features_wait_on_the_host(name: str, tmp_path: Path) -> None:
+    """Where they lie changes no result beyond rounding, of the whole program or view by view."""
+    make, resize = FAMILIES[name]
+    model = jax.jit(make)()
+    pixels = np.random.default_rng(0).integers(0, 256, (11, 28, 28, 3), np.uint8)
+    found = []
+    for offload in (False, True):
+        pipeline = Pipeline(model, name, resize, offload=offload)
+        whole = pipeline.reconstruct(pixels, resolution=28, min_confidence=0.0).numpy()
+        (program,) = pipeline._compiled.values()
+        needs = needs_of(program)
+        assert needs is not None
+        assert (needs.host > 0) == offload
+        pipeline.stream(
+            pixels, tmp_path / str(offload), views_at_once=3, resolution=28, min_confidence=0.0
+        )
+        found.append((whole, Reconstruction.load(tmp_path / str(offload))))
+    for field in FIELDS:
+        for plain, offloaded in zip(*found, strict=True):
+            here, there = np.asarray(getattr(plain, field)), np.asarray(getattr(offloaded, field))
+            assert np.abs(there - here).max() <= 3e-5 * np.abs(here).max(), field

@@ -100,6 +100,7 @@ def add_computing(parser: argparse.ArgumentParser) -> None:
     )
     add("--devices", default="1", metavar="N", help="spread views over so many devices, or all")
     add("--shard-weights", action="store_true", help="each device holds a part of the weights")
+    add("--offload", action="store_true", help="features wait for the heads in the host's memory")
     shares: dict[str, Any] = {"type": _share, "default": argparse.SUPPRESS, "metavar": "X"}
     add(
         "--sparse-ratio",
@@ -137,6 +138,7 @@ def load_pipeline(
         attention=attention_of(options),
         mesh=mesh_of(options.devices),
         shard_weights=options.shard_weights,
+        offload=options.offload,
         tracks=tracks,
         revision=options.revision,
         stages=stages,

@@ -46,6 +46,7 @@ def run(options: argparse.Namespace) -> int:
         tracks=options.tracks,
         devices=1 if mesh is None else mesh.size,
         shard_weights=options.shard_weights,
+        offload=options.offload,
         attention=common.attention_of(options),
         dtype=options.dtype,
         views_at_once=streaming.views_at_once(options),
@@ -82,6 +83,7 @@ def _text(plan: "MemoryPlan") -> str:
         "outputs": readable(needs.outputs),
         "temporaries": readable(needs.temporaries),
         "total": readable(needs.total),
+        **({"on the host": readable(needs.host)} if needs.host else {}),
         "limit": answers[None] if limit is None else f"{readable(limit)}: {answers[plan.fits]}",
     }
     points = "" if plan.tracks is None else f", {plan.tracks} points of every eighth view"

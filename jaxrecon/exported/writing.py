@@ -27,6 +27,7 @@ from jaxrecon.exported.record import (
 )
 from jaxrecon.files import check_output_folder, replacing_folder
 from jaxrecon.nn.attention import AttentionFn
+from jaxrecon.nn.offload import offloading
 from jaxrecon.pipeline import Options, Pipeline
 from jaxrecon.pipeline.framing import check_program_size
 from jaxrecon.pipeline.options import FittedIntrinsics, PointsChoice, PrincipalPoint, thresholds
@@ -186,7 +187,8 @@ def _exported(
     allowed = [DisabledSafetyCheck.custom_call(name) for name in KERNEL_CALLS]
     make = export(program, platforms=(target.platform,), disabled_checks=allowed)
     try:
-        with target.tracing(), told_refusals(f"be written for {target.platform}"):
+        refusals = told_refusals(f"be written for {target.platform}")
+        with target.tracing(), offloading(pipeline.offload), refusals:
             return make(*_abstract_arguments(pipeline, shape))
     except ValueError as error:
         if "Unsupported TPU device kind" in str(error):

@@ -277,14 +277,14 @@ class MapAnything(Model):
         """The numbers of the dense head, a few views at a time."""
         patch = self.config.encoder.patch
         size = layout.grid[0] * patch, layout.grid[1] * patch
-        flat = (_flat(fused), *map(_flat, tapped))
 
-        def some_views(x: tuple[Array, ...]) -> Float[Array, "g H W 6"]:
-            fused, *tapped = x
+        def some_views(x: tuple[Array, Array]) -> Float[Array, "g H W 6"]:
+            (fused,), tapped = x
             patches = fused, *(self.patches(tokens, layout) for tokens in tapped)
             return self.dense_head(patches, layout.grid, size)
 
-        raw = map_views(some_views, flat, at_once=VIEWS_AT_ONCE, what="head views")
+        flat = _flat(fused[None]), _flat(tapped)
+        raw = map_views(some_views, flat, at_once=VIEWS_AT_ONCE, axis=1, what="head views")
         return raw.reshape(*fused.shape[:2], *raw.shape[1:])
 
     def poses(
@@ -292,9 +292,10 @@ class MapAnything(Model):
     ) -> Float[Array, "B V 7"]:
         """Translation and quaternion of each view, a few views at a time."""
         raw = map_views(
-            lambda x: self.pose_head(self.patches(x, layout)),
-            _flat(tapped[-1]),
+            lambda x: self.pose_head(self.patches(x[-1], layout)),
+            _flat(tapped),
             at_once=VIEWS_AT_ONCE,
+            axis=1,
             what="head views",
         )
         return raw.reshape(*tapped.shape[1:3], 7)
@@ -308,6 +309,6 @@ class MapAnything(Model):
         return self.norm(tokens[:, : layout.grid[0] * layout.grid[1]])
 
 
-def _flat(x: Float[Array, "B V T D"]) -> Float[Array, "G T D"]:
+def _flat(x: Float[Array, "taps B V T D"]) -> Float[Array, "taps G T D"]:
     """Views of all scenes in one row."""
-    return x.reshape(-1, *x.shape[2:])
+    return x.reshape(x.shape[0], -1, *x.shape[3:])

@@ -22,6 +22,7 @@ from jaxrecon.nn.attention import AttentionFn, Count, TokenLayout, attend_densel
 from jaxrecon.nn.block import BlockConfig
 from jaxrecon.nn.dinov2 import DINOV2_LARGE, DinoV2, DinoV2Config, encode_views
 from jaxrecon.nn.dpt import VIEWS_AT_ONCE, DenseHead, DPTConfig
+from jaxrecon.nn.offload import fetched
 from jaxrecon.nn.rope import RotaryTable, grid_positions, rotary_table
 from jaxrecon.nn.views import each_view, map_views
 from jaxrecon.pytree import pytree_dataclass
@@ -245,7 +246,7 @@ class VGGT(TrackingModel):
         self, features: Float[Array, "4 B V P E"], real_views: Count | None = None
     ) -> Float[Array, "rounds B V 9"]:
         """Pose encodings after each round of refinement, for which the views exchange."""
-        return self.camera_head(features[-1, :, :, 0].astype(jnp.float32), real_views)
+        return self.camera_head(fetched(features[-1, :, :, 0]).astype(jnp.float32), real_views)
 
     def read(
         self,

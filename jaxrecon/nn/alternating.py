@@ -12,6 +12,7 @@ from jaxtyping import Array, Float, Int
 from jaxrecon.nn.attention import AttentionFn, TokenLayout
 from jaxrecon.nn.block import Block, BlockConfig, stack_blocks
 from jaxrecon.nn.layers import scan_layers
+from jaxrecon.nn.offload import parked
 from jaxrecon.nn.rope import RotaryTable
 from jaxrecon.nn.views import view_shards, with_copies, without_copies
 
@@ -62,7 +63,8 @@ class AlternatingAttention(nnx.Module):
         last = self.taps[-1] + 1
         numbered = (self.frame_blocks, self.global_blocks, slots, np.arange(self.pairs))
         layers = jax.tree.map(lambda x: x[:last], numbered)
-        buffer = jnp.zeros((len(self.taps), *tokens.shape[:3], 2 * tokens.shape[3]), self.dtype)
+        shape = len(self.taps), *tokens.shape[:3], 2 * tokens.shape[3]
+        buffer = parked(jnp.zeros(shape, self.dtype))
 
         def step(
             carry: tuple[Array, Array], layer: tuple[Block, Block, Array, Array]
@@ -72,7 +74,7 @@ class AlternatingAttention(nnx.Module):
             here = replace(layout, layers=self.pairs, layer=number, notes=[])
             framed = self.within_views(frame_block, x, here, attention, rope)
             x = self.across_views(global_block, framed, here, attention, rope)
-            both = jnp.concatenate([framed, x], axis=-1).astype(taps.dtype)
+            both = parked(jnp.concatenate([framed, x], axis=-1).astype(taps.dtype))
             return (x, jax.lax.dynamic_update_index_in_dim(taps, both, slot, 0)), here.notes
 
         (_, taps), notes = scan_layers(step, (tokens, buffer), layers)
@@ -141,10 +143,11 @@ class GlobalFirstAttention(AlternatingAttention):
         last = self.taps[-1] // 2 + 1
         numbered = (self.global_blocks, self.frame_blocks, slots, np.arange(self.pairs))
         layers = jax.tree.map(lambda x: x[:last], numbered)
-        buffer = jnp.zeros((len(self.taps), *tokens.shape), self.dtype)
+        buffer = parked(jnp.zeros((len(self.taps), *tokens.shape), self.dtype))
 
         def written(taps: Array, x: Array, slot: Array) -> Array:
-            return jax.lax.dynamic_update_index_in_dim(taps, x.astype(taps.dtype), slot, 0)
+            features = parked(x.astype(taps.dtype))
+            return jax.lax.dynamic_update_index_in_dim(taps, features, slot, 0)
 
         def step(
             carry: tuple[Array, Array, Array], layer: tuple[Block, Block, Array, Array]

@@ -12,6 +12,8 @@ import numpy as np
 from jax.sharding import AxisType, PartitionSpec
 from jaxtyping import Array, Float, Shaped
 
+from jaxrecon.nn.offload import fetched
+
 VIEW_AXIS = "views"
 """Name of the mesh axis over which views are spread."""
 
@@ -220,16 +222,17 @@ def map_views[X, Y](
     count = jax.tree.leaves(views)[0].shape[axis]
     if count <= at_once:
         note_chunk(what, unit * count, unit * count)
-        return function(views)
+        return function(fetched(views))
     groups = -(-count // at_once)
     even = (number for number in range(groups, 2 * groups) if count % number == 0)
     size = -(-count // next(even, groups))
     note_chunk(what, unit * size, unit * count)
 
     def group(start: Array) -> Y:
-        return function(
-            jax.tree.map(lambda x: jax.lax.dynamic_slice_in_dim(x, start, size, axis=axis), views)
+        some = jax.tree.map(
+            lambda x: jax.lax.dynamic_slice_in_dim(x, start, size, axis=axis), views
         )
+        return function(fetched(some))
 
     starts = np.minimum(np.arange(0, count, size), count - size)
 

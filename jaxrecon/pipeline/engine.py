@@ -18,6 +18,7 @@ from jaxrecon.images import ImageBatch, ImageRule, PixelTransform
 from jaxrecon.memory import check_compiled, default_device
 from jaxrecon.models import Conditions, Model, abstract_conditions, padded_conditions
 from jaxrecon.nn.attention import AttentionFn, attend_densely
+from jaxrecon.nn.offload import offloading
 from jaxrecon.nn.views import weights_spread, whole_weights
 from jaxrecon.pipeline.framing import (
     bucket_of,
@@ -28,7 +29,7 @@ from jaxrecon.pipeline.framing import (
 )
 from jaxrecon.pipeline.identity import digest, stable_name
 from jaxrecon.pipeline.options import DEFAULT_HABITS, Habits, Options, Thresholds, thresholds
-from jaxrecon.pipeline.program import Geometry, encoded_scene, maps_program, scene_program
+from jaxrecon.pipeline.program import Geometry, encoder_program, maps_program, scene_program
 from jaxrecon.pipeline.tracking import Group, Query, follow_program, groups_of
 from jaxrecon.progress import Stages
 from jaxrecon.pytree import leaf_path
@@ -57,6 +58,7 @@ class Engine:
       habits: what the model's family does where the caller does not say.
       exact_views: compiles for each number of views, in place of padding it up to the next of a
         few numbers that share a program (see `bucket_of`).
+      offload: whether the features that the heads read wait in the host's memory.
       header: what the checkpoint of the weights says of itself; see `checkpoint.write`.
 
     Raises:
@@ -70,6 +72,7 @@ class Engine:
     mesh: Mesh | None = None
     habits: Habits = DEFAULT_HABITS
     exact_views: bool = False
+    offload: bool = False
     header: Mapping[str, Any] | None = field(default=None, repr=False, compare=False)
     _compiled: dict[Any, Any] = field(default_factory=dict, repr=False, compare=False)
 
@@ -137,7 +140,7 @@ class Engine:
         self, shape: tuple[int, ...], options: Options, attention: AttentionFn
     ) -> Any:
         """The program of that part, lowered and not yet compiled."""
-        program = partial(encoded_scene, self.spread(attention))
+        program = partial(encoder_program, self.spread(attention))
         return self.lowered(program, *self._abstract(shape, options))
 
     def maps(self, batch: ImageBatch, stages: Stages) -> Float[Array, "V h w C"]:
@@ -277,15 +280,16 @@ class Engine:
         Raises:
           InputError: the attention asked for by name cannot run on these devices.
         """
-        if self.mesh is None:
-            return jax.jit(program, keep_unused=True).lower(*arguments)
-        leaves: list[Any] = jax.tree.leaves(self.model)
-        with jax.set_mesh(self.mesh):
-            if all(leaf.sharding.is_fully_replicated for leaf in leaves):
+        with offloading(self.offload):
+            if self.mesh is None:
                 return jax.jit(program, keep_unused=True).lower(*arguments)
-            with weights_spread():
-                gathering = partial(_gathering, program)
-                return jax.jit(gathering, keep_unused=True).lower(*arguments)
+            leaves: list[Any] = jax.tree.leaves(self.model)
+            with jax.set_mesh(self.mesh):
+                if all(leaf.sharding.is_fully_replicated for leaf in leaves):
+                    return jax.jit(program, keep_unused=True).lower(*arguments)
+                with weights_spread():
+                    gathering = partial(_gathering, program)
+                    return jax.jit(gathering, keep_unused=True).lower(*arguments)
 
     def once(self, key: Any, lower: Callable[[], Any]) -> Any:
         """The executable of that key, compiled on first use.

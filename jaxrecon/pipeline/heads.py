@@ -12,10 +12,11 @@ from jaxtyping import Array, Float, Int
 from jaxrecon.memory import check_compiled
 from jaxrecon.models import VIEW_AXES, Conditions, Encoded, Model, Prediction
 from jaxrecon.nn.attention import AttentionFn
+from jaxrecon.nn.offload import fetched
 from jaxrecon.nn.views import each_view
 from jaxrecon.pipeline.engine import Engine
 from jaxrecon.pipeline.options import Options, Thresholds
-from jaxrecon.pipeline.program import Geometry, geometry_of
+from jaxrecon.pipeline.program import Geometry, geometry_of, waiting
 from jaxrecon.sharding import view_devices
 
 
@@ -131,9 +132,9 @@ def decode_program(
             views,
             jax.tree.broadcast(VIEW_AXES, views),
         )
-        return model.predict(some, layout, **chosen)
+        return model.predict(fetched(some), layout, **chosen)
 
-    prediction = each_view(work, (model, start), encoded, axis=VIEW_AXES)
+    prediction = each_view(work, (model, start), waiting(encoded), axis=VIEW_AXES)
     if world is not None:
         prediction = prediction.moved(jnp.asarray(world)[None])
     return geometry_of(prediction, limits, options)

@@ -1,5 +1,6 @@
 """The whole way from 8-bit pixels to points, cameras, intrinsics and mask, as one XLA program."""
 
+from dataclasses import replace
 from typing import Any, cast
 
 import jax
@@ -10,6 +11,7 @@ from jaxtyping import Array, Bool, Float, Int, UInt8
 from jaxrecon.geometry import depth_consistency, depth_normal_edges, intrinsics_from_points
 from jaxrecon.models import Conditions, Encoded, Model, Prediction, TrackingModel, given_world
 from jaxrecon.nn.attention import AttentionFn
+from jaxrecon.nn.offload import parked
 from jaxrecon.nn.views import each_view, map_views
 from jaxrecon.pipeline.options import Options, Thresholds
 from jaxrecon.pipeline.quantile import quantile
@@ -80,6 +82,22 @@ def encoded_scene(
     images = pixels.astype(jnp.float32) / 255
     conditions: dict[str, Any] = {} if known is None else {"conditions": known}
     return model.encode(images, attention=attention, real_views=limits.views, **conditions)
+
+
+def encoder_program(
+    attention: AttentionFn,
+    model: Model,
+    pixels: UInt8[Array, "1 V H W 3"],
+    limits: Thresholds,
+    known: Conditions | None,
+) -> Encoded:
+    """The part in which views exchange, for heads in programs of their own."""
+    return waiting(encoded_scene(attention, model, pixels, limits, known))
+
+
+def waiting(encoded: Encoded) -> Encoded:
+    """Between the programs: what is there of the views, in the host's memory if that is wanted."""
+    return replace(encoded, views=parked(encoded.views), stacked=parked(encoded.stacked))
 
 
 def geometry_of(

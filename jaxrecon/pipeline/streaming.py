@@ -24,7 +24,7 @@ from jaxrecon.pipeline.engine import Engine
 from jaxrecon.pipeline.heads import compile_both, compile_heads, has_given_pose, part_size
 from jaxrecon.pipeline.identity import digest, weights_digest
 from jaxrecon.pipeline.options import Options, Thresholds
-from jaxrecon.pipeline.program import Geometry
+from jaxrecon.pipeline.program import Geometry, waiting
 from jaxrecon.progress import Stages
 from jaxrecon.reconstruction import NO_STATISTICS, Reconstruction, Statistics
 from jaxrecon.sharding import by_view, put, view_devices
@@ -215,5 +215,5 @@ def world_program(
     """See `given_world`; of all that the model tells, the poses alone are worked out."""
     layout = model.layout(shape)
     chosen = {} if options.points is None else {"points": options.points}
-    found = model.predict_all(encoded, layout, **chosen)
+    found = model.predict_all(waiting(encoded), layout, **chosen)
     return given_world(found.world_from_camera, known)[0]

@@ -39,6 +39,7 @@ def load(
     attention: AttentionFn | AttentionName | None = None,
     mesh: Mesh | None = None,
     shard_weights: bool | WeightRules = False,
+    offload: bool = False,
     tracks: bool = False,
     revision: str | None = None,
     stages: Stages | None = None,
@@ -62,6 +63,8 @@ def load(
       mesh: devices to spread the views over; see `make_mesh`.
       shard_weights: whether each device holds but a part of the weights, for models that one device
         cannot hold beside its views; or which weights and how, see `sharding.weight_shardings`.
+      offload: whether what the trunk finds waits in the host's memory until the heads read it, for
+        more views than fit otherwise.
       tracks: whether points are to be followed (VGGT); else its track head is not even read.
       revision: branch, tag or commit of the upstream repository.
       stages: shows progress and the licence of the weights; the licence alone if not given.
@@ -82,7 +85,16 @@ def load(
         resize = _resize_rule(header, family, place)
     _state_licence(header["model"], header["license"], shown)
     told = checkpoint.header_of(header) | {"config": asdict(config)}
-    return Pipeline(model, header["model"], resize, attend, mesh, family.habits, header=told)
+    return Pipeline(
+        model,
+        header["model"],
+        resize,
+        attend,
+        mesh,
+        family.habits,
+        offload=offload,
+        header=told,
+    )
 
 
 def load_abstract(
@@ -92,6 +104,7 @@ def load_abstract(
     attention: AttentionFn | AttentionName | None = None,
     mesh: Mesh | None = None,
     shard_weights: bool | WeightRules = False,
+    offload: bool = False,
     tracks: bool = False,
 ) -> Pipeline:
     """A model with shapes in place of its weights, which can be compiled but not run.
@@ -99,7 +112,7 @@ def load_abstract(
     Nothing is downloaded, and of a checkpoint only what it says of itself is read.
 
     Args:
-      name, dtype, attention, mesh, shard_weights, tracks: see `load`.
+      name, dtype, attention, mesh, shard_weights, offload, tracks: see `load`.
 
     Raises:
       InputError: the name is unknown or an argument cannot be used.
@@ -117,7 +130,8 @@ def load_abstract(
         header, family, resize = entry.header, entry.family, entry.resize
         config = family.configured(entry.config, tracks=tracks)
     model = _placed(family.abstract(config, dtype), mesh, shard_weights)
-    return Pipeline(model, header["model"], resize, attend, mesh, family.habits)
+    habits = family.habits
+    return Pipeline(model, header["model"], resize, attend, mesh, habits, offload=offload)
 
 
 def _placed[M](model: M, mesh: Mesh | None, shard_weights: bool | WeightRules) -> M:
