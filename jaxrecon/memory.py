@@ -83,18 +83,33 @@ def machine_memory() -> int | None:
         return None
 
 
+def host_limit(device: Any) -> int | None:
+    """The bytes of the host's memory that may serve devices like this one; None if not known.
+
+    For a GPU, JAX takes no more of them than `XLA_PJRT_GPU_HOST_MEMORY_LIMIT_GB` says.
+    """
+    memory = machine_memory()
+    if device.platform != "gpu":
+        return memory
+    most = int(os.environ.get("XLA_PJRT_GPU_HOST_MEMORY_LIMIT_GB", "64")) * 2**30
+    return most if memory is None else min(most, memory)
+
+
 def check_compiled(compiled: Any, device: Any, *, runs: int = 1) -> None:
-    """Refuses a program (`jax.stages.Compiled`) that needs more than the device has.
+    """Refuses a program (`jax.stages.Compiled`) that needs more than the device or its host has.
 
     Args:
       runs: so many runs' outputs lie there together.
 
     Raises:
-      InputError: see `check_fits`.
+      InputError: see `check_fits` and `check_host`.
     """
     needs = needs_of(compiled)
     if needs is not None:
         check_fits(needs.keeping(runs).total, bytes_limit(device))
+        if needs.host:
+            devices = len(compiled.runtime_executable().local_devices())
+            check_host(devices * needs.host, host_limit(device))
 
 
 def check_fits(needed: int, limit: int | None) -> None:
@@ -113,6 +128,25 @@ def check_fits(needed: int, limit: int | None) -> None:
         f"images: the program needs {readable(needed)} of memory on each device, which has "
         f"{readable(limit)}; give fewer views or a lower resolution, spread them over more devices "
         "(mesh), or write view by view (stream), fewer of them at once (views_at_once)"
+    )
+
+
+def check_host(needed: int, limit: int | None) -> None:
+    """Refuses a program whose features do not fit into the host's memory.
+
+    Args:
+      needed: bytes that wait there, of all devices of this host.
+      limit: bytes that may; None if that is not known.
+
+    Raises:
+      InputError: they are more; says both numbers and what to do.
+    """
+    if limit is None or needed <= limit:
+        return
+    raise InputError(
+        f"offload: {readable(needed)} would wait in the host's memory, where {readable(limit)} "
+        "may; give fewer views, load the model without offload, or allow more by "
+        "XLA_PJRT_GPU_HOST_MEMORY_LIMIT_GB if the machine has it"
     )
 
 

@@ -12,7 +12,7 @@ from jax.typing import DTypeLike
 from jaxrecon.compiling import compiled
 from jaxrecon.errors import InputError
 from jaxrecon.images import PixelTransform
-from jaxrecon.memory import MemoryNeeds, bytes_limit, needs_of
+from jaxrecon.memory import MemoryNeeds, bytes_limit, host_limit, needs_of
 from jaxrecon.models import TrackingModel
 from jaxrecon.nn.attention import AttentionFn
 from jaxrecon.nn.views import noting_chunks
@@ -60,6 +60,7 @@ class MemoryPlan:
       chunks: how much of what each device works on at a time, and of how much.
       streamed: what streaming needs, if that is what was planned.
       tracks: how many points of every eighth image are followed; None for none.
+      host_limit: bytes of the host's memory that may serve all devices; None if that is not known.
     """
 
     model: str
@@ -73,11 +74,20 @@ class MemoryPlan:
     chunks: Mapping[str, tuple[int, int]] = field(default_factory=dict)
     streamed: StreamedNeeds | None = None
     tracks: int | None = None
+    host_limit: int | None = None
+
+    @property
+    def on_host(self) -> int:
+        """Bytes that wait in the host's memory, of all devices."""
+        return self.devices * self.needs.host
 
     @property
     def fits(self) -> bool | None:
         """Whether the memory is enough; None if the device does not tell what it has."""
-        return None if self.limit is None else self.needs.total <= self.limit
+        if self.limit is None:
+            return None
+        hosted = self.host_limit is None or self.on_host <= self.host_limit
+        return hosted and self.needs.total <= self.limit
 
 
 def memory_plan(
@@ -155,6 +165,7 @@ def memory_plan(
         chunks=chunks,
         streamed=streamed,
         tracks=tracks,
+        host_limit=host_limit(pipeline.device),
     )
 
 

@@ -16,7 +16,16 @@ import jaxrecon
 from jaxrecon import SparseAttention, memory, registry
 from jaxrecon.cli import main
 from jaxrecon.errors import InputError
-from jaxrecon.memory import MemoryNeeds, bytes_limit, check_fits, default_device, needs_of, readable
+from jaxrecon.memory import (
+    MemoryNeeds,
+    bytes_limit,
+    check_fits,
+    check_host,
+    default_device,
+    host_limit,
+    needs_of,
+    readable,
+)
 from jaxrecon.nn import dinov2, views
 from jaxrecon.pipeline import Pipeline
 from jaxrecon.plan import StreamedNeeds
@@ -159,6 +168,8 @@ def test_total_counts_shared_bytes_once() -> None:
 def test_a_program_that_fits_is_not_refused() -> None:
     check_fits(2**30, 2**30)
     check_fits(2**60, None)
+    check_host(2**30, 2**30)
+    check_host(2**60, None)
 
 
 def test_a_program_that_does_not_fit() -> None:
@@ -169,6 +180,54 @@ def test_a_program_that_does_not_fit() -> None:
         "fewer views or a lower resolution, spread them over more devices (mesh), or write view by "
         "view (stream), fewer of them at once (views_at_once)"
     )
+
+
+def test_features_that_do_not_fit_on_the_host() -> None:
+    told = r"offload: 3\.00 GiB would wait in the host's memory, where 2\.50 GiB may; give fewer"
+    with pytest.raises(InputError, match=told):
+        check_host(3 * 2**30, 2 * 2**30 + 2**29)
+
+
+def test_of_the_host_a_gpu_gets_what_jax_allows(monkeypatch: pytest.MonkeyPatch) -> None:
+    gpu, cpu = SimpleNamespace(platform="gpu"), SimpleNamespace(platform="cpu")
+    monkeypatch.delenv("XLA_PJRT_GPU_HOST_MEMORY_LIMIT_GB", raising=False)
+    for machine, allowed, expected in (
+        (2**37, None, 2**36),
+        (2**35, None, 2**35),
+        (2**37, "100", 100 * 2**30),
+        (None, "1", 2**30),
+    ):
+        monkeypatch.setattr(memory, "machine_memory", lambda machine=machine: machine)
+        if allowed is not None:
+            monkeypatch.setenv("XLA_PJRT_GPU_HOST_MEMORY_LIMIT_GB", allowed)
+        assert host_limit(gpu) == expected
+        assert host_limit(cpu) == machine
+
+
+def test_features_of_all_devices_share_the_host() -> None:
+    needs = MemoryNeeds(arguments=1, outputs=1, temporaries=1, host=2**30)
+    plan = jaxrecon.MemoryPlan("pi3", 17, 18, (42, 28), 2, "some kind", needs, 2**30)
+    assert plan.fits
+    assert replace(plan, host_limit=2**31).fits
+    assert not replace(plan, host_limit=2**31 - 1).fits
+    assert not replace(plan, limit=2).fits
+
+
+def test_a_program_is_held_to_the_host(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of three devices here."""
+    names = ("argument", "output", "temp", "alias")
+    told = {f"{name}_size_in_bytes": 1 for name in names}
+    told |= {f"host_{name}_size_in_bytes": 2**28 for name in names[:3]}
+    program = SimpleNamespace(
+        memory_analysis=lambda: SimpleNamespace(**told),
+        runtime_executable=lambda: SimpleNamespace(local_devices=lambda: [0, 1, 2]),
+    )
+    device = SimpleNamespace(platform="cpu", memory_stats=lambda: {"bytes_limit": 7})
+    monkeypatch.setattr(memory, "machine_memory", lambda: 9 * 2**28)
+    memory.check_compiled(program, device)
+    monkeypatch.setattr(memory, "machine_memory", lambda: 9 * 2**28 - 1)
+    with pytest.raises(InputError, match=r"offload: 2\.25 GiB would wait"):
+        memory.check_compiled(program, device)
 
 
 @pytest.mark.parametrize(
@@ -272,6 +331,18 @@ def test_what_the_command_prints(
         "       total  2.50 GiB",
         last,
     ]
+
+
+def test_what_the_command_prints_of_the_host(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    needs = MemoryNeeds(arguments=2**30, outputs=2**20, temporaries=2**30, host=2**29)
+    plan = jaxrecon.MemoryPlan("pi3", 17, 18, (42, 28), 2, "some kind", needs, 2**32)
+    monkeypatch.setattr("jaxrecon.plan.memory_plan", lambda *given, **named: plan)
+    for limit, told in ((None, "1.00 GiB"), (2**31, "1.00 GiB of 2.00 GiB")):
+        plan = replace(plan, host_limit=limit)
+        assert main(["plan", "--views", "17", "--size", "42x28", "--offload"]) == 0
+        assert f" on the host  {told}" in capsys.readouterr().out.splitlines()
 
 
 def test_what_the_command_prints_of_streaming(

@@ -83,7 +83,7 @@ def _text(plan: "MemoryPlan") -> str:
         "outputs": readable(needs.outputs),
         "temporaries": readable(needs.temporaries),
         "total": readable(needs.total),
-        **({"on the host": readable(needs.host)} if needs.host else {}),
+        **({"on the host": _hosted(plan)} if needs.host else {}),
         "limit": answers[None] if limit is None else f"{readable(limit)}: {answers[plan.fits]}",
     }
     points = "" if plan.tracks is None else f", {plan.tracks} points of every eighth view"
@@ -97,6 +97,14 @@ def _text(plan: "MemoryPlan") -> str:
             f"{size:,} of {of:,} {what}" for what, (size, of) in sorted(plan.chunks.items())
         )
     return "\n".join([first, *(f"{name:>12}  {value}" for name, value in rows.items())])
+
+
+def _hosted(plan: "MemoryPlan") -> str:
+    """What waits in the host's memory, of what may."""
+    from jaxrecon.memory import readable
+
+    limit = plan.host_limit
+    return readable(plan.on_host) + (f" of {readable(limit)}" if limit is not None else "")
 
 
 def _streamed_rows(plan: "MemoryPlan") -> dict[str, str]:
