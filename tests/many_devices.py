@@ -26,27 +26,18 @@ from flax import nnx
 from jax.sharding import AxisType, Mesh
 
 import jaxrecon
-from jaxrecon.images import MAPANYTHING_RESIZE, PI3_RESIZE, VGGT_RESIZE
-from jaxrecon.models import VGGT, MapAnything, Model, Pi3
+from jaxrecon.models import Model
 from jaxrecon.nn import block, views
 from jaxrecon.nn.attention import AttentionFn, TokenLayout, attend_densely
 from jaxrecon.nn.rope import grid_positions, rotary_table
 from jaxrecon.pipeline import Pipeline
 from jaxrecon.sharding import by_view, replicated, spread_attention, weight_shardings
-from mapanything_stages import MAPANYTHING_TINY
-from tiny_models import PI3_TINY
-from vggt_stages import VGGT_TINY
+from tiny_families import FAMILIES, FIELDS
 
 SIDE = 28
 THRESHOLDS = {"min_confidence": 0.0, "confidence_quantile": 0.0, "edge_rtol": None}
 """Of the mask: none that rounding could tip."""
 EXCHANGES = ["all-to-all", "all-gather", "all-reduce", "reduce-scatter", "collective-permute"]
-FIELDS = ("points_world", "points_camera", "confidence", "world_from_camera")
-FAMILIES = {
-    "pi3": (lambda: Pi3(PI3_TINY, rngs=nnx.Rngs(0)), PI3_RESIZE),
-    "vggt": (lambda: VGGT(VGGT_TINY, rngs=nnx.Rngs(0)), VGGT_RESIZE),
-    "mapanything": (lambda: MapAnything(MAPANYTHING_TINY, rngs=nnx.Rngs(0)), MAPANYTHING_RESIZE),
-}
 
 
 def meshes() -> dict[str, Mesh]:

@@ -1,40 +1,29 @@
 """π³ on an NVIDIA GPU: run with `python3 -m pytest -m gpu`."""
 
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from flax import nnx
 from jax.typing import DTypeLike
 
 import golden_data
 from convert.engine import plan, stream
 from convert.pi3 import IGNORED, RULES
 from jaxrecon import checkpoint
-from jaxrecon.images import MAPANYTHING_RESIZE, PI3_RESIZE, VGGT_RESIZE
+from jaxrecon.images import PI3_RESIZE
 from jaxrecon.memory import needs_of
-from jaxrecon.models import PI3, VGGT, MapAnything, Model, Pi3, Prediction
+from jaxrecon.models import PI3, Pi3, Prediction
 from jaxrecon.pipeline import Pipeline
 from jaxrecon.reconstruction import Reconstruction
 from jaxrecon.registry import PI3_FAMILY
 from jaxrecon.scenes import render_scene
-from mapanything_stages import MAPANYTHING_TINY
 from test_parity import InMemory, build_pi3, channels_last
+from tiny_families import FAMILIES, FIELDS
 from tiny_models import PI3_TINY
-from vggt_stages import VGGT_TINY
 
 pytestmark = pytest.mark.gpu
-
-FIELDS = ("points_world", "points_camera", "confidence", "world_from_camera")
-FAMILIES: dict[str, tuple[Callable[[], Model], Any]] = {
-    "pi3": (lambda: Pi3(PI3_TINY, rngs=nnx.Rngs(0)), PI3_RESIZE),
-    "vggt": (lambda: VGGT(VGGT_TINY, rngs=nnx.Rngs(0)), VGGT_RESIZE),
-    "mapanything": (lambda: MapAnything(MAPANYTHING_TINY, rngs=nnx.Rngs(0)), MAPANYTHING_RESIZE),
-}
 
 
 @pytest.mark.parametrize("name", ["pi3_tiny_56x70_n3_b1", "eps_pi3_tiny_56x70_n3"])

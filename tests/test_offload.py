@@ -1,6 +1,5 @@
 """Features that wait in the host's memory: where programs put them, and that results stay."""
 
-from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -13,23 +12,14 @@ from flax import nnx
 
 import jaxrecon
 from jaxrecon.cli import main
-from jaxrecon.images import MAPANYTHING_RESIZE, PI3_RESIZE, VGGT_RESIZE
-from jaxrecon.models import VGGT, MapAnything, Model, Pi3
 from jaxrecon.nn.offload import offloading
 from jaxrecon.pipeline import Options, Pipeline
 from jaxrecon.pipeline.program import scene_program
 from jaxrecon.progress import Stages
-from mapanything_stages import MAPANYTHING_TINY
-from tiny_models import PI3_TINY, write_native
-from vggt_stages import VGGT_TINY
+from tiny_families import FAMILIES, FIELDS
+from tiny_models import write_native
 
 SIDE, VIEWS = 28, 11
-FIELDS = ("points_world", "points_camera", "confidence", "world_from_camera")
-FAMILIES: dict[str, tuple[Callable[[], Model], Any]] = {
-    "pi3": (lambda: Pi3(PI3_TINY, rngs=nnx.Rngs(0)), PI3_RESIZE),
-    "vggt": (lambda: VGGT(VGGT_TINY, rngs=nnx.Rngs(0)), VGGT_RESIZE),
-    "mapanything": (lambda: MapAnything(MAPANYTHING_TINY, rngs=nnx.Rngs(0)), MAPANYTHING_RESIZE),
-}
 PUT_ASIDE, FETCHED = '"pinned_host"', '"device"'
 
 

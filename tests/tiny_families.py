@@ -1,0 +1,19 @@
+"""A small model of each family, with random weights."""
+
+from collections.abc import Callable
+
+from flax import nnx
+
+from jaxrecon.images import MAPANYTHING_RESIZE, PI3_RESIZE, VGGT_RESIZE, ImageRule
+from jaxrecon.models import VGGT, MapAnything, Model, Pi3
+from mapanything_stages import MAPANYTHING_TINY
+from tiny_models import PI3_TINY
+from vggt_stages import VGGT_TINY
+
+FIELDS = ("points_world", "points_camera", "confidence", "world_from_camera")
+"""Of a reconstruction, what no threshold decides."""
+FAMILIES: dict[str, tuple[Callable[[], Model], ImageRule]] = {
+    "pi3": (lambda: Pi3(PI3_TINY, rngs=nnx.Rngs(0)), PI3_RESIZE),
+    "vggt": (lambda: VGGT(VGGT_TINY, rngs=nnx.Rngs(0)), VGGT_RESIZE),
+    "mapanything": (lambda: MapAnything(MAPANYTHING_TINY, rngs=nnx.Rngs(0)), MAPANYTHING_RESIZE),
+}
