@@ -93,10 +93,10 @@ def prepared(options: argparse.Namespace) -> Iterator[tuple[dict, Any, Callable[
     build = partial(entry.family.build, config, dtype=jnp.bfloat16)
 
     def compiled(views: int, ratio: float, order: Any) -> Any:
-        given: dict[str, Any] = {"mesh": mesh} if options.devices > 1 else {}
         attention = SparseAttention(ratio, None, order=order) if ratio else None
-        given |= {"dtype": "bfloat16", "attention": attention, "offload": options.offload}
-        pipeline = registry.load_abstract(options.model, **given)
+        spread = mesh if options.devices > 1 else None
+        given: Any = {"attention": attention, "mesh": spread, "offload": options.offload}
+        pipeline = registry.load_abstract(options.model, dtype="bfloat16", **given)
         points = pipeline.habits.chosen_points(None, options.model)
         return pipeline.compile((views, *options.size, 3), Options(points=points))
 
@@ -116,9 +116,8 @@ def prepared(options: argparse.Namespace) -> Iterator[tuple[dict, Any, Callable[
         def once(program: Any = program, pixels: Any = pixels) -> None:
             jax.block_until_ready(program(model, pixels, limits, None))
 
-        side = order if ratio else "dense"
-        told = {"views": views, "ratio": ratio, "side": side, "compile": compiling}
-        yield told, program, once
+        told = {"views": views, "ratio": ratio, "side": order if ratio else "dense"}
+        yield told | {"compile": compiling}, program, once
 
 
 def drawn(like: Any) -> np.ndarray:

@@ -576,6 +576,14 @@ class TestAttention:
         with pytest.raises(InputError, match="--patch-order is for block-sparse attention, found"):
             common.attention_of(exact)
 
+    def test_a_budget_that_is_no_number(self, capsys: pytest.CaptureFixture[str]) -> None:
+        parser = argparse.ArgumentParser()
+        common.add_computing(parser)
+        with pytest.raises(SystemExit):
+            parser.parse_args(["--sparse-ratio", "half"])
+        told = "argument --sparse-ratio: half is neither a number nor none\n"
+        assert capsys.readouterr().err.endswith(told)
+
     def test_no_budget_leaves_the_name(self) -> None:
         parser = argparse.ArgumentParser()
         common.add_computing(parser)

@@ -94,6 +94,11 @@ def test_without_an_output_folder(run: Run, native: str, tmp_path: Path) -> None
     ("arguments", "told"),
     [
         (["--set", "tum"], "--set tum needs --path, the folder where it lies"),
+        (
+            ["--set", "folder", "--path", "x", "--size", "112"],
+            "--size 112 is of procedural images; those of --set folder come to the model's own "
+            "size, or to --resolution",
+        ),
         (["--path", "x"], "--path x goes with a --set that lies on disk"),
         (["--set", "folder", "--path", "absent"], "absent"),
         (["--scenes", "0"], "scenes"),

@@ -117,7 +117,12 @@ def add_computing(parser: argparse.ArgumentParser) -> None:
 
 
 def _share(text: str) -> float | None:
-    return None if text == "none" else float(text)
+    if text == "none":
+        return None
+    try:
+        return float(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"{text} is neither a number nor none") from error
 
 
 def load_pipeline(

@@ -27,7 +27,7 @@ def add_to(commands: Any) -> None:
     add("--path", help="where the set lies; procedural scenes need none")
     add("--scenes", type=int, default=128, help="the most scenes to evaluate")
     add("--views", type=int, default=8, help="the most views of each scene")
-    add("--size", type=int, default=224, help="side of the procedural images in pixels")
+    add("--size", type=int, help="side of the procedural images in pixels; 224 if not given")
     add("--resolution", type=int, help="longest side of the processed images, in pixels")
     add("--stride", type=int, default=1, help="take every n-th image of a sequence")
     add(
@@ -54,7 +54,7 @@ def run(options: argparse.Namespace) -> int:
         options.path,
         scenes=options.scenes,
         views=options.views,
-        size=options.size,
+        size=224 if options.size is None else options.size,
         stride=options.stride,
         seed=options.seed,
     )
@@ -78,6 +78,11 @@ def _check(options: argparse.Namespace) -> None:
         raise InputError(f"--path {options.path} goes with a --set that lies on disk")
     if options.set != "procedural" and not options.path:
         raise InputError(f"--set {options.set} needs --path, the folder where it lies")
+    if options.set != "procedural" and options.size is not None:
+        raise InputError(
+            f"--size {options.size} is of procedural images; those of --set {options.set} come "
+            "to the model's own size, or to --resolution"
+        )
 
 
 def _write(report: "Report", options: argparse.Namespace) -> None:

@@ -111,7 +111,6 @@ class _Filters:
                 self._before = warnings.catch_warnings()
                 self._before.__enter__()
                 warnings.filterwarnings("ignore", module=r"PIL\.")
-                warnings.simplefilter("error", Image.DecompressionBombWarning)
 
     def __exit__(self, *failure: object) -> None:
         with self._lock:
@@ -124,7 +123,7 @@ _FILTERS = _Filters()
 
 
 def pillow_warnings_handled() -> AbstractContextManager[None]:
-    """Keeps Pillow's warnings from the user; the one for oversized images becomes an error."""
+    """Keeps Pillow's warnings from the user; it raises for images of twice its limit of pixels."""
     return _FILTERS
 
 
@@ -172,10 +171,10 @@ def _eight_bit(values: Num[np.ndarray, "*shape"], name: str) -> UInt8[np.ndarray
 
 
 def _reason(path: Path, error: Exception) -> str:
-    if isinstance(error, Image.DecompressionBombWarning | Image.DecompressionBombError):
+    if isinstance(error, Image.DecompressionBombError):
         return (
-            f"it has more pixels than Pillow's limit of {Image.MAX_IMAGE_PIXELS}; "
-            "shrink it, or raise PIL.Image.MAX_IMAGE_PIXELS if you trust it"
+            f"it has more than {2 * (Image.MAX_IMAGE_PIXELS or 0)} pixels, twice "
+            "PIL.Image.MAX_IMAGE_PIXELS; shrink it, or raise that limit if you trust it"
         )
     if isinstance(error, UnidentifiedImageError):
         empty = path.stat().st_size == 0
