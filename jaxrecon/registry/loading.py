@@ -64,7 +64,7 @@ def load(
       shard_weights: whether each device holds but a part of the weights, for models that one device
         cannot hold beside its views; or which weights and how, see `sharding.weight_shardings`.
       offload: whether what the trunk finds waits in the host's memory until the heads read it, for
-        more views than fit otherwise.
+        more views than fit otherwise. π³ keeps too little for it to gain; a CPU has one memory.
       tracks: whether points are to be followed (VGGT); else its track head is not even read.
       revision: branch, tag or commit of the upstream repository.
       stages: shows progress and the licence of the weights; the licence alone if not given.
