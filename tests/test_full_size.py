@@ -18,11 +18,13 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
 
 HOUSE = golden_data.HERE.parent.parent / "shared" / "photos" / "house"
 _RUN = """
-import resource, sys
+import sys
 from jaxrecon.cli import main
 code = main(sys.argv[1:])
-peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-sys.stderr.write(f"peak {peak}\\n")
+# Not getrusage: that of a child begins with what its parent held when it was started.
+with open("/proc/self/status") as status:
+    (most,) = [line.split()[1] for line in status if line.startswith("VmHWM")]
+sys.stderr.write(f"peak {1024 * int(most)}\\n")
 sys.exit(code)
 """
 
@@ -61,7 +63,7 @@ def test_released_size_converts_and_reconstructs_within_bounds(
     pycolmap, trimesh = pytest.importorskip("pycolmap"), pytest.importorskip("trimesh")
     home, out = tmp_path / "home", tmp_path / "out"
     _, peak = run(home, "convert", "pi3", str(upstream_file), "-o", str(home / "pi3"))
-    assert peak <= 1.2 * upstream_file.stat().st_size
+    assert peak <= 0.3 * upstream_file.stat().st_size
     # The deterministic weights see no geometry, so every pixel is kept.
     options = ("--resolution", "224", "--min-confidence", "0", "--keep-edges")
     formats = ("--formats", "ply,glb,npz,colmap,pictures")
