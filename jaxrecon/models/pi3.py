@@ -177,9 +177,7 @@ class Pi3(Model):
     ) -> Encoded:
         layout = replace(self.layout(images.shape), real_views=real_views)
         rope = self.rope(layout, self.config.trunk_block)
-        features = self.trunk(self.tokens(images), layout, attention, rope).reshape(
-            *images.shape[:2], layout.tokens, -1
-        )
+        features = self.trunk(self.tokens(images), layout, attention, rope)[-1]
         return Encoded(views=features, skipped=told(layout))
 
     def predict(self, encoded: Encoded, layout: TokenLayout) -> Prediction:
