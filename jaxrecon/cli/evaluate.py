@@ -54,7 +54,7 @@ def run(options: argparse.Namespace) -> int:
         options.path,
         scenes=options.scenes,
         views=options.views,
-        size=224 if options.size is None else options.size,
+        size=options.size,
         stride=options.stride,
         seed=options.seed,
     )

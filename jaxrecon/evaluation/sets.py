@@ -15,7 +15,7 @@ from jaxrecon.evaluation.sets_seven_scenes import seven_scenes
 from jaxrecon.evaluation.sets_tum import tum_scenes
 from jaxrecon.evaluation.truth import Truth
 
-_PROCEDURAL_VIEWS = 8
+_PROCEDURAL_VIEWS, _PROCEDURAL_SIZE = 8, 224
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ def open_set(
     *,
     scenes: int = 128,
     views: int | None = None,
-    size: int = 224,
+    size: int | None = None,
     stride: int = 1,
     seed: int = 0,
 ) -> Iterator[Truth]:
@@ -63,13 +63,14 @@ def open_set(
       path: where the set lies; None for procedural scenes.
       scenes: the most scenes.
       views: the most views of each; None for all (8 of procedural scenes).
-      size: side of procedural images in pixels.
+      size: side of procedural images in pixels; 224 if not given.
       stride: takes every so manieth frame of a sequence; procedural scenes have none.
       seed: of the procedural scenes, or of the draw of views.
 
     Raises:
       InputError: the kind is unknown, a number is out of range, or nothing usable lies at the path.
     """
+    size = _PROCEDURAL_SIZE if size is None else size
     for name, value in (("scenes", scenes), ("size", size)):
         if value < 1:
             raise InputError(f"{name} is {value}; give at least 1")
