@@ -14,7 +14,11 @@ from safetensors.numpy import save_file
 import golden_data
 from jaxrecon.scenes import render_scene
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.timeout(1200),
+    pytest.mark.skipif(sys.platform != "linux", reason="reads /proc/self/status"),
+]
 
 HOUSE = golden_data.HERE.parent.parent / "shared" / "photos" / "house"
 _RUN = """

@@ -16,11 +16,10 @@ from jaxrecon.images import PI3_RESIZE
 from jaxrecon.memory import needs_of
 from jaxrecon.models import PI3, Pi3, Prediction
 from jaxrecon.pipeline import Pipeline
-from jaxrecon.reconstruction import Reconstruction
 from jaxrecon.registry import PI3_FAMILY
 from jaxrecon.scenes import render_scene
 from test_parity import InMemory, build_pi3, channels_last
-from tiny_families import FAMILIES, FIELDS
+from tiny_families import FAMILIES, FIELDS, whole_and_streamed
 from tiny_models import PI3_TINY
 
 pytestmark = pytest.mark.gpu
@@ -75,19 +74,13 @@ def test_features_wait_on_the_host(name: str, tmp_path: Path) -> None:
     """Where they lie changes no result beyond rounding, of the whole program or view by view."""
     make, resize = FAMILIES[name]
     model = jax.jit(make)()
-    pixels = np.random.default_rng(0).integers(0, 256, (11, 28, 28, 3), np.uint8)
     found = []
     for offload in (False, True):
         pipeline = Pipeline(model, name, resize, offload=offload)
-        whole = pipeline.reconstruct(pixels, resolution=28, min_confidence=0.0).numpy()
-        (program,) = pipeline._compiled.values()
-        needs = needs_of(program)
+        found.append(whole_and_streamed(pipeline, tmp_path / str(offload)))
+        needs = needs_of(next(iter(pipeline._compiled.values())))
         assert needs is not None
         assert (needs.host > 0) == offload
-        pipeline.stream(
-            pixels, tmp_path / str(offload), views_at_once=3, resolution=28, min_confidence=0.0
-        )
-        found.append((whole, Reconstruction.load(tmp_path / str(offload))))
     for field in FIELDS:
         for plain, offloaded in zip(*found, strict=True):
             here, there = np.asarray(getattr(plain, field)), np.asarray(getattr(offloaded, field))

@@ -16,7 +16,7 @@ from jaxrecon.nn.offload import offloading
 from jaxrecon.pipeline import Options, Pipeline
 from jaxrecon.pipeline.program import scene_program
 from jaxrecon.progress import Stages
-from tiny_families import FAMILIES, FIELDS
+from tiny_families import FAMILIES, FIELDS, whole_and_streamed
 from tiny_models import write_native
 
 SIDE, VIEWS = 28, 11
@@ -47,14 +47,10 @@ def test_what_the_trunk_finds_waits_on_the_host(name: str) -> None:
 def test_results_stay(tmp_path: Path) -> None:
     make, resize = FAMILIES["pi3"]
     plain = Pipeline(jax.jit(make)(), "pi3", resize)
-    pixels = np.random.default_rng(0).integers(0, 256, (VIEWS, SIDE, SIDE, 3), np.uint8)
-    given: dict[str, Any] = {"resolution": SIDE, "min_confidence": 0.0}
-    found = []
-    for pipeline in (plain, replace(plain, offload=True, _compiled={})):
-        folder = tmp_path / str(pipeline.offload)
-        pipeline.stream(pixels, folder, views_at_once=4, **given)
-        whole = pipeline.reconstruct(pixels, **given).numpy()
-        found.append((whole, jaxrecon.Reconstruction.load(folder)))
+    found = [
+        whole_and_streamed(pipeline, tmp_path / str(pipeline.offload))
+        for pipeline in (plain, replace(plain, offload=True, _compiled={}))
+    ]
     for plainly, offloaded in zip(*found, strict=True):
         for field in FIELDS:
             np.testing.assert_array_equal(getattr(offloaded, field), getattr(plainly, field))

@@ -1,11 +1,15 @@
 """A small model of each family, with random weights."""
 
 from collections.abc import Callable
+from pathlib import Path
 
+import numpy as np
 from flax import nnx
 
 from jaxrecon.images import MAPANYTHING_RESIZE, PI3_RESIZE, VGGT_RESIZE, ImageRule
 from jaxrecon.models import VGGT, MapAnything, Model, Pi3
+from jaxrecon.pipeline import Pipeline
+from jaxrecon.reconstruction import Reconstruction
 from mapanything_stages import MAPANYTHING_TINY
 from tiny_models import PI3_TINY
 from vggt_stages import VGGT_TINY
@@ -17,3 +21,11 @@ FAMILIES: dict[str, tuple[Callable[[], Model], ImageRule]] = {
     "vggt": (lambda: VGGT(VGGT_TINY, rngs=nnx.Rngs(0)), VGGT_RESIZE),
     "mapanything": (lambda: MapAnything(MAPANYTHING_TINY, rngs=nnx.Rngs(0)), MAPANYTHING_RESIZE),
 }
+
+
+def whole_and_streamed(pipeline: Pipeline, folder: Path) -> tuple[Reconstruction, Reconstruction]:
+    """Eleven views of noise at once, and a few at a time through the folder."""
+    pixels = np.random.default_rng(0).integers(0, 256, (11, 28, 28, 3), np.uint8)
+    whole = pipeline.reconstruct(pixels, resolution=28, min_confidence=0.0).numpy()
+    pipeline.stream(pixels, folder, views_at_once=3, resolution=28, min_confidence=0.0)
+    return whole, Reconstruction.load(folder)
