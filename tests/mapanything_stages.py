@@ -121,6 +121,7 @@ def encoder_stages(
     normalised = (view_major(images) - jnp.array(IMAGE_MEAN)) / jnp.array(IMAGE_STD)
     embedded = encoder.embed(normalised)
     encoded = replace(layout, leading=1, trailing=0)
+    assert encoder.blocks is not None
     tokens = encoder.tokens(normalised)
 
     def as_map(patches: jax.Array) -> jax.Array:

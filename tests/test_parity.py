@@ -78,6 +78,7 @@ def pi3_stages(model: Pi3, images: jax.Array) -> dict[str, jax.Array]:
     flat = ((images - jnp.array(IMAGE_MEAN)) / jnp.array(IMAGE_STD)).reshape(-1, *images.shape[2:])
     out = {"enc_patch_embed": encoder.embed_patches(flat), "enc_block0_input": encoder.embed(flat)}
     encoded = replace(layout, leading=1 + encoder.config.registers)
+    assert encoder.blocks is not None
     out["enc_block0"] = layer(encoder.blocks, 0)(out["enc_block0_input"], encoded, attend_densely)
     out["enc_patchtokens"] = encoder(flat)
 

@@ -81,6 +81,7 @@ def trunk_stages(model: VGGT, images: jax.Array) -> dict[str, jax.Array]:
     flat = ((images - jnp.array(IMAGE_MEAN)) / jnp.array(IMAGE_STD)).reshape(-1, *images.shape[2:])
     out = {"enc_patch_embed": encoder.embed_patches(flat), "enc_block0_input": encoder.embed(flat)}
     encoded = replace(layout, leading=1 + encoder.config.registers)
+    assert encoder.blocks is not None
     embedded = out["enc_block0_input"]
     out["enc_block0"] = _layer(encoder.blocks, 0)(embedded, encoded, attend_densely)
     out["enc_norm_all"] = encoder.tokens(flat)

@@ -11,10 +11,12 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int
 
 from jaxrecon.errors import InputError
-from jaxrecon.nn.layers import layer_norm, linear
+from jaxrecon.nn.layers import bias_of, layer_norm, linear, norm_parameters, product
+from jaxrecon.nn.learning import learns
 from jaxrecon.nn.rope import RotaryTable, apply_rotary
 from jaxrecon.nn.views import in_turns
 from pallas_kernels.dense_attention import IMPLEMENTATIONS, dense_attention
+from pallas_kernels.qk_norm_rope import qk_norm_rope
 
 QK_NORM_EPS = 1e-5
 
@@ -150,6 +152,17 @@ class Attention(nnx.Module):
         rope: RotaryTable | None = None,
         context: Float[Array, "G S D"] | None = None,
     ) -> Float[Array, "G T D"]:
+        return self.out(self.attended(x, layout, attention, rope, context))
+
+    def attended(
+        self,
+        x: Float[Array, "G T D"],
+        layout: TokenLayout,
+        attention: AttentionFn,
+        rope: RotaryTable | None = None,
+        context: Float[Array, "G S D"] | None = None,
+    ) -> Float[Array, "G T D"]:
+        """What enters the output matrix."""
         if context is None:
             axis, unit = int(layout.views > 1), layout.tokens_per_view
             q, k, v = in_turns(
@@ -163,7 +176,7 @@ class Attention(nnx.Module):
         else:
             (q,), (k, v) = self._projected(x, 0, 1), self._projected(context, 1, 3)
             q, k = self._turned(q, k, v.dtype, rope)
-        return self.out(attention(q, k, v, layout).reshape(x.shape))
+        return attention(q, k, v, layout).reshape(x.shape)
 
     @staticmethod
     def _own_inputs(
@@ -171,8 +184,24 @@ class Attention(nnx.Module):
     ) -> tuple[Float[Array, "g t N K"], ...]:
         """Queries, keys and values, ready to attend."""
         self, rope = weights
+        if learns():
+            return self._fused_inputs(x, rope)
         q, k, v = self._projected(x, 0, 3)
         return *self._turned(q, k, v.dtype, rope), v
+
+    def _fused_inputs(
+        self, x: Float[Array, "g t D"], rope: RotaryTable | None
+    ) -> tuple[Float[Array, "g t N K"], ...]:
+        """The same, as `qk_norm_rope` computes them."""
+        norms = None
+        if self.q_norm is not None and self.k_norm is not None:
+            norms = norm_parameters(self.q_norm), norm_parameters(self.k_norm)
+        rotary = None if rope is None else (rope.cos, rope.sin)
+        parts = 3, self.heads, x.shape[-1] // self.heads
+        qkv, bias = product(self.qkv, x).reshape(*x.shape[:2], *parts), bias_of(self.qkv)
+        return qk_norm_rope(
+            qkv, bias=bias.reshape(parts), norms=norms, rotary=rotary, eps=QK_NORM_EPS
+        )
 
     def _turned(
         self, q: Array, k: Array, dtype: DTypeLike, rope: RotaryTable | None

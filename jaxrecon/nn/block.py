@@ -1,7 +1,7 @@
 """The transformer block that every family is made of."""
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import jax.numpy as jnp
 from flax import nnx
@@ -9,9 +9,21 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from jaxrecon.nn.attention import Attention, AttentionFn, TokenLayout
-from jaxrecon.nn.layers import LayerScale, Mlp, SwiGlu, layer_norm, scan_layers, stack
+from jaxrecon.nn.layers import (
+    LayerScale,
+    Mlp,
+    SwiGlu,
+    bias_of,
+    layer_norm,
+    norm_parameters,
+    product,
+    scan_layers,
+    stack,
+)
+from jaxrecon.nn.learning import learns
 from jaxrecon.nn.rope import RotaryTable
 from jaxrecon.nn.views import in_turns
+from pallas_kernels.residual_norm import residual_norm, residual_sum
 
 type MlpKind = Literal["gelu", "swiglu"]
 
@@ -85,12 +97,29 @@ class Block(nnx.Module):
         rope: RotaryTable | None = None,
         context: Float[Array, "G S D"] | None = None,
     ) -> Float[Array, "G T D"]:
+        if learns() and context is None and not self.normed_residual:
+            return self.learning(x, layout, attention, rope)
         normed = self.norm1(x)
         if self.norm_context is not None:
             context = self.norm_context(context)
         update = self.attention(normed, layout, attention, rope, context)
         x = (normed if self.normed_residual else x) + _scaled(update, self.scale1)
         return x + _scaled(self.feed_forward(x, layout), self.scale2)
+
+    def learning(
+        self,
+        x: Float[Array, "G T D"],
+        layout: TokenLayout,
+        attention: AttentionFn,
+        rope: RotaryTable | None,
+    ) -> Float[Array, "G T D"]:
+        """The block for `jaxrecon.nn.learning`: the same sums and norms, fused."""
+        x, normed = residual_norm(x, **_norm_of(self.norm1))
+        attended = self.attention.attended(normed, layout, attention, rope)
+        update = _update(self.attention.out, attended, self.scale1)
+        x, normed = residual_norm(x, **update, **_norm_of(self.norm2))
+        update = _update(self.mlp.fc2, self.mlp.hidden(normed), self.scale2)
+        return residual_sum(x, **update)
 
     def feed_forward(self, x: Float[Array, "G T D"], layout: TokenLayout) -> Float[Array, "G T D"]:
         """The MLP of the normed tokens, so many at a time that its hidden layer stays small."""
@@ -104,6 +133,17 @@ class Block(nnx.Module):
 
 def _scaled(update: Array, scale: LayerScale | None) -> Array:
     return update.astype(jnp.float32) if scale is None else scale(update)
+
+
+def _update(layer: nnx.Linear, x: Array, scale: LayerScale | None) -> dict[str, Any]:
+    """What a linear layer adds to the residual stream, as `residual_norm` takes it."""
+    gamma = None if scale is None else scale.gamma[...]
+    return {"update": product(layer, x), "update_bias": bias_of(layer), "gamma": gamma}
+
+
+def _norm_of(norm: nnx.LayerNorm) -> dict[str, Any]:
+    """A norm, as `residual_norm` takes it."""
+    return {"norm": norm_parameters(norm), "eps": norm.epsilon, "dtype": norm.dtype}
 
 
 def stack_blocks(config: BlockConfig, depth: int, *, dtype: DTypeLike, rngs: nnx.Rngs) -> Block:

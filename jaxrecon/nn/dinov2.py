@@ -32,6 +32,7 @@ class DinoV2Config:
     """Sizes and options of the encoder.
 
     Attributes:
+      depth: blocks; with none, patches are embedded and no more.
       grid: side of the square position table, in patches.
       mlp: kind of the blocks' MLP.
       final_norm: whether the tokens pass a norm after the last block.
@@ -76,7 +77,11 @@ class DinoV2(nnx.Module):
             else None
         )
         self.position_embedding = nnx.Param(normal(rngs.params(), (1 + config.grid**2, width)))
-        self.blocks = stack_blocks(config.block, config.depth, dtype=dtype, rngs=rngs)
+        self.blocks = (
+            stack_blocks(config.block, config.depth, dtype=dtype, rngs=rngs)
+            if config.depth
+            else None
+        )
         self.norm = (
             layer_norm(width, eps=config.block.norm_eps, dtype=jnp.float32, rngs=rngs)
             if config.final_norm
@@ -96,7 +101,8 @@ class DinoV2(nnx.Module):
         """
         tokens = self.embed(images)
         layout = TokenLayout(1, self.patch_grid(images.shape), 1 + self.config.registers)
-        tokens = scan_blocks(self.blocks, tokens, layout, attend_densely)
+        if self.blocks is not None:
+            tokens = scan_blocks(self.blocks, tokens, layout, attend_densely)
         return tokens if self.norm is None else self.norm(tokens)
 
     def patch_grid(self, shape: tuple[int, ...]) -> tuple[int, int]:

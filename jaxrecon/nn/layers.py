@@ -10,9 +10,15 @@ from flax import nnx
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
+from jaxrecon.nn.learning import learns
 from jaxrecon.nn.views import whole_weights
+from pallas_kernels.bias_gelu import bias_gelu
+from pallas_kernels.norm import Norm
 
 HIGHEST = jax.lax.Precision.HIGHEST
+
+UNROLLED = 8
+"""Most layers that follow one another in a turn of the loop, where a network learns."""
 
 
 def layer_norm(width: int, *, eps: float, dtype: DTypeLike, rngs: nnx.Rngs) -> nnx.LayerNorm:
@@ -47,6 +53,24 @@ class LayerScale(nnx.Module):
         return self.gamma[...] * x.astype(jnp.float32)
 
 
+def product(layer: nnx.Linear, x: Float[Array, "*dims D"]) -> Float[Array, "*dims E"]:
+    """What a linear layer makes of `x`, but for its bias."""
+    kernel = layer.kernel[...]
+    return jnp.matmul(x.astype(kernel.dtype), kernel, precision=layer.precision)
+
+
+def bias_of(layer: nnx.Linear) -> Float[Array, " E"]:
+    """The bias of a linear layer that has one."""
+    assert layer.bias is not None
+    return layer.bias[...]
+
+
+def norm_parameters(norm: nnx.LayerNorm) -> Norm:
+    """Scale and bias of a LayerNorm, for kernels."""
+    assert norm.scale is not None and norm.bias is not None
+    return Norm(norm.scale[...], norm.bias[...])
+
+
 class Mlp(nnx.Module):
     """`fc2(gelu(fc1(x)))` with the exact (erf) GELU, which is computed in float32."""
 
@@ -63,7 +87,12 @@ class Mlp(nnx.Module):
         self.fc2 = linear(hidden, width_out or width, dtype=dtype, rngs=rngs)
 
     def __call__(self, x: Float[Array, "*dims D"]) -> Float[Array, "*dims E"]:
-        return self.fc2(gelu(self.fc1(x)))
+        return self.fc2(self.hidden(x))
+
+    def hidden(self, x: Float[Array, "*dims D"]) -> Float[Array, "*dims H"]:
+        if learns():
+            return bias_gelu(product(self.fc1, x), bias_of(self.fc1))
+        return gelu(self.fc1(x))
 
 
 class SwiGlu(nnx.Module):
@@ -74,8 +103,11 @@ class SwiGlu(nnx.Module):
         self.fc2 = linear(hidden, width, dtype=dtype, rngs=rngs)
 
     def __call__(self, x: Float[Array, "*dims D"]) -> Float[Array, "*dims D"]:
+        return self.fc2(self.hidden(x))
+
+    def hidden(self, x: Float[Array, "*dims D"]) -> Float[Array, "*dims H"]:
         gate, value = jnp.split(self.fc1(x).astype(jnp.float32), 2, axis=-1)
-        return self.fc2(jax.nn.silu(gate) * value)
+        return jax.nn.silu(gate) * value
 
 
 def stack[M: nnx.Module](make: Callable[[nnx.Rngs], M], count: int, rngs: nnx.Rngs) -> M:
@@ -92,16 +124,17 @@ def scan_layers[C, Y](step: Callable[[C, Any], tuple[C, Y]], carry: C, layers: A
 
     Returns the last carry and the outputs of all layers, stacked.
 
-    Where a gradient is taken, matrix products and attention are kept for the backward pass and
-    what lies between them is computed again: it costs less than to store and read it.
+    Where a gradient is taken, matrix products, attention and kernels are kept for the backward
+    pass and what lies between them is computed again: it costs less than to store and read it.
     """
 
     def whole(carry: C, layer: Any) -> tuple[C, Y]:
         return step(carry, whole_weights(layer))
 
     kept = jax.checkpoint(whole, policy=_costly, prevent_cse=False)
-    return jax.lax.scan(kept, carry, layers)
+    count = jax.tree.leaves(layers)[0].shape[0]
+    return jax.lax.scan(kept, carry, layers, unroll=min(count, UNROLLED) if learns() else 1)
 
 
 def _costly(primitive: Any, *_: Any, **__: Any) -> bool:
-    return primitive.name in ("dot_general", "dot_product_attention_fwd_wrapper")
+    return primitive.name in ("dot_general", "dot_product_attention_fwd_wrapper", "pallas_call")

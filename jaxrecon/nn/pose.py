@@ -6,6 +6,7 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from jaxrecon.nn.layers import linear, stack
+from jaxrecon.nn.learning import learns
 
 
 class ResidualMlp(nnx.Module):
@@ -36,7 +37,11 @@ class PoseRegressor(nnx.Module):
 
     def regress(self, x: Float[Array, "G P D"]) -> tuple[Float[Array, "G 3"], Float[Array, "G R"]]:
         """Translation, and the numbers that stand for the rotation."""
-        x = jax.lax.scan(lambda carry, layer: (layer(carry), None), x, self.residual)[0]
+
+        def step(x: Array, layer: ResidualMlp) -> tuple[Array, None]:
+            return layer(x), None
+
+        x = jax.lax.scan(step, x, self.residual, unroll=learns())[0]
         pooled = jnp.mean(x, axis=1)
         features = jax.nn.relu(self.mlp2(jax.nn.relu(self.mlp1(pooled))))
         return self.translation(features), self.rotation(features)

@@ -15,6 +15,7 @@ from jax.stages import Wrapped
 from jaxtyping import Array, Int
 
 from jaxrecon.errors import InputError
+from jaxrecon.nn.learning import learning
 from jaxrecon.scenes import RenderedScenes, render_groups, scene_key
 from jaxrecon.training import losses
 from jaxrecon.training.config import Bucket, TrainConfig
@@ -137,7 +138,8 @@ def make_validate(config: TrainConfig, mesh: Mesh) -> Wrapped:
 
 def _loss(config: TrainConfig, weights: Weights, scenes: RenderedScenes) -> tuple[Array, Metrics]:
     model = with_weights(abstract_model(config, jnp.dtype(config.dtype)), weights)
-    prediction = model(scenes.images)
+    with learning():
+        prediction = model(scenes.images)
     return losses.loss(prediction, losses.target(scenes), config.losses)
 
 

@@ -1,0 +1,19 @@
+"""The plain form, on every platform."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+
+def bias_gelu_xla(x: Float[Array, "*dims D"], bias: Float[Array, " D"]) -> Float[Array, "*dims D"]:
+    """`gelu(x + bias)` in the dtype of `x`, computed in float32."""
+    dtype, x = x.dtype, x.astype(jnp.float32) + bias.astype(jnp.float32)
+    return (0.5 * x * (1 + jax.lax.erf(x * np.sqrt(0.5, dtype=np.float32)))).astype(dtype)
+
+
+def gradients_xla(
+    x: Float[Array, "*dims D"], bias: Float[Array, " D"], gradient: Float[Array, "*dims D"]
+) -> tuple[Float[Array, "*dims D"], Float[Array, " D"]]:
+    """Gradients of `x` and of the bias, given that of the outcome."""
+    return jax.vjp(bias_gelu_xla, x, bias)[1](gradient)

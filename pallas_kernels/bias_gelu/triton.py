@@ -1,0 +1,148 @@
+"""Kernels for NVIDIA GPUs: each number is read once and written once.
+
+A program has some columns of some rows. Backwards it sums the bias's gradient over its rows; the
+sums of all programs are added up outside.
+"""
+
+from functools import partial
+from math import pi
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.experimental import pallas as pl
+from jax.experimental.pallas import triton as plgpu
+from jaxtyping import Array, Float
+
+from pallas_kernels.platform import check_gpu
+
+TILE = (8, 256)
+"""Rows and columns in registers at a time."""
+
+WARPS = 4
+
+STEPS = 16
+"""Tiles that a program goes over."""
+
+
+def bias_gelu_triton(
+    x: Float[Array, "*dims D"], bias: Float[Array, " D"], *, interpret: bool = False
+) -> Float[Array, "*dims D"]:
+    """`gelu(x + bias)` in the dtype of `x`, computed in float32.
+
+    Raises:
+      NotImplementedError: not on a GPU.
+    """
+    (made,) = _call(_forwards, [x], bias, x.dtype, False, interpret, "bias_gelu")
+    return made
+
+
+def gradients_triton(
+    x: Float[Array, "*dims D"],
+    bias: Float[Array, " D"],
+    gradient: Float[Array, "*dims D"],
+    *,
+    interpret: bool = False,
+) -> tuple[Float[Array, "*dims D"], Float[Array, " D"]]:
+    """Gradients of `x` and of the bias, given that of the outcome.
+
+    Raises:
+      NotImplementedError: not on a GPU.
+    """
+    of_x, sums = _call(
+        _backwards, [x, gradient], bias, x.dtype, True, interpret, "bias_gelu_gradient"
+    )
+    return of_x, sums.sum(axis=0).astype(bias.dtype)
+
+
+def _call(
+    kernel: Any,
+    arrays: list[Array],
+    bias: Array,
+    dtype: Any,
+    sums: bool,
+    interpret: bool,
+    name: str,
+) -> list[Array]:
+    if not interpret:
+        check_gpu("triton")
+    width = bias.shape[0]
+    flat = [x.reshape(-1, width) for x in arrays]
+    rows, columns = flat[0].shape[0], TILE[1]
+    grid = pl.cdiv(rows, TILE[0] * STEPS), pl.cdiv(width, columns)
+    block = pl.BlockSpec((TILE[0] * STEPS, columns), lambda row, column: (row, column))
+    shapes = [jax.ShapeDtypeStruct((rows, width), dtype)]
+    shapes += [jax.ShapeDtypeStruct((grid[0], width), jnp.float32)] * sums
+    made, *rest = pl.pallas_call(
+        partial(kernel, shape=(rows, width)),
+        grid=grid,
+        in_specs=[*[block] * len(flat), pl.BlockSpec((columns,), lambda row, column: (column,))],
+        out_specs=[
+            block,
+            *[pl.BlockSpec((None, columns), lambda row, column: (row, column))] * sums,
+        ],
+        out_shape=shapes,
+        compiler_params=plgpu.CompilerParams(num_warps=WARPS),
+        interpret=interpret,
+        name=name,
+    )(*flat, bias)
+    return [made.reshape(arrays[0].shape), *rest]
+
+
+def _forwards(x_ref: Any, bias_ref: Any, out_ref: Any, *, shape: tuple[int, int]) -> None:
+    bias, tiles = _bias_and_tiles(bias_ref, shape)
+
+    def step(number: Array, _: None) -> None:
+        place, mask = tiles(number)
+        x = plgpu.load(x_ref.at[place], mask=mask, other=0.0).astype(jnp.float32) + bias
+        plgpu.store(out_ref.at[place], (x * _normal(x)[0]).astype(out_ref.dtype), mask=mask)
+
+    jax.lax.fori_loop(0, STEPS, step, None)
+
+
+def _backwards(
+    x_ref: Any, gradient_ref: Any, bias_ref: Any, out_ref: Any, sums_ref: Any, *, shape: Any
+) -> None:
+    bias, tiles = _bias_and_tiles(bias_ref, shape)
+
+    def step(number: Array, total: Array) -> Array:
+        place, mask = tiles(number)
+        x = plgpu.load(x_ref.at[place], mask=mask, other=0.0).astype(jnp.float32) + bias
+        gradient = plgpu.load(gradient_ref.at[place], mask=mask, other=0.0).astype(jnp.float32)
+        below, density = _normal(x)
+        gradient *= below + x * density
+        plgpu.store(out_ref.at[place], gradient.astype(out_ref.dtype), mask=mask)
+        return total + gradient
+
+    total = jax.lax.fori_loop(0, STEPS, step, jnp.zeros(TILE, jnp.float32))
+    columns = pl.program_id(1) * TILE[1] + jnp.arange(TILE[1])
+    plgpu.store(sums_ref, total.sum(axis=0), mask=columns < shape[1])
+
+
+def _bias_and_tiles(bias_ref: Any, shape: tuple[int, int]) -> tuple[Array, Any]:
+    """The bias of the program's columns, and a function to where a tile is and what is in it."""
+    real = pl.program_id(1) * TILE[1] + jnp.arange(TILE[1]) < shape[1]
+    first = pl.program_id(0) * (TILE[0] * STEPS)
+    bias = plgpu.load(bias_ref, mask=real, other=0.0).astype(jnp.float32)[None, :]
+
+    def tile(number: Array) -> tuple[Any, Array]:
+        start = number * TILE[0]
+        rows = first + start + jnp.arange(TILE[0]) < shape[0]
+        return (pl.ds(start, TILE[0]), slice(None)), rows[:, None] & real[None, :]
+
+    return bias, tile
+
+
+def _normal(x: Array) -> tuple[Array, Array]:
+    """The normal distribution's share below `x`, to 1e-7, and its density.
+
+    Source: Abramowitz and Stegun, Handbook of Mathematical Functions, 7.1.26.
+    """
+    size = jnp.abs(x) * (0.5**0.5)
+    t = 1 / (1 + 0.3275911 * size)
+    polynomial = 1.061405429
+    for coefficient in (-1.453152027, 1.421413741, -0.284496736, 0.254829592):
+        polynomial = polynomial * t + coefficient
+    bell = jnp.exp(-size * size)
+    tail = 0.5 * polynomial * t * bell
+    return jnp.where(x < 0, tail, 1 - tail), bell * (2 * pi) ** -0.5

@@ -1,0 +1,103 @@
+"""The one function that callers import, its gradient, and the choice of a backend."""
+
+from collections.abc import Callable, Mapping
+from functools import partial
+
+import jax
+from jaxtyping import Array, Float
+
+from pallas_kernels.backends import check_backend, run_backend
+from pallas_kernels.norm import Norm
+from pallas_kernels.qk_norm_rope.reference import (
+    Inputs,
+    Outputs,
+    Rotary,
+    gradients_xla,
+    qk_norm_rope_xla,
+)
+from pallas_kernels.qk_norm_rope.triton import gradients_triton, qk_norm_rope_triton
+
+IMPLEMENTATIONS: Mapping[str, tuple[Callable[..., Outputs], Callable[..., Inputs]]] = {
+    "triton": (qk_norm_rope_triton, gradients_triton),
+    "xla": (qk_norm_rope_xla, gradients_xla),
+}
+"""Backends by name, the fastest first: what they compute, and its gradient."""
+
+_FORWARDS = {name: forwards for name, (forwards, _) in IMPLEMENTATIONS.items()}
+_BACKWARDS = {name: backwards for name, (_, backwards) in IMPLEMENTATIONS.items()}
+
+
+def qk_norm_rope(
+    qkv: Float[Array, "..."],
+    *,
+    bias: Float[Array, "..."] | None = None,
+    norms: tuple[Norm, Norm] | None = None,
+    rotary: tuple[Array, Array] | None = None,
+    eps: float = 1e-5,
+    implementation: str | None = None,
+) -> Outputs:
+    """Queries, keys and values of `qkv + bias`; the first two are normed and turned, in float32.
+
+    Args:
+      qkv: (G, T, 3, N, K), what one matrix makes of the tokens; `T` is a whole number of views of
+        `P` tokens.
+      bias: (3, N, K), of that matrix; None for none.
+      norms: LayerNorms over the head width, of queries and of keys; None for no norm.
+      rotary: cosines and sines (P, 2, K / 4), float32, as in `jaxrecon.nn.rope`; None to leave
+        queries and keys unturned.
+      eps: added to the variance.
+      implementation: "triton", "xla", or None for the fastest that can do the job.
+
+    Raises:
+      ValueError: shapes disagree, or the implementation's name is unknown.
+      NotImplementedError: the backend asked for by name cannot do this job here.
+    """
+    check_backend(IMPLEMENTATIONS, implementation)
+    q_norm, k_norm = norms or (None, None)
+    inputs = Inputs(qkv, bias, q_norm, k_norm, None if rotary is None else Rotary(*rotary))
+    _check(inputs)
+    return _run(eps, implementation, inputs)
+
+
+def _check(inputs: Inputs) -> None:
+    qkv, bias, *norms, rotary = inputs
+    if qkv.ndim != 5 or qkv.shape[2] != 3:
+        raise ValueError(f"qkv must have shape (G, T, 3, N, K), found {qkv.shape}")
+    if bias is not None and bias.shape != qkv.shape[2:]:
+        raise ValueError(f"bias must have shape {qkv.shape[2:]}, found {bias.shape}")
+    width = qkv.shape[4]
+    for name, norm in zip(("queries", "keys"), norms, strict=True):
+        if norm is not None and not norm.scale.shape == norm.bias.shape == (width,):
+            raise ValueError(
+                f"the norm of the {name} must have {width} numbers, found {norm.scale.shape} "
+                f"and {norm.bias.shape}"
+            )
+    if rotary is None:
+        return
+    tokens, shape = rotary.cos.shape[0], rotary.cos.shape[1:]
+    if rotary.sin.shape != rotary.cos.shape or shape != (2, width // 4) or width % 4:
+        raise ValueError(
+            f"cosines and sines must have shape (P, 2, {width / 4:g}), found {rotary.cos.shape} "
+            f"and {rotary.sin.shape}"
+        )
+    if qkv.shape[1] % tokens:
+        raise ValueError(f"{qkv.shape[1]} tokens are no whole number of views of {tokens}")
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(0, 1))
+def _run(eps: float, implementation: str | None, inputs: Inputs) -> Outputs:
+    return run_backend(_FORWARDS, implementation, "norm and turn", inputs, eps=eps)
+
+
+def _forwards(eps: float, implementation: str | None, inputs: Inputs) -> tuple[Outputs, Inputs]:
+    return _run(eps, implementation, inputs), inputs
+
+
+def _backwards(
+    eps: float, implementation: str | None, inputs: Inputs, gradients: Outputs
+) -> tuple[Inputs]:
+    job = "differentiate a norm and turn"
+    return (run_backend(_BACKWARDS, implementation, job, inputs, gradients, eps=eps),)
+
+
+_run.defvjp(_forwards, _backwards)

@@ -1,0 +1,62 @@
+"""The plain form, on every platform."""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from pallas_kernels.norm import Norm
+
+
+class Rotary(NamedTuple):
+    """Cosines and sines for the `P` tokens of a view, float32; (row, column) in the middle."""
+
+    cos: Float[Array, "P 2 F"]
+    sin: Float[Array, "P 2 F"]
+
+
+class Inputs(NamedTuple):
+    """What queries, keys and values are made of, or the gradients; see `qk_norm_rope`."""
+
+    qkv: Float[Array, "G T 3 N K"]
+    bias: Float[Array, "3 N K"] | None
+    q_norm: Norm | None
+    k_norm: Norm | None
+    rotary: Rotary | None
+
+
+type Outputs = tuple[Float[Array, "G T N K"], Float[Array, "G T N K"], Float[Array, "G T N K"]]
+"""Queries, keys and values, or their gradients."""
+
+
+def qk_norm_rope_xla(inputs: Inputs, *, eps: float) -> Outputs:
+    """Queries, keys and values, ready to attend."""
+    qkv, dtype = inputs.qkv.astype(jnp.float32), inputs.qkv.dtype
+    qkv = qkv if inputs.bias is None else qkv + inputs.bias.astype(jnp.float32)
+    q, k, v = (qkv[:, :, part] for part in range(3))
+    q = _ready(q, inputs.q_norm, inputs.rotary, eps)
+    k = _ready(k, inputs.k_norm, inputs.rotary, eps)
+    return q.astype(dtype), k.astype(dtype), v.astype(dtype)
+
+
+def gradients_xla(inputs: Inputs, gradients: Outputs, *, eps: float) -> Inputs:
+    """Gradients of the inputs, given those of the outputs."""
+    return jax.vjp(lambda inputs: qk_norm_rope_xla(inputs, eps=eps), inputs)[1](gradients)[0]
+
+
+def _ready(x: Array, norm: Norm | None, rotary: Rotary | None, eps: float) -> Array:
+    if norm is not None:
+        centred = x - x.mean(axis=-1, keepdims=True)
+        variance = jnp.square(centred).mean(axis=-1, keepdims=True)
+        x = centred * (jax.lax.rsqrt(variance + eps) * norm.scale) + norm.bias
+    return x if rotary is None else _turned(x, rotary)
+
+
+def _turned(x: Float[Array, "G T N K"], rotary: Rotary) -> Float[Array, "G T N K"]:
+    """Each half of a head is a pair of quarters (a, b): (a cos - b sin, b cos + a sin)."""
+    groups, _, heads, width = x.shape
+    pairs = x.reshape(groups, -1, rotary.cos.shape[0], heads, 2, 2, width // 4)
+    cos, sin = (angles[:, None] for angles in rotary)
+    a, b = pairs[..., 0, :], pairs[..., 1, :]
+    return jnp.stack([a * cos - b * sin, b * cos + a * sin], axis=-2).reshape(x.shape)

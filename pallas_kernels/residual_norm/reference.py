@@ -1,0 +1,67 @@
+"""The plain form, on every platform."""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from pallas_kernels.norm import Norm
+
+
+class Inputs(NamedTuple):
+    """What a residual sum and its norm are made of, or their gradients; see `residual_norm`."""
+
+    x: Float[Array, "*dims D"]
+    update: Float[Array, "*dims D"] | None
+    update_bias: Float[Array, " D"] | None
+    gamma: Float[Array, " D"] | None
+    norm: Norm | None
+
+
+type Outputs = tuple[Float[Array, "*dims D"], Float[Array, "*dims D"] | None]
+"""The sum and its norm, or their gradients."""
+
+
+def residual_norm_xla(inputs: Inputs, *, eps: float, dtype: Any) -> Outputs:
+    """The sum in float32, and its norm in `dtype`."""
+    x, _, _, gamma, norm = inputs
+    if inputs.update is not None:
+        update = _whole_update(inputs)
+        x = x + (update if gamma is None else gamma * update)
+    return x, None if norm is None else _normed(x, norm, eps).astype(dtype)
+
+
+def gradients_xla(kept: Inputs, gradients: Outputs, *, eps: float) -> Inputs:
+    """Gradients of the inputs.
+
+    Args:
+      kept: the inputs, but the sum in place of `x`.
+      gradients: those of the outputs.
+    """
+    total, update, bias, gamma, norm = kept
+    x, normed = gradients
+    if norm is not None and normed is not None:
+        through = jax.vjp(lambda total, norm: _normed(total, norm, eps), total, norm)[1]
+        from_norm, norm = through(normed.astype(jnp.float32))
+        x = x + from_norm
+    if update is None:
+        return Inputs(x, None, None, None, norm)
+    rows = tuple(range(x.ndim - 1))
+    of_update = x if gamma is None else gamma * x
+    of_gamma = None if gamma is None else jnp.sum(x * _whole_update(kept), axis=rows)
+    of_bias = None if bias is None else jnp.sum(of_update, axis=rows).astype(bias.dtype)
+    return Inputs(x, of_update.astype(update.dtype), of_bias, of_gamma, norm)
+
+
+def _whole_update(inputs: Inputs) -> Array:
+    """The update and its bias, in float32."""
+    assert inputs.update is not None
+    update, bias = inputs.update.astype(jnp.float32), inputs.update_bias
+    return update if bias is None else update + bias.astype(jnp.float32)
+
+
+def _normed(x: Array, norm: Norm, eps: float) -> Array:
+    centred = x - x.mean(axis=-1, keepdims=True)
+    variance = jnp.square(centred).mean(axis=-1, keepdims=True)
+    return centred * (jax.lax.rsqrt(variance + eps) * norm.scale) + norm.bias

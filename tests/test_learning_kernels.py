@@ -1,0 +1,281 @@
+"""Kernels of the training step: values and gradients against the plain form, lowering, refusals."""
+
+import math
+from collections.abc import Callable
+from contextlib import nullcontext
+from dataclasses import replace
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+from jax.sharding import AbstractDevice, AbstractMesh
+
+import pallas_kernels.bias_gelu as gelu_package
+import pallas_kernels.qk_norm_rope as rope_package
+import pallas_kernels.residual_norm as norm_package
+from jaxrecon.models import Pi3
+from jaxrecon.nn.learning import learning
+from pallas_kernels.bias_gelu import bias_gelu
+from pallas_kernels.bias_gelu import reference as gelu_plain
+from pallas_kernels.bias_gelu import triton as gelu_triton
+from pallas_kernels.errors import UnfitError
+from pallas_kernels.norm import Norm
+from pallas_kernels.qk_norm_rope import qk_norm_rope
+from pallas_kernels.qk_norm_rope import reference as rope_plain
+from pallas_kernels.qk_norm_rope import triton as rope_triton
+from pallas_kernels.residual_norm import reference as norm_plain
+from pallas_kernels.residual_norm import residual_norm, residual_sum
+from pallas_kernels.residual_norm import triton as norm_triton
+from tiny_models import PI3_TINY
+
+H100 = AbstractDevice(device_kind="NVIDIA H100 80GB HBM3", num_cores=132, platform="gpu")
+EPS = 1e-5
+
+
+def normal(*shape: int, seed: int = 0, dtype: Any = jnp.float32) -> jax.Array:
+    return jnp.asarray(np.random.default_rng((seed, *shape)).normal(size=shape), dtype)
+
+
+def assert_close(found: Any, wanted: Any, rtol: float = 2e-5) -> None:
+    """Trees of one structure, each array to within `rtol` of its largest number."""
+    assert jax.tree.structure(found) == jax.tree.structure(wanted)
+    for one, other in zip(jax.tree.leaves(found), jax.tree.leaves(wanted), strict=True):
+        assert one.dtype == other.dtype
+        one, other = np.float32(one), np.float32(other)
+        np.testing.assert_allclose(one, other, rtol=0, atol=rtol * np.abs(other).max() + 1e-9)
+
+
+def norm_inputs(rows: int, width: int, parts: str, dtype: Any = jnp.float32) -> norm_plain.Inputs:
+    """Parts: u for an update, b for its bias, g for LayerScale, n for the norm."""
+    norm = Norm(1 + normal(width, seed=5), normal(width, seed=6))
+    return norm_plain.Inputs(
+        normal(2, rows, width) + 3,
+        normal(2, rows, width, seed=1, dtype=dtype) if "u" in parts else None,
+        normal(width, seed=2, dtype=dtype) if "b" in parts else None,
+        normal(width, seed=3) if "g" in parts else None,
+        norm if "n" in parts else None,
+    )
+
+
+@pytest.mark.parametrize("parts", ["n", "un", "ubn", "ugn", "ubgn", "u", "ub", "ubg", ""])
+@pytest.mark.parametrize(("rows", "width"), [(37, 320), (3, 64), (70, 256)])
+def test_residual_norm_of_the_kernel(rows: int, width: int, parts: str) -> None:
+    inputs = norm_inputs(rows, width, parts)
+    options = {"eps": EPS, "dtype": jnp.float32}
+    wanted, plain = jax.vjp(lambda x: norm_plain.residual_norm_xla(x, **options), inputs)
+    assert_close(norm_triton.residual_norm_triton(inputs, **options, interpret=True), wanted)
+    gradients = jax.tree.map(lambda x: normal(*x.shape, seed=7), wanted)
+    kept = inputs._replace(x=wanted[0])
+    by_kernel = norm_triton.gradients_triton(kept, gradients, eps=EPS, interpret=True)
+    assert_close(by_kernel, plain(gradients)[0])
+    assert_close(norm_plain.gradients_xla(kept, gradients, eps=EPS), plain(gradients)[0])
+
+
+def rope_inputs(
+    shape: tuple[int, int, int, int], views: int, parts: str, dtype: Any = jnp.float32
+) -> rope_plain.Inputs:
+    """Parts: b for the bias, n for the norms, r for turning."""
+    groups, tokens, heads, width = shape
+    q_norm, k_norm = (
+        Norm(1 + normal(width, seed=at), normal(width, seed=9 - at)) if "n" in parts else None
+        for at in (1, 2)
+    )
+    angles = normal(tokens // views, 2, width // 4, seed=3)
+    return rope_plain.Inputs(
+        normal(groups, tokens, 3, heads, width, dtype=dtype),
+        normal(3, heads, width, seed=4, dtype=dtype) if "b" in parts else None,
+        q_norm,
+        k_norm,
+        rope_plain.Rotary(jnp.cos(angles), jnp.sin(angles)) if "r" in parts else None,
+    )
+
+
+@pytest.mark.parametrize("parts", ["bnr", "nr", "br", "bn", "b", ""])
+@pytest.mark.parametrize("shape", [(2, 21, 5, 64), (1, 150, 2, 128)])
+def test_qk_norm_rope_of_the_kernel(shape: tuple[int, int, int, int], parts: str) -> None:
+    inputs = rope_inputs(shape, 3, parts)
+    wanted, plain = jax.vjp(lambda x: rope_plain.qk_norm_rope_xla(x, eps=EPS), inputs)
+    assert_close(rope_triton.qk_norm_rope_triton(inputs, eps=EPS, interpret=True), wanted)
+    gradients = normal(*shape, seed=5), normal(*shape, seed=6), normal(*shape, seed=7)
+    found = rope_triton.gradients_triton(inputs, gradients, eps=EPS, interpret=True)
+    # The angles are no parameters: the kernel says zero.
+    assert_close(found._replace(rotary=None), plain(gradients)[0]._replace(rotary=None))
+    assert all(not np.any(x) for x in jax.tree.leaves(found.rotary))
+
+
+@pytest.mark.parametrize(("rows", "width"), [(37, 320), (300, 64), (130, 1280)])
+def test_bias_gelu_of_the_kernel(rows: int, width: int) -> None:
+    x, bias, gradient = 4 * normal(rows, width), normal(width), normal(rows, width, seed=1)
+    wanted, plain = jax.vjp(gelu_plain.bias_gelu_xla, x, bias)
+    assert_close(gelu_triton.bias_gelu_triton(x, bias, interpret=True), wanted, 5e-7)
+    found = gelu_triton.gradients_triton(x, bias, gradient, interpret=True)
+    assert_close(found, plain(gradient), 1e-6)
+
+
+def test_gelu_is_the_exact_one() -> None:
+    x = np.linspace(-12, 12, 4001, dtype=np.float32)
+    exact = np.float64(x) * (1 + np.vectorize(math.erf)(np.float64(x) / 2**0.5)) / 2
+    found = gelu_triton.bias_gelu_triton(jnp.asarray(x)[:, None], jnp.zeros(1), interpret=True)
+    np.testing.assert_allclose(found[:, 0], exact, rtol=0, atol=2e-6)
+
+
+def call_norm(name: str | None = None, width: int = 320) -> Callable[[Any], Any]:
+    def call(x: jax.Array) -> jax.Array:
+        norm = Norm(jnp.ones(width), jnp.zeros(width))
+        update, gamma = x.astype(jnp.bfloat16), jnp.ones(width)
+        options = {"norm": norm, "dtype": jnp.bfloat16, "implementation": name}
+        total, normed = residual_norm(x, update, gamma=gamma, **options)
+        return total.sum() + normed.astype(jnp.float32).sum()
+
+    return call
+
+
+def call_rope(name: str | None = None, width: int = 64) -> Callable[[Any], Any]:
+    def call(x: jax.Array) -> jax.Array:
+        qkv = x[..., : 3 * width].astype(jnp.bfloat16).reshape(1, -1, 3, 1, width)
+        norm = Norm(jnp.ones(width), jnp.zeros(width))
+        angles = jnp.zeros((10, 2, width // 4))
+        made = qk_norm_rope(qkv, norms=(norm, norm), rotary=(angles, angles), implementation=name)
+        return sum((part.astype(jnp.float32).sum() for part in made), jnp.zeros(()))
+
+    return call
+
+
+def call_gelu(name: str | None = None) -> Callable[[Any], Any]:
+    def call(x: jax.Array) -> jax.Array:
+        return bias_gelu(x.astype(jnp.bfloat16), jnp.zeros(x.shape[-1]), implementation=name).sum()
+
+    return call
+
+
+@pytest.mark.parametrize(
+    ("call", "kernel"),
+    [(call_norm(), "residual_norm"), (call_rope(), "qk_norm_rope"), (call_gelu(), "bias_gelu")],
+)
+def test_kernels_lower_for_a_gpu(call: Callable[[Any], Any], kernel: str) -> None:
+    x = jax.ShapeDtypeStruct((500, 320), jnp.float32)
+    with jax.sharding.use_abstract_mesh(AbstractMesh((), (), abstract_device=H100)):
+        text = (
+            jax.jit(jax.value_and_grad(call)).trace(x).lower(lowering_platforms=("cuda",)).as_text()
+        )
+    assert f'"{kernel}"' in text
+    assert f'"{kernel}_gradient"' in text
+
+
+@pytest.mark.parametrize("call", [call_norm, call_rope, call_gelu])
+def test_a_backend_asked_for_by_name_runs_or_raises(call: Callable[..., Any]) -> None:
+    x = normal(20, 320)
+    np.testing.assert_allclose(call(None)(x), call("xla")(x), rtol=1e-6)
+    with pytest.raises(NotImplementedError, match="triton: needs an NVIDIA GPU, found cpu"):
+        call("triton")(x)
+    with pytest.raises(ValueError, match="implementation='cuda' is unknown; choose one of triton"):
+        call("cuda")(x)
+
+
+def test_what_the_kernels_cannot_do_xla_does() -> None:
+    with jax.sharding.use_abstract_mesh(AbstractMesh((), (), abstract_device=H100)):
+        wide = jax.ShapeDtypeStruct((500, 5000), jnp.float32)
+        assert jax.eval_shape(call_norm(width=5000), wide).shape == ()
+        with pytest.raises(UnfitError, match="width 5000 is beyond 4096"):
+            jax.eval_shape(call_norm("triton", width=5000), wide)
+        assert jax.eval_shape(call_rope(width=24), wide).shape == ()
+        with pytest.raises(UnfitError, match="head width 24 is no power of two from 64"):
+            jax.eval_shape(call_rope("triton", width=24), wide)
+
+
+def test_shapes_that_disagree_are_refused() -> None:
+    x, vector = normal(4, 8), normal(8)
+    norm = Norm(vector, vector)
+    with pytest.raises(ValueError, match="x must be float32, found bfloat16"):
+        residual_norm(x.astype(jnp.bfloat16), norm=norm)
+    with pytest.raises(ValueError, match=r"one shape, found \(4, 8\) and \(3, 8\)"):
+        residual_sum(x, x[:3])
+    with pytest.raises(ValueError, match=r"gamma must have shape \(8,\), found \(7,\)"):
+        residual_sum(x, x, gamma=vector[:7])
+    with pytest.raises(ValueError, match="update_bias and gamma need an update"):
+        residual_norm(x, norm=norm, gamma=vector)
+    with pytest.raises(ValueError, match=r"bias must have shape \(8,\), found \(7,\)"):
+        bias_gelu(x, vector[:7])
+    qkv, angles = normal(2, 6, 3, 1, 8), normal(3, 2, 2)
+    with pytest.raises(ValueError, match=r"qkv must have shape \(G, T, 3, N, K\)"):
+        qk_norm_rope(qkv[:, :, :2])
+    with pytest.raises(ValueError, match=r"bias must have shape \(3, 1, 8\), found \(8,\)"):
+        qk_norm_rope(qkv, bias=vector)
+    with pytest.raises(ValueError, match="the norm of the keys must have 8 numbers"):
+        qk_norm_rope(qkv, norms=(norm, Norm(vector[:4], vector[:4])))
+    with pytest.raises(ValueError, match=r"cosines and sines must have shape \(P, 2, 2\)"):
+        qk_norm_rope(qkv, rotary=(angles[..., :1], angles[..., :1]))
+    with pytest.raises(ValueError, match="6 tokens are no whole number of views of 4"):
+        qk_norm_rope(qkv, rotary=(normal(4, 2, 2), normal(4, 2, 2)))
+
+
+def test_backends_have_what_they_compute_and_its_gradient() -> None:
+    for package in (norm_package, rope_package, gelu_package):
+        assert all(len(functions) == 2 for functions in package.IMPLEMENTATIONS.values())
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+@pytest.mark.parametrize("width", [64, 320, 1024])
+def test_kernels_on_a_gpu(width: int, dtype: Any) -> None:
+    """Each kernel and its gradient against the plain form, compiled, some 1,000 rows."""
+    tight = 1e-5 if dtype == jnp.float32 else 1e-2
+    inputs = norm_inputs(533, width, "ubgn", dtype)
+    options = {"eps": EPS, "dtype": dtype}
+    plain = jax.jit(lambda x: norm_plain.residual_norm_xla(x, **options))(inputs)
+    found = jax.jit(lambda x: norm_triton.residual_norm_triton(x, **options))(inputs)
+    assert_close(found, plain, tight)
+    gradients, kept = jax.tree.map(lambda x: x[::-1], plain), inputs._replace(x=plain[0])
+    wanted = jax.jit(lambda *x: norm_plain.gradients_xla(*x, eps=EPS))(kept, gradients)
+    found = jax.jit(lambda *x: norm_triton.gradients_triton(*x, eps=EPS))(kept, gradients)
+    assert_close(found, wanted, tight)
+
+    inputs = rope_inputs((3, 400, width // 64, 64), 4, "bnr", dtype)
+    plain = jax.jit(lambda x: rope_plain.qk_norm_rope_xla(x, eps=EPS))(inputs)
+    found = jax.jit(lambda x: rope_triton.qk_norm_rope_triton(x, eps=EPS))(inputs)
+    assert_close(found, plain, tight)
+    wanted = jax.jit(lambda *x: rope_plain.gradients_xla(*x, eps=EPS))(inputs, plain)
+    found = jax.jit(lambda *x: rope_triton.gradients_triton(*x, eps=EPS))(inputs, plain)
+    assert_close(found._replace(rotary=None), wanted._replace(rotary=None), tight)
+
+    x, bias = 4 * normal(1111, width, dtype=dtype), normal(width, dtype=dtype)
+    plain = jax.jit(gelu_plain.bias_gelu_xla)(x, bias)
+    assert_close(jax.jit(gelu_triton.bias_gelu_triton)(x, bias), plain, tight)
+    wanted = jax.jit(gelu_plain.gradients_xla)(x, bias, plain)
+    assert_close(jax.jit(gelu_triton.gradients_triton)(x, bias, plain), wanted, tight)
+
+
+@pytest.mark.parametrize("depth", [0, 2])
+def test_a_network_that_learns_is_the_same_network(depth: int) -> None:
+    """Values and gradients in float32, with every kind of block that π³ has."""
+    encoder = replace(PI3_TINY.encoder, depth=depth)
+    model = Pi3(replace(PI3_TINY, encoder=encoder), dtype=jnp.float32, rngs=nnx.Rngs(0))
+    images = jnp.abs(normal(1, 2, 28, 42, 3)) / 3
+
+    def total(model: Pi3, images: jax.Array) -> jax.Array:
+        made = model(images)
+        # Not the rotations: with weights such as these they are near singular.
+        return jnp.tanh(made.points_camera).mean() + made.confidence.mean()
+
+    def learnt(model: Pi3, images: jax.Array) -> jax.Array:
+        with learning():
+            return total(model, images)
+
+    plain = jax.jit(jax.value_and_grad(total))(model, images)
+    found = jax.jit(jax.value_and_grad(learnt))(model, images)
+    assert_close(found, plain, 3e-4)
+
+
+def test_layers_that_learn_are_no_loop() -> None:
+    """A loop would copy, at each turn, what the backward pass needs."""
+    model = Pi3(PI3_TINY, dtype=jnp.float32, rngs=nnx.Rngs(0))
+
+    def run(learns: bool) -> str:
+        with learning() if learns else nullcontext():
+            return str(jax.make_jaxpr(lambda x: model(x).points_world)(jnp.ones((1, 2, 28, 28, 3))))
+
+    assert f"length={PI3_TINY.pairs}" in run(False)
+    assert f"unroll={PI3_TINY.pairs}" in run(True)
