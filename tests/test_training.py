@@ -1,6 +1,7 @@
 """Runs of training: what they write, that they resume exactly, and what goes wrong clearly."""
 
 import json
+import math
 import os
 import signal
 import subprocess
@@ -21,7 +22,7 @@ from jaxrecon import checkpoint
 from jaxrecon.errors import InputError, OutputError, WeightsError
 from jaxrecon.models import PI3_MINI
 from jaxrecon.scenes import SCENES
-from jaxrecon.training import MINI, Bucket, TrainConfig, step, train
+from jaxrecon.training import MINI, MINI_WIDE, Bucket, TrainConfig, step, train
 from jaxrecon.training.flops import step_flops
 from jaxrecon.training.log import Log, read_log
 from jaxrecon.training.plot import draw_log
@@ -102,8 +103,10 @@ def test_the_weights_can_be_loaded_and_used(whole: Path) -> None:
 
 def test_stopped_and_resumed_is_the_same_run(whole: Path, tmp_path: Path) -> None:
     assert train(small_config(), tmp_path, stop_after=0.0) is None
-    assert not (tmp_path / "weights").exists()
+    so_far = weights_of(tmp_path)
+    assert checkpoint.read_config(tmp_path / "weights")["source"]["steps"] == 2
     assert train(small_config(), tmp_path) == tmp_path / "weights"
+    assert any((so_far[path] != new).any() for path, new in weights_of(tmp_path).items())
     assert same_run(tmp_path, whole)
 
 
@@ -183,6 +186,19 @@ def test_starting_from_weights(whole: Path, tmp_path: Path) -> None:
     train(config, tmp_path, init=whole / "weights")
     ours, theirs = weights_of(tmp_path), weights_of(whole)
     assert all((ours[path] == theirs[path]).all() for path in ours)
+
+
+def test_a_network_without_encoder_blocks_is_saved_and_goes_on(tmp_path: Path) -> None:
+    config = small_config(model=replace(SMALL, encoder=replace(SMALL.encoder, depth=0)))
+    train(config, tmp_path / "a", stop_after=0.0)
+    train(config, tmp_path / "a")
+    train(config, tmp_path / "b")
+    assert same_run(tmp_path / "a", tmp_path / "b")
+
+
+def test_the_wide_network_has_the_size_that_ships() -> None:
+    shapes = checkpoint.shapes(abstract_model(MINI_WIDE))
+    assert sum(math.prod(shape) for shape in shapes.values()) == 17_990_940
 
 
 def test_starting_from_the_weights_of_another_size_is_refused(whole: Path, tmp_path: Path) -> None:
@@ -272,7 +288,9 @@ def test_the_average_follows_the_weights() -> None:
 
 
 def test_the_rate_rises_stays_and_falls() -> None:
-    rate = learning_rate(small_config(steps=100, warmup_steps=10, learning_rate=1.0))
+    rate = learning_rate(
+        small_config(steps=100, warmup_steps=10, learning_rate=1.0, decay_share=0.4)
+    )
     found = [float(np.asarray(rate(step))) for step in (0, 5, 10, 60, 80, 100)]
     assert found == pytest.approx([0, 0.5, 1, 1, 0.5, 0])
 

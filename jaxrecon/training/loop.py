@@ -71,8 +71,9 @@ def train(
     """Trains a model, or goes on with a run that was stopped.
 
     The folder holds `train.json` (the config), `log.jsonl` (one line of metrics every
-    `log_every` steps), `checkpoints/`, and at the end `weights/`, the averaged weights as a native
-    checkpoint in bfloat16 which `jaxrecon.load` reads, and `curves.png`, the log as a picture.
+    `log_every` steps), `checkpoints/`, where the run stops `weights/`, the averaged weights as a
+    native checkpoint in bfloat16 which `jaxrecon.load` reads, and at the end `curves.png`, the log
+    as a picture.
 
     Args:
       config: the run.
@@ -104,18 +105,20 @@ def train(
         run = _Run(config, mesh, Log(folder / LOG_NAME, upto=int(state.step)), stages)
         state = run.until(state, checkpoints, stop_after)
         checkpoints.wait()
-    if int(state.step) < config.steps:
+    step = int(state.step)
+    save_weights(config, state.average, folder / WEIGHTS_NAME, step)
+    if step < config.steps:
         stages.note(
-            f"stopped at step {int(state.step)} of {config.steps}; run again (--resume) to go on"
+            f"stopped at step {step} of {config.steps}, with the weights so far in "
+            f"{folder / WEIGHTS_NAME}; run again (--resume) to go on"
         )
         return None
-    save_weights(config, state.average, folder / WEIGHTS_NAME)
     draw_log(folder / LOG_NAME, folder / CURVES_NAME)
     return folder / WEIGHTS_NAME
 
 
-def save_weights(config: TrainConfig, weights: Weights, folder: Path) -> None:
-    """Writes weights in bfloat16 as a native checkpoint, replacing an older one.
+def save_weights(config: TrainConfig, weights: Weights, folder: Path, step: int) -> None:
+    """Writes the weights of a step in bfloat16 as a native checkpoint, replacing an older one.
 
     Raises:
       OutputError: the folder cannot be written.
@@ -123,7 +126,7 @@ def save_weights(config: TrainConfig, weights: Weights, folder: Path) -> None:
     half = {path: value.astype(jnp.bfloat16) for path, value in weights.items()}
     header = model_entry("pi3-mini").header | {
         "config": asdict(config.model),
-        "source": {"trained_by": "jaxrecon train", "steps": config.steps, "seed": config.seed},
+        "source": {"trained_by": "jaxrecon train", "steps": step, "seed": config.seed},
     }
     module = checkpoint.unflatten(abstract_model(config), half)
     checkpoint.save(module, folder, header, overwrite=True)
