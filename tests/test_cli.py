@@ -448,6 +448,10 @@ class TestUsage:
             (["reconstruct", "p", "-o", "o", "--stride", "x"], "argument --stride: invalid int"),
             (["reconstruct", "p", "-o", "o", "--dtype", "int8"], "argument --dtype: invalid choi"),
             (["convert", "pi3", "-o", "out"], "the following arguments are required: weights"),
+            (
+                ["reconstruct", "p", "-o", "o", "--keep-edges", "--edge-rtol", "0.1"],
+                "argument --edge-rtol: not allowed with argument --keep-edges",
+            ),
         ],
     )
     def test_wrong_arguments(

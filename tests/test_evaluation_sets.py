@@ -127,6 +127,12 @@ class TestProcedural:
         with pytest.raises(InputError, match="procedural scenes lie nowhere"):
             open_set("procedural", "x")
 
+    def test_a_size_is_of_procedural_images(self, tmp_path: Path) -> None:
+        with pytest.raises(
+            InputError, match="size=56 is of procedural images; those of the set tu"
+        ):
+            open_set("tum", tmp_path, size=56)
+
 
 def make_folder(folder: Path, views: int = 3, **arrays: np.ndarray) -> Path:
     for view in range(views):

@@ -248,11 +248,12 @@ def test_kernels_on_a_gpu(width: int, dtype: Any) -> None:
     assert_close(jax.jit(gelu_triton.gradients_triton)(x, bias, plain), wanted, tight)
 
 
-@pytest.mark.parametrize("depth", [0, 2])
-def test_a_network_that_learns_is_the_same_network(depth: int) -> None:
+@pytest.mark.parametrize(("depth", "registers"), [(0, 0), (2, 5)])
+def test_a_network_that_learns_is_the_same_network(depth: int, registers: int) -> None:
     """Values and gradients in float32, with every kind of block that π³ has."""
     encoder = replace(PI3_TINY.encoder, depth=depth)
-    model = Pi3(replace(PI3_TINY, encoder=encoder), dtype=jnp.float32, rngs=nnx.Rngs(0))
+    config = replace(PI3_TINY, encoder=encoder, registers=registers)
+    model = Pi3(config, dtype=jnp.float32, rngs=nnx.Rngs(0))
     images = jnp.abs(normal(1, 2, 28, 42, 3)) / 3
 
     def total(model: Pi3, images: jax.Array) -> jax.Array:

@@ -104,6 +104,19 @@ def test_the_order_of_the_views_does_not_count() -> None:
         assert float(after[name]) == pytest.approx(float(before[name]), rel=1e-5, abs=1e-6), name
 
 
+def test_scenes_count_alike_wherever_they_are() -> None:
+    """The loss of a batch is the mean of its scenes', so devices may share them in any way."""
+    one = target(scenes())
+    sky = replace(one, mask=one.mask & (jnp.arange(8) < 5))
+    both = jax.tree.map(lambda *x: jnp.concatenate(x), one, sky)
+    guess = jax.tree.map(lambda x: jnp.concatenate([x, x]), noisy(one))
+    each = [loss(noisy(one), truth, LossWeights())[1] for truth in (one, sky)]
+    assert float(each[0]["normals"]) != pytest.approx(float(each[1]["normals"]), rel=1e-3)
+    for name, value in loss(guess, both, LossWeights())[1].items():
+        mean = (float(each[0][name]) + float(each[1][name])) / 2
+        assert float(value) == pytest.approx(mean, rel=1e-5), name
+
+
 def noisy(truth: Target) -> Prediction:
     keys = jax.random.split(jax.random.key(1), 3)
     guess = perfect(truth)

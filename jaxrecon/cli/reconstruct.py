@@ -29,8 +29,9 @@ def add_to(commands: Any) -> None:
         action="store_true",
         help="MapAnything: confidence is how far the views agree",
     )
-    add("--edge-rtol", type=float, default=0.03, help="relative depth jump that makes an edge")
-    add("--keep-edges", action="store_true", help="keep points on depth edges")
+    edges = parser.add_mutually_exclusive_group().add_argument
+    edges("--edge-rtol", type=float, default=0.03, help="relative depth jump that makes an edge")
+    edges("--keep-edges", action="store_true", help="keep points on depth edges")
     add(
         "--shared-intrinsics",
         action="store_true",

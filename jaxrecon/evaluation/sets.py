@@ -68,8 +68,13 @@ def open_set(
       seed: of the procedural scenes, or of the draw of views.
 
     Raises:
-      InputError: the kind is unknown, a number is out of range, or nothing usable lies at the path.
+      InputError: the kind is unknown, a number is out of range or of another kind of set, or nothing
+        usable lies at the path.
     """
+    if kind != "procedural" and size is not None:
+        raise InputError(
+            f"{size=} is of procedural images; those of the set {kind} keep their own size"
+        )
     size = _PROCEDURAL_SIZE if size is None else size
     for name, value in (("scenes", scenes), ("size", size)):
         if value < 1:

@@ -35,7 +35,8 @@ class Pi3Config:
       encoder: the image encoder; its width is the trunk's width too.
       heads: attention heads of the trunk.
       pairs: (frame, global) block pairs of the trunk.
-      registers: register tokens of each view in the trunk.
+      registers: register tokens of each view in the trunk; with none, a view of 224x224 pixels has
+        256 tokens, whole tiles of attention kernels.
       head_width, head_heads, head_depth: the three decoders after the trunk.
       point_width: features that the point and the confidence decoder hand to their heads.
       camera_width: the same for the camera.
@@ -131,8 +132,10 @@ class Pi3(Model):
         self.config = config
         width, pixels = config.encoder.width, config.encoder.patch**2
         self.encoder = DinoV2(config.encoder, dtype=dtype, rngs=rngs)
-        self.register_tokens = nnx.Param(
-            1e-6 * jax.random.normal(rngs.params(), (config.registers, width))
+        self.register_tokens = (
+            nnx.Param(1e-6 * jax.random.normal(rngs.params(), (config.registers, width)))
+            if config.registers
+            else None
         )
         self.trunk = AlternatingAttention(
             config.trunk_block, config.pairs, taps=(config.pairs - 1,), dtype=dtype, rngs=rngs
@@ -195,6 +198,8 @@ class Pi3(Model):
     def tokens(self, images: Float[Array, "B V H W 3"]) -> Float[Array, "B V P D"]:
         """Tokens that enter the trunk: [registers | patches] of each view, in float32."""
         patches = encode_views(self.encoder, images)
+        if self.register_tokens is None:
+            return patches
         registers = self.register_tokens[...]
         registers = jnp.broadcast_to(registers, (*patches.shape[:2], *registers.shape))
         return jnp.concatenate([registers, patches], axis=2)

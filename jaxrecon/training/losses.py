@@ -97,14 +97,17 @@ def _masked_mean(values: Array, mask: Array, axes: tuple[int, ...] | None = None
 
 
 def _normal_term(points: Float[Array, "B V H W 3"], truth: Target) -> Float[Array, ""]:
-    """One minus the cosine between the normals of predicted and true points, edges left out."""
+    """One minus the cosine between the normals of predicted and true points, edges left out.
+
+    Averaged over the scenes, so that it does not depend on which device has which.
+    """
     depth = _depth(truth)
     low = jnp.minimum(jnp.minimum(depth[..., 1:, :-1], depth[..., :-1, 1:]), depth[..., :-1, :-1])
     high = jnp.maximum(jnp.maximum(depth[..., 1:, :-1], depth[..., :-1, 1:]), depth[..., :-1, :-1])
     mask = truth.mask
     smooth = mask[..., 1:, :-1] & mask[..., :-1, 1:] & mask[..., :-1, :-1] & (high < 1.1 * low)
     cosine = _cosine(_cross(points), _cross(truth.points_camera))
-    return _masked_mean(1 - cosine, smooth)
+    return _masked_mean(1 - cosine, smooth, axes=(1, 2, 3)).mean()
 
 
 def _cross(points: Array) -> tuple[Array, Array, Array]:
@@ -168,9 +171,10 @@ def _pose_metrics(chord: Array, guess: Array, true: Array, pairs: Array) -> dict
 
 
 def _depth_metrics(depth: Array, truth: Target) -> dict[str, Array]:
-    ratio = depth / _depth(truth)
+    """Averaged over the scenes, as `jaxrecon.evaluation` does."""
+    ratio, each = depth / _depth(truth), (1, 2, 3)
     close = jnp.maximum(ratio, 1 / jnp.maximum(ratio, 1e-6)) < 1.25
     return {
-        "abs_rel": _masked_mean(jnp.abs(ratio - 1), truth.mask),
-        "delta125": _masked_mean(close, truth.mask),
+        "abs_rel": _masked_mean(jnp.abs(ratio - 1), truth.mask, each).mean(),
+        "delta125": _masked_mean(close, truth.mask, each).mean(),
     }
