@@ -11,10 +11,14 @@ import jax
 from jaxrecon.errors import InputError
 
 COMPILER_OPTIONS: dict[str, dict[str, bool | int | str]] = {
-    "gpu": {"xla_gpu_enable_triton_gemm": False}
+    "gpu": {
+        "xla_gpu_enable_triton_gemm": False,
+        "xla_disable_hlo_passes": "cublas-pad-for-gemms",
+    }
 }
 """By platform. Trying Triton's matrix products takes half of the time to compile a GPU program, and
-they run no faster (docs/benchmarks.md)."""
+they run no faster (docs/benchmarks.md). The pass would copy the tokens before and after each matrix
+product where their number is no multiple of 8, which cuBLAS does not ask for."""
 
 
 def compiled(lowered: Any, device: Any) -> Any:

@@ -9,7 +9,9 @@ import pytest
 
 from jaxrecon.compiling import COMPILER_OPTIONS, compiled
 
-(FLAG,) = COMPILER_OPTIONS["gpu"]
+GPU = COMPILER_OPTIONS["gpu"]
+FLAG = "xla_gpu_enable_triton_gemm"
+REST = {name: value for name, value in GPU.items() if name != FLAG}
 
 
 class Lowered:
@@ -22,9 +24,9 @@ class Lowered:
 @pytest.mark.parametrize(
     ("platform", "flags", "options"),
     [
-        ("gpu", "", {FLAG: False}),
-        ("gpu", "--xla_gpu_deterministic_ops=true", {FLAG: False}),
-        ("gpu", f"--{FLAG}=true", None),
+        ("gpu", "", {FLAG: False} | REST),
+        ("gpu", "--xla_gpu_deterministic_ops=true", {FLAG: False} | REST),
+        ("gpu", f"--{FLAG}=true", REST),
         ("cpu", "", None),
     ],
 )

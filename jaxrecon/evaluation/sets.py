@@ -68,8 +68,8 @@ def open_set(
       seed: of the procedural scenes, or of the draw of views.
 
     Raises:
-      InputError: the kind is unknown, a number is out of range or not of this kind, or nothing usable
-        lies at the path.
+      InputError: the kind is unknown, a number is out of range or not of this kind, or nothing
+        usable lies at the path.
     """
     if kind != "procedural" and size is not None:
         raise InputError(

@@ -12,9 +12,8 @@ from jaxtyping import Array, Float, Int
 
 from jaxrecon.errors import InputError
 from jaxrecon.nn.layers import bias_of, layer_norm, linear, norm_parameters, product
-from jaxrecon.nn.learning import learns
 from jaxrecon.nn.rope import RotaryTable, apply_rotary
-from jaxrecon.nn.views import in_turns
+from jaxrecon.nn.views import in_turns, kernels_here
 from pallas_kernels.dense_attention import IMPLEMENTATIONS, dense_attention
 from pallas_kernels.qk_norm_rope import qk_norm_rope
 
@@ -184,23 +183,17 @@ class Attention(nnx.Module):
     ) -> tuple[Float[Array, "g t N K"], ...]:
         """Queries, keys and values, ready to attend."""
         self, rope = weights
-        if learns():
-            return self._fused_inputs(x, rope)
-        q, k, v = self._projected(x, 0, 3)
-        return *self._turned(q, k, v.dtype, rope), v
-
-    def _fused_inputs(
-        self, x: Float[Array, "g t D"], rope: RotaryTable | None
-    ) -> tuple[Float[Array, "g t N K"], ...]:
-        """The same, as `qk_norm_rope` computes them."""
         norms = None
         if self.q_norm is not None and self.k_norm is not None:
             norms = norm_parameters(self.q_norm), norm_parameters(self.k_norm)
-        rotary = None if rope is None else (rope.cos, rope.sin)
         parts = 3, self.heads, x.shape[-1] // self.heads
-        qkv, bias = product(self.qkv, x).reshape(*x.shape[:2], *parts), bias_of(self.qkv)
         return qk_norm_rope(
-            qkv, bias=bias.reshape(parts), norms=norms, rotary=rotary, eps=QK_NORM_EPS
+            product(self.qkv, x).reshape(*x.shape[:2], *parts),
+            bias=bias_of(self.qkv).reshape(parts),
+            norms=norms,
+            rotary=None if rope is None else (rope.cos, rope.sin),
+            eps=QK_NORM_EPS,
+            implementation=kernels_here(),
         )
 
     def _turned(
@@ -218,7 +211,7 @@ class Attention(nnx.Module):
     ) -> tuple[Float[Array, "G T N K"], ...]:
         """Those of (queries, keys, values) from the `first` up to the `last`, split into heads."""
         groups, tokens, width = x.shape
-        parts = self.qkv(x) if last - first == 3 else self._part(x, first * width, last * width)
+        parts = self._part(x, first * width, last * width)
         split = parts.reshape(groups, tokens, last - first, self.heads, width // self.heads)
         return tuple(split[:, :, part] for part in range(last - first))
 

@@ -20,9 +20,8 @@ from jaxrecon.nn.layers import (
     scan_layers,
     stack,
 )
-from jaxrecon.nn.learning import learns
 from jaxrecon.nn.rope import RotaryTable
-from jaxrecon.nn.views import in_turns
+from jaxrecon.nn.views import done_at_once, in_turns, kernels_here
 from pallas_kernels.residual_norm import residual_norm, residual_sum
 
 type MlpKind = Literal["gelu", "swiglu"]
@@ -97,38 +96,45 @@ class Block(nnx.Module):
         rope: RotaryTable | None = None,
         context: Float[Array, "G S D"] | None = None,
     ) -> Float[Array, "G T D"]:
-        if learns() and context is None and not self.normed_residual:
-            return self.learning(x, layout, attention, rope)
-        normed = self.norm1(x)
-        if self.norm_context is not None:
-            context = self.norm_context(context)
-        update = self.attention(normed, layout, attention, rope, context)
-        x = (normed if self.normed_residual else x) + _scaled(update, self.scale1)
-        return x + _scaled(self.feed_forward(x, layout), self.scale2)
+        if self.normed_residual or self.norm_context is not None:
+            return self.unfused(x, layout, attention, rope, context)
+        axis, what = int(layout.views > 1), "MLP tokens"
+        at_once = done_at_once(x, axis=axis, what=what)
+        # Of very many tokens, XLA keeps fewer arrays than kernels that write all they are asked for.
+        name = kernels_here() if at_once else "xla"
+        x, normed = residual_norm(x, **_norm_of(self.norm1), implementation=name)
+        attended = self.attention.attended(normed, layout, attention, rope)
+        update = _update(self.attention.out, attended, self.scale1)
+        if at_once:
+            x, normed = residual_norm(x, **update, **_norm_of(self.norm2), implementation=name)
+            update = _update(self.mlp.fc2, self.mlp.hidden(normed), self.scale2)
+            return residual_sum(x, **update, implementation=name)
+        x = residual_sum(x, **update, implementation=name)
+        turned = in_turns(Block.feed_forward, self, x, axis=axis, what=what)
+        return x + _scaled(turned, self.scale2)
 
-    def learning(
+    def unfused(
         self,
         x: Float[Array, "G T D"],
         layout: TokenLayout,
         attention: AttentionFn,
         rope: RotaryTable | None,
+        context: Float[Array, "G S D"] | None,
     ) -> Float[Array, "G T D"]:
-        """The block for `jaxrecon.nn.learning`: the same sums and norms, fused."""
-        x, normed = residual_norm(x, **_norm_of(self.norm1))
-        attended = self.attention.attended(normed, layout, attention, rope)
-        update = _update(self.attention.out, attended, self.scale1)
-        x, normed = residual_norm(x, **update, **_norm_of(self.norm2))
-        update = _update(self.mlp.fc2, self.mlp.hidden(normed), self.scale2)
-        return residual_sum(x, **update)
+        """The same, for blocks with a normed residual or a context."""
+        normed = self.norm1(x)
+        if self.norm_context is not None:
+            context = self.norm_context(context)
+        update = self.attention(normed, layout, attention, rope, context)
+        x = (normed if self.normed_residual else x) + _scaled(update, self.scale1)
+        axis, what = int(layout.views > 1), "MLP tokens"
+        turned = in_turns(Block.feed_forward, self, x, axis=axis, what=what)
+        return x + _scaled(turned, self.scale2)
 
-    def feed_forward(self, x: Float[Array, "G T D"], layout: TokenLayout) -> Float[Array, "G T D"]:
-        """The MLP of the normed tokens, so many at a time that its hidden layer stays small."""
-
-        def work(block: Block, x: Float[Array, "g t D"]) -> Float[Array, "g t D"]:
-            return block.mlp(block.norm2(x))
-
-        axis = int(layout.views > 1)
-        return in_turns(work, self, x, axis=axis, what="MLP tokens")
+    def feed_forward(self, x: Float[Array, "g t D"]) -> Float[Array, "g t D"]:
+        """The MLP of the normed tokens. (Of few at a time, its hidden layer stays small.)"""
+        _, normed = residual_norm(x, **_norm_of(self.norm2), implementation=kernels_here())
+        return self.mlp(normed)
 
 
 def _scaled(update: Array, scale: LayerScale | None) -> Array:

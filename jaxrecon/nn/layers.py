@@ -11,7 +11,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from jaxrecon.nn.learning import learns
-from jaxrecon.nn.views import whole_weights
+from jaxrecon.nn.views import kernels_here, whole_weights
 from pallas_kernels.bias_gelu import bias_gelu
 from pallas_kernels.norm import Norm
 
@@ -90,9 +90,8 @@ class Mlp(nnx.Module):
         return self.fc2(self.hidden(x))
 
     def hidden(self, x: Float[Array, "*dims D"]) -> Float[Array, "*dims H"]:
-        if learns():
-            return bias_gelu(product(self.fc1, x), bias_of(self.fc1))
-        return gelu(self.fc1(x))
+        projected, bias = product(self.fc1, x), bias_of(self.fc1)
+        return bias_gelu(projected, bias, implementation=kernels_here())
 
 
 class SwiGlu(nnx.Module):

@@ -1,4 +1,4 @@
-"""How a network is traced that learns: kernels with gradients of their own, layers unrolled."""
+"""How a network is traced that learns: its layers unrolled."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,9 +11,8 @@ _LEARNING: ContextVar[bool] = ContextVar("learning", default=False)
 def learning() -> Iterator[None]:
     """What is traced inside is differentiated.
 
-    Norms, residual sums and rotary embedding then are kernels whose gradients take one pass over
-    memory, and layers follow one another in place of a loop, whose every turn would copy what the
-    backward pass needs. Both make for more to compile, and for faster steps.
+    Layers then follow one another in place of a loop, whose every turn would copy what the backward
+    pass needs: more to compile, and faster steps.
     """
     token = _LEARNING.set(True)
     try:

@@ -82,6 +82,15 @@ def views_are_spread() -> bool:
     return mesh.axis_types[mesh.axis_names.index(VIEW_AXIS)] != AxisType.Manual
 
 
+def kernels_here() -> str | None:
+    """Which backend fused functions are asked for: XLA's, where it sees several devices' views.
+
+    The compiler can part its own operations over devices, but no kernel. Code that `each_view` runs
+    has one device.
+    """
+    return "xla" if view_shards() > 1 else None
+
+
 def view_shards() -> int:
     """Over how many devices the views lie that the code being traced sees as one array."""
     return jax.sharding.get_abstract_mesh().shape[VIEW_AXIS] if views_are_spread() else 1
@@ -182,11 +191,7 @@ def in_turns[W, Y](
       what: what they are; see `noting_chunks`.
       unit: neighbouring tokens that stay together.
     """
-    devices = view_shards()
-    tokens = x.shape[0] * x.shape[1] // devices
-    uneven = x.shape[1] % unit or x.shape[axis] % (devices * (unit if axis else 1))
-    if tokens <= TOKENS_AT_ONCE or uneven:
-        note_chunk(what, tokens, tokens)
+    if done_at_once(x, axis=axis, what=what, unit=unit):
         return work(weights, x)
 
     def own(weights: W, x: Float[Array, "g t D"]) -> Y:
@@ -196,6 +201,17 @@ def in_turns[W, Y](
         return jax.tree.map(lambda y: y.reshape(*x.shape[:2], *y.shape[2:]), done)
 
     return each_view(own, weights, x, axis=axis, out=axis)
+
+
+def done_at_once(x: Float[Array, "G T D"], *, axis: int, what: str, unit: int = 1) -> bool:
+    """Whether `in_turns` works on all these tokens at once; if so, `noting_chunks` is told."""
+    devices = view_shards()
+    tokens = x.shape[0] * x.shape[1] // devices
+    uneven = x.shape[1] % unit or x.shape[axis] % (devices * (unit if axis else 1))
+    if tokens > TOKENS_AT_ONCE and not uneven:
+        return False
+    note_chunk(what, tokens, tokens)
+    return True
 
 
 def map_views[X, Y](

@@ -42,13 +42,18 @@ def bias_gelu(
 
 @partial(jax.custom_vjp, nondiff_argnums=(0,))
 def _run(implementation: str | None, x: Array, bias: Array) -> Array:
-    return run_backend(_FORWARDS, implementation, "compute a GELU", x, bias)
+    return _computed(implementation, x, bias, in_place=True)
+
+
+def _computed(implementation: str | None, x: Array, bias: Array, *, in_place: bool) -> Array:
+    job = "compute a GELU"
+    return run_backend(_FORWARDS, implementation, job, x, bias, in_place=in_place)
 
 
 def _forwards(
     implementation: str | None, x: Array, bias: Array
 ) -> tuple[Array, tuple[Array, Array]]:
-    return _run(implementation, x, bias), (x, bias)
+    return _computed(implementation, x, bias, in_place=False), (x, bias)
 
 
 def _backwards(

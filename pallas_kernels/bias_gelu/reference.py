@@ -6,8 +6,11 @@ import numpy as np
 from jaxtyping import Array, Float
 
 
-def bias_gelu_xla(x: Float[Array, "*dims D"], bias: Float[Array, " D"]) -> Float[Array, "*dims D"]:
-    """`gelu(x + bias)` in the dtype of `x`, computed in float32."""
+def bias_gelu_xla(
+    x: Float[Array, "*dims D"], bias: Float[Array, " D"], *, in_place: bool = False
+) -> Float[Array, "*dims D"]:
+    """`gelu(x + bias)` in the dtype of `x`, computed in float32; where it lies is XLA's choice."""
+    del in_place
     dtype, x = x.dtype, x.astype(jnp.float32) + bias.astype(jnp.float32)
     return (0.5 * x * (1 + jax.lax.erf(x * np.sqrt(0.5, dtype=np.float32)))).astype(dtype)
 

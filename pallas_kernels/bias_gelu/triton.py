@@ -26,15 +26,24 @@ STEPS = 16
 
 
 def bias_gelu_triton(
-    x: Float[Array, "*dims D"], bias: Float[Array, " D"], *, interpret: bool = False
+    x: Float[Array, "*dims D"],
+    bias: Float[Array, " D"],
+    *,
+    in_place: bool = False,
+    interpret: bool = False,
 ) -> Float[Array, "*dims D"]:
     """`gelu(x + bias)` in the dtype of `x`, computed in float32.
+
+    Args:
+      in_place: the outcome takes the place of `x` (a copy of it, where `x` is needed yet).
+      interpret: run on the CPU.
 
     Raises:
       NotImplementedError: not on a GPU.
     """
-    (made,) = _call(_forwards, [x], bias, x.dtype, False, interpret, "bias_gelu")
-    return made
+    aliases = {0: 0} if in_place else {}
+    call = _call(_forwards, [x], bias, "bias_gelu", aliases=aliases, interpret=interpret)
+    return call[0]
 
 
 def gradients_triton(
@@ -49,9 +58,8 @@ def gradients_triton(
     Raises:
       NotImplementedError: not on a GPU.
     """
-    of_x, sums = _call(
-        _backwards, [x, gradient], bias, x.dtype, True, interpret, "bias_gelu_gradient"
-    )
+    name = "bias_gelu_gradient"
+    of_x, sums = _call(_backwards, [x, gradient], bias, name, sums=True, interpret=interpret)
     return of_x, sums.sum(axis=0).astype(bias.dtype)
 
 
@@ -59,11 +67,13 @@ def _call(
     kernel: Any,
     arrays: list[Array],
     bias: Array,
-    dtype: Any,
-    sums: bool,
-    interpret: bool,
     name: str,
+    *,
+    sums: bool = False,
+    aliases: dict[int, int] | None = None,
+    interpret: bool,
 ) -> list[Array]:
+    """An array of the first one's shape and dtype, and if wanted the programs' sums."""
     if not interpret:
         check_gpu("triton")
     width = bias.shape[0]
@@ -71,7 +81,7 @@ def _call(
     rows, columns = flat[0].shape[0], TILE[1]
     grid = pl.cdiv(rows, TILE[0] * STEPS), pl.cdiv(width, columns)
     block = pl.BlockSpec((TILE[0] * STEPS, columns), lambda row, column: (row, column))
-    shapes = [jax.ShapeDtypeStruct((rows, width), dtype)]
+    shapes = [jax.ShapeDtypeStruct((rows, width), arrays[0].dtype)]
     shapes += [jax.ShapeDtypeStruct((grid[0], width), jnp.float32)] * sums
     made, *rest = pl.pallas_call(
         partial(kernel, shape=(rows, width)),
@@ -82,6 +92,7 @@ def _call(
             *[pl.BlockSpec((None, columns), lambda row, column: (row, column))] * sums,
         ],
         out_shape=shapes,
+        input_output_aliases=aliases or {},
         compiler_params=plgpu.CompilerParams(num_warps=WARPS),
         interpret=interpret,
         name=name,

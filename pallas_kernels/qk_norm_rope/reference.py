@@ -57,6 +57,6 @@ def _turned(x: Float[Array, "G T N K"], rotary: Rotary) -> Float[Array, "G T N K
     """Each half of a head is a pair of quarters (a, b): (a cos - b sin, b cos + a sin)."""
     groups, _, heads, width = x.shape
     pairs = x.reshape(groups, -1, rotary.cos.shape[0], heads, 2, 2, width // 4)
-    cos, sin = (angles[:, None] for angles in rotary)
-    a, b = pairs[..., 0, :], pairs[..., 1, :]
-    return jnp.stack([a * cos - b * sin, b * cos + a * sin], axis=-2).reshape(x.shape)
+    cos, sin = (angles[:, None, :, None] for angles in rotary)
+    sin = jnp.concatenate([-sin, sin], axis=-2)
+    return (pairs * cos + jnp.flip(pairs, axis=-2) * sin).reshape(x.shape)

@@ -22,8 +22,6 @@ TILE = 1024
 """Numbers of a tile."""
 
 WIDEST = 4096
-WARPS = 1
-"""Of a program: sums over a row then need no shared memory."""
 
 STEPS = 64
 """Tiles that a program goes over on the way back."""
@@ -54,7 +52,7 @@ def residual_norm_triton(
         in_specs=[block] * len(flat) + [_whole(wide)] * len(parameters),
         out_specs=[block] * len(names),
         out_shape=[jax.ShapeDtypeStruct((rows, width), dtypes[name]) for name in names],
-        compiler_params=plgpu.CompilerParams(num_warps=WARPS),
+        compiler_params=plgpu.CompilerParams(num_warps=_warps(wide)),
         interpret=interpret,
         name="residual_norm",
     )(*flat, *parameters)
@@ -105,7 +103,7 @@ def gradients_triton(
             pl.BlockSpec((None, len(summed), wide), lambda program: (program, 0, 0)),
         ],
         out_shape=[*[jax.ShapeDtypeStruct((rows, width), x) for x in made.values()], parts],
-        compiler_params=plgpu.CompilerParams(num_warps=WARPS),
+        compiler_params=plgpu.CompilerParams(num_warps=_warps(wide)),
         interpret=interpret,
         name="residual_norm_gradient",
     )(*flat, *given, *parameters)
@@ -148,6 +146,11 @@ def _names(inputs: Inputs) -> list[str]:
 
 def _rows_of_a_tile(width: int) -> int:
     return max(1, TILE // pl.next_power_of_2(width))
+
+
+def _warps(wide: int) -> int:
+    """One, if it can hold a tile: sums over a row then need no shared memory."""
+    return max(1, wide // TILE)
 
 
 def _whole(wide: int) -> pl.BlockSpec:

@@ -1,4 +1,4 @@
-"""Kernels of the training step: values and gradients against the plain form, lowering, refusals."""
+"""Fused kernels: values and gradients against the plain form, lowering, refusals, where they run."""
 
 import math
 from collections.abc import Callable
@@ -11,12 +11,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
-from jax.sharding import AbstractDevice, AbstractMesh
+from jax.sharding import AbstractDevice, AbstractMesh, AxisType
 
 import pallas_kernels.bias_gelu as gelu_package
 import pallas_kernels.qk_norm_rope as rope_package
 import pallas_kernels.residual_norm as norm_package
 from jaxrecon.models import Pi3
+from jaxrecon.nn.attention import attend_densely
 from jaxrecon.nn.learning import learning
 from pallas_kernels.bias_gelu import bias_gelu
 from pallas_kernels.bias_gelu import reference as gelu_plain
@@ -33,6 +34,7 @@ from tiny_models import PI3_TINY
 
 H100 = AbstractDevice(device_kind="NVIDIA H100 80GB HBM3", num_cores=132, platform="gpu")
 EPS = 1e-5
+NAMES = ["residual_norm", "qk_norm_rope", "bias_gelu"]
 
 
 def normal(*shape: int, seed: int = 0, dtype: Any = jnp.float32) -> jax.Array:
@@ -268,6 +270,29 @@ def test_a_network_that_learns_is_the_same_network(depth: int, registers: int) -
     plain = jax.jit(jax.value_and_grad(total))(model, images)
     found = jax.jit(jax.value_and_grad(learnt))(model, images)
     assert_close(found, plain, 3e-4)
+
+
+def test_a_trunk_for_a_gpu_is_made_of_them() -> None:
+    """But not where the compiler has to part the views over devices."""
+    config = replace(PI3_TINY, encoder=replace(PI3_TINY.encoder, width=128, heads=2), heads=2)
+    model = jax.eval_shape(lambda: Pi3(config, dtype=jnp.bfloat16, rngs=nnx.Rngs(0)))
+    layout = model.layout((1, 2, 28, 28, 3))
+    tokens = jax.ShapeDtypeStruct((1, 2, layout.tokens, 128), jnp.float32)
+
+    def run(model: Pi3, tokens: jax.Array) -> jax.Array:
+        rope = model.rope(layout, config.trunk_block)
+        return model.trunk(tokens, layout, attend_densely, rope)
+
+    def kernels(mesh: AbstractMesh) -> list[str]:
+        with jax.sharding.use_abstract_mesh(mesh):
+            traced = jax.jit(run).trace(model, tokens)
+            text = traced.lower(lowering_platforms=("cuda",)).as_text()
+        return [name for name in NAMES if f'"{name}"' in text]
+
+    views = {"axis_types": (AxisType.Auto,), "abstract_device": H100}
+    assert kernels(AbstractMesh((), (), abstract_device=H100)) == NAMES
+    assert kernels(AbstractMesh((1,), ("views",), **views)) == NAMES
+    assert kernels(AbstractMesh((2,), ("views",), **views)) == []
 
 
 def test_layers_that_learn_are_no_loop() -> None:
