@@ -1,4 +1,4 @@
-"""Fused kernels: values and gradients against the plain form, lowering, refusals, where they run."""
+"""Fused kernels: values and gradients against the plain form, lowering, where they run."""
 
 import math
 from collections.abc import Callable

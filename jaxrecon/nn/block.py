@@ -100,7 +100,7 @@ class Block(nnx.Module):
             return self.unfused(x, layout, attention, rope, context)
         axis, what = int(layout.views > 1), "MLP tokens"
         at_once = done_at_once(x, axis=axis, what=what)
-        # Of very many tokens, XLA keeps fewer arrays than kernels that write all they are asked for.
+        # Of very many tokens, XLA keeps fewer arrays than kernels, which write all they make.
         name = kernels_here() if at_once else "xla"
         x, normed = residual_norm(x, **_norm_of(self.norm1), implementation=name)
         attended = self.attention.attended(normed, layout, attention, rope)
