@@ -273,26 +273,30 @@ def test_a_network_that_learns_is_the_same_network(depth: int, registers: int) -
 
 
 def test_a_trunk_for_a_gpu_is_made_of_them() -> None:
-    """But not where the compiler has to part the views over devices."""
+    """But not where the compiler has to part an odd number of views over devices."""
     config = replace(PI3_TINY, encoder=replace(PI3_TINY.encoder, width=128, heads=2), heads=2)
     model = jax.eval_shape(lambda: Pi3(config, dtype=jnp.bfloat16, rngs=nnx.Rngs(0)))
-    layout = model.layout((1, 2, 28, 28, 3))
-    tokens = jax.ShapeDtypeStruct((1, 2, layout.tokens, 128), jnp.float32)
 
-    def run(model: Pi3, tokens: jax.Array) -> jax.Array:
-        rope = model.rope(layout, config.trunk_block)
-        return model.trunk(tokens, layout, attend_densely, rope)
+    def kernels(views: int, devices: int | None) -> list[str]:
+        layout = model.layout((1, views, 28, 28, 3))
+        tokens = jax.ShapeDtypeStruct((1, views, layout.tokens, 128), jnp.float32)
 
-    def kernels(mesh: AbstractMesh) -> list[str]:
+        def run(model: Pi3, tokens: jax.Array) -> jax.Array:
+            rope = model.rope(layout, config.trunk_block)
+            return model.trunk(tokens, layout, attend_densely, rope)
+
+        shape, names = ((), ()) if devices is None else ((devices,), ("views",))
+        types = (AxisType.Auto,) * len(shape)
+        mesh = AbstractMesh(shape, names, axis_types=types, abstract_device=H100)
         with jax.sharding.use_abstract_mesh(mesh):
             traced = jax.jit(run).trace(model, tokens)
             text = traced.lower(lowering_platforms=("cuda",)).as_text()
         return [name for name in NAMES if f'"{name}"' in text]
 
-    views = {"axis_types": (AxisType.Auto,), "abstract_device": H100}
-    assert kernels(AbstractMesh((), (), abstract_device=H100)) == NAMES
-    assert kernels(AbstractMesh((1,), ("views",), **views)) == NAMES
-    assert kernels(AbstractMesh((2,), ("views",), **views)) == []
+    assert kernels(views=3, devices=None) == NAMES
+    assert kernels(views=3, devices=1) == NAMES
+    assert kernels(views=4, devices=2) == NAMES
+    assert kernels(views=3, devices=2) == []
 
 
 def test_layers_that_learn_are_no_loop() -> None:

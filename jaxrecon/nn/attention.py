@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import partial
+from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
@@ -13,7 +14,7 @@ from jaxtyping import Array, Float, Int
 from jaxrecon.errors import InputError
 from jaxrecon.nn.layers import bias_of, layer_norm, linear, norm_parameters, product
 from jaxrecon.nn.rope import RotaryTable, apply_rotary
-from jaxrecon.nn.views import in_turns, kernels_here
+from jaxrecon.nn.views import done_at_once, in_turns, kernels_here
 from pallas_kernels.dense_attention import IMPLEMENTATIONS, dense_attention
 from pallas_kernels.qk_norm_rope import qk_norm_rope
 
@@ -151,34 +152,20 @@ class Attention(nnx.Module):
         rope: RotaryTable | None = None,
         context: Float[Array, "G S D"] | None = None,
     ) -> Float[Array, "G T D"]:
-        return self.out(self.attended(x, layout, attention, rope, context))
-
-    def attended(
-        self,
-        x: Float[Array, "G T D"],
-        layout: TokenLayout,
-        attention: AttentionFn,
-        rope: RotaryTable | None = None,
-        context: Float[Array, "G S D"] | None = None,
-    ) -> Float[Array, "G T D"]:
-        """What enters the output matrix."""
         if context is None:
-            axis, unit = int(layout.views > 1), layout.tokens_per_view
-            q, k, v = in_turns(
-                Attention._own_inputs,
-                (self, rope),
-                x,
-                axis=axis,
-                unit=unit,
-                what="attention tokens",
-            )
+            q, k, v = in_turns(Attention.own_inputs, (self, rope), x, **_turns(layout))
         else:
             (q,), (k, v) = self._projected(x, 0, 1), self._projected(context, 1, 3)
             q, k = self._turned(q, k, v.dtype, rope)
-        return attention(q, k, v, layout).reshape(x.shape)
+        return self.out(attention(q, k, v, layout).reshape(x.shape))
 
     @staticmethod
-    def _own_inputs(
+    def all_at_once(x: Float[Array, "G T D"], layout: TokenLayout) -> bool:
+        """Whether the queries, keys and values of all tokens are made at once."""
+        return done_at_once(x, **_turns(layout))
+
+    @staticmethod
+    def own_inputs(
         weights: tuple["Attention", RotaryTable | None], x: Float[Array, "g t D"]
     ) -> tuple[Float[Array, "g t N K"], ...]:
         """Queries, keys and values, ready to attend."""
@@ -220,3 +207,9 @@ class Attention(nnx.Module):
         assert self.qkv.bias is not None
         kernel, bias = self.qkv.kernel[...][:, first:last], self.qkv.bias[...][first:last]
         return jnp.matmul(x.astype(kernel.dtype), kernel, precision=self.qkv.precision) + bias
+
+
+def _turns(layout: TokenLayout) -> dict[str, Any]:
+    """How `in_turns` makes queries, keys and values."""
+    axis, unit = int(layout.views > 1), layout.tokens_per_view
+    return {"axis": axis, "unit": unit, "what": "attention tokens"}

@@ -1,5 +1,6 @@
 """The transformer block that every family is made of."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -21,10 +22,13 @@ from jaxrecon.nn.layers import (
     stack,
 )
 from jaxrecon.nn.rope import RotaryTable
-from jaxrecon.nn.views import done_at_once, in_turns, kernels_here
+from jaxrecon.nn.views import done_at_once, each_view, in_turns, kernels_here, view_shards
 from pallas_kernels.residual_norm import residual_norm, residual_sum
 
 type MlpKind = Literal["gelu", "swiglu"]
+
+MLP_TOKENS = "MLP tokens"
+"""What `noting_chunks` is told of."""
 
 
 @dataclass(frozen=True)
@@ -96,45 +100,61 @@ class Block(nnx.Module):
         rope: RotaryTable | None = None,
         context: Float[Array, "G S D"] | None = None,
     ) -> Float[Array, "G T D"]:
-        if self.normed_residual or self.norm_context is not None:
-            return self.unfused(x, layout, attention, rope, context)
-        axis, what = int(layout.views > 1), "MLP tokens"
-        at_once = done_at_once(x, axis=axis, what=what)
+        axis = int(layout.views > 1)
+        special = self.normed_residual or self.norm_context is not None
+        if not special and self.attention.all_at_once(x, layout) and _mlp_at_once(x, axis):
+            work = each_view if _lies_evenly(x, layout) else _here
+            x, q, k, v = work(Block._entering, (self, rope), x, axis=axis, out=axis)
+            attended = attention(q, k, v, layout).reshape(x.shape)
+            return work(Block._leaving, self, (x, attended), axis=(axis, axis), out=axis)
         # Of very many tokens, XLA keeps fewer arrays than kernels, which write all they make.
-        name = kernels_here() if at_once else "xla"
-        x, normed = residual_norm(x, **_norm_of(self.norm1), implementation=name)
-        attended = self.attention.attended(normed, layout, attention, rope)
-        update = _update(self.attention.out, attended, self.scale1)
-        if at_once:
-            x, normed = residual_norm(x, **update, **_norm_of(self.norm2), implementation=name)
-            update = _update(self.mlp.fc2, self.mlp.hidden(normed), self.scale2)
-            return residual_sum(x, **update, implementation=name)
-        x = residual_sum(x, **update, implementation=name)
-        turned = in_turns(Block.feed_forward, self, x, axis=axis, what=what)
-        return x + _scaled(turned, self.scale2)
-
-    def unfused(
-        self,
-        x: Float[Array, "G T D"],
-        layout: TokenLayout,
-        attention: AttentionFn,
-        rope: RotaryTable | None,
-        context: Float[Array, "G S D"] | None,
-    ) -> Float[Array, "G T D"]:
-        """The same, for blocks with a normed residual or a context."""
         normed = self.norm1(x)
         if self.norm_context is not None:
             context = self.norm_context(context)
         update = self.attention(normed, layout, attention, rope, context)
         x = (normed if self.normed_residual else x) + _scaled(update, self.scale1)
-        axis, what = int(layout.views > 1), "MLP tokens"
-        turned = in_turns(Block.feed_forward, self, x, axis=axis, what=what)
+        turned = in_turns(Block.feed_forward, self, x, axis=axis, what=MLP_TOKENS)
         return x + _scaled(turned, self.scale2)
+
+    @staticmethod
+    def _entering(
+        weights: tuple["Block", RotaryTable | None], x: Float[Array, "g t D"]
+    ) -> tuple[Array, Array, Array, Array]:
+        """The tokens, and the queries, keys and values made of them."""
+        self, rope = weights
+        x, normed = residual_norm(x, **_norm_of(self.norm1), implementation=kernels_here())
+        q, k, v = Attention.own_inputs((self.attention, rope), normed)
+        return x, q, k, v
+
+    def _leaving(self, tokens: tuple[Array, Array]) -> Float[Array, "g t D"]:
+        """The tokens, and what attention made of them, to the tokens after the MLP."""
+        (x, attended), name = tokens, kernels_here()
+        update = _update(self.attention.out, attended, self.scale1)
+        x, normed = residual_norm(x, **update, **_norm_of(self.norm2), implementation=name)
+        update = _update(self.mlp.fc2, self.mlp.hidden(normed), self.scale2)
+        return residual_sum(x, **update, implementation=name)
 
     def feed_forward(self, x: Float[Array, "g t D"]) -> Float[Array, "g t D"]:
         """The MLP of the normed tokens. (Of few at a time, its hidden layer stays small.)"""
         _, normed = residual_norm(x, **_norm_of(self.norm2), implementation=kernels_here())
         return self.mlp(normed)
+
+
+def _mlp_at_once(x: Array, axis: int) -> bool:
+    return done_at_once(x, axis=axis, what=MLP_TOKENS)
+
+
+def _lies_evenly(x: Array, layout: TokenLayout) -> bool:
+    """Whether every device that views are spread over has as many whole views of the tokens."""
+    devices = view_shards()
+    if layout.views == 1:
+        return x.shape[0] % devices == 0
+    return layout.views % devices == 0 and (not layout.scene or layout.shards == devices)
+
+
+def _here[W, X, Y](work: Callable[[W, X], Y], weights: W, views: X, **_: Any) -> Y:
+    """In place of `each_view`: a plain call."""
+    return work(weights, views)
 
 
 def _scaled(update: Array, scale: LayerScale | None) -> Array:

@@ -12,6 +12,7 @@ import numpy as np
 from jax.sharding import AxisType, PartitionSpec
 from jaxtyping import Array, Float, Shaped
 
+from jaxrecon.nn.learning import learns
 from jaxrecon.nn.offload import fetched
 
 VIEW_AXIS = "views"
@@ -204,11 +205,14 @@ def in_turns[W, Y](
 
 
 def done_at_once(x: Float[Array, "G T D"], *, axis: int, what: str, unit: int = 1) -> bool:
-    """Whether `in_turns` works on all these tokens at once; if so, `noting_chunks` is told."""
+    """Whether `in_turns` works on all these tokens at once; if so, `noting_chunks` is told.
+
+    A network that learns does: for the backward pass it keeps all that it makes anyway.
+    """
     devices = view_shards()
     tokens = x.shape[0] * x.shape[1] // devices
     uneven = x.shape[1] % unit or x.shape[axis] % (devices * (unit if axis else 1))
-    if tokens > TOKENS_AT_ONCE and not uneven:
+    if tokens > TOKENS_AT_ONCE and not uneven and not learns():
         return False
     note_chunk(what, tokens, tokens)
     return True
