@@ -152,12 +152,23 @@ class Attention(nnx.Module):
         rope: RotaryTable | None = None,
         context: Float[Array, "G S D"] | None = None,
     ) -> Float[Array, "G T D"]:
+        return self.out(self.attended(x, layout, attention, rope, context))
+
+    def attended(
+        self,
+        x: Float[Array, "G T D"],
+        layout: TokenLayout,
+        attention: AttentionFn,
+        rope: RotaryTable | None = None,
+        context: Float[Array, "G S D"] | None = None,
+    ) -> Float[Array, "G T D"]:
+        """What enters the output matrix."""
         if context is None:
             q, k, v = in_turns(Attention.own_inputs, (self, rope), x, **_turns(layout))
         else:
             (q,), (k, v) = self._projected(x, 0, 1), self._projected(context, 1, 3)
             q, k = self._turned(q, k, v.dtype, rope)
-        return self.out(attention(q, k, v, layout).reshape(x.shape))
+        return attention(q, k, v, layout).reshape(x.shape)
 
     @staticmethod
     def all_at_once(x: Float[Array, "G T D"], layout: TokenLayout) -> bool:

@@ -108,11 +108,12 @@ class Block(nnx.Module):
             attended = attention(q, k, v, layout).reshape(x.shape)
             return work(Block._leaving, self, (x, attended), axis=(axis, axis), out=axis)
         # Of very many tokens, XLA keeps fewer arrays than kernels, which write all they make.
-        normed = self.norm1(x)
+        _, normed = residual_norm(x, **_norm_of(self.norm1), implementation="xla")
         if self.norm_context is not None:
             context = self.norm_context(context)
-        update = self.attention(normed, layout, attention, rope, context)
-        x = (normed if self.normed_residual else x) + _scaled(update, self.scale1)
+        attended = self.attention.attended(normed, layout, attention, rope, context)
+        update = _update(self.attention.out, attended, self.scale1)
+        x = residual_sum(normed if self.normed_residual else x, **update, implementation="xla")
         turned = in_turns(Block.feed_forward, self, x, axis=axis, what=MLP_TOKENS)
         return x + _scaled(turned, self.scale2)
 
