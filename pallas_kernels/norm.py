@@ -2,6 +2,8 @@
 
 from typing import NamedTuple
 
+import jax
+import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 
@@ -10,3 +12,10 @@ class Norm(NamedTuple):
 
     scale: Float[Array, " D"]
     bias: Float[Array, " D"]
+
+
+def layer_norm(x: Float[Array, "*dims D"], norm: Norm, eps: float) -> Float[Array, "*dims D"]:
+    """The plain form, of float32 numbers."""
+    centred = x - x.mean(axis=-1, keepdims=True)
+    variance = jnp.square(centred).mean(axis=-1, keepdims=True)
+    return centred * (jax.lax.rsqrt(variance + eps) * norm.scale) + norm.bias

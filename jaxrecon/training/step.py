@@ -107,7 +107,8 @@ def make_step(config: TrainConfig, mesh: Mesh) -> Wrapped:
     optimizer = make_optimizer(config)
 
     def local(weights: Weights, scenes: RenderedScenes) -> tuple[Weights, Metrics]:
-        gradients, metrics = jax.grad(partial(_loss, config), has_aux=True)(weights, scenes)
+        with learning():
+            gradients, metrics = jax.grad(partial(_loss, config), has_aux=True)(weights, scenes)
         return jax.lax.pmean((gradients, metrics), SCENE_AXIS)
 
     gradient = jax.shard_map(
@@ -138,8 +139,7 @@ def make_validate(config: TrainConfig, mesh: Mesh) -> Wrapped:
 
 def _loss(config: TrainConfig, weights: Weights, scenes: RenderedScenes) -> tuple[Array, Metrics]:
     model = with_weights(abstract_model(config, jnp.dtype(config.dtype)), weights)
-    with learning():
-        prediction = model(scenes.images)
+    prediction = model(scenes.images)
     return losses.loss(prediction, losses.target(scenes), config.losses)
 
 

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from pallas_kernels.norm import Norm
+from pallas_kernels.norm import Norm, layer_norm
 
 
 class Rotary(NamedTuple):
@@ -46,10 +46,7 @@ def gradients_xla(inputs: Inputs, gradients: Outputs, *, eps: float) -> Inputs:
 
 
 def _ready(x: Array, norm: Norm | None, rotary: Rotary | None, eps: float) -> Array:
-    if norm is not None:
-        centred = x - x.mean(axis=-1, keepdims=True)
-        variance = jnp.square(centred).mean(axis=-1, keepdims=True)
-        x = centred * (jax.lax.rsqrt(variance + eps) * norm.scale) + norm.bias
+    x = x if norm is None else layer_norm(x, norm, eps)
     return x if rotary is None else _turned(x, rotary)
 
 

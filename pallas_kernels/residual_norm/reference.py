@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from pallas_kernels.norm import Norm
+from pallas_kernels.norm import Norm, layer_norm
 
 
 class Inputs(NamedTuple):
@@ -29,7 +29,7 @@ def residual_norm_xla(inputs: Inputs, *, eps: float, dtype: Any) -> Outputs:
     if inputs.update is not None:
         update = _whole_update(inputs)
         x = x + (update if gamma is None else gamma * update)
-    return x, None if norm is None else _normed(x, norm, eps).astype(dtype)
+    return x, None if norm is None else layer_norm(x, norm, eps).astype(dtype)
 
 
 def gradients_xla(kept: Inputs, gradients: Outputs, *, eps: float) -> Inputs:
@@ -42,7 +42,7 @@ def gradients_xla(kept: Inputs, gradients: Outputs, *, eps: float) -> Inputs:
     total, update, bias, gamma, norm = kept
     x, normed = gradients
     if norm is not None and normed is not None:
-        through = jax.vjp(lambda total, norm: _normed(total, norm, eps), total, norm)[1]
+        through = jax.vjp(lambda total, norm: layer_norm(total, norm, eps), total, norm)[1]
         from_norm, norm = through(normed.astype(jnp.float32))
         x = x + from_norm
     if update is None:
@@ -59,9 +59,3 @@ def _whole_update(inputs: Inputs) -> Array:
     assert inputs.update is not None
     update, bias = inputs.update.astype(jnp.float32), inputs.update_bias
     return update if bias is None else update + bias.astype(jnp.float32)
-
-
-def _normed(x: Array, norm: Norm, eps: float) -> Array:
-    centred = x - x.mean(axis=-1, keepdims=True)
-    variance = jnp.square(centred).mean(axis=-1, keepdims=True)
-    return centred * (jax.lax.rsqrt(variance + eps) * norm.scale) + norm.bias
