@@ -23,7 +23,7 @@ TILE = 1024
 
 WIDEST = 4096
 
-STEPS = 64
+STEPS = 16
 """Tiles that a program goes over on the way back."""
 
 
@@ -244,11 +244,11 @@ def _backwards(
         if "gamma" in named:
             found["gamma"] = gradient * tile.update()
         return [
-            old + jnp.where(tile.mask, found[name], 0.0)
+            old + jnp.where(tile.mask, found[name], 0.0).sum(axis=0)
             for old, name in zip(sums, summed, strict=True)
         ]
 
-    zeros = [jnp.zeros((size, wide), jnp.float32)] * len(summed)
-    real = (jnp.arange(wide) < shape[1])[None, :]
+    zeros = [jnp.zeros(wide, jnp.float32)] * len(summed)
+    real = jnp.arange(wide) < shape[1]
     for at, total in enumerate(jax.lax.fori_loop(0, block // size, fold, zeros)):
-        plgpu.store(sums_ref.at[pl.ds(at, 1), :], total.sum(axis=0)[None, :], mask=real)
+        plgpu.store(sums_ref.at[pl.ds(at, 1), :], total[None, :], mask=real[None, :])
