@@ -22,7 +22,7 @@ from jaxrecon import checkpoint
 from jaxrecon.errors import InputError, OutputError, WeightsError
 from jaxrecon.models import PI3_MINI
 from jaxrecon.scenes import SCENES
-from jaxrecon.training import MINI, MINI_WIDE, Bucket, TrainConfig, step, train
+from jaxrecon.training import MINI, Bucket, TrainConfig, step, train
 from jaxrecon.training.flops import step_flops
 from jaxrecon.training.log import Log, read_log
 from jaxrecon.training.plot import draw_log
@@ -199,9 +199,9 @@ def test_a_network_without_encoder_blocks_and_registers_is_saved(tmp_path: Path)
         assert checkpoints.latest() == 3
 
 
-def test_the_wide_network_has_the_size_that_ships() -> None:
-    shapes = checkpoint.shapes(abstract_model(MINI_WIDE))
-    assert sum(math.prod(shape) for shape in shapes.values()) == 17_990_940
+def test_the_network_that_is_trained_has_the_size_that_ships() -> None:
+    shapes = checkpoint.shapes(abstract_model(MINI))
+    assert sum(math.prod(shape) for shape in shapes.values()) == 17_989_404
 
 
 def test_starting_from_the_weights_of_another_size_is_refused(whole: Path, tmp_path: Path) -> None:
@@ -356,7 +356,7 @@ def test_batches_that_the_devices_cannot_share_are_refused(tmp_path: Path) -> No
         ("warmup_steps=100000", "do not fit"),
         ("save_every=70", "must be a multiple"),
         ("scenes.samples=0", "samples is 0"),
-        ("scenes.outdoor_every=3", "Bucket.scenes=64, .* must be of a multiple of 3 scenes"),
+        ("scenes.outdoor_every=3", "Bucket.scenes=128, .* must be of a multiple of 3 scenes"),
         ("validation_scenes=6", "validation_scenes=6 must be of a multiple of 4 scenes"),
         ("validation_scenes=0", "validation_scenes=0 must be at least 1"),
         ("seed=-1", "seed=-1 must be at least 0"),

@@ -67,10 +67,10 @@ PI3 = Pi3Config()
 """The released model (yyfz233/Pi3), 958.7 M parameters."""
 
 PI3_MINI = Pi3Config(
-    encoder=DinoV2Config(width=320, depth=1, heads=5, registers=3, grid=16),
-    heads=5,
-    pairs=5,
-    registers=4,
+    encoder=DinoV2Config(width=384, depth=0, heads=6, registers=0, grid=16),
+    heads=6,
+    pairs=4,
+    registers=0,
     head_width=256,
     head_heads=4,
     head_depth=1,
