@@ -22,7 +22,7 @@ from jaxrecon import checkpoint
 from jaxrecon.errors import InputError, OutputError, WeightsError
 from jaxrecon.models import PI3_MINI
 from jaxrecon.scenes import SCENES
-from jaxrecon.training import MINI, Bucket, TrainConfig, step, train
+from jaxrecon.training import MINI, Bucket, TrainConfig, loop, step, train
 from jaxrecon.training.flops import step_flops
 from jaxrecon.training.log import Log, read_log
 from jaxrecon.training.plot import draw_log
@@ -328,6 +328,35 @@ def test_two_devices_learn_what_one_learns(whole: Path, tmp_path: Path) -> None:
         assert two[0][name] == pytest.approx(one[0][name], rel=1e-5), name
         assert two[1][name] == pytest.approx(one[1][name], rel=3e-3), name
     assert two[0]["gradient_norm"] == pytest.approx(one[0]["gradient_norm"], rel=1e-3)
+
+
+def test_a_step_in_parts_is_the_step() -> None:
+    config, mesh = small_config(), make_data_mesh(jax.local_devices()[:1])
+    render = make_render(config, config.buckets[0], mesh, step.training_key(config))
+    found = []
+    for accumulate in (1, 2):
+        state = initial_state(config, initial_weights(config))
+        parted = replace(config, accumulate=accumulate)
+        found.append(jax.device_get(make_step(parted, mesh)(state, render(0))[1]))
+    whole, parts = found
+    assert parts.keys() == whole.keys()
+    for name, value in whole.items():
+        assert parts[name] == pytest.approx(value, rel=1e-4, abs=1e-6), name
+
+
+def test_parts_of_different_sizes_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"accumulate: 4 scenes a device, of .*, are no 3 equal"):
+        train(small_config(accumulate=3), tmp_path / "nowhere")
+    assert not (tmp_path / "nowhere").exists()
+
+
+def test_a_step_that_does_not_fit_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(loop, "bytes_limit", lambda device: 1000)
+    message = r"buckets: a step of Bucket\(scenes=4.* needs .* MiB .* has 1000 bytes; .*accumulate"
+    with pytest.raises(InputError, match=message):
+        train(small_config(), tmp_path)
 
 
 def test_batches_that_the_devices_cannot_share_are_refused(tmp_path: Path) -> None:

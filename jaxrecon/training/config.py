@@ -76,6 +76,8 @@ class TrainConfig:
       ema_decay: of the average of the weights, which is what a run yields.
       layer_scale: initial value of every LayerScale.
       dtype: of the matrices in the forward and backward pass; the weights are kept in float32.
+      accumulate: in so many parts the scenes of a step are learnt from, one part after another: the
+        same step with less memory.
       seed: of the weights and of the stream of scenes.
       log_every, save_every, validate_every: in steps; runs are saved where a line of the log ends.
       validation_scenes: of the first bucket's shape, held out.
@@ -104,6 +106,7 @@ class TrainConfig:
     layer_scale: float = 0.1
     optimizer: Literal["adamw", "muon"] = "adamw"
     dtype: Literal["bfloat16", "float32"] = "bfloat16"
+    accumulate: int = 1
     seed: int = 0
     log_every: int = 50
     save_every: int = 2000
@@ -114,7 +117,7 @@ class TrainConfig:
         if not any(bucket.share for bucket in self.buckets):
             raise ValueError(f"{self.buckets=} must hold one of a share above 0")
         _check_least(self, 1, "steps", "log_every", "save_every", "validate_every")
-        _check_least(self, 1, "validation_scenes")
+        _check_least(self, 1, "validation_scenes", "accumulate")
         _check_least(self, 0, "learning_rate", "warmup_steps", "weight_decay", "seed")
         if not 0 < self.clip_norm < inf:
             raise ValueError(f"{self.clip_norm=} must be above 0")

@@ -14,6 +14,8 @@ from jax.sharding import Mesh
 
 from jaxrecon import checkpoint
 from jaxrecon.compiling import compiled
+from jaxrecon.errors import InputError
+from jaxrecon.memory import bytes_limit, needs_of, readable
 from jaxrecon.progress import Stages
 from jaxrecon.registry import model_entry
 from jaxrecon.scenes import RenderedScenes
@@ -219,6 +221,8 @@ class Programs:
             drawn = add("held out", render.lower(number))
             add("validate", validate.lower(like.average, _outputs(drawn, mesh)))
             self._compiled = {name: program.result() for name, program in made.items()}
+        for bucket in config.buckets:
+            _check_memory(bucket, self._compiled["step", bucket], device)
 
     def step(self, bucket: Bucket, state: TrainState, step: int) -> tuple[TrainState, Metrics]:
         """Renders the scenes of a step and learns from them; returns before the device is done."""
@@ -238,6 +242,21 @@ class Programs:
 
     def _number(self, step: int) -> jax.Array:
         return jax.device_put(np.int32(step), self.place)
+
+
+def _check_memory(bucket: Bucket, program: Any, device: Any) -> None:
+    """Refuses a step that needs more memory than each device has.
+
+    Raises:
+      InputError: see above; says both numbers and what to do.
+    """
+    needs, limit = needs_of(program), bytes_limit(device)
+    if needs is not None and limit is not None and needs.total > limit:
+        raise InputError(
+            f"buckets: a step of {bucket} needs {readable(needs.total)} of memory on each device, "
+            f"which has {readable(limit)}; learn from its scenes in parts (accumulate), use more "
+            "devices, or give it fewer scenes"
+        )
 
 
 def _outputs(lowered: Any, mesh: Mesh) -> RenderedScenes:

@@ -4,6 +4,7 @@ Both run on every device of the mesh, each device on its own scenes; only gradie
 averaged over the devices. Which scenes a step sees does not depend on the number of devices.
 """
 
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -61,7 +62,7 @@ def choose_bucket(config: TrainConfig, step: int) -> Bucket:
 
 
 def check_devices(config: TrainConfig, mesh: Mesh) -> None:
-    """Refuses buckets that the devices cannot share evenly.
+    """Refuses buckets that the devices cannot share evenly, or in parts of one size.
 
     Raises:
       InputError: naming the bucket.
@@ -72,6 +73,13 @@ def check_devices(config: TrainConfig, mesh: Mesh) -> None:
             raise InputError(
                 f"buckets: {bucket} has {groups} groups of {config.group(bucket.scenes)} scenes, "
                 f"which {mesh.size} devices cannot share evenly; change its number of scenes"
+            )
+    for bucket in config.buckets:
+        scenes = bucket.scenes // mesh.size
+        if scenes % config.accumulate:
+            raise InputError(
+                f"accumulate: {scenes} scenes a device, of {bucket}, are no {config.accumulate} "
+                "equal parts; choose a divisor"
             )
 
 
@@ -108,8 +116,12 @@ def make_step(config: TrainConfig, mesh: Mesh) -> Wrapped:
 
     def local(weights: Weights, scenes: RenderedScenes) -> tuple[Weights, Metrics]:
         with learning():
-            gradients, metrics = jax.grad(partial(_loss, config), has_aux=True)(weights, scenes)
-        return jax.lax.pmean((gradients, metrics), SCENE_AXIS)
+            learnt = in_parts(
+                partial(jax.grad(partial(_loss, config), has_aux=True), weights),
+                scenes,
+                config.accumulate,
+            )
+        return jax.lax.pmean(learnt, SCENE_AXIS)
 
     gradient = jax.shard_map(
         local, mesh=mesh, in_specs=(_SHARED, _EACH), out_specs=_SHARED, check_vma=False
@@ -122,6 +134,21 @@ def make_step(config: TrainConfig, mesh: Mesh) -> Wrapped:
         return new, metrics | {"gradient_norm": norm}
 
     return jax.jit(step, donate_argnums=0)
+
+
+def in_parts[X](work: Callable[[RenderedScenes], X], scenes: RenderedScenes, parts: int) -> X:
+    """The mean of what `work` makes of equal parts of the scenes, taken one after another."""
+    if parts == 1:
+        return work(scenes)
+    split = jax.tree.map(lambda x: x.reshape(parts, -1, *x.shape[1:]), scenes)
+    first = jax.eval_shape(work, jax.tree.map(lambda x: x[0], split))
+    zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), first)
+
+    def add(total: X, part: RenderedScenes) -> tuple[X, None]:
+        return jax.tree.map(jnp.add, total, work(part)), None
+
+    total, _ = jax.lax.scan(add, zeros, split)
+    return jax.tree.map(lambda x: x / parts, total)
 
 
 def make_validate(config: TrainConfig, mesh: Mesh) -> Wrapped:
