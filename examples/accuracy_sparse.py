@@ -3,7 +3,7 @@
 What block-sparse attention costs in accuracy: reconstructs rendered scenes, whose geometry is
 known, with dense attention and with key blocks skipped, and compares. By default the small bundled
 model, which runs on a CPU. A way of skipping is RATIO[:FIELD=VALUE[,FIELD=VALUE...]] with fields of
-`SparseAttention`: `0.75:order=hilbert`, `(0.6,0.3,0.7,0.2,0.7)` for a ratio a layer,
+`SparseAttention`: `0.75:order=hilbert`, `(0.9,0.75,0.55,0.8)` for a ratio a layer,
 `None:cdf_threshold=0.9`.
 """
 
