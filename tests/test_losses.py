@@ -68,7 +68,7 @@ def perfect(truth: Target) -> Prediction:
 
 def test_the_truth_has_no_loss_and_perfect_metrics() -> None:
     truth = target(scenes())
-    total, found = loss(perfect(truth), truth, LossWeights())
+    total, found = loss(perfect(truth), truth, LossWeights(rotation=1.0))
     assert abs(float(total)) < 2e-3  # the smoothed norms start at 1e-3
     assert all(float(found[name]) < 2e-3 for name in TERMS)
     assert float(found["confidence"]) < 1e-5
