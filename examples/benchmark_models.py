@@ -4,8 +4,7 @@
 
 Released sizes with random weights, bfloat16; every time is the median of `--repeats` runs after a
 warm-up. Ours runs from 8-bit pixels to points, cameras, intrinsics and mask, dense (ratio 0) or
-with that share of key blocks skipped; upstream's (see `peers.py`) from float pixels, under its
-autocast. `--peer` is a checkout of upstream's code; it runs in a process of its own.
+with that share of key blocks skipped (`--orders similar:8`: `rest_q=8`); upstream's from floats.
 """
 
 import argparse
@@ -34,7 +33,7 @@ def main() -> None:
     add("--views", type=int, nargs="+", default=[50, 100, 200])
     add("--size", type=int, nargs=2, default=[392, 518], help="height and width")
     add("--ratios", type=float, nargs="+", default=[0.0], help="shares of key blocks to skip")
-    add("--orders", nargs="+", default=["similar"], help="of patches, where blocks are skipped")
+    add("--orders", nargs="+", default=["similar"], help="of patches; :N for rest_q")
     add("--repeats", type=int, default=5, help="after a warm-up; 0: the first run counts")
     add("--devices", type=int, default=1, help="GPUs that our side spreads over")
     add("--offload", action="store_true", help="our features wait in the host's memory")
@@ -92,10 +91,12 @@ def prepared(options: argparse.Namespace) -> Iterator[tuple[dict, Any, Callable[
     config: Any = entry.family.configured(entry.config, tracks=False)
     build = partial(entry.family.build, config, dtype=jnp.bfloat16)
 
-    def compiled(views: int, ratio: float, order: Any) -> Any:
-        attention = SparseAttention(ratio, None, order=order) if ratio else None
-        spread = mesh if options.devices > 1 else None
-        given: Any = {"attention": attention, "mesh": spread, "offload": options.offload}
+    def compiled(views: int, ratio: float, order: str) -> Any:
+        order, _, rest = order.partition(":")
+        policy: Any = {"order": order, "rest_q": int(rest) if rest else None}
+        attention = SparseAttention(ratio, None, **policy) if ratio else None
+        given: Any = {"attention": attention, "offload": options.offload}
+        given["mesh"] = mesh if options.devices > 1 else None
         pipeline = registry.load_abstract(options.model, dtype="bfloat16", **given)
         points = pipeline.habits.chosen_points(None, options.model)
         return pipeline.compile((views, *options.size, 3), Options(points=points))
@@ -104,20 +105,19 @@ def prepared(options: argparse.Namespace) -> Iterator[tuple[dict, Any, Callable[
     ways = [way for way in ways if way[0] or way[1] == options.orders[0]]
     shapes = jax.eval_shape(lambda: build(rngs=nnx.Rngs(params=key)))
     model = jax.device_put(jax.tree.map(drawn, shapes), replicated(mesh))
-    limits = thresholds(0.1, 0.0, 0.03)
-    learned = tempfile.TemporaryDirectory()
+    limits, learned = thresholds(0.1, 0.0, 0.03), tempfile.TemporaryDirectory()
     jax.config.update("jax_compilation_cache_dir", learned.name)
     for views, (ratio, order) in itertools.product(options.views, ways):
         started = time.perf_counter()
-        program, compiling = compiled(views, ratio, order), time.perf_counter() - started
+        program, took = compiled(views, ratio, order), time.perf_counter() - started
         pixels = jax.random.bits(key, (1, views, *options.size, 3), jnp.uint8)
         pixels = jax.device_put(pixels, by_view(mesh))
 
         def once(program: Any = program, pixels: Any = pixels) -> None:
             jax.block_until_ready(program(model, pixels, limits, None))
 
-        told = {"views": views, "ratio": ratio, "side": order if ratio else "dense"}
-        yield told | {"compile": compiling}, program, once
+        side = order if ratio else "dense"
+        yield {"views": views, "ratio": ratio, "side": side, "compile": took}, program, once
 
 
 def drawn(like: Any) -> np.ndarray:
