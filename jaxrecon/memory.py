@@ -112,12 +112,27 @@ def check_compiled(compiled: Any, device: Any, *, runs: int = 1) -> None:
             check_host(devices * needs.host, host_limit(device))
 
 
-def check_fits(needed: int, limit: int | None) -> None:
+FEWER_IMAGES = (
+    "give fewer views or a lower resolution, spread them over more devices (mesh), or write view "
+    "by view (stream), fewer of them at once (views_at_once)"
+)
+"""What helps where images need too much memory."""
+
+
+def check_fits(
+    needed: int,
+    limit: int | None,
+    *,
+    what: str = "images: the program",
+    advice: str = FEWER_IMAGES,
+) -> None:
     """Refuses a program that cannot run for want of memory.
 
     Args:
       needed: bytes that it needs on a device.
       limit: bytes that the device has; None if that is not known.
+      what: the argument at fault, and the program.
+      advice: what to do.
 
     Raises:
       InputError: it needs more; says both numbers and what to do.
@@ -125,9 +140,8 @@ def check_fits(needed: int, limit: int | None) -> None:
     if limit is None or needed <= limit:
         return
     raise InputError(
-        f"images: the program needs {readable(needed)} of memory on each device, which has "
-        f"{readable(limit)}; give fewer views or a lower resolution, spread them over more devices "
-        "(mesh), or write view by view (stream), fewer of them at once (views_at_once)"
+        f"{what} needs {readable(needed)} of memory on each device, which has {readable(limit)}; "
+        f"{advice}"
     )
 
 

@@ -14,8 +14,7 @@ from jax.sharding import Mesh
 
 from jaxrecon import checkpoint
 from jaxrecon.compiling import compiled
-from jaxrecon.errors import InputError
-from jaxrecon.memory import bytes_limit, needs_of, readable
+from jaxrecon.memory import bytes_limit, check_fits, needs_of
 from jaxrecon.progress import Stages
 from jaxrecon.registry import model_entry
 from jaxrecon.scenes import RenderedScenes
@@ -248,15 +247,15 @@ def _check_memory(bucket: Bucket, program: Any, device: Any) -> None:
     """Refuses a step that needs more memory than each device has.
 
     Raises:
-      InputError: see above; says both numbers and what to do.
+      InputError: see `check_fits`.
     """
-    needs, limit = needs_of(program), bytes_limit(device)
-    if needs is not None and limit is not None and needs.total > limit:
-        raise InputError(
-            f"buckets: a step of {bucket} needs {readable(needs.total)} of memory on each device, "
-            f"which has {readable(limit)}; learn from its scenes in parts (accumulate), use more "
-            "devices, or give it fewer scenes"
+    needs = needs_of(program)
+    if needs is not None:
+        what = f"buckets: a step of {bucket}"
+        advice = (
+            "learn from its scenes in parts (accumulate), use more devices, or give it fewer scenes"
         )
+        check_fits(needs.total, bytes_limit(device), what=what, advice=advice)
 
 
 def _outputs(lowered: Any, mesh: Mesh) -> RenderedScenes:
