@@ -209,15 +209,10 @@ class Attention(nnx.Module):
     ) -> tuple[Float[Array, "G T N K"], ...]:
         """Those of (queries, keys, values) from the `first` up to the `last`, split into heads."""
         groups, tokens, width = x.shape
-        parts = self._part(x, first * width, last * width)
+        columns = slice(first * width, last * width)
+        parts = product(self.qkv, x, columns) + bias_of(self.qkv)[columns]
         split = parts.reshape(groups, tokens, last - first, self.heads, width // self.heads)
         return tuple(split[:, :, part] for part in range(last - first))
-
-    def _part(self, x: Float[Array, "G T D"], first: int, last: int) -> Float[Array, "G T E"]:
-        """The columns `first` to `last` of what `qkv` makes of `x`."""
-        assert self.qkv.bias is not None
-        kernel, bias = self.qkv.kernel[...][:, first:last], self.qkv.bias[...][first:last]
-        return jnp.matmul(x.astype(kernel.dtype), kernel, precision=self.qkv.precision) + bias
 
 
 def _turns(layout: TokenLayout) -> dict[str, Any]:

@@ -27,9 +27,6 @@ from pallas_kernels.residual_norm import residual_norm, residual_sum
 
 type MlpKind = Literal["gelu", "swiglu"]
 
-MLP_TOKENS = "MLP tokens"
-"""What `noting_chunks` is told of."""
-
 
 @dataclass(frozen=True)
 class BlockConfig:
@@ -101,8 +98,9 @@ class Block(nnx.Module):
         context: Float[Array, "G S D"] | None = None,
     ) -> Float[Array, "G T D"]:
         axis = int(layout.views > 1)
+        turns: Any = {"axis": axis, "what": "MLP tokens"}
         special = self.normed_residual or self.norm_context is not None
-        if not special and self.attention.all_at_once(x, layout) and _mlp_at_once(x, axis):
+        if not special and self.attention.all_at_once(x, layout) and done_at_once(x, **turns):
             work = each_view if _lies_evenly(x, layout) else _here
             x, q, k, v = work(Block._entering, (self, rope), x, axis=axis, out=axis)
             attended = attention(q, k, v, layout).reshape(x.shape)
@@ -114,8 +112,8 @@ class Block(nnx.Module):
         attended = self.attention.attended(normed, layout, attention, rope, context)
         update = _update(self.attention.out, attended, self.scale1)
         x = residual_sum(normed if self.normed_residual else x, **update, implementation="xla")
-        turned = in_turns(Block.feed_forward, self, x, axis=axis, what=MLP_TOKENS)
-        return x + _scaled(turned, self.scale2)
+        update = in_turns(Block.feed_forward, self, x, **turns)
+        return residual_sum(x, update, gamma=_gamma(self.scale2), implementation="xla")
 
     @staticmethod
     def _entering(
@@ -141,10 +139,6 @@ class Block(nnx.Module):
         return self.mlp(normed)
 
 
-def _mlp_at_once(x: Array, axis: int) -> bool:
-    return done_at_once(x, axis=axis, what=MLP_TOKENS)
-
-
 def _lies_evenly(x: Array, layout: TokenLayout) -> bool:
     """Whether every device that views are spread over has as many whole views of the tokens."""
     devices = view_shards()
@@ -158,14 +152,13 @@ def _here[W, X, Y](work: Callable[[W, X], Y], weights: W, views: X, **_: Any) ->
     return work(weights, views)
 
 
-def _scaled(update: Array, scale: LayerScale | None) -> Array:
-    return update.astype(jnp.float32) if scale is None else scale(update)
+def _gamma(scale: LayerScale | None) -> Array | None:
+    return None if scale is None else scale.gamma[...]
 
 
 def _update(layer: nnx.Linear, x: Array, scale: LayerScale | None) -> dict[str, Any]:
     """What a linear layer adds to the residual stream, as `residual_norm` takes it."""
-    gamma = None if scale is None else scale.gamma[...]
-    return {"update": product(layer, x), "update_bias": bias_of(layer), "gamma": gamma}
+    return {"update": product(layer, x), "update_bias": bias_of(layer), "gamma": _gamma(scale)}
 
 
 def _norm_of(norm: nnx.LayerNorm) -> dict[str, Any]:

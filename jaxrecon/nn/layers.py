@@ -44,18 +44,17 @@ def linear(width_in: int, width_out: int, *, dtype: DTypeLike, rngs: nnx.Rngs) -
 
 
 class LayerScale(nnx.Module):
-    """`gamma * x` with a learnt factor for each channel, in float32 (CaiT, arXiv 2103.17239)."""
+    """A learnt factor `gamma` for each channel of an update (CaiT, arXiv 2103.17239), float32."""
 
     def __init__(self, width: int, initial: float) -> None:
         self.gamma = nnx.Param(jnp.full((width,), initial, jnp.float32))
 
-    def __call__(self, x: Float[Array, "*dims D"]) -> Float[Array, "*dims D"]:
-        return self.gamma[...] * x.astype(jnp.float32)
 
-
-def product(layer: nnx.Linear, x: Float[Array, "*dims D"]) -> Float[Array, "*dims E"]:
-    """What a linear layer makes of `x`, but for its bias."""
-    kernel = layer.kernel[...]
+def product(
+    layer: nnx.Linear, x: Float[Array, "*dims D"], columns: slice = slice(None)
+) -> Float[Array, "*dims E"]:
+    """What a linear layer makes of `x`, but for its bias; some of its columns, if told which."""
+    kernel = layer.kernel[...][:, columns]
     return jnp.matmul(x.astype(kernel.dtype), kernel, precision=layer.precision)
 
 
