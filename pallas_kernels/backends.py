@@ -4,6 +4,14 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 
+def by_direction[F, B](
+    implementations: Mapping[str, tuple[F, B]],
+) -> tuple[dict[str, F], dict[str, B]]:
+    """Backends by name: what they compute, and its gradient."""
+    forwards = {name: forwards for name, (forwards, _) in implementations.items()}
+    return forwards, {name: backwards for name, (_, backwards) in implementations.items()}
+
+
 def check_backend(implementations: Mapping[str, Any], implementation: str | None) -> None:
     """Refuses a name that no backend has; None stands for any of them.
 

@@ -6,7 +6,7 @@ from functools import partial
 import jax
 from jaxtyping import Array, Float
 
-from pallas_kernels.backends import check_backend, run_backend
+from pallas_kernels.backends import by_direction, check_backend, run_backend
 from pallas_kernels.bias_gelu.reference import bias_gelu_xla, gradients_xla
 from pallas_kernels.bias_gelu.triton import bias_gelu_triton, gradients_triton
 
@@ -16,8 +16,7 @@ IMPLEMENTATIONS: Mapping[str, tuple[Callable[..., Array], Callable[..., tuple[Ar
 }
 """Backends by name, the fastest first: what they compute, and its gradient."""
 
-_FORWARDS = {name: forwards for name, (forwards, _) in IMPLEMENTATIONS.items()}
-_BACKWARDS = {name: backwards for name, (_, backwards) in IMPLEMENTATIONS.items()}
+_FORWARDS, _BACKWARDS = by_direction(IMPLEMENTATIONS)
 
 
 def bias_gelu(

@@ -6,7 +6,7 @@ from functools import partial
 import jax
 from jaxtyping import Array, Float
 
-from pallas_kernels.backends import check_backend, run_backend
+from pallas_kernels.backends import by_direction, check_backend, run_backend
 from pallas_kernels.norm import Norm
 from pallas_kernels.qk_norm_rope.reference import (
     Inputs,
@@ -23,8 +23,7 @@ IMPLEMENTATIONS: Mapping[str, tuple[Callable[..., Outputs], Callable[..., Inputs
 }
 """Backends by name, the fastest first: what they compute, and its gradient."""
 
-_FORWARDS = {name: forwards for name, (forwards, _) in IMPLEMENTATIONS.items()}
-_BACKWARDS = {name: backwards for name, (_, backwards) in IMPLEMENTATIONS.items()}
+_FORWARDS, _BACKWARDS = by_direction(IMPLEMENTATIONS)
 
 
 def qk_norm_rope(

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
-from pallas_kernels.backends import check_backend, run_backend
+from pallas_kernels.backends import by_direction, check_backend, run_backend
 from pallas_kernels.norm import Norm
 from pallas_kernels.residual_norm.reference import (
     Inputs,
@@ -25,8 +25,7 @@ IMPLEMENTATIONS: Mapping[str, tuple[Callable[..., Outputs], Callable[..., Inputs
 }
 """Backends by name, the fastest first: what they compute, and its gradient."""
 
-_FORWARDS = {name: forwards for name, (forwards, _) in IMPLEMENTATIONS.items()}
-_BACKWARDS = {name: backwards for name, (_, backwards) in IMPLEMENTATIONS.items()}
+_FORWARDS, _BACKWARDS = by_direction(IMPLEMENTATIONS)
 
 
 def residual_norm(
