@@ -46,6 +46,7 @@ def test_what_ships(folder: Path) -> None:
     files = {path.name: path.stat().st_size for path in folder.iterdir()}
     assert set(files) == {"config.json", "model.safetensors", "metrics.json", "README.md"}
     assert files["model.safetensors"] <= 36_000_000
+    assert sum(files.values()) <= 36_030_000
     assert ENTRY.parameters <= 18_000_000
 
 

@@ -243,8 +243,5 @@ MINI_SECOND = TrainConfig(
 )
 """The second stretch, from the weights of the first: a lower rate, and no pairs."""
 
-CONFIGS = {
-    "mini": MINI,
-    "mini-second": MINI_SECOND,
-}
+CONFIGS = {"mini": MINI, "mini-second": MINI_SECOND}
 """Runs that have a name."""
