@@ -90,6 +90,8 @@ class DinoV2(nnx.Module):
 
     def __call__(self, images: Float[Array, "G H W 3"]) -> Float[Array, "G P D"]:
         """Features of the patches, row by row, in float32; see `tokens`."""
+        if self.blocks is None:  # no patch has seen another token
+            return self.normed(self.placed_patches(images))
         return self.tokens(images)[:, 1 + self.config.registers :]
 
     def tokens(self, images: Float[Array, "G H W 3"]) -> Float[Array, "G T D"]:
@@ -103,6 +105,10 @@ class DinoV2(nnx.Module):
         layout = TokenLayout(1, self.patch_grid(images.shape), 1 + self.config.registers)
         if self.blocks is not None:
             tokens = scan_blocks(self.blocks, tokens, layout, attend_densely)
+        return self.normed(tokens)
+
+    def normed(self, tokens: Float[Array, "G T D"]) -> Float[Array, "G T D"]:
+        """The final norm, if there is one."""
         return tokens if self.norm is None else self.norm(tokens)
 
     def patch_grid(self, shape: tuple[int, ...]) -> tuple[int, int]:
@@ -124,14 +130,18 @@ class DinoV2(nnx.Module):
         pixels = images.reshape(-1, rows, patch, columns, patch, 3).swapaxes(2, 3)
         return self.patch_embed(pixels.reshape(-1, rows * columns, 3 * patch**2))
 
+    def placed_patches(self, images: Float[Array, "G H W 3"]) -> Float[Array, "G P D"]:
+        """Embedded patches with their positions, in float32."""
+        position = self.position_table(self.patch_grid(images.shape))
+        return self.embed_patches(images).astype(jnp.float32) + position[1:]
+
     def embed(self, images: Float[Array, "G H W 3"]) -> Float[Array, "G T D"]:
         """Tokens that enter the first block: [class | registers | patches], in float32.
 
         Class and patches carry a position, registers do not.
         """
-        position = self.position_table(self.patch_grid(images.shape))
-        patches = self.embed_patches(images).astype(jnp.float32) + position[1:]
-        first = self.class_token[...] + position[:1]
+        patches = self.placed_patches(images)
+        first = self.class_token[...] + self.position_embedding[...][:1]
         if self.register_tokens is not None:
             first = jnp.concatenate([first, self.register_tokens[...]])
         return jnp.concatenate(

@@ -6,7 +6,6 @@ views, and one scale for each scene aligns the prediction with the truth.
 
 import jax
 import jax.numpy as jnp
-import optax
 from jaxtyping import Array, Bool, Float
 
 from jaxrecon.geometry import invert_rigid, unproject_depth
@@ -14,9 +13,7 @@ from jaxrecon.models import Prediction
 from jaxrecon.pytree import pytree_dataclass
 from jaxrecon.scenes import RenderedScenes
 from jaxrecon.training.config import LossWeights
-
-CONFIDENT_BELOW = 0.05
-"""Relative error under which a point counts as right, for the confidence."""
+from pallas_kernels.point_map_loss import Planes, point_map_loss
 
 _ALIGN_POINTS = 6000
 _SMALLEST_BASELINE = 0.1
@@ -35,13 +32,13 @@ class Target:
 
 def target(scenes: RenderedScenes) -> Target:
     """Points, poses and mask of rendered scenes, in the unit of length that the loss uses."""
-    points = unproject_depth(scenes.depth_z, scenes.intrinsics)
-    distance = jnp.sqrt(jnp.sum(points * points, axis=-1))
-    unit = jnp.maximum(_masked_mean(distance, scenes.mask, axes=(1, 2, 3)), 1e-6)
-    pose = scenes.world_from_camera
+    depth, mask, pose = scenes.depth_z, scenes.mask, scenes.world_from_camera
+    rays = unproject_depth(jnp.ones_like(depth), scenes.intrinsics)
+    distance = depth * jnp.sqrt(jnp.sum(rays * rays, axis=-1))
+    unit = jnp.maximum(_masked_mean(distance, mask, axes=(1, 2, 3)), 1e-6)
     return Target(
-        points_camera=points / unit[:, None, None, None, None],
-        mask=scenes.mask,
+        points_camera=unproject_depth(depth / unit[:, None, None, None], scenes.intrinsics),
+        mask=mask,
         world_from_camera=pose.at[..., :3, 3].divide(unit[:, None, None]),
     )
 
@@ -53,18 +50,43 @@ def loss(
     assert prediction.confidence_logits is not None
     scale = align(jax.lax.stop_gradient(prediction.points_camera), truth)
     points = scale[:, None, None, None, None] * prediction.points_camera
-    error = jnp.sum(jnp.abs(points - truth.points_camera), axis=-1) / _depth(truth)
+    maps, metrics = _point_map_terms(points, prediction.confidence_logits, truth)
     rotation, translation, angles = _pose_terms(prediction.world_from_camera, truth, scale)
-    terms = {
-        "points": _masked_mean(error, truth.mask, axes=(1, 2, 3)).mean(),
-        "normals": _normal_term(points, truth),
-        "confidence": _confidence_term(prediction.confidence_logits, error, truth.mask),
-        "rotation": rotation,
-        "translation": translation,
-    }
+    terms = {**maps, "rotation": rotation, "translation": translation}
     total = sum((getattr(weights, name) * term for name, term in terms.items()), jnp.zeros(()))
-    metrics = _depth_metrics(points[..., 2], truth) | angles
-    return total, {"loss": total, **terms, **metrics}
+    return total, {"loss": total, **terms, **metrics, **angles}
+
+
+def _point_map_terms(
+    points: Float[Array, "B V H W 3"], logits: Float[Array, "B V H W"], truth: Target
+) -> tuple[dict[str, Array], dict[str, Array]]:
+    """Terms and metrics, averaged over the scenes so that devices may share them in any way."""
+    scenes, images = points.shape[0], (-1, *logits.shape[2:])
+
+    def planes(points: Array) -> Planes:
+        return Planes(*(points[..., axis].reshape(images) for axis in range(3)))
+
+    found = point_map_loss(
+        planes(points),
+        logits.reshape(images),
+        planes(truth.points_camera),
+        truth.mask.reshape(images),
+    )
+    sums, tallies = jax.tree.map(lambda x: x.reshape(scenes, -1).sum(axis=1), found)
+
+    def mean(total: Array, count: Array) -> Array:
+        return (total / jnp.maximum(count, 1)).mean()
+
+    terms = {
+        "points": mean(sums.points, tallies.seen),
+        "normals": mean(sums.normals, tallies.flat),
+        "confidence": sums.confidence.sum() / logits.size,
+    }
+    metrics = {
+        "abs_rel": mean(tallies.depth_error, tallies.seen),
+        "delta125": mean(tallies.close, tallies.seen),
+    }
+    return terms, metrics
 
 
 def align(points: Float[Array, "B V H W 3"], truth: Target) -> Float[Array, " B"]:
@@ -96,40 +118,10 @@ def _masked_mean(values: Array, mask: Array, axes: tuple[int, ...] | None = None
     return jnp.sum(jnp.where(mask, values, 0), axis=axes) / count
 
 
-def _normal_term(points: Float[Array, "B V H W 3"], truth: Target) -> Float[Array, ""]:
-    """One minus the cosine between the normals of predicted and true points, edges left out.
-
-    Averaged over the scenes, so that it does not depend on which device has which.
-    """
-    depth = _depth(truth)
-    low = jnp.minimum(jnp.minimum(depth[..., 1:, :-1], depth[..., :-1, 1:]), depth[..., :-1, :-1])
-    high = jnp.maximum(jnp.maximum(depth[..., 1:, :-1], depth[..., :-1, 1:]), depth[..., :-1, :-1])
-    mask = truth.mask
-    smooth = mask[..., 1:, :-1] & mask[..., :-1, 1:] & mask[..., :-1, :-1] & (high < 1.1 * low)
-    cosine = _cosine(_cross(points), _cross(truth.points_camera))
-    return _masked_mean(1 - cosine, smooth, axes=(1, 2, 3)).mean()
-
-
-def _cross(points: Array) -> tuple[Array, Array, Array]:
-    """Normal of the triangle (pixel, right neighbour, lower neighbour), of any length."""
-    x, y, z = (points[..., i] for i in range(3))
-    (xr, yr, zr), (xd, yd, zd) = (
-        [u[..., :-1, 1:] - u[..., :-1, :-1] for u in (x, y, z)],
-        [u[..., 1:, :-1] - u[..., :-1, :-1] for u in (x, y, z)],
-    )
-    return yr * zd - zr * yd, zr * xd - xr * zd, xr * yd - yr * xd
-
-
 def _cosine(a: tuple[Array, ...], b: tuple[Array, ...]) -> Array:
     product = sum(u * v for u, v in zip(a, b, strict=True))
     lengths = sum(u * u for u in a), sum(v * v for v in b)
     return product * jax.lax.rsqrt(lengths[0] * lengths[1] + 1e-24)
-
-
-def _confidence_term(logits: Array, error: Array, mask: Array) -> Float[Array, ""]:
-    """Binary cross-entropy: a point is right if its error is small; sky has no right point."""
-    right = mask & (error < CONFIDENT_BELOW)
-    return jnp.mean(optax.sigmoid_binary_cross_entropy(logits, right))
 
 
 def _pose_terms(
@@ -167,14 +159,4 @@ def _pose_metrics(chord: Array, guess: Array, true: Array, pairs: Array) -> dict
         "rotation_degrees": _masked_mean(rotation, pairs),
         "direction_degrees": _masked_mean(direction, pairs),
         "auc30": _masked_mean(within, pairs),
-    }
-
-
-def _depth_metrics(depth: Array, truth: Target) -> dict[str, Array]:
-    """Averaged over the scenes, as `jaxrecon.evaluation` does."""
-    ratio, each = depth / _depth(truth), (1, 2, 3)
-    close = jnp.maximum(ratio, 1 / jnp.maximum(ratio, 1e-6)) < 1.25
-    return {
-        "abs_rel": _masked_mean(jnp.abs(ratio - 1), truth.mask, each).mean(),
-        "delta125": _masked_mean(close, truth.mask, each).mean(),
     }

@@ -19,10 +19,9 @@ from pallas_kernels.norm import Norm
 from pallas_kernels.platform import check_gpu
 from pallas_kernels.qk_norm_rope.reference import Inputs, Outputs
 
-TOKENS = 16
-"""Tokens of a program."""
-
-WARPS = 2
+FORWARDS = {"span": 16, "warps": 2}
+BACKWARDS = {"span": 8, "warps": 1}
+"""Tokens of a program, and warps."""
 
 NARROWEST = 64
 """Width of a head of which a quarter's rows are whole sectors of memory."""
@@ -41,14 +40,14 @@ def qk_norm_rope_triton(inputs: Inputs, *, eps: float, interpret: bool = False) 
       NotImplementedError: not on a GPU.
       UnfitError: the head width is no power of two, or below 64.
     """
-    sizes = _Sizes.of(inputs, interpret)
+    sizes = _Sizes.of(inputs, interpret, **FORWARDS)
     q, k, v = pl.pallas_call(
         partial(_forwards, sizes=sizes, eps=eps),
         grid=(sizes.programs,),
         in_specs=[sizes.rows(3), *sizes.parameter_specs],
         out_specs=[sizes.rows(1)] * 3,
         out_shape=[jax.ShapeDtypeStruct(sizes.shape(1), inputs.qkv.dtype)] * 3,
-        compiler_params=plgpu.CompilerParams(num_warps=WARPS),
+        compiler_params=plgpu.CompilerParams(num_warps=sizes.warps),
         interpret=interpret,
         name="qk_norm_rope",
     )(inputs.qkv.reshape(sizes.shape(3)), *_parameters(inputs))
@@ -66,7 +65,7 @@ def gradients_triton(
       NotImplementedError: not on a GPU.
       UnfitError: the head width is no power of two, or below 64.
     """
-    sizes = _Sizes.of(inputs, interpret)
+    sizes = _Sizes.of(inputs, interpret, **BACKWARDS)
     shapes = [jax.ShapeDtypeStruct((sizes.programs, x), jnp.float32) for x in sizes.sums]
     of_qkv, *parts = pl.pallas_call(
         partial(_backwards, sizes=sizes, eps=eps),
@@ -74,7 +73,7 @@ def gradients_triton(
         in_specs=[sizes.rows(3), *[sizes.rows(1)] * 3, *sizes.parameter_specs],
         out_specs=[sizes.rows(3), *sizes.sums_specs],
         out_shape=[jax.ShapeDtypeStruct(sizes.shape(3), inputs.qkv.dtype), *shapes],
-        compiler_params=plgpu.CompilerParams(num_warps=WARPS),
+        compiler_params=plgpu.CompilerParams(num_warps=sizes.warps),
         interpret=interpret,
         name="qk_norm_rope_gradient",
     )(
@@ -95,8 +94,13 @@ def gradients_triton(
 
 @dataclass(frozen=True)
 class _Sizes:
-    """What a call is cut into; `period` is the number of a view's tokens, None for no turning."""
+    """What a call is cut into: programs of `span` tokens.
 
+    `period` is the number of a view's tokens, None for no turning.
+    """
+
+    span: int
+    warps: int
     tokens: int
     heads: int
     width: int
@@ -105,13 +109,15 @@ class _Sizes:
     period: int | None
 
     @classmethod
-    def of(cls, inputs: Inputs, interpret: bool) -> "_Sizes":
+    def of(cls, inputs: Inputs, interpret: bool, *, span: int, warps: int) -> "_Sizes":
         if not interpret:
             check_gpu("triton")
         groups, tokens, _, heads, width = inputs.qkv.shape
         if width < NARROWEST or width & (width - 1):
             raise UnfitError(f"triton: head width {width} is no power of two from {NARROWEST}")
         return cls(
+            span=span,
+            warps=warps,
             tokens=groups * tokens,
             heads=heads,
             width=width,
@@ -122,7 +128,7 @@ class _Sizes:
 
     @property
     def programs(self) -> int:
-        return pl.cdiv(self.tokens, TOKENS)
+        return pl.cdiv(self.tokens, self.span)
 
     @property
     def quarter(self) -> int:
@@ -132,7 +138,7 @@ class _Sizes:
         return self.tokens, parts * self.heads * self.width
 
     def rows(self, parts: int) -> pl.BlockSpec:
-        return pl.BlockSpec((TOKENS, self.shape(parts)[1]), lambda program: (program, 0))
+        return pl.BlockSpec((self.span, self.shape(parts)[1]), lambda program: (program, 0))
 
     @property
     def parameter_specs(self) -> list[pl.BlockSpec]:
@@ -173,7 +179,7 @@ class _Program:
         self.sizes, self.eps, parameters = sizes, eps, list(parameters)
         self.bias = parameters.pop(0) if sizes.biased else None
         self.norms = parameters.pop(0) if sizes.normed else None
-        row = pl.program_id(0) * TOKENS + jnp.arange(TOKENS)
+        row = pl.program_id(0) * sizes.span + jnp.arange(sizes.span)
         self.mask = (row < sizes.tokens)[:, None]
         if sizes.period is not None:
             place = jax.lax.rem(row, jnp.full_like(row, sizes.period))[:, None]
@@ -285,7 +291,7 @@ def _backwards(
             write(joint, gradient)
             return sums
 
-        zeros = [[jnp.zeros((TOKENS, sizes.quarter), jnp.float32)] * 4] * (2 * sizes.normed)
+        zeros = [[jnp.zeros((sizes.span, sizes.quarter), jnp.float32)] * 4] * (2 * sizes.normed)
         sums = jax.lax.fori_loop(0, sizes.heads, each_head, zeros)
         for which, quarters in enumerate(sums):
             for at, quarter in enumerate(quarters):
