@@ -1,7 +1,8 @@
 """Speed of rendering and of training: `python examples/benchmark_training.py [--bucket 0]`.
 
-One device; times are the median of several blocks of calls, compilation is timed by itself. Peak
-arithmetic of the device is `--peak` TFLOP/s (989: dense bfloat16 of an H100 or H200).
+One device; times are the median of several blocks of calls. Programs are compiled as by `jaxrecon
+train`, which is timed by itself. Peak arithmetic of the device is `--peak` TFLOP/s (989: dense bfloat16
+of an H100 or H200).
 """
 
 import argparse
@@ -14,6 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxrecon.compiling import compiled
 from jaxrecon.training import MINI, Bucket, TrainConfig
 from jaxrecon.training.flops import step_flops
 from jaxrecon.training.state import initial_state, initial_weights
@@ -49,13 +51,15 @@ def measure(config: TrainConfig, bucket: Bucket, options: argparse.Namespace) ->
     mesh = make_data_mesh(jax.local_devices()[:1])
     time_calls = partial(seconds, repeat=options.repeat, blocks=options.blocks)
     number = jax.device_put(np.int32(0), everywhere(mesh))
-    render = compiled("render", make_render(config, bucket, mesh, training_key(config)), number)
+    render = timed_program(
+        "render", make_render(config, bucket, mesh, training_key(config)), number
+    )
     took = time_calls(lambda: render(number))
     print(f"render: {1e3 * took:.2f} ms, {bucket.images / took:,.0f} images/s")
 
     scenes = jax.device_put(render(number), each_scene(mesh))
     state = jax.device_put(initial_state(config, initial_weights(config)), everywhere(mesh))
-    step = compiled("step", make_step(config, mesh), state, scenes)
+    step = timed_program("step", make_step(config, mesh), state, scenes)
     memory = step.memory_analysis().temp_size_in_bytes / 2**30
     kept = [state]
 
@@ -72,11 +76,11 @@ def measure(config: TrainConfig, bucket: Bucket, options: argparse.Namespace) ->
     )
 
 
-def compiled(name: str, function: Any, *arguments: Any) -> Any:
+def timed_program(name: str, function: Any, *arguments: Any) -> Any:
     start = time.perf_counter()
     lowered = function.lower(*arguments)
     traced = time.perf_counter()
-    program = lowered.compile()
+    program = compiled(lowered, jax.local_devices()[0])
     done = time.perf_counter()
     print(f"{name}: traced in {traced - start:.1f} s, compiled in {done - traced:.1f} s")
     return program

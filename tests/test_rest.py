@@ -195,20 +195,28 @@ def test_closer_to_dense_attention_than_without() -> None:
     q, k, v = jnp.asarray(smooth + 0.5 * random.normal(size=smooth.shape), jnp.float32)
     dense = np.asarray(attend_densely(q, k, v, LAYOUT))
     errors = {}
-    for group in (None, 4):
+    for group in (0, 4):
         attend = SparseAttention(0.7, None, order="raster", pool_q=2, rest_q=group, **SIZES)
         errors[group] = np.linalg.norm(np.asarray(attend(q, k, v, LAYOUT)) - dense)
-    assert errors[4] < 0.7 * errors[None]
+    assert errors[4] < 0.7 * errors[0]
 
 
 def test_wrong_arguments_are_refused(without_shape_checks: None) -> None:
     q, k, v = qkv(16, 16)
     with pytest.raises(ValueError, match="group=3 must divide the mask's block_q=8"):
         attend_to_rest(q, k, v, some_lists(16, 16), group=3)
-    for name in ("pool_q", "rest_q"):
-        for part in (0, 48):
-            with pytest.raises(InputError, match=f"{name}={part} must divide block_q=128"):
-                SparseAttention(**cast(Any, {name: part}))
+    for name, part in (("pool_q", 0), ("pool_q", 48), ("rest_q", -4), ("rest_q", 48)):
+        with pytest.raises(InputError, match=f"{name}={part} must divide block_q=128"):
+            SparseAttention(**cast(Any, {name: part}))
+
+
+def test_what_is_not_given_suits_the_block() -> None:
+    """Groups of four, but no more than 32 a block; none for upstream's layout."""
+    found = {size: SparseAttention(block_q=size).rest_queries for size in (16, 30, 128, 256)}
+    assert found == {16: 4, 30: 2, 128: 4, 256: 8}
+    assert SparseAttention(special_tokens="packed").rest_queries == 0
+    assert SparseAttention(rest_q=0).rest_queries == 0
+    assert SparseAttention(special_tokens="packed", rest_q=8).rest_queries == 8
 
 
 def test_a_thousand_views_fit() -> None:

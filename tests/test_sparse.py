@@ -327,22 +327,24 @@ def test_a_model_with_it_is_one_program_that_can_be_exported() -> None:
 
 
 @pytest.mark.parametrize("padded", [False, True])
-def test_a_thousand_views_fit(padded: bool) -> None:
+@pytest.mark.parametrize(("rest_q", "spare"), [(0, 0.4), (None, 1.5)])
+def test_a_thousand_views_fit(rest_q: int | None, spare: float, padded: bool) -> None:
     """Beside q, k and v rearranged and the output before its way back, 2.0 GiB each, a layer needs
-    0.3 GiB: the lists of one head.
+    0.3 GiB: the lists of one head. What skipped blocks tell takes float32 copies of a head on a CPU
+    (and no more room on a GPU, where they are fused).
     """
     layout = TokenLayout(views=1000, grid=(28, 37), leading=5)
     shape = jax.ShapeDtypeStruct((1, layout.tokens, 16, 64), jnp.bfloat16)
 
     def attend(q: jax.Array, k: jax.Array, v: jax.Array, views: jax.Array) -> Any:
         given = replace(layout, real_views=views) if padded else layout
-        return SparseAttention().attend(q, k, v, given)
+        return SparseAttention(rest_q=rest_q).attend(q, k, v, given)
 
     views = jax.ShapeDtypeStruct((), jnp.int32)
     analysis = jax.jit(attend).lower(shape, shape, shape, views).compile().memory_analysis()
     assert analysis is not None
     arranged = 2 * layout.tokens * 16 * 64
-    assert analysis.temp_size_in_bytes <= 4 * arranged + 0.4 * 2**30
+    assert analysis.temp_size_in_bytes <= 4 * arranged + spare * 2**30
 
 
 def test_lists_of_wide_indices_take_twice_the_room(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -230,7 +230,8 @@ def map_views[X, Y](
     """`function` of all views, a few at a time, so that memory does not grow with their number.
 
     The groups are of one size; where they cannot be, the last one reaches back over views that
-    were done before.
+    were done before. Where a gradient is taken (`learning`), all views are done together: what
+    they need for it is kept in any case.
 
     Args:
       function: maps arrays of some views to one or more arrays of them, view after view.
@@ -240,7 +241,7 @@ def map_views[X, Y](
       what, unit: what they are, and how many of it each is; see `noting_chunks`.
     """
     count = jax.tree.leaves(views)[0].shape[axis]
-    if count <= at_once:
+    if count <= at_once or learns():
         note_chunk(what, unit * count, unit * count)
         return function(fetched(views))
     groups = -(-count // at_once)

@@ -1,5 +1,6 @@
 """Block-sparse global attention as a policy for any model (arXiv 2509.07120)."""
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -57,7 +58,8 @@ class SparseAttention:
         quarter of a block of "aligned" tokens, which finds better blocks than the whole block that
         the paper pools and that "packed" ones, or blocks that 4 does not divide, get.
       rest_q: so many queries together, a divisor of `block_q`, get from the blocks that they skip
-        what one mean key and value a block tells; nothing, as upstream, if not given.
+        what one mean key and value a block tells; 0 for nothing, as upstream. If not given, 4, or
+        as many as make 32 groups of a larger block, of "aligned" tokens, and 0 of "packed" ones.
       implementation: a backend of `block_sparse_attention`; the best one if not given.
 
     Raises:
@@ -89,9 +91,9 @@ class SparseAttention:
             size = getattr(self, name)
             if not is_whole(size) or size < 1:
                 raise InputError(f"{name}={size!r} must be a whole number of at least 1")
-        for name in ("pool_q", "rest_q"):
+        for name, nothing in (("pool_q", None), ("rest_q", 0)):
             part = getattr(self, name)
-            if part is None:
+            if part is None or (is_whole(part) and part == nothing):
                 continue
             if not is_whole(part) or part < 1 or self.block_q % part:
                 raise InputError(f"{name}={part} must divide block_q={self.block_q}")
@@ -176,6 +178,14 @@ class SparseAttention:
         whole = self.special_tokens == "packed" or self.block_q % 4
         return self.block_q if whole else self.block_q // 4
 
+    @property
+    def rest_queries(self) -> int:
+        """Queries that get together what skipped blocks tell; 0 for nothing."""
+        if self.rest_q is not None:
+            return self.rest_q
+        aligned = self.special_tokens == "aligned"
+        return math.gcd(self.block_q, max(4, self.block_q // 32)) if aligned else 0
+
     def _select(self, made: Arrangement, q: Array, k: Array, budgets: "_Budgets") -> BlockMask:
         return select_blocks(
             q,
@@ -208,11 +218,12 @@ class SparseAttention:
         self, q: Array, k: Array, v: Array, mask: BlockMask, real_queries: Count | None
     ) -> Array:
         attend = partial(block_sparse_attention, implementation=self.implementation)
-        if self.rest_q is None:
+        group = self.rest_queries
+        if not group:
             return attend(q, k, v, mask)
         out, sums = attend(q, k, v, mask, return_logsumexp=True)
-        rest = attend_to_rest(q, k, v, mask, group=self.rest_q, real_queries=real_queries)
-        return with_rest(out, sums, rest, self.rest_q)
+        rest = attend_to_rest(q, k, v, mask, group=group, real_queries=real_queries)
+        return with_rest(out, sums, rest, group)
 
     def _attend_in_turns(
         self, made: Arrangement, arranged: tuple[Array, ...], budgets: "_Budgets", step: int

@@ -18,7 +18,7 @@ from pallas_kernels.errors import UnfitError
 from pallas_kernels.platform import check_gpu
 
 STEP = 64
-"""Mean keys of a tile."""
+"""Mean keys of a tile, the bits of two words."""
 
 
 def rest_triton(
@@ -111,8 +111,7 @@ def _kernel(
         place = done + numbers
         entries = plgpu.load(list_ref.at[jnp.minimum(place, capacity - 1)]).astype(jnp.int32)
         entries = jnp.where(place < count, entries - tile * STEP, STEP)
-        listed = (entries[:, None] == numbers[None, :]).astype(jnp.int32).max(axis=0) > 0
-        logs = jnp.where(listed, -jnp.inf, logs_ref[span])
+        logs = jnp.where(_among(entries, numbers), -jnp.inf, logs_ref[span])
         scores = plgpu.dot(q, k_ref[span, :].T) + logs[None, :]
         new_top = jnp.maximum(top, scores.max(axis=1))
         weights = jnp.exp2(scores - new_top[:, None])
@@ -131,3 +130,14 @@ def _kernel(
     top, total, values, _ = jax.lax.fori_loop(0, steps, fold, start)
     values_ref[...] = values / jnp.maximum(total, 1e-30)[:, None]
     sums_ref[...] = (top + jnp.log2(total)) / LOG2_E
+
+
+def _among(entries: Array, numbers: Array) -> Array:
+    """Which numbers below 64 are among the entries, of which no two below 64 are equal."""
+
+    def word(first: int) -> Array:
+        inside = (entries >= first) & (entries < first + 32)
+        return jnp.where(inside, jnp.left_shift(1, entries & 31), 0).sum()
+
+    words = jnp.where(numbers < 32, word(0), word(32))
+    return jnp.right_shift(words, numbers & 31) & 1 > 0
