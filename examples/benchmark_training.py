@@ -1,8 +1,8 @@
 """Speed of rendering and of training: `python examples/benchmark_training.py [--bucket 0]`.
 
 One device; times are the median of several blocks of calls. Programs are compiled as by `jaxrecon
-train`, which is timed by itself. Peak arithmetic of the device is `--peak` TFLOP/s (989: dense bfloat16
-of an H100 or H200).
+train`, which is timed by itself. `--peak` is the device's peak arithmetic in TFLOP/s (989: dense
+bfloat16 of an H100 or H200).
 """
 
 import argparse
