@@ -86,17 +86,26 @@ def tell(name: str, skipped: float, report: Report) -> tuple[str, float, dict[st
 def draw(rows: list[tuple[str, float, dict[str, float]]], path: str) -> None:
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(9, 3), layout="constrained")
+    figure = Figure(figsize=(9, 4), layout="constrained")
     metrics = ("abs_rel", "rotation_median", "auc_30")
-    kinds = dict.fromkeys(name.partition(":")[2] for name, _, _ in rows[1:])
+    kinds: dict[str, list[Any]] = {}
+    for row in rows[1:]:
+        ratio, _, fields = row[0].partition(":")
+        kind = ("a ratio", "a ratio a layer")[ratio.startswith("(")]
+        kind = ", ".join([kind, *filter(None, fields.split(","))])
+        kinds.setdefault(kind, rows[:1]).append(row)
     panels = figure.subplots(1, 3)
     for axes, metric in zip(panels, metrics, strict=True):
-        for kind in kinds:
-            own = [row for row in rows if row[0] == "dense" or row[0].partition(":")[2] == kind]
+        for kind, own in kinds.items():
             own.sort(key=lambda row: row[1])
-            axes.plot([r[1] for r in own], [r[2][metric] for r in own], ".-", label=kind or "plain")
+            points = [(skipped, mean[metric]) for _, skipped, mean in own]
+            if len(points) == 2:  # a way of its own: a point and no line
+                axes.plot(*points[1], "x", label=kind)
+            else:
+                axes.plot(*zip(*points, strict=True), ".-", label=kind)
         axes.set(xlabel="share of key blocks skipped", title=metric)
-    panels[0].legend(fontsize="x-small")
+    labels = panels[0].get_legend_handles_labels()
+    figure.legend(*labels, loc="outside lower center", ncols=3, fontsize="x-small")
     figure.savefig(path, dpi=100)
 
 
