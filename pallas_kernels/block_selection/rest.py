@@ -127,19 +127,11 @@ def with_rest(
       rest: see `attend_to_rest`.
       group: queries of a group.
     """
-    batch, tokens, heads, width = out.shape
-    groups = rest.logsumexp.shape[2]
-    spare = groups * group - tokens
-
-    def grouped(x: Array) -> Array:
-        padded = jnp.pad(x, ((0, 0), (0, spare), *((0, 0),) * (x.ndim - 2)))
-        return padded.reshape(batch, groups, group, *x.shape[2:])
-
-    own, sums = grouped(out), grouped(logsumexp.swapaxes(1, 2))
-    others, values = (x.swapaxes(1, 2)[:, :, None] for x in (rest.logsumexp, rest.values))
-    share = jax.nn.sigmoid(others - sums)[..., None]
-    whole = (own + share * (values - own)).astype(out.dtype)
-    return whole.reshape(batch, -1, heads, width)[:, :tokens]
+    tokens = out.shape[1]
+    others = jnp.repeat(rest.logsumexp, group, axis=2)[:, :, :tokens]
+    share = jax.nn.sigmoid(others - logsumexp).swapaxes(1, 2)[..., None]
+    values = jnp.repeat(rest.values, group, axis=2)[:, :, :tokens].swapaxes(1, 2)
+    return (out + share * (values - out)).astype(out.dtype)
 
 
 def _means(
