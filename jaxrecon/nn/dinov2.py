@@ -12,14 +12,11 @@ from jaxtyping import Array, Float
 
 from jaxrecon.nn.attention import TokenLayout, attend_densely
 from jaxrecon.nn.block import BlockConfig, MlpKind, scan_blocks, stack_blocks
-from jaxrecon.nn.layers import HIGHEST, bias_of, layer_norm, linear
+from jaxrecon.nn.layers import HIGHEST, bias_of, layer_norm, linear, product
 from jaxrecon.nn.views import each_view, map_views
 
 TOKENS_AT_ONCE = 2**17
 """Patches that the encoder works on together, about."""
-
-WHOLE = 8
-"""Zeros fill a patch's numbers up to a multiple of this: fast matrix kernels ask for it."""
 
 IMAGE_MEAN = (0.485, 0.456, 0.406)
 IMAGE_STD = (0.229, 0.224, 0.225)
@@ -132,11 +129,7 @@ class DinoV2(nnx.Module):
         (rows, columns), patch = self.patch_grid(images.shape), self.config.patch
         pixels = images.reshape(-1, rows, patch, columns, patch, 3).swapaxes(2, 3)
         flat = pixels.reshape(-1, rows * columns, 3 * patch**2)
-        spare = -flat.shape[2] % WHOLE  # 14 x 14 pixels are 588 numbers
-        embed, flat = self.patch_embed, jnp.pad(flat, ((0, 0), (0, 0), (0, spare)))
-        kernel = jnp.pad(embed.kernel[...], ((0, spare), (0, 0)))
-        made = jnp.matmul(flat.astype(kernel.dtype), kernel, precision=embed.precision)
-        return made + bias_of(embed)
+        return product(self.patch_embed, flat) + bias_of(self.patch_embed)
 
     def placed_patches(self, images: Float[Array, "G H W 3"]) -> Float[Array, "G P D"]:
         """Embedded patches with their positions, in float32."""

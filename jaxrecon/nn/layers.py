@@ -17,6 +17,12 @@ from pallas_kernels.norm import Norm
 
 HIGHEST = jax.lax.Precision.HIGHEST
 
+WHOLE = 8
+"""Zeros fill up what a matrix takes to a multiple of this: cuBLAS's fast kernels ask for it.
+
+(A patch of 14 x 14 pixels has 588 numbers.)
+"""
+
 UNROLLED = 8
 """Most layers that follow one another in a turn of the loop, where a network learns."""
 
@@ -55,7 +61,11 @@ def product(
 ) -> Float[Array, "*dims E"]:
     """What a linear layer makes of `x`, but for its bias; some of its columns, if told which."""
     kernel = layer.kernel[...][:, columns]
-    return jnp.matmul(x.astype(kernel.dtype), kernel, precision=layer.precision)
+    x = x.astype(kernel.dtype)
+    if spare := -x.shape[-1] % WHOLE:
+        x = jnp.pad(x, ((0, 0),) * (x.ndim - 1) + ((0, spare),))
+        kernel = jnp.pad(kernel, ((0, spare), (0, 0)))
+    return jnp.matmul(x, kernel, precision=layer.precision)
 
 
 def bias_of(layer: nnx.Linear) -> Float[Array, " E"]:
