@@ -13,7 +13,7 @@ from jaxrecon.models import Prediction
 from jaxrecon.pytree import pytree_dataclass
 from jaxrecon.scenes import RenderedScenes
 from jaxrecon.training.config import LossWeights
-from pallas_kernels.point_map_loss import Planes, point_map_loss
+from pallas_kernels.point_map_loss import Planes, cosine, point_map_loss
 
 _ALIGN_POINTS = 6000
 _SMALLEST_BASELINE = 0.1
@@ -118,12 +118,6 @@ def _masked_mean(values: Array, mask: Array, axes: tuple[int, ...] | None = None
     return jnp.sum(jnp.where(mask, values, 0), axis=axes) / count
 
 
-def _cosine(a: tuple[Array, ...], b: tuple[Array, ...]) -> Array:
-    product = sum(u * v for u, v in zip(a, b, strict=True))
-    lengths = sum(u * u for u in a), sum(v * v for v in b)
-    return product * jax.lax.rsqrt(lengths[0] * lengths[1] + 1e-24)
-
-
 def _pose_terms(
     pose: Float[Array, "B V 4 4"], truth: Target, scale: Float[Array, " B"]
 ) -> tuple[Array, Array, dict[str, Array]]:
@@ -151,8 +145,8 @@ def relative_poses(pose: Float[Array, "B V 4 4"]) -> Float[Array, "B V V 4 4"]:
 
 def _pose_metrics(chord: Array, guess: Array, true: Array, pairs: Array) -> dict[str, Array]:
     rotation = jnp.rad2deg(2 * jnp.arcsin(jnp.clip(chord / 2, 0, 1)))
-    cosine = _cosine(tuple(jnp.moveaxis(guess, -1, 0)), tuple(jnp.moveaxis(true, -1, 0)))
-    direction = jnp.rad2deg(jnp.arccos(jnp.clip(cosine, -1, 1)))
+    along = cosine(*(Planes(*jnp.moveaxis(x, -1, 0)) for x in (guess, true)))
+    direction = jnp.rad2deg(jnp.arccos(jnp.clip(along, -1, 1)))
     worst = jnp.maximum(rotation, direction)
     within = jnp.mean(worst[..., None] < jnp.arange(1, 31), axis=-1)
     return {

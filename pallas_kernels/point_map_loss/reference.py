@@ -79,11 +79,10 @@ def point_map_loss_xla(guess: Guess, truth: Truth) -> tuple[Sums, Tallies]:
     true, mask = truth
     depth = jnp.where(mask, true.z, 1.0)
     error = distance(points, true) / depth
-    flat = flat_triangles(depth, mask)
-    bend = 1 - _cosine(_normal(points), _normal(true))
+    flat = of_one_depth(_corners(depth), _corners(mask))
+    bend = 1 - cosine(_normal(points), _normal(true))
     right = mask & (error < CONFIDENT_BELOW)
     ratio = points.z / depth
-    close = jnp.maximum(ratio, 1 / jnp.maximum(ratio, 1e-6)) < CLOSE_BELOW
 
     def total(values: Array, where: Array) -> Array:
         return jnp.sum(jnp.where(where, values, 0.0), axis=(1, 2))
@@ -93,7 +92,7 @@ def point_map_loss_xla(guess: Guess, truth: Truth) -> tuple[Sums, Tallies]:
         total(jnp.ones_like(depth), mask),
         total(jnp.ones_like(bend), flat),
         total(jnp.abs(ratio - 1), mask),
-        total(close.astype(jnp.float32), mask),
+        total(is_close(ratio).astype(jnp.float32), mask),
     )
     return sums, jax.lax.stop_gradient(tallies)
 
@@ -114,12 +113,15 @@ def cross_entropy(logits: Array, right: Array) -> Array:
     return wrong + jnp.log1p(jnp.exp(-jnp.abs(logits)))
 
 
-def flat_triangles(depth: Float[Array, "G H W"], mask: Bool[Array, "G H W"]) -> Array:
-    """Which triangles (G, H - 1, W - 1) have three corners, all of about one depth."""
-    corners = _corners(depth)
-    low, high = (of(of(*corners[:2]), corners[2]) for of in (jnp.minimum, jnp.maximum))
-    own, right, lower = _corners(mask)
-    return own & right & lower & (high < FLAT_BELOW * low)
+def is_close(ratio: Array) -> Array:
+    """Whether a depth over the true one is within a factor of 1.25."""
+    return jnp.maximum(ratio, 1 / jnp.maximum(ratio, 1e-6)) < CLOSE_BELOW
+
+
+def of_one_depth(depths: tuple[Array, Array, Array], masks: tuple[Array, Array, Array]) -> Array:
+    """Whether triangles have three corners, all of about one depth."""
+    low, high = (of(of(*depths[:2]), depths[2]) for of in (jnp.minimum, jnp.maximum))
+    return masks[0] & masks[1] & masks[2] & (high < FLAT_BELOW * low)
 
 
 def _corners(x: Array) -> tuple[Array, Array, Array]:
@@ -143,5 +145,6 @@ def dot(a: Planes, b: Planes) -> Array:
     return a.x * b.x + a.y * b.y + a.z * b.z
 
 
-def _cosine(a: Planes, b: Planes) -> Array:
+def cosine(a: Planes, b: Planes) -> Array:
+    """Of the angle between vectors."""
     return dot(a, b) * jax.lax.rsqrt(dot(a, a) * dot(b, b) + SMALLEST)

@@ -17,9 +17,7 @@ from jaxtyping import Array
 
 from pallas_kernels.platform import check_gpu
 from pallas_kernels.point_map_loss.reference import (
-    CLOSE_BELOW,
     CONFIDENT_BELOW,
-    FLAT_BELOW,
     SMALLEST,
     Guess,
     Planes,
@@ -30,6 +28,8 @@ from pallas_kernels.point_map_loss.reference import (
     cross_entropy,
     distance,
     dot,
+    is_close,
+    of_one_depth,
 )
 
 ROWS = 16
@@ -147,8 +147,7 @@ class _Triangles:
         self.normal = cross(self.right, self.lower)
         self.true = cross(_minus(right.true, own.true), _minus(lower.true, own.true))
         depths = own.true.z, right.true.z, lower.true.z
-        low, high = (of(of(*depths[:2]), depths[2]) for of in (jnp.minimum, jnp.maximum))
-        self.flat = own.mask & right.mask & lower.mask & (high < FLAT_BELOW * low)
+        self.flat = of_one_depth(depths, (own.mask, right.mask, lower.mask))
         self.along, self.true_square = dot(self.normal, self.true), dot(self.true, self.true)
         squares = dot(self.normal, self.normal) * self.true_square
         self.factor = jax.lax.rsqrt(squares + SMALLEST)
@@ -181,7 +180,6 @@ def _forwards(*refs: Any, threads: int) -> None:
         triangles = _Triangles(own, image.pixels(row, 1), lower)
         error, ratio = own.error(), own.point.z / own.true.z
         doubt = cross_entropy(image.read_logits(row), own.mask & (error < CONFIDENT_BELOW))
-        close = jnp.maximum(ratio, 1 / jnp.maximum(ratio, 1e-6)) < CLOSE_BELOW
         counted = (
             jnp.where(own.mask, error, 0.0),
             triangles.bend(),
@@ -189,7 +187,7 @@ def _forwards(*refs: Any, threads: int) -> None:
             own.mask.astype(jnp.float32),
             triangles.flat.astype(jnp.float32),
             jnp.where(own.mask, jnp.abs(ratio - 1), 0.0),
-            (own.mask & close).astype(jnp.float32),
+            (own.mask & is_close(ratio)).astype(jnp.float32),
         )
         return lower, [old + new for old, new in zip(totals, counted, strict=True)]
 
