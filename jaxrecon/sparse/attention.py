@@ -91,11 +91,11 @@ class SparseAttention:
             size = getattr(self, name)
             if not is_whole(size) or size < 1:
                 raise InputError(f"{name}={size!r} must be a whole number of at least 1")
-        for name, nothing in (("pool_q", None), ("rest_q", 0)):
+        for name, least in (("pool_q", 1), ("rest_q", 0)):
             part = getattr(self, name)
-            if part is None or (is_whole(part) and part == nothing):
+            if part is None:
                 continue
-            if not is_whole(part) or part < 1 or self.block_q % part:
+            if not is_whole(part) or part < least or (part and self.block_q % part):
                 raise InputError(f"{name}={part} must divide block_q={self.block_q}")
 
     def __call__(
