@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from jax.sharding import AbstractDevice, AbstractMesh
+from jax.sharding import AbstractMesh
 
 import golden_data
+from abstract_devices import H100
 from pallas_kernels.block_selection import (
     IMPLEMENTATIONS,
     Candidates,
@@ -209,9 +210,6 @@ def test_one_kernel_scores_as_xla_does(shape: tuple[int, ...], marks: list[float
     scores = block_scores_triton(q, k, marked, interpret=True)
     # Numbers are up to about 100, in products of three bfloat16 products.
     np.testing.assert_allclose(scores, block_scores(q, k, marked), rtol=1e-5, atol=1e-3)
-
-
-H100 = AbstractDevice(device_kind="NVIDIA H100 80GB HBM3", num_cores=132, platform="gpu")
 
 
 @pytest.mark.parametrize(

@@ -17,6 +17,7 @@ from jax.experimental.pallas import tpu as pltpu
 from jax.sharding import AbstractDevice, AbstractMesh
 from jax.typing import DTypeLike
 
+from abstract_devices import H100
 from pallas_kernels.block_sparse_attention import (
     IMPLEMENTATIONS,
     BlockMask,
@@ -65,7 +66,6 @@ ON_CPU: dict[str, tuple[Run, DTypeLike, float]] = {
 SHAPES = [(1, 130, 257, 1, 64), (1, 70, 700, 1, 40), (1, 128, 64, 2, 128)]
 """(B, T, S, N, K): a last key block of one token; a padded head; one key block."""
 
-H100 = AbstractDevice(device_kind="NVIDIA H100 80GB HBM3", num_cores=132, platform="gpu")
 TPU = AbstractDevice(device_kind="TPU v5e", num_cores=1, platform="tpu")
 
 

@@ -8,9 +8,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from jax.sharding import AbstractDevice, AbstractMesh
+from jax.sharding import AbstractMesh
 from jax.typing import DTypeLike
 
+from abstract_devices import H100
 from pallas_kernels.dense_attention import (
     IMPLEMENTATIONS,
     api,
@@ -105,7 +106,6 @@ def test_disagreeing_inputs_are_refused(without_shape_checks: None) -> None:
         dense_attention(q, k, v.astype(jnp.bfloat16))
 
 
-H100 = AbstractDevice(device_kind="NVIDIA H100 80GB HBM3", num_cores=132, platform="gpu")
 MADE_BY = {"mosaic_gpu": "mosaic_gpu", "cudnn": "__cudnn$fmhaSoftmax"}
 
 

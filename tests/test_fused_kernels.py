@@ -11,11 +11,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
-from jax.sharding import AbstractDevice, AbstractMesh, AxisType
+from jax.sharding import AbstractMesh, AxisType
 
 import pallas_kernels.bias_gelu as gelu_package
 import pallas_kernels.qk_norm_rope as rope_package
 import pallas_kernels.residual_norm as norm_package
+from abstract_devices import H100
 from jaxrecon.models import Pi3
 from jaxrecon.nn.attention import attend_densely
 from jaxrecon.nn.learning import learning
@@ -32,7 +33,6 @@ from pallas_kernels.residual_norm import residual_norm, residual_sum
 from pallas_kernels.residual_norm import triton as norm_triton
 from tiny_models import PI3_TINY
 
-H100 = AbstractDevice(device_kind="NVIDIA H100 80GB HBM3", num_cores=132, platform="gpu")
 EPS = 1e-5
 NAMES = ["residual_norm", "qk_norm_rope", "bias_gelu"]
 

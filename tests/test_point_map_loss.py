@@ -6,13 +6,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from jax.sharding import AbstractDevice, AbstractMesh
+from jax.sharding import AbstractMesh
 
+from abstract_devices import H100
 from pallas_kernels.point_map_loss import Planes, Sums, point_map_loss
 from pallas_kernels.point_map_loss import reference as plain
 from pallas_kernels.point_map_loss import triton as kernel
 
-H100 = AbstractDevice(device_kind="NVIDIA H100 80GB HBM3", num_cores=132, platform="gpu")
 SHAPES = [(2, 37, 53), (3, 28, 42), (1, 5, 300), (1, 1, 7), (2, 33, 1)]
 
 

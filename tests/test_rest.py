@@ -8,8 +8,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from jax.sharding import AbstractDevice, AbstractMesh, use_abstract_mesh
+from jax.sharding import AbstractMesh, use_abstract_mesh
 
+from abstract_devices import H100
 from jaxrecon import SparseAttention
 from jaxrecon.errors import InputError
 from jaxrecon.nn.attention import TokenLayout, attend_densely
@@ -123,7 +124,6 @@ def test_the_kernel_is_the_chunks(
 
 def test_the_kernel_lowers_for_an_h100() -> None:
     tokens = 20 * 1041
-    device = AbstractDevice("NVIDIA H100 80GB HBM3", num_cores=132, platform="gpu")
     sizes: dict[str, Any] = {"block_q": 128, "block_kv": 64, "q_length": tokens}
     x = jax.ShapeDtypeStruct((1, tokens, 4, 64), jnp.bfloat16)
 
@@ -131,7 +131,7 @@ def test_the_kernel_lowers_for_an_h100() -> None:
         mask = full_mask(1, 4, **sizes, kv_length=tokens)
         return attend_to_rest(q, k, v, mask, group=8, implementation="triton")
 
-    with use_abstract_mesh(AbstractMesh((), (), abstract_device=device)):
+    with use_abstract_mesh(AbstractMesh((), (), abstract_device=H100)):
         text = jax.jit(run).trace(x, x, x).lower(lowering_platforms=("cuda",)).as_text()
     assert "triton" in text
 
