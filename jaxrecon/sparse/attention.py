@@ -1,15 +1,11 @@
 """Block-sparse global attention as a policy for any model (arXiv 2509.07120)."""
 
 import math
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from numbers import Real
-from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jaxtyping import Array, Float
 
 from jaxrecon.checks import is_whole
@@ -17,6 +13,7 @@ from jaxrecon.errors import InputError
 from jaxrecon.nn.attention import Count, TokenLayout, attend_densely
 from jaxrecon.nn.views import from_team, note_chunk
 from jaxrecon.sparse.arrangement import Arrangement, Order, SpecialTokens
+from jaxrecon.sparse.budgets import SPANS, Budget, Budgets, budgets_of, checked_budget
 from jaxrecon.sparse.teams import own_rows
 from pallas_kernels.block_selection import Pooling, attend_to_rest, select_blocks, with_rest
 from pallas_kernels.block_sparse_attention import (
@@ -28,9 +25,6 @@ from pallas_kernels.block_sparse_attention import (
 
 LIST_BYTES_LIMIT = 512 * 2**20
 """The block lists held at any one time are kept under about this many bytes."""
-
-type Budget = float | Sequence[float] | Sequence[Sequence[float]] | np.ndarray
-"""One number; or one for each global layer; or for each global layer one a head."""
 
 
 @dataclass(frozen=True)
@@ -81,8 +75,8 @@ class SparseAttention:
     def __post_init__(self) -> None:
         if self.sparse_ratio is None and self.cdf_threshold is None:
             raise InputError("sparse_ratio and cdf_threshold are both None; give at least one")
-        for name, span, inside in SPANS:
-            object.__setattr__(self, name, _checked_budget(name, getattr(self, name), span, inside))
+        for name in SPANS:
+            object.__setattr__(self, name, checked_budget(name, getattr(self, name)))
         for name, choices in CHOICES.items():
             value = getattr(self, name)
             if value not in choices and (value is not None or name not in CHOSEN_IF_NONE):
@@ -186,7 +180,7 @@ class SparseAttention:
         aligned = self.special_tokens == "aligned"
         return math.gcd(self.block_q, max(4, self.block_q // 32)) if aligned else 0
 
-    def _select(self, made: Arrangement, q: Array, k: Array, budgets: "_Budgets") -> BlockMask:
+    def _select(self, made: Arrangement, q: Array, k: Array, budgets: Budgets) -> BlockMask:
         return select_blocks(
             q,
             k,
@@ -202,7 +196,7 @@ class SparseAttention:
         )
 
     def _attend(
-        self, made: Arrangement, q: Array, k: Array, v: Array, budgets: "_Budgets"
+        self, made: Arrangement, q: Array, k: Array, v: Array, budgets: Budgets
     ) -> tuple[Array, Array]:
         mask = self._select(made, q, k, budgets)
         skipped = _share_skipped(mask, made)
@@ -226,7 +220,7 @@ class SparseAttention:
         return with_rest(out, sums, rest, group)
 
     def _attend_in_turns(
-        self, made: Arrangement, arranged: tuple[Array, ...], budgets: "_Budgets", step: int
+        self, made: Arrangement, arranged: tuple[Array, ...], budgets: Budgets, step: int
     ) -> tuple[Array, Array]:
         """A few heads at a time, so that the lists of all heads never exist together."""
         groups, _, heads, _ = arranged[0].shape
@@ -248,38 +242,8 @@ class SparseAttention:
         empty = jnp.zeros_like(arranged[0]), jnp.zeros((groups, heads), jnp.float32)
         return jax.lax.fori_loop(0, heads // step, turn, empty)
 
-    def _budgets(self, made: Arrangement, heads: int) -> "_Budgets":
-        layout = made.layout
-        every = heads if layout.heads is None else layout.heads
-        own = jnp.minimum(layout.first_head + jnp.arange(heads), every - 1)
-
-        def chosen(table: np.ndarray, *place: Any) -> Array:
-            """Of this layer and these heads, from rows that may stand for all layers or heads."""
-            layer = layout.layer if table.shape[-2] > 1 else 0
-            row = jnp.asarray(table)[(*place, layer)]
-            return jnp.broadcast_to(row, (every,))[own]
-
-        keep, mass = jnp.ones((heads,), jnp.int32), None
-        if self.sparse_ratio is not None:
-            ratios = _table("sparse_ratio", self.sparse_ratio, layout.layers, every)
-            views = [layout.views] if layout.real_views is None else range(layout.views + 1)
-            competing = np.array([made.of(count).competing for count in views])[:, None, None]
-            # The product is rounded as upstream rounds it: 10 blocks at 0.8 keep 1.
-            kept = np.trunc(competing * (1 - ratios)).astype(np.int32)
-            keep = chosen(kept, 0 if layout.real_views is None else layout.real_views)
-        if self.cdf_threshold is not None:
-            shares = _table("cdf_threshold", self.cdf_threshold, layout.layers, every)
-            mass = chosen(shares.astype(np.float32))
-        return _Budgets(keep, mass)
-
-
-@jax.tree_util.register_dataclass
-@dataclass(frozen=True)
-class _Budgets:
-    """Of one layer, by head: least number of blocks, and share of the softmax."""
-
-    keep: Any
-    mass: Any
+    def _budgets(self, made: Arrangement, heads: int) -> Budgets:
+        return budgets_of(self.sparse_ratio, self.cdf_threshold, made, heads)
 
 
 CHOICES = {
@@ -292,41 +256,6 @@ CHOICES = {
 
 CHOSEN_IF_NONE = ("order", "implementation")
 """Of the choices, those that need not be made."""
-
-
-SPANS: tuple[tuple[str, str, Callable[[float], bool]], ...] = (
-    ("sparse_ratio", "[0, 1)", lambda x: 0 <= x < 1),
-    ("cdf_threshold", "(0, 1]", lambda x: 0 < x <= 1),
-)
-"""The budgets, and what their numbers may be."""
-
-
-def _checked_budget(name: str, budget: Any, span: str, inside: Callable[[float], bool]) -> Any:
-    """The budget in floats and tuples, which can be hashed."""
-    if budget is None:
-        return None
-    try:
-        found = _as_tuples(budget)
-        values = np.asarray(found, np.float64)
-    except (TypeError, ValueError) as error:
-        raise InputError(
-            f"{name}: give a number, one a layer, or rows of one a head (rows of one length), "
-            f"found {budget!r}"
-        ) from error
-    if values.ndim > 2 or not values.size or not all(inside(x) for x in values.flat):
-        raise InputError(f"{name}={budget!r} must be numbers in {span}")
-    return found
-
-
-def _as_tuples(value: Any) -> Any:
-    """Floats, in tuples where they are in sequences or arrays."""
-    if isinstance(value, np.ndarray | np.generic | jax.Array):
-        value = value.tolist()
-    if isinstance(value, list | tuple):
-        return tuple(_as_tuples(part) for part in value)
-    if isinstance(value, bool) or not isinstance(value, Real):
-        raise TypeError(f"{value!r} is no number")
-    return float(value)
 
 
 def _check_inputs(layout: TokenLayout, *inputs: Array) -> None:
@@ -347,22 +276,6 @@ def _share_skipped(mask: BlockMask, made: Arrangement) -> Float[Array, "G N"]:
     counts = jnp.where(jnp.arange(counts.shape[-1]) < rows, counts, 0)
     key_blocks = -(-made.real.keys // made.block_kv)
     return 1 - jnp.sum(counts, axis=-1, dtype=jnp.float32) / (rows * key_blocks)
-
-
-def _table(name: str, budget: Budget, layers: int, heads: int) -> Float[np.ndarray, "rows columns"]:
-    """The budget of each layer and head; one row stands for all layers, one column for all heads.
-
-    Raises:
-      InputError: it is not given for so many layers or heads.
-    """
-    values = np.asarray(budget, np.float64)
-    if values.ndim and values.shape[0] != layers:
-        raise InputError(
-            f"{name} is given for {values.shape[0]} layers, the model has {layers} global layers"
-        )
-    if values.ndim == 2 and values.shape[1] != heads:
-        raise InputError(f"{name} is given for {values.shape[1]} heads, found {heads} heads")
-    return values.reshape(-1, 1) if values.ndim < 2 else values
 
 
 def _heads_at_once(made: Arrangement, groups: int, heads: int) -> int:

@@ -1,0 +1,32 @@
+"""Native checkpoints: our own parameter paths, strict both ways, one tensor in memory at a time.
+
+A checkpoint is a folder. `config.json` says which model it is and lists every tensor with its file,
+shape, dtype and SHA-256. The numbers are in `model.safetensors`, or where one file would be too
+large in `model-00001-of-00002.safetensors` and so on, or in a folder of Orbax's.
+"""
+
+from jaxrecon.checkpoint.config import (
+    header_of,
+    is_native,
+    read_config,
+)
+from jaxrecon.checkpoint.modules import load, load_orbax, restore, save, save_orbax
+from jaxrecon.checkpoint.paths import flatten, shapes, unflatten
+from jaxrecon.checkpoint.tensors import convert_checkpoint, read_tensors, write
+
+__all__ = [
+    "convert_checkpoint",
+    "flatten",
+    "header_of",
+    "is_native",
+    "load",
+    "load_orbax",
+    "read_config",
+    "read_tensors",
+    "restore",
+    "save",
+    "save_orbax",
+    "shapes",
+    "unflatten",
+    "write",
+]

@@ -1,0 +1,147 @@
+"""The numbers of a native checkpoint in safetensors files, written and read one at a time."""
+
+import hashlib
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Shaped
+
+from convert.engine import Plan, plan, stream
+from convert.rules import Ignore, Rule
+from convert.safetensors_file import StoredTensor, TensorSpec, deal_out, read_header, write_file
+from convert.sources import open_source
+from jaxrecon.checkpoint.config import (
+    CONFIG_NAME,
+    ORBAX_FOLDER,
+    check_header,
+    entry_of,
+    read_config,
+    write_config,
+)
+from jaxrecon.errors import WeightsError
+from jaxrecon.files import check_output_folder, replacing_folder
+
+MAX_SHARD_BYTES = 5_000_000_000
+
+
+def convert_checkpoint(
+    source_path: str | Path,
+    folder: str | Path,
+    *,
+    rules: Sequence[Rule],
+    ignored: Sequence[Ignore],
+    targets: Mapping[str, tuple[int, ...]],
+    header: Mapping[str, Any],
+    overwrite: bool = False,
+) -> Plan:
+    """Converts an upstream checkpoint into a native one; returns what went where.
+
+    Args:
+      source_path: see `convert.sources.open_source`.
+      folder: the checkpoint to write.
+      rules, ignored: where upstream's tensors go, and which are left out.
+      targets: path and shape of every parameter of the model.
+      header: see `write`.
+      overwrite: replace the folder if it exists.
+
+    Raises:
+      WeightsError: the source is damaged, or does not hold exactly this model's parameters.
+      OutputError: the folder exists and is not empty, or cannot be written.
+    """
+    check_output_folder(folder, overwrite=overwrite)
+    source = open_source(source_path)
+    planned = plan(source.specs, rules, ignored, targets, label=str(source_path))
+    write(folder, stream(planned, source), planned.specs, header, overwrite=overwrite)
+    return planned
+
+
+def write(
+    folder: str | Path,
+    tensors: Iterable[tuple[str, np.ndarray]],
+    specs: Mapping[str, TensorSpec],
+    header: Mapping[str, Any],
+    *,
+    overwrite: bool = False,
+    max_shard_bytes: int = MAX_SHARD_BYTES,
+) -> None:
+    """Writes a native checkpoint while its tensors arrive; the folder appears when it is complete.
+
+    Args:
+      folder: the checkpoint to write.
+      tensors: path and array, in the order of `specs`.
+      specs: path, shape and dtype of every tensor.
+      header: the keys "family", "model", "config", "license" and "source", and "resize" if the
+        images' size is not the family's; plain JSON.
+      overwrite: replace the folder if it exists.
+      max_shard_bytes: starts another file where one would grow larger than this.
+
+    Raises:
+      OutputError: the folder exists and is not empty, or cannot be written.
+      ValueError: the header has other keys, or another tensor comes than the one whose turn it is.
+    """
+    check_header(header)
+    entries: dict[str, Any] = {}
+    with replacing_folder(folder, overwrite=overwrite) as place:
+        arriving = iter(tensors)
+        for name, members in deal_out(specs, max_shard_bytes).items():
+            hashes = write_file(place / name, members, arriving)
+            entries |= {path: entry_of(name, spec, hashes[path]) for path, spec in members.items()}
+        for path, _ in arriving:
+            raise ValueError(f"{path} comes after the last tensor of the checkpoint")
+        write_config(place, header, entries)
+
+
+def read_tensors(
+    folder: str | Path, paths: Iterable[str] | None = None, *, verify: bool = True
+) -> Iterator[tuple[str, Shaped[np.ndarray, "..."]]]:
+    """Yields the tensors of a native checkpoint one at a time, each in memory of its own.
+
+    Args:
+      folder: the checkpoint.
+      paths: which tensors, in which order; all if not given.
+      verify: compare each tensor's bytes with the SHA-256 in `config.json`.
+
+    Raises:
+      WeightsError: a tensor is absent, or a file is missing, truncated or damaged.
+    """
+    folder = Path(folder)
+    entries = read_config(folder)["tensors"]
+    stored = _stored_tensors(folder, entries)
+    for path in entries if paths is None else paths:
+        if path not in entries:
+            raise WeightsError(f"{folder} holds no tensor {path}; check the name")
+        yield path, _read(stored[path], path, entries[path]["sha256"] if verify else None)
+
+
+def _read(stored: StoredTensor, path: str, sha256: str | None) -> Shaped[np.ndarray, "..."]:
+    tensor = stored.read()
+    if sha256 and hashlib.sha256(tensor.reshape(-1).view(np.uint8)).hexdigest() != sha256:
+        raise WeightsError(
+            f"{stored.file} is damaged: the bytes of {path} have changed since it was written; "
+            "copy or convert the checkpoint again"
+        )
+    return tensor
+
+
+def _stored_tensors(folder: Path, entries: Mapping[str, Any]) -> dict[str, StoredTensor]:
+    """Where each tensor lies, after comparing the files' headers with `config.json`."""
+    stored: dict[str, StoredTensor] = {}
+    for name in dict.fromkeys(entry["file"] for entry in entries.values()):
+        if Path(name).name != name or name == ORBAX_FOLDER:
+            raise WeightsError(f"{folder}: {name} is not a safetensors file; use load_orbax")
+        if not (folder / name).is_file():
+            raise WeightsError(f"{folder / name} is missing; copy or convert the checkpoint again")
+        stored |= read_header(folder / name)
+    for path in sorted(entries.keys() | stored.keys()):
+        found = (
+            entry_of(stored[path].file.name, stored[path].spec, None) if path in stored else None
+        )
+        listed = entries[path] | {"sha256": None} if path in entries else None
+        if found != listed:
+            raise WeightsError(
+                f"{folder}: tensor {path} is {found} in the files but {listed} in {CONFIG_NAME}; "
+                "copy or convert the checkpoint again"
+            )
+    return stored
