@@ -4,6 +4,7 @@ Annotations are checked at run time (jaxtyping and beartype) where beartype is i
 """
 
 import gc
+import os
 from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
@@ -47,6 +48,30 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
                 item.add_marker(skip)
 
 
+@pytest.fixture(scope="session", autouse=True)
+def cheap_compilation(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """On a CPU tests mostly compile, what then runs once: so little of it is optimised.
+
+    What still takes long is compiled once for all tests and their processes.
+    """
+    if jax.default_backend() != "cpu":
+        yield
+        return
+    folder = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        folder = folder.parent
+    options = {
+        "jax_disable_most_optimizations": True,
+        "jax_compilation_cache_dir": str(folder / "compiled"),
+        "jax_persistent_cache_min_compile_time_secs": 0.3,
+    }
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in options.items():
+            jax.config.update(name, value)
+            patch.setenv(name.upper(), str(value))
+        yield
+
+
 @pytest.fixture(scope="module", autouse=True)
 def programs_are_let_go() -> Iterator[None]:
     """Each kernel of a program compiled for the CPU is mapped three times, of 65,530 a process."""
@@ -56,11 +81,12 @@ def programs_are_let_go() -> Iterator[None]:
 
 
 @pytest.fixture(scope="module")
-def quick_compilation() -> Iterator[None]:
-    """Compiles the module's programs with little optimisation: for tests that run each but once."""
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
+def full_optimization() -> Iterator[None]:
+    """Programs are compiled as users' are."""
+    before = jax.config.jax_disable_most_optimizations
     jax.config.update("jax_disable_most_optimizations", False)
+    yield
+    jax.config.update("jax_disable_most_optimizations", before)
 
 
 @pytest.fixture

@@ -18,6 +18,7 @@ import numpy as np
 from flax import nnx
 
 import jaxrecon
+from drawn_weights import drawn
 from jaxrecon.images import PI3_RESIZE
 from jaxrecon.models import Pi3
 from jaxrecon.pipeline import Pipeline
@@ -30,7 +31,7 @@ def main(port: str, count: int, number: int) -> None:
     mesh = jaxrecon.make_mesh()
     assert mesh.size == 2 * count
     pixels = np.random.default_rng(0).integers(0, 256, (7, 28, 42, 3), np.uint8)
-    model = jax.jit(lambda: Pi3(PI3_TINY, rngs=nnx.Rngs(0)))()
+    model = drawn(lambda: Pi3(PI3_TINY, rngs=nnx.Rngs(0)))
     alone = Pipeline(model, "tiny", PI3_RESIZE).reconstruct(pixels, resolution=42)
     shared = jax.device_put(jax.tree.map(np.asarray, model), replicated(mesh))
     pipeline = Pipeline(shared, "tiny", PI3_RESIZE, mesh=mesh)

@@ -13,8 +13,6 @@ from jaxrecon.cli import main
 from jaxrecon.pipeline import Pipeline
 from tiny_models import write_native
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 
 @pytest.fixture(autouse=True)
 def own_caches(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

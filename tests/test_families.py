@@ -30,8 +30,6 @@ from jaxrecon.sparse import SparseAttention
 from mapanything_stages import MAPANYTHING_TINY, MAPANYTHING_V1_TINY
 from vggt_stages import VGGT_TINY
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 QUIET = Stages(quiet=True)
 SIDE = 84
 POSES = np.stack([np.eye(4, dtype=np.float32)] * 3)

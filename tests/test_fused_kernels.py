@@ -17,6 +17,7 @@ import pallas_kernels.bias_gelu as gelu_package
 import pallas_kernels.qk_norm_rope as rope_package
 import pallas_kernels.residual_norm as norm_package
 from abstract_devices import H100
+from drawn_weights import drawn
 from jaxrecon.models import Pi3
 from jaxrecon.nn.attention import attend_densely
 from jaxrecon.nn.learning import learning
@@ -251,13 +252,11 @@ def test_kernels_on_a_gpu(width: int, dtype: Any) -> None:
 
 
 @pytest.mark.parametrize(("depth", "registers"), [(0, 0), (1, 5)])
-def test_a_network_that_learns_is_the_same_network(
-    depth: int, registers: int, quick_compilation: None
-) -> None:
+def test_a_network_that_learns_is_the_same_network(depth: int, registers: int) -> None:
     """Values and gradients in float32, with every kind of block that π³ has."""
     encoder = replace(PI3_TINY.encoder, depth=depth)
     config = replace(PI3_TINY, encoder=encoder, registers=registers, pairs=1, head_depth=1)
-    model = Pi3(config, dtype=jnp.float32, rngs=nnx.Rngs(0))
+    model = drawn(lambda: Pi3(config, dtype=jnp.float32, rngs=nnx.Rngs(0)))
     images = jnp.abs(normal(1, 2, 28, 42, 3)) / 3
 
     def total(model: Pi3, images: jax.Array) -> jax.Array:
@@ -303,7 +302,7 @@ def test_a_trunk_for_a_gpu_is_made_of_them() -> None:
 
 def test_layers_that_learn_are_no_loop() -> None:
     """A loop would copy, at each turn, what the backward pass needs."""
-    model = Pi3(PI3_TINY, dtype=jnp.float32, rngs=nnx.Rngs(0))
+    model = drawn(lambda: Pi3(PI3_TINY, dtype=jnp.float32, rngs=nnx.Rngs(0)))
 
     def run(learns: bool) -> str:
         with learning() if learns else nullcontext():

@@ -29,8 +29,6 @@ from mapanything_stages import (
     images_of,
 )
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 PARTIAL = golden_data.case("mapanything_v11_tiny_84x42_v2_b2_partial")
 IMAGES_ONLY = golden_data.case("mapanything_v1_tiny_56x70_v3_b1_img")
 EPS = golden_data.case("eps_mapanything_v11_tiny_56x70_v3")

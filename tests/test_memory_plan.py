@@ -32,6 +32,8 @@ from jaxrecon.plan import StreamedNeeds
 from jaxrecon.progress import Stages
 from tiny_models import TINY_PARAMETERS, write_native
 
+pytestmark = pytest.mark.usefixtures("full_optimization")
+
 SIZE = (42, 28)
 
 

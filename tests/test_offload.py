@@ -11,6 +11,7 @@ import pytest
 from flax import nnx
 
 import jaxrecon
+from drawn_weights import drawn
 from jaxrecon.cli import main
 from jaxrecon.nn.offload import offloading
 from jaxrecon.pipeline import Options, Pipeline
@@ -46,7 +47,7 @@ def test_what_the_trunk_finds_waits_on_the_host(name: str) -> None:
 
 def test_results_stay(tmp_path: Path) -> None:
     make, resize = FAMILIES["pi3"]
-    plain = Pipeline(jax.jit(make)(), "pi3", resize)
+    plain = Pipeline(drawn(make), "pi3", resize)
     found = [
         whole_and_streamed(pipeline, tmp_path / str(pipeline.offload))
         for pipeline in (plain, replace(plain, offload=True, _compiled={}))

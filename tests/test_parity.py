@@ -33,8 +33,6 @@ from sparse_cases import (
 from tiny_models import PI3_TINY
 from vggt_stages import channels_last, check_vggt
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 CONFIGS = {"pi3_tiny": PI3_TINY, "pi3_full": PI3}
 NOT_YET_BY_NAME = {
     "pi3x_": "Pi3X is not built yet",

@@ -18,9 +18,12 @@ from jaxrecon.registry import Bundled, config_from_json, loading
 
 ENTRY = registry.model_entry("pi3-mini")
 assert isinstance(ENTRY.source, Bundled)
-pytestmark = pytest.mark.skipif(
-    not ENTRY.source.folder.is_dir(), reason="the weights of pi3-mini are not trained yet"
-)
+pytestmark = [
+    pytest.mark.usefixtures("full_optimization"),
+    pytest.mark.skipif(
+        not ENTRY.source.folder.is_dir(), reason="the weights of pi3-mini are not trained yet"
+    ),
+]
 SCENE = Path(__file__).parent.parent / "examples" / "scene"
 
 

@@ -13,6 +13,7 @@ from flax import nnx
 
 import jaxrecon
 import jaxrecon.images
+from drawn_weights import drawn
 from jaxrecon.errors import InputError
 from jaxrecon.geometry import depth_normal_edges, intrinsics_from_points
 from jaxrecon.images import PI3_RESIZE
@@ -22,8 +23,6 @@ from jaxrecon.nn.dinov2 import DinoV2Config
 from jaxrecon.pipeline import Pipeline
 from jaxrecon.progress import Stages
 from jaxrecon.registry import PI3_FAMILY
-
-pytestmark = pytest.mark.usefixtures("quick_compilation")
 
 SMALL = Pi3Config(
     encoder=DinoV2Config(width=32, depth=2, heads=2, grid=5),
@@ -39,7 +38,7 @@ SMALL = Pi3Config(
 
 @pytest.fixture(scope="module")
 def pipeline() -> Pipeline:
-    model = jax.jit(lambda: Pi3(SMALL, rngs=nnx.Rngs(0)))()
+    model = drawn(lambda: Pi3(SMALL, rngs=nnx.Rngs(0)))
     return Pipeline(model, "small", PI3_RESIZE)
 
 

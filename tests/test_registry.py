@@ -20,6 +20,7 @@ from huggingface_hub import constants
 
 import jaxrecon
 from convert.engine import plan
+from drawn_weights import drawn
 from golden_data import HERE
 from hub_server import COMMIT, Hub, serving
 from jaxrecon import checkpoint, registry
@@ -38,8 +39,6 @@ from tiny_models import (
     write_native,
     write_upstream,
 )
-
-pytestmark = pytest.mark.usefixtures("quick_compilation")
 
 PI3 = registry.MODELS["pi3"]
 MINI = registry.MODELS["pi3-mini"]
@@ -312,8 +311,8 @@ def halves(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The small model as it would be shipped: every tensor in bfloat16, with pi3-mini's header."""
     folder = tmp_path_factory.mktemp("shipped") / "pi3-mini"
     entry = replace(MINI, config=PI3_TINY)
-    build = jax.jit(lambda: Pi3(PI3_TINY, dtype=jnp.bfloat16, rngs=nnx.Rngs(0)))
-    model = jax.tree.map(lambda leaf: leaf.astype(jnp.bfloat16), build())
+    model = drawn(lambda: Pi3(PI3_TINY, dtype=jnp.bfloat16, rngs=nnx.Rngs(0)))
+    model = jax.tree.map(lambda leaf: leaf.astype(jnp.bfloat16), model)
     checkpoint.save(model, folder, entry.header)
     return folder
 

@@ -23,8 +23,6 @@ from jaxrecon.scenes import (
 )
 from jaxrecon.scenes.render import _render
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 VIEWS, HEIGHT, WIDTH = 6, 56, 72
 FAST = replace(SCENES, samples=1)
 SEEDS = range(6)

@@ -27,8 +27,6 @@ from jaxrecon.scenes.solids import (
 from jaxrecon.scenes.vectors import Vector, columns, constant
 from jaxrecon.scenes.world import World
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 KINDS = (box_interval, cylinder_interval, sphere_interval)
 first_of = jax.jit(first_solid, static_argnums=1)
 

@@ -13,8 +13,6 @@ from jaxrecon.nn.attention import TokenLayout, attend_densely
 from jaxrecon.sparse import SparseAttention, similarity
 from jaxrecon.sparse.similarity import head_features, similar_order
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 
 def features(*shape: int, seed: int = 0) -> jax.Array:
     return jnp.asarray(np.random.default_rng(seed).normal(size=shape), jnp.float32)

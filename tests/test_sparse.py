@@ -13,6 +13,7 @@ import pytest
 from flax import nnx
 
 import jaxrecon
+from drawn_weights import drawn
 from jaxrecon.errors import InputError
 from jaxrecon.models.pi3 import Pi3
 from jaxrecon.nn.alternating import AlternatingAttention
@@ -24,8 +25,6 @@ from jaxrecon.sparse import attention as policy_module
 from jaxrecon.sparse.teams import own_rows
 from pallas_kernels.block_sparse_attention import BlockMask
 from tiny_models import PI3_TINY, write_native
-
-pytestmark = pytest.mark.usefixtures("quick_compilation")
 
 LAYOUT = TokenLayout(views=3, grid=(4, 5), leading=2, trailing=1, scene=2)
 type Inputs = tuple[jax.Array, jax.Array, jax.Array]
@@ -315,7 +314,7 @@ def test_budgets_of_another_model_are_refused() -> None:
 
 
 def test_a_model_with_it_is_one_program_that_can_be_exported() -> None:
-    model = Pi3(PI3_TINY, dtype=jnp.float32, rngs=nnx.Rngs(0))
+    model = drawn(lambda: Pi3(PI3_TINY, dtype=jnp.float32, rngs=nnx.Rngs(0)))
     attention = SparseAttention(0.5, 0.5, order="hilbert")
     images = jax.random.uniform(jax.random.key(0), (1, 6, 98, 126, 3))
     forward = jax.jit(lambda x: model(x, attention=attention).points_camera)

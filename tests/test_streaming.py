@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
+from drawn_weights import drawn
 from jaxrecon import InputError, OutputError, Reconstruction, SparseAttention, memory
 from jaxrecon.export import VIEW_ARRAYS, read_streamed
 from jaxrecon.images import PI3_RESIZE
@@ -24,15 +25,14 @@ from jaxrecon.nn.dinov2 import DinoV2Config
 from jaxrecon.pipeline import Pipeline, streaming
 from jaxrecon.progress import Stages
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
+HERE = str(Path(__file__).parent)
 SMALL = Pi3Config(DinoV2Config(32, 2, 2, 4, 14, 5), 4, 2, 5, 32, 2, 1, 32, 16)
 ROWS = ("points_world", "points_camera", "confidence", "world_from_camera", "intrinsics")
 
 
 @pytest.fixture(scope="module")
 def pipeline() -> Pipeline:
-    model = jax.jit(lambda: Pi3(SMALL, rngs=nnx.Rngs(0)))()
+    model = drawn(lambda: Pi3(SMALL, rngs=nnx.Rngs(0)))
     return Pipeline(model, "small", PI3_RESIZE)
 
 
@@ -133,8 +133,8 @@ def test_a_killed_process_leaves_whole_files_and_another_goes_on(tmp_path: Path)
 def streamed_by_a_process(folder: Path, killed_after: int) -> int:
     """The exit code of a process of its own that streams, with dense attention, into the folder."""
     code = _KILLED.format(folder=str(folder), killed_after=killed_after)
-    quick = os.environ | {"JAX_DISABLE_MOST_OPTIMIZATIONS": "1"}
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, check=False, env=quick)
+    env = os.environ | {"PYTHONPATH": HERE}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, check=False, env=env)
     return done.returncode
 
 
@@ -142,13 +142,14 @@ _KILLED = """
 import os, signal
 import jax, numpy as np
 from flax import nnx
+from drawn_weights import drawn
 from jaxrecon.images import PI3_RESIZE
 from jaxrecon.models import Pi3, Pi3Config
 from jaxrecon.nn.dinov2 import DinoV2Config
 from jaxrecon.pipeline import Pipeline, streaming
 
 config = Pi3Config(DinoV2Config(32, 2, 2, 4, 14, 5), 4, 2, 5, 32, 2, 1, 32, 16)
-model = jax.jit(lambda: Pi3(config, rngs=nnx.Rngs(0)))()
+model = drawn(lambda: Pi3(config, rngs=nnx.Rngs(0)))
 pixels = np.random.default_rng(0).integers(0, 256, (7, 28, 42, 3), np.uint8)
 write, done = streaming.write_npz, []
 
@@ -271,6 +272,7 @@ def test_eight_devices(tmp_path: Path) -> None:
         env={
             "XLA_FLAGS": "--xla_force_host_platform_device_count=4",
             "JAX_PLATFORMS": "cpu",
+            "PYTHONPATH": HERE,
             "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
         },
         check=False,
@@ -282,6 +284,7 @@ _SPREAD = """
 import jax, numpy as np
 from flax import nnx
 import jaxrecon
+from drawn_weights import drawn
 from jaxrecon.images import PI3_RESIZE
 from jaxrecon.models import Pi3, Pi3Config
 from jaxrecon.nn.dinov2 import DinoV2Config
@@ -289,7 +292,7 @@ from jaxrecon.pipeline import Pipeline
 from jaxrecon.sharding import replicated
 
 config = Pi3Config(DinoV2Config(32, 2, 2, 4, 14, 5), 4, 2, 5, 32, 2, 1, 32, 16)
-model = jax.jit(lambda: Pi3(config, rngs=nnx.Rngs(0)))()
+model = drawn(lambda: Pi3(config, rngs=nnx.Rngs(0)))
 pixels = np.random.default_rng(0).integers(0, 256, (11, 28, 42, 3), np.uint8)
 one = Pipeline(model, "small", PI3_RESIZE).reconstruct(pixels, resolution=42)
 mesh = jaxrecon.make_mesh()

@@ -35,8 +35,6 @@ from vggt_stages import (
     check_iterated,
 )
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 UNITS = golden_data.case("units")
 EPS = golden_data.case("eps_vggt_tiny_70x56_n3")
 BATCH = golden_data.case("vggt_tiny_84x42_n2_b2")

@@ -10,14 +10,13 @@ import pytest
 from flax import nnx
 
 import jaxrecon
+from drawn_weights import drawn
 from jaxrecon import SparseAttention, registry
 from jaxrecon.pipeline import Pipeline
 from jaxrecon.scenes import render_scene
 from mapanything_stages import MAPANYTHING_TINY
 from tiny_models import PI3_TINY
 from vggt_stages import VGGT_TINY
-
-pytestmark = pytest.mark.usefixtures("quick_compilation")
 
 CONFIGS = {"pi3": PI3_TINY, "vggt": VGGT_TINY, "mapanything": MAPANYTHING_TINY}
 SMALL: dict[str, Any] = {"block_q": 16, "block_kv": 8, "rest_q": 4}
@@ -26,7 +25,7 @@ SMALL: dict[str, Any] = {"block_q": 16, "block_kv": 8, "rest_q": 4}
 def pipeline_of(name: str) -> Pipeline:
     entry = registry.MODELS[name]
     build = entry.family.build
-    model = jax.jit(lambda: build(CONFIGS[name], dtype=jnp.float32, rngs=nnx.Rngs(0)))()
+    model = drawn(lambda: build(CONFIGS[name], dtype=jnp.float32, rngs=nnx.Rngs(0)))
     return Pipeline(model, name, entry.resize, habits=entry.family.habits)
 
 
