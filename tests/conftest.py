@@ -83,10 +83,9 @@ def programs_are_let_go() -> Iterator[None]:
 @pytest.fixture(scope="module")
 def full_optimization() -> Iterator[None]:
     """Programs are compiled as users' are."""
-    before = jax.config.jax_disable_most_optimizations
     jax.config.update("jax_disable_most_optimizations", False)
     yield
-    jax.config.update("jax_disable_most_optimizations", before)
+    jax.config.update("jax_disable_most_optimizations", jax.default_backend() == "cpu")
 
 
 @pytest.fixture

@@ -1,5 +1,6 @@
 """The order in which patches that look alike stand together."""
 
+from functools import partial
 from typing import Any
 
 import jax
@@ -38,7 +39,7 @@ def test_every_patch_stands_once(patches: int, leaf: int, front: int, data: Any)
     front %= leaf
     real = data.draw(st.integers(1, patches))
     x = features(2, patches, 5)
-    order = similar_order(x, leaf=leaf, front=(front, 0), real=real)
+    order = jax.jit(partial(similar_order, leaf=leaf, front=(front, 0), real=real))(x)
     np.testing.assert_array_equal(np.sort(order[:, :real]), np.tile(np.arange(real), (2, 1)))
     np.testing.assert_array_equal(order[:, real:], np.tile(np.arange(real, patches), (2, 1)))
 
@@ -80,9 +81,10 @@ def test_leaves_hold_what_is_alike() -> None:
 
 def test_products_are_summed_segment_by_segment(monkeypatch: pytest.MonkeyPatch) -> None:
     x = features(2, 50, 5)
-    expected = similar_order(x, leaf=3)
+    expected = jax.jit(partial(similar_order, leaf=3))(x)
     monkeypatch.setattr(similarity, "SUMMED_AT_ONCE", 8)
-    np.testing.assert_array_equal(similar_order(x, leaf=3), expected)
+    found = jax.jit(partial(similar_order, leaf=3))(x)
+    np.testing.assert_array_equal(found, expected)
 
 
 def test_numbers_that_are_none_leave_the_order() -> None:
@@ -109,7 +111,7 @@ def test_fewer_blocks_hold_what_matters() -> None:
 
     def error(order: Any) -> float:
         attend = SparseAttention(0.75, None, order=order, block_q=16, block_kv=8)
-        gap = attend(q, q, v, layout) - dense
+        gap = jax.jit(attend, static_argnums=3)(q, q, v, layout) - dense
         return float(jnp.linalg.norm(gap) / jnp.linalg.norm(dense))
 
     similar, raster = error("similar"), error("raster")

@@ -46,6 +46,13 @@ def run(
     return policy(q, k, v, layout)
 
 
+def attended(
+    policy: SparseAttention, layout: TokenLayout, *inputs: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+    """The output, and the share of blocks that each head skips, as one program."""
+    return jax.jit(partial(policy.attend, layout=layout))(*inputs)
+
+
 def patch_places(layout: TokenLayout) -> np.ndarray:
     """Where the patches stand in the model's order."""
     own = layout.leading + np.arange(layout.grid[0] * layout.grid[1])
@@ -77,7 +84,7 @@ def test_keeping_all_blocks_is_dense_attention(order: Any, special_tokens: Any) 
     options = SMALL | {"order": order, "special_tokens": special_tokens}
     attend = SparseAttention(sparse_ratio=0.0, cdf_threshold=None, **options)
     inputs = qkv(LAYOUT)
-    out, skipped = jax.jit(partial(attend.attend, layout=LAYOUT))(*inputs)
+    out, skipped = attended(attend, LAYOUT, *inputs)
     np.testing.assert_allclose(out, attend_densely(*inputs, LAYOUT), rtol=0, atol=2e-6)
     np.testing.assert_allclose(skipped, np.zeros((2, 2)), atol=1e-6)
 
@@ -107,7 +114,7 @@ def test_padding_views_change_nothing(order: Any, special_tokens: Any, pooling: 
         parts = [x[:, :place], jnp.broadcast_to(junk, (2, *junk.shape)), x[:, place:]]
         return jnp.concatenate(parts, axis=1)
 
-    expected, skipped = jax.jit(partial(attend.attend, layout=layout))(*inputs)
+    expected, skipped = attended(attend, layout, *inputs)
 
     def run_padded(real_views: jax.Array, *qkv: jax.Array) -> tuple[jax.Array, ...]:
         q, k, v = qkv
@@ -126,7 +133,7 @@ def test_padding_views_change_nothing(order: Any, special_tokens: Any, pooling: 
 def test_the_way_back_undoes_the_arrangement(order: Any) -> None:
     made = SparseAttention(**SMALL | {"order": order}).arrangement(LAYOUT)
     x, k, _ = qkv(LAYOUT)
-    orders = made.orders(x, k)
+    orders = jax.jit(made.orders)(x, k)
     assert (orders.queries is None) == (order != "similar")
     np.testing.assert_array_equal(made.restore(made.queries(x, orders.queries), orders.queries), x)
     # 11 specials fill two blocks of 8 queries; they are the first keys.
@@ -195,8 +202,8 @@ def test_blocks_are_scored_by_quarters() -> None:
     layout = TokenLayout(views=6, grid=(4, 4))
     q, k, _ = qkv(layout)
     given, quarters, whole = (
-        np.asarray(SparseAttention(0.5, None, pool_q=part, **SMALL).select(q, k, layout).as_array())
-        for part in (None, 2, 8)
+        np.asarray(jax.jit(partial(attention.select, layout=layout))(q, k).as_array())
+        for attention in (SparseAttention(0.5, None, pool_q=x, **SMALL) for x in (None, 2, 8))
     )
     np.testing.assert_array_equal(given, quarters)
     assert (given != whole).any()
@@ -204,9 +211,10 @@ def test_blocks_are_scored_by_quarters() -> None:
 
 def test_shares_skipped_are_counted() -> None:
     layout = TokenLayout(views=4, grid=(4, 4))
-    _, skipped = SparseAttention(0.75, None, **SMALL).attend(*qkv(layout), layout)
+    _, skipped = attended(SparseAttention(0.75, None, **SMALL), layout, *qkv(layout))
     np.testing.assert_allclose(skipped, np.full((2, 2), 0.75))
-    _, skipped = SparseAttention(0.8, None, block_q=8, block_kv=8).attend(*qkv(layout), layout)
+    coarse = SparseAttention(0.8, None, block_q=8, block_kv=8)
+    _, skipped = attended(coarse, layout, *qkv(layout))
     np.testing.assert_allclose(skipped, np.full((2, 2), 7 / 8))  # int(8 * 0.2) is 1
 
 
@@ -216,9 +224,9 @@ def test_budgets_by_layer_and_head() -> None:
     by_head = SparseAttention(((0.75, 0.5), (0.0, 0.25)), None, **SMALL)
     for layer, one, rows in ((0, 0.75, [0.75, 0.5]), (1, 0.0, [0.0, 0.25])):
         here = replace(layout, layer=jnp.int32(layer))
-        _, skipped = jax.jit(partial(by_layer.attend, layout=here))(*qkv(layout))
+        _, skipped = attended(by_layer, here, *qkv(layout))
         np.testing.assert_allclose(skipped, np.full((2, 2), one))
-        _, skipped = by_head.attend(*qkv(layout), here)
+        _, skipped = attended(by_head, here, *qkv(layout))
         np.testing.assert_allclose(skipped, [rows, rows])
 
 
@@ -241,9 +249,9 @@ def test_the_scanned_trunk_tells_its_layer() -> None:
 def test_heads_in_turns_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     attend = SparseAttention(((0.5, 0.9, 0.1, 0.7),), 0.3, **SMALL)
     inputs = qkv(LAYOUT, heads=4)
-    whole = attend.attend(*inputs, LAYOUT)
+    whole = attended(attend, LAYOUT, *inputs)
     monkeypatch.setattr(policy_module, "LIST_BYTES_LIMIT", 1)
-    for ours, theirs in zip(attend.attend(*inputs, LAYOUT), whole, strict=True):
+    for ours, theirs in zip(attended(attend, LAYOUT, *inputs), whole, strict=True):
         np.testing.assert_allclose(ours, theirs, rtol=0, atol=1e-6)
 
 
