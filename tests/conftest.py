@@ -4,7 +4,6 @@ Annotations are checked at run time (jaxtyping and beartype) where beartype is i
 """
 
 import gc
-import os
 from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
@@ -52,24 +51,21 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def cheap_compilation(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """On a CPU tests mostly compile, what then runs once: so little of it is optimised.
 
-    What still takes long is compiled once for all tests and their processes.
+    What still takes long a worker compiles once, for all its tests and the processes they start.
     """
-    if jax.default_backend() != "cpu":
-        yield
-        return
-    folder = tmp_path_factory.getbasetemp()
-    if "PYTEST_XDIST_WORKER" in os.environ:
-        folder = folder.parent
-    options = {
-        "jax_disable_most_optimizations": True,
-        "jax_compilation_cache_dir": str(folder / "compiled"),
-        "jax_persistent_cache_min_compile_time_secs": 0.3,
-    }
     with pytest.MonkeyPatch.context() as patch:
-        for name, value in options.items():
-            jax.config.update(name, value)
-            patch.setenv(name.upper(), str(value))
+        if jax.default_backend() == "cpu":
+            configure(patch, "jax_disable_most_optimizations", True)
+            folder = tmp_path_factory.mktemp("compiled")
+            configure(patch, "jax_compilation_cache_dir", str(folder))
+            configure(patch, "jax_persistent_cache_min_compile_time_secs", 0.3)
         yield
+
+
+def configure(patch: pytest.MonkeyPatch, name: str, value: object) -> None:
+    """Sets an option of JAX, here until it is set again and for new processes until the undoing."""
+    jax.config.update(name, value)
+    patch.setenv(name.upper(), str(value))
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -83,8 +79,9 @@ def programs_are_let_go() -> Iterator[None]:
 @pytest.fixture(scope="module")
 def full_optimization() -> Iterator[None]:
     """Programs are compiled as users' are."""
-    jax.config.update("jax_disable_most_optimizations", False)
-    yield
+    with pytest.MonkeyPatch.context() as patch:
+        configure(patch, "jax_disable_most_optimizations", False)
+        yield
     jax.config.update("jax_disable_most_optimizations", jax.default_backend() == "cpu")
 
 

@@ -57,8 +57,7 @@ def attentions(heads: int, layers: int) -> dict[str, AttentionFn | None]:
     return {"dense": None, "sparse": replace(similar, order="raster"), "similar": similar}
 
 
-TRIED = {("dense", "two axes"), ("similar", "eight")}
-TRIED_WITH_PI3 = TRIED | {("dense", "eight"), ("sparse", "three")}
+TRIED = {("dense", "eight"), ("dense", "two axes"), ("sparse", "three"), ("similar", "eight")}
 
 
 def main(family: str) -> None:
@@ -69,15 +68,12 @@ def main(family: str) -> None:
     model: Model = drawn(make)
     pixels = np.random.default_rng(0).integers(0, 256, (11, SIDE, SIDE, 3), np.uint8)
     config = model.config  # pyright: ignore[reportAttributeAccessIssue]
-    tried = TRIED_WITH_PI3 if family == "pi3" else TRIED
     found = {}
     for name, way in attentions(config.trunk_block.heads, config.pairs).items():
-        if not any(name == attention for attention, _ in tried):
-            continue
         given: dict[str, Any] = {"resolution": SIDE, "attention": way} | THRESHOLDS
         alone = Pipeline(model, family, resize).reconstruct(pixels, **given).numpy()
         for label, mesh in meshes().items():
-            if (name, label) not in tried:
+            if (name, label) not in TRIED:
                 continue
             spread = jax.device_put(model, replicated(mesh))
             if label == "two axes":

@@ -106,13 +106,13 @@ def test_stopped_and_resumed_is_the_same_run(whole: Path, tmp_path: Path) -> Non
 def test_killed_and_resumed_is_the_same_run(tmp_path: Path) -> None:
     """SIGKILL in the middle of the steps after a checkpoint."""
     process = subprocess.Popen(
-        [sys.executable, HERE / "plane_scenes.py", tmp_path / "a", "80", "20"],
+        [sys.executable, HERE / "plane_scenes.py", tmp_path / "a", "150", "20"],
         env=fresh_process(),
     )
 
     def steps_after_a_checkpoint() -> bool:
         log, saved = read_log(tmp_path / "a" / "log.jsonl"), (tmp_path / "a" / "checkpoints")
-        return len(log) > 10 and any(path.name.isdecimal() for path in saved.iterdir())
+        return len(log) > 15 and any(path.name.isdecimal() for path in saved.iterdir())
 
     try:
         wait_for(steps_after_a_checkpoint, process)
@@ -120,8 +120,8 @@ def test_killed_and_resumed_is_the_same_run(tmp_path: Path) -> None:
         process.send_signal(signal.SIGKILL)
         process.wait()
     reached = read_log(tmp_path / "a" / "log.jsonl")[-1]["step"]
-    assert 20 < reached < 80
-    config = small_config(steps=80, save_every=20)
+    assert 20 < reached < 150
+    config = small_config(steps=150, save_every=20)
     assert train(config, tmp_path / "a") is not None
     train(config, tmp_path / "b")
     assert same_run(tmp_path / "a", tmp_path / "b")
