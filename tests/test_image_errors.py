@@ -1,5 +1,6 @@
 """Images that cannot be used: one line each that says what is wrong and what to do."""
 
+import os
 import sys
 import warnings
 from pathlib import Path
@@ -57,11 +58,11 @@ def test_unreadable_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
 
 
 def test_unreadable_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(path: Path) -> None:
+    def refuse(*path: object) -> None:
         raise PermissionError(13, "Permission denied")
 
     path = save(noise(14, 14), tmp_path / "a.png")
-    monkeypatch.setattr(Image, "open", refuse)
+    monkeypatch.setattr(os, "open", refuse)
     fails(path, r"cannot read .*a\.png: Permission denied; check the path and its permissions")
 
 

@@ -13,6 +13,7 @@ FLOORS = (
     (
         "jaxrecon.checks",
         "jaxrecon.errors",
+        "jaxrecon.reading",
         "jaxrecon.compiling",
         "jaxrecon.files",
         "jaxrecon.progress",

@@ -7,9 +7,10 @@ from pathlib import Path
 
 import numpy as np
 from jaxtyping import Num, UInt8
-from PIL import ExifTags, Image, UnidentifiedImageError
+from PIL import ExifTags, Image
 
 from jaxrecon.errors import InputError
+from jaxrecon.images.pictures import open_picture, picture_fault
 
 _UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -32,14 +33,9 @@ def from_file(path: Path) -> Image.Image:
     Raises:
       InputError: the file is absent, no image, truncated, damaged or too large.
     """
-    try:
-        with Image.open(path) as image:
-            image.load()
-            return _to_rgb(image, str(path))
-    except InputError:
-        raise
-    except Exception as error:  # Pillow's decoders raise a dozen kinds for damaged files
-        raise InputError(f"cannot read {path}: {_reason(path, error)}") from error
+    with open_picture(path) as image:
+        image.load()
+        return _to_rgb(image, str(path))
 
 
 def file_size(path: Path) -> tuple[int, int]:
@@ -48,11 +44,8 @@ def file_size(path: Path) -> tuple[int, int]:
     Raises:
       InputError: the file is absent or no image.
     """
-    try:
-        with Image.open(path) as image:
-            return upright_size(image)
-    except Exception as error:
-        raise InputError(f"cannot read {path}: {_reason(path, error)}") from error
+    with open_picture(path) as image:
+        return upright_size(image)
 
 
 def upright_size(image: Image.Image) -> tuple[int, int]:
@@ -82,7 +75,7 @@ def from_pillow(image: Image.Image, name: str) -> Image.Image:
     except InputError:
         raise
     except Exception as error:
-        raise InputError(f"cannot read {name}: {_damaged(error)}") from error
+        raise InputError(f"cannot read {name}: {picture_fault(error)}") from error
 
 
 def from_array(array: Num[np.ndarray, "H W 3"], name: str) -> Image.Image:
@@ -168,23 +161,3 @@ def _eight_bit(values: Num[np.ndarray, "*shape"], name: str) -> UInt8[np.ndarray
             "divide by 255, clip, or pass uint8"
         )
     return np.rint(values.astype(np.float64) * 255).astype(np.uint8)
-
-
-def _reason(path: Path, error: Exception) -> str:
-    if isinstance(error, Image.DecompressionBombError):
-        return (
-            f"it has more than {2 * (Image.MAX_IMAGE_PIXELS or 0)} pixels, twice "
-            "PIL.Image.MAX_IMAGE_PIXELS; shrink it, or raise that limit if you trust it"
-        )
-    if isinstance(error, UnidentifiedImageError):
-        empty = path.stat().st_size == 0
-        what = "the file is empty" if empty else "it is not an image of a known kind"
-        return f"{what}; remove it or save it again"
-    if isinstance(error, OSError) and error.strerror:
-        return f"{error.strerror}; check the path and its permissions"
-    return _damaged(error)
-
-
-def _damaged(error: Exception) -> str:
-    what = " ".join(str(error).split()) or type(error).__name__
-    return f"the image is damaged or cut short ({what}); remove it or save it again"

@@ -1,0 +1,33 @@
+"""Files of others, read under guard: nothing in them is trusted, and nothing of them is run.
+
+Everything here raises one error of ours, on one line, whatever the file holds. Only plain files are
+opened, sizes are compared with the file before memory is taken for them, and what is compressed is
+unpacked up to a limit (`unpacked_limit`).
+"""
+
+from jaxrecon.reading.json_files import parse_json, read_json
+from jaxrecon.reading.npz_files import ArrayHeader, NpzArchive, open_npz
+from jaxrecon.reading.paths import inside
+from jaxrecon.reading.plain_files import (
+    is_folder,
+    is_plain_file,
+    open_plain,
+    read_bytes,
+    read_text,
+    unpacked_limit,
+)
+
+__all__ = [
+    "ArrayHeader",
+    "NpzArchive",
+    "inside",
+    "is_folder",
+    "is_plain_file",
+    "open_npz",
+    "open_plain",
+    "parse_json",
+    "read_bytes",
+    "read_json",
+    "read_text",
+    "unpacked_limit",
+]

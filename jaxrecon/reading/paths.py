@@ -1,0 +1,41 @@
+"""Paths that a file names: kept inside the folder that the file describes."""
+
+import os
+from pathlib import Path, PureWindowsPath
+
+from jaxrecon.errors import InputError
+
+
+def inside(
+    folder: str | os.PathLike[str], name: str, *, where: str, allow_outside: bool = False
+) -> Path:
+    """The path of `name`, which a file gives relative to `folder`.
+
+    Links are followed: what counts is where the path leads in the end.
+
+    Args:
+      folder: the folder that the path must not leave.
+      name: a path as it stands in the file, of any system.
+      where: the file, and the entry in it; begins the message.
+      allow_outside: whether the path may lead elsewhere, for files that the user trusts.
+
+    Raises:
+      InputError: the path leads out of the folder, or no file can be called so.
+    """
+    path = Path(folder) / PureWindowsPath(name).as_posix()
+    try:
+        leaves = not Path(os.path.realpath(path)).is_relative_to(os.path.realpath(folder))
+        if os.path.lexists(path):
+            os.stat(path)
+    except FileNotFoundError:  # a link to nothing
+        leaves = False
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or str(error)
+        raise InputError(f"{where} names the file {name[:80]}: {reason}; check it") from error
+    if leaves and not allow_outside:
+        raise InputError(
+            f"{where} names the file {name[:200]}, which leads out of {folder}; allow that if you "
+            "trust the file (allow_outside=True, --allow-outside), or move the files into the "
+            "folder"
+        )
+    return path

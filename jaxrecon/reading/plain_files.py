@@ -1,0 +1,135 @@
+"""Plain files: opened without waiting, and read up to a limit."""
+
+import gzip
+import os
+import stat
+import zlib
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import BinaryIO
+
+from jaxrecon.errors import InputError, JaxreconError, reason_of
+
+type AnyPath = str | os.PathLike[str]
+
+MEBIBYTE = 2**20
+MAX_TEXT_BYTES = 256 * MEBIBYTE
+"""The largest text file that is read, if the caller gives no other limit."""
+
+_GZIP_MAGIC = b"\x1f\x8b"
+
+
+def unpacked_limit(stored: int) -> int:
+    """How many bytes a compressed file of `stored` bytes may unpack to: ten times that + 128 MiB.
+
+    Photographs and floating-point numbers never come near it; files made to fill the memory do.
+    """
+    return 10 * stored + 128 * MEBIBYTE
+
+
+def is_plain_file(path: AnyPath) -> bool:
+    """Whether `path` is a regular file; false for what no file can be called."""
+    return _mode(path, stat.S_ISREG)
+
+
+def is_folder(path: AnyPath) -> bool:
+    """Whether `path` is a folder; false for what no folder can be called."""
+    return _mode(path, stat.S_ISDIR)
+
+
+def _mode(path: AnyPath, is_kind: Callable[[int], bool]) -> bool:
+    try:
+        return is_kind(os.stat(path).st_mode)
+    except (OSError, ValueError):  # absent, not allowed, too long a name, or one with a NUL
+        return False
+
+
+@contextmanager
+def open_plain(
+    path: AnyPath, *, advice: str = "check the path", kind: type[JaxreconError] = InputError
+) -> Iterator[BinaryIO]:
+    """Opens a regular file to read its bytes.
+
+    A named pipe or a device is refused without waiting for what it may give.
+
+    Args:
+      path: the file.
+      advice: what the user can do; ends the message.
+      kind: of the error.
+
+    Raises:
+      InputError (or `kind`): it is absent, no regular file, or cannot be read.
+    """
+    try:
+        handle = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | _BINARY)
+    except (OSError, ValueError) as error:
+        raise kind(f"cannot read {_shown(path)}: {reason_of(error)}; {advice}") from error
+    with os.fdopen(handle, "rb") as file:
+        mode = os.fstat(handle).st_mode
+        if not stat.S_ISREG(mode):
+            what = "it is a folder" if stat.S_ISDIR(mode) else "it is a pipe or a device"
+            raise kind(f"cannot read {_shown(path)}: {what}, not a file; {advice}")
+        yield file
+
+
+_BINARY = getattr(os, "O_BINARY", 0)  # on Windows
+
+
+def _shown(path: AnyPath) -> str:
+    return os.fspath(path)
+
+
+def read_bytes(
+    path: AnyPath,
+    *,
+    limit: int = MAX_TEXT_BYTES,
+    advice: str = "check the file",
+    kind: type[JaxreconError] = InputError,
+) -> bytes:
+    """The bytes of a regular file, unpacked if they are gzip's.
+
+    Raises:
+      InputError (or `kind`): it cannot be read, is larger than `limit`, unpacks to more than that
+        or than `unpacked_limit`, or is damaged.
+    """
+    with open_plain(path, advice=advice, kind=kind) as file:
+        stored = os.fstat(file.fileno()).st_size
+        try:
+            data = _unpacked(file, min(limit, unpacked_limit(stored)))
+        except (OSError, EOFError, zlib.error) as error:
+            raise kind(f"cannot read {_shown(path)}: {reason_of(error)}; {advice}") from error
+    if data is None:
+        raise kind(f"cannot read {_shown(path)}: it is too large for what it is; {advice}")
+    return bytes(data)
+
+
+def _unpacked(file: BinaryIO, limit: int) -> bytes | None:
+    """All bytes, or None if they are more than `limit`."""
+    packed = file.read(len(_GZIP_MAGIC)) == _GZIP_MAGIC
+    file.seek(0)
+    source = gzip.GzipFile(fileobj=file) if packed else file
+    data = bytearray()
+    while chunk := source.read(MEBIBYTE):
+        data += chunk
+        if len(data) > limit:
+            return None
+    return bytes(data)
+
+
+def read_text(
+    path: AnyPath,
+    *,
+    limit: int = MAX_TEXT_BYTES,
+    advice: str = "check the file",
+    kind: type[JaxreconError] = InputError,
+) -> str:
+    """The text of a regular file in UTF-8, with or without a byte order mark.
+
+    Raises:
+      InputError (or `kind`): see `read_bytes`; or it is no text.
+    """
+    data = read_bytes(path, limit=limit, advice=advice, kind=kind)
+    try:
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise kind(f"cannot read {_shown(path)}: it is not UTF-8 text; {advice}") from error
