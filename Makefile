@@ -2,7 +2,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test lint clean
+.PHONY: demo test lint fuzz clean
 
 demo: $(VENV)/.installed
 	$(BIN)/python examples/demo.py -o demo_output
@@ -24,6 +24,9 @@ $(VENV)/.installed: pyproject.toml
 $(VENV)/.ready: $(VENV)/.installed
 	$(BIN)/python -m pip install --quiet --editable ".[dev]"
 	touch $@
+
+fuzz: $(VENV)/.ready
+	FUZZ_INPUTS=20000 $(BIN)/python -m pytest -n 2 --timeout 3600 tests/test_fuzz.py
 
 clean:
 	rm -rf $(VENV) demo_output
