@@ -201,9 +201,7 @@ class Reconstruction:
         export.write_sheet(self.scene(), Path(path), **known)
         return Path(path)
 
-    def view(
-        self, *, port: int = 8080, max_points: int = 1_000_000, share: bool = False
-    ) -> Any:
+    def view(self, *, port: int = 8080, max_points: int = 1_000_000, share: bool = False) -> Any:
         """Shows points and cameras in the browser, at http://localhost:port.
 
         Needs viser: `pip install jaxrecon[view]`. Pages of other servers are refused, whatever
