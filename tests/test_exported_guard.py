@@ -38,7 +38,8 @@ def svd(
 
 def module(body: str, beside: str = "", taken: str = SQUARE) -> ir.Module:
     """A module whose main function has such operations, and functions beside it."""
-    context = jax.jit(jnp.sin).lower(1.0).compiler_ir().context
+    lowered: Any = jax.jit(jnp.sin).lower(1.0).compiler_ir()
+    context = lowered.context
     context.allow_unregistered_dialects = True
     with context:
         return ir.Module.parse(f"func.func @main(%a: {taken}) {{\n{body}\nreturn }}\n{beside}")
@@ -46,7 +47,10 @@ def module(body: str, beside: str = "", taken: str = SQUARE) -> ir.Module:
 
 def test_the_call_of_a_real_program_is_let_in() -> None:
     assert program_check.refusal(module(svd()), "cpu") is None
+    assert program_check.refusal(module(svd(f"{MODE}, api_version = 4 : i32")), "cpu") is None
     assert program_check.custom_calls(module(svd())) == ("lapack_sgesdd_ffi",)
+    attention = svd('backend_config = "{}", api_version = 2 : i32', name="__cudnn$fmhaSoftmax")
+    assert program_check.refusal(module(attention), "cuda") is None
 
 
 FOREIGN = '"stablehlo.custom_call"(%x) {call_target_name = "xla_ffi_python_gpu_callback"} '

@@ -21,7 +21,6 @@ import msgspec
 import viser
 import websockets.asyncio.server as websockets_server
 from viser._messages import Message
-from websockets.datastructures import Headers
 
 from jaxrecon.errors import InputError
 
@@ -48,8 +47,8 @@ class Guard:
         self.public_url: str | None = None
         self.pages = 0
 
-    def refusal(self, headers: Headers, port: int) -> str | None:
-        """Why a request to the server at a port is refused; None if it is not."""
+    def refusal(self, headers: Any, port: int) -> str | None:
+        """Why a request with these `Headers` to a port is refused; None if it is not."""
         hosts = {host for name in NAMES for host in (name, f"{name}:{port}")}
         origins = {f"http://{name}:{port}" for name in NAMES}
         if self.public_url is not None:
@@ -70,7 +69,7 @@ def guarded_serving(guard: Guard) -> Iterator[None]:
     plain = websockets_server.serve
 
     def serve(handler: Any, *args: Any, process_request: Any = None, **options: Any) -> Any:
-        if not str(getattr(handler, "__module__", "")).startswith("viser."):
+        if not _is_visers(handler):
             return plain(handler, *args, process_request=process_request, **options)
         return plain(
             _counted(handler, guard),
@@ -87,6 +86,11 @@ def guarded_serving(guard: Guard) -> Iterator[None]:
             yield
         finally:
             websockets_server.serve = plain  # pyright: ignore[reportAttributeAccessIssue]
+
+
+def _is_visers(handler: Any) -> bool:
+    """Whether a server is viser's, and not one that another thread starts meanwhile."""
+    return str(getattr(handler, "__module__", "")).startswith("viser.")
 
 
 def check_guarded(port: int) -> None:

@@ -22,6 +22,7 @@ MEMORY = 16 * 2**30
 
 _FOUND = "jaxrecon-program: "
 _CALLING = {
+    "api_version",
     "call_target_name",
     "kernel_name",
     "operand_layouts",
@@ -29,7 +30,8 @@ _CALLING = {
     "output_operand_aliases",
     "sdy.sharding_rule",
 }
-_TYPED_ABI = "4 : i32"
+_TYPED_ABI = ("1 : i32", "4 : i32")
+"""1, the default, is 4 wherever the configuration is no text."""
 
 
 def found(verdict: dict[str, Any]) -> str:
@@ -59,13 +61,20 @@ def _config(operation: Any) -> str:
     )
 
 
+def _is_typed(operation: Any) -> bool:
+    """Whether a function is called through XLA's typed interface, and not as bare C."""
+    given = "api_version" in operation.attributes
+    return not given or str(operation.attributes["api_version"]) in _TYPED_ABI
+
+
 def _decomposes(config: str) -> Callable[[Any], bool]:
     """Singular values of 3x3 matrices; a wrong shape or mode would write beyond the results."""
 
     def fits(operation: Any) -> bool:
         taken = _types(operation.operands)
         matrices = re.fullmatch(r"tensor<((?:\d+x)*)3x3xf32>", taken[0] if taken else "")
-        if matrices is None or len(taken) != 1 or _config(operation) != config:
+        known = _config(operation) == config and _is_typed(operation)
+        if matrices is None or len(taken) != 1 or not known:
             return False
         batch = matrices[1]
         square, singular = f"tensor<{batch}3x3xf32>", f"tensor<{batch}3xf32>"
@@ -119,9 +128,7 @@ def _has_known_attributes(operation: Any) -> bool:
     """Whether a call has no attribute that changes what or how it calls."""
     for name in _names(operation.attributes):
         value = operation.attributes[name]
-        if name == "api_version":
-            fits = str(value) == _TYPED_ABI
-        elif name == "has_side_effect":
+        if name == "has_side_effect":
             fits = call_target(operation) == "annotate_device_placement"
         elif name == "mhlo.frontend_attributes":
             fits = _names(value) <= _FRONTEND
