@@ -201,18 +201,26 @@ class Reconstruction:
         export.write_sheet(self.scene(), Path(path), **known)
         return Path(path)
 
-    def view(self, *, port: int = 8080, max_points: int = 1_000_000) -> Any:
+    def view(self, *, port: int = 8080, max_points: int = 1_000_000, share: bool = False) -> Any:
         """Shows points and cameras in the browser, at http://localhost:port.
 
-        Needs viser: `pip install jaxrecon[view]`.
+        Needs viser: `pip install jaxrecon[view]`. Pages of other servers are refused, whatever
+        name they reach this one by.
+
+        Args:
+          port: where to serve; the next free one if it is taken.
+          max_points: the most points to show, drawn evenly and repeatably.
+          share: give the scene a public address as well, through viser's own relay on the internet:
+            whoever knows it sees the scene.
 
         Returns:
           The running `viser.ViserServer`; it serves until its `stop` or the end of the process.
 
         Raises:
-          InputError: viser is not installed, or there is no point or camera to show.
+          InputError: viser is not installed or cannot be kept from other web sites, there is no
+            point or camera to show, or no public address can be had.
         """
-        return export.serve(self.scene(), port=port, max_points=max_points)
+        return export.serve(self.scene(), port=port, max_points=max_points, share=share)
 
     @classmethod
     def load(cls, path: str | Path) -> "Reconstruction":

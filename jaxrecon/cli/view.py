@@ -12,6 +12,11 @@ def add_to(commands: Any) -> None:
     parser = commands.add_parser("view", help="show a reconstruction in the browser")
     parser.add_argument("scene", help="the .npz file of a reconstruction")
     parser.add_argument("--port", type=int, default=8080, help="where to serve")
+    parser.add_argument(
+        "--share",
+        action="store_true",
+        help="give the scene a public address as well, through viser's relay on the internet",
+    )
     parser.add_argument("--once", action="store_true", help="stop as soon as it is served")
     parser.set_defaults(run=run)
 
@@ -25,8 +30,10 @@ def run(options: argparse.Namespace) -> int:
     from jaxrecon.reconstruction import Reconstruction
 
     recon = Reconstruction.load(options.scene)
-    server = recon.view(port=options.port)
+    server = recon.view(port=options.port, share=options.share)
     sys.stdout.write(f"showing {options.scene} at http://localhost:{server.get_port()}\n")
+    if options.share:
+        sys.stdout.write(f"shared with everybody at {server.request_share_url()}\n")
     sys.stdout.flush()
     if not options.once:
         server.sleep_forever()

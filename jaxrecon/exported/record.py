@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -10,7 +11,9 @@ from typing import Any, ClassVar
 from jaxrecon.errors import InputError, WeightsError
 from jaxrecon.images import AspectRule, ImageRule, ResizeRule, SideRule
 from jaxrecon.images.resize import Fit
-from jaxrecon.pipeline import Options
+from jaxrecon.pipeline import Options, thresholds
+from jaxrecon.pipeline.framing import check_program_size
+from jaxrecon.reading import read_bytes, read_json
 from jaxrecon.structured import structured
 
 RECORD_NAME = "export.json"
@@ -18,6 +21,8 @@ WEIGHTS_FOLDER = "weights"
 FORMAT_VERSION = 1
 
 PLATFORMS = ("cpu", "cuda", "tpu")
+MOST_PIXELS = 2**36
+"""Of all views together, that a record may name."""
 RULES = {rule.__name__: rule for rule in (ResizeRule, SideRule, AspectRule)}
 
 
@@ -142,15 +147,12 @@ def read_record(folder: Path) -> Record:
       WeightsError: it is damaged, of something else, or of a format that this version can't read.
     """
     path = folder / RECORD_NAME
-    try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except (FileNotFoundError, NotADirectoryError) as error:
+    if not os.path.lexists(path):
         raise InputError(
             f"{folder} is not an exported program: it holds no {RECORD_NAME}; write one with "
             "`jaxrecon export`"
-        ) from error
-    except (OSError, ValueError) as error:
-        raise WeightsError(f"cannot read {path}: {error}; export the program again") from error
+        )
+    values = read_json(path, advice="export the program again", kind=WeightsError)
     if not isinstance(values, dict) or values.pop("format", None) != "jaxrecon-export":
         raise WeightsError(
             f"{path} does not describe an exported program; write one with `jaxrecon export`"
@@ -176,12 +178,7 @@ def read_program(folder: Path, program: ProgramFile) -> bytes:
       WeightsError: they are absent or have changed.
     """
     path = folder / program.file
-    try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise WeightsError(
-            f"cannot read {path}: {error.strerror}; copy or export the program again"
-        ) from error
+    data = read_bytes(path, advice="copy or export the program again", kind=WeightsError)
     if hashlib.sha256(data).hexdigest() != program.sha256:
         raise WeightsError(
             f"{path} is damaged: its bytes have changed since it was written; copy or export the "
@@ -198,12 +195,35 @@ def _check(record: Record) -> None:
     """
     if record.rule not in RULES:
         raise ValueError(f"rule {record.rule!r} is unknown; known: {', '.join(RULES)}")
-    if record.views < 1 or record.width < 1 or record.height < 1:
-        raise ValueError("views, width and height must be at least 1")
+    if record.views * record.width * record.height > MOST_PIXELS:
+        raise ValueError(
+            f"no machine holds {record.views} images of {record.width}x{record.height} pixels"
+        )
+    _check_numbers("rule_fields", asdict(record.image_rule.rule))
+    check_program_size(record.views, (record.width, record.height), record.image_rule.patch)
+    thresholds(record.min_confidence, record.confidence_quantile, None)
+    options = record.options
+    if options.conditioned or options.multiview or options.maps or options.use_view_quantile:
+        raise ValueError("options name what no program in a file can do")
+    if not record.programs:
+        raise ValueError("programs: there is none")
     for program in record.programs.values():
         if Path(program.file).name != program.file:
             raise ValueError(f"{program.file!r} is not the name of a file")
-    _ = record.image_rule
+
+
+def _check_numbers(name: str, values: Any) -> None:
+    """Refuses sizes and ratios, however deep in a rule, that are not above 0 and finite."""
+    if isinstance(values, dict):
+        for key, value in values.items():
+            _check_numbers(f"{name}.{key}", value)
+    elif isinstance(values, tuple):
+        if not values:
+            raise ValueError(f"{name} must not be empty")
+        for value in values:
+            _check_numbers(name, value)
+    elif not isinstance(values, bool) and not 0 < values < 2**31:
+        raise ValueError(f"{name} must be above 0 and below 2**31, found {values!r}")
 
 
 def _common_size(sizes: Sequence[tuple[int, int]]) -> tuple[int, int]:

@@ -1,19 +1,20 @@
 """Running a program from its folder."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
-from jax.export import Exported, deserialize
+from jax.export import Exported
 from jaxtyping import Array
 
-from convert.mismatch import compare_shapes
 from jaxrecon import checkpoint
 from jaxrecon.compiling import compiled, without_x64
-from jaxrecon.errors import InputError, WeightsError
+from jaxrecon.errors import InputError, JaxreconError, WeightsError, reason_of
+from jaxrecon.exported.checking import check_belongs_together, read_checked
 from jaxrecon.exported.program import told_fields
 from jaxrecon.exported.record import (
     WEIGHTS_FOLDER,
@@ -72,6 +73,7 @@ class ExportedPipeline:
 
         Raises:
           InputError: the images are too many or of another size, or an argument cannot be used.
+          WeightsError: the program cannot be compiled or run, although it could be read.
         """
         stages = Stages(quiet=True) if stages is None else stages
         limits = self._limits(min_confidence, confidence_quantile, edge_rtol)
@@ -83,10 +85,10 @@ class ExportedPipeline:
             stages=stages,
         )
         check_views(len(batch.names), self.record.views)
-        arguments = self._arguments(batch, limits)
         with stages.stage("compile"):
-            program = self._program(arguments)
-        with stages.stage("run"):
+            program = self._program()
+        arguments = self._arguments(batch, limits)
+        with stages.stage("run"), _told_failures("run"):
             told = jax.block_until_ready(program(*arguments))
         geometry = real_views(Geometry(**told), len(batch.names))
         note_odd_cameras(geometry.intrinsics, stages)
@@ -118,38 +120,69 @@ class ExportedPipeline:
         )
         return self.weights, padded(batch.pixels, views)[None], told_fields(limits)
 
-    def _program(self, arguments: tuple[Any, ...]) -> Any:
+    def _program(self) -> Any:
         if "program" not in self._compiled:
             device = default_device()
-            program = compiled(jax.jit(self.exported.call).lower(*arguments), device)
+            shapes = jax.tree.map(_shape_of, self.exported.in_avals)
+            arguments, _ = jax.tree.unflatten(self.exported.in_tree, shapes)
+            with _told_failures("be compiled"):
+                program = compiled(jax.jit(self.exported.call).lower(*arguments), device)
             check_compiled(program, device)
             self._compiled["program"] = program
         return self._compiled["program"]
 
 
+@contextmanager
+def _told_failures(what: str) -> Iterator[None]:
+    """Tells the user of a program that could be read, and yet cannot do `what`.
+
+    Raises:
+      WeightsError: in place of JAX's errors, but for those about memory.
+    """
+    try:
+        yield
+    except Exception as error:
+        if isinstance(error, JaxreconError) or "RESOURCE_EXHAUSTED" in str(error):
+            raise
+        raise WeightsError(
+            f"the program cannot {what} ({reason_of(error)[:160]}); export it again"
+        ) from error
+
+
+def _shape_of(aval: Any) -> jax.ShapeDtypeStruct:
+    return jax.ShapeDtypeStruct(aval.shape, aval.dtype)
+
+
 def load_exported(folder: str | Path, *, stages: Stages | None = None) -> ExportedPipeline:
     """Loads a program that `export_program` or `jaxrecon export` wrote.
 
+    A program is code, so load those of people whom you trust. Each is first read in a process of
+    its own, which takes one or two seconds: what is damaged, or calls any function that programs of
+    jaxrecon do not, is refused, and nothing of it is compiled or run. Kernels for GPUs and TPUs
+    hold machine code, of which nothing can be checked.
+
     Raises:
       InputError: the folder holds none, or none for this machine.
-      WeightsError: the program or its weights are damaged, or of a newer format.
+      WeightsError: the program or its weights are damaged, do not belong together, hold what no
+        program of jaxrecon does, or are of a newer format.
     """
     stages = Stages(quiet=True) if stages is None else stages
     folder = Path(folder)
     with stages.stage("load"):
         record = read_record(folder)
         program = _for_this_machine(record, folder)
-        exported = _deserialized(read_program(folder, program), record, folder / program.file)
+        data = read_program(folder, program)
+        exported = read_checked(data, _platform(), record, folder / program.file)
         weights = {
             path: jax.device_put(tensor, may_alias=True).block_until_ready()
             for path, tensor in checkpoint.read_tensors(folder / WEIGHTS_FOLDER)
         }
-        _check_belongs_together(exported, record, weights, folder)
+        check_belongs_together(exported, record, weights, folder)
     return ExportedPipeline(record, exported, weights)
 
 
 def _for_this_machine(record: Record, folder: Path) -> ProgramFile:
-    platform = {"gpu": "cuda"}.get(target_platform(), target_platform())
+    platform = _platform()
     program = record.programs.get(platform)
     if program is None:
         raise InputError(
@@ -161,6 +194,11 @@ def _for_this_machine(record: Record, folder: Path) -> ProgramFile:
     return program
 
 
+def _platform() -> str:
+    """This machine's, as programs name it."""
+    return {"gpu": "cuda"}.get(target_platform(), target_platform())
+
+
 def _check_hopper(program: ProgramFile, folder: Path) -> None:
     if not target_is_hopper():
         here = default_device().device_kind
@@ -168,32 +206,3 @@ def _check_hopper(program: ProgramFile, folder: Path) -> None:
             f"{folder}: the program's kernels are for {program.device_kind}, this machine has "
             f"{here}; export it with device_kind={here!r} (--device-kind)"
         )
-
-
-def _deserialized(data: bytes, record: Record, path: Path) -> Exported:
-    try:
-        return deserialize(bytearray(data))
-    except Exception as error:
-        raise WeightsError(
-            f"cannot read {path} ({type(error).__name__}): JAX {record.jax_version} wrote it, this "
-            f"is {jax.__version__}; export the program again"
-        ) from error
-
-
-def _check_belongs_together(
-    exported: Exported, record: Record, weights: Mapping[str, Array], folder: Path
-) -> None:
-    """Refuses weights and a record that are not the program's."""
-    arguments, _ = jax.tree.unflatten(exported.in_tree, exported.in_avals)
-    expected, pixels, _ = arguments
-    compare_shapes(_shapes(weights), _shapes(expected)).raise_if_any(str(folder / WEIGHTS_FOLDER))
-    shape = (1, record.views, record.height, record.width, 3)
-    if pixels.shape != shape:
-        raise WeightsError(
-            f"{folder}: the program takes images of shape {pixels.shape}, export.json says {shape};"
-            " export the program again"
-        )
-
-
-def _shapes(arrays: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
-    return {path: tuple(array.shape) for path, array in arrays.items()}

@@ -4,20 +4,21 @@ import hashlib
 import re
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import jax
-import numpy as np
 from jax.export import DisabledSafetyCheck, Exported, default_export_platform, export
 from jax.sharding import AbstractDevice, AbstractMesh
 
 from jaxrecon import checkpoint
 from jaxrecon.compiling import told_refusals, without_x64
 from jaxrecon.errors import InputError
-from jaxrecon.exported.program import flat_program, told_fields
+from jaxrecon.exported import program_check
+from jaxrecon.exported.program import abstract_arguments, flat_program
+from jaxrecon.exported.program_check import KERNEL_CALLS
 from jaxrecon.exported.record import (
     PLATFORMS,
     WEIGHTS_FOLDER,
@@ -30,15 +31,20 @@ from jaxrecon.nn.attention import AttentionFn
 from jaxrecon.nn.offload import offloading
 from jaxrecon.pipeline import Options, Pipeline
 from jaxrecon.pipeline.framing import check_program_size
-from jaxrecon.pipeline.options import FittedIntrinsics, PointsChoice, PrincipalPoint, thresholds
+from jaxrecon.pipeline.options import FittedIntrinsics, PointsChoice, PrincipalPoint
 from jaxrecon.progress import Stages
 from jaxrecon.sparse import AttentionName, chosen_attention
 
-KERNEL_CALLS = ("mosaic_gpu_v2", "__gpu$xla.gpu.triton", "__cudnn$fmhaSoftmax")
-"""Custom calls of our kernels and of cuDNN's attention, for which JAX promises no stability."""
-
 DEFAULT_KINDS = {"cpu": "cpu", "cuda": "NVIDIA H100 80GB HBM3", "tpu": "TPU v5e"}
 """The accelerators for which kernels are chosen where none is named or present."""
+
+
+@dataclass(frozen=True)
+class _Program:
+    """A program, and what it calls beside XLA's own operations."""
+
+    exported: Exported
+    calls: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -116,12 +122,12 @@ def export_program(
         framed=True,
         padded=True,
     )
+    arguments = abstract_arguments(checkpoint.flatten(pipeline.model), views, size)
     with stages.stage("export", total=len(targets)) as advance:
-        programs: dict[str, Exported] = {}
+        programs: dict[str, _Program] = {}
         for target in targets:
-            programs[target.platform] = _exported(
-                pipeline, target, (views, size[1], size[0], 3), options, attention
-            )
+            exported = _exported(pipeline, target, arguments, options, attention)
+            programs[target.platform] = _Program(exported, _allowed_calls(exported, target))
             advance()
             _note_missing_cudnn(programs[target.platform], pipeline, stages)
             _note_slow_blocks(programs[target.platform], stages)
@@ -173,11 +179,11 @@ def _targets(platforms: Sequence[str] | None, device_kind: str | None) -> list[_
 def _exported(
     pipeline: Pipeline,
     target: _Target,
-    shape: tuple[int, ...],
+    arguments: tuple[Any, ...],
     options: Options,
     attention: AttentionFn | AttentionName | None,
 ) -> Exported:
-    """The program for one platform.
+    """The program for one platform, which takes arguments of such shapes.
 
     Raises:
       InputError: the attention cannot be had there, or calls back into Python.
@@ -189,7 +195,7 @@ def _exported(
     try:
         refusals = told_refusals(f"be written for {target.platform}")
         with target.tracing(), offloading(pipeline.offload), refusals:
-            return make(*_abstract_arguments(pipeline, shape))
+            return make(*arguments)
     except ValueError as error:
         if "Unsupported TPU device kind" in str(error):
             raise InputError(
@@ -205,45 +211,38 @@ def _exported(
         ) from error
 
 
-def _abstract_arguments(pipeline: Pipeline, shape: tuple[int, ...]) -> tuple[Any, ...]:
-    """Shapes of weights, images and numbers, as `flat_program` takes them."""
-    limits = replace(
-        thresholds(0.0, 0.0, 0.0),
-        frames=np.zeros((shape[0], 4), np.int32),
-        views=np.asarray(shape[0], np.int32),
-    )
-    weights = {
-        path: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype)
-        for path, leaf in checkpoint.flatten(pipeline.model).items()
-    }
-    pixels = jax.ShapeDtypeStruct((1, *shape), np.uint8)
-    return weights, pixels, jax.tree.map(_shape_of, told_fields(limits))
+def _allowed_calls(program: Exported, target: _Target) -> tuple[str, ...]:
+    """What the program calls beside XLA's own operations.
+
+    Raises:
+      InputError: `load_exported` would refuse it.
+    """
+    module = program_check.lowered(program, target.platform).compiler_ir("stablehlo")
+    refused = program_check.refusal(module, target.platform)
+    if refused is not None:
+        raise InputError(
+            f"attention: cannot be written for {target.platform} ({refused}, which "
+            "load_exported refuses); choose another one"
+        )
+    return program_check.custom_calls(module)
 
 
-def _shape_of(array: np.ndarray) -> jax.ShapeDtypeStruct:
-    return jax.ShapeDtypeStruct(array.shape, array.dtype)
-
-
-def custom_calls(program: Exported) -> tuple[str, ...]:
-    """What a program calls beside XLA's own operations."""
-    return tuple(sorted(set(re.findall(r'custom_call @"?([\w$.]+)', program.mlir_module()))))
-
-
-def _note_missing_cudnn(program: Exported, pipeline: Pipeline, stages: Stages) -> None:
+def _note_missing_cudnn(program: _Program, pipeline: Pipeline, stages: Stages) -> None:
     half = any(leaf.dtype.itemsize == 2 for leaf in jax.tree.leaves(pipeline.model))
-    if program.platforms == ("cuda",) and half and not _has_cudnn(program):
+    has_cudnn = any(name.startswith("__cudnn") for name in program.calls)
+    if program.exported.platforms == ("cuda",) and half and not has_cudnn:
         stages.note(
             "NOTE: dense attention in the program for cuda is XLA's, which is slower than cuDNN's; "
             "to get cuDNN's, export on a machine that has it"
         )
 
 
-def _note_slow_blocks(program: Exported, stages: Stages) -> None:
+def _note_slow_blocks(program: _Program, stages: Stages) -> None:
     """Where a kernel chooses blocks for a GPU, but none attends to them."""
-    text = program.mlir_module()
+    text = program.exported.mlir_module()
     chosen, attended = ('name = "block_selection"', 'name = "block_sparse_attention"')
-    kernel = attended in text or "mosaic_gpu_v2" in custom_calls(program)
-    if program.platforms == ("cuda",) and chosen in text and not kernel:
+    kernel = attended in text or "mosaic_gpu_v2" in program.calls
+    if program.exported.platforms == ("cuda",) and chosen in text and not kernel:
         stages.note(
             "NOTE: block-sparse attention in the program for cuda is XLA's, which is far slower "
             "than the kernels'; these take bfloat16 and float16, head widths up to 128, and blocks "
@@ -251,16 +250,12 @@ def _note_slow_blocks(program: Exported, stages: Stages) -> None:
         )
 
 
-def _has_cudnn(program: Exported) -> bool:
-    return any(name.startswith("__cudnn") for name in custom_calls(program))
-
-
-def _write_program(program: Exported, target: _Target, folder: Path) -> ProgramFile:
-    data = bytes(program.serialize())
+def _write_program(program: _Program, target: _Target, folder: Path) -> ProgramFile:
+    data = bytes(program.exported.serialize())
     file = f"program-{target.platform}.bin"
     (folder / file).write_bytes(data)
     sha256 = hashlib.sha256(data).hexdigest()
-    return ProgramFile(file, sha256, target.device_kind, custom_calls(program))
+    return ProgramFile(file, sha256, target.device_kind, program.calls)
 
 
 def _record(
