@@ -15,8 +15,8 @@ from typing import Any
 KERNEL_CALLS = ("mosaic_gpu_v2", "__gpu$xla.gpu.triton", "__cudnn$fmhaSoftmax")
 """Custom calls of our kernels and of cuDNN's attention, for which JAX promises no stability."""
 
-SECONDS = 30
-"""Of processor time that a check may take; the largest programs need three."""
+SECONDS = 8
+"""Of processor time that a check may take; the largest programs need two or three."""
 MEMORY = 16 * 2**30
 """Bytes of address space that it may take."""
 
