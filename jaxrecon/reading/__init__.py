@@ -13,9 +13,11 @@ from jaxrecon.reading.plain_files import (
     is_plain_file,
     open_plain,
     read_bytes,
+    read_lines,
     read_text,
     unpacked_limit,
 )
+from jaxrecon.reading.values import number, numbers, text, whole
 
 __all__ = [
     "ArrayHeader",
@@ -23,11 +25,16 @@ __all__ = [
     "inside",
     "is_folder",
     "is_plain_file",
+    "number",
+    "numbers",
     "open_npz",
     "open_plain",
     "parse_json",
     "read_bytes",
     "read_json",
+    "read_lines",
     "read_text",
+    "text",
     "unpacked_limit",
+    "whole",
 ]
