@@ -223,9 +223,7 @@ def test_no_memory() -> None:
     message = "resolution=28000000: an image of 28000000x28000000 pixels is more than .* lower one"
     fails(noise(14, 14), message, resolution=28_000_000)
     many = np.broadcast_to(noise(14, 14), (2**12, 14, 14, 3))
-    message = (
-        "resolution=7000: not enough memory for 4096 images of 7000x7000 pixels; give a low"
-    )
+    message = "resolution=7000: not enough memory for 4096 images of 7000x7000 pixels; give a low"
     fails(many, message, resolution=7000)
 
 

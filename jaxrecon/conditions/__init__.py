@@ -9,7 +9,7 @@ import os
 from collections.abc import Collection, Sequence
 from pathlib import Path
 
-from jaxrecon.checks import path_given
+from jaxrecon.checks import path_given, shown
 from jaxrecon.conditions.colmap import colmap_images, read_colmap
 from jaxrecon.conditions.known import KINDS, Kind, KnownViews
 from jaxrecon.conditions.nerf import read_nerf
@@ -53,11 +53,15 @@ def read_known_views(
 
     Raises:
       InputError: the file is absent, damaged or of another kind; it names a picture that would have
-        to be opened outside of its folder; it tells nothing that is wanted of these images; a name fits two of them; a camera was made for an image of another shape, or
-        its lens moves a pixel by more than half a pixel.
+        to be opened outside of its folder; it tells nothing that is wanted of these images; a name
+        fits two of them; a camera was made for an image of another shape, or its lens moves a pixel
+        by more than half a pixel.
     """
     if len(sizes) != len(names):
         raise InputError(f"sizes: found {len(sizes)} for {len(names)} names; give one for each")
+    unknown = [kind for kind in wanted if kind not in KINDS]
+    if unknown:
+        raise InputError(f"wanted: found {shown(unknown[0])}; choose of {', '.join(KINDS)}")
     file = Path(os.path.expanduser(path_given("path", path)))
     known = _read(file, names, sizes, frozenset(wanted), allow_outside)
     if not any(getattr(known, kind) for kind in wanted):

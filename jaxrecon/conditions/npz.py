@@ -33,7 +33,7 @@ def read_npz(path: Path, views: int, wanted: frozenset[Kind]) -> KnownViews:
 def _arrays(path: Path, views: int, wanted: frozenset[Kind]) -> dict[Kind, np.ndarray]:
     """What is wanted of the archive; shapes and types are checked before numbers are read."""
     with open_npz(path) as stored:
-        kinds = [kind for kind in KINDS if kind in wanted and kind in stored]
+        kinds: list[Kind] = [kind for kind in KINDS if kind in wanted & set(stored.names)]
         if not kinds:
             raise InputError(
                 f"{path} has no array named {' or '.join(k for k in KINDS if k in wanted)}: it has "

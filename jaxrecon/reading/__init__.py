@@ -17,7 +17,7 @@ from jaxrecon.reading.plain_files import (
     read_text,
     unpacked_limit,
 )
-from jaxrecon.reading.values import number, numbers, text, whole
+from jaxrecon.reading.values import number, numbers, parse_number, parse_whole, text, whole
 
 __all__ = [
     "ArrayHeader",
@@ -30,6 +30,8 @@ __all__ = [
     "open_npz",
     "open_plain",
     "parse_json",
+    "parse_number",
+    "parse_whole",
     "read_bytes",
     "read_json",
     "read_lines",

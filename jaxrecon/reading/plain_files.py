@@ -152,8 +152,8 @@ def read_lines(
     Args:
       path: a regular file.
       longest: the most bytes of a line.
-      cut: whether a longer line is given up to its first `longest` + 1 bytes, for files of which
-        some lines are not looked at, however long; else it is refused.
+      cut: whether of a longer line the first `longest` bytes are given, and a NUL behind them, for
+        files of which some lines are not looked at, however long; else it is refused.
       advice: what the user can do; ends the message.
       kind: of the error.
 
@@ -166,7 +166,7 @@ def read_lines(
                 if len(line) > longest and not cut:
                     raise ValueError(f"line {number} has more than {longest} bytes")
                 whole = len(line) <= longest
-                text = line.decode("utf-8", "strict" if whole else "replace")
+                text = line.decode() if whole else line[:longest].decode("utf-8", "replace") + "\0"
                 yield from (text.removeprefix(_MARK) if number == 1 else text).split("\r")
         except UnicodeDecodeError as error:
             raise kind(f"cannot read {_shown(path)}: it is not UTF-8 text; {advice}") from error

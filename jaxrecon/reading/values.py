@@ -11,6 +11,8 @@ from jaxrecon.errors import InputError, JaxreconError
 LONGEST_TEXT = 4096
 """The most characters of a name or a path in a file, as of paths under Linux."""
 
+_WIDEST = 100
+
 LARGEST_SIZE = 10**9
 """Sides of images and other counts are below it."""
 
@@ -72,6 +74,31 @@ def text(value: Any, where: str, *, kind: type[JaxreconError] = InputError) -> s
         expected = f"at most {LONGEST_TEXT} characters without NUL"
         return _refused(where, value, expected, kind)
     return value
+
+
+def parse_number(word: str) -> float:
+    """The number that a word of a text file writes; see `reading.number` for those of JSON.
+
+    Raises:
+      ValueError: it writes none, or is wider than any number need be.
+    """
+    _check_word(word)
+    return float(word)
+
+
+def parse_whole(word: str) -> int:
+    """The whole number that a word of a text file writes.
+
+    Raises:
+      ValueError: it writes none, or is wider than any number need be.
+    """
+    _check_word(word)
+    return int(word)
+
+
+def _check_word(word: str) -> None:
+    if len(word) > _WIDEST or "_" in word:  # Python would read 1_0 as 10
+        raise ValueError(f"{shown(word)} is no number")
 
 
 def _fill(flat: list[float], value: Any, shape: tuple[int, ...]) -> bool:
