@@ -24,7 +24,6 @@ from jaxrecon.reading import (
     parse_number,
     parse_whole,
     read_lines,
-    text,
 )
 from jaxrecon.reading.values import LARGEST_SIZE, LONGEST_TEXT
 
@@ -213,7 +212,8 @@ def _text_images(lines: Iterator[str]) -> Iterator[Image]:
             pose = tuple(map(parse_number, numbers))
             if len(pose) != 7:
                 raise ValueError(f"a pose has {len(pose)} numbers")
-            name = text(name, "the name of an image")
+            if len(name.encode()) > LONGEST_TEXT or "\0" in name:
+                raise ValueError(f"a name has more than {LONGEST_TEXT} bytes, or a NUL")
             yield Image(parse_whole(number), name, parse_whole(camera), pose[:4], pose[4:])
             next(lines, None)
 

@@ -63,8 +63,8 @@ class Given:
         strangers = [view for view in self.values if view not in range(views)]
         if strangers:
             raise InputError(
-                f"{self.name}: there is no view {shown(strangers[0])}; the {views} views count from "
-                f"0 to {views - 1}"
+                f"{self.name}: there is no view {shown(strangers[0])}; the {views} views count "
+                f"from 0 to {views - 1}"
             )
         return dict(self.values)
 
