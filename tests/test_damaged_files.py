@@ -1,5 +1,5 @@
-"""Files of photos, cameras, depth, points and evaluation sets that were changed byte by byte: each is
-read as what it says, or refused on one line, quickly.
+"""Files of photos, cameras, depth, points and evaluation sets that were changed byte by byte: each
+is read as what it says, or refused on one line, quickly.
 """
 
 import gzip
@@ -74,7 +74,7 @@ def colmap(stem: str, suffix: str) -> Callable[[Path], tuple[Path, Path, Read]]:
     def made(folder: Path) -> tuple[Path, Path, Read]:
         if suffix == ".txt":
             files = {
-                "cameras": b"# of two\n1 PINHOLE 24 16 20 20 12 8\n2 SIMPLE_PINHOLE 24 16 20 12 8\n",
+                "cameras": b"# two\n1 PINHOLE 24 16 20 20 12 8\n2 SIMPLE_PINHOLE 24 16 20 12 8\n",
                 "images": b"# w x y z\n1 1 0 0 0 0 0 0 1 a.png\n1 2 3\n2 1 0 0 0 1 0 0 2 b.png\n\n",
             }
         else:
@@ -96,7 +96,6 @@ def colmap(stem: str, suffix: str) -> Callable[[Path], tuple[Path, Path, Read]]:
 
 
 def csv(folder: Path) -> tuple[Path, Path, Read]:
-    (folder / "q.csv").write_text("x,y,view\n1.5,2,0\n3,4,1\n" * 3)
     (folder / "q.csv").write_text("x,y,view\n1.5,2,0\n3,4,1\n10,20,7\n")
     return folder / "q.csv", folder / "q.csv", read_query_points
 

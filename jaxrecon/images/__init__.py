@@ -231,7 +231,7 @@ def _open(source: ImageSource, stride: int) -> Source:
 def _checked_resolution(resolution: int | None, rule: ImageRule) -> int | None:
     if resolution is None:
         return None
-    if is_whole(resolution):
+    if is_whole(resolution) and abs(resolution) <= _MOST_RESOLUTION:
         rule.check_resolution(resolution)
     return whole_number("resolution", resolution, least=rule.patch, most=_MOST_RESOLUTION)
 

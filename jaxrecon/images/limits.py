@@ -1,5 +1,6 @@
 """How large and how many the processed images may be."""
 
+from jaxrecon.checks import shown
 from jaxrecon.errors import InputError
 from jaxrecon.machine import machine_memory
 
@@ -28,7 +29,7 @@ def check_processed(count: int, size: tuple[int, int], argument: str) -> None:
     width, height = size
     if width * height > MOST_PIXELS:
         raise InputError(
-            f"{argument}: an image of {width}x{height} pixels is more than the {MOST_PIXELS} "
+            f"{argument}: an image of {_told(size)} pixels is more than the {MOST_PIXELS} "
             "pixels that an image may have; give a lower one"
         )
     memory, pixels = machine_memory(), count * width * height
@@ -39,7 +40,7 @@ def check_processed(count: int, size: tuple[int, int], argument: str) -> None:
 def no_memory(count: int, size: tuple[int, int], argument: str) -> InputError:
     """The error where images do not fit into memory; see `check_processed`."""
     return InputError(
-        f"{argument}: not enough memory for {count} images of {size[0]}x{size[1]} pixels; give a "
+        f"{argument}: not enough memory for {shown(count)} images of {_told(size)} pixels; give a "
         "lower resolution or fewer images (a larger stride)"
     )
 
@@ -52,6 +53,10 @@ def check_before_crop(name: str, original: tuple[int, int], scaled: tuple[int, i
     """
     if scaled[0] * scaled[1] > MOST_PIXELS_BEFORE_CROP:
         raise InputError(
-            f"{name} is {original[0]}x{original[1]} pixels, too narrow for this model, which would "
-            f"resize it to {scaled[0]}x{scaled[1]} and crop it; crop it before"
+            f"{name} is {_told(original)} pixels, too narrow for this model, which would "
+            f"resize it to {_told(scaled)} and crop it; crop it before"
         )
+
+
+def _told(size: tuple[int, int]) -> str:
+    return f"{shown(size[0])}x{shown(size[1])}"

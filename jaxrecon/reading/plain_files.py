@@ -68,11 +68,12 @@ def open_plain(
         handle = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | _BINARY)
     except (OSError, ValueError) as error:
         raise kind(f"cannot read {_shown(path)}: {reason_of(error)}; {advice}") from error
+    mode = os.fstat(handle).st_mode
+    if not stat.S_ISREG(mode):
+        os.close(handle)
+        what = "it is a folder" if stat.S_ISDIR(mode) else "it is a pipe or a device"
+        raise kind(f"cannot read {_shown(path)}: {what}, not a file; {advice}")
     with os.fdopen(handle, "rb") as file:
-        mode = os.fstat(handle).st_mode
-        if not stat.S_ISREG(mode):
-            what = "it is a folder" if stat.S_ISDIR(mode) else "it is a pipe or a device"
-            raise kind(f"cannot read {_shown(path)}: {what}, not a file; {advice}")
         yield file
 
 
