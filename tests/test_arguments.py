@@ -167,17 +167,22 @@ def test_sizes_of_programs(views: Any, size: Any, without_shape_checks: None) ->
 
 
 @pytest.mark.parametrize("name", ["scenes", "views", "stride", "seed", "size", "allow_outside"])
-def test_arguments_of_evaluation_sets(
-    name: str, tmp_path: Path, without_shape_checks: None
-) -> None:
-    for value in (-1, -HUGE, 1.5, "8", NAN, [8]):
+def test_numbers_of_evaluation_sets(name: str, without_shape_checks: None) -> None:
+    wrong: list[Any] = [-1, -HUGE, 1.5, "8", NAN, [8]]
+    for value in wrong:
         refused(name, lambda value=value: open_set("procedural", **{name: value}))
-    for kind in (None, 3, "none", ["tum"]):
+
+
+def test_arguments_of_evaluation_sets(tmp_path: Path, without_shape_checks: None) -> None:
+    kinds: list[Any] = [None, 3, "none", ["tum"]]
+    for kind in kinds:
         refused("unknown evaluation set", lambda kind=kind: open_set(kind, tmp_path))
-    for path in ("", "a\0b", 3, b"a"):
+    paths: list[Any] = ["", "a\0b", 3, b"a"]
+    for path in paths:
         refused("path", lambda path=path: open_set("tum", path))
-    for absurd in ({"size": 10**6}, {"views": 10**7}, {"size": HUGE}):
-        refused(next(iter(absurd)), lambda absurd=absurd: open_set("procedural", **absurd))
+    absurd: list[tuple[str, Any]] = [("size", 10**6), ("views", 10**7), ("size", HUGE)]
+    for name, value in absurd:
+        refused(name, lambda name=name, value=value: open_set("procedural", **{name: value}))
 
 
 def test_arguments_of_evaluate(pi3: Pipeline, without_shape_checks: None) -> None:
