@@ -7,6 +7,7 @@ from typing import Any
 import jax
 
 from jaxrecon.errors import InputError
+from jaxrecon.machine import machine_memory
 
 
 @dataclass(frozen=True)
@@ -73,14 +74,6 @@ def bytes_limit(device: Any) -> int | None:
         return None
     memory = machine_memory()
     return None if memory is None else memory // jax.local_device_count("cpu")
-
-
-def machine_memory() -> int | None:
-    """The bytes of memory that this machine has; None where the system does not tell."""
-    try:
-        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    except (AttributeError, OSError, ValueError):
-        return None
 
 
 def host_limit(device: Any) -> int | None:

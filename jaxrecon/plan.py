@@ -9,6 +9,7 @@ from typing import Any, cast
 import jax
 from jax.typing import DTypeLike
 
+from jaxrecon.checks import whole_number
 from jaxrecon.compiling import compiled
 from jaxrecon.errors import InputError
 from jaxrecon.images import PixelTransform
@@ -121,8 +122,8 @@ def memory_plan(
     Raises:
       InputError: an argument cannot be used.
     """
-    if views_at_once is not None and views_at_once < 1:
-        raise InputError(f"{views_at_once=} must be at least 1")
+    if views_at_once is not None:
+        whole_number("views_at_once", views_at_once, least=1)
     if tracks is not None and views_at_once is not None:
         raise InputError(f"{tracks=}: streaming follows no points; leave out views_at_once")
     mesh = make_mesh(devices) if devices != 1 else None

@@ -9,6 +9,10 @@ from contextlib import contextmanager
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
+from jaxrecon.errors import one_line
+
+_LONGEST_NOTE = 2000
+
 
 class Stages:
     """Times the named stages of one job and, unless quiet, shows them on standard error.
@@ -44,12 +48,12 @@ class Stages:
             self.seconds[name] = self.seconds.get(name, 0.0) + took
         if not self.quiet:
             count = f" ({total})" if total else ""
-            self._console.print(f"{name:>9}{count}: {took:.2f} s", markup=False)
+            self._console.print(f"{one_line(name):>9}{count}: {took:.2f} s", markup=False)
 
     def note(self, text: str) -> None:
-        """Shows one line, unless quiet."""
+        """Shows one line, unless quiet; what is not printable in it is escaped."""
         if not self.quiet:
-            self._console.print(text, markup=False, soft_wrap=True)
+            self._console.print(one_line(text, _LONGEST_NOTE), markup=False, soft_wrap=True)
 
     @contextmanager
     def _bar(self, name: str, total: int | None) -> Iterator[Callable[[], None]]:
@@ -58,7 +62,7 @@ class Stages:
             if self._bars is None:
                 self._bars = self._display()
                 self._bars.start()
-            bars, task = self._bars, self._bars.add_task(name, total=total)
+            bars, task = self._bars, self._bars.add_task(one_line(name), total=total)
         try:
             yield lambda: bars.advance(task)
         finally:
@@ -70,7 +74,7 @@ class Stages:
 
     def _display(self) -> Progress:
         columns = (
-            TextColumn("{task.description:>9}"),
+            TextColumn("{task.description:>9}", markup=False),
             BarColumn(),
             MofNCompleteColumn(),
             TimeElapsedColumn(),

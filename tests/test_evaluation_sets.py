@@ -112,7 +112,7 @@ class TestProcedural:
             return RenderedScenes(jnp.full((*shape, 3), 0.5), depth, mask, pose, pose[..., :3, :3])
 
         monkeypatch.setattr(scenes, "render_scenes", render)
-        monkeypatch.setattr(sets_procedural, "_CHUNK", 2)
+        monkeypatch.setattr(sets_procedural, "TOGETHER", 2)
         found = list(open_set("procedural", scenes=3, views=2, size=8, seed=5))
         key = jax.random.key_data(scenes.scene_key("test", 5)).tolist()
         assert calls == [(key, 0, 2), (key, 2, 2)]
@@ -436,10 +436,10 @@ class TestCo3d:
     @pytest.mark.parametrize(
         ("change", "told"),
         [
-            (lambda frame: frame.pop("viewpoint"), "a frame has no viewpoint"),
-            (lambda frame: frame["viewpoint"].update(R=[1, 2]), "a viewpoint .* is damaged"),
+            (lambda frame: frame.pop("viewpoint"), "frame 0 has no viewpoint"),
+            (lambda frame: frame["viewpoint"].update(R=[1, 2]), "frame 0: viewpoint.R is"),
             (lambda frame: frame["viewpoint"].update(intrinsics_format="px"), "'px' is unknown"),
-            (lambda frame: frame["viewpoint"].update(T="far"), "a viewpoint's T is damaged"),
+            (lambda frame: frame["viewpoint"].update(T="far"), "frame 0: viewpoint.T is 'far'"),
             (lambda frame: frame["image"].update(path="elsewhere.jpg"), "no sequence is left"),
             (lambda frame: frame["image"].update(path=None), "no sequence is left"),
             (lambda frame: frame["viewpoint"].update(T=[2e5, 0, 0]), "farther than 100000 from"),
@@ -460,7 +460,7 @@ class TestCo3d:
     )
     def test_a_file_that_is_no_json(self, tmp_path: Path, stored: bytes) -> None:
         make_co3d(tmp_path, [co3d_frame(1)]).write_bytes(stored)
-        with pytest.raises(InputError, match="not sound JSON"):
+        with pytest.raises(InputError, match="no sound JSON"):
             read("co3d", tmp_path)
 
 

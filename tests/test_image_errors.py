@@ -220,8 +220,11 @@ def test_stride_and_resolution_are_checked_first(tmp_path: Path) -> None:
 
 
 def test_no_memory() -> None:
-    message = "not enough memory for 1 images of 28000000x28000000 pixels; give a lower resolution"
+    message = "resolution=28000000: an image of 28000000x28000000 pixels is more than .* lower one"
     fails(noise(14, 14), message, resolution=28_000_000)
+    many = np.broadcast_to(noise(14, 14), (2**12, 14, 14, 3))
+    message = "resolution=7000: not enough memory for 4096 images of 7000x7000 pixels; give a low"
+    fails(many, message, resolution=7000)
 
 
 def test_unknown_kinds(without_shape_checks: None) -> None:

@@ -11,8 +11,9 @@ ROOT = Path(__file__).parent.parent
 # its own floor. Entry points are on top.
 FLOORS = (
     (
-        "jaxrecon.checks",
         "jaxrecon.errors",
+        "jaxrecon.machine",
+        "jaxrecon.checks",
         "jaxrecon.reading",
         "jaxrecon.compiling",
         "jaxrecon.files",

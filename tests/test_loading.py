@@ -22,7 +22,7 @@ from jaxrecon.images import (
     SideRule,
     loading_images,
 )
-from jaxrecon.images.decode import pillow_warnings_handled, upright_size
+from jaxrecon.images.pictures import pillow_warnings_handled, upright_size
 
 RULES: dict[str, ImageRule] = {
     "pi3": ResizeRule(pixel_limit=6000),

@@ -8,7 +8,7 @@ import os
 import sys
 from typing import TYPE_CHECKING, Any
 
-from jaxrecon.errors import InputError
+from jaxrecon.errors import InputError, one_line
 from jaxrecon.files import check_output_folder
 from jaxrecon.progress import Stages
 
@@ -17,6 +17,9 @@ if TYPE_CHECKING:
 
     from jaxrecon.pipeline import Pipeline
 
+
+_MOST_DIGITS = 18
+_LONGEST_SHOWN = 60
 
 INCOMPLETE = 1
 """The exit code of a command that has written a part of what was asked for."""
@@ -40,7 +43,7 @@ def add_backend(parser: argparse.ArgumentParser) -> None:
 def add_program(parser: argparse.ArgumentParser) -> None:
     """Options of every command that needs to know a program's shapes."""
     add = parser.add_argument
-    add("--views", type=int, required=True, help="how many images")
+    add("--views", type=whole, required=True, help="how many images")
     add("--size", required=True, metavar="WxH", help="of the processed images, such as 518x392")
 
 
@@ -51,9 +54,14 @@ def size_of(text: str) -> tuple[int, int]:
       InputError: it is not two numbers.
     """
     width, _, height = text.partition("x")
-    if not (width.isdecimal() and height.isdecimal()):
+    if not (_is_short(width) and _is_short(height)):
         raise InputError(f"--size {text}: give width and height in pixels, such as 518x392")
     return int(width), int(height)
+
+
+def _is_short(digits: str) -> bool:
+    """Whether it writes a whole number that is not absurd."""
+    return digits.isdecimal() and len(digits) <= _MOST_DIGITS
 
 
 def check_output(options: argparse.Namespace) -> None:
@@ -72,9 +80,29 @@ def check_output(options: argparse.Namespace) -> None:
 
 def at_least_one(text: str) -> int:
     """A whole number above 0, for `argparse`."""
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text} is not a whole number of at least 1")
+    if not _is_short(text) or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{_cut(text)} is not a whole number of at least 1")
     return int(text)
+
+
+def whole(text: str) -> int:
+    """A whole number that is not absurd, for `argparse`."""
+    if not _is_short(text.removeprefix("-")):
+        raise argparse.ArgumentTypeError(f"{_cut(text)} is not a whole number")
+    return int(text)
+
+
+def _cut(text: str) -> str:
+    return one_line(text, _LONGEST_SHOWN)
+
+
+def allow_outside(parser: argparse.ArgumentParser) -> None:
+    """The option of every command that reads files which name others."""
+    parser.add_argument(
+        "--allow-outside",
+        action="store_true",
+        help="files may name pictures outside of their own folder: for files that you trust",
+    )
 
 
 def positive(text: str) -> float:
@@ -84,7 +112,7 @@ def positive(text: str) -> float:
     except ValueError:
         number = math.nan
     if not 0 < number < math.inf:
-        raise argparse.ArgumentTypeError(f"{text} is not a positive number")
+        raise argparse.ArgumentTypeError(f"{_cut(text)} is not a positive number")
     return number
 
 
@@ -122,7 +150,7 @@ def _share(text: str) -> float | None:
     try:
         return float(text)
     except ValueError as error:
-        raise argparse.ArgumentTypeError(f"{text} is neither a number nor none") from error
+        raise argparse.ArgumentTypeError(f"{_cut(text)} is neither a number nor none") from error
 
 
 def load_pipeline(
@@ -171,7 +199,7 @@ def mesh_of(devices: str) -> "Mesh | None":
     """
     from jaxrecon.sharding import make_mesh
 
-    if devices != "all" and not devices.isdecimal():
+    if devices != "all" and not _is_short(devices):
         raise InputError(f"--devices {devices}: give a number, or all")
     if devices == "1":
         return None
@@ -210,7 +238,7 @@ def seconds(stages: Stages) -> dict[str, float]:
 
 def complain(text: str) -> None:
     """One line on standard error, of what went wrong."""
-    sys.stderr.write(f"jaxrecon: {text}\n")
+    sys.stderr.write(f"jaxrecon: {one_line(text)}\n")
 
 
 def programs(pipeline: "Pipeline", stages: Stages) -> dict[str, int]:
@@ -225,4 +253,4 @@ def report(options: argparse.Namespace, summary: dict[str, Any]) -> None:
     if options.json:
         sys.stdout.write(json.dumps(summary) + "\n")
     elif not options.quiet:
-        sys.stdout.write(f"wrote {options.output}\n")
+        sys.stdout.write(f"wrote {one_line(str(options.output))}\n")

@@ -25,18 +25,28 @@ def add_to(commands: Any) -> None:
     add("-o", "--output", help="folder to write: report.txt, report.json and report.png")
     add("--set", choices=SETS, default="procedural", help="what to evaluate on")
     add("--path", help="where the set lies; procedural scenes need none")
-    add("--scenes", type=int, default=128, help="the most scenes to evaluate")
-    add("--views", type=int, default=8, help="the most views of each scene")
-    add("--size", type=int, help="side of the procedural images in pixels; 224 if not given")
-    add("--resolution", type=int, help="longest side of the processed images, in pixels")
-    add("--stride", type=int, default=1, help="take every n-th image of a sequence")
+    add("--scenes", type=common.whole, default=128, help="the most scenes to evaluate")
+    add("--views", type=common.whole, default=8, help="the most views of each scene")
+    add(
+        "--size",
+        type=common.whole,
+        help="side of the procedural images in pixels; 224 if not given",
+    )
+    add("--resolution", type=common.whole, help="longest side of the processed images, in pixels")
+    add("--stride", type=common.whole, default=1, help="take every n-th image of a sequence")
     add(
         "--min-overlap",
         type=float,
         default=0.1,
         help="least share of points that two views both see, for pose errors of the pair; 0: all",
     )
-    add("--seed", type=int, default=0, help="of the procedural scenes, or of the draw of views")
+    add(
+        "--seed",
+        type=common.whole,
+        default=0,
+        help="of the procedural scenes, or of the draw of views",
+    )
+    common.allow_outside(parser)
     common.add_backend(parser)
     common.add_common(parser)
     parser.set_defaults(run=run)
@@ -57,6 +67,7 @@ def run(options: argparse.Namespace) -> int:
         size=options.size,
         stride=options.stride,
         seed=options.seed,
+        allow_outside=options.allow_outside,
     )
     pipeline = common.load_pipeline(options, stages)
     count = options.scenes if options.set == "procedural" else None

@@ -62,7 +62,8 @@ def sources(options: argparse.Namespace) -> tuple["ImageSource", dict[str, Path]
     from jaxrecon.conditions import colmap_images
 
     folder = Path(options.colmap)
-    return colmap_images(folder), {"intrinsics": folder, "poses": folder} | files
+    images = colmap_images(folder, allow_outside=options.allow_outside)
+    return images, {"intrinsics": folder, "poses": folder} | files
 
 
 def read_known(
@@ -84,20 +85,27 @@ def read_known(
     _check_model(options.model, files)
     names = view_names(images, stride=options.stride)
     sizes = view_sizes(images, stride=options.stride)
-    arguments: dict[str, Any] = _read(files, names, sizes) | metric
+    told = _read(files, names, sizes, allow_outside=options.allow_outside)
+    arguments: dict[str, Any] = told | metric
     Known.of(**arguments).checked(sizes)
     return arguments
 
 
 def _read(
-    files: dict[str, Path], names: Sequence[str], sizes: Sequence[tuple[int, int]]
+    files: dict[str, Path],
+    names: Sequence[str],
+    sizes: Sequence[tuple[int, int]],
+    *,
+    allow_outside: bool,
 ) -> dict[str, Any]:
     from jaxrecon.conditions import read_known_views
 
     arguments: dict[str, Any] = {}
     for path in dict.fromkeys(files.values()):
         kinds: Any = [kind for kind in files if files[kind] == path]
-        known = read_known_views(path, names, sizes=sizes, wanted=kinds)
+        known = read_known_views(
+            path, names, sizes=sizes, wanted=kinds, allow_outside=allow_outside
+        )
         for kind in kinds:
             arguments[kind] = getattr(known, kind)
             if not arguments[kind]:

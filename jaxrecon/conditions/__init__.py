@@ -9,11 +9,13 @@ import os
 from collections.abc import Collection, Sequence
 from pathlib import Path
 
+from jaxrecon.checks import path_given, shown
 from jaxrecon.conditions.colmap import colmap_images, read_colmap
 from jaxrecon.conditions.known import KINDS, Kind, KnownViews
 from jaxrecon.conditions.nerf import read_nerf
 from jaxrecon.conditions.npz import read_npz
 from jaxrecon.errors import InputError
+from jaxrecon.reading import is_folder
 
 __all__ = ["KINDS", "Kind", "KnownViews", "colmap_images", "read_known_views"]
 
@@ -24,6 +26,7 @@ def read_known_views(
     *,
     sizes: Sequence[tuple[int, int]],
     wanted: Collection[Kind] = KINDS,
+    allow_outside: bool = False,
 ) -> KnownViews:
     """Reads what a file tells of some images.
 
@@ -45,16 +48,22 @@ def read_known_views(
         the images are scaled.
       wanted: what is read; the rest is not looked at. An image of which the file tells nothing is
         left out, and so is what it tells of other images.
+      allow_outside: whether pictures that the file names may lie outside of its folder, as those of
+        nerfstudio sometimes do; for files that you trust.
 
     Raises:
-      InputError: the file is absent, damaged or of another kind; it tells nothing that is wanted of
-        these images; a name fits two of them; a camera was made for an image of another shape, or
-        its lens moves a pixel by more than half a pixel.
+      InputError: the file is absent, damaged or of another kind; it names a picture that would have
+        to be opened outside of its folder; it tells nothing that is wanted of these images; a name
+        fits two of them; a camera was made for an image of another shape, or its lens moves a pixel
+        by more than half a pixel.
     """
     if len(sizes) != len(names):
         raise InputError(f"sizes: found {len(sizes)} for {len(names)} names; give one for each")
-    file = Path(os.path.expanduser(path))
-    known = _read(file, names, sizes, frozenset(wanted))
+    unknown = [kind for kind in wanted if kind not in KINDS]
+    if unknown:
+        raise InputError(f"wanted: found {shown(unknown[0])}; choose of {', '.join(KINDS)}")
+    file = Path(os.path.expanduser(path_given("path", path)))
+    known = _read(file, names, sizes, frozenset(wanted), allow_outside)
     if not any(getattr(known, kind) for kind in wanted):
         kinds = " or ".join(kind for kind in KINDS if kind in wanted)
         raise InputError(f"{file} tells no {kinds} of these images; give another file")
@@ -66,15 +75,16 @@ def _read(
     names: Sequence[str],
     sizes: Sequence[tuple[int, int]],
     wanted: frozenset[Kind],
+    allow_outside: bool,
 ) -> KnownViews:
-    if not file.exists():
+    if not os.path.exists(file):
         raise InputError(f"{file} does not exist; check the path")
-    if file.is_dir():
-        return read_colmap(file, names, sizes, wanted)
+    if is_folder(file):
+        return read_colmap(file, names, sizes, wanted, allow_outside=allow_outside)
     if file.suffix.lower() == ".npz":
         return read_npz(file, len(names), wanted)
     if file.suffix.lower() == ".json":
-        return read_nerf(file, names, sizes, wanted)
+        return read_nerf(file, names, sizes, wanted, allow_outside=allow_outside)
     raise InputError(
         f"{file} is of no known kind; give an .npz archive, a COLMAP folder, or the .json of a "
         "NeRF scene"

@@ -54,10 +54,18 @@ def is_copy(made_for: tuple[int, int], size: tuple[int, int]) -> bool:
 
 
 def scaled(
-    matrix: Float[np.ndarray, "3 3"], made_for: tuple[int, int], size: tuple[int, int]
+    matrix: Float[np.ndarray, "3 3"], made_for: tuple[int, int], size: tuple[int, int], where: str
 ) -> Float[np.ndarray, "3 3"]:
-    """The camera matrix of a copy of the image, resized to (width, height) `size`."""
-    return PixelTransform.stretch(made_for, size).intrinsics_from_original(matrix)
+    """The camera matrix of a copy of the image, resized to (width, height) `size`.
+
+    Raises:
+      InputError: naming `where`: its numbers are beyond those of floats.
+    """
+    with np.errstate(all="ignore"):
+        found = PixelTransform.stretch(made_for, size).intrinsics_from_original(matrix)
+    if not np.isfinite(found).all():
+        raise InputError(f"{where}: its focal lengths or its centre are beyond all pixels")
+    return found
 
 
 def lens_shift(

@@ -1,20 +1,22 @@
 """COLMAP's sparse models: pinhole cameras and poses, without a unit."""
 
+import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
 from jaxtyping import Float
-from PIL import ExifTags
-from PIL import Image as Pictures
 
+from jaxrecon.checks import path_given
 from jaxrecon.conditions.camera import check_copy, check_lens, scaled
 from jaxrecon.conditions.colmap_files import Camera, Image, model_folder, read_cameras, read_images
 from jaxrecon.conditions.colmap_lens import nearest_pinhole
 from jaxrecon.conditions.known import Kind, KnownViews
 from jaxrecon.conditions.names import views_by_name
 from jaxrecon.errors import InputError
+from jaxrecon.images.pictures import file_orientation
 from jaxrecon.images.sources import natural_key
+from jaxrecon.reading import inside, is_folder, is_plain_file
 
 
 def read_colmap(
@@ -22,6 +24,8 @@ def read_colmap(
     names: Sequence[str],
     sizes: Sequence[tuple[int, int]],
     wanted: frozenset[Kind],
+    *,
+    allow_outside: bool = False,
 ) -> KnownViews:
     """What a COLMAP folder tells of images of these names; see `read_known_views`.
 
@@ -33,7 +37,7 @@ def read_colmap(
     images = read_images(model)
     found = views_by_name(model, [image.name for image in images], names)
     known = {view: images[number] for view, number in found.items()}
-    _check_upright(model, known.values())
+    _check_upright(_files(model, known.values(), allow_outside=allow_outside))
     intrinsics = _intrinsics(model, known, sizes) if "intrinsics" in wanted else {}
     poses = {}
     if "poses" in wanted:
@@ -41,29 +45,34 @@ def read_colmap(
     return KnownViews(intrinsics=intrinsics, poses=poses)
 
 
-def colmap_images(folder: str | Path) -> list[Path]:
+def colmap_images(folder: str | Path, *, allow_outside: bool = False) -> list[Path]:
     """The files of the images that a COLMAP folder has registered, in natural order of their names.
 
     They lie in `images`, in the folder of the sparse model or one or two above it.
 
+    Args:
+      folder: see `read_known_views`.
+      allow_outside: whether names may lead out of `images`, in a model that you trust.
+
     Raises:
-      InputError: there is no sound model or no such folder, an image is not there, or it is turned
-        by its EXIF orientation, which COLMAP leaves out of account.
+      InputError: there is no sound model or no such folder, an image is not there, its name leads
+        out of `images`, or it is turned by its EXIF orientation, which COLMAP leaves out of
+        account.
     """
-    model = model_folder(Path(folder).expanduser())
+    model = model_folder(Path(os.path.expanduser(path_given("folder", folder))))
     images = sorted(read_images(model), key=lambda image: natural_key(image.name))
     pictures = _pictures(model)
     if pictures is None or not images:
         what = "has no image" if pictures else "has no folder images in it or above it"
         raise InputError(f"{model} {what}; give the folder with images and sparse in it")
-    files = [pictures / image.name for image in images]
-    absent = [file for file in files if not file.is_file()]
+    files = _files(model, images, allow_outside=allow_outside)
+    absent = [file for file in files if not is_plain_file(file)]
     if absent:
         raise InputError(
             f"{absent[0]} is not there ({len(absent)} of {len(files)} images of {model} are not); "
             "put all of them there"
         )
-    _check_upright(model, images)
+    _check_upright(files)
     return files
 
 
@@ -83,8 +92,9 @@ def _intrinsics(
     for view, image in known.items():
         camera = cameras[image.camera]
         made_for = camera.width, camera.height
-        check_copy(made_for, sizes[view], f"{model}: the camera of {image.name}")
-        matrices[view] = scaled(pinholes[image.camera], made_for, sizes[view])
+        where = f"{model}: the camera of {image.name}"
+        check_copy(made_for, sizes[view], where)
+        matrices[view] = scaled(pinholes[image.camera], made_for, sizes[view], where)
     return matrices
 
 
@@ -99,15 +109,28 @@ def _pictures(model: Path) -> Path | None:
     """The folder of the images that a sparse model was made of."""
     place = model.absolute()
     folders = (folder / "images" for folder in (place, place.parent, place.parent.parent))
-    return next((folder for folder in folders if folder.is_dir()), None)
+    return next((folder for folder in folders if is_folder(folder)), None)
 
 
-def _check_upright(model: Path, images: Iterable[Image]) -> None:
-    """Refuses photos that COLMAP saw turned, if the photos are there."""
+def _files(model: Path, images: Iterable[Image], *, allow_outside: bool) -> list[Path]:
+    """Where the pictures of images should lie; none if there is no folder of them.
+
+    Raises:
+      InputError: a name leads out of that folder.
+    """
     pictures = _pictures(model)
-    files = [] if pictures is None else [pictures / image.name for image in images]
+    if pictures is None:
+        return []
+    return [
+        inside(pictures, image.name, where=f"{model}", allow_outside=allow_outside)
+        for image in images
+    ]
+
+
+def _check_upright(files: Iterable[Path]) -> None:
+    """Refuses photos that COLMAP saw turned, if the photos are there."""
     for file in files:
-        if file.is_file() and _orientation(file) != 1:
+        if is_plain_file(file) and _orientation(file) != 1:
             raise InputError(
                 f"{file} is turned by its EXIF orientation, which COLMAP leaves out of account; "
                 "save the photos upright and run COLMAP on those"
@@ -116,7 +139,6 @@ def _check_upright(model: Path, images: Iterable[Image]) -> None:
 
 def _orientation(file: Path) -> int:
     try:
-        with Pictures.open(file) as picture:
-            return picture.getexif().get(ExifTags.Base.Orientation, 1)
-    except (OSError, SyntaxError, ValueError):  # what is no sound image is refused when it is read
+        return file_orientation(file)
+    except InputError:  # what is no sound image is refused when it is read
         return 1

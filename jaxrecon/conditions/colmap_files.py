@@ -7,7 +7,8 @@ pycolmap, because that ends the whole process at some damaged files, and reads a
 import math
 import os
 import struct
-from collections.abc import Callable, Iterator
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
@@ -16,9 +17,18 @@ import numpy as np
 from jaxtyping import Float
 
 from jaxrecon.conditions.colmap_lens import model_name, parameter_count
-from jaxrecon.errors import InputError
+from jaxrecon.errors import InputError, reason_of
+from jaxrecon.reading import (
+    is_plain_file,
+    open_plain,
+    parse_number,
+    parse_whole,
+    read_lines,
+)
+from jaxrecon.reading.values import LARGEST_SIZE, LONGEST_TEXT
 
 _POINT_BYTES = 24
+_ADVICE = "export the model again"
 
 
 @dataclass(frozen=True)
@@ -36,6 +46,7 @@ class Camera:
 class Image:
     """One registered image; its quaternion (w x y z) and translation map world to camera."""
 
+    number: int
     name: str
     camera: int
     quaternion: tuple[float, ...]
@@ -72,7 +83,7 @@ def model_folder(folder: Path) -> Path:
 def _suffix(folder: Path) -> str | None:
     """Which form a folder's model has; the binary one if both, as COLMAP does."""
     for suffix in (".bin", ".txt"):
-        if all((folder / f"{stem}{suffix}").is_file() for stem in ("cameras", "images")):
+        if all(is_plain_file(folder / f"{stem}{suffix}") for stem in ("cameras", "images")):
             return suffix
     return None
 
@@ -81,9 +92,11 @@ def read_cameras(model: Path) -> dict[int, Camera]:
     """The cameras of a model, by their number.
 
     Raises:
-      InputError: their file is damaged, or a camera has a lens and pycolmap is not installed.
+      InputError: their file is damaged, a number stands twice in it, or a camera has a lens and
+        pycolmap is not installed.
     """
     cameras = _read(model, "cameras", _binary_cameras, _text_cameras)
+    _check_distinct(model, (f"camera {camera.number}" for camera in cameras))
     for camera in cameras:
         count, expected = len(camera.parameters), parameter_count(camera.model)
         if count != expected or not np.isfinite(camera.parameters).all():
@@ -91,10 +104,10 @@ def read_cameras(model: Path) -> dict[int, Camera]:
                 f"{model}: camera {camera.number} ({camera.model}) has the parameters "
                 f"{camera.parameters}; expected {expected} numbers, so export the model again"
             )
-        if min(camera.width, camera.height) < 1:
+        if not all(1 <= side < LARGEST_SIZE for side in (camera.width, camera.height)):
             raise InputError(
                 f"{model}: camera {camera.number} is {camera.width}x{camera.height} pixels; "
-                "export the model again"
+                f"{_ADVICE}"
             )
     return {camera.number: camera for camera in cameras}
 
@@ -103,9 +116,11 @@ def read_images(model: Path) -> list[Image]:
     """The registered images of a model.
 
     Raises:
-      InputError: their file is damaged.
+      InputError: their file is damaged, or a number or a name stands twice in it.
     """
     images = _read(model, "images", _binary_images, _text_images)
+    _check_distinct(model, (f"image {image.number}" for image in images))
+    _check_distinct(model, (repr(image.name) for image in images))
     for image in images:
         numbers = (*image.quaternion, *image.translation)
         if not np.isfinite(numbers).all() or not 0.9 < math.hypot(*image.quaternion) < 1.1:
@@ -113,23 +128,29 @@ def read_images(model: Path) -> list[Image]:
     return images
 
 
+def _check_distinct(model: Path, found: Iterable[str]) -> None:
+    twice = next((each for each, times in Counter(found).items() if times > 1), None)
+    if twice is not None:
+        raise InputError(f"{model} has {twice} twice; remove one of them")
+
+
 def _read[T](
     model: Path,
     stem: str,
     binary: Callable[[BinaryIO], Iterator[T]],
-    text: Callable[[str], Iterator[T]],
+    text: Callable[[Iterator[str]], Iterator[T]],
 ) -> list[T]:
     path = model / f"{stem}{_suffix(model)}"
     try:
         if path.suffix == ".txt":
-            return list(text(path.read_text(encoding="utf-8")))
-        with open(path, "rb") as file:
+            return list(text(read_lines(path, cut=True, advice=_ADVICE)))
+        with open_plain(path, advice=_ADVICE) as file:
             return list(binary(file))
     except InputError:
         raise
     except (OSError, ValueError, OverflowError, EOFError) as error:
         raise InputError(
-            f"cannot read {path}: it is damaged or cut short ({error}); export the model again"
+            f"cannot read {path}: it is damaged or cut short ({reason_of(error)}); {_ADVICE}"
         ) from error
 
 
@@ -154,31 +175,46 @@ def _binary_images(file: BinaryIO) -> Iterator[Image]:
     length = os.fstat(file.fileno()).st_size
     (count,) = _take(file, "<Q")
     for _ in range(count):
-        _, *pose, camera = _take(file, "<I7dI")
-        name = bytearray()
-        while (letter := _take(file, "<c")[0]) != b"\0":
-            name += letter
+        number, *pose, camera = _take(file, "<I7dI")
+        name = _take_name(file)
         (points,) = _take(file, "<Q")
         if file.seek(points * _POINT_BYTES, os.SEEK_CUR) > length:
             raise EOFError("it ends too early")
-        yield Image(name.decode(), camera, tuple(pose[:4]), tuple(pose[4:]))
+        yield Image(number, name, camera, tuple(pose[:4]), tuple(pose[4:]))
 
 
-def _text_cameras(text: str) -> Iterator[Camera]:
-    for line in text.split("\n"):
-        if _tells(line):
-            number, model, width, height, *parameters = line.split()
-            yield Camera(int(number), model, int(width), int(height), tuple(map(float, parameters)))
+def _take_name(file: BinaryIO) -> str:
+    """A name up to the NUL that ends it, which is not sought forever."""
+    start = file.tell()
+    data = file.read(LONGEST_TEXT + 1)
+    name, end, _ = data.partition(b"\0")
+    if not end and len(data) <= LONGEST_TEXT:
+        raise EOFError("it ends too early")
+    if not end or not name:
+        raise ValueError(f"a name is empty or has more than {LONGEST_TEXT} bytes")
+    file.seek(start + len(name) + 1)
+    return name.decode()
 
 
-def _text_images(text: str) -> Iterator[Image]:
+def _text_cameras(lines: Iterator[str]) -> Iterator[Camera]:
+    for line in filter(_tells, lines):
+        number, model, *numbers = line.split()
+        width, height = map(parse_whole, numbers[:2])
+        parameters = tuple(map(parse_number, numbers[2:]))
+        yield Camera(parse_whole(number), model, width, height, parameters)
+
+
+def _text_images(lines: Iterator[str]) -> Iterator[Image]:
     """Each image is followed by a line of its points, which may be empty."""
-    lines = iter(text.split("\n"))
     for line in lines:
         if _tells(line):
-            _, w, x, y, z, *translation, camera, name = line.strip().split(maxsplit=9)
-            tx, ty, tz = map(float, translation)
-            yield Image(name, int(camera), tuple(map(float, (w, x, y, z))), (tx, ty, tz))
+            number, *numbers, camera, name = line.strip().split(maxsplit=9)
+            pose = tuple(map(parse_number, numbers))
+            if len(pose) != 7:
+                raise ValueError(f"a pose has {len(pose)} numbers")
+            if len(name.encode()) > LONGEST_TEXT or "\0" in name:
+                raise ValueError(f"a name has more than {LONGEST_TEXT} bytes, or a NUL")
+            yield Image(parse_whole(number), name, parse_whole(camera), pose[:4], pose[4:])
             next(lines, None)
 
 

@@ -1,7 +1,7 @@
 """Which of a file's views are which of ours, by the names of the images."""
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path, PureWindowsPath
 
 from jaxrecon.errors import InputError
@@ -25,7 +25,7 @@ def views_by_name(path: Path, stored: Sequence[str], names: Sequence[str]) -> di
     if len(numbers) < len(stored):
         twice = next(name for n, name in enumerate(stored) if numbers[_parts(name)] != n)
         raise InputError(f"{path} has {twice!r} twice; remove one of them")
-    tails = _by_tail(numbers)
+    tails = _by_tail(numbers, {len(form) for name in names for form in _forms(name)})
     found: dict[int, int] = {}
     claims: defaultdict[int, list[int]] = defaultdict(list)
     for view, name in enumerate(names):
@@ -59,11 +59,13 @@ def _forms(name: str) -> tuple[_Parts, ...]:
     return parts, (*parts[:-1], plain.stem)
 
 
-def _by_tail(numbers: dict[_Parts, int]) -> dict[_Parts, list[int]]:
+def _by_tail(numbers: dict[_Parts, int], lengths: Collection[int]) -> dict[_Parts, list[int]]:
+    """The stored names that end in each tail of one of these lengths."""
     tails: defaultdict[_Parts, list[int]] = defaultdict(list)
     for parts, number in numbers.items():
-        for start in range(len(parts)):
-            tails[parts[start:]].append(number)
+        for length in lengths:
+            if 0 < length <= len(parts):
+                tails[parts[-length:]].append(number)
     return dict(tails)
 
 

@@ -7,17 +7,18 @@ holds for every frame that does not say otherwise. Sources: nerfstudio's data co
 docs/nerf_dataset_tips.md.
 """
 
-import json
 import math
+from collections import ChainMap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path, PureWindowsPath
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from jaxtyping import Float
-from PIL import Image
 
+from jaxrecon import reading
+from jaxrecon.checks import shown
 from jaxrecon.conditions.camera import (
     check_copy,
     check_lens,
@@ -30,11 +31,14 @@ from jaxrecon.conditions.known import Kind, KnownViews
 from jaxrecon.conditions.names import views_by_name
 from jaxrecon.errors import InputError
 from jaxrecon.images import PixelTransform
+from jaxrecon.images.pictures import picture_values
 
 _OPENGL_FROM_OPENCV = np.diag([1.0, -1.0, -1.0, 1.0])
 _PERSPECTIVE = ("SIMPLE_PINHOLE", "PINHOLE", "SIMPLE_RADIAL", "RADIAL", "OPENCV")
 _DISTORTION = ("k1", "k2", "k3", "k4", "p1", "p2")
 _MILLIMETRE = 0.001
+_NARROWEST = 1e-6
+_UNITS = (1e-12, 1e12)
 
 
 @dataclass(frozen=True)
@@ -47,11 +51,7 @@ class _Frame:
     def number(self, key: str) -> float | None:
         """A number, or None if the file does not tell it."""
         value = self.keys.get(key)
-        if value is None:
-            return None
-        if isinstance(value, bool) or not isinstance(value, int | float) or not _is_finite(value):
-            raise InputError(f"{self.where}: {key} is {value!r}; expected a number")
-        return float(value)
+        return None if value is None else reading.number(value, f"{self.where}: {key}")
 
     def positive(self, key: str) -> float | None:
         """A number above 0, or None if the file does not tell it."""
@@ -60,12 +60,19 @@ class _Frame:
             raise InputError(f"{self.where}: {key} is {value:g}; expected a positive number")
         return value
 
+    def side(self, key: str, otherwise: int) -> int:
+        """A whole number of pixels, or `otherwise` if the file does not tell it."""
+        value = self.keys.get(key)
+        return otherwise if value is None else reading.whole(value, f"{self.where}: {key}", least=1)
+
 
 def read_nerf(
     path: Path,
     names: Sequence[str],
     sizes: Sequence[tuple[int, int]],
     wanted: frozenset[Kind],
+    *,
+    allow_outside: bool = False,
 ) -> KnownViews:
     """What a NeRF scene tells of images of these names; see `read_known_views`.
 
@@ -74,8 +81,9 @@ def read_nerf(
     without mixing its pixels.
 
     Raises:
-      InputError: the file or a depth map is damaged, a value has another type or shape, it knows
-        none of the images, or has a camera that is no pinhole camera of its image.
+      InputError: the file or a depth map is damaged, a value has another type or shape, a depth map
+        lies outside of the file's folder and `allow_outside` is false, it knows none of the images,
+        or has a camera that is no pinhole camera of its image.
     """
     frames = _frames(path)
     stored = [frame.keys["file_path"] for frame in frames]
@@ -87,17 +95,13 @@ def read_nerf(
             intrinsics[view] = matrix
         if "poses" in wanted and "transform_matrix" in frame.keys:
             poses[view] = _pose(frame)
-        if "depths" in wanted and (depth := _depth(path, frame, sizes[view])) is not None:
-            depths[view] = depth
+        if "depths" in wanted and (file := _depth_file(path, frame, allow_outside)) is not None:
+            depths[view] = _depth(file, frame, sizes[view])
     return KnownViews(intrinsics=intrinsics, poses=poses, depths=depths)
 
 
 def _frames(path: Path) -> list[_Frame]:
-    try:
-        scene = json.loads(path.read_bytes())
-    except (OSError, ValueError, RecursionError) as error:
-        reason = " ".join(str(error).split())
-        raise InputError(f"cannot read {path}: it is not sound JSON ({reason})") from error
+    scene = reading.read_json(path)
     frames = scene.get("frames") if isinstance(scene, dict) else None
     if not isinstance(frames, list) or not frames:
         raise InputError(f"{path} has no list of frames; give the transforms.json of a NeRF scene")
@@ -109,22 +113,16 @@ def _frame(path: Path, number: int, frame: Any, shared: Mapping[str, Any]) -> _F
     name = frame.get("file_path") if isinstance(frame, dict) else None
     if not isinstance(name, str) or not name:
         raise InputError(f"{path}: frame {number} has no file_path; name its image there")
-    return _Frame(f"{path}: {name}", {**shared, **frame})
+    reading.text(name, f"{path}: file_path of frame {number}")
+    return _Frame(f"{path}: {name}", ChainMap(frame, shared))  # pyright: ignore[reportArgumentType]
 
 
 def _pose(frame: _Frame) -> Float[np.ndarray, "4 4"]:
     axes = frame.keys.get("camera_convention", "opengl")
     if axes != "opengl":
-        raise InputError(f"{frame.where}: camera_convention is {axes!r}; only opengl is read")
+        raise InputError(f"{frame.where}: camera_convention is {shown(axes)}; only opengl is read")
     rows = frame.keys["transform_matrix"]
-    try:
-        matrix = np.array(rows, np.float64)
-    except (TypeError, ValueError, OverflowError):
-        matrix = np.empty(0)
-    if matrix.shape not in ((4, 4), (3, 4)) or not np.isfinite(matrix).all():
-        raise InputError(
-            f"{frame.where}: transform_matrix is {str(rows)[:60]}; expected 4 rows of 4 numbers"
-        )
+    matrix = reading.numbers(rows, f"{frame.where}: transform_matrix", (4, 4), (3, 4))
     pose = np.eye(4)
     pose[: len(matrix)] = matrix
     return pose @ _OPENGL_FROM_OPENCV
@@ -132,8 +130,7 @@ def _pose(frame: _Frame) -> Float[np.ndarray, "4 4"]:
 
 def _intrinsics(frame: _Frame, size: tuple[int, int]) -> Float[np.ndarray, "3 3"] | None:
     _check_model(frame)
-    width, height = frame.positive("w"), frame.positive("h")
-    made_for = round(width or size[0]), round(height or size[1])
+    made_for = frame.side("w", size[0]), frame.side("h", size[1])
     focal = _focal(frame, made_for)
     if focal is None:
         return None
@@ -141,7 +138,7 @@ def _intrinsics(frame: _Frame, size: tuple[int, int]) -> Float[np.ndarray, "3 3"
     center = made_for[0] / 2 if cx is None else cx, made_for[1] / 2 if cy is None else cy
     _check_distortion(frame, focal, center, made_for)
     check_copy(made_for, size, frame.where)
-    return scaled(pinhole_from_corner(focal, center), made_for, size)
+    return scaled(pinhole_from_corner(focal, center), made_for, size, frame.where)
 
 
 def _focal(frame: _Frame, size: tuple[int, int]) -> tuple[float, float] | None:
@@ -156,7 +153,7 @@ def _focal_along(axis: str, frame: _Frame, side: int) -> float | None:
     length, angle = frame.positive(f"fl_{axis}"), frame.positive(f"camera_angle_{axis}")
     if length is not None or angle is None:
         return length
-    if angle >= math.pi:
+    if not _NARROWEST < angle < math.pi:
         raise InputError(
             f"{frame.where}: camera_angle_{axis} is {angle:g}; expected radians below pi"
         )
@@ -168,7 +165,7 @@ def _check_model(frame: _Frame) -> None:
     if frame.keys.get("is_fisheye"):
         model = "is_fisheye"
     if model not in _PERSPECTIVE:
-        check_lens(math.inf, str(model), frame.where)
+        check_lens(math.inf, model if isinstance(model, str) else shown(model), frame.where)
 
 
 def _check_distortion(
@@ -196,14 +193,20 @@ def _check_distortion(
     check_lens(lens_shift(through_lens, size), "distortion k1 to p2", frame.where)
 
 
-def _depth(path: Path, frame: _Frame, size: tuple[int, int]) -> Float[np.ndarray, "_ _"] | None:
+def _depth_file(path: Path, frame: _Frame, allow_outside: bool) -> Path | None:
+    """Where the frame's depth map lies, if the file tells of one."""
     name = frame.keys.get("depth_file_path")
     if name is None:
         return None
-    if not isinstance(name, str) or not name:
-        raise InputError(f"{frame.where}: depth_file_path is {name!r}; expected a path")
+    where = f"{frame.where}: depth_file_path"
+    name = reading.text(name, where)
+    return reading.inside(path.parent, name, where=where, allow_outside=allow_outside)
+
+
+def _depth(file: Path, frame: _Frame, size: tuple[int, int]) -> Float[np.ndarray, "_ _"]:
     unit = frame.positive("depth_unit_scale_factor") or _MILLIMETRE
-    file = path.parent / PureWindowsPath(name).as_posix()
+    if not _UNITS[0] < unit < _UNITS[1]:
+        raise InputError(f"{frame.where}: depth_unit_scale_factor is {unit:g}, which is no unit")
     depth = _read_png(file) * np.float32(unit)
     stored = depth.shape[1], depth.shape[0]
     if not is_copy(size, stored):
@@ -215,22 +218,10 @@ def _depth(path: Path, frame: _Frame, size: tuple[int, int]) -> Float[np.ndarray
 
 
 def _read_png(file: Path) -> Float[np.ndarray, "_ _"]:
-    try:
-        with Image.open(file) as picture:
-            values = np.asarray(picture)
-    except Exception as error:  # Pillow's decoders raise a dozen kinds for damaged files
-        reason = " ".join(str(error).split())
-        raise InputError(f"cannot read {file}: it is no sound depth map ({reason})") from error
+    values = picture_values(file)
     if values.ndim != 2 or values.dtype.kind not in "iu" or values.itemsize < 2:
         raise InputError(
             f"{file} has shape {values.shape} and dtype {values.dtype}; expected a greyscale PNG "
             "of 16 bits"
         )
     return values.astype(np.float32)
-
-
-def _is_finite(value: int | float) -> bool:
-    try:
-        return math.isfinite(value)
-    except OverflowError:  # an integer beyond all floats
-        return False

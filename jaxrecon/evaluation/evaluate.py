@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterable
 from typing import Any, Protocol, runtime_checkable
 
+from jaxrecon.checks import shown
 from jaxrecon.errors import InputError
 from jaxrecon.evaluation.measure import SceneScores, Settings, measure
 from jaxrecon.evaluation.report import Report
@@ -39,12 +40,14 @@ def evaluate(
       options: passed to `model.reconstruct`, such as `resolution=224`.
 
     Raises:
-      InputError: there is no scene, nothing at all can be measured, or a scene's truth does not
-        fit its images.
+      InputError: an argument is of another type, there is no scene, nothing at all can be measured,
+        or a scene's truth does not fit its images.
     """
-    settings = settings or Settings()
+    settings = _checked(model, truths, settings)
     scenes, name = [], ""
     for truth in truths:
+        if not isinstance(truth, Truth):
+            raise InputError(f"truths: found {shown(truth)}; give scenes, such as from open_set")
         images = list(truth.images) if isinstance(truth.images, tuple) else truth.images
         recon = model.reconstruct(images, **options)
         scenes.append(measure(recon, truth, settings))
@@ -53,6 +56,16 @@ def evaluate(
             advance()
     _check(scenes)
     return Report(name, settings, tuple(scenes))
+
+
+def _checked(model: object, truths: object, settings: Settings | None) -> Settings:
+    if not isinstance(model, Reconstructs):
+        raise InputError(f"model: found {shown(model)}; give what jaxrecon.load returns")
+    if not isinstance(truths, Iterable):
+        raise InputError(f"truths: found {shown(truths)}; give scenes, such as from open_set")
+    if settings is not None and not isinstance(settings, Settings):
+        raise InputError(f"settings: found {shown(settings)}; give Settings()")
+    return settings or Settings()
 
 
 def _check(scenes: list[SceneScores]) -> None:

@@ -6,6 +6,7 @@ import jax
 import numpy as np
 from jaxtyping import Array, Bool, Float
 
+from jaxrecon.checks import finite, real_number, shown, truth_value, whole_number
 from jaxrecon.errors import InputError
 from jaxrecon.evaluation.metrics_depth import (
     ALIGNMENTS,
@@ -56,16 +57,22 @@ class Settings:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if not 0 <= self.min_overlap <= 1:
-            raise InputError(f"min_overlap is {self.min_overlap}; give a share from 0 to 1")
+        overlap = finite(self.min_overlap)
+        if overlap is None or not 0 <= overlap <= 1:
+            raise InputError(f"min_overlap is {shown(self.min_overlap)}; give a share from 0 to 1")
         if self.depth_alignment not in ALIGNMENTS:
             choices = ", ".join(ALIGNMENTS)
             raise InputError(
-                f"depth_alignment is {self.depth_alignment!r}; choose one of {choices}"
+                f"depth_alignment is {shown(self.depth_alignment)}; choose one of {choices}"
             )
+        truth_value("fold_sign", self.fold_sign)
         for name in ("max_points", "icp_distance", "seed"):
-            if getattr(self, name) < 0:
-                raise InputError(f"{name} is {getattr(self, name)}; give at least 0")
+            value = getattr(self, name)
+            if (finite(value) or 0) < 0:
+                raise InputError(f"{name} is {shown(value)}; give at least 0")
+        whole_number("max_points", self.max_points)
+        whole_number("seed", self.seed)
+        real_number("icp_distance", self.icp_distance)
 
 
 @dataclass(frozen=True, eq=False)

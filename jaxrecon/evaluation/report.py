@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from jaxrecon.errors import one_line
 from jaxrecon.evaluation.measure import SceneScores, Settings
 from jaxrecon.evaluation.metrics_pose import PairErrors, PoseScores, pose_scores
 from jaxrecon.files import replacing_file
@@ -78,7 +79,7 @@ class Report:
         """
         head = ["scene", "views", "pairs", *(title for _, title, _ in _COLUMNS)]
         shown = self.scenes[:scenes]
-        rows = [[s.name, str(s.views), str(s.pairs), *_cells(s.values())] for s in shown]
+        rows = [[one_line(s.name), str(s.views), str(s.pairs), *_cells(s.values())] for s in shown]
         summary = [["mean", "", "", *_cells(self.mean())]]
         summary.append(["median", "", "", *_cells(self.median())])
         if self.errors is not None and self.pooled is not None:
@@ -134,7 +135,7 @@ class Report:
 
     def _title(self) -> str:
         views = sum(scene.views for scene in self.scenes)
-        return f"{self.model or 'model'}: {len(self.scenes)} scenes, {views} views"
+        return f"{one_line(self.model or 'model')}: {len(self.scenes)} scenes, {views} views"
 
     def _remarks(self) -> list[str]:
         lines = [
@@ -145,7 +146,9 @@ class Report:
         if without:
             lines.append(f"views without depth: {without}")
         counts = Counter(note for scene in self.scenes for note in scene.notes)
-        return lines + [f"note: {note} ({_scenes(count)})" for note, count in counts.items()]
+        return lines + [
+            f"note: {one_line(note)} ({_scenes(count)})" for note, count in counts.items()
+        ]
 
     def _pair_rule(self) -> str:
         """Which pairs of views count for pose metrics."""

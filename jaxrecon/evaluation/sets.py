@@ -1,19 +1,22 @@
 """The table of evaluation sets, and how one is opened."""
 
 import itertools
+import os
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
+from jaxrecon.checks import path_given, shown, truth_value
 from jaxrecon.errors import InputError
 from jaxrecon.evaluation.sets_co3d import co3d_scenes
-from jaxrecon.evaluation.sets_common import Pick
+from jaxrecon.evaluation.sets_common import Pick, at_least
 from jaxrecon.evaluation.sets_folder import folder_scenes
-from jaxrecon.evaluation.sets_procedural import procedural_scenes
+from jaxrecon.evaluation.sets_procedural import TOGETHER, procedural_scenes
 from jaxrecon.evaluation.sets_re10k import re10k_scenes
 from jaxrecon.evaluation.sets_seven_scenes import seven_scenes
 from jaxrecon.evaluation.sets_tum import tum_scenes
 from jaxrecon.evaluation.truth import Truth
+from jaxrecon.images.limits import check_processed
 
 _PROCEDURAL_VIEWS, _PROCEDURAL_SIZE = 8, 224
 
@@ -53,6 +56,7 @@ def open_set(
     size: int | None = None,
     stride: int = 1,
     seed: int = 0,
+    allow_outside: bool = False,
 ) -> Iterator[Truth]:
     """The scenes of an evaluation set, one after the other.
 
@@ -66,32 +70,35 @@ def open_set(
       size: side of procedural images in pixels; 224 if not given.
       stride: takes every so manieth frame of a sequence; procedural scenes have none.
       seed: of the procedural scenes, or of the draw of views.
+      allow_outside: whether lists and links of the set may lead out of its folder; for sets that
+        you trust.
 
     Raises:
-      InputError: the kind is unknown, a number is out of range or not of this kind, or nothing
-        usable lies at the path.
+      InputError: the kind is unknown, a number is out of range or not of this kind, nothing usable
+        lies at the path, or what lies there leads out of it.
     """
+    if not isinstance(kind, str) or kind not in ("procedural", *EVALUATION_SETS):
+        kinds = ", ".join(("procedural", *EVALUATION_SETS))
+        raise InputError(f"unknown evaluation set {shown(kind)}; choose one of {kinds}")
     if kind != "procedural" and size is not None:
         raise InputError(
-            f"{size=} is of procedural images; those of the set {kind} keep their own size"
+            f"size={shown(size)} is of procedural images; those of the set {kind} keep their own "
+            "size"
         )
-    size = _PROCEDURAL_SIZE if size is None else size
-    for name, value in (("scenes", scenes), ("size", size)):
-        if value < 1:
-            raise InputError(f"{name} is {value}; give at least 1")
-    pick = Pick(stride, views, seed)
+    scenes = at_least("scenes", scenes, 1)
+    pick = Pick(stride, views, seed, truth_value("allow_outside", allow_outside))
     if kind == "procedural":
         _check_procedural(path)
-        count = views or _PROCEDURAL_VIEWS
-        return procedural_scenes(scenes=scenes, views=count, size=size, seed=seed)
-    if kind not in EVALUATION_SETS:
-        kinds = ", ".join(("procedural", *EVALUATION_SETS))
-        raise InputError(f"unknown evaluation set {kind!r}; choose one of {kinds}")
+        side = at_least("size", _PROCEDURAL_SIZE if size is None else size, 1)
+        count = pick.views or _PROCEDURAL_VIEWS
+        check_processed(TOGETHER * count, (side, side), f"views={shown(count)}, size={shown(side)}")
+        return procedural_scenes(scenes=scenes, views=count, size=side, seed=pick.seed or 0)
     if path is None:
         raise InputError(f"the evaluation set {kind} needs the path where it lies")
     chosen = EVALUATION_SETS[kind]
-    pick = pick if chosen.drawn else Pick(stride, views)
-    return itertools.islice(chosen.read(Path(path).expanduser(), pick), scenes)
+    pick = pick if chosen.drawn else replace(pick, seed=None)
+    folder = Path(os.path.expanduser(path_given("path", path)))
+    return itertools.islice(chosen.read(folder, pick), scenes)
 
 
 def _check_procedural(path: str | Path | None) -> None:

@@ -1,19 +1,20 @@
 """CO3D: turns around objects, with cameras in PyTorch3D's convention; cameras only, no depth."""
 
-import gzip
-import json
-import zlib
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from jaxtyping import Float
 
+from jaxrecon import reading
+from jaxrecon.checks import shown
 from jaxrecon.errors import InputError
 from jaxrecon.evaluation.sets_common import (
     Pick,
-    check_folder,
+    check_distinct,
+    folders_in,
     not_empty,
     pinhole,
     poses_from_world_to_camera,
@@ -22,6 +23,53 @@ from jaxrecon.evaluation.truth import Truth
 
 _NAMES = ("frame_annotations.jgz", "frame_annotations.json")
 _ABSURD = 1e5
+_MOST_BYTES = 2**30
+
+
+@dataclass(frozen=True)
+class _Frame:
+    """One annotation; `where` names it in messages."""
+
+    where: str
+    values: Any
+
+    def get(self, *names: str) -> Any:
+        """A nested field.
+
+        Raises:
+          InputError: it is not there.
+        """
+        found = self.values
+        for name in names:
+            if not isinstance(found, dict) or name not in found:
+                raise InputError(f"{self.where} has no {'.'.join(names)}; expected CO3D's fields")
+            found = found[name]
+        return found
+
+    def text(self, *names: str) -> str:
+        """A field that is a text."""
+        return reading.text(self.get(*names), self._field(names))
+
+    def whole(self, *names: str) -> int:
+        """A field that is a whole number."""
+        return reading.whole(self.get(*names), self._field(names))
+
+    def numbers(self, *names: str, shapes: tuple[tuple[int, ...], ...]) -> np.ndarray:
+        """A field that is a list of numbers, which may be nested."""
+        return reading.numbers(self.get(*names), self._field(names), *shapes)
+
+    def size(self) -> tuple[int, int]:
+        """Width and height of the image."""
+        height, width = self.numbers("image", "size", shapes=((2,),)).tolist()
+        where = self._field(("image", "size"))
+        return reading.whole(width, where, least=1), reading.whole(height, where, least=1)
+
+    def shift(self) -> Float[np.ndarray, "3"]:
+        """The translation of its camera."""
+        return self.numbers("viewpoint", "T", shapes=((3,), (1, 3))).reshape(3)
+
+    def _field(self, names: tuple[str, ...]) -> str:
+        return f"{self.where}: {'.'.join(names)}"
 
 
 def co3d_scenes(path: Path, pick: Pick) -> Iterator[Truth]:
@@ -32,13 +80,13 @@ def co3d_scenes(path: Path, pick: Pick) -> Iterator[Truth]:
     camera farther than 1e5 from the origin, as in VGGT's evaluation.
 
     Raises:
-      InputError: there are no annotations, they are damaged, or no sequence is left.
+      InputError: there are no annotations, they are damaged, a frame is there twice, an image lies
+        outside of the set, or no sequence is left.
 
     Source: Reizenstein et al., Common Objects in 3D, ICCV 2021.
     """
-    check_folder(path)
-    listed = [folder / name for folder in (path, *sorted(path.iterdir())) for name in _NAMES]
-    files = [file for file in listed if file.is_file()]
+    listed = [folder / name for folder in (path, *folders_in(path)) for name in _NAMES]
+    files = [file for file in listed if reading.is_plain_file(file)]
     if not files:
         raise InputError(f"no {_NAMES[0]} in {path} or the folders in it; check the path")
     places = ", ".join(str(file.parent) for file in files)
@@ -51,50 +99,50 @@ def co3d_scenes(path: Path, pick: Pick) -> Iterator[Truth]:
 
 def _sequences(file: Path, pick: Pick) -> Iterator[Truth]:
     """The sequences of one file of annotations, by name."""
-    grouped: dict[str, list[Any]] = {}
+    grouped: dict[str, list[_Frame]] = {}
     for frame in _annotations(file):
-        grouped.setdefault(_get(frame, file, "sequence_name"), []).append(frame)
+        grouped.setdefault(frame.text("sequence_name"), []).append(frame)
     for name in sorted(grouped):
-        frames = sorted(grouped[name], key=lambda frame: _get(frame, file, "frame_number"))
-        placed = [(image, frame) for frame in frames if (image := _image(frame, file))]
-        if placed and not _is_absurd(frames, file):
-            yield _truth(f"{file.parent.name}/{name}", pick.of(placed), file)
+        frames = sorted(grouped[name], key=lambda frame: frame.whole("frame_number"))
+        numbers = (str(frame.whole("frame_number")) for frame in frames)
+        check_distinct(file, f"frame_number of the sequence {name}", numbers)
+        placed = [frame for frame in frames if _image(frame, file, None)]
+        if placed and not _is_absurd(frames):
+            yield _truth(f"{file.parent.name}/{name}", pick.of(placed), file, pick)
 
 
-def _truth(name: str, placed: list[tuple[Path, Any]], file: Path) -> Truth:
-    cameras = [_camera(frame, file) for _, frame in placed]
+def _truth(name: str, frames: list[_Frame], file: Path, pick: Pick) -> Truth:
+    cameras = [_camera(frame) for frame in frames]
+    images = [image for frame in frames if (image := _image(frame, file, pick))]
+    check_distinct(file, "image", map(str, images))
     rotation, translation, intrinsics = (np.stack(parts) for parts in zip(*cameras, strict=True))
     return Truth(
         name=name,
-        images=tuple(image for image, _ in placed),
+        images=tuple(images),
         world_from_camera=poses_from_world_to_camera(rotation, translation),
         intrinsics=intrinsics,
     )
 
 
-def _camera(frame: Any, file: Path) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def _camera(frame: _Frame) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """World-to-camera rotation and translation, and intrinsics, in OpenCV's convention."""
-    viewpoint, height_width = _get(frame, file, "viewpoint"), _get(frame, file, "image", "size")
-    rotation, translation = (_get(frame, file, "viewpoint", name) for name in ("R", "T"))
-    try:
-        turn, shift = opencv_from_pytorch3d(
-            np.array(rotation, np.float64).reshape(3, 3),
-            np.array(translation, np.float64).reshape(3),
-        )
-        focal, centre = (
-            np.array(_get(frame, file, "viewpoint", name), np.float64).reshape(2)
-            for name in ("focal_length", "principal_point")
-        )
-        size = (int(height_width[1]), int(height_width[0]))
-    except (TypeError, ValueError, IndexError) as error:
-        raise InputError(f"{file}: a viewpoint or image size is damaged ({error})") from error
-    form = str(viewpoint.get("intrinsics_format", "ndc_norm_image_bounds")).lower()
+    rotation = frame.numbers("viewpoint", "R", shapes=((3, 3), (9,))).reshape(3, 3)
+    turn, shift = opencv_from_pytorch3d(rotation, frame.shift())
+    focal, centre = (
+        frame.numbers("viewpoint", name, shapes=((2,), (1, 2))).reshape(2)
+        for name in ("focal_length", "principal_point")
+    )
+    form = str(frame.get("viewpoint").get("intrinsics_format", "ndc_norm_image_bounds")).lower()
     if form not in ("ndc_isotropic", "ndc_norm_image_bounds"):
         raise InputError(
-            f"{file}: intrinsics_format {form!r} is unknown; "
+            f"{frame.where}: intrinsics_format {shown(form)} is unknown; "
             "expected ndc_isotropic or ndc_norm_image_bounds"
         )
-    return turn, shift, intrinsics_from_ndc(focal, centre, size, isotropic=form == "ndc_isotropic")
+    with np.errstate(over="ignore"):
+        matrix = intrinsics_from_ndc(focal, centre, frame.size(), isotropic=form == "ndc_isotropic")
+    if not np.isfinite(matrix).all():
+        raise InputError(f"{frame.where}: focal_length or principal_point is beyond all pixels")
+    return turn, shift, matrix
 
 
 def opencv_from_pytorch3d(
@@ -137,39 +185,26 @@ def intrinsics_from_ndc(
     return pinhole(*focal_pixels, *centre_pixels)
 
 
-def _is_absurd(frames: list[Any], file: Path) -> bool:
-    shifts = [_get(frame, file, "viewpoint", "T") for frame in frames]
-    try:
-        return bool(np.abs(np.array(shifts, np.float64)).max() > _ABSURD)
-    except (TypeError, ValueError) as error:
-        raise InputError(f"{file}: a viewpoint's T is damaged ({error})") from error
+def _is_absurd(frames: list[_Frame]) -> bool:
+    return any(np.abs(frame.shift()).max() > _ABSURD for frame in frames)
 
 
-def _image(frame: Any, file: Path) -> Path | None:
-    """The frame's image, where it is there."""
-    relative = _get(frame, file, "image", "path")
-    if not isinstance(relative, str):
+def _image(frame: _Frame, file: Path, pick: Pick | None) -> Path | None:
+    """The frame's image, where it is there; if it is to be opened, kept inside its folder."""
+    if frame.get("image", "path") is None:
         return None
-    places = [file.parent.parent / relative, file.parent / relative]
-    return next((place for place in places if place.is_file()), None)
+    name = frame.text("image", "path")
+    for folder in (file.parent.parent, file.parent):
+        place = folder / name
+        if pick is not None:
+            place = pick.path(folder, name, f"{frame.where}: image.path")
+        if reading.is_plain_file(place):
+            return place
+    return None
 
 
-def _annotations(file: Path) -> list[Any]:
-    try:
-        stored = file.read_bytes()
-        frames = json.loads(gzip.decompress(stored) if file.suffix == ".jgz" else stored)
-    except (OSError, EOFError, ValueError, zlib.error) as error:
-        raise InputError(f"cannot read {file}: it is not sound JSON ({error})") from error
+def _annotations(file: Path) -> list[_Frame]:
+    frames = reading.read_json(file, limit=_MOST_BYTES)
     if not isinstance(frames, list):
         raise InputError(f"{file}: expected a list of frames, found {type(frames).__name__}")
-    return frames
-
-
-def _get(frame: Any, file: Path, *names: str) -> Any:
-    """A nested field of an annotation."""
-    found = frame
-    for name in names:
-        if not isinstance(found, dict) or name not in found:
-            raise InputError(f"{file}: a frame has no {'.'.join(names)}; expected CO3D's fields")
-        found = found[name]
-    return found
+    return [_Frame(f"{file}: frame {number}", frame) for number, frame in enumerate(frames)]

@@ -1,24 +1,31 @@
 """What the readers of evaluation sets share: choosing frames, reading numbers and depth."""
 
-from collections.abc import Iterator, Sequence
+import os
+from array import array
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from jaxtyping import Float
-from PIL import Image
 
+from jaxrecon import reading
+from jaxrecon.checks import is_whole, shown, whole_number
 from jaxrecon.errors import InputError
+from jaxrecon.images.pictures import picture_values
 
 
 @dataclass(frozen=True)
 class Pick:
-    """Which frames of a sequence are taken.
+    """Which frames of a sequence are taken, and from where.
 
     Attributes:
       stride: every so manieth frame, from the first.
       views: of those, at most so many; None for all.
       seed: draws the `views` frames at random, in the order of the sequence; None takes the first.
+      allow_outside: whether files of the set may lie outside of its folder, as links or by names in
+        its lists.
 
     Raises:
       InputError: a number is out of range.
@@ -27,14 +34,13 @@ class Pick:
     stride: int = 1
     views: int | None = None
     seed: int | None = None
+    allow_outside: bool = False
 
     def __post_init__(self) -> None:
-        for name in ("stride", "views"):
+        for name, least in (("stride", 1), ("views", 1), ("seed", 0)):
             value = getattr(self, name)
-            if value is not None and value < 1:
-                raise InputError(f"{name} is {value}; give at least 1")
-        if self.seed is not None and self.seed < 0:
-            raise InputError(f"seed is {self.seed}; give at least 0")
+            if value is not None:
+                object.__setattr__(self, name, at_least(name, value, least))
 
     def of[T](self, frames: Sequence[T]) -> list[T]:
         """The chosen frames."""
@@ -46,6 +52,25 @@ class Pick:
         drawn = np.random.default_rng(self.seed).permutation(len(strided))[: self.views]
         return [strided[index] for index in sorted(drawn)]
 
+    def path(self, folder: Path, name: str, where: str) -> Path:
+        """A file of the set, by its name as it stands in a list or a folder.
+
+        Raises:
+          InputError: it lies outside of the folder, and `allow_outside` is false.
+        """
+        return reading.inside(folder, name, where=where, allow_outside=self.allow_outside)
+
+
+def at_least(name: str, value: object, least: int) -> int:
+    """A whole number that an argument gives.
+
+    Raises:
+      InputError: it is none, or too low.
+    """
+    if is_whole(value) and value < least:
+        raise InputError(f"{name} is {shown(value)}; give at least {least}")
+    return whole_number(name, value, least=least)
+
 
 def check_folder(path: Path) -> Path:
     """Refuses what is not a folder.
@@ -53,10 +78,22 @@ def check_folder(path: Path) -> Path:
     Raises:
       InputError: naming it.
     """
-    if not path.is_dir():
-        what = "is a file, not a folder" if path.exists() else "does not exist"
+    if not reading.is_folder(path):
+        what = "is a file, not a folder" if os.path.exists(path) else "does not exist"
         raise InputError(f"{path} {what}; check the path")
     return path
+
+
+def folders_in(path: Path) -> list[Path]:
+    """What lies in a folder, sorted.
+
+    Raises:
+      InputError: it is no folder, or cannot be read.
+    """
+    try:
+        return sorted(check_folder(path).iterdir())
+    except OSError as error:
+        raise InputError(f"cannot read the folder {path}: {error.strerror}") from error
 
 
 def folders_with(path: Path, marker: str, *, depth: int = 2) -> list[Path]:
@@ -91,36 +128,43 @@ def scene_name(folder: Path, root: Path) -> str:
     return folder.name if folder == root else folder.relative_to(root).as_posix()
 
 
-def read_lines(path: Path) -> list[str]:
-    """The lines of a text file that are not empty and no comments.
+def read_lines(path: Path) -> Iterator[str]:
+    """The lines of a text file that are not empty and no comments, read as they are asked for.
 
     Raises:
-      InputError: the file cannot be read as text.
+      InputError: the file cannot be read as text, or a line is far too long.
     """
-    try:
-        lines = path.read_text().splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "it is not a text file"
-        raise InputError(f"cannot read {path}: {reason}; check the file") from error
-    return [line for line in map(str.strip, lines) if line and not line.startswith("#")]
+    lines = map(str.strip, reading.read_lines(path))
+    return (line for line in lines if line and not line.startswith("#"))
 
 
-def read_numbers(path: Path, lines: Sequence[str], count: int) -> Float[np.ndarray, "lines count"]:
+def read_numbers(path: Path, lines: Iterable[str], count: int) -> Float[np.ndarray, "lines count"]:
     """`count` numbers from each line of a file.
 
     Raises:
       InputError: naming the file and the line that has others.
     """
-    rows = []
+    numbers = array("d")
     for line in lines:
         try:
-            row = [float(word) for word in line.replace(",", " ").split()]
+            row = [reading.parse_number(word) for word in line.replace(",", " ").split()]
         except ValueError:
             row = []
         if len(row) != count:
             raise InputError(f"{path}: expected {count} numbers in a line, found {line[:60]!r}")
-        rows.append(row)
-    return np.array(rows, np.float64).reshape(len(rows), count)
+        numbers.extend(row)
+    return np.array(numbers, np.float64).reshape(-1, count)
+
+
+def check_distinct(path: Path, what: str, names: Iterable[str]) -> None:
+    """Refuses a list in which a name stands twice.
+
+    Raises:
+      InputError: naming the file and the name.
+    """
+    twice = next((name for name, times in Counter(names).items() if times > 1), None)
+    if twice is not None:
+        raise InputError(f"{path} has the {what} {twice!r} twice; remove one of them")
 
 
 def read_depth_png(
@@ -131,11 +175,7 @@ def read_depth_png(
     Raises:
       InputError: the file cannot be read, or is no greyscale image.
     """
-    try:
-        with Image.open(path) as image:
-            values = np.asarray(image)
-    except (OSError, ValueError, SyntaxError) as error:
-        raise InputError(f"cannot read {path}: it is not a sound image ({error})") from error
+    values = picture_values(path)
     if values.ndim != 2:
         raise InputError(f"{path} has shape {values.shape}; expected one channel of depth")
     return np.where(np.isin(values, unknown), 0, values / per_metre).astype(np.float32)

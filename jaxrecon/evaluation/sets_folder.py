@@ -4,17 +4,16 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
 
+from jaxrecon import reading
 from jaxrecon.errors import InputError
-from jaxrecon.evaluation.sets_common import Pick, check_folder, scene_name
+from jaxrecon.evaluation.sets_common import Pick, folders_in, scene_name
 from jaxrecon.evaluation.truth import Truth, check_shape
-from jaxrecon.files import DAMAGED_ARCHIVE
+from jaxrecon.images.pictures import file_size
 from jaxrecon.images.sources import folder_images
 
 _NAME = "condition.npz"
 _FIELDS = {"poses": "world_from_camera", "intrinsics": "intrinsics", "depths": "depth_z"}
-_EXIF_ORIENTATION = 0x0112
 
 
 def folder_scenes(path: Path, pick: Pick) -> Iterator[Truth]:
@@ -27,19 +26,19 @@ def folder_scenes(path: Path, pick: Pick) -> Iterator[Truth]:
     several archives, `condition.npz` is meant.
 
     Raises:
-      InputError: there is no such folder, or an archive is damaged or does not fit its images.
+      InputError: there is no such folder, an archive is damaged or does not fit its images, or a
+        link leads out of the folder.
     """
-    check_folder(path)
-    folders = [folder for folder in (path, *sorted(path.iterdir())) if _is_scene(folder)]
+    folders = [folder for folder in (path, *folders_in(path)) if _is_scene(folder)]
     if not folders:
         raise InputError(
             f"{path} is no scene: it needs images/ and beside it one .npz file ({_NAME})"
         )
-    return (_read(folder, scene_name(folder, path), pick) for folder in folders)
+    return (_read(folder, path, pick) for folder in folders)
 
 
 def _is_scene(folder: Path) -> bool:
-    return (folder / "images").is_dir() and _archive(folder) is not None
+    return reading.is_folder(folder / "images") and _archive(folder) is not None
 
 
 def _archive(folder: Path) -> Path | None:
@@ -48,12 +47,14 @@ def _archive(folder: Path) -> Path | None:
     return named if named in found else found[0] if len(found) == 1 else None
 
 
-def _read(folder: Path, name: str, pick: Pick) -> Truth:
-    archive = _archive(folder)
+def _read(folder: Path, root: Path, pick: Pick) -> Truth:
+    name, archive = scene_name(folder, root), _archive(folder)
     assert archive is not None
     images = folder_images(folder / "images")
     if not images:
         raise InputError(f"no images in {folder / 'images'}; the scene needs at least one")
+    for file in (archive, *images):
+        pick.path(root, str(file.relative_to(root)), f"{root}")
     arrays = _arrays(archive, images)
     chosen = pick.of(range(len(images)))
     picked = {_FIELDS[key]: _as_float(array, archive, key)[chosen] for key, array in arrays.items()}
@@ -61,25 +62,24 @@ def _read(folder: Path, name: str, pick: Pick) -> Truth:
 
 
 def _arrays(archive: Path, images: list[Path]) -> dict[str, np.ndarray]:
-    try:
-        with open(archive, "rb") as file, np.load(file) as stored:
-            arrays = {key: stored[key] for key in _FIELDS if key in stored}
-    except (*DAMAGED_ARCHIVE, KeyError) as error:
-        raise InputError(f"cannot read {archive}: it is not a sound .npz file ({error})") from error
     views = len(images)
+    shapes = {"poses": (views, 4, 4), "intrinsics": (views, 3, 3), "depths": (views, None, None)}
+    with reading.open_npz(archive, advice="replace it") as stored:
+        headers = {key: stored.header(key) for key in _FIELDS if key in stored}
+        for key, header in headers.items():
+            if key != "intrinsics" or header.shape != (3, 3):
+                check_shape(str(archive), key, header, shapes[key])
+        if "depths" in headers:
+            _check_sizes(images, archive, headers["depths"].shape)
+        arrays = {key: stored.read(key) for key in headers}
     if "intrinsics" in arrays and arrays["intrinsics"].shape == (3, 3):
         arrays["intrinsics"] = np.broadcast_to(arrays["intrinsics"], (views, 3, 3))
-    shapes = {"poses": (views, 4, 4), "intrinsics": (views, 3, 3), "depths": (views, None, None)}
-    for key, array in arrays.items():
-        check_shape(str(archive), key, array, shapes[key])
-    if "depths" in arrays:
-        _check_sizes(images, archive, arrays["depths"].shape)
     return arrays
 
 
 def _check_sizes(images: list[Path], archive: Path, shape: tuple[int, ...]) -> None:
     for file in images:
-        width, height = upright_size(file)
+        width, height = file_size(file)
         if (height, width) != shape[1:]:
             raise InputError(
                 f"{archive}: depths is {shape[2]}x{shape[1]} pixels, {file} is {width}x{height}; "
@@ -87,21 +87,8 @@ def _check_sizes(images: list[Path], archive: Path, shape: tuple[int, ...]) -> N
             )
 
 
-def upright_size(file: Path) -> tuple[int, int]:
-    """Width and height of an image after its EXIF orientation, from its header.
-
-    Raises:
-      InputError: it is no image.
-    """
-    try:
-        with Image.open(file) as image:
-            turned = image.getexif().get(_EXIF_ORIENTATION, 1) >= 5
-            return (image.height, image.width) if turned else image.size
-    except (OSError, UnidentifiedImageError) as error:
-        raise InputError(f"cannot read {file}: it is not a sound image; replace it") from error
-
-
 def _as_float(array: np.ndarray, archive: Path, key: str) -> np.ndarray:
     if array.dtype.kind not in "fiu":
         raise InputError(f"{archive}: {key} has dtype {array.dtype}; expected numbers")
-    return array.astype(np.float32 if key == "depths" else np.float64)
+    with np.errstate(over="ignore"):  # beyond all floats is unknown
+        return array.astype(np.float32 if key == "depths" else np.float64)

@@ -7,7 +7,8 @@ import numpy as np
 
 from jaxrecon.evaluation.truth import Truth
 
-_CHUNK = 8
+TOGETHER = 8
+"""So many scenes are rendered together at most."""
 
 
 def procedural_scenes(*, scenes: int, views: int, size: int, seed: int = 0) -> Iterator[Truth]:
@@ -27,7 +28,7 @@ def procedural_scenes(*, scenes: int, views: int, size: int, seed: int = 0) -> I
     from jaxrecon.scenes import render_scenes, scene_key
 
     key = scene_key("test", seed)
-    together = min(_CHUNK, scenes)
+    together = min(TOGETHER, scenes)
     for first in range(0, scenes, together):
         batch = jax.device_get(
             render_scenes(key, scenes=together, views=views, height=size, width=size, first=first)

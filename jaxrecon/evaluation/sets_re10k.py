@@ -8,6 +8,7 @@ import numpy as np
 from jaxrecon.errors import InputError
 from jaxrecon.evaluation.sets_common import (
     Pick,
+    check_distinct,
     check_folder,
     not_empty,
     pinhole,
@@ -15,8 +16,9 @@ from jaxrecon.evaluation.sets_common import (
     read_lines,
     read_numbers,
 )
-from jaxrecon.evaluation.sets_folder import upright_size
 from jaxrecon.evaluation.truth import Truth
+from jaxrecon.images.pictures import file_size
+from jaxrecon.reading import is_plain_file
 
 _SUFFIXES = (".png", ".jpg", ".jpeg")
 
@@ -30,12 +32,13 @@ def re10k_scenes(path: Path, pick: Pick) -> Iterator[Truth]:
     are left out, and so are lists of a folder of whose frames none is there.
 
     Raises:
-      InputError: there is no list, a list is damaged, or none of its frames is there.
+      InputError: there is no list, a list is damaged or has a time twice, none of its frames is
+        there, or a link leads out of its folder.
 
     Source: Zhou et al., Stereo magnification, SIGGRAPH 2018;
     https://google.github.io/realestate10k/download.html.
     """
-    files = [path] if path.is_file() else sorted(check_folder(path).glob("*.txt"))
+    files = [path] if is_plain_file(path) else sorted(check_folder(path).glob("*.txt"))
     if not files:
         raise InputError(f"no pose lists (.txt) in {path}; check the path")
     places = f"{files[0].with_suffix('')}" + " and the folders beside it" * (len(files) > 1)
@@ -45,16 +48,18 @@ def re10k_scenes(path: Path, pick: Pick) -> Iterator[Truth]:
 
 def _read(file: Path, pick: Pick) -> Truth | None:
     """None if no frame of the list is there."""
-    lines = read_lines(file)
-    listed = [line for line in lines if "://" not in line]
+    listed = [line for line in read_lines(file) if "://" not in line]
     rows = read_numbers(file, listed, 19)
     times = [line.split()[0] for line in listed]
-    images = {number: image for number, time in enumerate(times) if (image := _frame(file, time))}
+    check_distinct(file, "time", times)
+    images = {
+        number: image for number, time in enumerate(times) if (image := _frame(file, time, pick))
+    }
     if not images:
         return None
     chosen = pick.of(sorted(images))
     matrices = rows[chosen, 7:].reshape(-1, 3, 4)
-    sizes = [upright_size(images[number]) for number in chosen]
+    sizes = [file_size(images[number]) for number in chosen]
     intrinsics = [
         pinhole(fx * width, fy * height, cx * width - 0.5, cy * height - 0.5)
         for (fx, fy, cx, cy), (width, height) in zip(rows[chosen, 1:5], sizes, strict=True)
@@ -67,6 +72,7 @@ def _read(file: Path, pick: Pick) -> Truth | None:
     )
 
 
-def _frame(file: Path, time: str) -> Path | None:
-    places = [file.with_suffix("") / f"{time}{suffix}" for suffix in _SUFFIXES]
-    return next((place for place in places if place.is_file()), None)
+def _frame(file: Path, time: str, pick: Pick) -> Path | None:
+    folder = file.with_suffix("")
+    places = [pick.path(folder, f"{time}{suffix}", f"{file}") for suffix in _SUFFIXES]
+    return next((place for place in places if is_plain_file(place)), None)

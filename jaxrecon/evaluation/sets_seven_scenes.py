@@ -19,6 +19,8 @@ from jaxrecon.evaluation.sets_common import (
     stack_depths,
 )
 from jaxrecon.evaluation.truth import Truth
+from jaxrecon.images.sources import digits_key
+from jaxrecon.reading import is_plain_file
 
 _INTRINSICS = pinhole(585.0, 585.0, 320.0, 240.0)
 _COLOUR = pinhole(525.0, 525.0, 320.0, 240.0)
@@ -40,7 +42,8 @@ def seven_scenes(path: Path, pick: Pick) -> Iterator[Truth]:
     to 33 pixels at the image's edges.
 
     Raises:
-      InputError: there is no sequence, or one of its files is damaged.
+      InputError: there is no sequence, one of its files is damaged, or a link leads out of the
+        folder.
 
     Source: Shotton et al., Scene coordinate regression forests, CVPR 2013, and its read-me.
     """
@@ -48,25 +51,29 @@ def seven_scenes(path: Path, pick: Pick) -> Iterator[Truth]:
     sequences = [folder for folder in found if _is_wanted(folder)]
     if not sequences:
         raise InputError(f"none of the sequences that TestSplit.txt names is in {path}")
-    return (_read(folder, scene_name(folder, path), pick) for folder in sequences)
+    return (_read(folder, path, pick) for folder in sequences)
 
 
 def _is_wanted(sequence: Path) -> bool:
     """Whether a sequence is a test sequence, or there is no list of them."""
     split = sequence.parent / "TestSplit.txt"
-    if not split.is_file():
+    if not is_plain_file(split):
         return True
-    numbers = {int(n) for line in read_lines(split) for n in re.findall(r"\d+", line)}
+    numbers = {digits_key(n) for line in read_lines(split) for n in re.findall(r"\d+", line)}
     own = re.search(r"\d+", sequence.name)
-    return own is not None and int(own.group()) in numbers
+    return own is not None and digits_key(own.group()) in numbers
 
 
-def _read(folder: Path, name: str, pick: Pick) -> Truth:
+def _read(folder: Path, root: Path, pick: Pick) -> Truth:
     images = pick.of(sorted(folder.glob("frame-*.color.png")))
-    registered = any(_depth_of(image, registered=True).is_file() for image in images)
+    registered = any(is_plain_file(_depth_of(image, registered=True)) for image in images)
     depths = [_depth_of(image, registered=registered) for image in images]
+    for file in (*images, *depths, *map(_pose_of, images)):
+        pick.path(root, str(file.relative_to(root)), f"{root}")
     maps = [
-        read_depth_png(file, per_metre=_MILLIMETRES, unknown=_UNKNOWN) if file.is_file() else None
+        read_depth_png(file, per_metre=_MILLIMETRES, unknown=_UNKNOWN)
+        if is_plain_file(file)
+        else None
         for file in depths
     ]
     if registered:
@@ -74,7 +81,7 @@ def _read(folder: Path, name: str, pick: Pick) -> Truth:
     intrinsics = _COLOUR if registered else _INTRINSICS
     poses = np.stack([_pose(image) for image in images])
     return Truth(
-        name=name,
+        name=scene_name(folder, root),
         images=tuple(images),
         world_from_camera=poses if np.isfinite(poses).any() else None,
         intrinsics=np.tile(intrinsics, (len(images), 1, 1)),
@@ -87,10 +94,14 @@ def _depth_of(image: Path, *, registered: bool) -> Path:
     return image.with_name(image.name.replace(".color.png", ending))
 
 
+def _pose_of(image: Path) -> Path:
+    return image.with_name(image.name.replace(".color.png", ".pose.txt"))
+
+
 def _pose(image: Path) -> Float[np.ndarray, "4 4"]:
     """Camera to world; NaN if the file is absent."""
-    file = image.with_name(image.name.replace(".color.png", ".pose.txt"))
-    if not file.is_file():
+    file = _pose_of(image)
+    if not is_plain_file(file):
         return np.full((4, 4), np.nan)
     numbers = read_numbers(file, read_lines(file), 4)
     if len(numbers) != 4:

@@ -11,6 +11,7 @@ from scipy.spatial.transform import Rotation
 from jaxrecon.errors import InputError
 from jaxrecon.evaluation.sets_common import (
     Pick,
+    check_distinct,
     folders_with,
     pinhole,
     read_depth_png,
@@ -20,6 +21,7 @@ from jaxrecon.evaluation.sets_common import (
     stack_depths,
 )
 from jaxrecon.evaluation.truth import Truth
+from jaxrecon.reading import is_plain_file, text
 
 _LONGEST_GAP = 0.02
 _PER_METRE = 5000.0
@@ -43,7 +45,8 @@ def tum_scenes(path: Path, pick: Pick) -> Iterator[Truth]:
     as it is.
 
     Raises:
-      InputError: there is no sequence, or one of its files is damaged or absent.
+      InputError: there is no sequence, one of its files is damaged or absent, or a list names a
+        file twice, or one outside of its folder.
 
     Source: Sturm et al., A benchmark for the evaluation of RGB-D SLAM systems, IROS 2012;
     https://cvg.cit.tum.de/data/datasets/rgbd-dataset/file_formats.
@@ -52,7 +55,7 @@ def tum_scenes(path: Path, pick: Pick) -> Iterator[Truth]:
 
 
 def _read(folder: Path, name: str, pick: Pick) -> Truth:
-    times, images = _listing(folder / "rgb.txt")
+    times, images = _listing(folder / "rgb.txt", pick)
     track = folder / "groundtruth.txt"
     rows = read_numbers(track, read_lines(track), 8)
     if not len(rows):
@@ -61,7 +64,7 @@ def _read(folder: Path, name: str, pick: Pick) -> Truth:
     chosen = pick.of(np.flatnonzero(near >= 0).tolist())
     if not chosen:
         raise InputError(f"{track} has no pose within {_LONGEST_GAP} s of an image of {folder}")
-    files = _depth_files(folder, times[chosen])
+    files = _depth_files(folder, times[chosen], pick)
     maps = [None if file is None else read_depth_png(file, per_metre=_PER_METRE) for file in files]
     return Truth(
         name=name,
@@ -87,21 +90,28 @@ def nearest_in_time(
     return np.where(gap.min(axis=0) <= _LONGEST_GAP + 1e-6, nearest, -1)
 
 
-def _depth_files(folder: Path, times: np.ndarray) -> list[Path | None]:
+def _depth_files(folder: Path, times: np.ndarray, pick: Pick) -> list[Path | None]:
     listing = folder / "depth.txt"
-    if not listing.is_file():
+    if not is_plain_file(listing):
         return [None] * len(times)
-    depth_times, files = _listing(listing)
+    depth_times, files = _listing(listing, pick)
     return [None if near < 0 else files[near] for near in nearest_in_time(times, depth_times)]
 
 
-def _listing(path: Path) -> tuple[Float[np.ndarray, " N"], list[Path]]:
+def _listing(path: Path, pick: Pick) -> tuple[Float[np.ndarray, " N"], list[Path]]:
     """Times in seconds and files of rgb.txt or depth.txt."""
-    rows = [line.split() for line in read_lines(path)]
-    if any(len(row) != 2 for row in rows):
-        raise InputError(f"{path}: expected a time and a file name in each line")
-    times = read_numbers(path, [row[0] for row in rows], 1)[:, 0]
-    return times, [path.parent / row[1] for row in rows]
+    times, names = [], []
+    for line in read_lines(path):
+        row = line.split()
+        if len(row) != 2:
+            raise InputError(
+                f"{path}: expected a time and a file name in each line, found {line[:60]!r}"
+            )
+        times.append(row[0])
+        names.append(text(row[1], f"{path}: a file name"))
+    check_distinct(path, "file", names)
+    files = [pick.path(path.parent, name, f"{path}") for name in names]
+    return read_numbers(path, times, 1)[:, 0], files
 
 
 def _poses(rows: Float[np.ndarray, "V 8"], track: Path) -> Float[np.ndarray, "V 4 4"]:

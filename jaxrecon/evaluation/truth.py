@@ -7,6 +7,7 @@ import numpy as np
 from jaxtyping import Bool, Float, UInt8
 
 from jaxrecon.errors import InputError
+from jaxrecon.reading import ArrayHeader
 
 _RIGID_TOLERANCE = 1e-2
 
@@ -55,7 +56,7 @@ class Truth:
 
 
 def check_shape(
-    where: str, field: str, array: np.ndarray | None, expected: tuple[int | None, ...]
+    where: str, field: str, array: np.ndarray | ArrayHeader | None, expected: tuple[int | None, ...]
 ) -> None:
     """Refuses an array of another shape; None stands for any length, and for no array.
 
@@ -64,7 +65,7 @@ def check_shape(
     """
     if array is None:
         return
-    same_rank = array.ndim == len(expected)
+    same_rank = len(array.shape) == len(expected)
     if not same_rank or any(
         side not in (None, found) for side, found in zip(expected, array.shape, strict=True)
     ):
@@ -84,10 +85,11 @@ def check_rigid(where: str, poses: Float[np.ndarray, "V 4 4"]) -> None:
     known = known_matrices(poses)
     safe = np.where(known[:, None, None], poses, np.eye(4)).astype(np.float64)
     rotation = safe[:, :3, :3]
-    off = np.abs(np.swapaxes(rotation, 1, 2) @ rotation - np.eye(3)).max(axis=(1, 2))
-    last_row_off = np.abs(safe[:, 3] - np.array([0, 0, 0, 1])).max(axis=1)
-    bad = (off > _RIGID_TOLERANCE) | (last_row_off > _RIGID_TOLERANCE)
-    bad |= np.linalg.det(rotation) < 0
+    with np.errstate(all="ignore"):  # what overflows is not rigid
+        off = np.abs(np.swapaxes(rotation, 1, 2) @ rotation - np.eye(3)).max(axis=(1, 2))
+        last_row_off = np.abs(safe[:, 3] - np.array([0, 0, 0, 1])).max(axis=1)
+        rigid = (off <= _RIGID_TOLERANCE) & (last_row_off <= _RIGID_TOLERANCE)
+        bad = ~(rigid & (np.linalg.det(rotation) > 0))
     if bad.any():
         raise InputError(
             f"{where}: the pose of view {int(bad.argmax())} is not a rotation and a translation; "

@@ -12,9 +12,11 @@ from itertools import chain
 import numpy as np
 from jaxtyping import UInt8
 
+from jaxrecon.checks import is_whole, shown, whole_number
 from jaxrecon.errors import InputError
 from jaxrecon.images.aspect import MAPANYTHING_RESIZE, AspectRule
-from jaxrecon.images.decode import pillow_warnings_handled
+from jaxrecon.images.limits import check_before_crop, check_processed
+from jaxrecon.images.pictures import pillow_warnings_handled
 from jaxrecon.images.resize import (
     PI3_RESIZE,
     VGGT_RESIZE,
@@ -26,6 +28,7 @@ from jaxrecon.images.resize import (
     check_pixels,
 )
 from jaxrecon.images.sources import IMAGE_SUFFIXES, VIDEO_SUFFIXES, ImageSource, open_source
+from jaxrecon.images.stack import Stack
 from jaxrecon.images.views import Source, View
 from jaxrecon.progress import Stages
 
@@ -52,6 +55,7 @@ __all__ = [
 ]
 
 _CAPACITY_WHEN_UNKNOWN = 64
+_MOST_RESOLUTION = 2**31
 
 
 @dataclass(frozen=True)
@@ -152,7 +156,7 @@ def loading_images(
       InputError: the source or an argument cannot be used; what is wrong with a single image, its
         `Loading` tells.
     """
-    rule.check_resolution(resolution)
+    resolution = _checked_resolution(resolution, rule)
     opened, stages = _open(source, stride), stages or Stages(quiet=True)
     unwanted, fits = threading.Event(), _Fits(rule, resolution, known_cameras)
 
@@ -162,6 +166,8 @@ def loading_images(
 
     with pillow_warnings_handled(), ThreadPoolExecutor(1) as pool:
         foreseen = _foreseen(opened, fits)
+        if foreseen is not None:
+            check_processed(len(foreseen), foreseen[0].size, fits.argument)
         try:
             yield Loading(foreseen, pool.submit(read))
         finally:
@@ -217,9 +223,17 @@ def _listed(source: ImageSource, stride: int) -> Sequence[View]:
 
 
 def _open(source: ImageSource, stride: int) -> Source:
-    if stride < 1:
-        raise InputError(f"stride={stride} takes no image; give at least 1")
-    return open_source(source, stride)
+    if is_whole(stride) and stride < 1:
+        raise InputError(f"stride={shown(stride)} takes no image; give at least 1")
+    return open_source(source, whole_number("stride", stride, least=1))
+
+
+def _checked_resolution(resolution: int | None, rule: ImageRule) -> int | None:
+    if resolution is None:
+        return None
+    if is_whole(resolution) and abs(resolution) <= _MOST_RESOLUTION:
+        rule.check_resolution(resolution)
+    return whole_number("resolution", resolution, least=rule.patch, most=_MOST_RESOLUTION)
 
 
 @dataclass(frozen=True)
@@ -236,6 +250,11 @@ class _Fits:
     rule: ImageRule
     resolution: int | None
     known_cameras: Container[int]
+
+    @property
+    def argument(self) -> str:
+        """What is to blame where the processed images take too much memory."""
+        return "images" if self.resolution is None else f"resolution={self.resolution}"
 
     def of(self, sizes: Sequence[tuple[int, int]]) -> Callable[[int], Fit]:
         """How the image of each view is, by its number, given the sizes of those that matter."""
@@ -278,62 +297,19 @@ def _read(
         sizes += [view.size() for view in source.views[1:] if view.size is not None]
     fit = fits.of(sizes)
     size = fit(0).transform(image.size).size
-    pixels = _allocate(source.count or _CAPACITY_WHEN_UNKNOWN, size)
+    capacity = len(source.views) if isinstance(source.views, Sequence) else _CAPACITY_WHEN_UNKNOWN
+    stack = Stack(capacity, size, fits.argument)
     transforms, names = [], []
     for resized in _resized(chain([View(first.name, lambda: image)], views), fit):
-        if len(names) == len(pixels):
-            pixels.resize((2 * len(pixels), *pixels.shape[1:]), refcheck=False)
-        if not _holds(pixels, resized.transform):
-            pixels = _enlarged(pixels, len(names), resized.transform)
-        height, width = pixels.shape[1:3]
-        pixels[len(names)] = _centred(resized.pixels, (width, height))
+        stack.add(resized.pixels)
         transforms.append(resized.transform)
         names.append(resized.name)
         advance()
         if unwanted.is_set():
             break
-    pixels.resize((len(names), *pixels.shape[1:]), refcheck=False)
+    pixels = stack.whole()
     size = pixels.shape[2], pixels.shape[1]
     return ImageBatch(pixels, tuple(t.centred(size) for t in transforms), tuple(names))
-
-
-def _holds(pixels: UInt8[np.ndarray, "V H W 3"], transform: PixelTransform) -> bool:
-    return transform.size[0] <= pixels.shape[2] and transform.size[1] <= pixels.shape[1]
-
-
-def _enlarged(
-    pixels: UInt8[np.ndarray, "V H W 3"], count: int, transform: PixelTransform
-) -> UInt8[np.ndarray, "V H2 W2 3"]:
-    """Room for larger images as well; the `count` images so far lie in the middle of white."""
-    height, width = pixels.shape[1:3]
-    size = max(width, transform.size[0]), max(height, transform.size[1])
-    larger = _allocate(len(pixels), size)
-    for number in range(count):
-        larger[number] = _centred(pixels[number], size)
-    return larger
-
-
-def _centred(
-    pixels: UInt8[np.ndarray, "H W 3"], size: tuple[int, int]
-) -> UInt8[np.ndarray, "H2 W2 3"]:
-    """The picture in the middle of a white one of (width, height) `size`."""
-    height, width = pixels.shape[:2]
-    right, down = size[0] - width, size[1] - height
-    if not right and not down:
-        return pixels
-    margins = ((down // 2, down - down // 2), (right // 2, right - right // 2), (0, 0))
-    return np.pad(pixels, margins, constant_values=255)
-
-
-def _allocate(count: int, size: tuple[int, int]) -> UInt8[np.ndarray, "V H W 3"]:
-    width, height = size
-    try:
-        return np.empty((count, height, width, 3), np.uint8)
-    except MemoryError as error:
-        raise InputError(
-            f"not enough memory for {count} images of {width}x{height} pixels; "
-            "give a lower resolution or a larger stride"
-        ) from error
 
 
 def _resized(views: Iterable[View], fit: Callable[[int], Fit]) -> Iterator[_Resized]:
@@ -354,5 +330,9 @@ def _workers() -> int:
 
 
 def _resize(view: View, fit: Fit) -> _Resized:
-    pixels, transform = fit.apply(view.read())
+    image = view.read()
+    scale = fit.transform(image.size).scale
+    scaled = round(image.size[0] * scale[0]), round(image.size[1] * scale[1])
+    check_before_crop(view.name, image.size, scaled)
+    pixels, transform = fit.apply(image)
     return _Resized(view.name, pixels, transform)

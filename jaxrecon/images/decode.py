@@ -1,16 +1,14 @@
 """One photo, Pillow image or array to an upright Pillow image of mode RGB or RGBA."""
 
 import threading
-import warnings
-from contextlib import AbstractContextManager
 from pathlib import Path
 
 import numpy as np
 from jaxtyping import Num, UInt8
-from PIL import ExifTags, Image
+from PIL import Image
 
 from jaxrecon.errors import InputError
-from jaxrecon.images.pictures import open_picture, picture_fault
+from jaxrecon.images.pictures import open_picture, orientation_of, picture_fault
 
 _UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -21,7 +19,6 @@ _UPRIGHT = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-_SIDEWAYS = (5, 6, 7, 8)
 _SIXTEEN_BIT_MODES = ("I", "I;16", "I;16L", "I;16B", "I;16N")
 
 _LAZY_LOAD = threading.Lock()  # the caller may pass one unread image twice
@@ -38,26 +35,6 @@ def from_file(path: Path) -> Image.Image:
         return _to_rgb(image, str(path))
 
 
-def file_size(path: Path) -> tuple[int, int]:
-    """Width and height of an image file, once upright; reads no pixels.
-
-    Raises:
-      InputError: the file is absent or no image.
-    """
-    with open_picture(path) as image:
-        return upright_size(image)
-
-
-def upright_size(image: Image.Image) -> tuple[int, int]:
-    """Width and height once the EXIF orientation is applied."""
-    width, height = image.size
-    sideways = _orientation(image) in _SIDEWAYS
-    if sideways and image.format == "TIFF":  # Pillow may tell the upright size already
-        tags = image.getexif()
-        width, height = tags[ExifTags.Base.ImageWidth], tags[ExifTags.Base.ImageLength]
-    return (height, width) if sideways else (width, height)
-
-
 def from_pillow(image: Image.Image, name: str) -> Image.Image:
     """Converts a Pillow image, which is left as it is.
 
@@ -70,7 +47,7 @@ def from_pillow(image: Image.Image, name: str) -> Image.Image:
     try:
         with _LAZY_LOAD:
             image.load()
-            _orientation(image)  # read now; Pillow keeps it
+            orientation_of(image)  # read now; Pillow keeps it
         return _to_rgb(image, name)
     except InputError:
         raise
@@ -89,40 +66,9 @@ def from_array(array: Num[np.ndarray, "H W 3"], name: str) -> Image.Image:
     return Image.fromarray(_eight_bit(array, name))
 
 
-class _Filters:
-    """Filters of warnings, which are the process's: set while at least one thread wants them."""
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._wanted = 0
-        self._before = warnings.catch_warnings()
-
-    def __enter__(self) -> None:
-        with self._lock:
-            self._wanted += 1
-            if self._wanted == 1:
-                self._before = warnings.catch_warnings()
-                self._before.__enter__()
-                warnings.filterwarnings("ignore", module=r"PIL\.")
-
-    def __exit__(self, *failure: object) -> None:
-        with self._lock:
-            self._wanted -= 1
-            if not self._wanted:
-                self._before.__exit__(None, None, None)
-
-
-_FILTERS = _Filters()
-
-
-def pillow_warnings_handled() -> AbstractContextManager[None]:
-    """Keeps Pillow's warnings from the user; it raises for images of twice its limit of pixels."""
-    return _FILTERS
-
-
 def _to_rgb(image: Image.Image, name: str) -> Image.Image:
     """Upright, 8 bits a channel; a full alpha channel is kept, and left to the resize rule."""
-    method = _UPRIGHT.get(_orientation(image))
+    method = _UPRIGHT.get(orientation_of(image))
     if method is not None:
         image = image.transpose(method)
     if image.mode in _SIXTEEN_BIT_MODES:
@@ -131,13 +77,6 @@ def _to_rgb(image: Image.Image, name: str) -> Image.Image:
         return Image.fromarray(_eight_bit(np.asarray(image), name)).convert("RGB")
     # A copy, because a file's pixels or the caller's own image may be behind it.
     return image.copy() if image.mode == "RGBA" else image.convert("RGB")
-
-
-def _orientation(image: Image.Image) -> int:
-    try:
-        return image.getexif().get(ExifTags.Base.Orientation, 1)
-    except Exception:  # damaged metadata must not cost the user a sound picture
-        return 1
 
 
 def _high_byte(grey: Num[np.ndarray, "H W"], name: str) -> UInt8[np.ndarray, "H W"]:

@@ -1,10 +1,14 @@
 """Picture files, opened by an explicit list of formats."""
 
 import os
+import threading
+import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 
-from PIL import Image, UnidentifiedImageError
+import numpy as np
+from jaxtyping import Shaped
+from PIL import ExifTags, Image, UnidentifiedImageError
 
 from jaxrecon.errors import InputError, reason_of
 from jaxrecon.reading import open_plain
@@ -22,6 +26,38 @@ _ADVICE = "remove it or save it again"
 _PLENTY = 256 * MEBIBYTE
 _LEAST_SHARE = 128
 _BYTES_A_PIXEL = 4
+_SIDEWAYS = (5, 6, 7, 8)
+
+
+class _Filters:
+    """Filters of warnings, which are the process's: set while at least one thread wants them."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._wanted = 0
+        self._before = warnings.catch_warnings()
+
+    def __enter__(self) -> None:
+        with self._lock:
+            self._wanted += 1
+            if self._wanted == 1:
+                self._before = warnings.catch_warnings()
+                self._before.__enter__()
+                warnings.filterwarnings("ignore", module=r"PIL\.")
+
+    def __exit__(self, *failure: object) -> None:
+        with self._lock:
+            self._wanted -= 1
+            if not self._wanted:
+                self._before.__exit__(None, None, None)
+
+
+_FILTERS = _Filters()
+
+
+def pillow_warnings_handled() -> AbstractContextManager[None]:
+    """Keeps Pillow's warnings from the user; it raises for images of twice its limit of pixels."""
+    return _FILTERS
 
 
 @contextmanager
@@ -34,11 +70,11 @@ def open_picture(path: AnyPath) -> Iterator[Image.Image]:
         and to more than 128 times its size, as no photograph does. The same for whatever Pillow
         raises inside the block.
     """
-    with open_plain(path, advice="check the path and its permissions") as file:
+    with open_plain(path, advice="check the path and its permissions") as file, _FILTERS:
         stored = os.fstat(file.fileno()).st_size
         try:
             with Image.open(file, formats=_known_formats()) as picture:
-                _check_pixels(picture, stored)
+                _check_pixels(path, picture, stored)
                 yield picture
         except InputError:
             raise
@@ -51,10 +87,68 @@ def _known_formats() -> list[str]:
     return [name for name in PICTURE_FORMATS if name in Image.OPEN]
 
 
-def _check_pixels(picture: Image.Image, stored: int) -> None:
+def _check_pixels(path: AnyPath, picture: Image.Image, stored: int) -> None:
     width, height = picture.size
-    if width * height * _BYTES_A_PIXEL > max(_PLENTY, _LEAST_SHARE * stored):
-        raise ValueError(f"{width}x{height} pixels in {stored} bytes")
+    if holds_too_much(width, height, stored):
+        raise InputError(
+            f"cannot read {path}: it has {width}x{height} pixels in {stored} bytes, which is no "
+            f"photograph; {_ADVICE}"
+        )
+
+
+def holds_too_much(width: int, height: int, stored: int) -> bool:
+    """Whether a picture or a frame has so many pixels as no file of `stored` bytes tells of."""
+    return width * height * _BYTES_A_PIXEL > max(_PLENTY, _LEAST_SHARE * stored)
+
+
+def picture_values(path: AnyPath) -> Shaped[np.ndarray, "H W *channels"]:
+    """The pixels of a picture as they are stored, such as those of a depth map.
+
+    Raises:
+      InputError: see `open_picture`.
+    """
+    with open_picture(path) as picture:
+        return np.array(picture)
+
+
+def file_size(path: AnyPath) -> tuple[int, int]:
+    """Width and height of a picture file, once upright; reads no pixels.
+
+    Raises:
+      InputError: see `open_picture`.
+    """
+    with open_picture(path) as picture:
+        return upright_size(picture)
+
+
+def file_orientation(path: AnyPath) -> int:
+    """The EXIF orientation of a picture file, see `orientation_of`.
+
+    Raises:
+      InputError: see `open_picture`.
+    """
+    with open_picture(path) as picture:
+        return orientation_of(picture)
+
+
+def upright_size(picture: Image.Image) -> tuple[int, int]:
+    """Width and height once the EXIF orientation is applied."""
+    width, height = picture.size
+    sideways = orientation_of(picture) in _SIDEWAYS
+    if sideways and picture.format == "TIFF":  # Pillow may tell the upright size already
+        tags = picture.getexif()
+        stored = tags.get(ExifTags.Base.ImageWidth), tags.get(ExifTags.Base.ImageLength)
+        sideways = stored == (width, height)
+    return (height, width) if sideways else (width, height)
+
+
+def orientation_of(picture: Image.Image) -> int:
+    """The EXIF orientation, 1 to 8; 1, upright, where it is none of them or cannot be read."""
+    try:
+        found = picture.getexif().get(ExifTags.Base.Orientation, 1)
+    except Exception:  # damaged metadata must not cost the user a sound picture
+        return 1
+    return found if isinstance(found, int) and 1 <= found <= 8 else 1
 
 
 def picture_fault(error: Exception, stored: int | None = None) -> str:

@@ -3,6 +3,7 @@
 import glob
 import os
 import re
+import unicodedata
 from collections.abc import Iterable, Sequence
 from functools import partial
 from pathlib import Path
@@ -12,10 +13,13 @@ import jax
 import numpy as np
 from PIL import Image
 
+from jaxrecon.checks import path_given
 from jaxrecon.errors import InputError
-from jaxrecon.images.decode import file_size, from_array, from_file, from_pillow, upright_size
+from jaxrecon.images.decode import from_array, from_file, from_pillow
+from jaxrecon.images.pictures import file_size, upright_size
 from jaxrecon.images.video import open_video
 from jaxrecon.images.views import Source, View
+from jaxrecon.reading import is_folder, is_plain_file
 
 IMAGE_SUFFIXES = (
     *(".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".ppm", ".pgm", ".avif"),
@@ -41,7 +45,7 @@ def open_source(source: object, stride: int) -> Source:
     """
     if isinstance(source, str | os.PathLike):
         path = _as_path(source)
-        if path.is_file() and path.suffix.lower() in VIDEO_SUFFIXES:
+        if is_plain_file(path) and path.suffix.lower() in VIDEO_SUFFIXES:
             return open_video(path, stride)
         items: Sequence[object] = _listed_files(path)
     elif isinstance(source, Image.Image):
@@ -57,17 +61,20 @@ def open_source(source: object, stride: int) -> Source:
     return _listed(items, stride)
 
 
-def natural_key(text: str) -> tuple[list[str | int], str]:
+def natural_key(text: str) -> tuple[list[str | tuple[int, str]], str]:
     """Sorts img_2 before img_10, whatever the case of the letters."""
     parts = re.split(r"(\d+)", text.casefold())
-    return [int(part) if part.isdecimal() else part for part in parts], text
+    return [digits_key(part) if part.isdecimal() else part for part in parts], text
+
+
+def digits_key(digits: str) -> tuple[int, str]:
+    """Sorts digits of any length by the number that they write, and is alike if that is."""
+    plain = "".join(str(unicodedata.decimal(digit)) for digit in digits).lstrip("0")
+    return len(plain), plain
 
 
 def _as_path(source: str | os.PathLike[str]) -> Path:
-    text = os.path.expanduser(os.fspath(source))
-    if not text:
-        raise InputError("images: the path is empty; give a folder, a glob pattern or a file")
-    path = Path(text)
+    path = Path(os.path.expanduser(path_given("images", source)))
     try:
         path.exists()
     except OSError as error:  # the name is too long, or its folder may not be entered
@@ -77,11 +84,8 @@ def _as_path(source: str | os.PathLike[str]) -> Path:
 
 def _listed_files(path: Path) -> list[Path]:
     """The image files that one path means: a file, a folder, or a glob pattern."""
-    try:
-        if path.is_dir():
-            return _not_empty(folder_images(path), f"the folder {path}")
-    except OSError as error:
-        raise InputError(f"cannot read the folder {path}: {error.strerror}") from error
+    if is_folder(path):
+        return _not_empty(folder_images(path), f"the folder {path}")
     if path.exists():
         return [path]
     if not glob.has_magic(str(path)):
@@ -90,12 +94,21 @@ def _listed_files(path: Path) -> list[Path]:
 
 
 def folder_images(folder: Path) -> list[Path]:
-    """The images in a folder that are not hidden, in the natural order of their names."""
-    return _images_among(child for child in folder.iterdir() if not child.name.startswith("."))
+    """The images in a folder that are not hidden, in the natural order of their names.
+
+    Raises:
+      InputError: the folder cannot be read.
+    """
+    try:
+        return _images_among(child for child in folder.iterdir() if not child.name.startswith("."))
+    except OSError as error:
+        raise InputError(f"cannot read the folder {folder}: {error.strerror}") from error
 
 
 def _images_among(paths: Iterable[Path]) -> list[Path]:
-    images = [path for path in paths if path.suffix.lower() in IMAGE_SUFFIXES and not path.is_dir()]
+    images = [
+        path for path in paths if path.suffix.lower() in IMAGE_SUFFIXES and not is_folder(path)
+    ]
     return sorted(images, key=lambda path: natural_key(str(path)))
 
 
@@ -150,12 +163,14 @@ def _checked(item: object, name: str) -> Path | Image.Image | np.ndarray:
 
 
 def _checked_file(path: Path) -> Path:
-    if path.is_dir():
+    if is_folder(path):
         raise InputError(f"{path} is a folder; in a list give files, or pass the folder alone")
-    if path.suffix.lower() in VIDEO_SUFFIXES:
+    if path.suffix.lower() in VIDEO_SUFFIXES and (is_plain_file(path) or not path.exists()):
         raise InputError(f"{path} is a video; in a list give images, or pass the video alone")
     if not path.exists():
         raise InputError(f"{path} does not exist; check the path")
+    if not is_plain_file(path):
+        raise InputError(f"{path} is a pipe or a device, not a file; save the images in files")
     if path.suffix.lower() in _HEIF_SUFFIXES:
         _register_heif(path)
     return path

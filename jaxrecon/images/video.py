@@ -1,20 +1,33 @@
 """Frames of a video, upright, in order."""
 
+import os
 from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 from jaxtyping import UInt8
+from PIL import Image
 
-from jaxrecon.errors import InputError
+from jaxrecon.errors import InputError, reason_of
 from jaxrecon.images.decode import from_array
+from jaxrecon.images.pictures import holds_too_much
 from jaxrecon.images.views import Source, View
+from jaxrecon.reading import open_plain
 
 if TYPE_CHECKING:
     from av.container import InputContainer
     from av.video.frame import VideoFrame
+
+CONTAINERS = (
+    *("mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm", "avi", "mpeg", "mpegts", "mpegvideo", "m4v"),
+    *("asf", "flv", "ogg", "h264", "hevc"),
+)
+"""FFmpeg's names of the formats that are opened, whatever a file is called: each holds its frames
+itself. Playlists (HLS, DASH, concat, image sequences) name other files and addresses.
+"""
 
 
 def open_video(path: Path, stride: int) -> Source:
@@ -23,34 +36,54 @@ def open_video(path: Path, stride: int) -> Source:
     The count is the container's own, which may be off or absent.
 
     Raises:
-      InputError: the file is no video; or, as frames are asked for, it is damaged or has none.
+      InputError: the file is no regular file, or no video of the formats in `CONTAINERS`; or, as
+        frames are asked for, it is damaged, has none, or has frames that fill the memory.
     """
-    import av
-    from av.error import FFmpegError
-
-    try:
-        with av.open(str(path)) as container:
-            if not container.streams.video:
-                raise InputError(f"cannot read {path}: no video stream found; give a whole video")
-            frames = container.streams.video[0].frames
-    except FFmpegError as error:
-        raise _damaged(path, error) from error
+    with _opened(path) as (container, stored):
+        if not container.streams.video:
+            raise InputError(f"cannot read {path}: no video stream found; give a whole video")
+        frames = min(container.streams.video[0].frames, stored)
     return Source(-(-frames // stride) or None, _frames(path, stride))
 
 
-def _frames(path: Path, stride: int) -> Iterator[View]:
-    import av
-    from av.error import FFmpegError
+@contextmanager
+def _opened(path: Path) -> Iterator[tuple["InputContainer", int]]:
+    """The container, and the bytes of the file; FFmpeg opens no other file and no address.
 
-    index = -1
+    Raises:
+      InputError: it cannot be opened, or what FFmpeg raises inside the block.
+    """
+    import av
+
+    with open_plain(path) as file:  # which waits for no pipe
+        stored = os.fstat(file.fileno()).st_size
+    most = 2 * (Image.MAX_IMAGE_PIXELS or 2**27)
+    options = {
+        "format_whitelist": ",".join(CONTAINERS),
+        "protocol_whitelist": "file",
+        "max_pixels": str(most),
+    }
     try:
-        with av.open(str(path)) as container:
-            for index, frame in enumerate(_decoded(container, path)):
-                if index % stride == 0:
-                    name = f"frame_{index:06d}"
-                    yield View(name, partial(from_array, _upright(frame), name))
-    except FFmpegError as error:
+        with av.open(f"file:{path}", options=options) as container:
+            yield container, stored
+    except InputError:
+        raise
+    except Exception as error:  # what is damaged is told by FFmpeg's errors, and by others
         raise _damaged(path, error) from error
+
+
+def _frames(path: Path, stride: int) -> Iterator[View]:
+    index = -1
+    with _opened(path) as (container, stored):
+        for index, frame in enumerate(_decoded(container, path)):
+            if holds_too_much(frame.width, frame.height, stored):
+                raise InputError(
+                    f"cannot read {path}: its frames have {frame.width}x{frame.height} pixels, in "
+                    f"a file of {stored} bytes; save it again"
+                )
+            if index % stride == 0:
+                name = f"frame_{index:06d}"
+                yield View(name, partial(from_array, _upright(frame), name))
     if index < 0:
         raise InputError(f"cannot read {path}: it has no frames; give a longer video")
 
@@ -72,7 +105,6 @@ def _upright(frame: "VideoFrame") -> UInt8[np.ndarray, "H W 3"]:
 
 
 def _damaged(path: Path, error: Exception) -> InputError:
-    reason = getattr(error, "strerror", None) or " ".join(str(error).split())
     return InputError(
-        f"cannot read {path}: the video is damaged or no video ({reason}); save it again"
+        f"cannot read {path}: the video is damaged or no video ({reason_of(error)}); save it again"
     )

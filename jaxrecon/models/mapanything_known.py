@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Array, Float
 
-from jaxrecon.checks import is_whole
+from jaxrecon.checks import is_whole, shown
 from jaxrecon.errors import InputError
 
 type PerView = (
@@ -63,8 +63,8 @@ class Given:
         strangers = [view for view in self.values if view not in range(views)]
         if strangers:
             raise InputError(
-                f"{self.name}: there is no view {strangers[0]}; the {views} views count from 0 to "
-                f"{views - 1}"
+                f"{self.name}: there is no view {shown(strangers[0])}; the {views} views count "
+                f"from 0 to {views - 1}"
             )
         return dict(self.values)
 
@@ -145,7 +145,9 @@ def check_known(
 def _by_number(given: Mapping[Any, Any], name: str) -> dict[int, np.ndarray]:
     for view in given:
         if not is_whole(view):
-            raise InputError(f"{name}: found the key {view!r}; name views by whole numbers, from 0")
+            raise InputError(
+                f"{name}: found the key {shown(view)}; name views by whole numbers, from 0"
+            )
     return {
         int(view): _array(value, name, int(view))
         for view, value in given.items()
@@ -172,7 +174,7 @@ def _entries(given: Any, name: str) -> list[Any]:
 
 def _name_of(given: Any) -> str:
     plain = isinstance(given, int | float | str | bytes)
-    return repr(given)[:60] if plain else f"a {type(given).__name__}"
+    return shown(given) if plain else f"a {type(given).__name__}"
 
 
 def _array(value: Any, name: str, view: int | None = None) -> np.ndarray:
@@ -189,7 +191,7 @@ def _array(value: Any, name: str, view: int | None = None) -> np.ndarray:
 def _check_flags(**flags: Any) -> None:
     for name, value in flags.items():
         if not isinstance(value, bool | np.bool_):
-            raise InputError(f"{name}={value!r} must be True or False")
+            raise InputError(f"{name}={shown(value)} must be True or False")
 
 
 def _check_together(

@@ -5,8 +5,10 @@ from collections.abc import Sequence
 import numpy as np
 from jaxtyping import Int, Shaped
 
+from jaxrecon.checks import is_whole, shown, whole_number
 from jaxrecon.errors import InputError
 from jaxrecon.images import PixelTransform
+from jaxrecon.images.limits import check_processed
 
 
 def bucket_of(views: int, devices: int = 1) -> int:
@@ -52,11 +54,15 @@ def check_program_size(views: int, size: tuple[int, int], patch: int) -> None:
     """Refuses what no program can be made for.
 
     Raises:
-      InputError: there is no view, or a side is not a number of whole patches.
+      InputError: there is no view, a side is not a number of whole patches, or the images would
+        not fit into any memory.
     """
-    if views < 1:
-        raise InputError(f"{views=} must be at least 1")
-    width, height = size
+    whole_number("views", views, least=1)
+    sides = tuple(size) if isinstance(size, tuple | list) else ()
+    if len(sides) != 2 or not all(map(is_whole, sides)):
+        raise InputError(f"size={shown(size)} must be width and height in pixels")
+    width, height = sides
+    check_processed(views, (width, height), f"views={shown(views)}, size={shown(size)}")
     if min(size) < patch or width % patch or height % patch:
         raise InputError(
             f"size: {width}x{height} must be multiples of {patch} pixels; give for instance "

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from jaxrecon.checks import truth_value
 from jaxrecon.images import PixelTransform
 from jaxrecon.models import (
     Conditions,
@@ -44,8 +45,8 @@ class Known:
             None if isinstance(intrinsics, str) else given_of(intrinsics, "intrinsics"),
             given_of(poses, "poses"),
             given_of(depths, "depths"),
-            metric_poses,
-            metric_depths,
+            truth_value("metric_poses", metric_poses),
+            truth_value("metric_depths", metric_depths),
         )
 
     @property

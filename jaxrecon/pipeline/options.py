@@ -6,7 +6,9 @@ from typing import Any, Literal
 import numpy as np
 from jaxtyping import Array, Float, Int
 
+from jaxrecon.checks import finite, real_number, shown, truth_value
 from jaxrecon.errors import InputError
+from jaxrecon.progress import Stages
 from jaxrecon.pytree import pytree_dataclass
 
 type FittedIntrinsics = Literal["per_view", "shared"]
@@ -43,7 +45,9 @@ class Habits:
         if points is None:
             return self.points[0] if self.points else None
         if not self.points:
-            raise InputError(f"points={points!r}: {model} has one kind of points; leave it out")
+            raise InputError(
+                f"points={shown(points)}: {model} has one kind of points; leave it out"
+            )
         check_choice("points", points, self.points)
         return points
 
@@ -117,20 +121,23 @@ def thresholds(
     Raises:
       InputError: one of them is out of range.
     """
-    if min_confidence != min_confidence:
-        raise InputError(f"{min_confidence=} must be a number")
-    if not 0 <= confidence_quantile < 1:
-        raise InputError(f"{confidence_quantile=} must be at least 0 and below 1")
+    least = real_number("min_confidence", min_confidence)
+    shares = {"confidence_quantile": confidence_quantile}
+    if view_confidence_quantile is not None:
+        shares["view_confidence_quantile"] = view_confidence_quantile
+    for name, share in shares.items():
+        number = finite(share)
+        if number is None or not 0 <= number < 1:
+            raise InputError(f"{name}={shown(share)} must be at least 0 and below 1")
+    if edge_rtol is not None and not real_number("edge_rtol", edge_rtol) >= 0:
+        raise InputError(f"edge_rtol={shown(edge_rtol)} must be at least 0, or None to keep edges")
+    numbers = (least, confidence_quantile, 0.0 if edge_rtol is None else edge_rtol)
     share = view_confidence_quantile
-    if share is not None and not 0 <= share < 1:
-        raise InputError(f"{view_confidence_quantile=} must be at least 0 and below 1")
-    if edge_rtol is not None and not edge_rtol >= 0:
-        raise InputError(f"{edge_rtol=} must be at least 0, or None to keep edges")
-    numbers = (min_confidence, confidence_quantile, 0.0 if edge_rtol is None else edge_rtol)
-    return Thresholds(
-        *(np.asarray(number, np.float32) for number in numbers),
-        view_confidence_quantile=None if share is None else np.asarray(share, np.float32),
-    )
+    with np.errstate(over="ignore"):  # above all float32 is as good as infinite
+        return Thresholds(
+            *(np.asarray(number, np.float32) for number in numbers),
+            view_confidence_quantile=None if share is None else np.asarray(share, np.float32),
+        )
 
 
 def choices(
@@ -161,7 +168,7 @@ def choices(
         raise InputError(
             f"{known}: {model} works from images alone; leave it out, or load mapanything"
         )
-    if multiview and not habits.metric:
+    if truth_value("multiview_confidence", multiview) and not habits.metric:
         raise InputError(
             f"multiview_confidence: lengths of {model} have no unit in which views could agree; "
             "leave it out, or load mapanything"
@@ -169,17 +176,29 @@ def choices(
     usual = -np.inf if multiview else habits.min_confidence
     least = usual if min_confidence is None else min_confidence
     share = habits.confidence_quantile if confidence_quantile is None else confidence_quantile
+    limits = thresholds(least, share, edge_rtol, view_confidence_quantile)
     options = Options(
-        use_quantile=share > 0,
+        use_quantile=float(share) > 0,
         use_edges=edge_rtol is not None,
         strict_edges=habits.strict_edges,
         points=habits.chosen_points(points, model),
         conditioned=known is not None,
         use_view_quantile=view_confidence_quantile is not None,
-        multiview=multiview,
+        multiview=bool(multiview),
         **chosen,
     )
-    return options, thresholds(least, share, edge_rtol, view_confidence_quantile)
+    return options, limits
+
+
+def stages_of(stages: Stages | None) -> Stages:
+    """The caller's, or silent ones.
+
+    Raises:
+      InputError: they are of another type.
+    """
+    if stages is not None and not isinstance(stages, Stages):
+        raise InputError(f"stages: found {shown(stages)}; give jaxrecon.progress.Stages() or None")
+    return Stages(quiet=True) if stages is None else stages
 
 
 def check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
@@ -188,5 +207,5 @@ def check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
     Raises:
       InputError: naming the choices.
     """
-    if value not in choices:
-        raise InputError(f"{name}={value!r} is unknown; choose one of {', '.join(choices)}")
+    if not isinstance(value, str) or value not in choices:
+        raise InputError(f"{name}={shown(value)} is unknown; choose one of {', '.join(choices)}")

@@ -8,6 +8,7 @@ from typing import Literal, cast
 
 import numpy as np
 
+from jaxrecon.checks import path_given, shown, truth_value, whole_number
 from jaxrecon.compiling import without_x64
 from jaxrecon.errors import InputError
 from jaxrecon.export import PointTracks, check_stream_folder
@@ -28,6 +29,7 @@ from jaxrecon.pipeline.options import (
     PointsChoice,
     PrincipalPoint,
     choices,
+    stages_of,
 )
 from jaxrecon.pipeline.result import note_odd_cameras, reconstruction_of
 from jaxrecon.pipeline.tracking import Query, QueryPoints, check_query, queries
@@ -122,7 +124,7 @@ class Pipeline(Engine):
         Raises:
           InputError: the images or an argument cannot be used.
         """
-        stages = Stages(quiet=True) if stages is None else stages
+        stages = stages_of(stages)
         known = Known.of(
             intrinsics=intrinsics,
             poses=poses,
@@ -211,14 +213,15 @@ class Pipeline(Engine):
         from jaxrecon.pipeline.streaming import stream
 
         check_one_process(self.mesh, "stream")
-        if views_at_once < 1:
-            raise InputError(f"{views_at_once=} must be at least 1")
-        check_stream_folder(folder, overwrite=overwrite)
+        views_at_once = whole_number("views_at_once", views_at_once, least=1)
+        folder = Path(path_given("folder", folder))
+        check_stream_folder(folder, overwrite=truth_value("overwrite", overwrite))
         if isinstance(intrinsics, str) and intrinsics != "per_view":
             raise InputError(
-                f"{intrinsics=}: one camera for all views is fitted by reconstruct, not by stream"
+                f"intrinsics={shown(intrinsics)}: one camera for all views is fitted by "
+                "reconstruct, not by stream"
             )
-        stages = Stages(quiet=True) if stages is None else stages
+        stages = stages_of(stages)
         known = Known.of(
             intrinsics=intrinsics,
             poses=poses,
@@ -237,7 +240,7 @@ class Pipeline(Engine):
             principal_point=principal_point,
             points=points,
         )
-        folder, attention = Path(folder), chosen_attention(attention, self.attention)
+        attention = chosen_attention(attention, self.attention)
         with self._loading(images, known, resolution, stride, stages) as loading:
             transforms = loading.transforms()
             conditions = known.conditions(transforms)
@@ -284,7 +287,7 @@ class Pipeline(Engine):
           InputError: there are no points, or a point is no number, not finite, outside its photo or
             of another shape; the photo does not exist; or the model has no track head.
         """
-        stages = Stages(quiet=True) if stages is None else stages
+        stages = stages_of(stages)
         check_query(query_points)
         self._tracks(query_points)
         batch = load_images(

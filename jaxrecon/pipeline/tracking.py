@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from jaxrecon.checks import is_whole
+from jaxrecon.checks import is_whole, shown
 from jaxrecon.errors import InputError
 from jaxrecon.images import PixelTransform
 from jaxrecon.models import TrackingModel, Tracks, check_query_points
@@ -18,6 +18,9 @@ POINT_VIEWS_AT_ONCE = 2**18
 """Most points followed together, times views: bounds the memory."""
 LEAST_POINTS = 16
 """Fewer points are padded up to so many."""
+MOST_POINTS = 2**20
+"""Most points that are spread over one photo: more than it has pixels."""
+_MOST_VIEWS = 10**9
 QUERY_EVERY = 8
 """A number of points is asked for in each so manieth view."""
 
@@ -48,10 +51,10 @@ def check_query(query_points: QueryPoints) -> None:
     if not query_points:
         raise InputError("query_points is empty; give points by the number of their view")
     for view, points in query_points.items():
-        if not is_whole(view):
+        if not is_whole(view) or abs(view) > _MOST_VIEWS:
             raise InputError(
-                f"query_points has the key {view!r}; give points by the number of their view, a "
-                "whole number from 0"
+                f"query_points has the key {shown(view)}; give points by the number of their view, "
+                "a whole number from 0"
             )
         _check_points(points, _name(query_points, view))
 
@@ -154,8 +157,11 @@ def _name(query_points: QueryPoints, view: int) -> str:
 
 def _check_points(points: Points, name: str) -> None:
     if is_whole(points):
-        if points < 1:
-            raise InputError(f"{name}={points} must be at least 1, or an array of points")
+        if not 1 <= points <= MOST_POINTS:
+            raise InputError(
+                f"{name}={shown(points)} must be at least 1 and at most {MOST_POINTS}, or an array "
+                "of points"
+            )
         return
     array = _array(points, name)
     if array.ndim != 2 or array.shape[1] != 2 or not len(array):
@@ -169,7 +175,7 @@ def _processed(
 ) -> Float[np.ndarray, "Q 2"]:
     width, height = transform.size
     if is_whole(given):
-        points = _spread_out(given, transform)
+        points = _spread_out(int(given), transform)
     else:
         photo = _array(given, name)
         columns, rows = transform.original_size

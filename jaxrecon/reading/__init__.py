@@ -13,9 +13,11 @@ from jaxrecon.reading.plain_files import (
     is_plain_file,
     open_plain,
     read_bytes,
+    read_lines,
     read_text,
     unpacked_limit,
 )
+from jaxrecon.reading.values import number, numbers, parse_number, parse_whole, text, whole
 
 __all__ = [
     "ArrayHeader",
@@ -23,11 +25,18 @@ __all__ = [
     "inside",
     "is_folder",
     "is_plain_file",
+    "number",
+    "numbers",
     "open_npz",
     "open_plain",
     "parse_json",
+    "parse_number",
+    "parse_whole",
     "read_bytes",
     "read_json",
+    "read_lines",
     "read_text",
+    "text",
     "unpacked_limit",
+    "whole",
 ]

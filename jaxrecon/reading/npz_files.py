@@ -10,7 +10,7 @@ import zipfile
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
-from typing import IO, NoReturn
+from typing import Any, NoReturn
 
 import numpy as np
 
@@ -148,7 +148,7 @@ def _members(stored: zipfile.ZipFile, size: int) -> dict[str, zipfile.ZipInfo]:
     return members
 
 
-def _read_header(file: IO[bytes], name: str) -> ArrayHeader:
+def _read_header(file: Any, name: str) -> ArrayHeader:
     reader = {
         (1, 0): np.lib.format.read_array_header_1_0,
         (2, 0): np.lib.format.read_array_header_2_0,
@@ -168,7 +168,7 @@ def _read_header(file: IO[bytes], name: str) -> ArrayHeader:
     return header
 
 
-def _fill(file: IO[bytes], memory: memoryview, name: str) -> None:
+def _fill(file: Any, memory: memoryview, name: str) -> None:
     done = 0
     while done < len(memory):
         chunk = file.read(min(MEBIBYTE, len(memory) - done))

@@ -3,7 +3,7 @@
 import os
 from pathlib import Path, PureWindowsPath
 
-from jaxrecon.errors import InputError
+from jaxrecon.errors import InputError, reason_of
 
 
 def inside(
@@ -22,7 +22,9 @@ def inside(
     Raises:
       InputError: the path leads out of the folder, or no file can be called so.
     """
-    path = Path(folder) / PureWindowsPath(name).as_posix()
+    path = Path(folder) / name
+    if not os.path.lexists(path):
+        path = Path(folder) / PureWindowsPath(name).as_posix()
     try:
         leaves = not Path(os.path.realpath(path)).is_relative_to(os.path.realpath(folder))
         if os.path.lexists(path):
@@ -30,8 +32,9 @@ def inside(
     except FileNotFoundError:  # a link to nothing
         leaves = False
     except (OSError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or str(error)
-        raise InputError(f"{where} names the file {name[:80]}: {reason}; check it") from error
+        raise InputError(
+            f"{where} names the file {name[:80]}: {reason_of(error)}; check it"
+        ) from error
     if leaves and not allow_outside:
         raise InputError(
             f"{where} names the file {name[:200]}, which leads out of {folder}; allow that if you "

@@ -16,7 +16,11 @@ MEBIBYTE = 2**20
 MAX_TEXT_BYTES = 256 * MEBIBYTE
 """The largest text file that is read, if the caller gives no other limit."""
 
+LONGEST_LINE = 10_000
+"""The most bytes of a line of text, if the caller gives no other limit."""
+
 _GZIP_MAGIC = b"\x1f\x8b"
+_MARK = "\ufeff"
 
 
 def unpacked_limit(stored: int) -> int:
@@ -134,3 +138,47 @@ def read_text(
         return data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise kind(f"cannot read {_shown(path)}: it is not UTF-8 text; {advice}") from error
+
+
+def read_lines(
+    path: AnyPath,
+    *,
+    longest: int = LONGEST_LINE,
+    cut: bool = False,
+    advice: str = "check the file",
+    kind: type[JaxreconError] = InputError,
+) -> Iterator[str]:
+    """The lines of a text file in UTF-8, without their ends, each read as it is asked for.
+
+    Args:
+      path: a regular file.
+      longest: the most bytes of a line.
+      cut: whether of a longer line the first `longest` bytes are given, and a NUL behind them, for
+        files of which some lines are not looked at, however long; else it is refused.
+      advice: what the user can do; ends the message.
+      kind: of the error.
+
+    Raises:
+      InputError (or `kind`): the file cannot be read, a line is too long, or is no text.
+    """
+    with open_plain(path, advice=advice, kind=kind) as file:
+        try:
+            for number, line in enumerate(_cut_lines(file, longest), 1):
+                if len(line) > longest and not cut:
+                    raise ValueError(f"line {number} has more than {longest} bytes")
+                whole = len(line) <= longest
+                text = line.decode() if whole else line[:longest].decode("utf-8", "replace") + "\0"
+                yield from (text.removeprefix(_MARK) if number == 1 else text).split("\r")
+        except UnicodeDecodeError as error:
+            raise kind(f"cannot read {_shown(path)}: it is not UTF-8 text; {advice}") from error
+        except (OSError, ValueError) as error:
+            raise kind(f"cannot read {_shown(path)}: {reason_of(error)}; {advice}") from error
+
+
+def _cut_lines(file: BinaryIO, longest: int) -> Iterator[bytes]:
+    """Lines without their ends, none longer than `longest` + 1 bytes."""
+    while line := file.readline(longest + 2):
+        rest = line
+        while rest and not rest.endswith(b"\n"):
+            rest = file.readline(MEBIBYTE)
+        yield line.rstrip(b"\r\n")[: longest + 1]
