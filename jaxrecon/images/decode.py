@@ -30,7 +30,7 @@ def from_file(path: Path) -> Image.Image:
     Raises:
       InputError: the file is absent, no image, truncated, damaged or too large.
     """
-    with open_picture(path) as image:
+    with open_picture(path, pixels=True) as image:
         image.load()
         return _to_rgb(image, str(path))
 

@@ -5,6 +5,7 @@ import threading
 import warnings
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
+from typing import BinaryIO
 
 import numpy as np
 from jaxtyping import Shaped
@@ -61,8 +62,13 @@ def pillow_warnings_handled() -> AbstractContextManager[None]:
 
 
 @contextmanager
-def open_picture(path: AnyPath) -> Iterator[Image.Image]:
+def open_picture(path: AnyPath, *, pixels: bool = False) -> Iterator[Image.Image]:
     """Opens a picture, to read its size, its metadata and, if they are asked for, its pixels.
+
+    Args:
+      path: the file.
+      pixels: whether the pixels will be read: a PNG is then refused for any part that is damaged,
+        where Pillow overlooks those behind the pixels.
 
     Raises:
       InputError: the file is absent, no regular file, no picture of these formats, damaged or cut
@@ -75,6 +81,8 @@ def open_picture(path: AnyPath) -> Iterator[Image.Image]:
         try:
             with Image.open(file, formats=_known_formats()) as picture:
                 _check_pixels(path, picture, stored)
+                if pixels and picture.format == "PNG":
+                    _check_parts(file)
                 yield picture
         except InputError:
             raise
@@ -85,6 +93,15 @@ def open_picture(path: AnyPath) -> Iterator[Image.Image]:
 def _known_formats() -> list[str]:
     Image.init()  # registers all, the first time that it is called
     return [name for name in PICTURE_FORMATS if name in Image.OPEN]
+
+
+def _check_parts(file: BinaryIO) -> None:
+    """Compares the checksums of all parts of a PNG; raises as Pillow does."""
+    place = file.tell()
+    file.seek(0)
+    with Image.open(file, formats=["PNG"]) as picture:
+        picture.verify()
+    file.seek(place)
 
 
 def _check_pixels(path: AnyPath, picture: Image.Image, stored: int) -> None:
@@ -107,7 +124,7 @@ def picture_values(path: AnyPath) -> Shaped[np.ndarray, "H W *channels"]:
     Raises:
       InputError: see `open_picture`.
     """
-    with open_picture(path) as picture:
+    with open_picture(path, pixels=True) as picture:
         return np.array(picture)
 
 
