@@ -14,7 +14,7 @@ from jaxrecon.evaluation import Settings
 from jaxrecon.models import PI3_MINI
 from jaxrecon.pipeline import Pipeline
 from jaxrecon.progress import Stages
-from jaxrecon.registry import Bundled, config_from_json, loading
+from jaxrecon.registry import Bundled, config_from_json, fetching
 
 ENTRY = registry.model_entry("pi3-mini")
 assert isinstance(ENTRY.source, Bundled)
@@ -40,7 +40,7 @@ def pipeline() -> Pipeline:
 
 def test_loads_from_the_package_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("JAXRECON_HOME", str(tmp_path / "home"))
-    monkeypatch.setattr(loading, "fetch", None)
+    monkeypatch.setattr(fetching, "fetch", None)
     assert jaxrecon.load("pi3-mini").name == "pi3-mini"
     assert not (tmp_path / "home").exists()
 

@@ -30,7 +30,7 @@ from jaxrecon.images import ResizeRule
 from jaxrecon.models import Pi3
 from jaxrecon.nn.attention import attend_densely
 from jaxrecon.progress import Stages
-from jaxrecon.registry import Bundled, HubFile, ModelEntry, loading
+from jaxrecon.registry import Bundled, HubFile, ModelEntry, fetching, loading
 from tiny_models import (
     PI3_TINY,
     TINY_PARAMETERS,
@@ -193,7 +193,7 @@ class TestHub:
             assert hub.requests == [("HEAD", path, None), ("GET", path, None)]
             assert list(stages.seconds) == ["fetch", "convert", "load"]
             again = Stages(quiet=True)
-            monkeypatch.setattr(loading, "convert_weights", None)
+            monkeypatch.setattr(fetching, "convert_weights", None)
             assert_tiny(registry.load("pi3", stages=again))
             assert len(hub.requests) == 2
             assert list(again.seconds) == ["load"]
@@ -328,7 +328,7 @@ class TestBundled:
         self, halves: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         shipped(halves, monkeypatch)
-        monkeypatch.setattr(loading, "fetch", None)
+        monkeypatch.setattr(fetching, "fetch", None)
         pipeline = registry.load("pi3-mini", stages=QUIET)
         assert pipeline.name == "pi3-mini"
         assert registry.native_folder(registry.model_entry("pi3-mini")) == halves

@@ -10,7 +10,7 @@ from jaxrecon.checkpoint.config import (
     is_native,
     read_config,
 )
-from jaxrecon.checkpoint.modules import load, load_orbax, restore, save, save_orbax
+from jaxrecon.checkpoint.modules import load, load_orbax, orbax_failure, restore, save, save_orbax
 from jaxrecon.checkpoint.paths import flatten, shapes, unflatten
 from jaxrecon.checkpoint.tensors import convert_checkpoint, read_tensors, write
 
@@ -21,6 +21,7 @@ __all__ = [
     "is_native",
     "load",
     "load_orbax",
+    "orbax_failure",
     "read_config",
     "read_tensors",
     "restore",

@@ -1,5 +1,6 @@
 """Modules from native checkpoints and to them, in safetensors files or in Orbax's."""
 
+import gc
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -22,8 +23,8 @@ from jaxrecon.checkpoint.config import (
 )
 from jaxrecon.checkpoint.paths import flatten, shapes, unflatten
 from jaxrecon.checkpoint.tensors import read_tensors, write
-from jaxrecon.errors import WeightsError
-from jaxrecon.files import replacing_folder
+from jaxrecon.errors import OutputError, WeightsError
+from jaxrecon.files import output_error_of_text, replacing_folder, uninterrupted
 
 
 def restore[M: nnx.Module](
@@ -132,17 +133,33 @@ def save_orbax(
     Raises:
       OutputError: the folder exists and is not empty, or cannot be written.
     """
-    import orbax.checkpoint as ocp
-
     check_header(header)
     leaves = flatten(module)
     with replacing_folder(folder, overwrite=overwrite) as place:
-        with ocp.StandardCheckpointer() as checkpointer:
-            checkpointer.save(place.absolute() / ORBAX_FOLDER, leaves)
+        _write_orbax(place.absolute() / ORBAX_FOLDER, leaves)
         entries = {
             path: entry_of(ORBAX_FOLDER, spec, None) for path, spec in _specs(leaves).items()
         }
         write_config(place, header, entries)
+
+
+def _write_orbax(folder: Path, leaves: Mapping[str, Any]) -> None:
+    """Writes arrays with Orbax, whose threads must not be left in the middle of it."""
+    import orbax.checkpoint as ocp
+
+    try:
+        with uninterrupted(), ocp.StandardCheckpointer() as checkpointer:
+            checkpointer.save(folder, leaves)
+    except Exception as error:
+        raise orbax_failure(folder.parent, error) from error
+
+
+def orbax_failure(path: Path, error: Exception) -> OutputError:
+    """What to raise after Orbax has failed to write."""
+    # Orbax closes the event loop of a write that has failed while other files of it are still
+    # being written; collecting what these leave behind crashes Python, at exit at the latest.
+    gc.freeze()
+    return output_error_of_text(path, error)
 
 
 def load_orbax[M: nnx.Module](

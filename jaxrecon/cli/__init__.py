@@ -9,7 +9,17 @@ import os
 import sys
 from collections.abc import Sequence
 
-from jaxrecon.cli import common, evaluate, export, plan, reconstruct, train, view, weights
+from jaxrecon.cli import (
+    common,
+    evaluate,
+    export,
+    plan,
+    process,
+    reconstruct,
+    train,
+    view,
+    weights,
+)
 from jaxrecon.errors import JaxreconError
 
 
@@ -17,22 +27,48 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Runs one command; returns the exit code.
 
     0; or 2 after a one-line error, with nothing written; or 1 after one line for each part that
-    could not be made, with the others written.
+    could not be made, with the others written; or 130 after Ctrl-C and 143 after SIGTERM, with
+    one line and nothing unfinished left.
+
+    Without arguments it is the program and takes those of the process, which then ends at once
+    after a signal: threads of libraries that still compile are not waited for.
     """
-    options = _parser().parse_args(arguments)
+    with process.standard_streams(), process.ended_by_signals() as signals:
+        code = _guarded(arguments, signals)
+        if signals.number is not None and arguments is None:
+            os._exit(code)
+    return code
+
+
+def _guarded(arguments: Sequence[str] | None, signals: process.Signals) -> int:
+    """Runs one command; whatever goes wrong becomes a line and an exit code."""
     try:
-        code = options.run(options)
-        sys.stdout.flush()
-        return code
-    except JaxreconError as error:
+        return _run(arguments)
+    except KeyboardInterrupt:
+        common.complain(signals.name)
+        return signals.code
+    except BrokenPipeError:  # who reads the output has stopped, as `head` does
+        process.silence(sys.stdout)
+        return 1
+    except Exception as error:
+        if signals.number is not None:  # a library has made another error of it
+            common.complain(signals.name)
+            return signals.code
+        if not isinstance(error, JaxreconError):
+            raise
         common.complain(str(error))
         return 2
-    except KeyboardInterrupt:
-        sys.stderr.write("jaxrecon: interrupted\n")
-        return 130
-    except BrokenPipeError:  # who reads the output has stopped, as `head` does
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 1
+
+
+def _run(arguments: Sequence[str] | None) -> int:
+    try:
+        options = _parser().parse_args(arguments)
+    except SystemExit:
+        process.flush_output()
+        raise
+    code = options.run(options)
+    process.flush_output()
+    return code
 
 
 def _parser() -> argparse.ArgumentParser:

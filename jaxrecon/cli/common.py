@@ -8,9 +8,10 @@ import os
 import sys
 from typing import TYPE_CHECKING, Any
 
+from jaxrecon.cli.process import say
 from jaxrecon.errors import InputError, one_line
 from jaxrecon.files import check_output_folder
-from jaxrecon.progress import Stages
+from jaxrecon.progress import Forgiving, Stages
 
 if TYPE_CHECKING:
     from jax.sharding import Mesh
@@ -238,7 +239,7 @@ def seconds(stages: Stages) -> dict[str, float]:
 
 def complain(text: str) -> None:
     """One line on standard error, of what went wrong."""
-    sys.stderr.write(f"jaxrecon: {one_line(text)}\n")
+    Forgiving(sys.stderr).write(f"jaxrecon: {one_line(text)}\n")
 
 
 def programs(pipeline: "Pipeline", stages: Stages) -> dict[str, int]:
@@ -251,6 +252,6 @@ def programs(pipeline: "Pipeline", stages: Stages) -> dict[str, int]:
 def report(options: argparse.Namespace, summary: dict[str, Any]) -> None:
     """Prints the summary as JSON if asked to, else where the output is."""
     if options.json:
-        sys.stdout.write(json.dumps(summary) + "\n")
+        say(json.dumps(summary))
     elif not options.quiet:
-        sys.stdout.write(f"wrote {one_line(str(options.output))}\n")
+        say(f"wrote {one_line(str(options.output))}")

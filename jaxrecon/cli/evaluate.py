@@ -2,10 +2,10 @@
 
 import argparse
 import json
-import sys
 from typing import TYPE_CHECKING, Any
 
 from jaxrecon.cli import common
+from jaxrecon.cli.process import say
 from jaxrecon.errors import InputError
 from jaxrecon.files import replacing_folder
 from jaxrecon.progress import Stages
@@ -76,7 +76,7 @@ def run(options: argparse.Namespace) -> int:
             pipeline, truths, settings=settings, advance=done, resolution=options.resolution
         )
     shown = json.dumps(report.as_dict()) if options.json else report.text()
-    sys.stdout.write(shown + "\n")
+    say(shown)
     if options.output:
         _write(report, options)
     return 0

@@ -2,11 +2,11 @@
 
 import argparse
 import json
-import sys
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from jaxrecon.cli import common, streaming
+from jaxrecon.cli.process import say
 
 if TYPE_CHECKING:
     from jaxrecon.memory import MemoryNeeds
@@ -51,7 +51,7 @@ def run(options: argparse.Namespace) -> int:
         dtype=options.dtype,
         views_at_once=streaming.views_at_once(options),
     )
-    sys.stdout.write((json.dumps(_summary(plan)) if options.json else _text(plan)) + "\n")
+    say(json.dumps(_summary(plan)) if options.json else _text(plan))
     return 0
 
 

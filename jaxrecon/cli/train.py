@@ -1,11 +1,11 @@
 """`jaxrecon train -o run/ --set learning_rate=5e-4`."""
 
 import argparse
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from jaxrecon.cli import common
+from jaxrecon.cli.process import say
 from jaxrecon.errors import InputError
 from jaxrecon.files import check_output_folder
 from jaxrecon.progress import Stages
@@ -52,7 +52,7 @@ def run(options: argparse.Namespace) -> int:
         stages=Stages(quiet=options.quiet),
     )
     if weights is not None and not options.quiet:
-        sys.stdout.write(f"wrote {weights}\n")
+        say(f"wrote {weights}")
     return 0
 
 

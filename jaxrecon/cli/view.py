@@ -1,9 +1,9 @@
 """`jaxrecon view out/scene.npz`."""
 
 import argparse
-import sys
 from typing import Any
 
+from jaxrecon.cli.process import say
 from jaxrecon.errors import InputError
 
 
@@ -31,10 +31,9 @@ def run(options: argparse.Namespace) -> int:
 
     recon = Reconstruction.load(options.scene)
     server = recon.view(port=options.port, share=options.share)
-    sys.stdout.write(f"showing {options.scene} at http://localhost:{server.get_port()}\n")
+    say(f"showing {options.scene} at http://localhost:{server.get_port()}")
     if options.share:
-        sys.stdout.write(f"shared with everybody at {server.request_share_url()}\n")
-    sys.stdout.flush()
+        say(f"shared with everybody at {server.request_share_url()}")
     if not options.once:
         server.sleep_forever()
     server.stop()

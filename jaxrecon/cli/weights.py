@@ -2,10 +2,10 @@
 
 import argparse
 import json
-import sys
 from typing import Any
 
 from jaxrecon.cli import common
+from jaxrecon.cli.process import say
 from jaxrecon.progress import Stages
 
 
@@ -49,15 +49,15 @@ def models(options: argparse.Namespace) -> int:
 
     rows = [_row(entry) for entry in registry.MODELS.values()]
     if options.json:
-        sys.stdout.write(json.dumps(rows, indent=2) + "\n")
+        say(json.dumps(rows, indent=2))
         return 0
     wide = [max(len(row[key] or "bundled") for row in rows) for key in ("name", "repo")]
     for row in rows:
         here = "here" if row["here"] else "not fetched"
-        sys.stdout.write(
+        say(
             f"{row['name']:{wide[0]}} {row['parameters'] / 1e6:7.1f} M  {here:11}  "
             f"{row['repo'] or 'bundled':{wide[1]}}  "
-            f"weights: {row['weights_licence']}  {row['paper']}\n"
+            f"weights: {row['weights_licence']}  {row['paper']}"
         )
     return 0
 

@@ -13,7 +13,14 @@ import numpy as np
 from jaxrecon.errors import InputError, OutputError
 from jaxrecon.export.npz import read_npz
 from jaxrecon.export.scene import VIEW_ARRAYS, Scene, file_stems
-from jaxrecon.files import check_output_folder, check_writable, output_error, replacing_file
+from jaxrecon.files import (
+    check_output_folder,
+    check_unheld,
+    check_writable,
+    output_error,
+    replacing_file,
+    sweep,
+)
 
 SCENE_FILE = "scene.json"
 VERSION = 1
@@ -50,7 +57,8 @@ class Streamed:
     def start(self, facts: dict[str, Any], *, overwrite: bool) -> None:
         """Makes the folder, or takes up what an earlier run of the same reconstruction left.
 
-        Files that an earlier run was in the middle of are deleted.
+        Files that an earlier run was in the middle of are deleted: the caller holds the folder
+        (`holding_folder`).
 
         Raises:
           OutputError: the folder holds something else, or cannot be written.
@@ -66,8 +74,7 @@ class Streamed:
             raise output_error(self.folder, error) from error
 
     def _make_room(self, *, overwrite: bool) -> None:
-        check_stream_folder(self.folder, overwrite=overwrite)
-        self.folder.mkdir(parents=True, exist_ok=True)
+        _check_content(self.folder, overwrite=overwrite)
         found = _digest_in(self.folder)
         kept = found == self.digest
         if found is not None and not kept and not overwrite:
@@ -82,13 +89,20 @@ def check_stream_folder(folder: str | Path, *, overwrite: bool) -> None:
 
     Raises:
       OutputError: it is a file, holds other files than a streamed reconstruction and `overwrite` is
-        false, or nothing may be written there.
+        false, or another run is writing there, or nothing may be written there.
     """
     folder = Path(folder)
     if not os.path.isdir(folder):
         check_output_folder(folder, overwrite=True)
         return
     check_writable(folder, folder)
+    sweep(folder)
+    check_unheld(folder)
+    _check_content(folder, overwrite=overwrite)
+
+
+def _check_content(folder: Path, *, overwrite: bool) -> None:
+    """Refuses a folder that holds other files."""
     try:
         others = [file for file in folder.iterdir() if not _UNFINISHED.fullmatch(file.name)]
     except OSError as error:

@@ -5,7 +5,7 @@ and is on the disk before the next few take its place.
 """
 
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from functools import partial
@@ -17,6 +17,7 @@ import numpy as np
 from jaxtyping import Array, Float, UInt8
 
 from jaxrecon.export import Streamed, write_npz
+from jaxrecon.files import holding_folder
 from jaxrecon.images import ImageBatch
 from jaxrecon.models import Conditions, Encoded, Model, given_world
 from jaxrecon.nn.attention import AttentionFn
@@ -62,35 +63,51 @@ def stream(
     """Writes the folder; see `Pipeline.stream`."""
     told = digest_of(engine, batch, limits, options, known, attention)
     streamed = Streamed(folder, told, batch.names)
-    streamed.start({"model": engine.name}, overwrite=overwrite)
-    missing = streamed.missing()
-    if not missing:
-        return folder
-    framed = engine.framed(batch, limits, options)
-    with stages.stage("compile"):
-        shape, posed = framed[0].shape, has_given_pose(known)
-        program = compile_both(engine, shape, framed[2], attention, views_at_once, posed=posed)
-    encoded = _encode(engine, program, *framed[:2], known, stages)
-    world = _world(engine, framed, encoded, known)
-    parts = _parts(engine, framed, encoded, views_at_once, world)
-    wanted = set(missing)
-    with (
-        stages.stage("heads", total=len(missing)) as advance,
-        ThreadPoolExecutor(WRITERS) as pool,
-    ):
-        pending: deque[Future[None]] = deque()
-        for views, geometry in _ahead(parts, wanted):
-            recon = _rows(geometry, batch, views, engine.name, encoded)
-            for row, view in enumerate(views):
-                if view in wanted:
-                    wanted.discard(view)
-                    write = partial(_write, recon[row : row + 1], streamed.files[view], advance)
-                    pending.append(pool.submit(write))
-            while len(pending) > 4 * views_at_once:
+    with holding_folder(folder):
+        streamed.start({"model": engine.name}, overwrite=overwrite)
+        missing = streamed.missing()
+        if missing:
+            framed = engine.framed(batch, limits, options)
+            with stages.stage("compile"):
+                shape, posed = framed[0].shape, has_given_pose(known)
+                program = compile_both(
+                    engine, shape, framed[2], attention, views_at_once, posed=posed
+                )
+            encoded = _encode(engine, program, *framed[:2], known, stages)
+            world = _world(engine, framed, encoded, known)
+            parts = _parts(engine, framed, encoded, views_at_once, world)
+            made = (
+                (view, recon[row : row + 1])
+                for views, geometry in _ahead(parts, set(missing))
+                for recon in [_rows(geometry, batch, views, engine.name, encoded)]
+                for row, view in enumerate(views)
+            )
+            with stages.stage("heads", total=len(missing)) as advance:
+                _write_all(made, streamed, missing, 4 * views_at_once, advance)
+    return folder
+
+
+def _write_all(
+    made: Iterable[tuple[int, Reconstruction]],
+    streamed: Streamed,
+    missing: Sequence[int],
+    ahead: int,
+    advance: Callable[[], None],
+) -> None:
+    """Writes the missing views; at most so many wait for that while others are made."""
+    wanted, pool = set(missing), ThreadPoolExecutor(WRITERS)
+    pending: deque[Future[None]] = deque()
+    try:
+        for view, recon in made:
+            if view in wanted:
+                wanted.discard(view)
+                pending.append(pool.submit(_write, recon, streamed.files[view], advance))
+            while len(pending) > ahead:
                 pending.popleft().result()
         for written in pending:
             written.result()
-    return folder
+    finally:
+        pool.shutdown(cancel_futures=True)  # after an error, those that have begun are finished
 
 
 def _encode(

@@ -12,13 +12,8 @@ from jaxrecon.registry.entries import (
     available_models,
     model_entry,
 )
-from jaxrecon.registry.loading import (
-    convert_weights,
-    load,
-    load_abstract,
-    local_folder,
-    native_folder,
-)
+from jaxrecon.registry.fetching import convert_weights, local_folder, native_folder
+from jaxrecon.registry.loading import load, load_abstract
 
 __all__ = [
     "FAMILIES",

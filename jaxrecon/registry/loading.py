@@ -1,8 +1,7 @@
 """From a name, folder or file to a model with its weights on the devices."""
 
-import shlex
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -14,18 +13,18 @@ from jax.typing import DTypeLike
 from convert.engine import Plan, plan, stream
 from convert.families import guess_family
 from convert.safetensors_file import Specs
-from convert.sources import check_readable, open_source
+from convert.sources import open_source
 from convert.vggt import TRACK_HEAD, check_track_head
 from jaxrecon import checkpoint
 from jaxrecon.errors import InputError, WeightsError
-from jaxrecon.hub import cache_folder, fetch
 from jaxrecon.images import ImageRule
 from jaxrecon.models import Model
 from jaxrecon.nn.attention import AttentionFn
 from jaxrecon.pipeline import Pipeline
 from jaxrecon.progress import Stages
 from jaxrecon.registry.config_json import config_from_json
-from jaxrecon.registry.entries import FAMILIES, MODELS, Bundled, Family, HubFile, ModelEntry
+from jaxrecon.registry.entries import FAMILIES, MODELS, Family, HubFile, ModelEntry
+from jaxrecon.registry.fetching import native_folder
 from jaxrecon.sharding import MATRICES, WeightRules, check_mesh, weight_shardings
 from jaxrecon.sparse import AttentionName, chosen_attention
 from pallas_kernels.platform import target_platform
@@ -147,81 +146,6 @@ def _placed[M](model: M, mesh: Mesh | None, shard_weights: bool | WeightRules) -
     if isinstance(shard_weights, bool):
         return weight_shardings(model, mesh, MATRICES if shard_weights else ())
     return weight_shardings(model, mesh, shard_weights)
-
-
-def native_folder(
-    entry: ModelEntry, *, revision: str | None = None, stages: Stages | None = None
-) -> Path:
-    """The folder of a released model's native weights; fetched and converted if need be.
-
-    Raises:
-      WeightsError: the weights are not here and cannot be fetched.
-    """
-    folder = local_folder(entry, revision=revision)
-    if checkpoint.is_native(folder):
-        return folder
-    if isinstance(entry.source, Bundled):
-        raise WeightsError(
-            f"the weights of {entry.name} are not in {folder}: this installation has none; "
-            "train them with `jaxrecon train` and give their folder as `weights`"
-        )
-    _fetch_and_convert(entry, entry.source, folder, revision, stages or Stages(quiet=True))
-    return folder
-
-
-def local_folder(entry: ModelEntry, *, revision: str | None = None) -> Path:
-    """Where a released model's native weights are kept, whether they are there or not."""
-    if isinstance(entry.source, Bundled):
-        return entry.source.folder
-    name = entry.name if revision is None else f"{entry.name}@{revision.replace('/', '_')}"
-    return cache_folder() / name
-
-
-def _fetch_and_convert(
-    entry: ModelEntry, source: HubFile, folder: Path, revision: str | None, stages: Stages
-) -> None:
-    check_readable(source.filename)
-    way_out = (
-        f"on a connected machine download {source.filename} of the Hugging Face repository "
-        f"{source.repo}, then run: "
-        f"jaxrecon convert {entry.name} {source.filename} -o {shlex.quote(str(folder))}"
-    )
-    with stages.stage("fetch", bar=False):
-        fetched = fetch(
-            source.repo, source.filename, revision=revision, way_out=way_out, quiet=stages.quiet
-        )
-    with stages.stage("convert"):
-        convert_weights(entry, fetched, folder, overwrite=True)
-
-
-def convert_weights(
-    entry: ModelEntry, source: str | Path, folder: str | Path, *, overwrite: bool = False
-) -> None:
-    """Converts an upstream weight file into a native checkpoint folder.
-
-    Raises:
-      InputError: the model has no upstream.
-      WeightsError: a tensor is missing, unexpected or of another shape, or the file is damaged.
-      OutputError: the folder exists and is not empty, or cannot be written.
-    """
-    if isinstance(entry.source, Bundled):
-        raise InputError(
-            f"{entry.name} has no upstream weights to convert: its own ship with the package; "
-            "load it by its name"
-        )
-    family, names = entry.family, open_source(source).specs
-    if family.track_head:
-        tracks = any(name.startswith(TRACK_HEAD) for name in names)
-        entry = replace(entry, config=family.configured(entry.config, tracks=tracks))
-    checkpoint.convert_checkpoint(
-        Path(source),
-        Path(folder),
-        rules=family.rules,
-        ignored=family.ignored_among(names, entry.config),
-        targets=checkpoint.shapes(family.abstract(entry.config)),
-        header=entry.header,
-        overwrite=overwrite,
-    )
 
 
 _stated: set[str] = set()

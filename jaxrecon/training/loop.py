@@ -14,6 +14,7 @@ from jax.sharding import Mesh
 
 from jaxrecon import checkpoint
 from jaxrecon.compiling import compiled
+from jaxrecon.files import holding_folder
 from jaxrecon.memory import bytes_limit, check_fits, needs_of
 from jaxrecon.progress import Stages
 from jaxrecon.registry import model_entry
@@ -91,12 +92,33 @@ def train(
     Raises:
       InputError: the folder holds a run of another config, or the devices cannot share the batches.
       WeightsError: `init` or a checkpoint cannot be read.
-      OutputError: the folder cannot be written, a full disk among the reasons.
+      OutputError: the folder cannot be written, a full disk among the reasons, or another run is
+        writing there.
     """
     stages = Stages(quiet=True) if stages is None else stages
     mesh = make_data_mesh() if mesh is None else mesh
     folder = Path(folder)
     check_devices(config, mesh)
+    with holding_folder(folder):
+        step = _trained(config, folder, init, mesh, stop_after, stages)
+    if step < config.steps:
+        stages.note(
+            f"stopped at step {step} of {config.steps}, with the weights so far in "
+            f"{folder / WEIGHTS_NAME}; run again (--resume) to go on"
+        )
+        return None
+    return folder / WEIGHTS_NAME
+
+
+def _trained(
+    config: TrainConfig,
+    folder: Path,
+    init: str | Path | None,
+    mesh: Mesh,
+    stop_after: float | None,
+    stages: Stages,
+) -> int:
+    """Takes the steps and writes the weights; returns the number of the last step."""
     given = None
     if init is not None and not has_begun(folder):
         given = checkpoint.flatten(checkpoint.load(init, abstract_model(config)))
@@ -108,14 +130,9 @@ def train(
         checkpoints.wait()
     step = int(state.step)
     save_weights(config, state.average, folder / WEIGHTS_NAME, step)
-    if step < config.steps:
-        stages.note(
-            f"stopped at step {step} of {config.steps}, with the weights so far in "
-            f"{folder / WEIGHTS_NAME}; run again (--resume) to go on"
-        )
-        return None
-    draw_log(folder / LOG_NAME, folder / CURVES_NAME)
-    return folder / WEIGHTS_NAME
+    if step == config.steps:
+        draw_log(folder / LOG_NAME, folder / CURVES_NAME)
+    return step
 
 
 def save_weights(config: TrainConfig, weights: Weights, folder: Path, step: int) -> None:

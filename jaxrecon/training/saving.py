@@ -1,6 +1,5 @@
 """Checkpoints of a training run, in small files, each complete or absent."""
 
-import gc
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -8,7 +7,9 @@ from typing import Any
 import jax
 import orbax.checkpoint as ocp
 
+from jaxrecon.checkpoint import orbax_failure
 from jaxrecon.errors import OutputError, WeightsError
+from jaxrecon.files import uninterrupted
 from jaxrecon.training.state import TrainState
 
 SHARD_BYTES = 8 * 2**20
@@ -19,7 +20,11 @@ class Checkpoints:
     """The last checkpoints in a folder; written in the background while training goes on.
 
     Orbax writes under a temporary name and renames when all is there, so a killed process leaves
-    the checkpoint before it whole.
+    the checkpoint before it whole. An exception that a signal raises inside its calls would leave
+    threads that wait for one another for ever, and so is put off until they return.
+
+    Raises:
+      OutputError: the folder cannot be written.
     """
 
     def __init__(self, folder: Path, *, keep: int = 2) -> None:
@@ -27,7 +32,11 @@ class Checkpoints:
             max_to_keep=keep, create=True, enable_async_checkpointing=True
         )
         self.folder = folder.absolute()
-        self._manager = ocp.CheckpointManager(self.folder, options=options)
+        try:
+            with uninterrupted():
+                self._manager = ocp.CheckpointManager(self.folder, options=options)
+        except Exception as error:
+            raise orbax_failure(self.folder, error) from error
 
     def latest(self) -> int | None:
         """The step of the newest complete checkpoint, None if there is none."""
@@ -40,8 +49,10 @@ class Checkpoints:
           OutputError: this checkpoint, or the one before it, cannot be written.
         """
         arguments = ocp.args.PyTreeSave(state, ocdbt_target_data_file_size=SHARD_BYTES)
+        self.wait()
         try:
-            self._manager.save(step, args=arguments, force=True)
+            with uninterrupted():
+                self._manager.save(step, args=arguments, force=True)
         except Exception as error:
             raise self._unwritable(error) from error
 
@@ -85,16 +96,14 @@ class Checkpoints:
         traceback: TracebackType | None,
     ) -> None:
         try:
-            self._manager.close()
+            with uninterrupted():
+                self._manager.close()
         except Exception as broken:
             if error is None:
                 raise self._unwritable(broken) from broken
 
     def _unwritable(self, error: Exception) -> OutputError:
-        # Orbax closes the event loop of a write that has failed while other files of it are still
-        # being written; collecting what these leave behind crashes Python, at exit at the latest.
-        gc.freeze()
-        reason = str(error).strip().split("\n")[0][:160]
+        reason = str(orbax_failure(self.folder, error)).partition(": ")[2]
         left = self.latest()
         going_on = "no checkpoint is left" if left is None else f"the one of step {left} is whole"
         return OutputError(

@@ -1,0 +1,134 @@
+"""What surrounds every command: standard streams that may be full or closed, and signals."""
+
+import errno
+import os
+import signal
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from types import FrameType
+from typing import Any
+
+from jaxrecon.errors import OutputError
+from jaxrecon.progress import Forgiving
+
+
+def say(text: str) -> None:
+    """A line, or several, on standard output.
+
+    Raises:
+      OutputError: it is closed, or what it leads to is full.
+      BrokenPipeError: who reads it has stopped.
+    """
+    try:
+        if sys.stdout is None:
+            raise OSError(errno.EBADF, "it is closed")
+        sys.stdout.write(text + "\n")
+        sys.stdout.flush()
+    except BrokenPipeError:
+        raise
+    except (OSError, ValueError) as error:
+        raise _unwritable(error) from error
+
+
+def flush_output() -> None:
+    """Writes what others, such as `argparse`, have left in the buffer of standard output.
+
+    Raises:
+      OutputError, BrokenPipeError: see `say`.
+    """
+    try:
+        if sys.stdout is not None:
+            sys.stdout.flush()
+    except BrokenPipeError:
+        raise
+    except (OSError, ValueError) as error:
+        raise _unwritable(error) from error
+
+
+def _unwritable(error: OSError | ValueError) -> OutputError:
+    silence(sys.stdout)
+    reason = getattr(error, "strerror", None) or str(error)
+    return OutputError(f"cannot write to standard output: {reason}; lead it somewhere else")
+
+
+def silence(stream: Any) -> None:
+    """Leads a standard stream nowhere, so that Python does not fail to empty its buffer at exit."""
+    with suppress(OSError, ValueError, AttributeError):
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, stream.fileno())
+        os.close(nowhere)
+
+
+@contextmanager
+def standard_streams() -> Iterator[None]:
+    """Nothing fails because standard error cannot be written.
+
+    Numbers 0, 1 and 2 of closed streams are taken, so that no file that is opened gets them.
+    """
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)
+    before = sys.stderr
+    forgiving = Forgiving(before)
+    sys.stderr = forgiving
+    try:
+        yield
+    finally:
+        forgiving.flush()
+        if forgiving.failed:
+            silence(before)
+        sys.stderr = before
+
+
+class Signals:
+    """Which signal has told the command to end."""
+
+    def __init__(self) -> None:
+        self.number: int | None = None
+
+    @property
+    def code(self) -> int:
+        """The exit code that says so."""
+        return 128 + (self.number or signal.SIGINT)
+
+    @property
+    def name(self) -> str:
+        """What happened, in a word."""
+        return "terminated" if self.number == signal.SIGTERM else "interrupted"
+
+    def take(self, number: int, frame: FrameType | None) -> None:
+        """The handler: raises KeyboardInterrupt wherever the main thread is."""
+        self.number = self.number or number
+        raise KeyboardInterrupt
+
+    def again(self, unraisable: Any) -> None:
+        """Raises later what Python would drop, since a destructor cannot raise it."""
+        if isinstance(unraisable.exc_value, KeyboardInterrupt) and self.number:
+            signal.raise_signal(self.number)
+        else:
+            sys.__unraisablehook__(unraisable)
+
+
+@contextmanager
+def ended_by_signals() -> Iterator[Signals]:
+    """Inside, SIGTERM and Ctrl-C raise KeyboardInterrupt, unless the caller ignores them."""
+    signals = Signals()
+    if threading.current_thread() is not threading.main_thread():
+        yield signals
+        return
+    ours = {signal.SIGINT: signal.default_int_handler, signal.SIGTERM: signal.SIG_DFL}
+    taken = [number for number, usual in ours.items() if signal.getsignal(number) == usual]
+    hook = sys.unraisablehook
+    try:
+        for number in taken:
+            signal.signal(number, signals.take)
+        sys.unraisablehook = signals.again
+        yield signals
+    finally:
+        sys.unraisablehook = hook
+        for number in taken:
+            signal.signal(number, ours[number])

@@ -1,0 +1,106 @@
+"""Folders that appear whole or not at all."""
+
+import errno
+import os
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from jaxrecon.errors import OutputError
+from jaxrecon.files.interrupts import uninterrupted
+from jaxrecon.files.locks import check_unheld
+from jaxrecon.files.refusals import check_writable, output_error
+from jaxrecon.files.staging import Staging, staging_place, stays, sweep
+
+
+@contextmanager
+def replacing_folder(path: str | Path, *, overwrite: bool = False) -> Iterator[Path]:
+    """Yields a temporary folder, put in the place of `path` if the block ends without error.
+
+    Until then `path` is as it was, and it changes in one step where the system can. A folder that
+    has to stay, since something is mounted there or it is the current one, is filled instead; if
+    that breaks off, the next run undoes it. What runs that were killed left there is removed.
+
+    If `overwrite` is true and a folder appears where there was none, it is left as it is, the
+    result gets another name, and a warning says so.
+
+    Raises:
+      OutputError: `path` is a file, or a folder that is not empty and `overwrite` is false, or
+        another run is writing there, or it holds what was not there when the block began, or the
+        folder cannot be written.
+    """
+    path = Path(path)
+    check_output_folder(path, overwrite=overwrite)
+    staging: Staging | None = None
+    try:
+        with uninterrupted():
+            staging = Staging(path)
+            staging.open()
+        yield staging.new
+        with uninterrupted():
+            staging.publish(overwrite=overwrite)
+    except OutputError as error:
+        # A writer inside the block names the temporary folder, of which the user knows nothing.
+        hidden = str(path) if staging is None else str(staging.new)
+        raise OutputError(str(error).replace(hidden, str(path))) from error
+    except OSError as error:
+        raise output_error(path, error) from error
+    finally:
+        if staging is not None:
+            with uninterrupted():
+                staging.close()
+
+
+def check_output_folder(
+    path: str | Path, *, overwrite: bool = False, inputs: Iterable[str | Path] = ()
+) -> None:
+    """Refuses a folder that could not be put at `path`, before any work is done for it.
+
+    If a run that was to write it was killed, what that left is put in order first.
+
+    Args:
+      inputs: files and folders that are read, and so must not be overwritten.
+
+    Raises:
+      OutputError: `path` is a file, or a folder that is not empty and `overwrite` is false, or that
+        holds an input, or that another run is writing, or nothing may be written there.
+    """
+    path = Path(path)
+    if os.path.lexists(path) and not os.path.isdir(path):
+        raise OutputError(f"cannot write {path}: a file of that name exists; choose another name")
+    for one in inputs:
+        if os.path.exists(path) and Path(one).resolve().is_relative_to(path.resolve()):
+            raise OutputError(
+                f"cannot write {path}: {one} is read from there and would be deleted; choose "
+                "another folder"
+            )
+    sweep(path)
+    check_unheld(path)
+    if not overwrite and _holds_something(path):
+        raise OutputError(
+            f"cannot write {path}: the folder exists and is not empty; "
+            "choose another, or ask to overwrite it (--overwrite, overwrite=True)"
+        )
+    _check_place(path)
+
+
+def _holds_something(path: Path) -> bool:
+    try:
+        return os.path.isdir(path) and any(path.iterdir())
+    except OSError as error:
+        raise output_error(path, error) from error
+
+
+def _check_place(path: Path) -> None:
+    """Refuses a place in which nothing may be written."""
+    target = Path(os.path.realpath(path))
+    if stays(target):
+        check_writable(target, path)
+        return
+    above = next(parent for parent in target.parents if os.path.exists(parent))
+    if not above.is_dir():
+        raise output_error(path, NotADirectoryError(errno.ENOTDIR, ""))
+    check_writable(above, path)
+
+
+__all__ = ["check_output_folder", "replacing_folder", "staging_place"]

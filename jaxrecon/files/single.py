@@ -1,0 +1,106 @@
+"""Files that appear whole or not at all."""
+
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from jaxrecon.errors import OutputError
+from jaxrecon.files.interrupts import uninterrupted
+from jaxrecon.files.locks import HeldError, Lock, lock_file
+from jaxrecon.files.parents import make_folders, remove_empty
+from jaxrecon.files.refusals import output_error, umask
+
+_AT_ONCE = 4
+"""So many runs may write one file at once, each under a name that the next run knows."""
+
+
+@contextmanager
+def replacing_file(path: str | Path) -> Iterator[Path]:
+    """Yields a temporary path beside `path`, renamed to `path` if the block ends without error.
+
+    Missing parent folders are made. On any error the temporary file is removed and `path` is left
+    as it was; those of runs that were killed are removed, too.
+
+    Raises:
+      OutputError: the file cannot be written (disk full, no permission, ...).
+    """
+    path = Path(path)
+    if os.path.isdir(path):
+        raise OutputError(f"cannot write {path}: a folder of that name exists; choose another name")
+    temporary = _Temporary(path)
+    try:
+        with uninterrupted():
+            temporary.open()
+        yield temporary.place
+        with open(temporary.place, "rb+") as file:
+            os.fsync(file.fileno())
+        os.chmod(temporary.place, 0o666 & ~umask())
+        os.replace(temporary.place, path)
+    except OutputError:
+        raise
+    except OSError as error:
+        raise output_error(path, error) from error
+    finally:
+        with uninterrupted():
+            temporary.close()
+
+
+class _Temporary:
+    """The hidden file of one run: `.NAME.0.part`, or the next number that is free."""
+
+    def __init__(self, path: Path) -> None:
+        self.place = path
+        self._path = path
+        self._lock: Lock | None = None
+        self._made = False
+        self._process = os.getpid()
+        self._parents: list[Path] = []
+
+    def open(self) -> None:
+        """Makes the file; removes those of runs that were killed."""
+        self._parents = make_folders(self._path.parent)
+        places = [self._path.with_name(f".{self._path.name}.{n}.part") for n in range(_AT_ONCE)]
+        for place in places:
+            if self._lock is None or os.path.lexists(place):
+                self._take(place)
+        if self._lock is None:
+            prefix = f".{self._path.name}."
+            handle, name = tempfile.mkstemp(prefix=prefix, suffix=".part", dir=self._path.parent)
+            os.close(handle)
+            self.place, self._made = Path(name), True
+
+    def _take(self, place: Path) -> None:
+        """Takes a name, or removes what is there under it, unless a run that lives has it."""
+        try:
+            lock = lock_file(place)
+        except (HeldError, IsADirectoryError):
+            return
+        except PermissionError:
+            if os.path.lexists(place):  # another user's
+                return
+            raise
+        if lock is None or self._lock is not None:
+            place.unlink(missing_ok=True)
+            if lock is not None:
+                lock.release()
+            return
+        self.place, self._lock, self._made = place, lock, True
+        os.truncate(place, 0)
+
+    def close(self) -> None:
+        """Removes the file if it is still there."""
+        if os.getpid() != self._process:
+            return
+        if self._made and (self._lock is None or self._lock.handle is not None):
+            with suppress(OSError):
+                self._remove()
+        if self._lock is not None:
+            self._lock.release()
+        remove_empty(self._parents)
+
+    def _remove(self) -> None:
+        """A file of the same name may be another run's, once this one's has been renamed."""
+        if self._lock is None or self._lock.is_at(self.place):
+            self.place.unlink(missing_ok=True)

@@ -1,0 +1,118 @@
+"""Where the weights of released models lie: fetched from upstream and converted on first use."""
+
+import shlex
+from contextlib import suppress
+from dataclasses import replace
+from pathlib import Path
+
+from convert.sources import check_readable, open_source
+from convert.vggt import TRACK_HEAD
+from jaxrecon import checkpoint
+from jaxrecon.errors import InputError, OutputError, WeightsError
+from jaxrecon.files import output_error, sweep, waiting_for
+from jaxrecon.hub import cache_folder, fetch
+from jaxrecon.progress import Stages
+from jaxrecon.registry.entries import Bundled, HubFile, ModelEntry
+
+
+def native_folder(
+    entry: ModelEntry, *, revision: str | None = None, stages: Stages | None = None
+) -> Path:
+    """The folder of a released model's native weights; fetched and converted if need be.
+
+    Raises:
+      WeightsError: the weights are not here and cannot be fetched.
+      OutputError: the cache folder cannot be written.
+    """
+    folder = local_folder(entry, revision=revision)
+    if checkpoint.is_native(folder):
+        if isinstance(entry.source, HubFile):
+            _sweep(folder)
+        return folder
+    if isinstance(entry.source, Bundled):
+        raise WeightsError(
+            f"the weights of {entry.name} are not in {folder}: this installation has none; "
+            "train them with `jaxrecon train` and give their folder as `weights`"
+        )
+    stages = Stages(quiet=True) if stages is None else stages
+    try:
+        with waiting_for(_lock_of(folder), lambda: stages.note(_waiting(entry))):
+            if not checkpoint.is_native(folder):  # another process may just have made it
+                _fetch_and_convert(entry, entry.source, folder, revision, stages)
+    except OSError as error:
+        raise error if isinstance(error, OutputError) else output_error(folder, error) from error
+    return folder
+
+
+def _lock_of(folder: Path) -> Path:
+    """What stands for the right to fetch and convert a model."""
+    return folder.with_name(f".{folder.name}.lock")
+
+
+def _waiting(entry: ModelEntry) -> str:
+    return f"another process is fetching the weights of {entry.name}: waiting for it"
+
+
+def _sweep(folder: Path) -> None:
+    """Removes what a process left that was killed while it fetched and converted."""
+    with suppress(OutputError):  # another process is about to end
+        sweep(folder)
+    lock = _lock_of(folder)
+    if lock.exists():
+        with suppress(OSError), waiting_for(lock, lambda: None):
+            pass
+
+
+def local_folder(entry: ModelEntry, *, revision: str | None = None) -> Path:
+    """Where a released model's native weights are kept, whether they are there or not."""
+    if isinstance(entry.source, Bundled):
+        return entry.source.folder
+    name = entry.name if revision is None else f"{entry.name}@{revision.replace('/', '_')}"
+    return cache_folder() / name
+
+
+def _fetch_and_convert(
+    entry: ModelEntry, source: HubFile, folder: Path, revision: str | None, stages: Stages
+) -> None:
+    check_readable(source.filename)
+    way_out = (
+        f"on a connected machine download {source.filename} of the Hugging Face repository "
+        f"{source.repo}, then run: "
+        f"jaxrecon convert {entry.name} {source.filename} -o {shlex.quote(str(folder))}"
+    )
+    with stages.stage("fetch", bar=False):
+        fetched = fetch(
+            source.repo, source.filename, revision=revision, way_out=way_out, quiet=stages.quiet
+        )
+    with stages.stage("convert"):
+        convert_weights(entry, fetched, folder, overwrite=True)
+
+
+def convert_weights(
+    entry: ModelEntry, source: str | Path, folder: str | Path, *, overwrite: bool = False
+) -> None:
+    """Converts an upstream weight file into a native checkpoint folder.
+
+    Raises:
+      InputError: the model has no upstream.
+      WeightsError: a tensor is missing, unexpected or of another shape, or the file is damaged.
+      OutputError: the folder exists and is not empty, or cannot be written.
+    """
+    if isinstance(entry.source, Bundled):
+        raise InputError(
+            f"{entry.name} has no upstream weights to convert: its own ship with the package; "
+            "load it by its name"
+        )
+    family, names = entry.family, open_source(source).specs
+    if family.track_head:
+        tracks = any(name.startswith(TRACK_HEAD) for name in names)
+        entry = replace(entry, config=family.configured(entry.config, tracks=tracks))
+    checkpoint.convert_checkpoint(
+        Path(source),
+        Path(folder),
+        rules=family.rules,
+        ignored=family.ignored_among(names, entry.config),
+        targets=checkpoint.shapes(family.abstract(entry.config)),
+        header=entry.header,
+        overwrite=overwrite,
+    )
