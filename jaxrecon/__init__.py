@@ -20,6 +20,8 @@ of the top-left pixel is (0, 0).
 from importlib import import_module
 from typing import TYPE_CHECKING
 
+from jaxrecon.forking import watch_forks
+
 if TYPE_CHECKING:
     from jaxrecon.bundle_adjustment import bundle_adjust
     from jaxrecon.errors import InputError, JaxreconError, OutputError, WeightsError
@@ -76,6 +78,9 @@ __all__ = [
     "make_mesh",
     "memory_plan",
 ]
+
+
+watch_forks()
 
 
 def __getattr__(name: str) -> object:

@@ -9,6 +9,8 @@ from typing import Any
 import jax
 
 from jaxrecon.errors import InputError
+from jaxrecon.forking import check_not_forked
+from jaxrecon.program_cache import keep_sound
 
 COMPILER_OPTIONS: dict[str, dict[str, bool | int | str]] = {
     "gpu": {
@@ -25,18 +27,28 @@ def compiled(lowered: Any, device: Any) -> Any:
     """The executable (`jax.stages.Compiled`) of a lowered program for a kind of device.
 
     What the environment's `XLA_FLAGS` set is left as they set it.
+
+    Raises:
+      JaxreconError: this is a child of fork; see `check_not_forked`.
     """
+    check_not_forked()
     flags = os.environ.get("XLA_FLAGS", "")
     options = COMPILER_OPTIONS.get(device.platform, {})
     options = {name: value for name, value in options.items() if name not in flags}
-    return lowered.compile(compiler_options=options or None)
+    program = lowered.compile(compiler_options=options or None)
+    keep_sound()
+    return program
 
 
 def without_x64[**P, R](function: Callable[P, R]) -> Callable[P, R]:
-    """The function, in float32 even where the caller has set `jax_enable_x64`."""
+    """The function, in float32 even where the caller has set `jax_enable_x64`.
+
+    In a child of fork it raises what `check_not_forked` does.
+    """
 
     @functools.wraps(function)
     def narrow(*args: P.args, **kwargs: P.kwargs) -> R:
+        check_not_forked()
         with jax.enable_x64(False):
             return function(*args, **kwargs)
 

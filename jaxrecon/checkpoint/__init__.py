@@ -10,7 +10,8 @@ from jaxrecon.checkpoint.config import (
     is_native,
     read_config,
 )
-from jaxrecon.checkpoint.modules import load, load_orbax, orbax_failure, restore, save, save_orbax
+from jaxrecon.checkpoint.modules import load, load_orbax, restore, save, save_orbax
+from jaxrecon.checkpoint.orbax_failures import orbax_failure, orbax_silenced
 from jaxrecon.checkpoint.paths import flatten, shapes, unflatten
 from jaxrecon.checkpoint.tensors import convert_checkpoint, read_tensors, write
 
@@ -22,6 +23,7 @@ __all__ = [
     "load",
     "load_orbax",
     "orbax_failure",
+    "orbax_silenced",
     "read_config",
     "read_tensors",
     "restore",

@@ -1,6 +1,5 @@
 """Modules from native checkpoints and to them, in safetensors files or in Orbax's."""
 
-import gc
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -21,10 +20,12 @@ from jaxrecon.checkpoint.config import (
     read_config,
     write_config,
 )
+from jaxrecon.checkpoint.orbax_failures import orbax_failure, orbax_silenced
 from jaxrecon.checkpoint.paths import flatten, shapes, unflatten
 from jaxrecon.checkpoint.tensors import read_tensors, write
-from jaxrecon.errors import OutputError, WeightsError
-from jaxrecon.files import output_error_of_text, replacing_folder, uninterrupted
+from jaxrecon.errors import WeightsError
+from jaxrecon.files import replacing_folder, uninterrupted
+from jaxrecon.forking import check_not_forked
 
 
 def restore[M: nnx.Module](
@@ -47,6 +48,7 @@ def restore[M: nnx.Module](
     Raises:
       WeightsError: tensors are missing, unexpected or of another shape; one error lists them all.
     """
+    check_not_forked()
     leaves = flatten(abstract)
     found: dict[str, tuple[int, ...]] = {}
     weights: dict[str, Array] = {}
@@ -111,6 +113,7 @@ def save(
     Raises:
       OutputError: the folder exists and is not empty, or cannot be written.
     """
+    check_not_forked()
     leaves = flatten(module)
     tensors = ((path, _to_host(leaf)) for path, leaf in leaves.items())
     write(folder, tensors, _specs(leaves), header, overwrite=overwrite)
@@ -133,6 +136,7 @@ def save_orbax(
     Raises:
       OutputError: the folder exists and is not empty, or cannot be written.
     """
+    check_not_forked()
     check_header(header)
     leaves = flatten(module)
     with replacing_folder(folder, overwrite=overwrite) as place:
@@ -147,19 +151,12 @@ def _write_orbax(folder: Path, leaves: Mapping[str, Any]) -> None:
     """Writes arrays with Orbax, whose threads must not be left in the middle of it."""
     import orbax.checkpoint as ocp
 
-    try:
-        with uninterrupted(), ocp.StandardCheckpointer() as checkpointer:
-            checkpointer.save(folder, leaves)
-    except Exception as error:
-        raise orbax_failure(folder.parent, error) from error
-
-
-def orbax_failure(path: Path, error: Exception) -> OutputError:
-    """What to raise after Orbax has failed to write."""
-    # Orbax closes the event loop of a write that has failed while other files of it are still
-    # being written; collecting what these leave behind crashes Python, at exit at the latest.
-    gc.freeze()
-    return output_error_of_text(path, error)
+    with uninterrupted(), orbax_silenced():
+        try:
+            with ocp.StandardCheckpointer() as checkpointer:
+                checkpointer.save(folder, leaves)
+        except Exception as error:
+            raise orbax_failure(folder.parent, error, folder) from error
 
 
 def load_orbax[M: nnx.Module](
@@ -181,6 +178,7 @@ def load_orbax[M: nnx.Module](
     """
     import orbax.checkpoint as ocp
 
+    check_not_forked()
     folder = Path(folder).absolute()
     entries = read_config(folder)["tensors"]
     if any(entry["file"] != ORBAX_FOLDER for entry in entries.values()):

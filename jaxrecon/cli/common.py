@@ -158,13 +158,14 @@ def load_pipeline(
     options: argparse.Namespace, stages: Stages, *, tracks: bool = False
 ) -> "Pipeline":
     """The model that the options name; programs compiled for it are kept in the cache folder."""
-    import jax
-
     from jaxrecon import registry
     from jaxrecon.hub import cache_folder
+    from jaxrecon.program_cache import use_program_cache
 
     check_sharded(options)
-    jax.config.update("jax_compilation_cache_dir", str(cache_folder() / "xla"))
+    programs_folder = cache_folder() / "xla"
+    if not use_program_cache(programs_folder):
+        stages.note(f"{programs_folder} cannot be written: compiled programs are not kept")
     return registry.load(
         options.model,
         weights=options.weights,

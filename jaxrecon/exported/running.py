@@ -24,6 +24,7 @@ from jaxrecon.exported.record import (
     read_program,
     read_record,
 )
+from jaxrecon.forking import check_not_forked
 from jaxrecon.images import ImageBatch, ImageSource, load_images
 from jaxrecon.memory import check_compiled, default_device
 from jaxrecon.pipeline import Geometry, Thresholds, thresholds
@@ -166,6 +167,7 @@ def load_exported(folder: str | Path, *, stages: Stages | None = None) -> Export
       WeightsError: the program or its weights are damaged, do not belong together, hold what no
         program of jaxrecon does, or are of a newer format.
     """
+    check_not_forked()
     stages = Stages(quiet=True) if stages is None else stages
     folder = Path(folder)
     with stages.stage("load"):

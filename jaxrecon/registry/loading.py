@@ -17,6 +17,7 @@ from convert.sources import open_source
 from convert.vggt import TRACK_HEAD, check_track_head
 from jaxrecon import checkpoint
 from jaxrecon.errors import InputError, WeightsError
+from jaxrecon.forking import check_not_forked
 from jaxrecon.images import ImageRule
 from jaxrecon.models import Model
 from jaxrecon.nn.attention import AttentionFn
@@ -72,6 +73,7 @@ def load(
       InputError: the name is unknown or an argument cannot be used.
       WeightsError: the weights are absent, damaged or another model's.
     """
+    check_not_forked()
     check_mesh(mesh)
     attend = chosen_attention(attention)
     dtype = _default_dtype(mesh) if dtype is None else _checked_dtype(dtype)

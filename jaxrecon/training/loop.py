@@ -15,6 +15,7 @@ from jax.sharding import Mesh
 from jaxrecon import checkpoint
 from jaxrecon.compiling import compiled
 from jaxrecon.files import holding_folder
+from jaxrecon.forking import check_not_forked
 from jaxrecon.memory import bytes_limit, check_fits, needs_of
 from jaxrecon.progress import Stages
 from jaxrecon.registry import model_entry
@@ -95,6 +96,7 @@ def train(
       OutputError: the folder cannot be written, a full disk among the reasons, or another run is
         writing there.
     """
+    check_not_forked()
     stages = Stages(quiet=True) if stages is None else stages
     mesh = make_data_mesh() if mesh is None else mesh
     folder = Path(folder)

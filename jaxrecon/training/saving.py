@@ -1,5 +1,6 @@
 """Checkpoints of a training run, in small files, each complete or absent."""
 
+from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -7,7 +8,7 @@ from typing import Any
 import jax
 import orbax.checkpoint as ocp
 
-from jaxrecon.checkpoint import orbax_failure
+from jaxrecon.checkpoint import orbax_failure, orbax_silenced
 from jaxrecon.errors import OutputError, WeightsError
 from jaxrecon.files import uninterrupted
 from jaxrecon.training.state import TrainState
@@ -32,6 +33,7 @@ class Checkpoints:
             max_to_keep=keep, create=True, enable_async_checkpointing=True
         )
         self.folder = folder.absolute()
+        self._silenced = ExitStack()
         try:
             with uninterrupted():
                 self._manager = ocp.CheckpointManager(self.folder, options=options)
@@ -82,11 +84,13 @@ class Checkpoints:
           OutputError: the last checkpoint cannot be written.
         """
         try:
-            self._manager.wait_until_finished()
+            with uninterrupted():
+                self._manager.wait_until_finished()
         except Exception as error:
             raise self._unwritable(error) from error
 
     def __enter__(self) -> "Checkpoints":
+        self._silenced.enter_context(orbax_silenced())
         return self
 
     def __exit__(
@@ -96,7 +100,7 @@ class Checkpoints:
         traceback: TracebackType | None,
     ) -> None:
         try:
-            with uninterrupted():
+            with uninterrupted(), self._silenced:
                 self._manager.close()
         except Exception as broken:
             if error is None:
