@@ -7,6 +7,7 @@ forked before JAX has been used, so that starting one costs nothing.
 """
 
 import argparse
+import importlib
 import json
 import os
 import random
@@ -31,6 +32,14 @@ from jaxrecon.files import replacing_file, replacing_folder, sweep
 
 DONE, REFUSED, BROKEN = 0, 3, 4
 """Exit codes of a child: it wrote, it was refused with one line, or something else was raised."""
+
+_NEEDED = (
+    "jaxrecon.exported",
+    "jaxrecon.pipeline.streaming",
+    "jaxrecon.registry",
+    "jaxrecon.training.saving",
+)
+"""Modules that the children use, imported before they are forked."""
 
 SECONDS = 60.0
 """In which a child must end."""
@@ -292,13 +301,14 @@ def start(work: Callable[[], None], *, file_size: int | None = None, signals: bo
     child = os.fork()
     if child:
         return child
-    code = BROKEN
+    code, came = BROKEN, None
     try:
         signal.signal(signal.SIGINT, signal.default_int_handler)
         if file_size is not None:
             resource.setrlimit(resource.RLIMIT_FSIZE, (file_size, file_size))
         with ExitStack() as stack:
-            came = stack.enter_context(process.ended_by_signals()) if signals else None
+            if signals:
+                came = stack.enter_context(process.ended_by_signals())
             try:
                 work()
                 code = DONE
@@ -310,7 +320,10 @@ def start(work: Callable[[], None], *, file_size: int | None = None, signals: bo
     except KeyboardInterrupt:  # before the command's own handler was there
         code = 128 + signal.SIGINT
     except BaseException:
-        traceback.print_exc()
+        if came is not None and came.number:  # a library has made another error of it
+            code = came.code
+        else:
+            traceback.print_exc()
     finally:
         sys.stderr.flush()
         os._exit(code)
@@ -445,8 +458,8 @@ def _prepare(name: str, root: Path) -> None:
         WRITERS["converted"].write(root / "native", "n")
         Program.native = root / "native"  # type: ignore[attr-defined]
     if name not in ("folder", "filled", "file"):
-        import random_recon  # noqa: F401
-        from jaxrecon import checkpoint, registry  # noqa: F401
+        for module in (*_NEEDED, "random_recon", "tiny_models"):
+            importlib.import_module(module)
 
 
 def main() -> None:

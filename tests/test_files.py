@@ -3,13 +3,15 @@
 import errno
 import itertools
 import os
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from jaxrecon.errors import OutputError
-from jaxrecon.files import check_output_folder, replacing_file, replacing_folder
+from jaxrecon.files import check_output_folder, renames, replacing_file, replacing_folder, staging
 
 
 @pytest.fixture
@@ -125,24 +127,41 @@ def test_the_current_folder_is_filled(tmp_path: Path, monkeypatch: pytest.Monkey
     assert Path.cwd().samefile(tmp_path)
 
 
+@pytest.fixture(params=["in one step", "in several"])
+def renaming(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Folders are exchanged as here, or as where the system cannot do that in one step."""
+    if request.param == "in several":
+        lacking = itertools.cycle([errno.EINVAL, errno.ENOSYS, errno.ENOTSUP])
+        monkeypatch.setattr(renames, "_system_call", lambda: lambda *paths: next(lacking))
+    return request.param
+
+
+@pytest.mark.parametrize("moves_before", range(4))
 def test_a_failure_while_the_current_folder_is_filled_leaves_it_as_it_was(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, moves_before: int, renaming: str
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "a").write_text("old")
-    rename, moves = os.rename, itertools.count()
+    for name in "abc":
+        (tmp_path / name).write_text("old")
+    moves = itertools.count()
 
-    def failing(source: Path, target: Path) -> None:
-        if next(moves) == 2:
-            raise OSError(errno.ENOSPC, "")
-        rename(source, target)
+    def failing(function: Any) -> Any:
+        def call(*paths: Path) -> Any:
+            if next(moves) == moves_before:
+                raise OSError(errno.ENOSPC, "")
+            return function(*paths)
 
-    monkeypatch.setattr(os, "rename", failing)
+        return call
+
+    for name in ("exchange", "move_new"):
+        monkeypatch.setattr(staging, name, failing(getattr(staging, name)))
     disk_is_full = pytest.raises(OutputError, match="disk is full")
     with disk_is_full, replacing_folder(".", overwrite=True) as temporary:
-        for name in "ab":
+        for name in "bcde":
             (temporary / name).write_text("new")
-    assert written(tmp_path) == ["a"] and (tmp_path / "a").read_text() == "old"
+    assert {path.name: path.read_text() for path in tmp_path.iterdir()} == dict.fromkeys(
+        "abc", "old"
+    )
 
 
 def test_what_is_read_is_not_overwritten(tmp_path: Path) -> None:
@@ -161,3 +180,141 @@ def test_what_is_no_folder_is_refused(tmp_path: Path, kind: str) -> None:
     os.mkfifo(place) if kind == "fifo" else place.symlink_to("nowhere")
     with pytest.raises(OutputError, match="a file of that name exists"):
         check_output_folder(place, overwrite=True)
+
+
+def test_a_folder_is_replaced_however_the_system_renames(tmp_path: Path, renaming: str) -> None:
+    out = tmp_path / "out"
+    for text in ("one", "two", "three"):
+        with replacing_folder(out, overwrite=True) as temporary:
+            (temporary / text).write_text(text)
+            (temporary / "sub").mkdir()
+        assert written(out) == sorted([text, "sub"])
+    assert written(tmp_path) == ["out"]
+
+
+@pytest.mark.parametrize("overwrite", [False, True])
+@pytest.mark.parametrize("there", ["nothing", "an empty folder"])
+def test_what_appears_meanwhile_stays(
+    tmp_path: Path, renaming: str, there: str, overwrite: bool
+) -> None:
+    out = tmp_path / "out"
+    if there != "nothing":
+        out.mkdir()
+
+    def write() -> None:
+        with replacing_folder(out, overwrite=overwrite) as temporary:
+            (temporary / "result").write_text("new")
+            out.mkdir(exist_ok=True)
+            (out / "notes").write_text("precious")
+
+    if overwrite:
+        with pytest.warns(UserWarning, match=r"was left as it is, and the result is in .*out\.1"):
+            write()
+        assert written(tmp_path / "out.1") == ["result"]
+    else:
+        with pytest.raises(OutputError, match="has changed since this run began"):
+            write()
+    assert written(out) == ["notes"] and (out / "notes").read_text() == "precious"
+    assert written(tmp_path) == (["out", "out.1"] if overwrite else ["out"])
+
+
+def added(out: Path) -> None:
+    (out / "notes").write_text("precious")
+
+
+def added_below(out: Path) -> None:
+    (out / "sub" / "notes").write_text("precious")
+
+
+def edited(out: Path) -> None:
+    (out / "sub" / "old").write_text("precious")
+
+
+def exchanged(out: Path) -> None:
+    shutil.copytree(out, out.with_name("copy"))
+    shutil.rmtree(out)
+    out.with_name("copy").rename(out)
+
+
+@pytest.mark.parametrize("change", [added, added_below, edited, exchanged])
+@pytest.mark.parametrize("stays", [False, True])
+def test_what_changed_meanwhile_is_not_overwritten(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, renaming: str, change: Any, stays: bool
+) -> None:
+    out = tmp_path / "out"
+    (out / "sub").mkdir(parents=True)
+    (out / "sub" / "old").write_text("old")
+    if stays and change is not exchanged:
+        monkeypatch.chdir(out)
+    after: dict[Path, bytes] = {}
+    changed = pytest.raises(OutputError, match="what it holds has changed since this run began")
+    with changed, replacing_folder(out, overwrite=True) as temporary:
+        (temporary / "result").write_text("new")
+        change(out)
+        after = {path: path.read_bytes() for path in out.rglob("*") if path.is_file()}
+        after = {path: data for path, data in after.items() if ".out.part" not in str(path)}
+    assert {path: path.read_bytes() for path in out.rglob("*") if path.is_file()} == after
+    assert written(tmp_path) == ["out"]
+
+
+def test_what_appears_between_two_renames_stays_and_so_does_the_old(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where the system cannot exchange two folders in one step."""
+    out, replace = tmp_path / "out", os.replace
+    out.mkdir()
+    (out / "old").touch()
+    monkeypatch.setattr(renames, "_system_call", lambda: lambda *paths: errno.ENOSYS)
+    calls = itertools.count()
+
+    def late(source: Path, target: Path) -> None:
+        if target == out and next(calls) == 1:
+            out.mkdir()
+            (out / "notes").touch()
+        replace(source, target)
+
+    monkeypatch.setattr(os, "replace", late)
+    refused = pytest.raises(OutputError, match="cannot write")
+    warned = pytest.warns(UserWarning, match=r"what it held before is in .*out\.1")
+    with warned, refused, replacing_folder(out, overwrite=True) as temporary:
+        (temporary / "result").touch()
+    assert (written(out), written(tmp_path / "out.1")) == (["notes"], ["old"])
+    assert written(tmp_path) == ["out", "out.1"]
+
+
+@pytest.mark.parametrize("there", ["nothing in it", "a file in it"])
+def test_a_link_to_a_folder_stays_a_link(tmp_path: Path, renaming: str, there: str) -> None:
+    real, link = tmp_path / "disk" / "real", tmp_path / "out"
+    real.mkdir(parents=True)
+    if there == "a file in it":
+        (real / "old").touch()
+    link.symlink_to(real)
+    with replacing_folder(link, overwrite=True) as temporary:
+        (temporary / "new").touch()
+    assert link.is_symlink() and written(link) == written(real) == ["new"]
+    assert written(tmp_path) == ["disk", "out"] and written(real.parent) == ["real"]
+
+
+def test_folders_above_are_made_and_go_again_after_an_error(tmp_path: Path) -> None:
+    for writer in (replacing_file, replacing_folder):
+        with pytest.raises(KeyboardInterrupt), writer(tmp_path / "a" / "b" / "out"):
+            raise KeyboardInterrupt
+        assert not written(tmp_path)
+        with writer(tmp_path / "a" / writer.__name__) as temporary:
+            assert temporary.parent.is_relative_to(tmp_path / "a")
+        assert written(tmp_path / "a") == [writer.__name__]
+        shutil.rmtree(tmp_path / "a")
+
+
+def test_a_folder_in_a_place_that_cannot_be_written_is_filled(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "old").touch()
+    monkeypatch.setattr(staging, "may_write", lambda folder: folder != tmp_path)
+    inode = out.stat().st_ino
+    with replacing_folder(out, overwrite=True) as temporary:
+        assert temporary.is_relative_to(out)
+        (temporary / "new").touch()
+    assert written(out) == ["new"] and out.stat().st_ino == inode

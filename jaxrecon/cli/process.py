@@ -108,7 +108,7 @@ class Signals:
     def again(self, unraisable: Any) -> None:
         """Raises later what Python would drop, since a destructor cannot raise it."""
         if isinstance(unraisable.exc_value, KeyboardInterrupt) and self.number:
-            signal.raise_signal(self.number)
+            threading.Timer(0.01, signal.raise_signal, [self.number]).start()
         else:
             sys.__unraisablehook__(unraisable)
 

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from jaxrecon.errors import OutputError
-from jaxrecon.files.interrupts import uninterrupted
+from jaxrecon.files.interrupts import put_off, uninterrupted
 from jaxrecon.files.locks import check_unheld
 from jaxrecon.files.refusals import check_writable, output_error
 from jaxrecon.files.staging import Staging, staging_place, stays, sweep
@@ -47,8 +47,11 @@ def replacing_folder(path: str | Path, *, overwrite: bool = False) -> Iterator[P
         raise output_error(path, error) from error
     finally:
         if staging is not None:
-            with uninterrupted():
-                staging.close()
+            try:
+                put_off(staging.close)
+            except KeyboardInterrupt:  # which may have come before it was put off
+                put_off(staging.close)
+                raise
 
 
 def check_output_folder(

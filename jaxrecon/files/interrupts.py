@@ -2,7 +2,7 @@
 
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 from typing import Any
@@ -31,6 +31,12 @@ def uninterrupted() -> Iterator[None]:
             signal.signal(number, handler)
         for handler, number, frame in came[:1]:
             handler(number, frame)
+
+
+def put_off(clean_up: Callable[[], None]) -> None:
+    """Cleans up; signals that come meanwhile raise their exception when that is done."""
+    with uninterrupted():
+        clean_up()
 
 
 def _noting(handler: Any, came: list[tuple[Any, int, FrameType | None]]) -> Any:

@@ -140,14 +140,15 @@ def holding_folder(path: str | Path) -> Iterator[None]:
                 made = make_folders(path)
                 lock = lock_folder(path)
             except HeldError:
+                made = []
                 raise in_use_error(path) from None
             except OSError as error:
                 raise output_error(path, error) from error
         yield
     finally:
         with uninterrupted():
+            remove_empty(made)
             if lock is not None:
-                remove_empty(made)
                 lock.release()
 
 

@@ -7,7 +7,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from jaxrecon.errors import OutputError
-from jaxrecon.files.interrupts import uninterrupted
+from jaxrecon.files.interrupts import put_off, uninterrupted
 from jaxrecon.files.locks import HeldError, Lock, lock_file
 from jaxrecon.files.parents import make_folders, remove_empty
 from jaxrecon.files.refusals import output_error, umask
@@ -43,8 +43,11 @@ def replacing_file(path: str | Path) -> Iterator[Path]:
     except OSError as error:
         raise output_error(path, error) from error
     finally:
-        with uninterrupted():
-            temporary.close()
+        try:
+            put_off(temporary.close)
+        except KeyboardInterrupt:  # which may have come before it was put off
+            put_off(temporary.close)
+            raise
 
 
 class _Temporary:
@@ -54,7 +57,7 @@ class _Temporary:
         self.place = path
         self._path = path
         self._lock: Lock | None = None
-        self._made = False
+        self._made = self._closed = False
         self._process = os.getpid()
         self._parents: list[Path] = []
 
@@ -91,7 +94,7 @@ class _Temporary:
 
     def close(self) -> None:
         """Removes the file if it is still there."""
-        if os.getpid() != self._process:
+        if os.getpid() != self._process or self._closed:
             return
         if self._made and (self._lock is None or self._lock.handle is not None):
             with suppress(OSError):
@@ -99,6 +102,7 @@ class _Temporary:
         if self._lock is not None:
             self._lock.release()
         remove_empty(self._parents)
+        self._closed = True
 
     def _remove(self) -> None:
         """A file of the same name may be another run's, once this one's has been renamed."""

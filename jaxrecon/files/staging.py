@@ -45,7 +45,7 @@ class Staging:
         self.place = staging_place(self.target)
         self.seen = content_of(self.target, leave_out=self.place)
         self._lock: Lock | None = None
-        self._unlocked = False
+        self._unlocked = self._closed = False
         self._process = os.getpid()
         self._made: list[Path] = []
 
@@ -108,19 +108,19 @@ class Staging:
 
     def close(self) -> None:
         """Puts everything where it belongs, and removes the folder."""
-        if os.getpid() != self._process:
+        if os.getpid() != self._process or self._closed:
             return
         if self._lock is None and not self._unlocked:  # interrupted while it was opened
             with suppress(HeldError, OSError):
                 self._lock = _enter(self.place, make=False)
-            if self._lock is None:
-                return remove_empty(self._made)
-        with suppress(OSError):
-            settle(self.place, self.target)
-        _leave(self.place)
+        if self._lock is not None or self._unlocked:
+            with suppress(OSError):
+                settle(self.place, self.target)
+            _leave(self.place)
         if self._lock is not None:
             self._lock.release()
         remove_empty(self._made)
+        self._closed = True
 
     def _publish_beside(self) -> Path:
         found = move_beside(self.new, self.target)
