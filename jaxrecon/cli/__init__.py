@@ -8,6 +8,7 @@ import argparse
 import os
 import sys
 from collections.abc import Sequence
+from typing import Any
 
 from jaxrecon.cli import (
     common,
@@ -71,10 +72,18 @@ def _run(arguments: Sequence[str] | None) -> int:
     return code
 
 
+class _Parser(argparse.ArgumentParser):
+    """Says so where its help cannot be written, which `argparse` keeps to itself."""
+
+    def print_help(self, file: Any = None) -> None:
+        if file is None:
+            process.say(self.format_help().rstrip("\n"))
+        else:
+            super().print_help(file)
+
+
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="jaxrecon", description="Photos in, cameras and a point cloud out."
-    )
+    parser = _Parser(prog="jaxrecon", description="Photos in, cameras and a point cloud out.")
     commands = parser.add_subparsers(required=True, metavar="command")
     reconstruct.add_to(commands)
     weights.add_convert_to(commands)

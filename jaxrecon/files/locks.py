@@ -163,16 +163,18 @@ def waiting_for(path: Path, note: Callable[[], None]) -> Iterator[None]:
     Raises:
       OSError: the file cannot be made.
     """
-    lock, made = None, []
+    lock, made, ours = None, [], False
     try:
         with uninterrupted():
             made = make_folders(path.parent)
         lock = _waited_for(path, note)
+        ours = True
         yield
     finally:
         with uninterrupted():
-            if lock is not None:
+            if ours:
                 path.unlink(missing_ok=True)
+            if lock is not None:
                 lock.release()
             remove_empty(made)
 
