@@ -10,7 +10,7 @@ from jaxrecon.errors import OutputError
 from jaxrecon.files.interrupts import put_off, uninterrupted
 from jaxrecon.files.locks import check_unheld
 from jaxrecon.files.refusals import check_writable, output_error
-from jaxrecon.files.staging import Staging, staging_place, stays, sweep
+from jaxrecon.files.staging import Staging, stays, sweep
 
 
 @contextmanager
@@ -36,6 +36,8 @@ def replacing_folder(path: str | Path, *, overwrite: bool = False) -> Iterator[P
         with uninterrupted():
             staging = Staging(path)
             staging.open()
+            if not overwrite:  # another run may have ended since this was checked
+                _check_free(path, leave_out=staging.place)
         yield staging.new
         with uninterrupted():
             staging.publish(overwrite=overwrite)
@@ -79,19 +81,22 @@ def check_output_folder(
             )
     sweep(path)
     check_unheld(path)
-    if not overwrite and _holds_something(path):
+    if not overwrite:
+        _check_free(path)
+    _check_place(path)
+
+
+def _check_free(path: Path, *, leave_out: Path | None = None) -> None:
+    """Refuses a folder that holds something."""
+    try:
+        names = os.listdir(path) if os.path.isdir(path) else []
+    except OSError as error:
+        raise output_error(path, error) from error
+    if any(leave_out is None or name != leave_out.name for name in names):
         raise OutputError(
             f"cannot write {path}: the folder exists and is not empty; "
             "choose another, or ask to overwrite it (--overwrite, overwrite=True)"
         )
-    _check_place(path)
-
-
-def _holds_something(path: Path) -> bool:
-    try:
-        return os.path.isdir(path) and any(path.iterdir())
-    except OSError as error:
-        raise output_error(path, error) from error
 
 
 def _check_place(path: Path) -> None:
@@ -104,6 +109,3 @@ def _check_place(path: Path) -> None:
     if not above.is_dir():
         raise output_error(path, NotADirectoryError(errno.ENOTDIR, ""))
     check_writable(above, path)
-
-
-__all__ = ["check_output_folder", "replacing_folder", "staging_place"]

@@ -37,13 +37,14 @@ class Staging:
     Attributes:
       target: the output folder, without links in its path.
       fills: whether the output folder has to stay and so is filled.
+      seen: what tells the content apart that the output folder had when the run began.
     """
 
     def __init__(self, path: Path) -> None:
         self.target = Path(os.path.realpath(path))
         self.fills = stays(self.target)
         self.place = staging_place(self.target)
-        self.seen = content_of(self.target, leave_out=self.place)
+        self.seen = NOTHING
         self._lock: Lock | None = None
         self._unlocked = self._closed = False
         self._process = os.getpid()
@@ -74,6 +75,7 @@ class Staging:
             self.place = Path(name)
         else:
             settle(self.place, self.target)
+        self.seen = content_of(self.target, leave_out=self.place)
         self.new.mkdir(mode=0o700)
 
     def publish(self, *, overwrite: bool) -> Path:
@@ -101,7 +103,9 @@ class Staging:
                 raise
             if not os.path.isdir(self.target):
                 raise
-        if overwrite and self.seen == NOTHING != content_of(self.target):
+        if not overwrite:
+            raise self._changed()
+        if self.seen == NOTHING != content_of(self.target):
             return self._publish_beside()
         self._exchange()
         return self.target
