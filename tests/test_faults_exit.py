@@ -105,11 +105,11 @@ class TestSignals:
             remove(*arguments, **options)  # type: ignore[arg-type]
 
         def write(options: object) -> int:
-            monkeypatch.setattr(shutil, "rmtree", slowly)
             (tmp_path / "out").mkdir()
             (tmp_path / "out" / "old").touch()
             with replacing_folder(tmp_path / "out", overwrite=True) as place:
                 (place / "half").touch()
+                monkeypatch.setattr(shutil, "rmtree", slowly)
                 signal.raise_signal(signal.SIGINT)
             raise AssertionError("must not be reached")
 
