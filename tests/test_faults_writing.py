@@ -85,6 +85,7 @@ with replacing_folder(out, overwrite=True) as place:
 @pytest.mark.parametrize("one_step", [True, False], ids=["exchanged", "renamed"])
 def test_killed_after_each_move(tmp_path: Path, inside: bool, one_step: bool) -> None:
     old, new = dict.fromkeys("abc", "old"), dict.fromkeys("bcd", "new")
+    last = 0
     for last in range(100):
         out = tmp_path / str(last) / "out"
         out.mkdir(parents=True)
