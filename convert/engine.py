@@ -155,6 +155,9 @@ class _Matching:
         if found != expected:
             became = f" (laid out as {found})" if found not in (None, shape) else ""
             self.mismatch.different.append(f"{name} has shape {shape}{became}, expected {expected}")
+        elif self.source_specs[name].dtype.kind in "biu":
+            dtype = self.source_specs[name].dtype
+            self.mismatch.different.append(f"{name} holds {dtype}, expected floating point")
 
     def note_missing(self) -> None:
         """Notes every parameter, or layer of one, that nothing fills."""

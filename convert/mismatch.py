@@ -4,10 +4,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from itertools import chain
 
-from jaxrecon.errors import WeightsError
+from jaxrecon.errors import WeightsError, one_line
 
 LINES = 20
 """The most differences that are listed one by one."""
+
+_SHORT = 100
+"""The most characters of a difference in the error's own line, which names one of each kind."""
 
 
 @dataclass
@@ -22,25 +25,29 @@ class Mismatch:
         """Does nothing if no difference was met.
 
         Raises:
-          WeightsError: the first line says how many differences `label` has; then one line each,
-            `- missing`, `+ unexpected` or `~` for another shape, and a count of those left out.
+          WeightsError: one line says how many differences `label` has and names the first. A note
+            of the error (`__notes__`) has one line each, `- missing`, `+ unexpected` or `~` for
+            another shape, and a count of those left out.
         """
         kinds = [
-            [f"- missing {text}" for text in self.missing],
-            [f"+ unexpected {text}" for text in self.unexpected],
-            [f"~ {text}" for text in self.different],
+            [f"- missing {one_line(text)}" for text in self.missing],
+            [f"+ unexpected {one_line(text)}" for text in self.unexpected],
+            [f"~ {one_line(text)}" for text in self.different],
         ]
         count = sum(map(len, kinds))
         if not count:
             return
-        first = (
+        counts = (
             f"{label} does not fit the model: {len(self.missing)} missing, "
             f"{len(self.unexpected)} unexpected, {len(self.different)} different{hint}"
         )
+        first = [one_line(kind[0], _SHORT) for kind in kinds if kind]
+        error = WeightsError(f"{counts}: {'; '.join(first)}")
         while sum(map(len, kinds)) > LINES:
             max(kinds, key=len).pop()
         rest = [f"... and {count - LINES} more"] if count > LINES else []
-        raise WeightsError("\n".join([first, *chain.from_iterable(kinds), *rest]))
+        error.add_note("\n".join([*chain.from_iterable(kinds), *rest]))
+        raise error
 
 
 def compare_shapes(

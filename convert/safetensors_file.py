@@ -8,19 +8,25 @@ written from shapes that are known beforehand. The library still checks each fil
 import hashlib
 import io
 import json
+import math
 import os
 import struct
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO, NamedTuple
+from typing import Any, BinaryIO, NamedTuple, TypeGuard
 
 import ml_dtypes
 import numpy as np
 from safetensors import SafetensorError, safe_open
 
-from jaxrecon.errors import WeightsError
+from jaxrecon.errors import WeightsError, reason_of
+from jaxrecon.reading import open_plain, parse_json, shown
 
+_MAX_DIMENSIONS = 32
+_MAX_BYTES = 2**62
+_WIDEST = 8
+_ADVICE = "download it again"
 _DTYPES = {
     "F64": np.dtype(np.float64),
     "F32": np.dtype(np.float32),
@@ -47,7 +53,7 @@ class TensorSpec(NamedTuple):
 
     @property
     def bytes(self) -> int:
-        return int(np.prod(self.shape, dtype=np.int64)) * self.dtype.itemsize
+        return math.prod(self.shape) * self.dtype.itemsize
 
 
 type Specs = Mapping[str, tuple[tuple[int, ...], np.dtype | str]]
@@ -68,16 +74,17 @@ class StoredTensor:
         Raises:
           WeightsError: the file can't be read, or has become shorter.
         """
-        tensor = aligned_empty(self.spec)
         try:
             with open(self.file, "rb", buffering=0) as file:
-                file.seek(self.offset)
-                whole = _read_into(file, tensor.reshape(-1).view(np.uint8))
+                end = os.fstat(file.fileno()).st_size
+                if self.offset + self.spec.bytes <= end:  # before memory is taken
+                    tensor = aligned_empty(self.spec)
+                    file.seek(self.offset)
+                    if _read_into(file, tensor.reshape(-1).view(np.uint8)):
+                        return tensor
         except OSError as error:
             raise WeightsError(f"cannot read {self.file}: {error.strerror or error}") from error
-        if not whole:
-            raise WeightsError(f"{self.file} became shorter while it was read; start again")
-        return tensor
+        raise WeightsError(f"{self.file} became shorter while it was read; start again")
 
 
 def aligned_empty(spec: TensorSpec) -> np.ndarray:
@@ -101,36 +108,61 @@ def _read_into(file: io.FileIO, memory: np.ndarray) -> bool:
     return True
 
 
+def is_dtype_name(name: str) -> bool:
+    """Whether it is NumPy's name of a number format that the files can hold, such as bfloat16."""
+    return any(dtype.name == name for dtype in _NAMES)
+
+
+def is_possible(shape: object) -> TypeGuard[list[int]]:
+    """Whether a list from a file is a shape that NumPy can give an array.
+
+    NumPy has at most 32 dimensions here, and wants the bytes to fit into 63 bits even where one
+    side is zero and the others are not.
+    """
+    return (
+        isinstance(shape, list)
+        and len(shape) <= _MAX_DIMENSIONS
+        and all(type(side) is int and side >= 0 for side in shape)
+        and math.prod(max(side, 1) for side in shape) * _WIDEST <= _MAX_BYTES
+    )
+
+
 def read_header(path: Path) -> dict[str, StoredTensor]:
     """All tensors of a file, in the order in which they are stored.
 
     Raises:
-      WeightsError: the file is absent, truncated, damaged, or no safetensors file.
+      WeightsError: the file is absent, truncated, damaged, or no safetensors file; it names a
+        tensor twice; or a tensor has a shape or number format that NumPy cannot have.
     """
     try:
-        with safe_open(path, framework="np"):
-            pass
-        with open(path, "rb") as file:
+        with open_plain(path, advice=_ADVICE, kind=WeightsError) as file:
+            with safe_open(path, framework="np"):  # compares all offsets and sizes with the file
+                pass
             (length,) = struct.unpack("<Q", file.read(8))
-            header = json.loads(file.read(length))
-    except SafetensorError as error:
-        reason = " ".join(str(error).split())
+            header = parse_json(file.read(length))
+    except (SafetensorError, ValueError, struct.error) as error:
         raise WeightsError(
-            f"{path} is damaged, incomplete, or no safetensors file ({reason}); download it again"
+            f"{path} is damaged, incomplete, or no safetensors file ({reason_of(error)[:160]}); "
+            f"{_ADVICE}"
         ) from error
     except OSError as error:
-        raise WeightsError(f"cannot read {path}: {error.strerror or error}") from error
+        raise WeightsError(f"cannot read {path}: {error.strerror or error}; {_ADVICE}") from error
     header.pop("__metadata__", None)
     stored = [(name, _stored(path, 8 + length, name, entry)) for name, entry in header.items()]
     return dict(sorted(stored, key=lambda item: item[1].offset))
 
 
-def _stored(path: Path, start: int, name: str, entry: Mapping) -> StoredTensor:
+def _stored(path: Path, start: int, name: str, entry: Mapping[str, Any]) -> StoredTensor:
     dtype = _DTYPES.get(entry["dtype"])
     if dtype is None:
         raise WeightsError(
-            f"{path}: tensor {name} has the number format {entry['dtype']}, which is not "
+            f"{path}: tensor {name[:100]} has the number format {entry['dtype']}, which is not "
             f"supported; store it in one of {', '.join(_DTYPES)}"
+        )
+    if not is_possible(entry["shape"]):
+        raise WeightsError(
+            f"{path}: tensor {name[:100]} has the shape {shown(entry['shape'])}, which no array "
+            f"can have; {_ADVICE}"
         )
     offset = start + entry["data_offsets"][0]
     return StoredTensor(path, offset, TensorSpec(tuple(entry["shape"]), dtype))

@@ -1,6 +1,5 @@
 """Upstream checkpoints, read one tensor at a time."""
 
-import json
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -11,6 +10,7 @@ import numpy as np
 
 from convert.safetensors_file import Specs, StoredTensor, TensorSpec, read_header
 from jaxrecon.errors import WeightsError
+from jaxrecon.reading import is_file_name, is_folder, is_plain_file, read_json, shown
 
 _INDEX = ".safetensors.index.json"
 _TORCH = (".pt", ".pth")
@@ -80,10 +80,10 @@ def open_source(path: str | Path) -> Source:
       WeightsError: nothing is there, it is damaged or incomplete, or its kind is not known.
     """
     path = Path(path)
-    if path.is_dir():
+    if is_folder(path):
         path = _checkpoint_in(path)
-    if not path.exists():
-        raise WeightsError(f"{path} does not exist; check the path of the checkpoint")
+    if not is_plain_file(path):
+        raise WeightsError(f"{path} does not exist or is no file; check the path of the checkpoint")
     if path.name.endswith(_INDEX):
         return SafetensorsSource(_read_shards(path))
     if path.suffix == ".safetensors":
@@ -121,16 +121,18 @@ def _checkpoint_in(folder: Path) -> Path:
 
 
 def _read_shards(index: Path) -> dict[str, StoredTensor]:
-    try:
-        weight_map = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
-        names = set(weight_map.values())
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise WeightsError(f"{index} is not a safetensors index; download it again") from error
+    """The tensors of the files that an index names, which lie beside it, perhaps as links.
+
+    (The hub's cache keeps every file as a link to a place outside of the folder.)
+    """
+    weight_map = _weight_map(index)
     stored: dict[str, StoredTensor] = {}
-    for name in sorted(names):
+    for name in sorted(set(weight_map.values())):
         shard = index.parent / name
-        if Path(name).name != name or not shard.is_file():
-            raise WeightsError(f"{index} names the file {name}, which is missing; download it too")
+        if not is_file_name(name) or not is_plain_file(shard):
+            raise WeightsError(
+                f"{index} names the file {name[:100]}, which is missing; download it too"
+            )
         stored |= {
             tensor: place
             for tensor, place in read_header(shard).items()
@@ -139,10 +141,30 @@ def _read_shards(index: Path) -> dict[str, StoredTensor]:
     absent = [tensor for tensor in weight_map if tensor not in stored]
     if absent:
         raise WeightsError(
-            f"{index} names {len(absent)} tensors that its files lack, such as {absent[0]} in "
-            f"{weight_map[absent[0]]}; download the files again"
+            f"{index} names {len(absent)} tensors that its files lack, such as "
+            f"{absent[0][:100]} in {weight_map[absent[0]][:100]}; download the files again"
         )
     return stored
+
+
+def _weight_map(index: Path) -> dict[str, str]:
+    """The file of each tensor, as an index tells it.
+
+    Raises:
+      WeightsError: it is damaged, or a value is no text.
+    """
+    advice = "it is not a safetensors index; download it again"
+    values = read_json(index, advice=advice, kind=WeightsError)
+    weight_map = values.get("weight_map") if isinstance(values, dict) else None
+    if not isinstance(weight_map, dict):
+        raise WeightsError(f"{index} is not a safetensors index; download it again")
+    for tensor, name in weight_map.items():
+        if not isinstance(name, str):
+            raise WeightsError(
+                f"{index} is not a safetensors index; download it again (weight_map says that the "
+                f"file of {tensor[:100]} is {shown(name)})"
+            )
+    return weight_map
 
 
 def _torch() -> Any:

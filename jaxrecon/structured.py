@@ -1,21 +1,31 @@
 """Config dataclasses from plain JSON values."""
 
+import math
 from typing import Any
+
+from jaxrecon.errors import one_line
+from jaxrecon.reading import shown
+
+_MOST_WHOLE = 2**63
+"""No size, seed or count needs more than 64 bits."""
+
+_TOLD = 160
 
 
 def structured[T](kind: type[T], values: Any) -> T:
     """A (nested) config dataclass from dicts, lists and numbers, strict about names and types.
 
     Fields that are not given have their defaults, so that a config written before a field was
-    added still reads. Whole numbers will do for floats, lists for tuples.
+    added still reads. Whole numbers will do for floats, lists for tuples; floats are finite.
 
     Raises:
-      ValueError: names every field that is unknown, missing, or of another type.
+      ValueError: names every field that is unknown, missing, of another type, or out of the range
+        that its config gives.
     """
     import cattrs
 
     if not isinstance(values, dict):
-        raise ValueError(f"must be an object of fields, found {values!r}")
+        raise ValueError(f"must be an object of fields, found {shown(values)}")
     converter = cattrs.Converter(forbid_extra_keys=True)
     for plain in (int, float, str, bool):
         converter.register_structure_hook(plain, _strict)
@@ -24,16 +34,24 @@ def structured[T](kind: type[T], values: Any) -> T:
     except cattrs.BaseValidationError as error:
         told = cattrs.transform_error(error, "config", _told)
         raise ValueError("; ".join(told)) from error
+    except Exception as error:  # of values that nobody foresaw
+        raise ValueError(f"its values cannot be read ({type(error).__name__})") from error
 
 
 def _strict(value: Any, kind: type) -> Any:
     allowed = (int, float) if kind is float else (kind,)
     if type(value) not in allowed:
-        raise ValueError(f"must be {kind.__name__}, found {value!r}")
+        raise ValueError(f"must be {kind.__name__}, found {shown(value)}")
+    if type(value) is int and abs(value) >= _MOST_WHOLE:
+        raise ValueError("must fit into 64 bits")
+    if type(value) is float and not math.isfinite(value):
+        raise ValueError(f"must be finite, found {value}")
     return kind(value)
 
 
 def _told(error: BaseException, kind: Any) -> str:
     from cattrs.v import format_exception
 
-    return str(error) if isinstance(error, ValueError) else format_exception(error, kind)
+    if isinstance(error, ValueError):
+        return str(error)
+    return one_line(format_exception(error, kind), _TOLD)

@@ -1,6 +1,7 @@
 """Native checkpoints: round trips, damage, interrupted writing, memory, Orbax."""
 
 import json
+import os
 import resource
 import subprocess
 import sys
@@ -209,7 +210,7 @@ class TestDamage:
     def test_other_file_in_place(self, tmp_path: Path) -> None:
         folder = write(tmp_path / "model")
         save_file(TENSORS | {"b": np.zeros(1)}, folder / "model.safetensors")
-        assert "tensor b is {'file': 'model.safetensors'" in one_line(folder)
+        assert "tensor b is {'dtype': 'float64', 'file': 'model.safetensors'" in one_line(folder)
         save_file(TENSORS | {"scalar": np.zeros(1)}, folder / "model.safetensors")
         assert "tensor scalar is" in one_line(folder)
 
@@ -239,9 +240,9 @@ class TestDamage:
     def test_config_may_not_leave_the_folder(self, tmp_path: Path) -> None:
         save_file({"a": np.zeros(1)}, tmp_path / "outside.safetensors")
         folder = write(tmp_path / "model")
-        entry = {"file": "../outside.safetensors", "shape": [1], "dtype": "float64", "sha256": "0"}
-        edit_config(folder, {"tensors": {"a": entry}})
-        assert "is not a safetensors file" in one_line(folder)
+        entry = {"file": "../outside.safetensors", "shape": [1], "dtype": "float64"}
+        edit_config(folder, {"tensors": {"a": entry | {"sha256": "0" * 64}}})
+        assert "which is not one in the folder" in one_line(folder)
 
 
 class TestInterrupted:
@@ -294,12 +295,16 @@ class TestRestore:
         tensors["mlp.fc3.bias"] = np.zeros(4, np.float32)
         with pytest.raises(WeightsError) as caught:
             checkpoint.restore(abstract(), tensors.items(), label="small/")
-        assert str(caught.value).split("\n") == [
-            "small/ does not fit the model: 1 missing, 1 unexpected, 1 different",
-            "- missing token (4,)",
-            "+ unexpected mlp.fc3.bias (4,)",
-            "~ scales.gamma has shape (3, 4), expected (2, 4)",
-        ]
+        assert str(caught.value) == (
+            "small/ does not fit the model: 1 missing, 1 unexpected, 1 different: "
+            "- missing token (4,); + unexpected mlp.fc3.bias (4,); "
+            "~ scales.gamma has shape (3, 4), expected (2, 4)"
+        )
+        assert "\n".join(caught.value.__notes__) == (
+            "- missing token (4,)\n"
+            "+ unexpected mlp.fc3.bias (4,)\n"
+            "~ scales.gamma has shape (3, 4), expected (2, 4)"
+        )
 
     def test_goes_to_the_sharding(self) -> None:
         tensors = {p: np.asarray(x) for p, x in checkpoint.flatten(small()).items()}
@@ -441,3 +446,81 @@ class TestOrbax:
 def mesh_sharding(*axes: str) -> NamedSharding:
     mesh = jax.make_mesh((1,), ("x",), (AxisType.Auto,), devices=jax.devices()[:1])
     return NamedSharding(mesh, PartitionSpec(*axes))
+
+
+class TestOrbaxDigests:
+    """Files of Orbax are compared with their SHA-256 before Orbax reads them."""
+
+    @pytest.fixture
+    def folder(self, tmp_path: Path) -> Path:
+        checkpoint.save_orbax(small(seed=5), tmp_path / "model", HEADER)
+        return tmp_path / "model"
+
+    @staticmethod
+    def refusal(folder: Path) -> str:
+        with pytest.raises(WeightsError) as caught:
+            checkpoint.load(folder, abstract())
+        message = str(caught.value)
+        assert "\n" not in message
+        assert len(message) <= 500
+        return message
+
+    def test_every_file_is_covered(self, folder: Path) -> None:
+        files = [path for path in (folder / "arrays").rglob("*") if path.is_file()]
+        for path in files:
+            content = path.read_bytes()
+            path.write_bytes(bytes([content[0] ^ 64]) + content[1:])
+            assert f"{path} is damaged: its bytes have changed" in self.refusal(folder)
+            path.write_bytes(content[:-1])
+            assert f"{path} is damaged: its bytes have changed" in self.refusal(folder)
+            path.unlink()
+            assert f"{path} is missing" in self.refusal(folder)
+            os.mkfifo(path)
+            assert "a pipe or a device" in self.refusal(folder)
+            path.unlink()
+            path.write_bytes(content)
+        assert_same(checkpoint.load(folder, abstract()), small(seed=5))
+
+    def test_a_file_that_was_not_there(self, folder: Path) -> None:
+        (folder / "arrays" / "d" / "another").write_bytes(b"x")
+        assert "another does not belong to the checkpoint" in self.refusal(folder)
+
+    @pytest.mark.parametrize(
+        "change",
+        [
+            lambda files: files.popitem(),
+            lambda files: files.update({"../x": {"bytes": 1, "sha256": "0" * 64}}),
+            lambda files: next(iter(files.values())).update(sha256="0" * 63),
+            lambda files: next(iter(files.values())).update(bytes="1"),
+            lambda files: next(iter(files.values())).pop("bytes"),
+        ],
+    )
+    def test_damaged_lists(self, folder: Path, change: Any) -> None:
+        files = json.loads((folder / "config.json").read_text())["files"]
+        change(files)
+        edit_config(folder, {"files": files})
+        self.refusal(folder)
+
+    def test_digests_of_other_files_are_refused(self, tmp_path: Path) -> None:
+        folder = write(tmp_path / "model")
+        edit_config(folder, {"files": {}})
+        assert "mixes files of Orbax with others" in one_line(folder)
+
+    def test_checkpoints_without_digests(self, folder: Path) -> None:
+        path = folder / "config.json"
+        values = json.loads(path.read_text())
+        del values["files"]
+        path.write_text(json.dumps(values))
+        assert_same(checkpoint.load(folder, abstract()), small(seed=5))
+        for path in (folder / "arrays").rglob("d/*"):
+            path.write_bytes(path.read_bytes()[:8])
+        assert "arrays is damaged (" in self.refusal(folder)
+
+    def test_tensors_that_are_not_wanted_are_not_read(self, folder: Path) -> None:
+        leaves = checkpoint.flatten(abstract())
+        config = checkpoint.read_config(folder)["tensors"]
+        assert leaves.keys() == config.keys()
+        entries = config | {"head.x": config["token"] | {"shape": [2**40]}}
+        edit_config(folder, {"tensors": entries})
+        assert_same(checkpoint.load(folder, abstract(), unread="head."), small(seed=5))
+        assert "1 unexpected" in self.refusal(folder)

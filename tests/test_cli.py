@@ -690,15 +690,18 @@ class TestBadWeights:
         command: Callable[[Path], tuple[str | Path, ...]],
         refused: Callable[..., str],
         tmp_path: Path,
+        monkeypatch: pytest.MonkeyPatch,
     ) -> None:
         state = upstream_state()
         change(state)
         path = write_upstream(tmp_path / "bad.safetensors", state)
-        assert refused(*command(path), lines=2).splitlines() == [
+        line = (
             "{} does not fit the model: {} missing, {} unexpected, {} different; "
-            "its names are those of the family 'pi3'".format(path, *counts),
-            difference,
-        ]
+            "its names are those of the family 'pi3': {}".format(path, *counts, difference)
+        )
+        assert refused(*command(path)) == line
+        monkeypatch.setenv("JAXRECON_DETAILS", "1")
+        assert refused(*command(path), lines=2).splitlines() == [line, difference]
 
     def test_truncated(
         self,

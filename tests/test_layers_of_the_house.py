@@ -21,6 +21,7 @@ FLOORS = (
         "jaxrecon.compiling",
         "jaxrecon.progress",
         "jaxrecon.pytree",
+        "jaxrecon.sizes",
         "jaxrecon.structured",
         "pallas_kernels",
         "convert",

@@ -379,14 +379,23 @@ def test_batches_that_the_devices_cannot_share_are_refused(tmp_path: Path) -> No
         ("scenes.samples=0", "samples is 0"),
         ("scenes.outdoor_every=3", "Bucket.scenes=128, .* must be of a multiple of 3 scenes"),
         ("validation_scenes=6", "validation_scenes=6 must be of a multiple of 4 scenes"),
-        ("validation_scenes=0", "validation_scenes=0 must be at least 1"),
-        ("seed=-1", "seed=-1 must be at least 0"),
-        ("log_every=0", "log_every=0 must be at least 1"),
-        ("validate_every=0", "validate_every=0 must be at least 1"),
-        ("learning_rate=NaN", "learning_rate=nan must be at least 0"),
-        ("clip_norm=-1.0", "clip_norm=-1.0 must be above 0"),
-        ("ema_decay=2.0", "ema_decay=2.0 must be from 0 to 1"),
-        ('buckets=[{"scenes":4,"views":0,"height":28,"width":28}]', "views=0 must be at least 1"),
+        ("validation_scenes=0", "validation_scenes is 0; it must be a whole number from 1"),
+        ("seed=-1", "seed is -1; it must be a whole number from 0"),
+        ("log_every=0", "log_every is 0; it must be"),
+        ("validate_every=0", "validate_every is 0; it must be"),
+        ("learning_rate=NaN", "must be finite, found nan @ config.learning_rate"),
+        ("learning_rate=1e9", "learning_rate is 1000000000.0; it must be from 0 to 1e\\+06"),
+        ("losses.points=-Infinity", "must be finite, found -inf @ config.losses.points"),
+        ("losses.points=-1", "LossWeights: points is -1.0; it must be from 0"),
+        ("steps=3000000000", "steps is 3000000000; it must be a whole number from 1"),
+        ("seed=4294967296", "seed is 4294967296; it must be a whole number from 0"),
+        ("model.encoder.patch=0", "patch is 0; it must be"),
+        ("model.heads=5", "heads is 5; it must be such that the width 384"),
+        ("scenes.exposure=1e300", "exposure is 1e\\+300"),
+        ("clip_norm=-1.0", "clip_norm is -1.0; it must be"),
+        ("ema_decay=2.0", "ema_decay is 2.0; it must be from 0 to 1"),
+        ('buckets=[{"scenes":4,"views":0,"height":28,"width":28}]', "Bucket: views is 0"),
+        ('buckets=[{"scenes":4096,"views":4096,"height":28,"width":28}]', "more than 2147483647"),
         ('buckets=[{"scenes":4,"views":2,"height":28,"width":30}]', "multiples of 14"),
         ('buckets=[{"scenes":4,"views":2,"height":28,"width":28,"share":0}]', "share above 0"),
     ],
@@ -425,7 +434,7 @@ def test_a_damaged_log_is_named(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="does not exist"):
         draw_log(log, tmp_path / "x.png")
     log.write_text('{"step": 2}\n\0\0\n{"step": 4}\n')
-    with pytest.raises(InputError, match=r"log\.jsonl: a line is no JSON"):
+    with pytest.raises(InputError, match=r"log\.jsonl:2: the line is no record of a step"):
         Log(log, upto=4)
 
 

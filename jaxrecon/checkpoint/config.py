@@ -1,12 +1,14 @@
 """The `config.json` of a native checkpoint: which model it is, and a list of its tensors."""
 
 import json
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from convert.safetensors_file import TensorSpec
+from convert.safetensors_file import TensorSpec, is_dtype_name, is_possible
 from jaxrecon.errors import WeightsError
+from jaxrecon.reading import is_plain_file, read_json, shown
 
 CONFIG_NAME = "config.json"
 FORMAT_VERSION = 1
@@ -16,7 +18,11 @@ ORBAX_FOLDER = "arrays"
 _HEADER = {"family": str, "model": str, "config": dict, "license": str, "source": dict}
 _OPTIONAL = {"resize": dict}
 _FIELDS = {"format": str, "format_version": int, **_HEADER, "tensors": dict}
+_DIGESTS = {"files": dict}
 _TENSOR_FIELDS = {"file": str, "shape": list, "dtype": str, "sha256": str | None}
+_FILE_FIELDS = {"bytes": int, "sha256": str}
+_SHA256 = re.compile("[0-9a-f]{64}")
+_ADVICE = "convert the weights again with this version"
 
 
 def entry_of(file: str, spec: TensorSpec, sha256: str | None) -> dict[str, Any]:
@@ -35,12 +41,25 @@ def check_header(header: Mapping[str, Any]) -> None:
         raise ValueError(f"header must have the keys {sorted(_HEADER)}, found {sorted(header)}")
 
 
-def write_config(place: Path, header: Mapping[str, Any], entries: Mapping[str, Any]) -> None:
-    """Writes the config of a checkpoint into its folder."""
+def write_config(
+    place: Path,
+    header: Mapping[str, Any],
+    entries: Mapping[str, Any],
+    files: Mapping[str, Any] | None = None,
+) -> None:
+    """Writes the config of a checkpoint into its folder.
+
+    Args:
+      place: the folder.
+      header: see `checkpoint.write`.
+      entries: what `entry_of` tells of each tensor.
+      files: size and SHA-256 of each file of Orbax's, where it has the numbers.
+    """
     values = {
         "format": "jaxrecon",
         "format_version": FORMAT_VERSION,
         **header_of(header),
+        **({} if files is None else {"files": files}),
         "tensors": entries,
     }
     text = json.dumps(values, indent=1, ensure_ascii=False) + "\n"
@@ -49,25 +68,25 @@ def write_config(place: Path, header: Mapping[str, Any], entries: Mapping[str, A
 
 def is_native(folder: str | Path) -> bool:
     """Whether a folder claims to be a native checkpoint; `read_config` tells if it is sound."""
-    return (Path(folder) / CONFIG_NAME).is_file()
+    return is_plain_file(Path(folder) / CONFIG_NAME)
 
 
 def read_config(folder: str | Path) -> dict[str, Any]:
     """What `config.json` holds: the header, and file, shape, dtype and SHA-256 of each tensor.
 
+    The tensors of Orbax have no SHA-256 of their own; "files" has one of each file instead, if the
+    checkpoint was written by a version that took them.
+
     Raises:
       WeightsError: it is absent or damaged, or of a format that this version does not know.
     """
     path = Path(folder) / CONFIG_NAME
-    try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except (FileNotFoundError, NotADirectoryError) as error:
+    if not is_plain_file(path):
         raise WeightsError(
             f"{folder} is not a native checkpoint: it holds no {CONFIG_NAME}; "
             "convert upstream weights with `jaxrecon convert`"
-        ) from error
-    except (OSError, ValueError) as error:
-        raise WeightsError(f"cannot read {path}: {error}; convert the weights again") from error
+        )
+    values = read_json(path, advice="convert the weights again", kind=WeightsError)
     if not isinstance(values, dict) or values.get("format") != "jaxrecon":
         raise WeightsError(
             f"{path} is not the config of a native checkpoint; "
@@ -75,13 +94,15 @@ def read_config(folder: str | Path) -> dict[str, Any]:
         )
     if values.get("format_version") != FORMAT_VERSION:
         raise WeightsError(
-            f"{path} has format_version {values.get('format_version')}, this version reads "
+            f"{path} has format_version {shown(values.get('format_version'))}, this version reads "
             f"{FORMAT_VERSION}; install a newer jaxrecon or convert the weights again"
         )
-    stated = {key: kind for key, kind in _OPTIONAL.items() if key in values}
+    optional = _OPTIONAL | _DIGESTS
+    stated = {key: kind for key, kind in optional.items() if key in values}
     _check_fields(values, _FIELDS | stated, str(path))
     for name, entry in values["tensors"].items():
-        _check_fields(entry, _TENSOR_FIELDS, f"{path}: tensor {name}")
+        _check_tensor(entry, f"{path}: tensor {name[:100]}")
+    _check_files(values, path)
     return values
 
 
@@ -92,6 +113,33 @@ def _check_fields(values: Any, fields: Mapping[str, Any], where: str) -> None:
         or not all(isinstance(values[name], kind) for name, kind in fields.items())
     ):
         raise WeightsError(
-            f"{where} must have exactly the fields {', '.join(fields)}, each of its type; "
-            "convert the weights again with this version"
+            f"{where} must have exactly the fields {', '.join(fields)}, each of its type; {_ADVICE}"
         )
+
+
+def _check_tensor(entry: Any, where: str) -> None:
+    """Refuses what `entry_of` never says of a tensor."""
+    _check_fields(entry, _TENSOR_FIELDS, where)
+    if not is_dtype_name(entry["dtype"]):
+        raise WeightsError(f"{where} has the dtype {shown(entry['dtype'])}; {_ADVICE}")
+    if not is_possible(entry["shape"]):
+        raise WeightsError(f"{where} has the shape {shown(entry['shape'])}; {_ADVICE}")
+    hashed = entry["sha256"] is not None
+    if hashed == (entry["file"] == ORBAX_FOLDER) or (hashed and not _is_sha256(entry["sha256"])):
+        raise WeightsError(f"{where} has the sha256 {shown(entry['sha256'])}; {_ADVICE}")
+
+
+def _check_files(values: Mapping[str, Any], path: Path) -> None:
+    """Refuses files of another library beside our own, and digests that are none."""
+    orbax = {entry["file"] == ORBAX_FOLDER for entry in values["tensors"].values()}
+    if len(orbax) > 1 or ("files" in values and False in orbax):
+        raise WeightsError(f"{path} mixes files of Orbax with others; {_ADVICE}")
+    for name, entry in values.get("files", {}).items():
+        where = f"{path}: file {name[:100]}"
+        _check_fields(entry, _FILE_FIELDS, where)
+        if not _is_sha256(entry["sha256"]):
+            raise WeightsError(f"{where} has the sha256 {shown(entry['sha256'])}; {_ADVICE}")
+
+
+def _is_sha256(text: str) -> bool:
+    return _SHA256.fullmatch(text) is not None

@@ -22,6 +22,7 @@ from jaxrecon.checkpoint.config import (
 )
 from jaxrecon.errors import WeightsError
 from jaxrecon.files import check_output_folder, replacing_folder
+from jaxrecon.reading import is_file_name, is_plain_file, shown
 
 MAX_SHARD_BYTES = 5_000_000_000
 
@@ -111,16 +112,17 @@ def read_tensors(
     stored = _stored_tensors(folder, entries)
     for path in entries if paths is None else paths:
         if path not in entries:
-            raise WeightsError(f"{folder} holds no tensor {path}; check the name")
+            raise WeightsError(f"{folder} holds no tensor {path[:100]}; check the name")
         yield path, _read(stored[path], path, entries[path]["sha256"] if verify else None)
 
 
 def _read(stored: StoredTensor, path: str, sha256: str | None) -> Shaped[np.ndarray, "..."]:
     tensor = stored.read()
-    if sha256 and hashlib.sha256(tensor.reshape(-1).view(np.uint8)).hexdigest() != sha256:
+    raw = tensor.reshape(-1).view(np.uint8)
+    if sha256 is not None and hashlib.sha256(raw).hexdigest() != sha256:
         raise WeightsError(
-            f"{stored.file} is damaged: the bytes of {path} have changed since it was written; "
-            "copy or convert the checkpoint again"
+            f"{stored.file} is damaged: the bytes of {path[:100]} have changed since it was "
+            "written; copy or convert the checkpoint again"
         )
     return tensor
 
@@ -129,19 +131,29 @@ def _stored_tensors(folder: Path, entries: Mapping[str, Any]) -> dict[str, Store
     """Where each tensor lies, after comparing the files' headers with `config.json`."""
     stored: dict[str, StoredTensor] = {}
     for name in dict.fromkeys(entry["file"] for entry in entries.values()):
-        if Path(name).name != name or name == ORBAX_FOLDER:
+        if name == ORBAX_FOLDER:
             raise WeightsError(f"{folder}: {name} is not a safetensors file; use load_orbax")
-        if not (folder / name).is_file():
-            raise WeightsError(f"{folder / name} is missing; copy or convert the checkpoint again")
-        stored |= read_header(folder / name)
-    for path in sorted(entries.keys() | stored.keys()):
-        found = (
-            entry_of(stored[path].file.name, stored[path].spec, None) if path in stored else None
-        )
-        listed = entries[path] | {"sha256": None} if path in entries else None
-        if found != listed:
+        if not is_file_name(name):
             raise WeightsError(
-                f"{folder}: tensor {path} is {found} in the files but {listed} in {CONFIG_NAME}; "
-                "copy or convert the checkpoint again"
+                f"{folder}: {CONFIG_NAME} names the file {name[:100]}, which is not one in the "
+                "folder; copy or convert the checkpoint again"
+            )
+        if not is_plain_file(folder / name):
+            raise WeightsError(f"{folder / name} is missing; copy or convert the checkpoint again")
+        found = read_header(folder / name)
+        for path in found.keys() & stored.keys():
+            raise WeightsError(
+                f"{folder / name} holds the tensor {path[:100]}, and so does "
+                f"{stored[path].file.name}; copy or convert the checkpoint again"
+            )
+        stored |= found
+    for path in sorted(entries.keys() | stored.keys()):
+        listed = entries[path] | {"sha256": None} if path in entries else None
+        place = stored.get(path)
+        found_entry = None if place is None else entry_of(place.file.name, place.spec, None)
+        if found_entry != listed:
+            raise WeightsError(
+                f"{folder}: tensor {path[:100]} is {shown(found_entry, 120)} in the files but "
+                f"{shown(listed, 120)} in {CONFIG_NAME}; copy or convert the checkpoint again"
             )
     return stored

@@ -58,6 +58,7 @@ def _guarded(arguments: Sequence[str] | None, signals: process.Signals) -> int:
         if not isinstance(error, JaxreconError):
             raise
         common.complain(str(error))
+        common.show_details(error)
         return 2
 
 
@@ -83,7 +84,11 @@ class _Parser(argparse.ArgumentParser):
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(prog="jaxrecon", description="Photos in, cameras and a point cloud out.")
+    parser = _Parser(
+        prog="jaxrecon",
+        description="Photos in, cameras and a point cloud out.",
+        epilog=f"{common.DETAILS}=1 in the environment shows all that is known of an error.",
+    )
     commands = parser.add_subparsers(required=True, metavar="command")
     reconstruct.add_to(commands)
     weights.add_convert_to(commands)

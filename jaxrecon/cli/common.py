@@ -22,6 +22,9 @@ if TYPE_CHECKING:
 _MOST_DIGITS = 18
 _LONGEST_SHOWN = 60
 
+DETAILS = "JAXRECON_DETAILS"
+"""The variable of the environment that asks for more than one line of an error."""
+
 INCOMPLETE = 1
 """The exit code of a command that has written a part of what was asked for."""
 
@@ -241,6 +244,13 @@ def seconds(stages: Stages) -> dict[str, float]:
 def complain(text: str) -> None:
     """One line on standard error, of what went wrong."""
     Forgiving(sys.stderr).write(f"jaxrecon: {one_line(text)}\n")
+
+
+def show_details(error: BaseException) -> None:
+    """The notes of an error, such as all tensors that do not fit, if the environment asks so."""
+    if os.environ.get(DETAILS):
+        for note in getattr(error, "__notes__", ()):
+            Forgiving(sys.stderr).write(f"{note}\n")
 
 
 def programs(pipeline: "Pipeline", stages: Stages) -> dict[str, int]:

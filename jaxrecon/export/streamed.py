@@ -21,10 +21,13 @@ from jaxrecon.files import (
     replacing_file,
     sweep,
 )
+from jaxrecon.reading import is_file_name, is_plain_file, read_json, shown, unpacked_limit
 
 SCENE_FILE = "scene.json"
 VERSION = 1
 
+_MOST_BYTES = 64 * 2**20
+_ADVICE = "write the reconstruction again"
 _ROWS = (*VIEW_ARRAYS, "original_sizes", "scales", "offsets")
 _WRITTEN = re.compile(r"scene\.json|\d{6}_.*\.npz")
 _UNFINISHED = re.compile(rf"\.({_WRITTEN.pattern})\.[^.]+\.part")
@@ -116,15 +119,18 @@ def _refusal(folder: Path, what: str) -> OutputError:
 
 
 def _digest_in(folder: Path) -> str | None:
+    """The digest of what an earlier run began in a folder; None if that cannot be told."""
     try:
-        return str(json.loads((folder / SCENE_FILE).read_text())["digest"])
-    except (OSError, ValueError, KeyError, TypeError):
+        values = read_json(folder / SCENE_FILE, limit=_MOST_BYTES)
+    except InputError:
         return None
+    digest = values.get("digest") if isinstance(values, dict) else None
+    return digest if isinstance(digest, str) else None
 
 
 def is_streamed(folder: Path) -> bool:
     """Whether a folder claims to be such a reconstruction."""
-    return (folder / SCENE_FILE).is_file()
+    return is_plain_file(folder / SCENE_FILE)
 
 
 def read_streamed(folder: Path) -> Scene:
@@ -134,13 +140,14 @@ def read_streamed(folder: Path) -> Scene:
       InputError: the folder is damaged, or not all of its views are written.
     """
     files = [folder / name for name in _listed(folder)]
-    missing = [file for file in files if not file.exists()]
+    missing = [file for file in files if not is_plain_file(file)]
     if missing:
         raise InputError(
             f"{folder} is not finished: {len(missing)} of {len(files)} views are missing, the "
             f"first is {missing[0].name}; run the same reconstruction again to finish it"
         )
     first = read_npz(files[0])
+    _check_room(folder, files, first)
     rows: dict[str, Any] = {name: _room(getattr(first, name), len(files)) for name in _ROWS}
     names = []
     for view, file in enumerate(files):  # one at a time, so that no view lies in memory twice
@@ -149,6 +156,17 @@ def read_streamed(folder: Path) -> Scene:
             array[view] = _row(scene, name, array, file)
         names.append(scene.names[0])
     return Scene(**rows, names=tuple(names), model=first.model, metric_scale=first.metric_scale)
+
+
+def _check_room(folder: Path, files: list[Path], first: Scene) -> None:
+    """Refuses views that would take far more memory together than their files do on disk."""
+    stored = sum(file.stat().st_size for file in files)
+    needed = len(files) * sum(getattr(first, name).nbytes for name in _ROWS)
+    if needed > unpacked_limit(stored):
+        raise InputError(
+            f"{folder} unpacks to {needed // 2**20} MiB, far more than its size; if it is yours, "
+            "write the reconstruction again"
+        )
 
 
 def _room(like: np.ndarray, views: int) -> np.ndarray:
@@ -167,16 +185,20 @@ def _row(scene: Scene, name: str, rows: np.ndarray, file: Path) -> np.ndarray:
 
 
 def _listed(folder: Path) -> list[str]:
+    """The names of the files of all views, no two of them the same."""
     path = folder / SCENE_FILE
+    values = read_json(path, limit=_MOST_BYTES, advice=f"the list of views is not sound; {_ADVICE}")
     try:
-        values = json.loads(path.read_text())
-        if values["format"] != "jaxrecon-views" or values["version"] != VERSION:
+        if not isinstance(values, dict):
+            raise ValueError(f"it holds {shown(values)}")
+        if values.get("format") != "jaxrecon-views" or values.get("version") != VERSION:
             raise ValueError("another format or version")
-        files = [str(name) for name in values["files"]]
-        if not files or any(Path(name).name != name for name in files):
+        files = values.get("files")
+        if not isinstance(files, list):
+            raise ValueError(f"'files' is {shown(files)}")
+        sound = all(isinstance(name, str) and is_file_name(name) for name in files)
+        if not files or not sound or len(set(files)) < len(files):
             raise ValueError("its list of files is not sound")
-        return files
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise InputError(
-            f"{path} is not sound ({error}); write the reconstruction again"
-        ) from error
+    except ValueError as error:
+        raise InputError(f"{path} is not sound ({error}); {_ADVICE}") from error
+    return files

@@ -2,11 +2,21 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from math import inf
 from typing import ClassVar
 
 from PIL import Image
 
-from jaxrecon.images.resize import Fit, ImageRule, PixelTransform, check_pixels
+from jaxrecon.errors import InputError
+from jaxrecon.images.resize import (
+    MOST_PATCH,
+    MOST_SIDE,
+    Fit,
+    ImageRule,
+    PixelTransform,
+    check_pixels,
+)
+from jaxrecon.sizes import check_whole
 
 _COVERING = 1e-8
 """Added to a scale so that rounding leaves no image smaller than what it is to cover."""
@@ -26,6 +36,9 @@ class AspectRule(ImageRule):
       sizes: (width over height, width, height) of each size; an image has the nearest ratio's.
       even_crop: halves of a pixel of the crop's place go to the even one, as upstream's do where
         intrinsics are given; else they are cut off.
+
+    Raises:
+      InputError: a number is out of range, or there are no sizes.
     """
 
     patch: int = 14
@@ -43,6 +56,18 @@ class AspectRule(ImageRule):
     )
     even_crop: bool = False
     uses_all_sizes: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        check_whole(self, "patch", most=MOST_PATCH)
+        for ratio, width, height in self.sizes:
+            sides = all(0 < s <= MOST_SIDE and not s % self.patch for s in (width, height))
+            if not (sides and 0 < ratio < inf):
+                raise InputError(
+                    f"AspectRule: sizes holds {(ratio, width, height)}; the ratio must be above 0, "
+                    f"the sides multiples of {self.patch} up to {MOST_SIDE}"
+                )
+        if not self.sizes:
+            raise InputError("AspectRule: sizes is empty; it must hold one or more")
 
     def for_known_cameras(self) -> "AspectRule":
         return replace(self, even_crop=True)

@@ -11,6 +11,7 @@ from jaxtyping import Float, Shaped, UInt8
 from PIL import Image
 
 from jaxrecon.errors import InputError
+from jaxrecon.sizes import check_whole
 
 
 @dataclass(frozen=True)
@@ -129,6 +130,11 @@ class Fit:
         return image if image.mode == "RGB" else image.convert("RGB")
 
 
+MOST_PATCH = 256
+MOST_SIDE = 2**14
+"""The longest side of a processed image that a rule may ask for, in pixels."""
+
+
 @dataclass(frozen=True)
 class ImageRule(ABC):
     """How a model family wants its images; `patch` is the side of one patch, in pixels."""
@@ -179,10 +185,17 @@ class ResizeRule(ImageRule):
       patch: side of one patch, in pixels.
       pixel_limit: most pixels that a processed image may have. Only an image so narrow that less
         than one patch is left across exceeds it.
+
+    Raises:
+      InputError: a number is out of range.
     """
 
     patch: int = 14
     pixel_limit: int = 255_000
+
+    def __post_init__(self) -> None:
+        check_whole(self, "patch", most=MOST_PATCH)
+        check_whole(self, "pixel_limit", least=self.patch**2, most=MOST_SIDE**2)
 
     def fit(self, width: int, height: int, *, resolution: int | None = None) -> Fit:
         """Every image is stretched to `size_for` the first one, by the Lanczos filter."""
@@ -237,11 +250,20 @@ class SideRule(ImageRule):
       patch: side of one patch, in pixels.
       side: the fixed side, in pixels; a multiple of the patch.
       pad: see above.
+
+    Raises:
+      InputError: a number is out of range, or the side is no multiple of the patch.
     """
 
     patch: int = 14
     side: int = 518
     pad: bool = False
+
+    def __post_init__(self) -> None:
+        check_whole(self, "patch", most=MOST_PATCH)
+        check_whole(self, "side", least=self.patch, most=MOST_SIDE)
+        if self.side % self.patch:
+            raise InputError(f"SideRule: {self.side=} must be a multiple of {self.patch=}")
 
     def fit(self, width: int, height: int, *, resolution: int | None = None) -> Fit:
         """Each image on its own; a resolution is rounded to whole patches."""

@@ -23,7 +23,7 @@ from jaxrecon.models.mapanything_output import (
 )
 from jaxrecon.models.model import Encoded, Model, told
 from jaxrecon.models.prediction import Prediction
-from jaxrecon.nn.alternating import GlobalFirstAttention
+from jaxrecon.nn.alternating import GlobalFirstAttention, check_taps
 from jaxrecon.nn.attention import AttentionFn, Count, TokenLayout, attend_densely
 from jaxrecon.nn.block import BlockConfig, MlpKind
 from jaxrecon.nn.dinov2 import (
@@ -37,6 +37,7 @@ from jaxrecon.nn.dpt import VIEWS_AT_ONCE, DenseHead, DPTConfig
 from jaxrecon.nn.layers import layer_norm, linear
 from jaxrecon.nn.views import each_view, map_views
 from jaxrecon.pytree import pytree_dataclass
+from jaxrecon.sizes import MOST_BLOCKS, MOST_WIDTH, check_heads, check_whole
 
 
 @dataclass(frozen=True)
@@ -52,6 +53,10 @@ class MapAnythingConfig:
       dense_widths, vector_widths: of the encoders of maps and of single vectors.
       channels, features: of the dense head.
       pose_width, scale_width: of the pose and the scale head.
+
+    Raises:
+      InputError: a size is out of range, the heads do not divide the width, or the taps do not rise
+        to the last block.
     """
 
     encoder: DinoV2Config = field(default=replace(DINOV2_GIANT, depth=24, final_norm=False))
@@ -68,6 +73,15 @@ class MapAnythingConfig:
     features: int = 256
     pose_width: int = 784
     scale_width: int = 196
+
+    def __post_init__(self) -> None:
+        check_whole(self, "pairs", most=MOST_BLOCKS)
+        check_whole(self, "width", "dense_widths", "vector_widths", "channels", most=MOST_WIDTH)
+        check_whole(self, "features", least=2, most=MOST_WIDTH)
+        check_whole(self, "pose_width", "scale_width", most=MOST_WIDTH)
+        check_heads(self, "heads", self.width)
+        check_taps(self.taps, 2 * self.pairs, "block")
+        _ = self.trunk_block, self.dense
 
     @property
     def trunk_block(self) -> BlockConfig:
@@ -136,8 +150,6 @@ class MapAnything(Model):
     def __init__(
         self, config: MapAnythingConfig, *, dtype: DTypeLike = jnp.float32, rngs: nnx.Rngs
     ) -> None:
-        if config.taps[-1] != 2 * config.pairs - 1:
-            raise ValueError(f"{config.taps=} must end with the last block, {2 * config.pairs - 1}")
         self.config = config
         encoder, width, float32 = config.encoder, config.width, jnp.float32
         self.encoder = DinoV2(encoder, dtype=dtype, rngs=rngs)

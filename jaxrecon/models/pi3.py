@@ -25,6 +25,7 @@ from jaxrecon.nn.layers import linear
 from jaxrecon.nn.pose import PoseRegressor
 from jaxrecon.nn.rope import RotaryTable, grid_positions, rotary_table
 from jaxrecon.nn.views import TOKENS_AT_ONCE, map_views
+from jaxrecon.sizes import MOST_BLOCKS, MOST_WIDTH, check_heads, check_real, check_whole
 
 
 @dataclass(frozen=True)
@@ -41,6 +42,9 @@ class Pi3Config:
       point_width: features that the point and the confidence decoder hand to their heads.
       camera_width: the same for the camera.
       rope_base: wavelength base of the rotary embedding.
+
+    Raises:
+      InputError: a size is out of range, or heads do not divide a width into multiples of 4.
     """
 
     encoder: DinoV2Config = field(default=DINOV2_LARGE)
@@ -53,6 +57,14 @@ class Pi3Config:
     point_width: int = 1024
     camera_width: int = 512
     rope_base: float = 100.0
+
+    def __post_init__(self) -> None:
+        check_whole(self, "pairs", "head_depth", most=MOST_BLOCKS)
+        check_whole(self, "registers", least=0, most=MOST_BLOCKS)
+        check_whole(self, "head_width", "point_width", "camera_width", most=MOST_WIDTH)
+        check_heads(self, "heads", self.encoder.width, multiple=4)
+        check_heads(self, "head_heads", self.head_width, multiple=4)
+        check_real(self, "rope_base", least=1.0, most=1e9)
 
     @property
     def trunk_block(self) -> BlockConfig:

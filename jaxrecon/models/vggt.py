@@ -17,7 +17,7 @@ from jaxrecon.models.model import Encoded, TrackingModel, told
 from jaxrecon.models.prediction import Prediction
 from jaxrecon.models.vggt_heads import CameraHead, activate_depth, activate_points
 from jaxrecon.models.vggt_tracks import TrackerConfig, TrackHead, Tracks
-from jaxrecon.nn.alternating import AlternatingAttention
+from jaxrecon.nn.alternating import AlternatingAttention, check_taps
 from jaxrecon.nn.attention import AttentionFn, Count, TokenLayout, attend_densely
 from jaxrecon.nn.block import BlockConfig
 from jaxrecon.nn.dinov2 import DINOV2_LARGE, DinoV2, DinoV2Config, encode_views
@@ -26,6 +26,7 @@ from jaxrecon.nn.offload import fetched
 from jaxrecon.nn.rope import RotaryTable, grid_positions, rotary_table
 from jaxrecon.nn.views import each_view, map_views
 from jaxrecon.pytree import pytree_dataclass
+from jaxrecon.sizes import MOST_BLOCKS, MOST_WIDTH, check_heads, check_real, check_whole
 
 BLOCK_EPS = 1e-5
 
@@ -47,6 +48,10 @@ class VGGTConfig:
       track: whether the model has a track head.
       tracker: sizes of the track head.
       rope_base: wavelength base of the rotary embedding.
+
+    Raises:
+      InputError: a size is out of range, heads do not divide a width, or the taps do not rise to
+        the last pair.
     """
 
     encoder: DinoV2Config = field(default=DINOV2_LARGE)
@@ -62,6 +67,16 @@ class VGGTConfig:
     track: bool = True
     tracker: TrackerConfig = field(default_factory=TrackerConfig)
     rope_base: float = 100.0
+
+    def __post_init__(self) -> None:
+        check_whole(self, "pairs", "camera_depth", "camera_rounds", most=MOST_BLOCKS)
+        check_whole(self, "registers", least=0, most=MOST_BLOCKS)
+        check_whole(self, "channels", "features", most=MOST_WIDTH)
+        check_heads(self, "heads", self.encoder.width, multiple=4)
+        check_heads(self, "camera_heads", 2 * self.encoder.width)
+        check_real(self, "rope_base", least=1.0, most=1e9)
+        check_taps(self.taps, self.pairs, "pair")
+        _ = self.dense, self.track_features
 
     @property
     def trunk_block(self) -> BlockConfig:
@@ -145,8 +160,6 @@ class VGGT(TrackingModel):
     def __init__(
         self, config: VGGTConfig, *, dtype: DTypeLike = jnp.float32, rngs: nnx.Rngs
     ) -> None:
-        if config.taps[-1] != config.pairs - 1:
-            raise ValueError(f"{config.taps=} must end with the last pair, {config.pairs - 1}")
         self.config = config
         width, normal = config.encoder.width, nnx.initializers.normal(1e-6)
         self.encoder = DinoV2(config.encoder, dtype=dtype, rngs=rngs)

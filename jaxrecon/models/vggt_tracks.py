@@ -28,6 +28,7 @@ from jaxrecon.nn.dpt import DPT, VIEWS_AT_ONCE, DPTConfig, resize_bilinear
 from jaxrecon.nn.layers import Mlp, gelu, layer_norm, linear, scan_layers
 from jaxrecon.nn.views import map_views
 from jaxrecon.pytree import pytree_dataclass
+from jaxrecon.sizes import MOST_BLOCKS, MOST_WIDTH, check_heads, check_real, check_whole
 
 NORM_EPS = 1e-5
 
@@ -44,6 +45,9 @@ class TrackerConfig:
       virtual: its virtual tracks, through which the tracks of a view exchange.
       rounds: how often the tracks are refined.
       motion_scale: divides motion where it enters as a number.
+
+    Raises:
+      InputError: a size is out of range, or the heads do not divide the width.
     """
 
     features: int = 128
@@ -56,6 +60,15 @@ class TrackerConfig:
     virtual: int = 64
     rounds: int = 4
     motion_scale: float = 518.0
+
+    def __post_init__(self) -> None:
+        check_whole(self, "features", "width", "virtual", most=MOST_WIDTH)
+        check_whole(self, "stride", most=256)
+        check_whole(self, "levels", most=12)
+        check_whole(self, "radius", least=0, most=64)
+        check_whole(self, "depth", "rounds", most=MOST_BLOCKS)
+        check_heads(self, "heads", self.width)
+        check_real(self, "motion_scale", least=1e-3, most=1e6)
 
     @property
     def smallest_image(self) -> int:

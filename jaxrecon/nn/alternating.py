@@ -9,6 +9,7 @@ from flax import nnx
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int
 
+from jaxrecon.errors import InputError
 from jaxrecon.nn.attention import AttentionFn, TokenLayout
 from jaxrecon.nn.block import Block, BlockConfig, stack_blocks
 from jaxrecon.nn.layers import scan_layers
@@ -182,6 +183,18 @@ class GlobalFirstAttention(AlternatingAttention):
         flat = with_copies(x.reshape(x.shape[0], -1, x.shape[3]), scene, shards)
         views, scene = without_copies(block(flat, joined, attention), scene.shape[1], shards)
         return views.reshape(x.shape), scene
+
+
+def check_taps(taps: tuple[int, ...], count: int, what: str) -> None:
+    """Refuses taps that do not rise to the last of `count` pairs or blocks.
+
+    Raises:
+      InputError: naming them.
+    """
+    if tuple(sorted(set(taps))) != taps or taps[0] < 0 or taps[-1] != count - 1:
+        raise InputError(
+            f"{taps=} must rise from 0 or more and must end with the last {what}, {count - 1}"
+        )
 
 
 def _check_rising(taps: tuple[int, ...], count: int) -> None:

@@ -23,6 +23,7 @@ from jaxrecon.nn.layers import (
 )
 from jaxrecon.nn.rope import RotaryTable
 from jaxrecon.nn.views import done_at_once, each_view, in_turns, kernels_here, view_shards
+from jaxrecon.sizes import MOST_WIDTH, check_heads, check_real, check_whole
 from pallas_kernels.residual_norm import residual_norm, residual_sum
 
 type MlpKind = Literal["gelu", "swiglu"]
@@ -39,6 +40,9 @@ class BlockConfig:
       normed_residual: the attention's update is added to `norm1(x)` rather than to `x`, as in
         VGGSfM's trackers.
       cross: keys and values come from other tokens, which pass a norm of their own.
+
+    Raises:
+      InputError: a size is out of range, or the heads do not divide the width.
     """
 
     width: int
@@ -52,8 +56,12 @@ class BlockConfig:
     mlp: MlpKind = "gelu"
 
     def __post_init__(self) -> None:
-        if self.width % self.heads:
-            raise ValueError(f"{self.width=} must be a multiple of {self.heads=}")
+        check_whole(self, "width", most=MOST_WIDTH)
+        check_whole(self, "mlp_ratio", most=64)
+        check_heads(self, "heads", self.width)
+        check_real(self, "norm_eps", least=1e-12, most=1.0)
+        if self.layer_scale is not None:
+            check_real(self, "layer_scale", least=-1e6, most=1e6)
 
     @property
     def hidden(self) -> int:

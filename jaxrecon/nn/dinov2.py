@@ -14,6 +14,7 @@ from jaxrecon.nn.attention import TokenLayout, attend_densely
 from jaxrecon.nn.block import BlockConfig, MlpKind, scan_blocks, stack_blocks
 from jaxrecon.nn.layers import HIGHEST, bias_of, layer_norm, linear, product
 from jaxrecon.nn.views import each_view, map_views
+from jaxrecon.sizes import MOST_BLOCKS, MOST_WIDTH, check_heads, check_whole
 
 TOKENS_AT_ONCE = 2**17
 """Patches that the encoder works on together, about."""
@@ -37,6 +38,9 @@ class DinoV2Config:
       mlp: kind of the blocks' MLP.
       final_norm: whether the tokens pass a norm after the last block.
       resampling: how the position table is fitted to a grid; see `DinoV2.position_table`.
+
+    Raises:
+      InputError: a size is out of range, or the heads do not divide the width.
     """
 
     width: int = 1024
@@ -48,6 +52,14 @@ class DinoV2Config:
     mlp: MlpKind = "gelu"
     final_norm: bool = True
     resampling: Literal["antialiased", "offset"] = "antialiased"
+
+    def __post_init__(self) -> None:
+        check_whole(self, "width", most=MOST_WIDTH)
+        check_whole(self, "depth", least=0, most=MOST_BLOCKS)
+        check_whole(self, "registers", least=0, most=MOST_BLOCKS)
+        check_whole(self, "patch", most=256)
+        check_whole(self, "grid", most=1024)
+        check_heads(self, "heads", self.width)
 
     @property
     def block(self) -> BlockConfig:

@@ -10,7 +10,9 @@ from flax import nnx
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
+from jaxrecon.errors import InputError
 from jaxrecon.nn.layers import HIGHEST, layer_norm, linear
+from jaxrecon.sizes import MOST_WIDTH, check_whole
 
 NORM_EPS = 1e-5
 POSITION_BASE = 100.0
@@ -52,8 +54,12 @@ class DPTConfig:
     shallow_width: int | None = None
 
     def __post_init__(self) -> None:
+        check_whole(self, "width", "channels", "features", "features_out", most=MOST_WIDTH)
+        check_whole(self, "hidden", most=MOST_WIDTH)
+        if self.shallow_width is not None:
+            check_whole(self, "shallow_width", most=MOST_WIDTH)
         if self.position and any(c % 4 for c in (*self.channels, self.features_out)):
-            raise ValueError(f"{self.channels=}, {self.features_out=} must be multiples of 4")
+            raise InputError(f"{self.channels=}, {self.features_out=} must be multiples of 4")
 
 
 def conv(

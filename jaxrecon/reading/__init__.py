@@ -5,9 +5,9 @@ opened, sizes are compared with the file before memory is taken for them, and wh
 unpacked up to a limit (`unpacked_limit`).
 """
 
-from jaxrecon.reading.json_files import parse_json, read_json
+from jaxrecon.reading.json_files import parse_json, read_json, shown
 from jaxrecon.reading.npz_files import ArrayHeader, NpzArchive, open_npz
-from jaxrecon.reading.paths import inside
+from jaxrecon.reading.paths import inside, is_file_name
 from jaxrecon.reading.plain_files import (
     is_folder,
     is_plain_file,
@@ -23,6 +23,7 @@ __all__ = [
     "ArrayHeader",
     "NpzArchive",
     "inside",
+    "is_file_name",
     "is_folder",
     "is_plain_file",
     "number",
@@ -36,6 +37,7 @@ __all__ = [
     "read_json",
     "read_lines",
     "read_text",
+    "shown",
     "text",
     "unpacked_limit",
     "whole",

@@ -3,6 +3,7 @@
 import json
 from typing import Any
 
+from jaxrecon import checks
 from jaxrecon.errors import InputError, JaxreconError, reason_of
 from jaxrecon.reading.plain_files import MAX_TEXT_BYTES, AnyPath, read_text
 
@@ -54,3 +55,9 @@ def _distinct(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         twice = next(name for name in names if names.count(name) > 1)
         raise ValueError(f"the key {twice[:60]!r} stands twice in one object")
     return found
+
+
+def shown(value: Any, limit: int = 80) -> str:
+    """A value of a file for a message: as Python writes it, however deep or long it is."""
+    text = checks.shown(value)
+    return text if len(text) <= limit else f"{text[: limit - 3]}..."

@@ -6,6 +6,8 @@ https://numpy.org/doc/stable/reference/generated/numpy.lib.format.html for the f
 
 import math
 import os
+import sys
+import warnings
 import zipfile
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
@@ -79,6 +81,8 @@ class NpzArchive:
                     _refuse(f"the header of {name!r} promises {header.bytes} bytes, it has {held}")
                 data = np.empty(held, np.uint8)
                 _fill(file, memoryview(data), name)
+            if header.dtype.kind == "U":
+                _check_text(data, header.dtype, name)
         flat = data.view(header.dtype) if held else np.zeros(header.count, header.dtype)
         return flat.reshape(header.shape, order="F" if header.fortran_order else "C")
 
@@ -91,25 +95,30 @@ class NpzArchive:
 class _Guard(AbstractContextManager[None]):
     """Turns whatever goes wrong while an archive is read into one error on one line."""
 
-    def __init__(self, path: AnyPath, advice: str, kind: type[JaxreconError]) -> None:
-        self._path, self._advice, self._kind = path, advice, kind
+    def __init__(self, path: AnyPath, what: str, advice: str, kind: type[JaxreconError]) -> None:
+        self._path, self._what, self._advice, self._kind = path, what, advice, kind
 
     def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
         if isinstance(error, Exception):  # zipfile, zlib and numpy raise a dozen kinds
             raise self._kind(
-                f"cannot read {self._path}: it is not a sound .npz file "
+                f"cannot read {self._path}: it is not {self._what} "
                 f"({reason_of(error)[:160]}); {self._advice}"
             ) from error
 
 
 @contextmanager
 def open_npz(
-    path: AnyPath, *, advice: str = "save it again", kind: type[JaxreconError] = InputError
+    path: AnyPath,
+    *,
+    what: str = "a sound .npz file",
+    advice: str = "save it again",
+    kind: type[JaxreconError] = InputError,
 ) -> Iterator[NpzArchive]:
     """Opens a `.npz` archive; nothing in it is unpickled.
 
     Args:
       path: the file.
+      what: what the file should be; stands in the message.
       advice: what the user can do; ends the message.
       kind: of the error.
 
@@ -118,7 +127,7 @@ def open_npz(
         Python objects or records; a name stands twice; or it unpacks to more than
         `unpacked_limit`. The same while its arrays are read inside the block.
     """
-    guard = _Guard(path, advice, kind)
+    guard = _Guard(path, what, advice, kind)
     with open_plain(path, advice=advice, kind=kind) as file:
         with guard:
             stored = zipfile.ZipFile(file)
@@ -156,7 +165,8 @@ def _read_header(file: Any, name: str) -> ArrayHeader:
     version = np.lib.format.read_magic(file)
     if version not in reader:
         _refuse(f"{name[:60]!r} has the format version {version}")
-    shape, fortran_order, dtype = reader[version](file)
+    with warnings.catch_warnings(action="ignore"):  # of odd texts, parsed as Python's literals
+        shape, fortran_order, dtype = reader[version](file)
     sides = all(type(side) is int and side >= 0 for side in shape)
     if not sides or len(shape) > _MAX_DIMENSIONS or math.prod(shape) * dtype.itemsize > 2**62:
         _refuse(f"{name[:60]!r} has the shape {str(shape)[:60]}")
@@ -166,6 +176,13 @@ def _read_header(file: Any, name: str) -> ArrayHeader:
     if dtype.kind not in _KINDS:
         _refuse(f"{name[:60]!r} has the dtype {str(dtype)[:60]}, which is no number or text")
     return header
+
+
+def _check_text(data: np.ndarray, dtype: np.dtype, name: str) -> None:
+    """Refuses numbers that stand for no character, of which Python can make no text."""
+    characters = data.view(np.dtype(np.uint32).newbyteorder(dtype.byteorder))
+    if characters.size and characters.max() > sys.maxunicode:
+        _refuse(f"{name[:60]!r} holds what is no text")
 
 
 def _fill(file: Any, memory: memoryview, name: str) -> None:

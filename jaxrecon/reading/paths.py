@@ -42,3 +42,8 @@ def inside(
             "folder"
         )
     return path
+
+
+def is_file_name(name: str) -> bool:
+    """Whether a name in a file is that of a file beside it, on every system: no path, no drive."""
+    return PureWindowsPath(name).name == name and name not in ("", ".", "..")

@@ -17,6 +17,6 @@ def config_from_json[T](config_class: type[T], values: Any, place: Path) -> T:
         return structured(config_class, values)
     except ValueError as error:
         raise WeightsError(
-            f"{place}: config.json does not fit {config_class.__name__} ({error}); "
+            f"{place}: config.json does not fit {config_class.__name__} ({str(error)[:300]}); "
             "convert the weights again with this version"
         ) from error

@@ -16,13 +16,14 @@ from convert.safetensors_file import Specs
 from convert.sources import open_source
 from convert.vggt import TRACK_HEAD, check_track_head
 from jaxrecon import checkpoint
-from jaxrecon.errors import InputError, WeightsError
+from jaxrecon.errors import InputError, WeightsError, one_line
 from jaxrecon.forking import check_not_forked
 from jaxrecon.images import ImageRule
 from jaxrecon.models import Model
 from jaxrecon.nn.attention import AttentionFn
 from jaxrecon.pipeline import Pipeline
 from jaxrecon.progress import Stages
+from jaxrecon.reading import is_folder, is_plain_file
 from jaxrecon.registry.config_json import config_from_json
 from jaxrecon.registry.entries import FAMILIES, MODELS, Family, HubFile, ModelEntry
 from jaxrecon.registry.fetching import native_folder
@@ -83,7 +84,7 @@ def load(
     with timed.stage("load"):
         header, family, config, restore = _open(place, entry, tracks)
         model = restore(_placed(family.abstract(config, dtype), mesh, shard_weights))
-        resize = _resize_rule(header, family, place)
+        resize = _resize_rule(header, family, config, place)
     _state_licence(header["model"], header["license"], shown)
     told = checkpoint.header_of(header) | {"config": asdict(config)}
     return Pipeline(
@@ -126,7 +127,7 @@ def load_abstract(
     if entry is None:
         place, _ = _locate(name, None, None, Stages(quiet=True))
         header, family, config, _ = _open(place, None, tracks)
-        resize = _resize_rule(header, family, place)
+        resize = _resize_rule(header, family, config, place)
     else:
         header, family, resize = entry.header, entry.family, entry.resize
         config = family.configured(entry.config, tracks=tracks)
@@ -155,7 +156,7 @@ _stated: set[str] = set()
 
 def _state_licence(model: str, licence: str, stages: Stages) -> None:
     """Says once for each model under which terms its weights come."""
-    line = f"weights of {model}: {licence}"
+    line = one_line(f"weights of {model}: {licence}")
     if line not in _stated and not stages.quiet:
         _stated.add(line)
         stages.note(line)
@@ -180,7 +181,7 @@ def _locate(
                 f"weights={str(weights)!r} goes with a model's name ({', '.join(MODELS)}), "
                 f"found {str(name)!r}"
             )
-        if not Path(name).exists():
+        if not _is_there(name):
             raise InputError(
                 f"unknown model {str(name)!r}: not one of {', '.join(MODELS)}, "
                 "nor a checkpoint folder or weight file"
@@ -189,9 +190,13 @@ def _locate(
     entry.family.configured(entry.config, tracks=tracks)  # refuses before anything is fetched
     if weights is None:
         return native_folder(entry, revision=revision, stages=stages), entry
-    if not Path(weights).exists():
+    if not _is_there(weights):
         raise InputError(f"weights={str(weights)!r}: there is no such file or folder")
     return Path(weights), entry
+
+
+def _is_there(path: str | Path) -> bool:
+    return is_plain_file(path) or is_folder(path)
 
 
 def _open(
@@ -251,11 +256,22 @@ def _family_of(header: Mapping[str, Any], entry: ModelEntry | None, place: Path)
     return family
 
 
-def _resize_rule(header: Mapping[str, Any], family: Family, place: Path) -> ImageRule:
-    """The rule that a checkpoint states, else its family's."""
-    if "resize" not in header:
-        return family.resize
-    return config_from_json(type(family.resize), header["resize"], place)
+def _resize_rule(header: Mapping[str, Any], family: Family, config: Any, place: Path) -> ImageRule:
+    """The rule that a checkpoint states, else its family's.
+
+    Raises:
+      WeightsError: it is damaged, or its patches are not the encoder's.
+    """
+    rule, patch = family.resize, config.encoder.patch
+    if "resize" in header:
+        rule = config_from_json(type(rule), header["resize"], place)
+    if rule.patch != patch:
+        raise WeightsError(
+            f"{place}: images are brought to whole patches of {rule.patch} pixels, but the "
+            f"encoder's have {patch} (resize.patch, config.encoder.patch); convert the weights "
+            "again with this version"
+        )
+    return rule
 
 
 def _released_as(specs: Specs, place: Path, tracks: bool) -> tuple[ModelEntry, Plan]:

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from jaxrecon.errors import InputError
+from jaxrecon.sizes import check_real, check_whole
 
 
 def _check(name: str, value: object, good: bool, wanted: str) -> None:
@@ -44,10 +45,11 @@ class SceneConfig:
     exposure: float = 0.25
 
     def __post_init__(self) -> None:
-        for name in ("samples", "lights", "boxes", "cylinders", "spheres"):
-            _check(name, getattr(self, name), getattr(self, name) >= 1, "at least 1")
-        for name in ("outdoor_every", "pictures", "noise", "exposure"):
-            _check(name, getattr(self, name), getattr(self, name) >= 0, "0 or more")
+        check_whole(self, "samples", "lights", most=1024)
+        check_whole(self, "boxes", "cylinders", "spheres", most=32)
+        check_whole(self, "pictures", least=0, most=32)
+        check_whole(self, "outdoor_every", least=0, most=2**20)
+        check_real(self, "noise", "exposure", least=0, most=100)
         solids = self.boxes + self.cylinders + self.spheres + self.pictures + 2
         _check("boxes + cylinders + spheres + pictures + 2", solids, solids <= 32, "at most 32")
         _check("fov", self.fov, 10 <= self.fov[0] <= self.fov[1] <= 120, "within 10 and 120")

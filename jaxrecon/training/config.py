@@ -3,24 +3,29 @@
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
-from math import gcd, inf
+from math import gcd
 from pathlib import Path
 from typing import Any, Literal
 
 from jaxrecon.errors import InputError
 from jaxrecon.files import replacing_file
 from jaxrecon.models import PI3_MINI, Pi3Config
+from jaxrecon.reading import is_plain_file, parse_json, read_json
 from jaxrecon.scenes import SceneConfig
+from jaxrecon.sizes import check_real, check_whole
 from jaxrecon.structured import structured
 
 CHECKPOINTS_NAME = "checkpoints"
 
 
-def _check_least(config: Any, least: int, *names: str) -> None:
-    """Refuses numbers below `least`, and what is no number."""
-    for name in names:
-        if not least <= getattr(config, name) < inf:
-            raise ValueError(f"{name}={getattr(config, name)} must be at least {least}")
+_MOST_STEPS = 2**31 - 1
+"""A step's number is 32 bits wide on the device."""
+
+_MOST_SEED = 2**32 - 1
+_MOST_PIXELS = 2**31 - 1
+"""The most pixels of a batch, which programs number with 32 bits."""
+
+_MOST_FACTOR = 1e6
 
 
 @dataclass(frozen=True)
@@ -30,7 +35,7 @@ class Bucket:
     Of every `sum(share)` steps a bucket takes `share`. Each bucket is compiled once.
 
     Raises:
-      ValueError: a number is out of range.
+      InputError: a number is out of range.
     """
 
     scenes: int
@@ -40,8 +45,11 @@ class Bucket:
     share: int = 1
 
     def __post_init__(self) -> None:
-        _check_least(self, 1, "scenes", "views", "height", "width")
-        _check_least(self, 0, "share")
+        check_whole(self, "scenes", "views", most=2**20)
+        check_whole(self, "height", "width", most=2**14)
+        check_whole(self, "share", least=0, most=1_000_000)
+        if self.images * self.height * self.width > _MOST_PIXELS:
+            raise InputError(f"{self} has more than {_MOST_PIXELS} pixels; give it fewer scenes")
 
     @property
     def images(self) -> int:
@@ -50,13 +58,21 @@ class Bucket:
 
 @dataclass(frozen=True)
 class LossWeights:
-    """Factors of the terms of the loss, see `jaxrecon.training.losses`."""
+    """Factors of the terms of the loss, see `jaxrecon.training.losses`.
+
+    Raises:
+      InputError: a factor is negative, not finite, or above a million.
+    """
 
     points: float = 1.0
     normals: float = 0.1
     confidence: float = 0.05
     rotation: float = 2.0
     translation: float = 0.75
+
+    def __post_init__(self) -> None:
+        for name in ("points", "normals", "confidence", "rotation", "translation"):
+            check_real(self, name, least=0, most=_MOST_FACTOR)
 
 
 @dataclass(frozen=True)
@@ -83,7 +99,7 @@ class TrainConfig:
       validation_scenes: of the first bucket's shape, held out.
 
     Raises:
-      ValueError: a number is out of range, or two do not go together.
+      InputError: a number is out of range, or two do not go together.
     """
 
     model: Pi3Config = field(default=PI3_MINI)
@@ -115,32 +131,35 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         if not any(bucket.share for bucket in self.buckets):
-            raise ValueError(f"{self.buckets=} must hold one of a share above 0")
-        _check_least(self, 1, "steps", "log_every", "save_every", "validate_every")
-        _check_least(self, 1, "validation_scenes", "accumulate")
-        _check_least(self, 0, "learning_rate", "warmup_steps", "weight_decay", "seed")
-        if not 0 < self.clip_norm < inf:
-            raise ValueError(f"{self.clip_norm=} must be above 0")
-        for name in ("decay_share", "ema_decay"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise ValueError(f"{name}={getattr(self, name)} must be from 0 to 1")
+            raise InputError(f"{self.buckets=} must hold one of a share above 0")
+        self._check_numbers()
         self._check_batches()
         if self.save_every % self.log_every:
-            raise ValueError(f"{self.save_every=} must be a multiple of {self.log_every=}")
+            raise InputError(f"{self.save_every=} must be a multiple of {self.log_every=}")
         if self.warmup_steps + self.decay_share * self.steps > self.steps:
-            raise ValueError(
+            raise InputError(
                 f"{self.warmup_steps=} and {self.decay_share=} do not fit into {self.steps=}"
             )
+
+    def _check_numbers(self) -> None:
+        check_whole(self, "steps", "log_every", "save_every", "validate_every", most=_MOST_STEPS)
+        check_whole(self, "validation_scenes", "accumulate", most=2**20)
+        check_whole(self, "warmup_steps", least=0, most=_MOST_STEPS)
+        check_whole(self, "seed", least=0, most=_MOST_SEED)
+        check_real(self, "learning_rate", "weight_decay", least=0, most=_MOST_FACTOR)
+        check_real(self, "clip_norm", least=1e-12, most=1e12)
+        check_real(self, "decay_share", "ema_decay", least=0, most=1)
+        check_real(self, "layer_scale", least=-_MOST_FACTOR, most=_MOST_FACTOR)
 
     def _check_batches(self) -> None:
         patch, every = self.model.encoder.patch, self.scenes.outdoor_every
         for bucket in self.buckets:
             if bucket.height % patch or bucket.width % patch:
-                raise ValueError(f"{bucket} must have sides that are multiples of {patch}")
+                raise InputError(f"{bucket} must have sides that are multiples of {patch}")
         counts = [(str(bucket), bucket.scenes) for bucket in self.buckets]
         for what, count in (*counts, (f"{self.validation_scenes=}", self.validation_scenes)):
             if every and count % every:
-                raise ValueError(
+                raise InputError(
                     f"{what} must be of a multiple of {every} scenes, of which one is a landscape "
                     "(scenes.outdoor_every)"
                 )
@@ -156,11 +175,7 @@ class TrainConfig:
         Raises:
           InputError: the file is absent or not JSON, or a field is unknown or of another type.
         """
-        try:
-            values = json.loads(Path(path).read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
-            raise InputError(f"config: cannot read {path}: {error}") from error
-        return _checked(values, str(path))
+        return _checked(read_json(path, advice="check the config"), str(path))
 
     def with_overrides(self, overrides: Sequence[str]) -> "TrainConfig":
         """The config with some fields set by `name=value`.
@@ -193,7 +208,7 @@ class TrainConfig:
 
 def _value(text: str) -> Any:
     try:
-        return json.loads(text)
+        return parse_json(text)
     except ValueError:
         return text
 
@@ -212,7 +227,7 @@ def claim_folder(path: Path, config: TrainConfig) -> None:
       InputError: the run that is there has another config.
       OutputError: the file cannot be written.
     """
-    if path.is_file() and has_begun(path.parent):
+    if is_plain_file(path) and has_begun(path.parent):
         found = asdict(TrainConfig.from_json(path))
         differ = [name for name, value in asdict(config).items() if found[name] != value]
         if differ:

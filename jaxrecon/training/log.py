@@ -1,11 +1,14 @@
 """The record of a training run: one JSON object a line."""
 
 import json
+import os
+from math import inf
 from pathlib import Path
 from typing import Any
 
-from jaxrecon.errors import InputError
+from jaxrecon.errors import InputError, reason_of
 from jaxrecon.files import output_error, replacing_file
+from jaxrecon.reading import parse_json, read_bytes, shown
 
 
 class Log:
@@ -44,13 +47,38 @@ class Log:
 def read_log(path: str | Path) -> list[dict[str, Any]]:
     """The lines of a log; a last line cut short by a killed process is left out.
 
+    Every line has a "step" and other numbers by name.
+
     Raises:
-      InputError: another line is damaged.
+      InputError: another line is damaged, naming the file and the line.
     """
-    if not Path(path).is_file():
+    if not os.path.exists(path):
         return []
-    lines = Path(path).read_text().split("\n")[:-1]
+    *lines, _cut = read_bytes(path, advice="move it away").split(b"\n")
+    return [_record(line, f"{path}:{number}") for number, line in enumerate(lines, 1)]
+
+
+def _record(line: bytes, where: str) -> dict[str, Any]:
+    """One line of a log: a step and numbers by name; but for the seconds, any may be NaN.
+
+    Raises:
+      InputError: it is something else.
+    """
     try:
-        return [json.loads(line) for line in lines]
-    except ValueError as error:
-        raise InputError(f"{path}: a line is no JSON ({error}); remove it") from error
+        values = parse_json(line.decode())
+        if not isinstance(values, dict):
+            raise ValueError(f"{shown(values)} is no object")
+        step = values.get("step")
+        if type(step) is not int or not 0 <= step < 2**31:
+            raise ValueError(f"its step is {shown(step)}")
+        for name, value in values.items():
+            if type(value) not in (int, float):
+                raise ValueError(f"{name[:60]} is {shown(value)}, no number")
+            float(value)  # a whole number of hundreds of digits is none
+        if not 0 <= values.get("seconds", 0) < inf:
+            raise ValueError(f"its seconds are {shown(values['seconds'])}")
+    except (ValueError, OverflowError) as error:
+        raise InputError(
+            f"{where}: the line is no record of a step ({reason_of(error)[:200]}); remove it"
+        ) from error
+    return values
