@@ -445,7 +445,10 @@ class TestUsage:
             ([], "the following arguments are required: command"),
             (["draw"], "invalid choice: 'draw'"),
             (["reconstruct", "photos"], "the following arguments are required: -o/--output"),
-            (["reconstruct", "p", "-o", "o", "--stride", "x"], "argument --stride: x is not a whole number"),
+            (
+                ["reconstruct", "p", "-o", "o", "--stride", "x"],
+                "argument --stride: x is not a whole number",
+            ),
             (["reconstruct", "p", "-o", "o", "--dtype", "int8"], "argument --dtype: invalid choi"),
             (["convert", "pi3", "-o", "out"], "the following arguments are required: weights"),
             (

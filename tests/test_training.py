@@ -215,6 +215,17 @@ def test_a_damaged_checkpoint_is_named(tmp_path: Path) -> None:
         train(small_config(), tmp_path)
 
 
+def test_a_flipped_bit_in_a_checkpoint_is_named(tmp_path: Path) -> None:
+    train(small_config(), tmp_path, stop_after=0.0)
+    files = (tmp_path / "checkpoints" / "2").rglob("d/*")
+    largest = max(files, key=lambda file: file.stat().st_size)
+    data = bytearray(largest.read_bytes())
+    data[len(data) // 2] ^= 64
+    largest.write_bytes(data)
+    with pytest.raises(WeightsError, match=r"checkpoints/2 cannot be read \(.* have changed"):
+        train(small_config(), tmp_path)
+
+
 def test_damaged_numbers_of_a_checkpoint_are_named(tmp_path: Path) -> None:
     """In a process of its own: Orbax leaves tasks behind."""
     train(small_config(), tmp_path, stop_after=0.0)

@@ -10,13 +10,16 @@ from jaxrecon.checkpoint.config import (
     is_native,
     read_config,
 )
+from jaxrecon.checkpoint.digests import check_digests, digests_of
 from jaxrecon.checkpoint.modules import load, load_orbax, restore, save, save_orbax
 from jaxrecon.checkpoint.orbax_failures import orbax_failure, orbax_silenced
 from jaxrecon.checkpoint.paths import flatten, shapes, unflatten
 from jaxrecon.checkpoint.tensors import convert_checkpoint, read_tensors, write
 
 __all__ = [
+    "check_digests",
     "convert_checkpoint",
+    "digests_of",
     "flatten",
     "header_of",
     "is_native",

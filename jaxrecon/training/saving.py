@@ -1,5 +1,6 @@
 """Checkpoints of a training run, in small files, each complete or absent."""
 
+import json
 from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
@@ -8,13 +9,17 @@ from typing import Any
 import jax
 import orbax.checkpoint as ocp
 
-from jaxrecon.checkpoint import orbax_failure, orbax_silenced
+from jaxrecon.checkpoint import check_digests, digests_of, orbax_failure, orbax_silenced
 from jaxrecon.errors import OutputError, WeightsError
-from jaxrecon.files import uninterrupted
+from jaxrecon.files import replacing_file, uninterrupted
+from jaxrecon.reading import read_json
 from jaxrecon.training.state import TrainState
 
 SHARD_BYTES = 8 * 2**20
 """Size that a file of a checkpoint aims at."""
+
+DIGESTS_NAME = "digests.json"
+"""What the files of each checkpoint were when they had been written, beside the checkpoints."""
 
 
 class Checkpoints:
@@ -62,17 +67,21 @@ class Checkpoints:
         """The state of a checkpoint, with the shapes, dtypes and shardings of `like`.
 
         Raises:
-          WeightsError: the checkpoint is damaged or of another model.
+          WeightsError: the checkpoint is damaged or of another model. (One that was not yet
+            digested when its process was killed is read without comparing its files.)
         """
+        place, files = self.folder / str(step), self._digests().get(str(step))
         arguments = ocp.args.PyTreeRestore(
             like, restore_args=ocp.checkpoint_utils.construct_restore_args(like)
         )
         try:
+            if files is not None:
+                check_digests(place, files)
             restored: Any = self._manager.restore(step, args=arguments)
         except Exception as error:  # Orbax wraps what goes wrong in a plain Exception
-            reason = str(error).strip().split("\n")[0][:120]
+            reason = str(error).strip().split("\n")[0][:240]
             raise WeightsError(
-                f"{self.folder / str(step)} cannot be read ({reason}); delete it to go on from the "
+                f"{place} cannot be read ({reason}); delete it to go on from the "
                 "checkpoint before it"
             ) from error
         return restored
@@ -88,6 +97,26 @@ class Checkpoints:
                 self._manager.wait_until_finished()
         except Exception as error:
             raise self._unwritable(error) from error
+        self._digest()
+
+    def _digest(self) -> None:
+        """Notes size and SHA-256 of the files of every complete checkpoint."""
+        known, steps = self._digests(), [str(step) for step in self._manager.all_steps()]
+        if sorted(known) == sorted(steps):
+            return
+        found = {step: known.get(step) or digests_of(self.folder / step) for step in steps}
+        with replacing_file(self.folder / DIGESTS_NAME) as temporary:
+            temporary.write_text(json.dumps(found, indent=1))
+
+    def _digests(self) -> dict[str, Any]:
+        path = self.folder / DIGESTS_NAME
+        if not path.exists():
+            return {}
+        advice = "delete it to go on without comparing the checkpoints' files"
+        found = read_json(path, advice=advice, kind=WeightsError)
+        if not _is_digests(found):
+            raise WeightsError(f"{path} is damaged; {advice}")
+        return found
 
     def __enter__(self) -> "Checkpoints":
         self._silenced.enter_context(orbax_silenced())
@@ -102,6 +131,7 @@ class Checkpoints:
         try:
             with uninterrupted(), self._silenced:
                 self._manager.close()
+            self._digest()
         except Exception as broken:
             if error is None:
                 raise self._unwritable(broken) from broken
@@ -114,6 +144,18 @@ class Checkpoints:
             f"cannot write a checkpoint to {self.folder} ({reason}); {going_on}: free space or "
             "choose another disk, then run the same command (--resume) to go on"
         )
+
+
+def _is_digests(found: Any) -> bool:
+    """Whether a value of JSON is a table of what `digests_of` says, by the checkpoint's step."""
+    return isinstance(found, dict) and all(
+        isinstance(files, dict)
+        and all(
+            isinstance(entry, dict) and entry.keys() == {"bytes", "sha256"}
+            for entry in files.values()
+        )
+        for files in found.values()
+    )
 
 
 def abstract_like(state: TrainState, sharding: Any) -> TrainState:
