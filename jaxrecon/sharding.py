@@ -13,7 +13,13 @@ from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding, PartitionS
 from jaxtyping import Array, Float
 
 from jaxrecon.errors import InputError
-from jaxrecon.nn.attention import AttentionFn, TokenLayout, attends_densely
+from jaxrecon.nn.attention import (
+    AttentionFn,
+    AttentionStats,
+    TokenLayout,
+    attend,
+    attends_densely,
+)
 from jaxrecon.nn.views import VIEW_AXIS, with_copies, without_copies
 from jaxrecon.pytree import leaf_path
 
@@ -231,7 +237,7 @@ def spread_attention(attention: AttentionFn, mesh: Mesh) -> AttentionFn:
     """
     devices = mesh.shape[VIEW_AXIS]
 
-    def attend(q: Array, k: Array, v: Array, layout: TokenLayout) -> Array:
+    def spread_out(q: Array, k: Array, v: Array, layout: TokenLayout) -> _Found:
         if layout.views == 1:
             spread, axis = _own_sequences, 0
         elif devices > q.shape[2] and attends_densely(attention):
@@ -246,12 +252,14 @@ def spread_attention(attention: AttentionFn, mesh: Mesh) -> AttentionFn:
             out_specs=(split, _split_at(1)),
             check_vma=False,
         )
-        out, notes = local(q, k, v)
+        out, stats = local(q, k, v)
         team = _team_size(devices, q.shape[2])
-        layout.notes.extend(note[:, ::team][:, : q.shape[2]] for note in notes)
-        return out
+        return out, jax.tree.map(lambda x: x[:, ::team][:, : q.shape[2]], stats)
 
-    return attend
+    return spread_out
+
+
+type _Found = tuple[Array, AttentionStats | None]
 
 
 def view_devices(mesh: Mesh | None) -> int:
@@ -265,26 +273,26 @@ def _split_at(axis: int) -> PartitionSpec:
 
 def _own_sequences(
     attention: AttentionFn, inputs: tuple[Array, Array, Array], layout: TokenLayout
-) -> tuple[Array, list[Array]]:
-    """Sequences of this device."""
-    return attention(*inputs, layout), []
+) -> _Found:
+    """Sequences of this device; trunks take stats of global attention alone."""
+    return attend(attention, *inputs, layout)[0], None
 
 
 def _own_queries(
     attention: AttentionFn, inputs: tuple[Array, Array, Array], layout: TokenLayout
-) -> tuple[Array, list[Array]]:
+) -> _Found:
     """Queries of this device's tokens, keys and values of all."""
 
     def gathered(x: Array) -> Array:
         return _one_copy(jax.lax.all_gather(x, VIEW_AXIS, axis=1, tiled=True), layout)
 
     q, k, v = inputs
-    return attention(q, gathered(k), gathered(v), replace(layout, shards=1)), []
+    return attend(attention, q, gathered(k), gathered(v), replace(layout, shards=1))[0], None
 
 
 def _own_heads(
     attention: AttentionFn, inputs: tuple[Array, Array, Array], layout: TokenLayout
-) -> tuple[Array, list[Array]]:
+) -> _Found:
     """All tokens of this device's share of the heads, which copies of the last one fill up.
 
     With more devices than heads a team of neighbours has the same head.
@@ -301,10 +309,10 @@ def _own_heads(
 
     number = jax.lax.axis_index(VIEW_AXIS)
     part = {"heads": heads, "first_head": number // team * share, "team": team}
-    whole = replace(layout, shards=1, member=number % team, notes=[], **part)
-    out = attention(exchanged(q), exchanged(k), exchanged(v), whole)
+    whole = replace(layout, shards=1, member=number % team, **part)
+    out, stats = attend(attention, exchanged(q), exchanged(k), exchanged(v), whole)
     back = jax.lax.all_to_all(_copied(out, layout), VIEW_AXIS, 1, 2, tiled=True)
-    return back[:, :, ::team][:, :, :heads], whole.notes
+    return back[:, :, ::team][:, :, :heads], stats
 
 
 def _team_size(devices: int, heads: int) -> int:

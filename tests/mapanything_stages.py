@@ -172,7 +172,7 @@ def trunk_stages(
     out, norms = {"aat_block0_global_input": whole()}, []
     for pair in range(trunk.pairs):
         block = _layer(trunk.global_blocks, pair)
-        x, scene = trunk.across_scene(block, x, layout, attend_densely, scene)
+        x, scene, _ = trunk.across_scene(block, x, layout, attend_densely, scene)
         if pair < 2:
             out[f"aat_block{2 * pair}_global"] = whole()
         norms.append(model.norm(whole()))

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -97,7 +97,7 @@ def walk(
     def run(frame: Block, across: Block, x: jax.Array) -> Pair:
         masks = []
 
-        def attend(q: jax.Array, k: jax.Array, v: jax.Array, layout: TokenLayout) -> jax.Array:
+        def attend(q: jax.Array, k: jax.Array, v: jax.Array, layout: TokenLayout) -> Any:
             masks.append(sparse.select(q, k, layout).as_array())
             return sparse(q, k, v, layout)
 
@@ -105,7 +105,7 @@ def walk(
         scene = framed.reshape(x.shape[0], -1, x.shape[3])
         joined = layout.joined(x.shape[1])
         attended = across.attention(across.norm1(scene), joined, attend, rope)
-        out = trunk.across_views(across, framed, layout, sparse, rope)
+        out, _ = trunk.across_views(across, framed, layout, sparse, rope)
         return Pair(framed, attended, out, masks[0])
 
     pairs, x = [], tokens

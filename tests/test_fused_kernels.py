@@ -284,7 +284,7 @@ def test_a_trunk_for_a_gpu_is_made_of_them() -> None:
 
         def run(model: Pi3, tokens: jax.Array) -> jax.Array:
             rope = model.rope(layout, config.trunk_block)
-            return model.trunk(tokens, layout, attend_densely, rope)
+            return model.trunk(tokens, layout, attend_densely, rope)[0]
 
         shape, names = ((), ()) if devices is None else ((devices,), ("views",))
         types = (AxisType.Auto,) * len(shape)

@@ -213,7 +213,7 @@ class TestTrunk:
     def test_layouts_that_the_attention_is_told(self) -> None:
         seen = []
 
-        def attention(q: jax.Array, k: jax.Array, v: jax.Array, layout: TokenLayout) -> jax.Array:
+        def attention(q: jax.Array, k: jax.Array, v: jax.Array, layout: TokenLayout) -> Any:
             seen.append((layout, q.shape[0], q.shape[1]))
             return attend_densely(q, k, v, layout)
 
@@ -222,7 +222,7 @@ class TestTrunk:
         )
         layout = TokenLayout(1, (2, 3), trailing=1, layers=2)
         tokens, scene = jnp.ones((2, 5, 7, 8)), jnp.ones((2, 1, 8))
-        taps, after = trunk(tokens, layout, attention, scene)
+        taps, after, _ = trunk(tokens, layout, attention, scene)
         joined = TokenLayout(5, (2, 3), trailing=1, scene=1, layers=2)
         assert seen == [(joined, 2, 36), (layout, 10, 7)]
         assert joined.tokens == 36
@@ -236,14 +236,14 @@ class TestTrunk:
         layout = TokenLayout(1, (2, 3))
         tokens = jax.random.normal(jax.random.key(0), (1, 2, 6, 8))
         scene = jax.random.normal(jax.random.key(1), (1, 1, 8))
-        taps, after = trunk(tokens, layout, attend_densely, scene)
+        taps, after, _ = trunk(tokens, layout, attend_densely, scene)
         x, s, across = tokens, scene, tokens
         for pair in range(2):
             block, frame = (
                 jax.tree.map(lambda leaf, i=pair: leaf[i], blocks)
                 for blocks in (trunk.global_blocks, trunk.frame_blocks)
             )
-            across, s = trunk.across_scene(block, x, layout, attend_densely, s)
+            across, s, _ = trunk.across_scene(block, x, layout, attend_densely, s)
             x = trunk.within_views(frame, across, layout, attend_densely, None)
         np.testing.assert_allclose(taps[0], across, atol=1e-5)
         np.testing.assert_allclose(taps[1], x, atol=1e-5)

@@ -90,11 +90,11 @@ def pi3_stages(model: Pi3, images: jax.Array) -> dict[str, jax.Array]:
     out["dec_block1_attn"] = across.attention(
         across.norm1(scenes), layout.joined(views), attend_densely, rope
     )
-    x = trunk.across_views(across, x, layout, attend_densely, rope)
+    x, _ = trunk.across_views(across, x, layout, attend_densely, rope)
     out["dec_block1_global"] = x.reshape(scenes.shape)
     x = trunk.within_views(layer(trunk.frame_blocks, 1), x, layout, attend_densely, rope)
     out["dec_block2_frame"] = x.reshape(-1, *x.shape[2:])
-    features = trunk(model.tokens(images), layout, attend_densely, rope)[-1]
+    features = trunk(model.tokens(images), layout, attend_densely, rope)[0][-1]
     out["dec_concat"] = features.reshape(-1, *features.shape[2:])
     return out | head_stages(model, features)
 

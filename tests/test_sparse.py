@@ -43,7 +43,7 @@ def qkv(layout: TokenLayout, heads: int = 2, width: int = 8) -> Inputs:
 def run(
     policy: SparseAttention, q: jax.Array, k: jax.Array, v: jax.Array, layout: TokenLayout
 ) -> jax.Array:
-    return policy(q, k, v, layout)
+    return policy(q, k, v, layout)[0]
 
 
 def attended(
@@ -85,7 +85,7 @@ def test_keeping_all_blocks_is_dense_attention(order: Any, special_tokens: Any) 
     attend = SparseAttention(sparse_ratio=0.0, cdf_threshold=None, **options)
     inputs = qkv(LAYOUT)
     out, skipped = attended(attend, LAYOUT, *inputs)
-    np.testing.assert_allclose(out, attend_densely(*inputs, LAYOUT), rtol=0, atol=2e-6)
+    np.testing.assert_allclose(out, attend_densely(*inputs, LAYOUT)[0], rtol=0, atol=2e-6)
     np.testing.assert_allclose(skipped, np.zeros((2, 2)), atol=1e-6)
 
 
@@ -119,13 +119,13 @@ def test_padding_views_change_nothing(order: Any, special_tokens: Any, pooling: 
     def run_padded(real_views: jax.Array, *qkv: jax.Array) -> tuple[jax.Array, ...]:
         q, k, v = qkv
         given = replace(padded, real_views=real_views)
-        return *attend.attend(q, k, v, given), attend_densely(q, k, v, given)
+        return *attend.attend(q, k, v, given), attend_densely(q, k, v, given)[0]
 
     found = jax.jit(run_padded)(jnp.int32(layout.views), *(with_junk(x) for x in inputs))
     own = np.r_[:place, place + spare : padded.tokens]
     np.testing.assert_allclose(found[0][:, own], expected, rtol=0, atol=2e-6)
     np.testing.assert_allclose(found[1], skipped, rtol=0, atol=1e-6)
-    dense = attend_densely(*inputs, layout)
+    dense, _ = attend_densely(*inputs, layout)
     np.testing.assert_allclose(found[2][:, own], dense, rtol=0, atol=2e-6)
 
 
@@ -158,7 +158,7 @@ def test_specials_see_and_are_seen_by_all() -> None:
     attend = SparseAttention(sparse_ratio=0.9, cdf_threshold=None, **SMALL)
     q, k, v = qkv(LAYOUT)
     out = run(attend, q, k, v, LAYOUT)
-    dense = attend_densely(q, k, v, LAYOUT)
+    dense, _ = attend_densely(q, k, v, LAYOUT)
     specials = np.setdiff1d(np.arange(LAYOUT.tokens), patch_places(LAYOUT))
     np.testing.assert_allclose(out[:, specials], dense[:, specials], rtol=0, atol=2e-6)
     assert np.abs(np.asarray(out - dense)[:, patch_places(LAYOUT)]).max() > 1e-2
@@ -183,7 +183,7 @@ def test_attention_within_a_view_is_dense() -> None:
     layout = replace(LAYOUT, views=1, scene=0)
     inputs = qkv(layout)
     np.testing.assert_array_equal(
-        SparseAttention(0.9, None, **SMALL)(*inputs, layout), attend_densely(*inputs, layout)
+        SparseAttention(0.9, None, **SMALL)(*inputs, layout)[0], attend_densely(*inputs, layout)[0]
     )
 
 
@@ -236,7 +236,7 @@ def test_the_scanned_trunk_tells_its_layer() -> None:
     trunk = make(pairs=2, taps=(0, 1))
     layout = TokenLayout(views=1, grid=(4, 4))
     tokens = jnp.asarray(np.random.default_rng(0).normal(size=(1, 4, 16, 16)), jnp.float32)
-    forward = jax.jit(lambda attention: trunk(tokens, layout, attention), static_argnums=0)
+    forward = jax.jit(lambda attention: trunk(tokens, layout, attention)[0], static_argnums=0)
     dense = forward(attend_densely)
     late = forward(SparseAttention((0.0, 0.9), None, **SMALL))
     np.testing.assert_allclose(late[0], dense[0], rtol=0, atol=1e-5)

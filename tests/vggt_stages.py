@@ -96,7 +96,7 @@ def trunk_stages(model: VGGT, images: jax.Array) -> dict[str, jax.Array]:
     scenes = x.reshape(x.shape[0], -1, x.shape[3])
     joined = layout.joined(views)
     out["global_block0_attn"] = across.attention(across.norm1(scenes), joined, attend_densely, rope)
-    x = trunk.across_views(across, x, layout, attend_densely, rope)
+    x, _ = trunk.across_views(across, x, layout, attend_densely, rope)
     out["global_block0"] = x.reshape(scenes.shape)
     x = trunk.within_views(_layer(trunk.frame_blocks, 1), x, layout, attend_densely, rope)
     out["frame_block1"] = x.reshape(sequences.shape)

@@ -21,7 +21,7 @@ from jaxrecon.models.mapanything_output import (
     compose,
     metres,
 )
-from jaxrecon.models.model import Encoded, Model, told
+from jaxrecon.models.model import Encoded, Model, skipped_by_scene
 from jaxrecon.models.prediction import Prediction
 from jaxrecon.nn.alternating import GlobalFirstAttention, check_taps
 from jaxrecon.nn.attention import AttentionFn, Count, TokenLayout, attend_densely
@@ -238,8 +238,9 @@ class MapAnything(Model):
         layout = replace(self.layout(images.shape), real_views=real_views)
         fused, classes = self.fused(images, conditions)
         tokens, scene = self.tokens(fused, classes)
-        tapped, scene = self.trunk(tokens, layout, attention, scene)
-        return Features(fused=fused, tapped=tapped, scale=scene[:, 0], skipped=told(layout))
+        tapped, scene, stats = self.trunk(tokens, layout, attention, scene)
+        skipped = skipped_by_scene(stats)
+        return Features(fused=fused, tapped=tapped, scale=scene[:, 0], skipped=skipped)
 
     def fused(
         self, images: Float[Array, "B V H W 3"], conditions: Conditions | None

@@ -9,7 +9,7 @@ from jaxtyping import Array, Float
 
 from jaxrecon.models.prediction import Prediction
 from jaxrecon.models.vggt_tracks import Tracks
-from jaxrecon.nn.attention import AttentionFn, Count, TokenLayout
+from jaxrecon.nn.attention import AttentionFn, AttentionStats, Count, TokenLayout
 from jaxrecon.nn.views import each_view
 from jaxrecon.pytree import pytree_dataclass
 
@@ -34,9 +34,9 @@ VIEW_AXES = Encoded(views=1, stacked=2, metric_scale=-1, skipped=-1)
 """Which axis counts the views, -1 for none."""
 
 
-def told(layout: TokenLayout) -> Float[Array, "B layers N"] | None:
-    """What the attention of a trunk said of itself; see `TokenLayout.notes`."""
-    return jnp.moveaxis(layout.notes[0], 0, 1) if layout.notes else None
+def skipped_by_scene(stats: AttentionStats | None) -> Float[Array, "B layers N"] | None:
+    """What each head of a trunk's global layers skipped, if its attention tells that."""
+    return None if stats is None else jnp.moveaxis(stats.skipped, 0, 1)
 
 
 class Model(nnx.Module):

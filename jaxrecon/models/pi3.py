@@ -15,7 +15,7 @@ from jaxtyping import Array, Float
 
 from jaxrecon.geometry.rotation import nearest_rotation
 from jaxrecon.geometry.transforms import rigid, transform_points
-from jaxrecon.models.model import Encoded, Model, told
+from jaxrecon.models.model import Encoded, Model, skipped_by_scene
 from jaxrecon.models.prediction import Prediction
 from jaxrecon.nn.alternating import AlternatingAttention
 from jaxrecon.nn.attention import AttentionFn, Count, TokenLayout, attend_densely
@@ -192,8 +192,8 @@ class Pi3(Model):
     ) -> Encoded:
         layout = replace(self.layout(images.shape), real_views=real_views)
         rope = self.rope(layout, self.config.trunk_block)
-        features = self.trunk(self.tokens(images), layout, attention, rope)[-1]
-        return Encoded(views=features, skipped=told(layout))
+        features, stats = self.trunk(self.tokens(images), layout, attention, rope)
+        return Encoded(views=features[-1], skipped=skipped_by_scene(stats))
 
     def predict(self, encoded: Encoded, layout: TokenLayout) -> Prediction:
         return self.decode(encoded.views, layout)

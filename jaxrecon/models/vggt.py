@@ -13,7 +13,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from jaxrecon.geometry import decode_pose, invert_rigid, transform_points, unproject_depth
-from jaxrecon.models.model import Encoded, TrackingModel, told
+from jaxrecon.models.model import Encoded, TrackingModel, skipped_by_scene
 from jaxrecon.models.prediction import Prediction
 from jaxrecon.models.vggt_heads import CameraHead, activate_depth, activate_points
 from jaxrecon.models.vggt_tracks import TrackerConfig, TrackHead, Tracks
@@ -210,9 +210,10 @@ class VGGT(TrackingModel):
         real_views: Count | None = None,
     ) -> Encoded:
         layout = replace(self.layout(images.shape), real_views=real_views)
-        features = self.trunk(self.tokens(images), layout, attention, self.rope(layout))
+        tokens = self.tokens(images)
+        features, stats = self.trunk(tokens, layout, attention, self.rope(layout))
         cameras = self.cameras(features, real_views)
-        return Encoded(stacked=(features, cameras), skipped=told(layout))
+        return Encoded(stacked=(features, cameras), skipped=skipped_by_scene(stats))
 
     def predict(
         self, encoded: Encoded, layout: TokenLayout, *, points: Points = "depth"
@@ -249,7 +250,7 @@ class VGGT(TrackingModel):
     ) -> Float[Array, "4 B V P E"]:
         """Outputs of the tapped pairs, which all heads share; see `__call__`."""
         layout = self.layout(images.shape)
-        return self.trunk(self.tokens(images), layout, attention, self.rope(layout))
+        return self.trunk(self.tokens(images), layout, attention, self.rope(layout))[0]
 
     def decode(self, features: Float[Array, "4 B V P E"], layout: TokenLayout) -> VGGTOutput:
         """Cameras, depth and points from `features`."""

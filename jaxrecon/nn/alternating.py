@@ -10,7 +10,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int
 
 from jaxrecon.errors import InputError
-from jaxrecon.nn.attention import AttentionFn, TokenLayout
+from jaxrecon.nn.attention import AttentionFn, AttentionStats, TokenLayout
 from jaxrecon.nn.block import Block, BlockConfig, stack_blocks
 from jaxrecon.nn.layers import scan_layers
 from jaxrecon.nn.offload import parked
@@ -53,8 +53,10 @@ class AlternatingAttention(nnx.Module):
         layout: TokenLayout,
         attention: AttentionFn,
         rope: RotaryTable | None = None,
-    ) -> Float[Array, "taps B V P 2*D"]:
+    ) -> tuple[Float[Array, "taps B V P 2*D"], AttentionStats | None]:
         """Output of each tapped pair: [frame block | global block] on the channels.
+
+        With it comes what the attention of the global blocks found out, stacked by layer.
 
         Args:
           tokens: the tokens of each view; `layout` describes one view's.
@@ -69,18 +71,17 @@ class AlternatingAttention(nnx.Module):
 
         def step(
             carry: tuple[Array, Array], layer: tuple[Block, Block, Array, Array]
-        ) -> tuple[tuple[Array, Array], list[Array]]:
+        ) -> tuple[tuple[Array, Array], AttentionStats | None]:
             x, taps = carry
             frame_block, global_block, slot, number = layer
-            here = replace(layout, layers=self.pairs, layer=number, notes=[])
+            here = replace(layout, layers=self.pairs, layer=number)
             framed = self.within_views(frame_block, x, here, attention, rope)
-            x = self.across_views(global_block, framed, here, attention, rope)
+            x, stats = self.across_views(global_block, framed, here, attention, rope)
             both = parked(jnp.concatenate([framed, x], axis=-1).astype(taps.dtype))
-            return (x, jax.lax.dynamic_update_index_in_dim(taps, both, slot, 0)), here.notes
+            return (x, jax.lax.dynamic_update_index_in_dim(taps, both, slot, 0)), stats
 
-        (_, taps), notes = scan_layers(step, (tokens, buffer), layers)
-        layout.notes.extend(notes)
-        return taps
+        (_, taps), stats = scan_layers(step, (tokens, buffer), layers)
+        return taps, stats
 
     def within_views(
         self,
@@ -101,10 +102,11 @@ class AlternatingAttention(nnx.Module):
         layout: TokenLayout,
         attention: AttentionFn,
         rope: RotaryTable | None,
-    ) -> Float[Array, "B V P D"]:
+    ) -> tuple[Float[Array, "B V P D"], AttentionStats | None]:
         """One global block: all views of a scene are one sequence, view after view."""
         flat = x.reshape(x.shape[0], -1, x.shape[3])
-        return block(flat, layout.joined(x.shape[1]), attention, rope).reshape(x.shape)
+        out, stats = block.forward(flat, layout.joined(x.shape[1]), attention, rope)
+        return out.reshape(x.shape), stats
 
 
 class GlobalFirstAttention(AlternatingAttention):
@@ -132,8 +134,10 @@ class GlobalFirstAttention(AlternatingAttention):
         layout: TokenLayout,
         attention: AttentionFn,
         scene: Float[Array, "B S D"],
-    ) -> tuple[Float[Array, "taps B V P D"], Float[Array, "B S D"]]:
+    ) -> tuple[Float[Array, "taps B V P D"], Float[Array, "B S D"], AttentionStats | None]:
         """Output of each tapped block, and the scene's tokens after the last one.
+
+        With them comes what the attention of the global blocks found out, stacked by layer.
 
         Args:
           tokens: the tokens of each view; `layout` describes one view's.
@@ -152,18 +156,17 @@ class GlobalFirstAttention(AlternatingAttention):
 
         def step(
             carry: tuple[Array, Array, Array], layer: tuple[Block, Block, Array, Array]
-        ) -> tuple[tuple[Array, Array, Array], list[Array]]:
+        ) -> tuple[tuple[Array, Array, Array], AttentionStats | None]:
             x, scene, taps = carry
             global_block, frame_block, slots, number = layer
-            here = replace(layout, layers=self.pairs, layer=number, notes=[])
-            x, scene = self.across_scene(global_block, x, here, attention, scene)
+            here = replace(layout, layers=self.pairs, layer=number)
+            x, scene, stats = self.across_scene(global_block, x, here, attention, scene)
             taps = written(taps, x, slots[0])
             x = self.within_views(frame_block, x, here, attention, None)
-            return (x, scene, written(taps, x, slots[1])), here.notes
+            return (x, scene, written(taps, x, slots[1])), stats
 
-        (_, scene, taps), notes = scan_layers(step, (tokens, scene, buffer), layers)
-        layout.notes.extend(notes)
-        return taps, scene
+        (_, scene, taps), stats = scan_layers(step, (tokens, scene, buffer), layers)
+        return taps, scene, stats
 
     def across_scene(
         self,
@@ -172,7 +175,7 @@ class GlobalFirstAttention(AlternatingAttention):
         layout: TokenLayout,
         attention: AttentionFn,
         scene: Float[Array, "B S D"],
-    ) -> tuple[Float[Array, "B V P D"], Float[Array, "B S D"]]:
+    ) -> tuple[Float[Array, "B V P D"], Float[Array, "B S D"], AttentionStats | None]:
         """One global block: all views and then the scene's tokens are one sequence.
 
         Where the views lie spread over devices, each has a copy of the scene's tokens behind its
@@ -181,8 +184,9 @@ class GlobalFirstAttention(AlternatingAttention):
         shards = view_shards() if x.shape[1] % view_shards() == 0 else 1
         joined = replace(layout.joined(x.shape[1]), scene=scene.shape[1], shards=shards)
         flat = with_copies(x.reshape(x.shape[0], -1, x.shape[3]), scene, shards)
-        views, scene = without_copies(block(flat, joined, attention), scene.shape[1], shards)
-        return views.reshape(x.shape), scene
+        out, stats = block.forward(flat, joined, attention)
+        views, scene = without_copies(out, scene.shape[1], shards)
+        return views.reshape(x.shape), scene, stats
 
 
 def check_taps(taps: tuple[int, ...], count: int, what: str) -> None:

@@ -1,5 +1,6 @@
 """Multi-head self-attention with the attention function passed in."""
 
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -15,6 +16,7 @@ from jaxrecon.errors import InputError
 from jaxrecon.nn.layers import bias_of, layer_norm, linear, norm_parameters, product
 from jaxrecon.nn.rope import RotaryTable, apply_rotary
 from jaxrecon.nn.views import done_at_once, in_turns, kernels_here
+from jaxrecon.pytree import pytree_dataclass
 from pallas_kernels.dense_attention import IMPLEMENTATIONS, dense_attention
 from pallas_kernels.qk_norm_rope import qk_norm_rope
 
@@ -43,9 +45,6 @@ class TokenLayout:
       team, member: so many neighbouring devices of the mesh have the same inputs, and which of them
         this is. They may part the work (`jaxrecon.nn.views.from_team` brings together what each
         found), or each do it all.
-      notes: where an attention function may leave what it did, arrays (G, N): `SparseAttention`
-        leaves the share of key blocks that each head skipped. A trunk leaves those of its layers,
-        stacked.
     """
 
     views: int
@@ -61,7 +60,6 @@ class TokenLayout:
     first_head: Count = field(default=0, compare=False)
     team: int = field(default=1, compare=False)
     member: Count = field(default=0, compare=False)
-    notes: list[Array] = field(default_factory=list, compare=False, repr=False)
 
     @property
     def tokens_per_view(self) -> int:
@@ -76,8 +74,38 @@ class TokenLayout:
         return replace(self, views=views)
 
 
-type AttentionFn = Callable[[Array, Array, Array, TokenLayout], Array]
-"""`(q, k, v, layout) -> out`, each `(G, T, N, K)`: how models are told to attend."""
+@pytree_dataclass
+class AttentionStats:
+    """What an attention function found out about its inputs; a trunk stacks those of its layers.
+
+    Attributes:
+      skipped: share of the key blocks that each head skipped.
+    """
+
+    skipped: Float[Array, "*layers G N"]
+
+
+type AttentionFn = Callable[[Array, Array, Array, TokenLayout], tuple[Array, AttentionStats | None]]
+"""`(q, k, v, layout) -> (out, stats)`, arrays `(G, T, N, K)`: how models attend.
+
+`stats` is None where there is nothing to tell, as of dense attention.
+"""
+
+
+def attend(
+    attention: AttentionFn, q: Array, k: Array, v: Array, layout: TokenLayout
+) -> tuple[Array, AttentionStats | None]:
+    """Calls an attention function; one written for version 0.1 returns the output alone."""
+    found = attention(q, k, v, layout)
+    if isinstance(found, tuple):
+        return found
+    warnings.warn(
+        "an AttentionFn returns (out, AttentionStats or None); one that returns the output alone "
+        "will not be accepted by the next release",
+        DeprecationWarning,
+        stacklevel=2,
+    )
+    return found, None
 
 
 def attend_densely(
@@ -85,7 +113,7 @@ def attend_densely(
     k: Float[Array, "G S N K"],
     v: Float[Array, "G S N K"],
     layout: TokenLayout,
-) -> Float[Array, "G T N K"]:
+) -> tuple[Float[Array, "G T N K"], None]:
     """Every token sees every token of its sequence: the default `AttentionFn`."""
     return _attend(q, k, v, layout, None)
 
@@ -104,14 +132,16 @@ def named_attention(name: str | None) -> AttentionFn:
     return _NAMED[name]
 
 
-def _attend(q: Array, k: Array, v: Array, layout: TokenLayout, name: str | None) -> Array:
+def _attend(
+    q: Array, k: Array, v: Array, layout: TokenLayout, name: str | None
+) -> tuple[Array, None]:
     if layout.real_views is None or layout.views == 1:
-        return dense_attention(q, k, v, implementation=name)
+        return dense_attention(q, k, v, implementation=name), None
     # The tokens of padding views come last.
     k, v = (jnp.roll(x, layout.scene, axis=1) if layout.scene else x for x in (k, v))
     real = layout.real_views * layout.tokens_per_view + layout.scene
     real_keys = jnp.asarray(real, jnp.int32)
-    return dense_attention(q, k, v, real_keys=real_keys, implementation=name)
+    return dense_attention(q, k, v, real_keys=real_keys, implementation=name), None
 
 
 _NAMED: dict[str, AttentionFn] = {name: partial(_attend, name=name) for name in IMPLEMENTATIONS}
@@ -152,7 +182,7 @@ class Attention(nnx.Module):
         rope: RotaryTable | None = None,
         context: Float[Array, "G S D"] | None = None,
     ) -> Float[Array, "G T D"]:
-        return self.out(self.attended(x, layout, attention, rope, context))
+        return self.out(self.attended(x, layout, attention, rope, context)[0])
 
     def attended(
         self,
@@ -161,14 +191,15 @@ class Attention(nnx.Module):
         attention: AttentionFn,
         rope: RotaryTable | None = None,
         context: Float[Array, "G S D"] | None = None,
-    ) -> Float[Array, "G T D"]:
-        """What enters the output matrix."""
+    ) -> tuple[Float[Array, "G T D"], AttentionStats | None]:
+        """What enters the output matrix, and what the attention function found out."""
         if context is None:
             q, k, v = in_turns(Attention.own_inputs, (self, rope), x, **_turns(layout))
         else:
             (q,), (k, v) = self._projected(x, 0, 1), self._projected(context, 1, 3)
             q, k = self._turned(q, k, v.dtype, rope)
-        return attention(q, k, v, layout).reshape(x.shape)
+        out, stats = attend(attention, q, k, v, layout)
+        return out.reshape(x.shape), stats
 
     @staticmethod
     def all_at_once(x: Float[Array, "G T D"], layout: TokenLayout) -> bool:

@@ -9,7 +9,7 @@ from flax import nnx
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
-from jaxrecon.nn.attention import Attention, AttentionFn, TokenLayout
+from jaxrecon.nn.attention import Attention, AttentionFn, AttentionStats, TokenLayout, attend
 from jaxrecon.nn.layers import (
     LayerScale,
     Mlp,
@@ -105,23 +105,44 @@ class Block(nnx.Module):
         rope: RotaryTable | None = None,
         context: Float[Array, "G S D"] | None = None,
     ) -> Float[Array, "G T D"]:
+        """The tokens after the block; see `forward`."""
+        return self.forward(x, layout, attention, rope, context)[0]
+
+    def forward(
+        self,
+        x: Float[Array, "G T D"],
+        layout: TokenLayout,
+        attention: AttentionFn,
+        rope: RotaryTable | None = None,
+        context: Float[Array, "G S D"] | None = None,
+    ) -> tuple[Float[Array, "G T D"], AttentionStats | None]:
+        """The tokens after the block, and what the attention function found out.
+
+        Args:
+          x: the tokens of G sequences.
+          layout: what the tokens of a sequence are.
+          attention: how they attend.
+          rope: rotary table of a view's tokens, if queries and keys are turned.
+          context: tokens that keys and values come from, of a block with `cross`.
+        """
         axis = int(layout.views > 1)
         turns: Any = {"axis": axis, "what": "MLP tokens"}
         special = self.normed_residual or self.norm_context is not None
         if not special and self.attention.all_at_once(x, layout) and done_at_once(x, **turns):
             work = each_view if _lies_evenly(x, layout) else _here
             x, q, k, v = work(Block._entering, (self, rope), x, axis=axis, out=axis)
-            attended = attention(q, k, v, layout).reshape(x.shape)
-            return work(Block._leaving, self, (x, attended), axis=(axis, axis), out=axis)
+            out, stats = attend(attention, q, k, v, layout)
+            tokens = x, out.reshape(x.shape)
+            return work(Block._leaving, self, tokens, axis=(axis, axis), out=axis), stats
         # Of very many tokens, XLA keeps fewer arrays than kernels, which write all they make.
         _, normed = residual_norm(x, **_norm_of(self.norm1), implementation="xla")
         if self.norm_context is not None:
             context = self.norm_context(context)
-        attended = self.attention.attended(normed, layout, attention, rope, context)
+        attended, stats = self.attention.attended(normed, layout, attention, rope, context)
         update = _update(self.attention.out, attended, self.scale1)
         x = residual_sum(normed if self.normed_residual else x, **update, implementation="xla")
         update = in_turns(Block.feed_forward, self, x, **turns)
-        return residual_sum(x, update, gamma=_gamma(self.scale2), implementation="xla")
+        return residual_sum(x, update, gamma=_gamma(self.scale2), implementation="xla"), stats
 
     @staticmethod
     def _entering(

@@ -10,7 +10,7 @@ from jaxtyping import Array, Float
 
 from jaxrecon.checks import is_whole
 from jaxrecon.errors import InputError
-from jaxrecon.nn.attention import Count, TokenLayout, attend_densely
+from jaxrecon.nn.attention import AttentionStats, Count, TokenLayout, attend_densely
 from jaxrecon.nn.views import from_team, note_chunk
 from jaxrecon.sparse.arrangement import Arrangement, Order, SpecialTokens
 from jaxrecon.sparse.budgets import SPANS, Budget, Budgets, budgets_of, checked_budget
@@ -98,13 +98,12 @@ class SparseAttention:
         k: Float[Array, "G S N K"],
         v: Float[Array, "G S N K"],
         layout: TokenLayout,
-    ) -> Float[Array, "G T N K"]:
+    ) -> tuple[Float[Array, "G T N K"], AttentionStats | None]:
         """Dense within one view, sparse across views."""
         if layout.views == 1:
             return attend_densely(q, k, v, layout)
         out, skipped = self.attend(q, k, v, layout)
-        layout.notes.append(skipped)
-        return out
+        return out, AttentionStats(skipped)
 
     def attend(
         self,

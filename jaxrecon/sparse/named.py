@@ -6,7 +6,13 @@ from typing import Literal, get_args
 from jaxtyping import Array, Float
 
 from jaxrecon.errors import InputError
-from jaxrecon.nn.attention import AttentionFn, TokenLayout, attend_densely, named_attention
+from jaxrecon.nn.attention import (
+    AttentionFn,
+    AttentionStats,
+    TokenLayout,
+    attend_densely,
+    named_attention,
+)
 from jaxrecon.sparse.attention import SparseAttention
 
 type AttentionName = Literal["auto", "fast", "sparse", "dense", "mosaic_gpu", "cudnn", "xla"]
@@ -35,7 +41,7 @@ class FastAttention:
         k: Float[Array, "G S N K"],
         v: Float[Array, "G S N K"],
         layout: TokenLayout,
-    ) -> Float[Array, "G T N K"]:
+    ) -> tuple[Float[Array, "G T N K"], AttentionStats | None]:
         """Dense up to the limit, sparse beyond it."""
         attend = attend_densely if layout.tokens <= self.dense_up_to else self.sparse
         return attend(q, k, v, layout)

@@ -1,0 +1,60 @@
+"""What attention functions return, and what trunks make of it."""
+
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+from jaxrecon.nn.alternating import AlternatingAttention, GlobalFirstAttention
+from jaxrecon.nn.attention import AttentionStats, TokenLayout, attend_densely
+from jaxrecon.nn.block import BlockConfig
+
+LAYOUT = TokenLayout(1, (2, 3))
+TOKENS = jax.random.normal(jax.random.key(0), (2, 4, 6, 8))
+SCENE = jnp.ones((2, 1, 8))
+
+
+def numbered(q: jax.Array, k: jax.Array, v: jax.Array, layout: TokenLayout) -> Any:
+    """Dense attention that gives, as its stats, the layer that it is called for."""
+    out, _ = attend_densely(q, k, v, layout)
+    shape = q.shape[0], q.shape[2]
+    return out, AttentionStats(jnp.broadcast_to(jnp.asarray(layout.layer, jnp.float32), shape))
+
+
+def alternating() -> Any:
+    make = partial(AlternatingAttention, BlockConfig(8, 2), dtype=jnp.float32, rngs=nnx.Rngs(0))
+    trunk = make(3, taps=(0, 2))
+    return lambda attention: trunk(TOKENS, LAYOUT, attention)
+
+
+def global_first() -> Any:
+    make = partial(GlobalFirstAttention, BlockConfig(8, 2), dtype=jnp.float32, rngs=nnx.Rngs(0))
+    trunk = make(3, taps=(1, 5))
+    return lambda attention: trunk(TOKENS, LAYOUT, attention, SCENE)
+
+
+@pytest.mark.parametrize("made", [alternating, global_first])
+def test_trunks_stack_the_stats_of_global_attention(made: Any) -> None:
+    trunk = made()
+    *found, stats = jax.jit(trunk, static_argnums=0)(numbered)
+    np.testing.assert_array_equal(stats.skipped, np.broadcast_to([[[0]], [[1]], [[2]]], (3, 2, 2)))
+    *expected, none = jax.jit(trunk, static_argnums=0)(attend_densely)
+    assert none is None
+    for a, b in zip(found, expected, strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_a_function_that_returns_the_output_alone_is_still_taken() -> None:
+    trunk = alternating()
+
+    def old(q: jax.Array, k: jax.Array, v: jax.Array, layout: TokenLayout) -> Any:
+        return attend_densely(q, k, v, layout)[0]
+
+    with pytest.warns(DeprecationWarning, match=r"returns \(out, AttentionStats or None\)"):
+        taps, stats = trunk(old)
+    assert stats is None
+    np.testing.assert_array_equal(taps, trunk(attend_densely)[0])
