@@ -120,6 +120,7 @@ def _backwards(
         place, mask = tiles(number)
         x = plgpu.load(x_ref.at[place], mask=mask, other=0.0).astype(jnp.float32) + bias
         gradient = plgpu.load(gradient_ref.at[place], mask=mask, other=0.0).astype(jnp.float32)
+        # gelu(x) = x * Phi(x), so its slope is Phi(x) + x * phi(x).
         below, density = _normal(x)
         gradient *= below + x * density
         plgpu.store(out_ref.at[place], gradient.astype(out_ref.dtype), mask=mask)
@@ -149,6 +150,7 @@ def _normal(x: Array) -> tuple[Array, Array]:
 
     Source: Abramowitz and Stegun, Handbook of Mathematical Functions, 7.1.26.
     """
+    # Phi(x) = (1 + erf(x / sqrt(2))) / 2; the formula gives 1 - erf of numbers from 0 on.
     size = jnp.abs(x) * (0.5**0.5)
     t = 1 / (1 + 0.3275911 * size)
     polynomial = 1.061405429

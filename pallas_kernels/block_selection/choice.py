@@ -56,7 +56,9 @@ def choose(
     """
     weights = jnp.exp(-gaps)
     budget = (mass + MASS_SLACK) * weights.sum(-1, keepdims=True)
-    # The bits of floats that are not negative rise with the floats.
+    # The bits of floats that are not negative, read as integers, rise with the floats. Halving an
+    # interval of such integers ends after about 31 turns whatever the range of the scores, where
+    # halving an interval of floats may take many more.
     bits = jax.lax.bitcast_convert_type(gaps, jnp.int32)
 
     def totals(inside: Bool[Array, "*rows blocks"]) -> tuple[Array, Array]:
@@ -70,6 +72,7 @@ def choose(
 
     def halve(search: _Search) -> _Search:
         taken, count = totals(bits <= search.guess)
+        # Both totals rise with the guess, so "fits" is true up to the threshold and false beyond.
         fits = (taken <= budget) | (count <= keep)
         low, below = _pick(fits, (search.guess, count), (search.low, search.below))
         high, above = _pick(fits, (search.high, search.above), (search.guess, count))
@@ -79,9 +82,13 @@ def choose(
     ends = (jax.lax.bitcast_convert_type(x, jnp.int32) for x in (furthest, FIRST_GUESS * furthest))
     last, guess = ends
     nothing, all_and_one = jnp.zeros_like(last), jnp.full_like(last, gaps.shape[-1] + 1)
+    # Bits of -1 lie below every gap, and those behind the furthest gap above all. The count there
+    # is one more than there are blocks, so that the search does not end before all were tried.
     start = _Search(nothing - 1, nothing, last + 1, all_and_one, guess)
     inside = bits <= jax.lax.while_loop(undecided, halve, start).low
     taken, count = totals(inside)
+    # The block behind the threshold would pass the budget. Several blocks of exactly its score may
+    # fit in part: the first of them are taken, as a stable sort would.
     following = jnp.where(inside, jnp.inf, gaps).min(-1, keepdims=True)
     ties = (gaps == following) & (bits <= LARGEST)
     fitting = jnp.clip((budget - taken) / jnp.exp(-following), 0.0, gaps.shape[-1])

@@ -18,7 +18,19 @@ from pallas_kernels.errors import UnfitError
 from pallas_kernels.platform import check_gpu
 
 STEP = 64
-"""Mean keys of a tile, the bits of two words."""
+"""Mean keys of a tile, the bits of two words.
+
+Which of a tile's 64 mean keys are listed, and so not to be seen again, is a set. It is kept as two
+32-bit words, in which the listed entries set their bits:
+
+    list of the row      ...  61 | 66  70  71  95  97 | 130 ...     rises
+    tile 1, keys 64..127      entries - 64:  2  6  7  31  33
+    word 0, keys 64..95       1 << 2 | 1 << 6 | 1 << 7 | 1 << 31
+    word 1, keys 96..127      1 << (33 - 32)
+
+A sum of distinct powers of two is their union, and a sum is a reduction over the lanes that Triton
+has: two of these replace 64 x 64 comparisons of entries with keys.
+"""
 
 
 def rest_triton(
@@ -108,9 +120,12 @@ def _kernel(
     def fold(tile: Array, running: tuple[Array, ...]) -> tuple[Array, ...]:
         top, total, values, done = running
         span = pl.ds(tile * STEP, STEP)
+        # `done` entries lie in tiles before this one. Lists rise, so those of this tile are next,
+        # and of the 64 that are read the ones beyond it are at least `STEP`.
         place = done + numbers
         entries = plgpu.load(list_ref.at[jnp.minimum(place, capacity - 1)]).astype(jnp.int32)
         entries = jnp.where(place < count, entries - tile * STEP, STEP)
+        # A mean stands for `size` keys: adding log2(size) to its score counts it as often.
         logs = jnp.where(_among(entries, numbers), -jnp.inf, logs_ref[span])
         scores = plgpu.dot(q, k_ref[span, :].T) + logs[None, :]
         new_top = jnp.maximum(top, scores.max(axis=1))
@@ -122,12 +137,15 @@ def _kernel(
         return new_top, total, values * shrink[:, None] + added, done
 
     start = (
+        # Not minus infinity: a tile may hold listed keys alone, and inf - inf is no number.
         jnp.full(q.shape[:1], LOWEST, jnp.float32),
         jnp.zeros(q.shape[:1], jnp.float32),
         jnp.zeros(q.shape, jnp.float32),
         jnp.int32(0),
     )
     top, total, values, _ = jax.lax.fori_loop(0, steps, fold, start)
+    # Where every block is listed the total is zero: values of zero, whose log of the sum, minus
+    # infinity, gives them no share in `with_rest`.
     values_ref[...] = values / jnp.maximum(total, 1e-30)[:, None]
     sums_ref[...] = (top + jnp.log2(total)) / LOG2_E
 

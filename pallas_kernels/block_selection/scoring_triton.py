@@ -124,6 +124,8 @@ def _kernel(
         span = pl.ds(tile * step, step)
         high, low = k_high_ref[span, :].T, k_low_ref[span, :].T
         marks = marks_ref[span]
+        # Without the product of both low parts, which is below 2^-16 of the whole.
+        # The smallest terms come first, so that their sum is not lost in the largest.
         scores = plgpu.dot(q_low, high) + plgpu.dot(q_high, low) + plgpu.dot(q_high, high)
         return jnp.where(jnp.abs(marks) == jnp.inf, -jnp.inf, scores), marks
 
@@ -140,6 +142,7 @@ def _kernel(
         jnp.zeros(q_high.shape[:1], jnp.float32),
     )
     top, total = jax.lax.fori_loop(0, steps, fold, start)
+    # log2 of (weight of the pooled query) / (sum of its softmax): one addition a score below.
     shift = weight_ref[...] - top - jnp.log2(total)
     row = pl.program_id(0) * size + jnp.arange(size)
 

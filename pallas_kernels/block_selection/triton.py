@@ -90,6 +90,8 @@ def _kernel(
         gaps, always = jnp.where(candidate, score_gaps(scores), jnp.inf), ~candidate
     chosen = choose(gaps, keep_ref[...][None], mass_ref[...][None])
     chosen = (chosen & candidate) | (always & (number < blocks))
+    # Compaction: the inclusive sum up to a chosen block is its place in the list plus one, so lists
+    # rise by construction.
     order = jax.lax.cumsum(chosen.astype(jnp.int32), axis=0)
     count = chosen.astype(jnp.int32).sum()
     counts_ref[...] = count

@@ -2,10 +2,37 @@
 
 A program does one query block. Its producer warpgroup reads the list and has the copy engine (TMA)
 gather a few listed key blocks into one wide tile of shared memory; its consumer warpgroups, 64
-queries each, multiply (WGMMA) and fold the tile into a running softmax. Lists rise, so only the
-last tile can hold repeated blocks or keys beyond the end: all others need no masking. Source of the
-schedule: FlashAttention-3 (arXiv 2407.08608), and JAX's own
+queries each, multiply (WGMMA) and fold the tile into a running softmax. Source of the schedule:
+FlashAttention-3 (arXiv 2407.08608), and JAX's own
 `jax.experimental.pallas.ops.gpu.attention_mgpu`.
+
+Rows. For one (batch, head), with `gather` = 4 listed key blocks in a tile:
+
+    key blocks of memory    0  1  2  3  4  5  6  7  8'        8' is cut short by the end of the keys
+    list of a query block   0     2  3        6     8'        rises strictly; count = 5
+    tiles                  [0 2 3 6] [8' 8' 8' 8']            beyond the list its last block repeats
+
+Because a list rises, a block that is cut short can only be its last entry, and so only the last
+tile can hold repeated blocks or places that are no key. That tile alone is masked: the keys of a
+tile count from its left end up to `count * block_kv` less what is missing of the last block.
+
+Pipeline. K, V and S are a tile of keys, of values and of scores; `stages` = 2 slots are in flight:
+
+    producer     K0 Q V0   K1 V1   (waits: K0 used) K2   (waits: V0 used) V2   ...
+    consumer 0        S0=QK0 | softmax 0 | O+=P0V0 S1=QK1 | softmax 1      | O+=P1V1 S2 ...
+    consumer 1                 S0=QK0    | softmax 0      | O+=P0V0 S1=QK1 | softmax 1  ...
+                             ^           ^                ^                ^
+                             each | is a rendezvous at the barrier "turn": one consumer has the
+                             tensor cores while the other has the exponentials
+
+Barriers, and who arrives (a wait takes the phase after the one it took last, so every completed
+phase must be waited for exactly once):
+
+    q_filled[consumer]   1 copy of its 64 queries
+    filled[slot]         2 * gather copies: `gather` blocks of keys, as many of values
+    k_used, v_used[slot] every consumer, when its product with the tile is done; the producer waits
+                         for them from tile `stages` on, since before that the slot is empty
+    turn                 both consumers; see `take_turn`
 """
 
 from typing import Any
@@ -24,6 +51,7 @@ from pallas_kernels.platform import target_is_hopper, target_platform
 
 WIDTHS = (64, 128)
 SHARED_BYTES = 227 * 1024
+"""What a block may use of a Hopper SM's 228 KiB; 1 KiB is the system's."""
 
 
 def default_config(mask: BlockMask | None, width: int) -> TuningConfig:
@@ -33,6 +61,9 @@ def default_config(mask: BlockMask | None, width: int) -> TuningConfig:
       UnfitError: the kernel cannot work with blocks of these sizes.
     """
     block_q = 128 if mask is None else mask.block_q
+    # A tile of 256 takes 128 of the 232 registers of a consumer's thread for its scores (64 x 256
+    # over 128 threads), and heads of width 64 take 32 for the weighted values. Heads of width 128
+    # take 64, and three consumers have 160 registers a thread: both get tiles of 128.
     tile = 256 if width == 64 and block_q <= 128 else 128
     block_kv = tile if mask is None else mask.block_kv
     if block_q not in (64, 128, 192) or block_kv % 64 or tile % block_kv:
@@ -127,16 +158,19 @@ def _call(
         pl.run_scoped(
             lambda scratch: run_program(sizes, inputs[:3], inputs[3:], outputs, scratch),
             scratch_of(sizes),
-            collective_axes="warpgroup",
+            collective_axes="warpgroup",  # all warpgroups see one and the same allocation
         )
 
     return plgpu.kernel(
         entry,
         out_type=(jax.ShapeDtypeStruct(q.shape, q.dtype), sums),
+        # Neighbouring programs have neighbouring query blocks of one head, which list much the same
+        # key blocks: these can then come from the L2 cache.
         grid=(batch * heads * sizes.query_blocks,),
         grid_names=("program",),
         num_threads=config.consumers + 1,
         thread_name="warpgroup",
+        # `ex2.approx` and `lg2.approx`: their error is far below that of bfloat16 weights.
         compiler_params=plgpu.CompilerParams(approx_math=True),
         interpret=interpret,
     )(q, k, v, *told)

@@ -58,7 +58,12 @@ class TuningConfig:
 
     @property
     def registers(self) -> tuple[int, int]:
-        """Registers of a consumer's thread and of a producer's."""
+        """Registers of a consumer's thread and of a producer's.
+
+        An SM has 65,536 and a warpgroup 128 threads, so `128 * (consumers * first + second)` must
+        stay within that; both are multiples of 8 (`setmaxnreg`). The producer only counts and
+        starts copies.
+        """
         return {1: (232, 40), 2: (232, 40), 3: (160, 32)}[self.consumers]
 
     def tiles(self, count: Array) -> Array:
@@ -66,6 +71,7 @@ class TuningConfig:
         return lax.div(count + jnp.int32(self.gather - 1), jnp.int32(self.gather))
 
     def shared_bytes(self, width: int) -> int:
+        """Queries, and `stages` tiles of keys and of values, two bytes a number."""
         return 2 * width * (self.block_q + 2 * self.stages * self.tile)
 
 
@@ -90,17 +96,20 @@ class Sizes:
 
     @property
     def fresh(self) -> bool:
-        # JAX's interpreter knows no accumulators that start from a value.
+        # WGMMA can add a product onto what registers hold. JAX's interpreter knows no accumulator
+        # that starts from a value, so there the product is added afterwards.
         return self.config.fresh_accumulator or self.interpreted
 
     @property
     def ragged(self) -> bool:
         """Whether a last tile may hold places that are no key."""
+        # Places repeat where the length of a list is no multiple of `gather`, known only at run
+        # time; with one block a tile there are none, and whole blocks need no mask either.
         cut_short = self.padded_keys or self.keys % self.config.block_kv != 0
         return cut_short or self.config.gather > 1
 
     def place(self, number: Array) -> Place:
-        """Where the query block of that number is."""
+        """Where the query block of that number is: query blocks vary fastest, then heads."""
         scene = lax.div(number, jnp.int32(self.heads * self.query_blocks))
         rest = lax.rem(number, jnp.int32(self.heads * self.query_blocks))
         blocks = jnp.int32(self.query_blocks)

@@ -58,7 +58,12 @@ def consume(
 
 
 def take_turn(sizes: Sizes, scratch: dict[str, Any]) -> None:
-    """Where consumers take turns, lets the other go on, and waits until it does the same."""
+    """Where consumers take turns, lets the other go on, and waits until it does the same.
+
+    Both arrive, so each call is a rendezvous. Consumer 1 makes one call more before its first tile
+    and consumer 0 one more after its last, which puts them half a tile apart: what is between two
+    calls of the one, products, meets what is between two calls of the other, the softmax.
+    """
     if sizes.config.takes_turns:
         plgpu.barrier_arrive(scratch["turn"])
         plgpu.barrier_wait(scratch["turn"])
@@ -95,16 +100,22 @@ class _Work:
 
             def products(scores: Any) -> Array:
                 self.multiply_keys(scores, tile)
+                # The product runs on by itself; reading `scores` waits for it. So the turn is given
+                # up when the last product has been started, not when it is done.
                 take_turn(self.sizes, self.scratch)
                 return scores[...]
 
             scores = pl.run_scoped(products, self.scores_ref)
+            # Keys may be overwritten from here on, values only after the second product: two
+            # barriers let the producer fetch the next keys a softmax earlier.
             self.arrive("k_used", tile)
             scores = self.without_others(scores) if last else scores
             weights, shrink, top, totals = self.weights(scores, top, totals)
             if not self.sizes.fresh:
                 weighted = _scaled(weighted, shrink)
             narrow = weights.astype(self.sizes.dtype)
+            # All of the softmax belongs before the rendezvous: this keeps the compiler from moving
+            # parts of it behind, into the time that this consumer has the tensor cores for.
             weighted, totals, top, narrow = lax.optimization_barrier(
                 (weighted, totals, top, narrow)
             )
@@ -112,6 +123,7 @@ class _Work:
 
             def accumulate(sums: Any) -> Array:
                 self.multiply_values(sums, narrow, weighted, tile)
+                # While this product runs; the next one starts without waiting then.
                 pl.when(tile + 1 < self.tiles)(partial(self.wait_for, tile + 1))
                 return sums[...]
 
@@ -121,6 +133,8 @@ class _Work:
             return weighted, top, totals
 
         running = _nothing_seen(self.sizes)
+        # Every list has an entry, so there is a last tile. It is traced a second time, with the
+        # mask, rather than masked in the loop, where that would cost each tile.
         if not self.sizes.ragged:
             return lax.fori_loop(0, self.tiles, partial(fold, False), running)
         running = lax.fori_loop(0, self.tiles - 1, partial(fold, False), running)
@@ -140,12 +154,14 @@ class _Work:
     def multiply_keys(self, scores: Any, tile: Array | int) -> None:
         """Starts the product of the queries and a tile's keys."""
         queries = self.scratch["q"].at[lax.axis_index("warpgroup")]
+        # Keys lie row by row in shared memory; the transpose is a flag of the instruction.
         plgpu.wgmma(scores, queries, self.at("k", tile).transpose((1, 0)))
 
     def multiply_values(self, sums: Any, narrow: Array, weighted: Array, tile: Array | int) -> None:
         """Starts the product of weights and a tile's values, added to `weighted` if not fresh."""
         if self.sizes.interpreted:
             narrow = self.in_shared(narrow)
+        # The weights stay in registers: WGMMA's layout of an accumulator is that of a left operand.
         if not self.sizes.fresh:
             sums[...] = weighted
         plgpu.wgmma(sums, narrow, self.at("v", tile))
@@ -167,11 +183,16 @@ class _Work:
         self, scores: Array, top: Array, totals: Array
     ) -> tuple[Array, Array, Array, Array]:
         """Weights of a tile, what shrinks those before, and the new largest score and sums."""
+        # Powers of two are one instruction, powers of e two. `factor` is positive, so the largest
+        # score is the largest after scaling as well. It is finite: the list's first tile has a key,
+        # and no tile is masked as a whole.
         factor = self.sizes.scale * LOG2_E
         new_top = jnp.maximum(top, scores.max(axis=1) * factor)
         shrink = jnp.exp2(top - new_top)
         weights = jnp.exp2(scores * factor - lax.broadcast_in_dim(new_top, self.shape, [0]))
-        # A sum over all columns would be one over threads; that can wait until the end.
+        # In WGMMA's layout a thread has two of every 8 columns of a row, and four threads share the
+        # row. Slices of a multiple of 8 columns add up within each thread; the sum over threads,
+        # which needs shuffles, waits until the end (`consume`).
         rows, columns = totals.shape
         starts = range(0, self.shape[1], columns)
         parts = (lax.slice(weights, (0, at), (rows, at + columns)) for at in starts)

@@ -23,12 +23,15 @@ def scratch_of(sizes: Sizes) -> dict[str, Any]:
     config = sizes.config
 
     def shared(*shape: int) -> Any:
+        # The layout that WGMMA reads and TMA writes: 8 rows of 128 bytes (64 numbers), swizzled so
+        # that neither meets bank conflicts. It is why head widths are filled up to 64 or 128.
         tiling = plgpu.TilingTransform((8, 64))  # pyright: ignore[reportAbstractUsage]
         swizzle = plgpu.SwizzleTransform(128)  # pyright: ignore[reportAbstractUsage]
         return plgpu.SMEM(shape, sizes.dtype, transforms=(tiling, swizzle))
 
     tiles = shared(config.stages, config.tile, sizes.width)
     queries = (config.consumers, WARPGROUP_QUERIES)
+    # Each copy arrives once, when all its bytes are there: keys and values, a block at a time.
     filled = plgpu.Barrier(num_arrivals=2 * config.gather, num_barriers=config.stages)
     used = plgpu.Barrier(num_arrivals=config.consumers, num_barriers=config.stages)
     interpreted = {"weights": shared(*queries, config.tile)} if sizes.interpreted else {}
@@ -64,10 +67,12 @@ def run_program(
     @pl.when(warpgroup < config.consumers)
     def _consumer() -> None:
         plgpu.set_max_registers(config.registers[0], action="increase")
+        # One turn apart: see `take_turn`.
         turn = partial(take_turn, sizes, scratch)
         pl.when(warpgroup == 1)(turn)
         consume(sizes, outputs, scratch, place, *lists.length(place))
         pl.when(warpgroup == 0)(turn)
+        # A program may end before its copies are written, but not before they are read.
         plgpu.wait_smem_to_gmem(0, wait_read_only=True)
 
     @pl.when(warpgroup == config.consumers)
@@ -116,7 +121,8 @@ class _Lists:
         count, gather = self.count(place), self.sizes.config.gather
         if not self.sizes.listed:
             return count, *(self.block(place, count, jnp.int32(at)) for at in range(gather))
-        # None of these reads waits for the length of the list.
+        # A read of global memory takes hundreds of cycles, and nothing else runs yet: all of these
+        # start together, and none waits for the length of the list.
         places = range(min(gather, self.told[1].shape[-1]))
         found = [self.told[1][*place, at].astype(jnp.int32) for at in places]
         found += found[:1] * (gather - len(places))
@@ -154,6 +160,7 @@ def _produce(
             )
 
     def fill(tile: Array, blocks: tuple[Array, ...]) -> tuple[Array, ...]:
+        # Read one tile early, so that the list's latency hides behind this tile's copies.
         ahead = blocks_of(tile + 1)
         slot = lax.rem(tile, jnp.int32(config.stages))
         for name, source in zip("kv", inputs[1:], strict=True):

@@ -118,11 +118,14 @@ def _call(
 
     def listed(place: int) -> pl.BlockSpec:
         def block(row: Array, step: Array, counts: Any, indices: Any, *_: Any) -> tuple[Any, int]:
+            # Beyond the list its last block repeats. The pipeline copies no block that it has got
+            # already, so the spare steps of short lists cost no traffic.
             position = jnp.minimum(step * GATHER + place, counts[row] - 1)
             return indices[row, position], 0
 
         return pl.BlockSpec((mask.block_kv, width), block)
 
+    # The same block in all steps of a row: it is copied in once, and out after the last step.
     own = pl.BlockSpec((None, block_q, width), lambda row, step, *_: (row, 0, 0))
     own_sums = pl.BlockSpec((None, block_q, LANES), lambda row, step, *_: (row, 0, 0))
     gathered = [listed(place) for place in range(GATHER)]
@@ -135,6 +138,7 @@ def _call(
             out_specs=[own, own_sums],
             scratch_shapes=[
                 pltpu.VMEM((block_q, width), jnp.float32),
+                # One number a query, repeated over the lanes: a vector register is 8 x 128.
                 pltpu.VMEM((block_q, LANES), jnp.float32),
                 pltpu.VMEM((block_q, LANES), jnp.float32),
             ],

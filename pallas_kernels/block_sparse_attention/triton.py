@@ -140,6 +140,8 @@ def _kernel(
     ragged = len(lists) > 2 or keys % config.block_kv != 0
     wide = q_ref.shape[-1]
     real = (jnp.arange(wide) < width)[None, :]
+    # Loads beyond an array's end are masked by hand: a block of keys starts wherever the list says,
+    # so Pallas cannot pad it.
     rows = pl.program_id(0) * config.block_q + jnp.arange(config.block_q) < queries
     q = plgpu.load(q_ref, mask=rows[:, None] & real, other=0.0)
     factor = scale * LOG2_E
@@ -149,6 +151,8 @@ def _kernel(
     ) -> tuple[Array, Array, Array]:
         """Folds a listed block into the running softmax; checks each key unless all are `whole`."""
         weighted, top, total = running
+        # `list[position]` is a load from global memory in each turn; Triton's pipeliner issues it
+        # ahead together with the keys that depend on it (`num_stages`).
         block = lists[1][position].astype(jnp.int32) if lists else position
         span = pl.ds(block * config.block_kv, config.block_kv)
         seen = block * config.block_kv + jnp.arange(config.block_kv) < seen_keys

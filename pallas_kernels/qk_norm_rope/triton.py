@@ -182,6 +182,7 @@ class _Program:
         row = pl.program_id(0) * sizes.span + jnp.arange(sizes.span)
         self.mask = (row < sizes.tokens)[:, None]
         if sizes.period is not None:
+            # Sequences are whole views, so a token's angles are those of its place in its view.
             place = jax.lax.rem(row, jnp.full_like(row, sizes.period))[:, None]
             column = jnp.arange(sizes.quarter)[None, :]
             halves = column, column + sizes.quarter
@@ -234,6 +235,8 @@ class _Program:
             return x
         turned = []
         for half, (cos, sin) in enumerate(zip(self.cos, self.sin, strict=True)):
+            # The first two quarters turn by the token's row, the others by its column. The way back
+            # is the transpose of a rotation: the same with the other sign of the angle.
             a, b = x[2 * half : 2 * half + 2]
             sin = -sin if back else sin
             turned += [a * cos - b * sin, b * cos + a * sin]
@@ -272,6 +275,7 @@ def _backwards(
 
     def of_part(part: int, ref: Any) -> None:
         def each_head(head: Array, sums: Sums) -> Sums:
+            # Heads are counted through queries, keys and values, as the projection writes them.
             joint = part * sizes.heads + head
             gradient = program.turned(program.load(ref, head), back=True)
             if sizes.normed:
@@ -291,6 +295,8 @@ def _backwards(
             write(joint, gradient)
             return sums
 
+        # All heads share one norm, so its sums are carried from head to head; the sum over tokens
+        # comes last, once, instead of for every head.
         zeros = [[jnp.zeros((sizes.span, sizes.quarter), jnp.float32)] * 4] * (2 * sizes.normed)
         sums = jax.lax.fori_loop(0, sizes.heads, each_head, zeros)
         for which, quarters in enumerate(sums):

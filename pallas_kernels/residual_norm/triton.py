@@ -191,6 +191,7 @@ class _Tile:
 
     def standardised(self, x: Array, eps: float) -> tuple[Array, Array]:
         """Of mean zero and deviation one, and the factor that made the deviation so."""
+        # Places beyond the width are zero before, and would be minus the mean after.
         centred = jnp.where(self.real, x - self.mean(x), 0.0)
         factor = jax.lax.rsqrt(self.mean(centred * centred) + eps)
         return centred * factor, factor
@@ -235,6 +236,8 @@ def _backwards(
             found |= {"scale": of_normed * standard, "bias": of_normed}
             through = of_normed * tile.parameter("scale")
             along = tile.mean(through * standard)
+            # The norm takes away the mean and the length: so does its gradient, which is that of
+            # the output less its parts along a constant and along the standardised input.
             gradient += factor * (through - tile.mean(through) - along * standard)
             tile.store("of_x", gradient)
         if "update" in named:
@@ -249,6 +252,7 @@ def _backwards(
         ]
 
     zeros = [jnp.zeros(wide, jnp.float32)] * len(summed)
+    # One row of partial sums a program: atomic additions would make results depend on their order.
     real = jnp.arange(wide) < shape[1]
     for at, total in enumerate(jax.lax.fori_loop(0, block // size, fold, zeros)):
         plgpu.store(sums_ref.at[pl.ds(at, 1), :], total[None, :], mask=real[None, :])
