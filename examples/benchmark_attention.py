@@ -59,7 +59,7 @@ def tuned(text: str, mask: BlockMask | None) -> TuningConfig:
 
 
 def jax_cases(
-    asked: argparse.Namespace, q: jax.Array, mask: BlockMask | None, keep: int, views: int
+    asked: argparse.Namespace, q: jax.Array, mask: BlockMask | None, top_k: int, views: int
 ) -> Iterator[Case]:
     """Our backends of these names; those that cannot run here refuse."""
     patches = q.shape[1] // views
@@ -75,10 +75,10 @@ def jax_cases(
         options = {"scale": q.shape[-1] ** -0.5, "config": tuned(text, mask)}
         yield text, timed(partial(attention_mosaic_gpu, **options), q, q, q, mask)
     for name, part in (("selection, pool_q=128", None), ("selection, pool_q=32", 32)):
-        yield name, timed(partial(select_blocks, keep=keep, mass=0.9, pool_q=part), q, q)
+        yield name, timed(partial(select_blocks, top_k=top_k, top_p=0.9, pool_q=part), q, q)
     if mask is None:  # once for each number of views
-        similar = SparseAttention(order="similar").arrangement(TokenLayout(views, (1, patches)))
-        yield "order of like patches", timed(similar.orders, q, q)
+        layout = SparseAttention(order="pca_tree").block_layout(TokenLayout(views, (1, patches)))
+        yield "order of like patches", timed(layout.orders, q, q)
         yield "cudnn", timed(partial(dense_attention, implementation="cudnn"), q, q, q)
 
 
@@ -91,8 +91,8 @@ def main() -> None:
         shape = 1, tokens, options.heads, options.width
         q = jax.random.normal(jax.random.key(0), shape, jnp.bfloat16)
         mask = None if kept >= 1 else random_mask(tokens, options.heads, kept)
-        keep = max(1, int(kept * -(-tokens // 64)))
-        cases = list(jax_cases(options, q, mask, keep, views))
+        top_k = max(1, int(kept * -(-tokens // 64)))
+        cases = list(jax_cases(options, q, mask, top_k, views))
         if has_torch:
             cases += torch_cases(tokens, options.heads, options.width, kept)
         for name, run in cases:

@@ -4,7 +4,8 @@
 
 Released sizes with random weights, bfloat16; every time is the median of `--repeats` runs after a
 warm-up. Ours runs from 8-bit pixels to points, cameras, intrinsics and mask, dense (ratio 0) or
-with that share of key blocks skipped (`--orders similar:8`: `rest_q=8`); upstream's from floats.
+with that share of key blocks skipped (`--orders pca_tree:8`: `compensation_q=8`); upstream's from
+floats.
 """
 
 import argparse
@@ -33,7 +34,7 @@ def main() -> None:
     add("--views", type=int, nargs="+", default=[50, 100, 200])
     add("--size", type=int, nargs=2, default=[392, 518], help="height and width")
     add("--ratios", type=float, nargs="+", default=[0.0], help="shares of key blocks to skip")
-    add("--orders", nargs="+", default=["similar"], help="of patches; :N for rest_q")
+    add("--orders", nargs="+", default=["pca_tree"], help="of patches; :N for compensation_q")
     add("--repeats", type=int, default=5, help="after a warm-up; 0: the first run counts")
     add("--devices", type=int, default=1, help="GPUs that our side spreads over")
     add("--offload", action="store_true", help="our features wait in the host's memory")
@@ -93,7 +94,7 @@ def prepared(options: argparse.Namespace) -> Iterator[tuple[dict, Any, Callable[
 
     def compiled(views: int, ratio: float, order: str) -> Any:
         order, _, rest = order.partition(":")
-        policy: Any = {"order": order, "rest_q": int(rest) if rest else None}
+        policy: Any = {"order": order, "compensation_q": int(rest) if rest else None}
         attention = SparseAttention(ratio, None, **policy) if ratio else None
         given: Any = {"attention": attention, "offload": options.offload}
         given["mesh"] = mesh if options.devices > 1 else None

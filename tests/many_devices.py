@@ -124,7 +124,7 @@ def in_teams() -> dict[str, dict[str, float]]:
     sizes: dict[str, Any] = {"block_q": 8, "block_kv": 4}
     ways = {
         "similar": jaxrecon.SparseAttention(0.6, None, **sizes),
-        "rest": jaxrecon.SparseAttention(0.6, None, order="raster", rest_q=2, **sizes),
+        "rest": jaxrecon.SparseAttention(0.6, None, order="raster", compensation_q=2, **sizes),
         "packed": jaxrecon.SparseAttention(0.4, 0.7, special_tokens="packed", **sizes),
     }
     tried = (1, "similar", 13), (2, "rest", 13), (3, "similar", None), (3, "packed", 13)

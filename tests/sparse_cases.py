@@ -33,7 +33,7 @@ def qkv_of(golden: Golden) -> tuple[jax.Array, ...]:
 
 def patch_rows(sparse: SparseAttention, mask: np.ndarray, layout: TokenLayout) -> np.ndarray:
     """The rows of a mask that belong to patches: those of special queries come first."""
-    return mask[:, :, sparse.arrangement(layout).dense_queries // sparse.block_q :]
+    return mask[:, :, sparse.block_layout(layout).dense_queries // sparse.block_q :]
 
 
 def check_sparse_attention(golden: Golden) -> None:

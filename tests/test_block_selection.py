@@ -36,13 +36,13 @@ ON_CPU: dict[str, Callable[..., tuple[jax.Array, jax.Array]]] = {
 }
 
 
-def chosen(name: str, scores: np.ndarray, keep: int, mass: float | None) -> np.ndarray:
+def chosen(name: str, scores: np.ndarray, top_k: int, top_p: float | None) -> np.ndarray:
     """Dense meaning (rows, blocks) of what a backend lists for rows of scores."""
     rows, blocks = scores.shape
-    budget = jnp.full((1, rows), -1.0 if mass is None else mass)
+    budget = jnp.full((1, rows), -1.0 if top_p is None else top_p)
     counts, lists = ON_CPU[name](
         jnp.asarray(scores, jnp.float32)[None],
-        jnp.full((1, rows), keep, jnp.int32),
+        jnp.full((1, rows), top_k, jnp.int32),
         budget,
         first=0,
         blocks=blocks,
@@ -54,31 +54,31 @@ def chosen(name: str, scores: np.ndarray, keep: int, mass: float | None) -> np.n
     return dense
 
 
-def by_sorting(scores: np.ndarray, keep: int, mass: float | None) -> np.ndarray:
+def by_sorting(scores: np.ndarray, top_k: int, top_p: float | None) -> np.ndarray:
     """Sort, cumulative sum, count: the rule as the paper words it."""
     order = np.argsort(-scores, axis=-1, kind="stable")
     weights = np.exp(scores - scores.max(-1, keepdims=True))
     weights /= weights.sum(-1, keepdims=True)
     reached = np.cumsum(np.take_along_axis(weights, order, -1), -1)
-    within = 0 if mass is None else (reached <= mass + SLACK).sum(-1)
+    within = 0 if top_p is None else (reached <= top_p + SLACK).sum(-1)
     ranks = np.argsort(order, axis=-1)
-    return ranks < np.maximum(within, max(1, keep))[..., None]
+    return ranks < np.maximum(within, max(1, top_k))[..., None]
 
 
 @pytest.mark.parametrize("name", ON_CPU)
-@pytest.mark.parametrize(("keep", "mass"), [(1, None), (7, None), (1, 0.5), (5, 0.9), (1, 1.0)])
+@pytest.mark.parametrize(("top_k", "top_p"), [(1, None), (7, None), (1, 0.5), (5, 0.9), (1, 1.0)])
 @pytest.mark.parametrize("spread", [0.0, 1.0, 40.0])
-def test_the_best_are_chosen(name: str, keep: int, mass: float | None, spread: float) -> None:
+def test_the_best_are_chosen(name: str, top_k: int, top_p: float | None, spread: float) -> None:
     scores = spread * np.random.default_rng(3).normal(size=(6, 21)).astype(np.float32)
-    expected = by_sorting(scores.astype(np.float64), keep, mass)
-    np.testing.assert_array_equal(chosen(name, scores, keep, mass), expected)
+    expected = by_sorting(scores.astype(np.float64), top_k, top_p)
+    np.testing.assert_array_equal(chosen(name, scores, top_k, top_p), expected)
 
 
 @pytest.mark.parametrize("name", ON_CPU)
 def test_hand_computed_choices(name: str) -> None:
     # Shares of the softmax: 0.5, 0.25, 0.125, 0.125.
     scores = np.log(np.array([[0.125, 0.5, 0.25, 0.125]]))
-    for keep, mass, expected in (
+    for top_k, top_p, expected in (
         (1, None, [False, True, False, False]),
         (3, None, [True, True, True, False]),  # of equal scores the first
         (1, 0.49, [False, True, False, False]),  # at least one
@@ -87,7 +87,7 @@ def test_hand_computed_choices(name: str) -> None:
         (1, 1.0, [True, True, True, True]),
         (3, 0.5, [True, True, True, False]),  # the larger of the two
     ):
-        np.testing.assert_array_equal(chosen(name, scores, keep, mass), [expected])
+        np.testing.assert_array_equal(chosen(name, scores, top_k, top_p), [expected])
 
 
 @pytest.mark.parametrize("name", ON_CPU)
@@ -107,26 +107,26 @@ def test_hard_scores(name: str) -> None:
 @given(
     rows=st.integers(1, 4),
     blocks=st.integers(1, 40),
-    keep=st.integers(1, 45),
-    mass=st.one_of(st.none(), st.floats(0.01, 1)),
+    top_k=st.integers(1, 45),
+    top_p=st.one_of(st.none(), st.floats(0.01, 1)),
     seed=st.integers(0, 99),
 )
 def test_any_shape(
-    name: str, rows: int, blocks: int, keep: int, mass: float | None, seed: int
+    name: str, rows: int, blocks: int, top_k: int, top_p: float | None, seed: int
 ) -> None:
     # Whole numbers of quarters: many ties, and no two sums of weights nearly meet the budget.
     scores = np.random.default_rng(seed).integers(-8, 8, (rows, blocks)) / 4
-    reached = by_sorting(scores, 1, mass)
-    if mass is not None and _nearly(scores, mass):
+    reached = by_sorting(scores, 1, top_p)
+    if top_p is not None and _nearly(scores, top_p):
         return
-    expected = reached | by_sorting(scores, keep, None)
-    np.testing.assert_array_equal(chosen(name, scores, keep, mass), expected)
+    expected = reached | by_sorting(scores, top_k, None)
+    np.testing.assert_array_equal(chosen(name, scores, top_k, top_p), expected)
 
 
-def _nearly(scores: np.ndarray, mass: float) -> bool:
+def _nearly(scores: np.ndarray, top_p: float) -> bool:
     weights = -np.sort(-np.exp(scores), axis=-1)
     reached = np.cumsum(weights, -1) / weights.sum(-1, keepdims=True)
-    return bool((np.abs(reached - mass - SLACK) < 1e-6).any())
+    return bool((np.abs(reached - top_p - SLACK) < 1e-6).any())
 
 
 def test_pooling_by_hand() -> None:
@@ -152,7 +152,7 @@ SMALL: dict[str, Any] = {"block_q": 4, "block_kv": 2}
 
 def test_scores_are_those_of_pooled_queries_and_keys() -> None:
     q, k = qk(10, 13)
-    mask = select_blocks(q, k, keep=3, mass=0.6, **SMALL)
+    mask = select_blocks(q, k, top_k=3, top_p=0.6, **SMALL)
     pooled_q = [np.asarray(q, np.float64)[:, at : at + 4].mean(1) for at in (0, 4, 8)]
     pooled_k = [np.asarray(k, np.float64)[:, at : at + 2].mean(1) for at in range(0, 13, 2)]
     scores = np.einsum("tbnk,sbnk->bnts", pooled_q, pooled_k) / np.sqrt(8)
@@ -162,7 +162,7 @@ def test_scores_are_those_of_pooled_queries_and_keys() -> None:
 @pytest.mark.parametrize("part", [1, 2])
 def test_scores_of_several_pooled_queries_are_their_mean_softmax(part: int) -> None:
     q, k = qk(10, 13)
-    mask = select_blocks(q, k, keep=2, mass=0.6, pool_q=part, **SMALL)
+    mask = select_blocks(q, k, top_k=2, top_p=0.6, pool_q=part, **SMALL)
     parts = [np.asarray(q, np.float64)[:, at : at + part].mean(1) for at in range(0, 10, part)]
     pooled_k = [np.asarray(k, np.float64)[:, at : at + 2].mean(1) for at in range(0, 13, 2)]
     weights = np.exp(np.einsum("tbnk,sbnk->bnts", parts, pooled_k) / np.sqrt(8))
@@ -175,7 +175,7 @@ def test_scores_of_several_pooled_queries_are_their_mean_softmax(part: int) -> N
 @pytest.mark.parametrize("part", [1, 4])
 def test_parts_of_blocks_with_padding_and_dense_rows(part: int) -> None:
     q, k = qk(19, 13)
-    options: dict[str, Any] = {"keep": 2, "mass": 0.6, "dense_queries": 4, "pool_q": part} | SMALL
+    options: dict[str, Any] = {"top_k": 2, "top_p": 0.6, "dense_queries": 4, "pool_q": part} | SMALL
     short = select_blocks(q[:, :10], k[:, :9], candidates=Candidates(2, 9), **options)
     real = api.Real(jnp.int32(10), jnp.int32(9))
     padded = select_blocks(q, k, candidates=Candidates(2, 9), real=real, **options)
@@ -225,7 +225,9 @@ def test_one_kernel_scores_as_xla_does(shape: tuple[int, ...], marks: list[float
 def test_kernels_lower(name: str | None, part: int, padded: bool, kernels: list[str]) -> None:
     x = jax.ShapeDtypeStruct((1, 40 * 1041, 16, 64), jnp.bfloat16)
     real = api.Real(jnp.int32(41000), jnp.int32(40000)) if padded else None
-    select = partial(select_blocks, keep=20, mass=0.9, pool_q=part, implementation=name, real=real)
+    select = partial(
+        select_blocks, top_k=20, top_p=0.9, pool_q=part, implementation=name, real=real
+    )
     with jax.sharding.use_abstract_mesh(AbstractMesh((), (), abstract_device=H100)):
         text = jax.jit(select).trace(x, x).lower(lowering_platforms=("cuda",)).as_text()
     found = [kernel for kernel in ("block_scores", "block_selection") if f'"{kernel}"' in text]
@@ -234,7 +236,7 @@ def test_kernels_lower(name: str | None, part: int, padded: bool, kernels: list[
 
 def test_what_the_scoring_kernel_cannot_do_xla_does() -> None:
     x = jax.ShapeDtypeStruct((1, 600, 2, 8), jnp.bfloat16)
-    select = partial(select_blocks, keep=2, block_q=256, pool_q=1)
+    select = partial(select_blocks, top_k=2, block_q=256, pool_q=1)
     with jax.sharding.use_abstract_mesh(AbstractMesh((), (), abstract_device=H100)):
         assert jax.eval_shape(select, x, x).counts.shape == (1, 2, 3)
         with pytest.raises(UnfitError, match="256 pooled queries a block are more than 128"):
@@ -252,18 +254,18 @@ def test_opposite_queries_do_not_cancel_in_parts() -> None:
     """Half of a block looks at the first keys, half at the last; their mean looks nowhere."""
     q = jnp.asarray([9.0, 9.0, -9.0, -9.0]).reshape(1, 4, 1, 1)
     k = jnp.asarray([3.0, 3.0, 1.0, 1.0, 1.0, 1.0, -3.0, -3.0]).reshape(1, 8, 1, 1)
-    chosen = select_blocks(q, k, keep=2, pool_q=2, **SMALL).as_array()
+    chosen = select_blocks(q, k, top_k=2, pool_q=2, **SMALL).as_array()
     assert np.asarray(chosen)[0, 0, 0].tolist() == [True, False, False, True]
-    chosen = select_blocks(q, k, keep=2, **SMALL).as_array()
+    chosen = select_blocks(q, k, top_k=2, **SMALL).as_array()
     assert np.asarray(chosen)[0, 0, 0].tolist() == [True, True, False, False]
 
 
 def test_budgets_may_differ_from_head_to_head() -> None:
     q, k = qk(10, 13)
-    keep, mass = jnp.array([1, 5]), jnp.array([0.9, 0.2])
-    both = select_blocks(q, k, keep=keep, mass=mass, **SMALL).as_array()
+    top_k, top_p = jnp.array([1, 5]), jnp.array([0.9, 0.2])
+    both = select_blocks(q, k, top_k=top_k, top_p=top_p, **SMALL).as_array()
     for head in range(2):
-        alone = select_blocks(q, k, keep=int(keep[head]), mass=float(mass[head]), **SMALL)
+        alone = select_blocks(q, k, top_k=int(top_k[head]), top_p=float(top_p[head]), **SMALL)
         np.testing.assert_array_equal(both[:, head], alone.as_array()[:, head])
 
 
@@ -271,7 +273,7 @@ def test_only_candidates_compete() -> None:
     q, k = qk(12, 13)
     mask = np.asarray(
         select_blocks(
-            q, k, keep=2, candidates=Candidates(4, 9), dense_queries=4, **SMALL
+            q, k, top_k=2, candidates=Candidates(4, 9), dense_queries=4, **SMALL
         ).as_array()
     )
     assert mask[:, :, 0].all()
@@ -279,7 +281,9 @@ def test_only_candidates_compete() -> None:
     np.testing.assert_array_equal(mask[:, :, 1:, 2:5].sum(-1), 2)
     # The block that `stop` cuts is pooled over its tokens before `stop`.
     changed = k.at[:, 9:].set(100.0)
-    again = select_blocks(q, changed, keep=2, candidates=Candidates(4, 9), dense_queries=4, **SMALL)
+    again = select_blocks(
+        q, changed, top_k=2, candidates=Candidates(4, 9), dense_queries=4, **SMALL
+    )
     np.testing.assert_array_equal(again.as_array(), mask)
 
 
@@ -287,7 +291,7 @@ def test_without_candidates_all_is_seen() -> None:
     q, k = qk(12, 13)
     ways: list[dict[str, Any]] = [{"candidates": Candidates(14, 13)}, {"dense_queries": 12}]
     for options in ways:
-        assert select_blocks(q, k, keep=1, **SMALL, **options).as_array().all()
+        assert select_blocks(q, k, top_k=1, **SMALL, **options).as_array().all()
 
 
 @pytest.mark.parametrize("part", [2, 4])
@@ -296,9 +300,9 @@ def test_chunks_change_nothing(
     rows_at_once: int, part: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     q, k = qk(10, 13, heads=3)
-    whole = select_blocks(q, k, keep=2, mass=0.7, pool_q=part, **SMALL)
+    whole = select_blocks(q, k, top_k=2, top_p=0.7, pool_q=part, **SMALL)
     monkeypatch.setattr(api, "SCORE_BYTES_LIMIT", rows_at_once * 4 * 7 * (4 // part))
-    cut = select_blocks(q, k, keep=2, mass=0.7, pool_q=part, **SMALL)
+    cut = select_blocks(q, k, top_k=2, top_p=0.7, pool_q=part, **SMALL)
     np.testing.assert_array_equal(cut.counts, whole.counts)
     np.testing.assert_array_equal(cut.as_array(), whole.as_array())
 
@@ -325,7 +329,7 @@ def test_a_thousand_views_fit(padded: bool) -> None:
     k = jax.ShapeDtypeStruct((1, keys, 16, 64), jnp.bfloat16)
     number = jax.ShapeDtypeStruct((), jnp.int32)
     real = api.Real(cast(Any, number), cast(Any, number)) if padded else None
-    select = jax.jit(lambda q, k, real: select_blocks(q, k, keep=4000, mass=0.9, real=real))
+    select = jax.jit(lambda q, k, real: select_blocks(q, k, top_k=4000, top_p=0.9, real=real))
     analysis = select.lower(q, k, real).compile().memory_analysis()
     assert analysis is not None
     assert analysis.temp_size_in_bytes <= 1.5 * 2**30
@@ -338,8 +342,8 @@ def test_upstream_probabilities_lead_to_upstream_masks(name: str) -> None:
     scores = np.log(expected["pooled_prob"])
     blocks = scores.shape[-1]
     for mode in golden.info["modes"]:
-        keep = 0 if mode["ratio"] is None else int(blocks * (1 - mode["ratio"]))
-        mask = chosen(name, scores.reshape(-1, blocks), max(1, keep), mode["cdf"])
+        top_k = 0 if mode["ratio"] is None else int(blocks * (1 - mode["ratio"]))
+        mask = chosen(name, scores.reshape(-1, blocks), max(1, top_k), mode["cdf"])
         wanted = expected[f"{mode['tag']}.mask"][..., :blocks].astype(bool)
         np.testing.assert_array_equal(mask, wanted.reshape(-1, blocks))
 
@@ -347,37 +351,37 @@ def test_upstream_probabilities_lead_to_upstream_masks(name: str) -> None:
 def test_wrong_arguments_are_refused(without_shape_checks: None) -> None:
     q, k = qk(10, 13)
     for call, message in (
-        (lambda: select_blocks(q, k[:1], keep=1), "disagree"),
-        (lambda: select_blocks(q, k, keep=1, dense_queries=3, **SMALL), "multiple of block_q=4"),
-        (lambda: select_blocks(q, k, keep=1, candidates=Candidates(3, 9), **SMALL), "start at"),
-        (lambda: select_blocks(q, k, keep=1, candidates=Candidates(2, 14), **SMALL), "13 keys"),
-        (lambda: select_blocks(q, k, keep=1, block_q=0), "block_q=0"),
-        (lambda: select_blocks(q, k, keep=1, pool_q=3, **SMALL), "pool_q=3 must divide"),
-        (lambda: select_blocks(q, k, keep=1, implementation="magic"), "one of triton, xla"),
+        (lambda: select_blocks(q, k[:1], top_k=1), "disagree"),
+        (lambda: select_blocks(q, k, top_k=1, dense_queries=3, **SMALL), "multiple of block_q=4"),
+        (lambda: select_blocks(q, k, top_k=1, candidates=Candidates(3, 9), **SMALL), "start at"),
+        (lambda: select_blocks(q, k, top_k=1, candidates=Candidates(2, 14), **SMALL), "13 keys"),
+        (lambda: select_blocks(q, k, top_k=1, block_q=0), "block_q=0"),
+        (lambda: select_blocks(q, k, top_k=1, pool_q=3, **SMALL), "pool_q=3 must divide"),
+        (lambda: select_blocks(q, k, top_k=1, implementation="magic"), "one of triton, xla"),
         (
-            lambda: select_blocks(q, k, keep=1, dense_queries=128, implementation="magic"),
+            lambda: select_blocks(q, k, top_k=1, dense_queries=128, implementation="magic"),
             "one of triton, xla",
         ),
-        (lambda: select_blocks(q, k, keep=1, mass=1.5), r"mass=1\.5 must lie in \(0, 1\]"),
-        (lambda: select_blocks(q, k, keep=1, mass=0.0), "mass=0.0 must lie in"),
-        (lambda: select_blocks(q, k, keep=1, mass=float("nan")), "mass=nan must lie in"),
-        (lambda: select_blocks(q, k, keep=1, mass=jnp.array([0.5, 2.0])), "must lie in"),
-        (lambda: select_blocks(q, k, keep=1, mass=jnp.ones(3)), "one for each of 2 heads"),
-        (lambda: select_blocks(q, k, keep=-1), "keep=-1 must be whole numbers of at least 0"),
-        (lambda: select_blocks(q, k, keep=cast(Any, 1.5)), "keep=1.5 must be whole numbers"),
-        (lambda: select_blocks(q, k, keep=jnp.array([3, -2])), "must be whole numbers"),
-        (lambda: select_blocks(q, k, keep=1, scale=0.0), "scale=0.0 must be positive"),
-        (lambda: select_blocks(q, k, keep=1, scale=float("nan")), "scale=nan must be positive"),
-        (lambda: select_blocks(q, k, keep=1, pooling=cast(Any, "median")), "one of mean, max"),
+        (lambda: select_blocks(q, k, top_k=1, top_p=1.5), r"top_p=1\.5 must lie in \(0, 1\]"),
+        (lambda: select_blocks(q, k, top_k=1, top_p=0.0), "top_p=0.0 must lie in"),
+        (lambda: select_blocks(q, k, top_k=1, top_p=float("nan")), "top_p=nan must lie in"),
+        (lambda: select_blocks(q, k, top_k=1, top_p=jnp.array([0.5, 2.0])), "must lie in"),
+        (lambda: select_blocks(q, k, top_k=1, top_p=jnp.ones(3)), "one for each of 2 heads"),
+        (lambda: select_blocks(q, k, top_k=-1), "top_k=-1 must be whole numbers of at least 0"),
+        (lambda: select_blocks(q, k, top_k=cast(Any, 1.5)), "top_k=1.5 must be whole numbers"),
+        (lambda: select_blocks(q, k, top_k=jnp.array([3, -2])), "must be whole numbers"),
+        (lambda: select_blocks(q, k, top_k=1, scale=0.0), "scale=0.0 must be positive"),
+        (lambda: select_blocks(q, k, top_k=1, scale=float("nan")), "scale=nan must be positive"),
+        (lambda: select_blocks(q, k, top_k=1, pooling=cast(Any, "median")), "one of mean, max"),
         (lambda: pool_blocks(q, 2, cast(Any, "median")), "one of mean, max"),
-        (lambda: select_blocks(q.astype(int), k.astype(int), keep=1), "one floating dtype, found"),
-        (lambda: select_blocks(q, k.astype(jnp.bfloat16), keep=1), "one floating dtype, found"),
-        (lambda: select_blocks(q[:, :0], k, keep=1), "no axis may be empty"),
+        (lambda: select_blocks(q.astype(int), k.astype(int), top_k=1), "one floating dtype, found"),
+        (lambda: select_blocks(q, k.astype(jnp.bfloat16), top_k=1), "one floating dtype, found"),
+        (lambda: select_blocks(q[:, :0], k, top_k=1), "no axis may be empty"),
     ):
         with pytest.raises(ValueError, match=message):
             call()
     with pytest.raises(NotImplementedError, match="triton: needs an NVIDIA GPU"):
-        select_blocks(q, k, keep=1, implementation="triton")
+        select_blocks(q, k, top_k=1, implementation="triton")
 
 
 @pytest.mark.gpu
@@ -390,7 +394,7 @@ def test_backends_on_the_gpu(name: str, part: int, views: int) -> None:
         jnp.asarray(random.normal(size=(1, views * 1041, 16, 64)), jnp.bfloat16) for _ in range(2)
     )
     run = jax.jit(
-        partial(select_blocks, keep=20, mass=0.9, pool_q=part, scale=1.0, implementation=name)
+        partial(select_blocks, top_k=20, top_p=0.9, pool_q=part, scale=1.0, implementation=name)
     )
     mask, again = run(q, k), run(q, k)
     with jax.default_device(jax.devices("cpu")[0]):

@@ -11,6 +11,8 @@ ROOT = Path(__file__).parent.parent
 # its own floor. Entry points are on top.
 FLOORS = (
     (
+        "jaxrecon.choices",
+        "jaxrecon.deprecation",
         "jaxrecon.errors",
         "jaxrecon.machine",
         "jaxrecon.checks",

@@ -1,6 +1,6 @@
 """The policy of block-sparse attention: who sees whom, budgets, order, and the whole program."""
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, cast
@@ -20,16 +20,26 @@ from jaxrecon.nn.alternating import AlternatingAttention
 from jaxrecon.nn.attention import TokenLayout, attend_densely
 from jaxrecon.nn.block import BlockConfig
 from jaxrecon.progress import Stages
-from jaxrecon.sparse import SparseAttention, hilbert_order
+from jaxrecon.sparse import (
+    BlockLayout,
+    HilbertOrder,
+    PcaTreeOrder,
+    Permutation,
+    RasterOrder,
+    SparseAttention,
+    TopKTopP,
+    hilbert_order,
+)
 from jaxrecon.sparse import attention as policy_module
-from jaxrecon.sparse.teams import own_rows
+from jaxrecon.sparse.replicas import own_rows
 from pallas_kernels.block_sparse_attention import BlockMask
 from tiny_models import PI3_TINY, write_native
 
 LAYOUT = TokenLayout(views=3, grid=(4, 5), leading=2, trailing=1, scene=2)
 type Inputs = tuple[jax.Array, jax.Array, jax.Array]
 
-SMALL: dict[str, Any] = {"block_q": 8, "block_kv": 4, "order": "raster"}
+SIZES: dict[str, Any] = {"block_q": 8, "block_kv": 4}
+SMALL: dict[str, Any] = SIZES | {"order": "raster"}
 
 
 def qkv(layout: TokenLayout, heads: int = 2, width: int = 8) -> Inputs:
@@ -78,7 +88,7 @@ def test_the_rows_of_a_team_are_all_rows(team: int, real: int | None) -> None:
         np.testing.assert_array_equal(part, whole)
 
 
-@pytest.mark.parametrize("order", ["raster", "hilbert", "similar"])
+@pytest.mark.parametrize("order", ["raster", "hilbert", "pca_tree"])
 @pytest.mark.parametrize("special_tokens", ["aligned", "packed"])
 def test_keeping_all_blocks_is_dense_attention(order: Any, special_tokens: Any) -> None:
     options = SMALL | {"order": order, "special_tokens": special_tokens}
@@ -96,8 +106,8 @@ def test_keeping_all_blocks_is_dense_attention(order: Any, special_tokens: Any) 
         ("raster", "packed", "max"),
         ("hilbert", "aligned", "max"),
         ("hilbert", "packed", "mean"),
-        ("similar", "aligned", "mean"),
-        ("similar", "packed", "max"),
+        ("pca_tree", "aligned", "mean"),
+        ("pca_tree", "packed", "max"),
     ],
 )
 def test_padding_views_change_nothing(order: Any, special_tokens: Any, pooling: Any) -> None:
@@ -129,13 +139,13 @@ def test_padding_views_change_nothing(order: Any, special_tokens: Any, pooling: 
     np.testing.assert_allclose(found[2][:, own], dense, rtol=0, atol=2e-6)
 
 
-@pytest.mark.parametrize("order", ["raster", "hilbert", "similar"])
-def test_the_way_back_undoes_the_arrangement(order: Any) -> None:
-    made = SparseAttention(**SMALL | {"order": order}).arrangement(LAYOUT)
+@pytest.mark.parametrize("order", ["raster", "hilbert", "pca_tree"])
+def test_the_way_back_undoes_the_layout(order: Any) -> None:
+    made = SparseAttention(**SMALL | {"order": order}).block_layout(LAYOUT)
     x, k, _ = qkv(LAYOUT)
-    orders = jax.jit(made.orders)(x, k)
-    assert (orders.queries is None) == (order != "similar")
-    np.testing.assert_array_equal(made.restore(made.queries(x, orders.queries), orders.queries), x)
+    orders = made.orders(x, k)
+    assert (orders.queries is None) == (order != "pca_tree")
+    np.testing.assert_array_equal(made.restore(made.queries(x, orders), orders), x)
     # 11 specials fill two blocks of 8 queries; they are the first keys.
     assert (made.specials, made.dense_queries) == (11, 16)
     specials = np.setdiff1d(np.arange(LAYOUT.tokens), patch_places(LAYOUT))
@@ -188,17 +198,18 @@ def test_attention_within_a_view_is_dense() -> None:
 
 
 def test_like_patches_share_blocks_unless_the_layout_is_upstream_s() -> None:
-    assert SparseAttention().patch_order == "similar"
-    assert SparseAttention(special_tokens="packed").patch_order == "raster"
-    assert SparseAttention(order="hilbert").patch_order == "hilbert"
+    assert SparseAttention().patch_order == PcaTreeOrder()
+    assert SparseAttention(special_tokens="packed").patch_order == RasterOrder()
+    assert SparseAttention(order="hilbert").patch_order == HilbertOrder()
+    assert SparseAttention(order=RasterOrder()).patch_order == RasterOrder()
 
 
 def test_blocks_are_scored_by_quarters() -> None:
     """By the whole block where it is upstream's layout, or 4 does not divide it."""
-    assert SparseAttention().scored_queries == 32
-    assert SparseAttention(pool_q=128).scored_queries == 128
-    assert SparseAttention(special_tokens="packed").scored_queries == 128
-    assert SparseAttention(block_q=6).scored_queries == 6
+    assert TopKTopP().pooled(128, "aligned") == 32
+    assert TopKTopP(pool_q=128).pooled(128, "aligned") == 128
+    assert TopKTopP().pooled(128, "packed") == 128
+    assert TopKTopP().pooled(6, "aligned") == 6
     layout = TokenLayout(views=6, grid=(4, 4))
     q, k, _ = qkv(layout)
     given, quarters, whole = (
@@ -277,7 +288,7 @@ def test_heads_in_turns_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
         ({"block_q": 12.5}, r"block_q=12\.5 must be a whole number"),
         ({"pool_q": 2.0}, r"pool_q=2\.0 must divide block_q=128"),
         ({"implementation": "cuda"}, "implementation='cuda' is unknown; choose one of mosaic_gpu"),
-        ({"order": "zigzag"}, "order='zigzag' is unknown; choose one of similar, raster, hilbert"),
+        ({"order": "zigzag"}, "order='zigzag' is unknown; choose one of pca_tree, raster, hilbert"),
         ({"special_tokens": "none"}, "choose one of aligned, packed"),
         ({"pooling": "median"}, "choose one of mean, max"),
     ],
@@ -334,8 +345,8 @@ def test_a_model_with_it_is_one_program_that_can_be_exported() -> None:
 
 
 @pytest.mark.parametrize("padded", [False, True])
-@pytest.mark.parametrize(("rest_q", "spare"), [(0, 0.4), (None, 1.5)])
-def test_a_thousand_views_fit(rest_q: int | None, spare: float, padded: bool) -> None:
+@pytest.mark.parametrize(("compensation_q", "spare"), [(0, 0.4), (None, 1.5)])
+def test_a_thousand_views_fit(compensation_q: int | None, spare: float, padded: bool) -> None:
     """Beside q, k and v rearranged and the output before its way back, 2.0 GiB each, a layer needs
     0.3 GiB: the lists of one head. What skipped blocks tell takes float32 copies of a head on a CPU
     (and no more room on a GPU, where they are fused).
@@ -345,7 +356,7 @@ def test_a_thousand_views_fit(rest_q: int | None, spare: float, padded: bool) ->
 
     def attend(q: jax.Array, k: jax.Array, v: jax.Array, views: jax.Array) -> Any:
         given = replace(layout, real_views=views) if padded else layout
-        return SparseAttention(rest_q=rest_q).attend(q, k, v, given)
+        return SparseAttention(compensation_q=compensation_q).attend(q, k, v, given)
 
     views = jax.ShapeDtypeStruct((), jnp.int32)
     analysis = jax.jit(attend).lower(shape, shape, shape, views).compile().memory_analysis()
@@ -357,7 +368,7 @@ def test_a_thousand_views_fit(rest_q: int | None, spare: float, padded: bool) ->
 def test_lists_of_wide_indices_take_twice_the_room(monkeypatch: pytest.MonkeyPatch) -> None:
     for blocks, size in ((32_000, 2), (33_000, 4)):
         layout = TokenLayout(views=blocks, grid=(1, 4))
-        made = SparseAttention(**SMALL).arrangement(layout)
+        made = SparseAttention(**SMALL).block_layout(layout)
         assert made.key_blocks == blocks
         head = size * made.query_blocks * blocks
         for heads in (1, 2, 4):
@@ -378,3 +389,68 @@ def test_models_load_with_it(tmp_path: Path) -> None:
     few = jaxrecon.SparseAttention(sparse_ratio=0.9, cdf_threshold=None, **SMALL)
     sparse = jaxrecon.load(folder, attention=few, stages=quiet).reconstruct(photos, resolution=70)
     assert np.abs(np.asarray(sparse.points_world) - np.asarray(dense.points_world)).max() > 1e-3
+
+
+@dataclass(frozen=True)
+class FirstBlocks:
+    """A selector: every block of queries sees the first key blocks alone."""
+
+    count: int
+
+    def select(self, q: jax.Array, k: jax.Array, layout: BlockLayout) -> BlockMask:
+        seen = np.zeros((q.shape[0], q.shape[2], layout.query_blocks, layout.key_blocks), bool)
+        seen[..., : self.count] = True
+        sizes: dict[str, Any] = {"block_q": layout.block_q, "block_kv": layout.block_kv}
+        lengths = {"q_length": q.shape[1], "kv_length": k.shape[1]}
+        return BlockMask.from_array(seen, **sizes, **lengths)
+
+
+@dataclass(frozen=True)
+class Backwards:
+    """An order: the last patch of each view first."""
+
+    def order(self, q: jax.Array, k: jax.Array, layout: BlockLayout) -> Permutation:
+        height, width = layout.layout.grid
+        return Permutation(within_view=np.arange(height * width)[::-1])
+
+
+def test_a_selector_and_an_order_of_ones_own() -> None:
+    layout = TokenLayout(views=2, grid=(4, 4))
+    q, k, v = qkv(layout)
+    attend = SparseAttention(selector=FirstBlocks(1), order=Backwards(), compensation_q=0, **SIZES)
+    out, skipped = attended(attend, layout, q, k, v)
+    first = np.arange(15, 11, -1)  # the first key block: the last four patches of the first view
+    expected, _ = attend_densely(q, k[:, first], v[:, first], layout)
+    np.testing.assert_allclose(out, expected, rtol=0, atol=2e-6)
+    np.testing.assert_allclose(skipped, np.full((2, 2), 1 - 1 / 8))
+
+
+def test_a_selector_sees_some_heads_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = []
+
+    @dataclass(frozen=True)
+    class Watching(TopKTopP):
+        def select(self, q: jax.Array, k: jax.Array, layout: BlockLayout) -> BlockMask:
+            seen.append((q.shape[2], layout.layout.heads))
+            return super().select(q, k, layout)
+
+    monkeypatch.setattr(policy_module, "LIST_BYTES_LIMIT", 1)
+    layout = TokenLayout(views=4, grid=(4, 4))
+    inputs = qkv(layout, heads=4)
+    found = attended(SparseAttention(selector=Watching(0.5), **SMALL), layout, *inputs)
+    expected = attended(SparseAttention(0.5, **SMALL), layout, *inputs)
+    assert seen == [(1, 4)]
+    for ours, theirs in zip(found, expected, strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+
+
+def test_old_names_still_work() -> None:
+    with pytest.warns(DeprecationWarning, match='order="similar" is called order="pca_tree" now'):
+        assert SparseAttention(order=cast(Any, "similar")) == SparseAttention(order="pca_tree")
+    with pytest.warns(DeprecationWarning, match="rest_q is called compensation_q now"):
+        assert SparseAttention(rest_q=8) == SparseAttention(compensation_q=8)
+
+
+def test_a_selector_does_not_go_with_what_makes_another() -> None:
+    with pytest.raises(InputError, match="do not go with another selector"):
+        SparseAttention(0.5, selector=TopKTopP(0.25))

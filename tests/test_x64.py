@@ -19,7 +19,7 @@ from tiny_models import PI3_TINY
 from vggt_stages import VGGT_TINY
 
 CONFIGS = {"pi3": PI3_TINY, "vggt": VGGT_TINY, "mapanything": MAPANYTHING_TINY}
-SMALL: dict[str, Any] = {"block_q": 16, "block_kv": 8, "rest_q": 4}
+SMALL: dict[str, Any] = {"block_q": 16, "block_kv": 8, "compensation_q": 4}
 
 
 def pipeline_of(name: str) -> Pipeline:

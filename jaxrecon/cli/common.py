@@ -8,6 +8,7 @@ import os
 import sys
 from typing import TYPE_CHECKING, Any
 
+from jaxrecon.choices import ATTENTIONS, ORDERS
 from jaxrecon.cli.process import say
 from jaxrecon.errors import InputError, one_line
 from jaxrecon.files import check_output_folder
@@ -126,7 +127,7 @@ def add_computing(parser: argparse.ArgumentParser) -> None:
     add("--dtype", choices=("float32", "bfloat16"), help="default: bfloat16 on GPU and TPU")
     add(
         "--attention",
-        choices=("auto", "fast", "sparse", "dense", "mosaic_gpu", "cudnn", "xla"),
+        choices=ATTENTIONS,
         default="auto",
         help="auto: exact; fast: block-sparse where that is faster; or one of them by name",
     )
@@ -142,9 +143,9 @@ def add_computing(parser: argparse.ArgumentParser) -> None:
     add("--cdf-threshold", help="share of attention that is kept, in (0, 1], or none", **shares)
     add(
         "--patch-order",
-        choices=("similar", "raster", "hilbert"),
+        choices=ORDERS,
         default=argparse.SUPPRESS,
-        help="what shares a block: patches that look alike, or neighbours; default: similar",
+        help="what shares a block: patches that look alike, or neighbours; default: pca_tree",
     )
 
 

@@ -1,14 +1,26 @@
 """Attention across views that skips what matters least."""
 
-from jaxrecon.sparse.attention import Budget, SparseAttention
-from jaxrecon.sparse.hilbert import hilbert_order
-from jaxrecon.sparse.named import AttentionName, FastAttention, attention_named, chosen_attention
+from jaxrecon.choices import AttentionName
+from jaxrecon.sparse.attention import SparseAttention
+from jaxrecon.sparse.budgets import Budget
+from jaxrecon.sparse.layout import BlockLayout, PatchOrder, Permutation
+from jaxrecon.sparse.named import FastAttention, attention_named, chosen_attention
+from jaxrecon.sparse.orders import HilbertOrder, PcaTreeOrder, RasterOrder, hilbert_order
+from jaxrecon.sparse.selectors import BlockSelector, TopKTopP
 
 __all__ = [
     "AttentionName",
+    "BlockLayout",
+    "BlockSelector",
     "Budget",
     "FastAttention",
+    "HilbertOrder",
+    "PatchOrder",
+    "PcaTreeOrder",
+    "Permutation",
+    "RasterOrder",
     "SparseAttention",
+    "TopKTopP",
     "attention_named",
     "chosen_attention",
     "hilbert_order",

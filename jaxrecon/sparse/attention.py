@@ -1,7 +1,7 @@
 """Block-sparse global attention as a policy for any model (arXiv 2509.07120)."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import InitVar, dataclass
 from functools import partial
 
 import jax
@@ -9,13 +9,17 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from jaxrecon.checks import is_whole
+from jaxrecon.choices import ORDERS, OrderName
+from jaxrecon.deprecation import warn_renamed
 from jaxrecon.errors import InputError
 from jaxrecon.nn.attention import AttentionStats, Count, TokenLayout, attend_densely
 from jaxrecon.nn.views import from_team, note_chunk
-from jaxrecon.sparse.arrangement import Arrangement, Order, SpecialTokens
-from jaxrecon.sparse.budgets import SPANS, Budget, Budgets, budgets_of, checked_budget
-from jaxrecon.sparse.teams import own_rows
-from pallas_kernels.block_selection import Pooling, attend_to_rest, select_blocks, with_rest
+from jaxrecon.sparse.budgets import Budget
+from jaxrecon.sparse.layout import BlockLayout, PatchOrder, SpecialTokens
+from jaxrecon.sparse.orders import NAMED_ORDERS
+from jaxrecon.sparse.replicas import own_rows
+from jaxrecon.sparse.selectors import BlockSelector, TopKTopP
+from pallas_kernels.block_selection import Pooling, attend_to_skipped, merged_with_skipped
 from pallas_kernels.block_sparse_attention import (
     IMPLEMENTATIONS,
     BlockMask,
@@ -32,65 +36,77 @@ class SparseAttention:
     """An `AttentionFn` whose global attention skips the key blocks that matter least.
 
     Attention within a view stays dense. Across views, special tokens see and are seen by all
-    tokens; blocks of patch queries see the patch blocks that `select_blocks` chooses: the larger of
-    what the ratio and the threshold ask for. For inference only: it has no gradient.
+    tokens; blocks of patch queries see the patch blocks that a selector chooses: by default the
+    larger of what the ratio and the threshold ask for. For inference only: it has no gradient.
 
     Attributes:
-      sparse_ratio: share of the competing key blocks that may be skipped, in [0, 1); None to let
-        the threshold alone decide. Budgets are kept as floats or tuples of them.
-      cdf_threshold: share of the pooled softmax that the kept blocks reach, in (0, 1]; None to let
-        the ratio alone decide.
+      sparse_ratio, cdf_threshold, pooling, pool_q: see `TopKTopP`, which they make.
       block_q, block_kv: patches in a block of queries and of keys.
-      order: "similar", patches of all views that look alike together (see `similar_order`), which
-        finds far better blocks; "raster", row by row, as in the paper; or "hilbert", along a
-        Hilbert curve, so that a block covers a compact area. If not given, "similar" for "aligned"
-        tokens and "raster" for "packed" ones.
+      order: which patches share a block: "pca_tree", patches of all views that look alike (see
+        `pca_tree_order`), which finds far better blocks; "raster", row by row, as in the paper;
+        "hilbert", along a Hilbert curve, so that a block covers a compact area; or a `PatchOrder`.
+        If not given, "pca_tree" for "aligned" tokens and "raster" for "packed" ones.
       special_tokens: "aligned" keeps specials visible to all; "packed" is upstream's layout, in
         which some may fall into a block that is skipped, and upstream's scoring (`pool_q`).
-      pooling: how a block becomes one vector: "mean" or "max".
-      pool_q: queries pooled to one when blocks are scored, a divisor of `block_q`. If not given, a
-        quarter of a block of "aligned" tokens, which finds better blocks than the whole block that
-        the paper pools and that "packed" ones, or blocks that 4 does not divide, get.
-      rest_q: so many queries together, a divisor of `block_q`, get from the blocks that they skip
-        what one mean key and value a block tells; 0 for nothing, as upstream. If not given, 4, or
-        as many as make 32 groups of a larger block, of "aligned" tokens, and 0 of "packed" ones.
+      compensation_q: so many queries together, a divisor of `block_q`, are compensated for the
+        blocks that they skip by one mean key and value a block; 0 for nothing, as upstream. If not
+        given, 4, or as many as make 32 groups of a larger block, of "aligned" tokens, and 0 of
+        "packed" ones.
       implementation: a backend of `block_sparse_attention`; the best one if not given.
+      selector: a policy of its own, in place of `TopKTopP`.
 
     Raises:
-      InputError: a value is out of range; when called, a budget's layers or heads are not the
-        model's, or the inputs are not of the layout's tokens.
+      InputError: a value is out of range, or two do not go together; when called, a budget's
+        layers or heads are not the model's, or the inputs are not of the layout's tokens.
     """
 
     sparse_ratio: Budget | None = 0.75
     cdf_threshold: Budget | None = 0.9
     block_q: int = 128
     block_kv: int = 64
-    order: Order | None = None
+    order: OrderName | PatchOrder | None = None
     special_tokens: SpecialTokens = "aligned"
     pooling: Pooling = "mean"
     pool_q: int | None = None
-    rest_q: int | None = None
+    compensation_q: int | None = None
     implementation: str | None = None
+    selector: BlockSelector | None = None
+    rest_q: InitVar[int | None] = None
 
-    def __post_init__(self) -> None:
-        if self.sparse_ratio is None and self.cdf_threshold is None:
-            raise InputError("sparse_ratio and cdf_threshold are both None; give at least one")
-        for name in SPANS:
-            object.__setattr__(self, name, checked_budget(name, getattr(self, name)))
+    def __post_init__(self, rest_q: int | None) -> None:
+        self._take_old_names(rest_q)
+        made = TopKTopP(self.sparse_ratio, self.cdf_threshold, self.pooling, self.pool_q)
+        for name in ("sparse_ratio", "cdf_threshold"):
+            object.__setattr__(self, name, getattr(made, name))
+        if self.selector is not None and made != TopKTopP():
+            raise InputError(
+                "selector: sparse_ratio, cdf_threshold, pooling and pool_q make a TopKTopP and do "
+                "not go with another selector; give it these, or leave it out"
+            )
         for name, choices in CHOICES.items():
             value = getattr(self, name)
-            if value not in choices and (value is not None or name not in CHOSEN_IF_NONE):
+            chosen = isinstance(value, str) or name == "special_tokens"
+            if chosen and value not in choices:
                 raise InputError(f"{name}={value!r} is unknown; choose one of {', '.join(choices)}")
         for name in ("block_q", "block_kv"):
             size = getattr(self, name)
             if not is_whole(size) or size < 1:
                 raise InputError(f"{name}={size!r} must be a whole number of at least 1")
-        for name, least in (("pool_q", 1), ("rest_q", 0)):
+        for name, least in (("pool_q", 1), ("compensation_q", 0)):
             part = getattr(self, name)
             if part is None:
                 continue
             if not is_whole(part) or part < least or (part and self.block_q % part):
                 raise InputError(f"{name}={part} must divide block_q={self.block_q}")
+
+    def _take_old_names(self, rest_q: int | None) -> None:
+        """What version 0.1 called otherwise."""
+        if rest_q is not None:
+            warn_renamed("rest_q", "compensation_q")
+            object.__setattr__(self, "compensation_q", rest_q)
+        if self.order == "similar":
+            warn_renamed('order="similar"', 'order="pca_tree"')
+            object.__setattr__(self, "order", "pca_tree")
 
     def __call__(
         self,
@@ -121,89 +137,66 @@ class SparseAttention:
             layers or heads are not the model's.
         """
         _check_inputs(layout, q, k, v)
-        made = self.arrangement(layout)
-        orders = made.orders(q, k)
-        arranged = made.queries(q, orders.queries), *(made.keys(x, orders.keys) for x in (k, v))
-        budgets = self._budgets(made, q.shape[2])
-        step = _heads_at_once(made, q.shape[0], q.shape[2])
-        note_chunk("heads of sparse attention", step, q.shape[2])
-        if step == q.shape[2]:
-            q, k, v = arranged
-            out, skipped = self._attend(made, q, k, v, budgets)
+        blocks = self.block_layout(layout)
+        orders = blocks.orders(q, k)
+        laid_out = blocks.queries(q, orders), blocks.keys(k, orders), blocks.keys(v, orders)
+        heads = q.shape[2]
+        step = _heads_at_once(blocks, q.shape[0], heads)
+        note_chunk("heads of sparse attention", step, heads)
+        if step == heads:
+            out, skipped = self._attend(blocks, *laid_out)
         else:
-            out, skipped = self._attend_in_turns(made, arranged, budgets, step)
-        return made.restore(out, orders.queries), skipped
+            out, skipped = self._attend_in_chunks(blocks, laid_out, step)
+        return blocks.restore(out, orders), skipped
 
     def select(
         self, q: Float[Array, "G T N K"], k: Float[Array, "G T N K"], layout: TokenLayout
     ) -> BlockMask:
-        """The key blocks of each block of queries, in the order of `arrangement(layout)`.
-
-        Where like patches are brought together, it has them in its `orders(q, k)`.
+        """The key blocks of each block of queries, as `block_layout(layout)` lays them out.
 
         Raises:
           InputError: as `attend` does.
         """
         _check_inputs(layout, q, k)
-        made = self.arrangement(layout)
-        budgets = self._budgets(made, q.shape[2])
-        orders = made.orders(q, k)
-        q, k = made.queries(q, orders.queries), made.keys(k, orders.keys)
-        return self._select(made, q, k, budgets)
+        blocks = self.block_layout(layout)
+        orders = blocks.orders(q, k)
+        return self.block_selector.select(blocks.queries(q, orders), blocks.keys(k, orders), blocks)
 
-    def arrangement(self, layout: TokenLayout) -> Arrangement:
+    def block_layout(self, layout: TokenLayout) -> BlockLayout:
         """How the tokens of `layout` are laid out in blocks."""
         order = self.patch_order
-        return Arrangement(layout, order, self.special_tokens, self.block_q, self.block_kv)
+        return BlockLayout(layout, order, self.special_tokens, self.block_q, self.block_kv)
 
     @property
-    def patch_order(self) -> Order:
+    def patch_order(self) -> PatchOrder:
         """In which order patches are cut into blocks."""
-        if self.order is not None:
-            return self.order
-        return "similar" if self.special_tokens == "aligned" else "raster"
+        if self.order is None:
+            return NAMED_ORDERS["pca_tree" if self.special_tokens == "aligned" else "raster"]
+        return NAMED_ORDERS[self.order] if isinstance(self.order, str) else self.order
 
     @property
-    def scored_queries(self) -> int:
-        """Queries pooled to one when blocks are scored."""
-        if self.pool_q is not None:
-            return self.pool_q
-        whole = self.special_tokens == "packed" or self.block_q % 4
-        return self.block_q if whole else self.block_q // 4
+    def block_selector(self) -> BlockSelector:
+        """What chooses the blocks."""
+        if self.selector is not None:
+            return self.selector
+        return TopKTopP(self.sparse_ratio, self.cdf_threshold, self.pooling, self.pool_q)
 
     @property
-    def rest_queries(self) -> int:
-        """Queries that get together what skipped blocks tell; 0 for nothing."""
-        if self.rest_q is not None:
-            return self.rest_q
+    def compensated_queries(self) -> int:
+        """Queries that are compensated together for skipped blocks; 0 for none."""
+        if self.compensation_q is not None:
+            return self.compensation_q
         aligned = self.special_tokens == "aligned"
         return math.gcd(self.block_q, max(4, self.block_q // 32)) if aligned else 0
 
-    def _select(self, made: Arrangement, q: Array, k: Array, budgets: Budgets) -> BlockMask:
-        return select_blocks(
-            q,
-            k,
-            keep=budgets.keep,
-            mass=budgets.mass,
-            block_q=self.block_q,
-            block_kv=self.block_kv,
-            candidates=made.candidates,
-            dense_queries=made.dense_queries,
-            pooling=self.pooling,
-            pool_q=self.scored_queries,
-            real=made.real,
-        )
-
-    def _attend(
-        self, made: Arrangement, q: Array, k: Array, v: Array, budgets: Budgets
-    ) -> tuple[Array, Array]:
-        mask = self._select(made, q, k, budgets)
-        skipped = _share_skipped(mask, made)
-        real = None if made.real is None else made.real.queries
-        team = made.layout.team
+    def _attend(self, blocks: BlockLayout, q: Array, k: Array, v: Array) -> tuple[Array, Array]:
+        mask = self.block_selector.select(q, k, blocks)
+        skipped = _share_skipped(mask, blocks)
+        real = None if blocks.real is None else blocks.real.queries
+        team = blocks.layout.team
         if team == 1:
             return self._attend_blocks(q, k, v, mask, real), skipped
-        own = own_rows(q, mask, real, team, made.layout.member)
+        own = own_rows(q, mask, real, team, blocks.layout.member)
         out = self._attend_blocks(own.q, k, v, own.mask, own.real)
         return from_team(out, axis=1, team=team)[:, : q.shape[1]], skipped
 
@@ -211,50 +204,37 @@ class SparseAttention:
         self, q: Array, k: Array, v: Array, mask: BlockMask, real_queries: Count | None
     ) -> Array:
         attend = partial(block_sparse_attention, implementation=self.implementation)
-        group = self.rest_queries
+        group = self.compensated_queries
         if not group:
             return attend(q, k, v, mask)
         out, sums = attend(q, k, v, mask, return_logsumexp=True)
-        rest = attend_to_rest(q, k, v, mask, group=group, real_queries=real_queries)
-        return with_rest(out, sums, rest, group)
+        skipped = attend_to_skipped(q, k, v, mask, group=group, real_queries=real_queries)
+        return merged_with_skipped(out, sums, skipped, group)
 
-    def _attend_in_turns(
-        self, made: Arrangement, arranged: tuple[Array, ...], budgets: Budgets, step: int
+    def _attend_in_chunks(
+        self, blocks: BlockLayout, laid_out: tuple[Array, ...], step: int
     ) -> tuple[Array, Array]:
         """A few heads at a time, so that the lists of all heads never exist together."""
-        groups, _, heads, _ = arranged[0].shape
+        groups, _, heads, _ = laid_out[0].shape
 
-        def turn(index: Array, done: tuple[Array, Array]) -> tuple[Array, Array]:
+        def chunk(index: Array, done: tuple[Array, Array]) -> tuple[Array, Array]:
             start = index * step
-
-            def some(x: Array, axis: int) -> Array:
-                return jax.lax.dynamic_slice_in_dim(x, start, step, axis)
-
-            own = jax.tree.map(lambda x: some(x, 0), budgets)
-            q, k, v = (some(x, 2) for x in arranged)
-            out, skipped = self._attend(made, q, k, v, own)
+            q, k, v = (jax.lax.dynamic_slice_in_dim(x, start, step, 2) for x in laid_out)
+            out, skipped = self._attend(blocks.for_heads(start, heads), q, k, v)
             return (
                 jax.lax.dynamic_update_slice_in_dim(done[0], out, start, 2),
                 jax.lax.dynamic_update_slice_in_dim(done[1], skipped, start, 1),
             )
 
-        empty = jnp.zeros_like(arranged[0]), jnp.zeros((groups, heads), jnp.float32)
-        return jax.lax.fori_loop(0, heads // step, turn, empty)
-
-    def _budgets(self, made: Arrangement, heads: int) -> Budgets:
-        return budgets_of(self.sparse_ratio, self.cdf_threshold, made, heads)
+        empty = jnp.zeros_like(laid_out[0]), jnp.zeros((groups, heads), jnp.float32)
+        return jax.lax.fori_loop(0, heads // step, chunk, empty)
 
 
-CHOICES = {
-    "order": ("similar", "raster", "hilbert"),
+CHOICES: dict[str, tuple[str, ...]] = {
+    "order": ORDERS,
     "special_tokens": ("aligned", "packed"),
-    "pooling": ("mean", "max"),
     "implementation": tuple(IMPLEMENTATIONS),
 }
-
-
-CHOSEN_IF_NONE = ("order", "implementation")
-"""Of the choices, those that need not be made."""
 
 
 def _check_inputs(layout: TokenLayout, *inputs: Array) -> None:
@@ -266,20 +246,20 @@ def _check_inputs(layout: TokenLayout, *inputs: Array) -> None:
         raise InputError(f"the layout has {layout.tokens} tokens, found {shapes}")
 
 
-def _share_skipped(mask: BlockMask, made: Arrangement) -> Float[Array, "G N"]:
+def _share_skipped(mask: BlockMask, blocks: BlockLayout) -> Float[Array, "G N"]:
     """Of the key blocks, by the blocks of patch queries; padding counts in neither."""
-    counts = mask.counts[:, :, made.dense_queries // made.block_q :]
-    if made.real is None:
-        return 1 - jnp.mean(counts, axis=-1, dtype=jnp.float32) / made.key_blocks
-    rows = -(-(made.real.queries - made.dense_queries) // made.block_q)
+    counts = mask.counts[:, :, blocks.dense_queries // blocks.block_q :]
+    if blocks.real is None:
+        return 1 - jnp.mean(counts, axis=-1, dtype=jnp.float32) / blocks.key_blocks
+    rows = -(-(blocks.real.queries - blocks.dense_queries) // blocks.block_q)
     counts = jnp.where(jnp.arange(counts.shape[-1]) < rows, counts, 0)
-    key_blocks = -(-made.real.keys // made.block_kv)
+    key_blocks = -(-blocks.real.keys // blocks.block_kv)
     return 1 - jnp.sum(counts, axis=-1, dtype=jnp.float32) / (rows * key_blocks)
 
 
-def _heads_at_once(made: Arrangement, groups: int, heads: int) -> int:
+def _heads_at_once(blocks: BlockLayout, groups: int, heads: int) -> int:
     """The largest divisor of `heads` whose block lists stay within the limit."""
-    entry = jnp.dtype(index_dtype(made.key_blocks)).itemsize
-    head_bytes = entry * groups * made.query_blocks * made.key_blocks
+    entry = jnp.dtype(index_dtype(blocks.key_blocks)).itemsize
+    head_bytes = entry * groups * blocks.query_blocks * blocks.key_blocks
     fitting = (n for n in range(heads, 1, -1) if heads % n == 0)
     return next((n for n in fitting if n * head_bytes <= LIST_BYTES_LIMIT), 1)

@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from jaxrecon.errors import InputError
-from jaxrecon.sparse.arrangement import Arrangement
+from jaxrecon.sparse.layout import BlockLayout
 
 type Budget = float | Sequence[float] | Sequence[Sequence[float]] | np.ndarray
 """One number; or one for each global layer; or for each global layer one a head."""
@@ -22,8 +22,8 @@ type Budget = float | Sequence[float] | Sequence[Sequence[float]] | np.ndarray
 class Budgets:
     """Of one layer, by head: least number of blocks, and share of the softmax or None."""
 
-    keep: Any
-    mass: Any
+    top_k: Any
+    top_p: Any
 
 
 SPANS: dict[str, tuple[str, Callable[[float], bool]]] = {
@@ -67,9 +67,9 @@ def _as_tuples(value: Any) -> Any:
 
 
 def budgets_of(
-    ratio: Budget | None, threshold: Budget | None, made: Arrangement, heads: int
+    ratio: Budget | None, threshold: Budget | None, blocks: BlockLayout, heads: int
 ) -> Budgets:
-    """What is asked of these heads of the layer that the arrangement's layout tells.
+    """What is asked of these heads of the layer that the layout names.
 
     Args:
       ratio, threshold: `sparse_ratio` and `cdf_threshold` of `SparseAttention`.
@@ -78,7 +78,7 @@ def budgets_of(
     Raises:
       InputError: a budget's layers or heads are not the model's.
     """
-    layout = made.layout
+    layout = blocks.layout
     every = heads if layout.heads is None else layout.heads
     own = jnp.minimum(layout.first_head + jnp.arange(heads), every - 1)
 
@@ -88,18 +88,18 @@ def budgets_of(
         row = jnp.asarray(table)[(*place, layer)]
         return jnp.broadcast_to(row, (every,))[own]
 
-    keep, mass = jnp.ones((heads,), jnp.int32), None
+    top_k, top_p = jnp.ones((heads,), jnp.int32), None
     if ratio is not None:
         ratios = _table("sparse_ratio", ratio, layout.layers, every)
         views = [layout.views] if layout.real_views is None else range(layout.views + 1)
-        competing = np.array([made.of(count).competing for count in views])[:, None, None]
+        competing = np.array([blocks.of(count).competing for count in views])[:, None, None]
         # The product is rounded as upstream rounds it: 10 blocks at 0.8 keep 1.
         kept = np.trunc(competing * (1 - ratios)).astype(np.int32)
-        keep = chosen(kept, 0 if layout.real_views is None else layout.real_views)
+        top_k = chosen(kept, 0 if layout.real_views is None else layout.real_views)
     if threshold is not None:
         shares = _table("cdf_threshold", threshold, layout.layers, every)
-        mass = chosen(shares.astype(np.float32))
-    return Budgets(keep, mass)
+        top_p = chosen(shares.astype(np.float32))
+    return Budgets(top_k, top_p)
 
 
 def _table(name: str, budget: Budget, layers: int, heads: int) -> Float[np.ndarray, "rows columns"]:

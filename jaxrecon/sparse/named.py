@@ -1,10 +1,10 @@
 """Attention by name."""
 
 from dataclasses import dataclass, field
-from typing import Literal, get_args
 
 from jaxtyping import Array, Float
 
+from jaxrecon.choices import ATTENTIONS, AttentionName
 from jaxrecon.errors import InputError
 from jaxrecon.nn.attention import (
     AttentionFn,
@@ -14,10 +14,6 @@ from jaxrecon.nn.attention import (
     named_attention,
 )
 from jaxrecon.sparse.attention import SparseAttention
-
-type AttentionName = Literal["auto", "fast", "sparse", "dense", "mosaic_gpu", "cudnn", "xla"]
-
-_NAMES: tuple[str, ...] = get_args(AttentionName.__value__)
 
 DENSE_UP_TO = 16_384
 """Scenes of so many tokens, about 16 views of 518x392 pixels, attend densely in `FastAttention`."""
@@ -87,5 +83,5 @@ def attention_named(name: str) -> AttentionFn:
         return named_attention(name)
     except InputError as error:
         raise InputError(
-            f"attention={name!r} is unknown; choose one of {', '.join(_NAMES)}, or a function"
+            f"attention={name!r} is unknown; choose one of {', '.join(ATTENTIONS)}, or a function"
         ) from error

@@ -57,8 +57,8 @@ def select_blocks(
     q: Float[Array, "B T N K"],
     k: Float[Array, "B S N K"],
     *,
-    keep: int | Int[Array, " N"],
-    mass: float | Float[Array, " N"] | None = None,
+    top_k: int | Int[Array, " N"],
+    top_p: float | Float[Array, " N"] | None = None,
     block_q: int = 128,
     block_kv: int = 64,
     candidates: Candidates | None = None,
@@ -72,8 +72,8 @@ def select_blocks(
     """Chooses key blocks by the attention between pooled queries and pooled keys.
 
     Queries and keys are pooled block by block. Each query block takes the competing key blocks in
-    the order of their pooled scores: as many as have, together, a share of at most `mass` of the
-    softmax over the competing blocks, but at least `keep`, and at least one. Source: Wang et al.,
+    the order of their pooled scores: as many as have, together, a share of at most `top_p` of the
+    softmax over the competing blocks, but at least `top_k`, and at least one. Source: Wang et al.,
     Faster VGGT with block-sparse global attention (arXiv 2509.07120).
 
     With `pool_q`, fewer queries than a block's are pooled to one, and the mean of their softmax
@@ -82,8 +82,9 @@ def select_blocks(
     Args:
       q: queries.
       k: keys.
-      keep: least number of competing blocks, one for all heads or one a head.
-      mass: share of the softmax in (0, 1], one for all heads or one a head; None for `keep` alone.
+      top_k: least number of competing blocks, one for all heads or one a head.
+      top_p: share of the softmax in (0, 1], one for all heads or one a head; None for `top_k`
+        alone.
       block_q, block_kv: tokens of a block.
       candidates: the keys that compete; all if not given.
       dense_queries: so many first queries see every key; a multiple of `block_q`.
@@ -105,7 +106,7 @@ def select_blocks(
     part = block_q if pool_q is None else pool_q
     check_inputs(q, k)
     check_blocks(block_q, block_kv, dense_queries, part)
-    check_budgets(keep, mass, q.shape[2])
+    check_budgets(top_k, top_p, q.shape[2])
     factor = float(q.shape[-1]) ** -0.5 if scale is None else scale
     check_options(factor, pooling)
     check_backend(IMPLEMENTATIONS, implementation)
@@ -126,8 +127,8 @@ def select_blocks(
         q, block=block_q, part=part, pooling=pooling, dense=dense_queries, stop=stop
     )
     pooled_k, marks = _pooled_keys(k, block_kv, pooling, candidates, real)
-    least = jnp.broadcast_to(jnp.maximum(1, jnp.asarray(keep, jnp.int32)), (heads,))[:, None]
-    share = jnp.broadcast_to(jnp.asarray(-1.0 if mass is None else mass, jnp.float32), (heads,))
+    least = jnp.broadcast_to(jnp.maximum(1, jnp.asarray(top_k, jnp.int32)), (heads,))[:, None]
+    share = jnp.broadcast_to(jnp.asarray(-1.0 if top_p is None else top_p, jnp.float32), (heads,))
     # Rows of padding take as little as they may.
     row, last = jnp.arange(rows), rows if stop is None else -(-stop // block_q)
     least = jnp.where(row < dense, blocks, jnp.where(row < last, least, 1))
@@ -175,8 +176,8 @@ class Rows(NamedTuple):
     """The work, for each (batch, head) and query block, and the keys of each (batch, head)."""
 
     q: Queries
-    keep: Int[Array, "G rows"]
-    mass: Float[Array, "G rows"]
+    top_k: Int[Array, "G rows"]
+    top_p: Float[Array, "G rows"]
     k: Float[Array, "G candidates K"]
     marks: Float[Array, " candidates"] | None
 
@@ -192,11 +193,11 @@ def _by_chunks(
     work: Rows, scoring: Scoring, choose: Callable[..., tuple[Array, Array]], blocks: int
 ) -> tuple[Array, Array]:
     """Counts (G, rows) and lists (G, rows, blocks), a bounded number of scores at a time."""
-    groups, rows = work.keep.shape
+    groups, rows = work.top_k.shape
     most = max(1, SCORE_BYTES_LIMIT // (4 * work.k.shape[1] * scoring.held))
     size = (_even(groups, max(1, most // rows)), _even(rows, most))
     if size == (groups, rows):
-        return choose(scoring.scores(work.q, work.k, work.marks), work.keep, work.mass)
+        return choose(scoring.scores(work.q, work.k, work.marks), work.top_k, work.top_p)
     across = -(-rows // size[1])
 
     def step(index: Array, done: tuple[Array, Array]) -> tuple[Array, Array]:
@@ -209,7 +210,7 @@ def _by_chunks(
 
         k = jax.lax.dynamic_slice_in_dim(work.k, group, size[0])
         scores = scoring.scores(jax.tree.map(cut, work.q), k, work.marks)
-        counts, lists = choose(scores, cut(work.keep), cut(work.mass))
+        counts, lists = choose(scores, cut(work.top_k), cut(work.top_p))
         return (
             jax.lax.dynamic_update_slice(done[0], counts, (group, row)),
             jax.lax.dynamic_update_slice(done[1], lists, (group, row, 0)),

@@ -30,20 +30,20 @@ def check_blocks(block_q: int, block_kv: int, dense_queries: int, part: int) -> 
         raise ValueError(f"pool_q={part} must divide {block_q=}")
 
 
-def check_budgets(keep: Any, mass: Any, heads: int) -> None:
+def check_budgets(top_k: Any, top_p: Any, heads: int) -> None:
     """Refuses numbers of blocks and shares that mean nothing."""
-    for name, budget in (("keep", keep), ("mass", mass)):
+    for name, budget in (("top_k", top_k), ("top_p", top_p)):
         if np.shape(budget) not in ((), (heads,)):
             raise ValueError(f"{name}: give one, or one for each of {heads} heads, found {budget}")
-    if not isinstance(keep, Tracer):
-        least = np.asarray(keep)
+    if not isinstance(top_k, Tracer):
+        least = np.asarray(top_k)
         if not np.issubdtype(least.dtype, np.integer) or least.min() < 0:
-            raise ValueError(f"keep={keep} must be whole numbers of at least 0")
-    if mass is None or isinstance(mass, Tracer):
+            raise ValueError(f"top_k={top_k} must be whole numbers of at least 0")
+    if top_p is None or isinstance(top_p, Tracer):
         return
-    share = np.asarray(mass, np.float64)
+    share = np.asarray(top_p, np.float64)
     if not ((share > 0) & (share <= 1)).all():
-        raise ValueError(f"mass={mass} must lie in (0, 1]")
+        raise ValueError(f"top_p={top_p} must lie in (0, 1]")
 
 
 def check_options(scale: float, pooling: str) -> None:

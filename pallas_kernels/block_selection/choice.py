@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-MASS_SLACK = 1e-5
+TOP_P_SLACK = 1e-5
 """Added to the budget against rounding, as upstream does (sparse-vggt, `get_block_mask`)."""
 
 LARGEST = 0x7F7FFFFF
@@ -41,21 +41,21 @@ def marked_gaps(
 
 def choose(
     gaps: Float[Array, "*rows blocks"],
-    keep: Int[Array, "*rows 1"],
-    mass: Float[Array, "*rows 1"],
+    top_k: Int[Array, "*rows 1"],
+    top_p: Float[Array, "*rows 1"],
 ) -> Bool[Array, "*rows blocks"]:
     """The best blocks of each row.
 
     Taken from the smallest gap up, of equal ones the first: the longest run whose softmax weights
-    sum to at most `mass` (plus `MASS_SLACK`), but at least `keep` blocks.
+    sum to at most `top_p` (plus `TOP_P_SLACK`), but at least `top_k` blocks.
 
     Args:
       gaps: of the blocks, at least 0; infinite for what may not be chosen.
-      keep: at least 1.
-      mass: in (0, 1]; negative for no budget.
+      top_k: at least 1.
+      top_p: in (0, 1]; negative for no budget.
     """
     weights = jnp.exp(-gaps)
-    budget = (mass + MASS_SLACK) * weights.sum(-1, keepdims=True)
+    budget = (top_p + TOP_P_SLACK) * weights.sum(-1, keepdims=True)
     # The bits of floats that are not negative, read as integers, rise with the floats. Halving an
     # interval of such integers ends after about 31 turns whatever the range of the scores, where
     # halving an interval of floats may take many more.
@@ -73,7 +73,7 @@ def choose(
     def halve(search: _Search) -> _Search:
         taken, count = totals(bits <= search.guess)
         # Both totals rise with the guess, so "fits" is true up to the threshold and false beyond.
-        fits = (taken <= budget) | (count <= keep)
+        fits = (taken <= budget) | (count <= top_k)
         low, below = _pick(fits, (search.guess, count), (search.low, search.below))
         high, above = _pick(fits, (search.high, search.above), (search.guess, count))
         return _Search(low, below, high, above, low + (high - low) // 2)
@@ -92,7 +92,7 @@ def choose(
     following = jnp.where(inside, jnp.inf, gaps).min(-1, keepdims=True)
     ties = (gaps == following) & (bits <= LARGEST)
     fitting = jnp.clip((budget - taken) / jnp.exp(-following), 0.0, gaps.shape[-1])
-    room = jnp.maximum(fitting.astype(jnp.int32), keep - count)
+    room = jnp.maximum(fitting.astype(jnp.int32), top_k - count)
     return inside | _first(ties, room)
 
 

@@ -24,8 +24,8 @@ each other."""
 
 def list_blocks_triton(
     scores: Float[Array, "G rows candidates"],
-    keep: Int[Array, "G rows"],
-    mass: Float[Array, "G rows"],
+    top_k: Int[Array, "G rows"],
+    top_p: Float[Array, "G rows"],
     *,
     first: int,
     blocks: int,
@@ -64,13 +64,13 @@ def list_blocks_triton(
         compiler_params=plgpu.CompilerParams(num_warps=warps, num_stages=1),
         interpret=interpret,
         name="block_selection",
-    )(scores, keep, mass)
+    )(scores, top_k, top_p)
 
 
 def _kernel(
     scores_ref: Any,
-    keep_ref: Any,
-    mass_ref: Any,
+    top_k_ref: Any,
+    top_p_ref: Any,
     counts_ref: Any,
     indices_ref: Any,
     *,
@@ -88,7 +88,7 @@ def _kernel(
         gaps, always = marked_gaps(scores)
     else:
         gaps, always = jnp.where(candidate, score_gaps(scores), jnp.inf), ~candidate
-    chosen = choose(gaps, keep_ref[...][None], mass_ref[...][None])
+    chosen = choose(gaps, top_k_ref[...][None], top_p_ref[...][None])
     chosen = (chosen & candidate) | (always & (number < blocks))
     # Compaction: the inclusive sum up to a chosen block is its place in the list plus one, so lists
     # rise by construction.

@@ -9,8 +9,8 @@ from pallas_kernels.block_sparse_attention.mask import index_dtype
 
 def list_blocks_xla(
     scores: Float[Array, "G rows candidates"],
-    keep: Int[Array, "G rows"],
-    mass: Float[Array, "G rows"],
+    top_k: Int[Array, "G rows"],
+    top_p: Float[Array, "G rows"],
     *,
     first: int,
     blocks: int,
@@ -22,9 +22,9 @@ def list_blocks_xla(
     """
     if marked:
         gaps, always = marked_gaps(scores)
-        chosen = choose(gaps, keep[..., None], mass[..., None]) | always
+        chosen = choose(gaps, top_k[..., None], top_p[..., None]) | always
     else:
-        chosen = choose(score_gaps(scores), keep[..., None], mass[..., None])
+        chosen = choose(score_gaps(scores), top_k[..., None], top_p[..., None])
         around = ((0, 0), (0, 0), (first, blocks - first - scores.shape[-1]))
         chosen = jnp.pad(chosen, around, constant_values=True)
     numbers = jnp.where(chosen, jnp.arange(blocks, dtype=index_dtype(blocks)), blocks)

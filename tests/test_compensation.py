@@ -14,8 +14,13 @@ from abstract_devices import H100
 from jaxrecon import SparseAttention
 from jaxrecon.errors import InputError
 from jaxrecon.nn.attention import TokenLayout, attend_densely
-from pallas_kernels.block_selection import attend_to_rest, rest, select_blocks, with_rest
-from pallas_kernels.block_selection.rest_triton import rest_triton
+from pallas_kernels.block_selection import (
+    attend_to_skipped,
+    compensation,
+    merged_with_skipped,
+    select_blocks,
+)
+from pallas_kernels.block_selection.compensation_triton import skipped_triton
 from pallas_kernels.block_sparse_attention import (
     BlockMask,
     attention_reference,
@@ -55,7 +60,7 @@ def some_lists(queries: int, keys: int) -> BlockMask:
 
 def joined(q: jax.Array, k: jax.Array, v: jax.Array, mask: BlockMask, group: int) -> jax.Array:
     out, sums = block_sparse_attention(q, k, v, mask, return_logsumexp=True)
-    return with_rest(out, sums, attend_to_rest(q, k, v, mask, group=group), group)
+    return merged_with_skipped(out, sums, attend_to_skipped(q, k, v, mask, group=group), group)
 
 
 @pytest.mark.parametrize(("queries", "keys"), [(32, 24), (29, 23), (5, 41)])
@@ -94,9 +99,9 @@ def test_plain_sums(group: int) -> None:
 def test_chunks_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     q, k, v = qkv(61, 23)
     mask = some_lists(61, 23)
-    whole = attend_to_rest(q, k, v, mask, group=4)
-    monkeypatch.setattr(rest, "SCORE_BYTES_LIMIT", 3 * 4 * 2 * mask.key_blocks)
-    cut = attend_to_rest(q, k, v, mask, group=4)
+    whole = attend_to_skipped(q, k, v, mask, group=4)
+    monkeypatch.setattr(compensation, "SCORE_BYTES_LIMIT", 3 * 4 * 2 * mask.key_blocks)
+    cut = attend_to_skipped(q, k, v, mask, group=4)
     np.testing.assert_allclose(cut.values, whole.values, atol=1e-6)
     np.testing.assert_allclose(cut.logsumexp, whole.logsumexp, atol=1e-6)
 
@@ -106,7 +111,7 @@ def test_the_kernel_is_the_chunks(
     group: int, real: int | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Three tiles of 64 blocks, the last one short; a row that skips nothing."""
-    monkeypatch.setattr(rest, "rest_triton", partial(rest_triton, interpret=True))
+    monkeypatch.setattr(compensation, "skipped_triton", partial(skipped_triton, interpret=True))
     q, k, v = (x.astype(jnp.float16) for x in qkv(61, 601))
     mask = some_lists(61, 601)
     if real is not None:
@@ -114,7 +119,7 @@ def test_the_kernel_is_the_chunks(
         mask = BlockMask.from_array(listed, **SIZES, q_length=61, kv_length=601)
         mask = replace(mask, real_keys=jnp.int32(real))
     ours, theirs = (
-        attend_to_rest(q, k, v, mask, group=group, implementation=name)
+        attend_to_skipped(q, k, v, mask, group=group, implementation=name)
         for name in ("triton", "xla")
     )
     assert np.isneginf(np.asarray(theirs.logsumexp)[0, 0, : 8 // group]).all()
@@ -129,7 +134,7 @@ def test_the_kernel_lowers_for_an_h100() -> None:
 
     def run(q: jax.Array, k: jax.Array, v: jax.Array) -> Any:
         mask = full_mask(1, 4, **sizes, kv_length=tokens)
-        return attend_to_rest(q, k, v, mask, group=8, implementation="triton")
+        return attend_to_skipped(q, k, v, mask, group=8, implementation="triton")
 
     with use_abstract_mesh(AbstractMesh((), (), abstract_device=H100)):
         text = jax.jit(run).trace(x, x, x).lower(lowering_platforms=("cuda",)).as_text()
@@ -140,10 +145,10 @@ def test_what_the_kernel_cannot_do_is_refused() -> None:
     q, k, v = qkv(16, 16)
     mask = some_lists(16, 16)
     with pytest.raises(ValueError, match="implementation='cuda' is unknown; choose one of triton"):
-        attend_to_rest(q, k, v, mask, group=8, implementation="cuda")
+        attend_to_skipped(q, k, v, mask, group=8, implementation="cuda")
     with pytest.raises(NotImplementedError, match="triton: needs an NVIDIA GPU, found cpu"):
-        attend_to_rest(q, k, v, mask, group=8, implementation="triton")
-    run: Any = rest_triton
+        attend_to_skipped(q, k, v, mask, group=8, implementation="triton")
+    run: Any = skipped_triton
     means = jnp.zeros((1, 2, 1, 8)), *2 * (jnp.zeros((1, 4, 8)),), jnp.ones(4)
     lists = jnp.ones((1, 2), jnp.int32), jnp.zeros((1, 2, 4), jnp.int32)
     with pytest.raises(UnfitError, match="needs bfloat16 or float16, found float32"):
@@ -159,9 +164,9 @@ def test_backends_on_the_gpu(group: int) -> None:
     random = np.random.default_rng(0)
     shape = (1, 20 * 1041, 4, 64)
     q, k, v = (jnp.asarray(random.normal(size=shape), jnp.bfloat16) for _ in range(3))
-    mask = select_blocks(q, k, keep=50)
+    mask = select_blocks(q, k, top_k=50)
     ours, theirs = (
-        attend_to_rest(q, k, v, mask, group=group, implementation=name)
+        attend_to_skipped(q, k, v, mask, group=group, implementation=name)
         for name in ("triton", "xla")
     )
     np.testing.assert_allclose(ours.logsumexp, theirs.logsumexp, rtol=0, atol=2e-2)
@@ -173,7 +178,7 @@ LAYOUT = TokenLayout(views=3, grid=(4, 5), leading=2, trailing=1, scene=2)
 
 @pytest.mark.parametrize("special_tokens", ["aligned", "packed"])
 def test_padding_views_change_nothing(special_tokens: Any) -> None:
-    sizes = SIZES | {"pool_q": 4, "rest_q": 2, "order": "raster"}
+    sizes = SIZES | {"pool_q": 4, "compensation_q": 2, "order": "raster"}
     attend = SparseAttention(0.5, None, special_tokens=special_tokens, **sizes)
     random = np.random.default_rng(2)
     padded = replace(LAYOUT, views=5)
@@ -196,7 +201,7 @@ def test_closer_to_dense_attention_than_without() -> None:
     dense = np.asarray(attend_densely(q, k, v, LAYOUT)[0])
     errors = {}
     for group in (0, 4):
-        attend = SparseAttention(0.7, None, order="raster", pool_q=2, rest_q=group, **SIZES)
+        attend = SparseAttention(0.7, None, order="raster", pool_q=2, compensation_q=group, **SIZES)
         errors[group] = np.linalg.norm(np.asarray(attend(q, k, v, LAYOUT)[0]) - dense)
     assert errors[4] < 0.7 * errors[0]
 
@@ -204,19 +209,24 @@ def test_closer_to_dense_attention_than_without() -> None:
 def test_wrong_arguments_are_refused(without_shape_checks: None) -> None:
     q, k, v = qkv(16, 16)
     with pytest.raises(ValueError, match="group=3 must divide the mask's block_q=8"):
-        attend_to_rest(q, k, v, some_lists(16, 16), group=3)
-    for name, part in (("pool_q", 0), ("pool_q", 48), ("rest_q", -4), ("rest_q", 48)):
+        attend_to_skipped(q, k, v, some_lists(16, 16), group=3)
+    for name, part in (
+        ("pool_q", 0),
+        ("pool_q", 48),
+        ("compensation_q", -4),
+        ("compensation_q", 48),
+    ):
         with pytest.raises(InputError, match=f"{name}={part} must divide block_q=128"):
             SparseAttention(**cast(Any, {name: part}))
 
 
 def test_what_is_not_given_suits_the_block() -> None:
     """Groups of four, but no more than 32 a block; none for upstream's layout."""
-    found = {size: SparseAttention(block_q=size).rest_queries for size in (16, 30, 128, 256)}
+    found = {size: SparseAttention(block_q=size).compensated_queries for size in (16, 30, 128, 256)}
     assert found == {16: 4, 30: 2, 128: 4, 256: 8}
-    assert SparseAttention(special_tokens="packed").rest_queries == 0
-    assert SparseAttention(rest_q=0).rest_queries == 0
-    assert SparseAttention(special_tokens="packed", rest_q=8).rest_queries == 8
+    assert SparseAttention(special_tokens="packed").compensated_queries == 0
+    assert SparseAttention(compensation_q=0).compensated_queries == 0
+    assert SparseAttention(special_tokens="packed", compensation_q=8).compensated_queries == 8
 
 
 def test_a_thousand_views_fit() -> None:
@@ -225,7 +235,7 @@ def test_a_thousand_views_fit() -> None:
     x = jax.ShapeDtypeStruct((1, tokens, 4, 64), jnp.bfloat16)
 
     def run(q: jax.Array, k: jax.Array, v: jax.Array) -> Any:
-        return attend_to_rest(q, k, v, full_mask(1, 4, **sizes, kv_length=tokens), group=8)
+        return attend_to_skipped(q, k, v, full_mask(1, 4, **sizes, kv_length=tokens), group=8)
 
     analysis = jax.jit(run).lower(x, x, x).compile().memory_analysis()
     assert analysis is not None

@@ -1,6 +1,11 @@
-"""An order of all patches of a scene in which those that look alike stand together."""
+"""An order of all patches of a scene in which those that look alike stand together.
+
+A tree of principal axes: patches are cut in two along the direction in which they vary most, each
+part again, down to blocks.
+"""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import partial
 
 import jax
@@ -9,6 +14,8 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from jaxrecon.nn.attention import Count
+from jaxrecon.nn.views import from_all_devices
+from jaxrecon.sparse.layout import BlockLayout, Permutation
 
 FEATURES = 32
 """About so many numbers tell how a patch looks to all heads together."""
@@ -18,6 +25,39 @@ ITERATIONS = 4
 
 SUMMED_AT_ONCE = 1024
 """About so many tokens' products are summed by one matrix product."""
+
+
+@dataclass(frozen=True)
+class PcaTreeOrder:
+    """Patches of all views that look alike to the heads, next to each other: see `pca_tree_order`.
+
+    Queries and keys are ordered each by their own numbers.
+    """
+
+    def order(
+        self, q: Float[Array, "G T N K"], k: Float[Array, "G T N K"], layout: BlockLayout
+    ) -> Permutation:
+        """One tree over the queries and one over the keys of each scene, built together."""
+        tokens, views = layout.layout, layout.counted_views
+        real = None if tokens.real_views is None else views * tokens.grid[0] * tokens.grid[1]
+        own = views * (tokens.leading + tokens.trailing) + tokens.scene
+        # Aligned keys begin with the specials, which share their last block with patches.
+        front = own % layout.block_kv if layout.special_tokens == "aligned" else 0
+        groups, both = q.shape[0], jnp.concatenate([_features(x, layout) for x in (q, k)])
+        fronts = (*(0,) * groups, *(front,) * groups)
+        found = pca_tree_order(both, leaf=layout.block_kv, front=fronts, real=real)
+        return Permutation(queries=found[:groups], keys=found[groups:])
+
+
+def _features(x: Float[Array, "G T N K"], layout: BlockLayout) -> Float[Array, "G patches F"]:
+    """How patches look to all heads of the layer, those on other devices too."""
+    tokens, heads = layout.layout, x.shape[2]
+    every = heads if tokens.heads is None else tokens.heads
+    found = layout.patches_of(head_features(x, every, tokens.first_head))
+    if heads == every:
+        return found
+    each = found.shape[2] // heads
+    return from_all_devices(found, axis=2, team=tokens.team)[..., : every * each]
 
 
 def head_features(
@@ -40,7 +80,7 @@ def head_features(
     return found.reshape(*x.shape[:2], -1)
 
 
-def similar_order(
+def pca_tree_order(
     features: Float[Array, "G P F"],
     *,
     leaf: int,

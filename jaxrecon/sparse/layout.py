@@ -1,8 +1,7 @@
 """How the tokens of a scene are laid out for block-sparse attention."""
 
 from dataclasses import dataclass, replace
-from functools import cached_property
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -10,39 +9,77 @@ import numpy as np
 from jaxtyping import Array, Float, Int, Shaped
 
 from jaxrecon.nn.attention import Count, TokenLayout
-from jaxrecon.nn.views import from_all_devices
-from jaxrecon.sparse.hilbert import hilbert_order
-from jaxrecon.sparse.similarity import head_features, similar_order
 from pallas_kernels.block_selection import Candidates, Real
 
-type Order = Literal["raster", "hilbert", "similar"]
 type SpecialTokens = Literal["aligned", "packed"]
 
 
-class TokenOrders(NamedTuple):
-    """Numbers of the model's tokens in the order of queries and of keys, where data decides it.
+class Permutation(NamedTuple):
+    """An order of the patches of a scene: one within each view, or one across all views.
 
-    A number that no token has stands for padding.
+    Attributes:
+      within_view: row-by-row numbers of a view's patches, for every view the same.
+      queries, keys: numbers of the patches of all views, counted view after view and row by row;
+        those of padding views come last.
     """
 
+    within_view: Int[np.ndarray, " patches"] | None = None
+    queries: Int[Array, "G patches"] | None = None
+    keys: Int[Array, "G patches"] | None = None
+
+
+class PatchOrder(Protocol):
+    """Decides which patches share a block. Instances must be hashable: they are static."""
+
+    def order(
+        self, q: Float[Array, "G T N K"], k: Float[Array, "G T N K"], layout: "BlockLayout"
+    ) -> Permutation:
+        """An order of the patches of these queries and of these keys.
+
+        Args:
+          q, k: queries and keys in the model's order; `layout.patches_of` picks the patches.
+          layout: what the tokens are, and the sizes of the blocks.
+        """
+        ...
+
+
+class TokenOrders(NamedTuple):
+    """Where each of the model's tokens goes: what `BlockLayout.orders` makes of a permutation.
+
+    Attributes:
+      within_view: as in `Permutation`.
+      queries, keys: numbers of the model's tokens, where an order across views is used. A number
+        that no token has stands for padding.
+    """
+
+    within_view: Int[np.ndarray, " patches"] | None = None
     queries: Int[Array, "G padded"] | None = None
     keys: Int[Array, "G T"] | None = None
 
 
+MODEL_ORDER = TokenOrders()
+"""Patches view after view and row by row."""
+
+
 @dataclass(frozen=True)
-class Arrangement:
-    """The order of queries and keys of one scene, and the way back.
+class BlockLayout:
+    """How queries and keys of one scene are laid out in blocks, and the way back.
 
     Queries are [specials | padding to a whole block | patches]. Keys are [specials | patches]
     ("aligned": the first blocks, which hold all specials, are seen by all) or [patches | specials]
     ("packed", upstream's order: the last block of patches holds the first specials too, and
-    competes). Specials stand view after view, and so do patches, unless like ones are brought
-    together (`orders`). Where only some views are real, keys of padding views come behind all
-    others.
+    competes). Specials stand view after view, and so do patches, unless the order mixes views.
+    Where only some views are real, keys of padding views come behind all others.
+
+    Attributes:
+      layout: what the model's tokens are.
+      order: which patches share a block.
+      special_tokens: where specials go; see `SparseAttention`.
+      block_q, block_kv: tokens of a block of queries and of keys.
     """
 
     layout: TokenLayout
-    order: Order
+    order: PatchOrder
     special_tokens: SpecialTokens
     block_q: int
     block_kv: int
@@ -87,8 +124,8 @@ class Arrangement:
             views * layout.tokens_per_view + layout.scene,
         )
 
-    def of(self, views: int) -> "Arrangement":
-        """The arrangement of so many such views, all real."""
+    def of(self, views: int) -> "BlockLayout":
+        """The layout of so many such views, all real."""
         return replace(self, layout=replace(self.layout, views=views, real_views=None))
 
     @property
@@ -105,52 +142,52 @@ class Arrangement:
     def query_blocks(self) -> int:
         return -(-(self.dense_queries + self.patches) // self.block_q)
 
-    @cached_property
-    def _curve(self) -> np.ndarray:
-        return hilbert_order(self.layout.grid)
+    def for_heads(self, first: Count, heads: int) -> "BlockLayout":
+        """The layout where inputs are cut to some heads, from the `first` of those that they had.
+
+        Args:
+          first: may be a traced number.
+          heads: how many heads the inputs had.
+        """
+        every = heads if self.layout.heads is None else self.layout.heads
+        part = replace(self.layout, heads=every, first_head=self.layout.first_head + first)
+        return replace(self, layout=part)
 
     def orders(self, q: Float[Array, "G T N K"], k: Float[Array, "G T N K"]) -> TokenOrders:
-        """Where like patches stand together, the order of queries and that of keys."""
-        if self.order != "similar":
-            return TokenOrders()
-        layout, views = self.layout, self.counted_views
-        real = None if layout.real_views is None else views * layout.grid[0] * layout.grid[1]
-        own = views * (layout.leading + layout.trailing) + layout.scene
-        front = own % self.block_kv if self.special_tokens == "aligned" else 0
-        groups, both = q.shape[0], jnp.concatenate([self._features(x) for x in (q, k)])
-        fronts = (*(0,) * groups, *(front,) * groups)
-        found = similar_order(both, leaf=self.block_kv, front=fronts, real=real)
-        numbers = jnp.broadcast_to(jnp.arange(layout.tokens, dtype=jnp.int32), q.shape[:2])
+        """Where the tokens of these queries and of these keys go."""
+        found = self.order.order(q, k, self)
+        if found.queries is None or found.keys is None:
+            return TokenOrders(found.within_view)
+        numbers = jnp.broadcast_to(jnp.arange(self.layout.tokens, dtype=jnp.int32), q.shape[:2])
         specials, patches = self._split(numbers)
         queries, keys = (
             jnp.take_along_axis(patches, order, axis=1, mode="promise_in_bounds")
-            for order in (found[:groups], found[groups:])
+            for order in (found.queries, found.keys)
         )
         return TokenOrders(
-            self._joined_queries(specials, queries, layout.tokens),
-            self._joined_keys(numbers, specials, keys),
+            queries=self._joined_queries(specials, queries, self.layout.tokens),
+            keys=self._joined_keys(numbers, specials, keys),
         )
 
-    def _features(self, x: Float[Array, "G T N K"]) -> Float[Array, "G patches F"]:
-        layout, heads = self.layout, x.shape[2]
-        every = heads if layout.heads is None else layout.heads
-        _, found = self._split(head_features(x, every, layout.first_head))
-        if heads == every:
-            return found
-        each = found.shape[2] // heads
-        return from_all_devices(found, axis=2, team=layout.team)[..., : every * each]
+    def patches_of(self, x: Shaped[Array, "G T *rest"]) -> Shaped[Array, "G patches *rest"]:
+        """The patches among the model's tokens, view after view and row by row."""
+        return self._split(x)[1]
 
     def queries(
-        self, x: Float[Array, "G T N K"], order: Int[Array, "G padded"] | None = None
+        self, x: Float[Array, "G T N K"], orders: TokenOrders = MODEL_ORDER
     ) -> Float[Array, "G padded N K"]:
-        """Queries in blocks; in an order that `orders` found, if one is given."""
-        return self._joined_queries(*self._split(x), 0) if order is None else _taken(x, order)
+        """Queries in blocks, as `orders` says."""
+        if orders.queries is not None:
+            return _taken(x, orders.queries)
+        return self._joined_queries(*self._split(x, orders.within_view), 0)
 
     def keys(
-        self, x: Float[Array, "G T N K"], order: Int[Array, "G T"] | None = None
+        self, x: Float[Array, "G T N K"], orders: TokenOrders = MODEL_ORDER
     ) -> Float[Array, "G T N K"]:
-        """Keys or values in blocks; in an order that `orders` found, if one is given."""
-        return self._joined_keys(x, *self._split(x)) if order is None else _taken(x, order)
+        """Keys or values in blocks, as `orders` says."""
+        if orders.keys is not None:
+            return _taken(x, orders.keys)
+        return self._joined_keys(x, *self._split(x, orders.within_view))
 
     def _joined_queries(
         self, specials: Array, patches: Array, padding: int
@@ -181,31 +218,33 @@ class Arrangement:
         return x
 
     def restore(
-        self, x: Float[Array, "G padded N K"], order: Int[Array, "G padded"] | None = None
+        self, x: Float[Array, "G padded N K"], orders: TokenOrders = MODEL_ORDER
     ) -> Float[Array, "G T N K"]:
         """Queries' outputs back to the model's order."""
-        if order is not None:
-            return _taken(x, _inverse(order, self.layout.tokens))
+        if orders.queries is not None:
+            return _taken(x, _inverse(orders.queries, self.layout.tokens))
         layout, views = self.layout, self.layout.views
         around = layout.leading + layout.trailing
         specials, patches = x[:, : self.specials], x[:, self.dense_queries :]
         own = specials[:, : views * around].reshape(x.shape[0], views, around, *x.shape[2:])
         patches = patches.reshape(x.shape[0], views, -1, *x.shape[2:])
-        if self.order == "hilbert":
-            patches = jnp.take(patches, np.argsort(self._curve), axis=2)
+        if orders.within_view is not None:
+            patches = jnp.take(patches, np.argsort(orders.within_view), axis=2)
         parts = [own[:, :, : layout.leading], patches, own[:, :, layout.leading :]]
         tokens = jnp.concatenate(parts, axis=2).reshape(x.shape[0], -1, *x.shape[2:])
         return jnp.concatenate([tokens, specials[:, views * around :]], axis=1)
 
-    def _split(self, x: Array) -> tuple[Array, Array]:
+    def _split(
+        self, x: Array, within_view: Int[np.ndarray, " patches"] | None = None
+    ) -> tuple[Array, Array]:
         """(specials, patches), each view after view."""
         layout, views = self.layout, self.layout.views
         end = views * layout.tokens_per_view
         seen = x[:, :end].reshape(x.shape[0], views, -1, *x.shape[2:])
         last = layout.tokens_per_view - layout.trailing
         patches = seen[:, :, layout.leading : last]
-        if self.order == "hilbert":
-            patches = jnp.take(patches, self._curve, axis=2)
+        if within_view is not None:
+            patches = jnp.take(patches, within_view, axis=2)
         own = jnp.concatenate([seen[:, :, : layout.leading], seen[:, :, last:]], axis=2)
         flat = (part.reshape(x.shape[0], -1, *x.shape[2:]) for part in (own, patches))
         specials, patches = flat

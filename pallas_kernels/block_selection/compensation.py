@@ -12,15 +12,15 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from pallas_kernels.backends import run_backend
+from pallas_kernels.block_selection.compensation_triton import skipped_triton
 from pallas_kernels.block_selection.pooling import pool_blocks
-from pallas_kernels.block_selection.rest_triton import rest_triton
 from pallas_kernels.block_sparse_attention.mask import BlockMask, Count
 
 SCORE_BYTES_LIMIT = 64 * 2**20
 """The scores held at any one time are kept under about this many bytes."""
 
 
-class Rest(NamedTuple):
+class SkippedAttention(NamedTuple):
     """For groups of queries: what they would get from skipped blocks alone."""
 
     values: Float[Array, "B N groups K"]
@@ -28,7 +28,7 @@ class Rest(NamedTuple):
     """Log of the softmax's sum over those blocks; minus infinity if none is skipped."""
 
 
-def attend_to_rest(
+def attend_to_skipped(
     q: Float[Array, "B T N K"],
     k: Float[Array, "B S N K"],
     v: Float[Array, "B S N K"],
@@ -38,7 +38,7 @@ def attend_to_rest(
     scale: float | None = None,
     real_queries: Count | None = None,
     implementation: str | None = None,
-) -> Rest:
+) -> SkippedAttention:
     """Attention of each `group` queries' mean to the mean keys of the blocks not listed for them.
 
     Args:
@@ -75,14 +75,14 @@ def attend_to_rest(
         mask.counts.reshape(batch * heads, rows),
         mask.indices.reshape(batch * heads, rows, -1),
     )
-    backends = {"triton": rest_triton, "xla": rest_xla}
-    job = "attend to the rest"
+    backends = {"triton": skipped_triton, "xla": skipped_xla}
+    job = "attend to skipped blocks"
     values, sums = run_backend(backends, implementation, job, *work, dtype=q.dtype)
     flat = (batch, heads, rows * parts)
-    return Rest(values.reshape(*flat, -1), sums.reshape(flat))
+    return SkippedAttention(values.reshape(*flat, -1), sums.reshape(flat))
 
 
-def rest_xla(
+def skipped_xla(
     q: Float[Array, "G rows parts K"],
     k: Float[Array, "G blocks K"],
     v: Float[Array, "G blocks K"],
@@ -92,7 +92,7 @@ def rest_xla(
     *,
     dtype: Any,
 ) -> tuple[Float[Array, "G rows parts K"], Float[Array, "G rows parts"]]:
-    """As `rest_triton`, anywhere; products of full precision where `dtype` is float32."""
+    """As `skipped_triton`, anywhere; products of full precision where `dtype` is float32."""
     exact = jax.lax.Precision.HIGHEST if dtype == jnp.float32 else None
     rows, parts, blocks = *q.shape[1:3], k.shape[1]
     size = min(rows, max(1, SCORE_BYTES_LIMIT // (4 * parts * blocks)))
@@ -116,21 +116,24 @@ def rest_xla(
     return jax.lax.map(head, (q, k, v, counts, lists))
 
 
-def with_rest(
-    out: Float[Array, "B T N K"], logsumexp: Float[Array, "B N T"], rest: Rest, group: int
+def merged_with_skipped(
+    out: Float[Array, "B T N K"],
+    logsumexp: Float[Array, "B N T"],
+    skipped: SkippedAttention,
+    group: int,
 ) -> Float[Array, "B T N K"]:
-    """Attention to listed blocks, and to the rest, as one softmax over both.
+    """Attention to listed blocks, and to skipped ones, as one softmax over both.
 
     Args:
       out: attention to the listed blocks.
       logsumexp: the log of its softmax's sum.
-      rest: see `attend_to_rest`.
+      skipped: see `attend_to_skipped`.
       group: queries of a group.
     """
     tokens = out.shape[1]
-    others = jnp.repeat(rest.logsumexp, group, axis=2)[:, :, :tokens]
+    others = jnp.repeat(skipped.logsumexp, group, axis=2)[:, :, :tokens]
     share = jax.nn.sigmoid(others - logsumexp).swapaxes(1, 2)[..., None]
-    values = jnp.repeat(rest.values, group, axis=2)[:, :, :tokens].swapaxes(1, 2)
+    values = jnp.repeat(skipped.values, group, axis=2)[:, :, :tokens].swapaxes(1, 2)
     return (out + share * (values - out)).astype(out.dtype)
 
 

@@ -11,8 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from jaxrecon.nn.attention import TokenLayout, attend_densely
-from jaxrecon.sparse import SparseAttention, similarity
-from jaxrecon.sparse.similarity import head_features, similar_order
+from jaxrecon.sparse import SparseAttention
+from jaxrecon.sparse.orders import pca_tree
+from jaxrecon.sparse.orders.pca_tree import head_features, pca_tree_order
 
 
 def features(*shape: int, seed: int = 0) -> jax.Array:
@@ -39,7 +40,7 @@ def test_every_patch_stands_once(patches: int, leaf: int, front: int, data: Any)
     front %= leaf
     real = data.draw(st.integers(1, patches))
     x = features(2, patches, 5)
-    order = jax.jit(partial(similar_order, leaf=leaf, front=(front, 0), real=real))(x)
+    order = jax.jit(partial(pca_tree_order, leaf=leaf, front=(front, 0), real=real))(x)
     np.testing.assert_array_equal(np.sort(order[:, :real]), np.tile(np.arange(real), (2, 1)))
     np.testing.assert_array_equal(order[:, real:], np.tile(np.arange(real, patches), (2, 1)))
 
@@ -48,11 +49,11 @@ def test_every_patch_stands_once(patches: int, leaf: int, front: int, data: Any)
 def test_padding_changes_nothing(front: int) -> None:
     """Not even where it doubles the tree, and its features are no numbers."""
     x = features(1, 90, 6)
-    alone = similar_order(x, leaf=8, front=(front,))
+    alone = pca_tree_order(x, leaf=8, front=(front,))
     junk = jnp.full((1, 400, 6), jnp.nan)
 
     def run(x: jax.Array, front: jax.Array, real: jax.Array) -> jax.Array:
-        return similar_order(x, leaf=8, front=(front,), real=real)
+        return pca_tree_order(x, leaf=8, front=(front,), real=real)
 
     padded = jax.jit(run)(jnp.concatenate([x, junk], 1), jnp.int32(front), jnp.int32(90))
     np.testing.assert_array_equal(padded[:, :90], alone)
@@ -63,14 +64,14 @@ def test_leaves_are_neighbours_on_a_line(front: int) -> None:
     """The first leaf lacks `front` patches; every other is full, but for the last."""
     ranks = np.random.default_rng(1).permutation(61)
     on_a_line = jnp.asarray(ranks[None, :, None] * np.array([1.0, -2.0, 0.5]), jnp.float32)
-    (order,) = np.asarray(similar_order(on_a_line, leaf=8, front=(front,)))
+    (order,) = np.asarray(pca_tree_order(on_a_line, leaf=8, front=(front,)))
     leaves = np.split(ranks[order], np.arange(8 - front, 61, 8))
     assert [np.ptp(leaf) + 1 for leaf in leaves] == [len(leaf) for leaf in leaves]
 
 
 def test_leaves_hold_what_is_alike() -> None:
     labels, x = clusters(8, 16, width=6, heads=1)
-    (order,) = np.asarray(similar_order(x[:, :, 0], leaf=16))
+    (order,) = np.asarray(pca_tree_order(x[:, :, 0], leaf=16))
 
     def share_of_the_most(order: np.ndarray) -> float:
         leaves = labels[order].reshape(8, 16)
@@ -81,16 +82,16 @@ def test_leaves_hold_what_is_alike() -> None:
 
 def test_products_are_summed_segment_by_segment(monkeypatch: pytest.MonkeyPatch) -> None:
     x = features(2, 50, 5)
-    expected = jax.jit(partial(similar_order, leaf=3))(x)
-    monkeypatch.setattr(similarity, "SUMMED_AT_ONCE", 8)
-    found = jax.jit(partial(similar_order, leaf=3))(x)
+    expected = jax.jit(partial(pca_tree_order, leaf=3))(x)
+    monkeypatch.setattr(pca_tree, "SUMMED_AT_ONCE", 8)
+    found = jax.jit(partial(pca_tree_order, leaf=3))(x)
     np.testing.assert_array_equal(found, expected)
 
 
 def test_numbers_that_are_none_leave_the_order() -> None:
-    order = similar_order(features(1, 20, 3).at[0, 4].set(jnp.nan), leaf=4)
+    order = pca_tree_order(features(1, 20, 3).at[0, 4].set(jnp.nan), leaf=4)
     np.testing.assert_array_equal(order, np.arange(20)[None])
-    np.testing.assert_array_equal(similar_order(jnp.ones((1, 20, 3)), leaf=4)[0], np.arange(20))
+    np.testing.assert_array_equal(pca_tree_order(jnp.ones((1, 20, 3)), leaf=4)[0], np.arange(20))
 
 
 def test_features_of_some_heads_are_a_part_of_those_of_all() -> None:
@@ -114,7 +115,7 @@ def test_fewer_blocks_hold_what_matters() -> None:
         gap = jax.jit(attend, static_argnums=3)(q, q, v, layout)[0] - dense
         return float(jnp.linalg.norm(gap) / jnp.linalg.norm(dense))
 
-    similar, raster = error("similar"), error("raster")
+    similar, raster = error("pca_tree"), error("raster")
     assert similar < 0.4 * raster, (similar, raster)
 
 
@@ -133,5 +134,5 @@ def test_like_patches_share_blocks_on_the_gpu() -> None:
         gap = attend(q, q, v, layout)[0].astype(jnp.float32) - dense
         return float(jnp.linalg.norm(gap) / jnp.linalg.norm(dense))
 
-    similar, raster = error("similar"), error("raster")
+    similar, raster = error("pca_tree"), error("raster")
     assert similar < 0.2 * raster, (similar, raster)  # 0.15 and 1.68 in float32 on a CPU

@@ -33,7 +33,7 @@ has: two of these replace 64 x 64 comparisons of entries with keys.
 """
 
 
-def rest_triton(
+def skipped_triton(
     q: Float[Array, "G rows parts K"],
     k: Float[Array, "G blocks K"],
     v: Float[Array, "G blocks K"],
@@ -96,7 +96,7 @@ def rest_triton(
         ),
         compiler_params=plgpu.CompilerParams(num_warps=4, num_stages=2),
         interpret=interpret,
-        name="rest",
+        name="attend_to_skipped",
     )(q, k, v, logs, counts, lists)
     return values[:, :, :parts, :width], sums[:, :, :parts]
 
@@ -145,7 +145,7 @@ def _kernel(
     )
     top, total, values, _ = jax.lax.fori_loop(0, steps, fold, start)
     # Where every block is listed the total is zero: values of zero, whose log of the sum, minus
-    # infinity, gives them no share in `with_rest`.
+    # infinity, gives them no share in `merged_with_skipped`.
     values_ref[...] = values / jnp.maximum(total, 1e-30)[:, None]
     sums_ref[...] = (top + jnp.log2(total)) / LOG2_E
 
