@@ -444,7 +444,7 @@ def test_a_selector_sees_some_heads_at_a_time(monkeypatch: pytest.MonkeyPatch) -
         np.testing.assert_array_equal(ours, theirs)
 
 
-def test_old_names_still_work() -> None:
+def test_old_names_still_work(without_shape_checks: None) -> None:
     with pytest.warns(DeprecationWarning, match='order="similar" is called order="pca_tree" now'):
         assert SparseAttention(order=cast(Any, "similar")) == SparseAttention(order="pca_tree")
     with pytest.warns(DeprecationWarning, match="rest_q is called compensation_q now"):

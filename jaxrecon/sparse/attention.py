@@ -75,6 +75,7 @@ class SparseAttention:
 
     def __post_init__(self, rest_q: int | None) -> None:
         self._take_old_names(rest_q)
+        self._check_sizes()
         made = TopKTopP(self.sparse_ratio, self.cdf_threshold, self.pooling, self.pool_q)
         for name in ("sparse_ratio", "cdf_threshold"):
             object.__setattr__(self, name, getattr(made, name))
@@ -88,6 +89,8 @@ class SparseAttention:
             chosen = isinstance(value, str) or name == "special_tokens"
             if chosen and value not in choices:
                 raise InputError(f"{name}={value!r} is unknown; choose one of {', '.join(choices)}")
+
+    def _check_sizes(self) -> None:
         for name in ("block_q", "block_kv"):
             size = getattr(self, name)
             if not is_whole(size) or size < 1:

@@ -1,7 +1,7 @@
 """How the tokens of a scene are laid out for block-sparse attention."""
 
 from dataclasses import dataclass, replace
-from typing import Literal, NamedTuple, Protocol
+from typing import Literal, NamedTuple, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -28,6 +28,7 @@ class Permutation(NamedTuple):
     keys: Int[Array, "G patches"] | None = None
 
 
+@runtime_checkable
 class PatchOrder(Protocol):
     """Decides which patches share a block. Instances must be hashable: they are static."""
 

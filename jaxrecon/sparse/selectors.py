@@ -1,7 +1,7 @@
 """Policies that choose which blocks of keys each block of queries attends to."""
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from jaxtyping import Array, Float
 
@@ -13,6 +13,7 @@ from pallas_kernels.block_selection import FOLDS, Pooling, select_blocks
 from pallas_kernels.block_sparse_attention import BlockMask
 
 
+@runtime_checkable
 class BlockSelector(Protocol):
     """Chooses blocks of keys. Instances must be hashable: they are static."""
 
