@@ -41,6 +41,14 @@ def add_to(commands: Any) -> None:
         help="least share of points that two views both see, for pose errors of the pair; 0: all",
     )
     add(
+        "--max-angle",
+        type=common.positive,
+        default=180.0,
+        metavar="DEGREES",
+        help="largest angle by which two views are turned, for pose errors of the pair; for sets "
+        "whose depth is too sparse to tell overlap",
+    )
+    add(
         "--seed",
         type=common.whole,
         default=0,
@@ -58,7 +66,9 @@ def run(options: argparse.Namespace) -> int:
     from jaxrecon import evaluation
 
     stages = Stages(quiet=options.quiet)
-    settings = evaluation.Settings(min_overlap=options.min_overlap)
+    settings = evaluation.Settings(
+        min_overlap=options.min_overlap, max_angle=options.max_angle
+    )
     truths = evaluation.open_set(
         options.set,
         options.path,

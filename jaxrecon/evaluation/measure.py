@@ -20,6 +20,7 @@ from jaxrecon.evaluation.metrics_pose import (
     PoseScores,
     pose_scores,
     relative_pose_errors,
+    turned_angles,
 )
 from jaxrecon.evaluation.metrics_trajectory import TrajectoryErrors, trajectory_errors
 from jaxrecon.evaluation.sampling import ProcessedTruth, process
@@ -39,6 +40,9 @@ class Settings:
         view's surface points that the other sees, is at least this. It needs true depth and
         intrinsics; without them all pairs count. A view without depth overlaps with none. 0 for
         all pairs.
+      max_angle: pairs of views count for pose metrics if the angle of their true relative rotation
+        is at most so many degrees. With 180 all pairs do. It stands in for the overlap where depth
+        is too sparse to tell it.
       depth_alignment: see `align_depth`.
       fold_sign: see `relative_pose_errors`.
       max_points: the most points a scene for point metrics; 0 leaves them out.
@@ -50,6 +54,7 @@ class Settings:
     """
 
     min_overlap: float = 0.1
+    max_angle: float = 180.0
     depth_alignment: DepthAlignment = "scale"
     fold_sign: bool = False
     max_points: int = 50_000
@@ -60,6 +65,11 @@ class Settings:
         overlap = finite(self.min_overlap)
         if overlap is None or not 0 <= overlap <= 1:
             raise InputError(f"min_overlap is {shown(self.min_overlap)}; give a share from 0 to 1")
+        angle = finite(self.max_angle)
+        if angle is None or not 0 < angle <= 180:
+            raise InputError(
+                f"max_angle is {shown(self.max_angle)}; give degrees above 0, up to 180"
+            )
         if self.depth_alignment not in ALIGNMENTS:
             choices = ", ".join(ALIGNMENTS)
             raise InputError(
@@ -170,6 +180,15 @@ def _pair_errors(
         found = "one view" if len(truth) == 1 else "fewer than two known poses"
         notes.append(f"no pose metrics: {found}")
         return None, 0
+    errors = errors.select(
+        turned_angles(truth.world_from_camera, errors.first, errors.second) <= settings.max_angle
+    )
+    if not len(errors):
+        notes.append(
+            f"no pose metrics: no two views are turned by at most {settings.max_angle:g} degrees "
+            "(see max_angle)"
+        )
+        return None, pairs
     if surface is not None and settings.min_overlap > 0:
         shared = (surface.overlap + surface.overlap.T) / 2
         errors = errors.select(shared[errors.first, errors.second] >= settings.min_overlap)

@@ -115,6 +115,16 @@ def relative_pose_errors(
     return PairErrors(first, second, rotation, np.where(coincide, np.nan, translation))
 
 
+def turned_angles(
+    poses: Float[np.ndarray, "V 4 4"],
+    first: Int[np.ndarray, " P"],
+    second: Int[np.ndarray, " P"],
+) -> Float[np.ndarray, " P"]:
+    """Angles in degrees of the relative rotations of pairs of views."""
+    rotation = poses[:, :3, :3].astype(np.float64)
+    return _rotation_angle(rotation[first], rotation[second])
+
+
 def pose_auc(worst: Float[np.ndarray, " P"], threshold: int) -> float:
     """Area under the curve of accuracy against threshold, from 0 to `threshold` degrees; in [0, 1].
 

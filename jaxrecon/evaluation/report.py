@@ -161,6 +161,9 @@ class Report:
         if chosen < len(with_pairs):
             parts.append(f"all ({_scenes(len(with_pairs) - chosen)})")
         direction = "folded to 90 degrees" if self.settings.fold_sign else "signed"
+        if with_pairs:
+            limit = self.settings.max_angle
+            parts += [f"turned by at most {limit:g} degrees"] * (limit < 180)
         return f"{', '.join(parts) or 'none'}; translation angle {direction}"
 
 
