@@ -66,9 +66,7 @@ def run(options: argparse.Namespace) -> int:
     from jaxrecon import evaluation
 
     stages = Stages(quiet=options.quiet)
-    settings = evaluation.Settings(
-        min_overlap=options.min_overlap, max_angle=options.max_angle
-    )
+    settings = evaluation.Settings(min_overlap=options.min_overlap, max_angle=options.max_angle)
     truths = evaluation.open_set(
         options.set,
         options.path,

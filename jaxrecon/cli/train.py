@@ -19,7 +19,7 @@ def add_to(commands: Any) -> None:
     parser = commands.add_parser("train", help="train a model on rendered scenes")
     add = parser.add_argument
     add("-o", "--output", required=True, help="folder of the run: checkpoints, log and weights")
-    add("--config", default="mini", help="mini, mini-second, or a JSON file")
+    add("--config", default="mini", help="mini, mini-second, mini-real, or a JSON file")
     add("--set", nargs="+", default=[], metavar="NAME=VALUE", help="change fields of the config")
     add("--steps", type=int, help="length of the whole run; short for --set steps=STEPS")
     add("--resume", action="store_true", help="go on with the run in the folder, if there is one")
@@ -30,6 +30,11 @@ def add_to(commands: Any) -> None:
         help="save and stop then, to go on later",
     )
     add("--init", help="a model's name or checkpoint folder, whose weights the run starts from")
+    add(
+        "--textures",
+        metavar="FOLDER",
+        help="pictures that lie on surfaces of the scenes (scenes.picture_share of them)",
+    )
     add("-q", "--quiet", action="store_true", help="show no progress")
     parser.set_defaults(run=run)
 
@@ -48,6 +53,7 @@ def run(options: argparse.Namespace) -> int:
         _config(options),
         folder,
         init=_start(options.init),
+        textures=options.textures,
         stop_after=options.stop_after,
         stages=Stages(quiet=options.quiet),
     )

@@ -13,17 +13,25 @@ _PATHS = 4
 
 @pytree_dataclass
 class Cameras:
-    """Positions and axes of `V` cameras that share one focal length (in pixels)."""
+    """Positions and axes of `V` cameras that share one focal length (in pixels).
+
+    `bend` is the distortion of their lens, if it has one: a pixel's direction is that of a pinhole
+    camera with the distance from the image's centre (in focal lengths) times `1 + bend r^2`.
+    """
 
     position: Vector
     right: Vector
     down: Vector
     forward: Vector
     focal: Array
+    bend: Array | None = None
 
     def rays(self, row: Array, column: Array) -> Vector:
         """Directions through pixels measured from the image's centre; their depth_z is 1."""
         x, y = column * (1 / self.focal), row * (1 / self.focal)
+        if self.bend is not None:
+            further = 1 + self.bend * (x * x + y * y)
+            x, y = x * further, y * further
         right, down, forward = (
             axis[:, None, None] for axis in (self.right, self.down, self.forward)
         )
@@ -78,6 +86,64 @@ def path(chance: Chance, views: int, heading: Array, distance: Array) -> tuple[A
     away = jnp.stack([y for _, y in paths])[number]
     c, s = jnp.cos(heading), jnp.sin(heading)
     return away * c - across * s, away * s + across * c
+
+
+def wander(chance: Chance, views: int, heading: Array, distance: Array) -> tuple[Array, Array]:
+    """Ground positions as people take them, like `path`: more kinds, from nearly one place to far.
+
+    Orbits, walks past the target, clouds, forward motion, walks that turn, and steps to and fro on
+    one spot; the length of each is drawn in octaves.
+    """
+    streams = chance.split(3)
+    order = jnp.argsort(streams[0].uniform(views))
+    jitter = 0.5 * streams[1].centred(3, views)
+    kind, arc, length, slant, shake = streams[2].uniform(5)
+    even = (order + 0.5 + 0.7 * jitter[0]) / views - 0.5
+    size = 0.12 * 12.0**length
+    rough = 0.25 * shake * size * distance
+    side, ahead = rough * jitter[1], rough * jitter[2]
+    turned = even * size * (0.8 + 0.8 * arc)
+    walk = even * distance * size * 1.3
+    slant = 1.6 * (slant - 0.5)
+    bow = 4 * even * even * distance * 0.3 * size * jnp.sign(slant)
+    paths = [
+        (jnp.sin(turned) * distance + side, jnp.cos(turned) * distance + ahead),
+        (walk * jnp.cos(slant) + side, distance + walk * jnp.sin(slant) + ahead),
+        (size * distance * jitter[1] * 1.6, distance * (1 + 0.6 * size * jitter[2])),
+        (side * 1.5, distance * (1 + jnp.clip(even * size, -0.45, 0.6)) + ahead),
+        (walk + side, distance + bow + ahead),
+        (0.08 * distance * jitter[1] * (1 + size), distance * (1 + 0.08 * jitter[2])),
+    ]
+    number = jnp.floor(kind * len(paths)).astype(jnp.int32)
+    across = jnp.stack([x for x, _ in paths])[number]
+    away = jnp.stack([y for _, y in paths])[number]
+    c, s = jnp.cos(heading), jnp.sin(heading)
+    return away * c - across * s, away * s + across * c
+
+
+def hold(
+    chance: Chance,
+    position: Vector,
+    target: Vector,
+    distance: Array,
+    focal: Array,
+    lens: Array | None,
+) -> Cameras:
+    """Cameras as people hold them: aimed loosely, some far off the target, rolled.
+
+    `lens` is the highest distortion, as the `bend` of `Cameras`.
+    """
+    streams = chance.split(3)
+    loose, rolled, bend, turned = streams[0].uniform(4)
+    aim = distance * 0.05 * 12.0**loose
+    still = look_at(streams[1], position, target, aim, focal)
+    deviation = jnp.where(rolled < 0.7, 0.06, 0.5 * rolled - 0.3)
+    angle = deviation * streams[2].normal(position.x.shape[0])
+    angle += jnp.where(turned < 0.06, 0.5, 0.0) * (turned - 0.03) * 20
+    curve = None if lens is None else lens * (1.5 * bend - 0.5)
+    c, s = jnp.cos(angle), jnp.sin(angle)
+    right, down = still.right * c + still.down * s, still.down * c - still.right * s
+    return Cameras(position, right, down, still.forward, focal, curve)
 
 
 def look_at(

@@ -5,6 +5,8 @@ from dataclasses import dataclass
 from jaxrecon.errors import InputError
 from jaxrecon.sizes import check_real, check_whole
 
+_SHARES = ("picture_share", "close_ups", "relief", "contrast", "phone")
+
 
 def _check(name: str, value: object, good: bool, wanted: str) -> None:
     if not good:
@@ -26,6 +28,17 @@ class SceneConfig:
       reach: depth beyond which a landscape ends and sky begins.
       noise: highest standard deviation of the image noise, in display values.
       exposure: standard deviation of a view's exposure error, in stops.
+      picture_share: share of surfaces with a picture, where pictures are given.
+      clutter: small things, on the table and the floor of a room or on the ground.
+      close_ups: share of rooms of which the table is seen from near.
+      buildings: blocks of the size of houses in a landscape.
+      relief: share of upright surfaces with windows, shelves or panels let into them.
+      handheld: cameras as people hold them: near and far, along wide and narrow paths, rolled.
+      contrast: how much lamps, sun and sky differ in strength and colour, 0 for little, up to 1.
+      lens: distortion at the corner of an image, at most, as a share of the distance from its
+        centre; intrinsics are those of the pinhole camera without it.
+      phone: strength of what phones do to pictures: blur, sharpening, blocks, noise, vignette,
+        colours; 0 for nothing, 1 for much.
 
     Raises:
       InputError: a setting is out of range.
@@ -43,6 +56,15 @@ class SceneConfig:
     reach: float = 40.0
     noise: float = 0.02
     exposure: float = 0.25
+    picture_share: float = 0.75
+    clutter: int = 0
+    close_ups: float = 0.0
+    buildings: int = 0
+    relief: float = 0.0
+    handheld: bool = False
+    contrast: float = 0.0
+    lens: float = 0.0
+    phone: float = 0.0
 
     def __post_init__(self) -> None:
         check_whole(self, "samples", "lights", most=1024)
@@ -50,11 +72,22 @@ class SceneConfig:
         check_whole(self, "pictures", least=0, most=32)
         check_whole(self, "outdoor_every", least=0, most=2**20)
         check_real(self, "noise", "exposure", least=0, most=100)
-        solids = self.boxes + self.cylinders + self.spheres + self.pictures + 2
-        _check("boxes + cylinders + spheres + pictures + 2", solids, solids <= 32, "at most 32")
+        check_whole(self, "clutter", "buildings", least=0, most=32)
+        check_real(self, *_SHARES, least=0, most=1)
+        check_real(self, "lens", least=0, most=0.2)
+        solids = self.boxes + self.cylinders + self.spheres + self.pictures + 2 + self.clutter
+        named = "boxes + cylinders + spheres + pictures + clutter + 2"
+        _check(named, solids, solids <= 32, "at most 32")
+        _check("buildings", self.buildings, self.buildings <= self.boxes, "at most boxes")
         _check("fov", self.fov, 10 <= self.fov[0] <= self.fov[1] <= 120, "within 10 and 120")
         _check("room", self.room, 3 <= self.room[0] <= self.room[1] <= 12, "within 3 and 12")
         _check("reach", self.reach, 20 <= self.reach <= 200, "within 20 and 200")
+
+    @property
+    def clutter_kinds(self) -> tuple[int, int, int]:
+        """Boxes, cylinders and spheres among the clutter."""
+        drums, balls = self.clutter // 3, self.clutter // 8
+        return self.clutter - drums - balls, drums, balls
 
     def outdoors(self, number: int) -> bool:
         """Whether the scene of this number is a landscape."""

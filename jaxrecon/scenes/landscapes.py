@@ -1,13 +1,17 @@
 """Hilly ground under a sky, with things that stand on it."""
 
+from dataclasses import replace
+
 import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Int
 
 from jaxrecon.pytree import pytree_dataclass
-from jaxrecon.scenes.cameras import Cameras, focal_length, look_at, path
+from jaxrecon.scenes.cameras import Cameras, focal_length, hold, look_at, path, wander
 from jaxrecon.scenes.chance import Chance
+from jaxrecon.scenes.clutter import draw_sizes, merged, strewn
 from jaxrecon.scenes.config import SceneConfig
+from jaxrecon.scenes.houses import Stance, build, draw_stance, with_houses
 from jaxrecon.scenes.noise import noise_2d
 from jaxrecon.scenes.placing import at_best, out_of_the_way, standing_height
 from jaxrecon.scenes.solids import FAR, Solids, Turn, place, turn
@@ -128,11 +132,21 @@ class Ground:
 
 def draw_landscape(chance: Chance, views: int, config: SceneConfig, longer_side: int) -> World:
     """A random landscape with blocks, trunks, boulders and trees, a sun and cameras."""
-    streams = chance.split(7)
+    streams = chance.split(9)
     ground, sun = _draw_ground(streams[0], config)
     focal = focal_length(streams[1], config.fov, longer_side)
-    cameras = _draw_cameras(streams[2], views, ground, focal)
-    solids = _scatter(streams[3], ground, cameras.position, config)
+    corner = (config.lens * (2 * focal / longer_side) ** 2 / 2) if config.lens else None
+    stance = None
+    if config.buildings:
+        stance = draw_stance(streams[7])
+        ground = replace(ground, relief=ground.relief * jnp.where(stance.built, 0.15, 1.0))
+    if config.handheld:
+        cameras = _held_cameras(streams[2], views, ground, focal, corner, stance)
+    else:
+        cameras = _draw_cameras(streams[2], views, ground, focal)
+    solids = _scatter(streams[3], ground, cameras.position, config, stance)
+    if config.clutter:
+        solids = _strew(streams[8], ground, solids, cameras.position, config)
     size = 2 * jnp.maximum(jnp.maximum(solids.half.x, solids.half.y), solids.half.z)
     earth = 2.5 + 3.0 * streams[4].uniform(1)
     materials = draw_materials(streams[5], jnp.concatenate([size, earth]))
@@ -148,6 +162,10 @@ def _draw_ground(chance: Chance, config: SceneConfig) -> tuple[Ground, Lights]:
     sun = Vector(level * jnp.cos(turned), level * jnp.sin(turned), jnp.sin(height))
     horizon = Vector(0.75 + 0.25 * u[2], 0.75 + 0.15 * u[3], 0.75 + 0.2 * u[4])
     zenith = Vector(0.15 + 0.3 * u[5], 0.3 + 0.3 * u[5], 0.6 + 0.3 * u[6])
+    if config.contrast:
+        overcast = 0.8 * (u[11] > 0.6) * config.contrast
+        zenith = mix(zenith, horizon * 0.8, overcast)
+        horizon = horizon * jnp.exp2(config.contrast * (2 * u[2] - 1.2))
     ground = Ground(
         relief=0.4 + 1.6 * u[7],
         seed=streams[1].integer(),
@@ -158,6 +176,8 @@ def _draw_ground(chance: Chance, config: SceneConfig) -> tuple[Ground, Lights]:
         haze=0.002 + 0.015 * u[9] ** 2,
     )
     bright = (0.5 + 1.2 * u[10]) * _SUN**2
+    if config.contrast:
+        bright = bright * jnp.exp2(config.contrast * (3 * u[7] - 2))
     colour = Vector(bright * 1.05, bright * (0.9 + 0.1 * u[11]), bright * (0.7 + 0.25 * u[11]))
     return ground, Lights(
         Vector(*(part[None] for part in (sun.x * _SUN, sun.y * _SUN, sun.z * _SUN))),
@@ -179,7 +199,48 @@ def _draw_cameras(chance: Chance, views: int, ground: Ground, focal: Array) -> C
     return lax.optimization_barrier(look_at(streams[3], position, target, 0.1 * distance, focal))
 
 
-def _scatter(chance: Chance, ground: Ground, cameras: Vector, config: SceneConfig) -> Solids:
+def _held_cameras(
+    chance: Chance,
+    views: int,
+    ground: Ground,
+    focal: Array,
+    corner: Array | None,
+    stance: Stance | None,
+) -> Cameras:
+    """Cameras in the hand, before a house if there is one."""
+    streams = chance.split(4)
+    u = streams[0].uniform(6)
+    distance = 2.5 * 5.0 ** u[0]
+    heading, aim = 2 * jnp.pi * u[1], 0.2 + 0.8 * u[4]
+    if stance is not None:
+        heading = stance.heading
+        distance = jnp.where(stance.built, 6.0 * 4.0 ** u[0], distance)
+        aim = jnp.where(stance.built, 0.5 + 3.5 * u[4], aim)
+    x, y = wander(streams[1], views, heading, distance)
+    tall = jnp.where(u[2] < 0.2, 3.0 + 3.0 * u[3], 1.1 + 0.8 * u[3])
+    sway = 0.25 * u[5] * tall * streams[2].centred(views)
+    position = Vector(x, y, ground.height(x, y) + tall + sway)
+    zero = jnp.zeros(())
+    target = Vector(zero, zero, ground.height(zero, zero) + aim)
+    return lax.optimization_barrier(hold(streams[3], position, target, distance, focal, corner))
+
+
+def _strew(
+    chance: Chance, ground: Ground, solids: Solids, cameras: Vector, config: SceneConfig
+) -> Solids:
+    """Puts small things on the ground."""
+    streams = chance.split(3)
+    u = streams[0].uniform(config.clutter)
+    half, axes, rise = draw_sizes(streams[1], config, 0.3 * 3.0**u)
+    x, y = strewn(streams[2], jnp.float32(7.0), config.clutter)
+    centre = at_best(x, y, ground.height(x, y) + 0.9 * rise, half, axes, cameras)
+    small = place(out_of_the_way(centre, half, axes, cameras), half, axes)
+    return merged(config, solids, small)
+
+
+def _scatter(
+    chance: Chance, ground: Ground, cameras: Vector, config: SceneConfig, stance: Stance | None
+) -> Solids:
     streams = chance.split(4)
     boxes = 2 + config.pictures + config.boxes
     count = boxes + config.cylinders + config.spheres
@@ -191,6 +252,9 @@ def _scatter(chance: Chance, ground: Ground, cameras: Vector, config: SceneConfi
     z = ground.height(x, y) + sunk
     centre = at_best(x, y, z, half, axes, cameras)
     centre = _crown(centre, half, count - config.spheres - config.cylinders, count - config.spheres)
+    if stance is not None:
+        houses = build(streams[3], stance, config.buildings)
+        centre, half, axes = with_houses(houses, stance, (centre, half, axes), ground.height)
     centre = out_of_the_way(centre, half, axes, cameras)
     return place(centre, half, axes)
 

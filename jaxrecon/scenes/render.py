@@ -1,5 +1,6 @@
 """Renders scenes by following rays; one jitted function, no files needed."""
 
+from dataclasses import replace
 from functools import partial
 from typing import Literal
 
@@ -10,18 +11,21 @@ from jax import lax
 from jaxtyping import Array, Key
 
 from jaxrecon.errors import InputError
-from jaxrecon.scenes.chance import chance
+from jaxrecon.scenes.chance import Chance, chance
 from jaxrecon.scenes.config import SCENES, SceneConfig
 from jaxrecon.scenes.landscapes import draw_landscape
 from jaxrecon.scenes.noise import hashed, uniform
+from jaxrecon.scenes.phone import after_film, before_film, draw_phone
 from jaxrecon.scenes.photo import develop, draw_film
+from jaxrecon.scenes.photographs import Pictures, backdrop, draw_prints, printed
+from jaxrecon.scenes.relief import draw_relief
 from jaxrecon.scenes.rendered import RenderedScene, RenderedScenes
 from jaxrecon.scenes.rooms import draw_room
 from jaxrecon.scenes.shading import shade
-from jaxrecon.scenes.solids import intervals
+from jaxrecon.scenes.solids import box_interval, intervals
 from jaxrecon.scenes.textures import albedo
 from jaxrecon.scenes.trace import cast
-from jaxrecon.scenes.vectors import Vector
+from jaxrecon.scenes.vectors import Vector, where
 from jaxrecon.scenes.world import World
 
 _SPLITS = {"train": 0x7A11, "test": 0x7E57}
@@ -52,6 +56,7 @@ def render_scenes(
     width: int,
     config: SceneConfig = SCENES,
     first: int = 0,
+    pictures: Pictures | None = None,
 ) -> RenderedScenes:
     """Renders scenes number `first`, `first + 1`, ... of the stream of a key.
 
@@ -65,6 +70,7 @@ def render_scenes(
       height, width: size of the images in pixels.
       config: what kinds of scenes.
       first: number of the first scene; each kind of scene repeats every `config.outdoor_every`.
+      pictures: to lie on a share of the surfaces (`config.picture_share`), and behind landscapes.
 
     Raises:
       InputError: a number is out of range.
@@ -79,7 +85,9 @@ def render_scenes(
         raise InputError(f"first is {first}; scene numbers go from 0 to 2**32 - 1")
     outdoors = tuple(config.outdoors(first + number) for number in range(scenes))
     with jax.enable_x64(False):
-        return _render(key[None], jnp.uint32(first), outdoors, views, (height, width), config)
+        return _render(
+            key[None], jnp.uint32(first), outdoors, views, (height, width), config, pictures
+        )
 
 
 def render_groups(
@@ -90,6 +98,7 @@ def render_groups(
     height: int,
     width: int,
     config: SceneConfig = SCENES,
+    pictures: Pictures | None = None,
 ) -> RenderedScenes:
     """The first `scenes` scenes of the streams of several keys, one stream after the other.
 
@@ -97,7 +106,7 @@ def render_groups(
     """
     outdoors = tuple(config.outdoors(number) for number in range(scenes))
     with jax.enable_x64(False):
-        return _render(keys, jnp.uint32(0), outdoors, views, (height, width), config)
+        return _render(keys, jnp.uint32(0), outdoors, views, (height, width), config, pictures)
 
 
 def render_scene(
@@ -109,6 +118,7 @@ def render_scene(
     split: Literal["train", "test"] = "test",
     number: int = 0,
     config: SceneConfig = SCENES,
+    pictures: Pictures | None = None,
 ) -> RenderedScene:
     """Renders one scene of a stream; see `render_scenes`.
 
@@ -125,6 +135,7 @@ def render_scene(
         width=width,
         config=config,
         first=number,
+        pictures=pictures,
     )
     return RenderedScene(
         batch.images[0],
@@ -143,6 +154,7 @@ def _render(
     views: int,
     size: tuple[int, int],
     config: SceneConfig,
+    pictures: Pictures | None,
 ) -> RenderedScenes:
     """Renders rooms and landscapes as two groups, then puts them in order."""
     groups, order = [], np.empty((0, len(keys)), int)
@@ -150,7 +162,14 @@ def _render(
     for kind in (False, True):
         numbers = [number for number, outdoor in enumerate(outdoors) if outdoor == kind]
         if numbers:
-            one = partial(_render_one, outdoor=kind, views=views, size=size, config=config)
+            one = partial(
+                _render_one,
+                outdoor=kind,
+                views=views,
+                size=size,
+                config=config,
+                pictures=pictures,
+            )
             own = jnp.tile(keys, len(numbers))
             named = jnp.repeat(first + jnp.array(numbers, jnp.uint32), len(keys))
             groups.append(jax.vmap(one)(own, named))
@@ -168,21 +187,51 @@ def _render_one(
     views: int,
     size: tuple[int, int],
     config: SceneConfig,
+    pictures: Pictures | None,
 ) -> tuple[Array, ...]:
     """The fields of one scene of `RenderedScenes`."""
-    scenery, pictures = chance(key, number).split(2)
+    scenery, film, surfaces, phones = chance(key, number).split(4)
     draw = draw_landscape if outdoor else draw_room
-    world = lax.optimization_barrier(draw(scenery, views, config, max(size)))
-    light, depth, mask = _expose(world, size, config)
+    world = draw(scenery, views, config, max(size))
+    world = lax.optimization_barrier(_furbished(world, surfaces, config, pictures, outdoor))
+    light, depth, mask = _expose(world, size, config, pictures)
     bits = _pixel_bits(world, size, 1)
-    images = develop(light, draw_film(pictures, views, config), bits)
+    phone = draw_phone(phones, views, config.phone) if config.phone else None
+    if phone is not None:
+        light = before_film(light, phone)
+    images = develop(light, draw_film(film, views, config), bits)
+    if phone is not None:
+        images = after_film(images, phone, bits)
     cameras = world.cameras
     pose, intrinsics = cameras.world_from_camera(), cameras.intrinsics(*size)
     return images, depth, mask, pose, intrinsics
 
 
+def _furbished(
+    world: World, chance: Chance, config: SceneConfig, pictures: Pictures | None, outdoor: bool
+) -> World:
+    """The scene with pictures and openings on its surfaces."""
+    streams = chance.split(3)
+    half, faces = world.solids.half, world.materials.gloss.shape[0] - world.solids.half.x.shape[0]
+    least = jnp.minimum(jnp.minimum(half.x, half.y), half.z)
+    boxes = intervals(config).count(box_interval)
+    if config.relief:
+        wall = jnp.full(faces, 0.0 if outdoor else 0.3)
+        is_box = jnp.arange(half.x.shape[0]) < boxes
+        room = jnp.concatenate([jnp.where(is_box, 0.8 * least, 0.0), wall])
+        size = jnp.concatenate([jnp.maximum(half.x, half.y) * 2, jnp.full(faces, 3.0)])
+        world = replace(world, relief=draw_relief(streams[0], size, room, config.relief))
+    if pictures is not None:
+        largest = 2 * jnp.maximum(jnp.maximum(half.x, half.y), half.z)
+        wide = jnp.full(faces, 3.0)
+        size = jnp.concatenate([largest, wide, jnp.ones(1)])
+        prints = draw_prints(streams[1], size, pictures, config.picture_share)
+        world = replace(world, prints=prints)
+    return world
+
+
 def _expose(
-    world: World, size: tuple[int, int], config: SceneConfig
+    world: World, size: tuple[int, int], config: SceneConfig, pictures: Pictures | None
 ) -> tuple[Vector, Array, Array]:
     """Mean light of the samples of each pixel; depth and mask at the pixels' centres."""
     shape = (*world.cameras.position.x.shape, *size)
@@ -192,7 +241,7 @@ def _expose(
         carry: tuple[Vector, Array, Array], number: Array
     ) -> tuple[tuple[Vector, Array, Array], None]:
         total, depth, mask = carry
-        light, here, found = _sample(world, size, config, bits, number)
+        light, here, found = _sample(world, size, config, bits, number, pictures)
         centre = number == 0
         kept = jnp.where(centre, here, depth), jnp.where(centre, found, mask)
         return (total + light * (1 / config.samples), *kept), None
@@ -204,7 +253,12 @@ def _expose(
 
 
 def _sample(
-    world: World, size: tuple[int, int], config: SceneConfig, bits: Array, number: Array
+    world: World,
+    size: tuple[int, int],
+    config: SceneConfig,
+    bits: Array,
+    number: Array,
+    pictures: Pictures | None,
 ) -> tuple[Vector, Array, Array]:
     """Light, depth and mask of one sample of each pixel: the centre, then points around it."""
     tests = intervals(config)
@@ -217,9 +271,15 @@ def _sample(
     hit = cast(world, tests, origin, rays)
     materials = world.materials[hit.number]
     colour = albedo(materials, hit.point, hit.u, hit.v, hit.footprint)
+    if pictures is not None and world.prints is not None:
+        prints = world.prints[hit.number]
+        pictured = printed(prints, pictures, hit.u, hit.v, hit.footprint)
+        colour = where(prints.share > 0.5, pictured, colour)
     colour = lax.optimization_barrier(colour)
     light = shade(world, tests, hit, rays, colour, bits + number * jnp.uint32(0x9E3779B9))
     seen = world.surroundings.through_air(light, rays, hit.depth)
+    if pictures is not None and world.prints is not None:
+        seen = where(hit.found, seen, backdrop(world.prints[-1], pictures, rays, seen))
     return seen, jnp.where(hit.found, hit.depth, 0.0), hit.found
 
 

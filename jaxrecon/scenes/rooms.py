@@ -6,8 +6,9 @@ from jax import lax
 from jaxtyping import Array, Bool, Float, Int
 
 from jaxrecon.pytree import pytree_dataclass
-from jaxrecon.scenes.cameras import Cameras, focal_length, look_at, path
+from jaxrecon.scenes.cameras import Cameras, focal_length, hold, look_at, path, wander
 from jaxrecon.scenes.chance import Chance
+from jaxrecon.scenes.clutter import draw_sizes, either, merged, on_top, strewn
 from jaxrecon.scenes.config import SceneConfig
 from jaxrecon.scenes.placing import at_best, out_of_the_way, standing_height
 from jaxrecon.scenes.solids import Solids, Turn, place, turn
@@ -68,12 +69,19 @@ class Room:
 
 def draw_room(chance: Chance, views: int, config: SceneConfig, longer_side: int) -> World:
     """A random room with furniture, lamps and cameras."""
-    streams = chance.split(7)
+    streams = chance.split(8)
     room = _draw_walls(streams[0], config)
     focal = focal_length(streams[1], config.fov, longer_side)
-    cameras = _draw_cameras(streams[2], views, room, focal)
-    solids = _furnish(streams[3], room, cameras.position, config)
-    size = jnp.clip(2 * jnp.maximum(jnp.maximum(solids.half.x, solids.half.y), solids.half.z), 0.3)
+    corner = (config.lens * (2 * focal / longer_side) ** 2 / 2) if config.lens else None
+    cameras, spot = _draw_cameras(streams[2], views, room, focal), None
+    if config.handheld:
+        cameras, spot = _held_cameras(streams[2], views, room, focal, corner, config)
+    solids = _furnish(streams[3], room, cameras.position, config, spot)
+    if config.clutter:
+        solids = _strew(streams[7], room, solids, cameras.position, config, spot)
+    smallest = 0.1 if config.clutter else 0.3
+    largest = jnp.maximum(jnp.maximum(solids.half.x, solids.half.y), solids.half.z)
+    size = jnp.clip(2 * largest, smallest)
     walls = jnp.concatenate([size, jnp.full(_FACES, 2.0)])
     seed = streams[6].integer()
     materials = draw_materials(streams[4], walls)
@@ -88,6 +96,10 @@ def _draw_walls(chance: Chance, config: SceneConfig) -> Room:
     ambient = 0.12 + 0.3 * u[2]
     sky = Vector(0.9 + 0.2 * u[3], 0.9 + 0.2 * u[4], 0.9 + 0.2 * u[5]) * ambient
     bounce = Vector(0.8 + 0.3 * u[6], 0.7 + 0.3 * u[6], 0.6 + 0.3 * u[6]) * (ambient * 0.6)
+    if config.contrast:
+        tint = chance.split(1)[0].centred(3)
+        sky = sky * Vector(*jnp.exp2(config.contrast * jnp.array([0.6, 0.2, 0.6]) * tint))
+        sky, bounce = sky * (0.5 + u[7]), bounce * (0.4 + 1.6 * u[7] ** 2)
     return Room(sides[0], sides[1], 2.4 + 1.4 * u[8], sky, bounce)
 
 
@@ -111,7 +123,84 @@ def _draw_cameras(chance: Chance, views: int, room: Room, focal: Array) -> Camer
     return lax.optimization_barrier(look_at(streams[3], position, aim, 0.22 * distance, focal))
 
 
-def _furnish(chance: Chance, room: Room, cameras: Vector, config: SceneConfig) -> Solids:
+@pytree_dataclass
+class Spot:
+    """Where the cameras look, and whether at a table from near."""
+
+    x: Array
+    y: Array
+    distance: Array
+    near: Bool[Array, ""]
+
+
+def _held_cameras(
+    chance: Chance,
+    views: int,
+    room: Room,
+    focal: Array,
+    corner: Array | None,
+    config: SceneConfig,
+) -> tuple[Cameras, Spot]:
+    """Cameras in the hand: through the room, or close to a table."""
+    streams = chance.split(4)
+    u = streams[0].uniform(9)
+    heading = 2 * jnp.pi * u[0]
+    c, s = jnp.cos(heading), jnp.sin(heading)
+    extent = jnp.minimum(room.half_width / jnp.abs(c), room.half_depth / jnp.abs(s))
+    near = u[5] < config.close_ups
+    target = -extent * (jnp.where(near, 0.0, 0.1) + 0.55 * u[1])
+    distance = jnp.where(near, 0.8 + 1.4 * u[2], extent * (0.2 + 0.55 * u[2]) - target)
+    x, y = wander(streams[1], views, heading, distance)
+    side_x, side_y = room.half_width - _FROM_WALL, room.half_depth - _FROM_WALL
+    sway = streams[2].centred(views)
+    height = jnp.where(near, 1.15 + 0.6 * u[3] + 0.15 * sway, 0.7 + 1.3 * u[3] + 0.4 * u[6] * sway)
+    position = Vector(
+        jnp.clip(x + target * c, -side_x, side_x),
+        jnp.clip(y + target * s, -side_y, side_y),
+        jnp.clip(height, _FROM_WALL, room.height - _FROM_WALL),
+    )
+    aim_z = jnp.where(near, 0.65 + 0.3 * u[4], 0.4 + 1.2 * u[4])
+    aim = Vector(target * c, target * s, aim_z)
+    cameras = hold(streams[3], position, aim, distance, focal, corner)
+    spot = Spot(target * c, target * s, distance, near)
+    return lax.optimization_barrier((cameras, spot))
+
+
+def _strew(
+    chance: Chance,
+    room: Room,
+    solids: Solids,
+    cameras: Vector,
+    config: SceneConfig,
+    spot: Spot | None,
+) -> Solids:
+    """Puts small things on the table and the floor; `solids` begins with the table's top."""
+    streams = chance.split(4)
+    near = jnp.zeros((), bool) if spot is None else spot.near
+    up = (streams[0].uniform(config.clutter) < 0.6) | near
+    half, axes, rise = draw_sizes(streams[1], config, jnp.where(up, 0.14, 0.35))
+    top = on_top(streams[2], half, axes, rise, cameras, _top_of(solids))
+    spread = jnp.maximum(room.half_width, room.half_depth)
+    x, y = strewn(streams[3], spread, config.clutter)
+    x = jnp.clip(x, -room.half_width + 0.1, room.half_width - 0.1)
+    y = jnp.clip(y, -room.half_depth + 0.1, room.half_depth - 0.1)
+    floor = at_best(x, y, jnp.broadcast_to(rise, x.shape), half, axes, cameras)
+    below = place(out_of_the_way(floor, half, axes, cameras), half, axes)
+    return merged(config, solids, either(up, top, below))
+
+
+def _top_of(solids: Solids) -> tuple[Vector, Vector, Turn]:
+    """Centre, half sizes and axes of the first solid, an upright box."""
+    top = solids[0]
+    own = Turn(top.row_x.unit(), top.row_y.unit(), top.row_z.unit())
+    size = top.half
+    away = own.x * (size.x * top.offset.x) + own.y * (size.y * top.offset.y)
+    return -(away + own.z * (size.z * top.offset.z)), size, own
+
+
+def _furnish(
+    chance: Chance, room: Room, cameras: Vector, config: SceneConfig, spot: Spot | None
+) -> Solids:
     """A table, pictures on the walls, and boxes, cylinders and spheres on the floor or table."""
     streams = chance.split(4)
     count = 1 + config.boxes + config.cylinders + config.spheres
@@ -123,6 +212,10 @@ def _furnish(chance: Chance, room: Room, cameras: Vector, config: SceneConfig) -
     wall = jnp.sign(x) * (room.half_width - half.x - 0.01)
     x = jnp.where(_at_wall(count), wall, x)
     centre = at_best(x, y, jnp.broadcast_to(rise, x.shape), half, axes, cameras)
+    if spot is not None:
+        first = (jnp.arange(count) == 0) & spot.near
+        x, y = jnp.where(first, spot.x, centre.x), jnp.where(first, spot.y, centre.y)
+        centre = Vector(x, y, centre.z)
     random = 0.5 * streams[2].centred(count, 3)
     centre = _onto_table(centre, half, rise, random, config)
     centre = out_of_the_way(centre, half, axes, cameras)
@@ -210,6 +303,8 @@ def _lamps(chance: Chance, room: Room, config: SceneConfig) -> Lights:
     strength = (0.5 + u[:, 3]) * 2.5
     warmth = u[:, 4]
     colour = Vector(strength, strength * (0.8 + 0.2 * warmth), strength * (0.55 + 0.5 * warmth))
+    if config.contrast:
+        colour = colour * jnp.exp2(config.contrast * (5 * u[:, 6] - 3.5))
     return Lights(position, colour, 0.05 + 0.3 * u[:, 5])
 
 

@@ -23,7 +23,7 @@ def shade(
     """
     gloss = world.materials.gloss[hit.number]
     towards = -ray.unit()
-    start = hit.point + hit.normal * 1e-3
+    start = hit.point + hit.normal * 1e-3 if hit.entry is None else hit.entry
 
     def add_light(total: Vector, numbered: tuple[Array, Lights]) -> tuple[Vector, None]:
         number, light = numbered
@@ -39,7 +39,8 @@ def shade(
 
     ambient = colour * world.surroundings.ambient(hit.point, hit.normal)
     count = jnp.arange(world.lights.radius.shape[0], dtype=jnp.uint32)
-    return lax.scan(add_light, ambient, (count, world.lights))[0]
+    light = lax.scan(add_light, ambient, (count, world.lights))[0]
+    return light if hit.dimmed is None else light * hit.dimmed
 
 
 def _reflected(normal: Vector, to_light: Vector, towards: Vector) -> tuple[Array, Array]:

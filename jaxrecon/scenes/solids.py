@@ -107,11 +107,11 @@ def sphere_interval(origin: Vector, ray: Vector) -> tuple[Array, Array]:
 
 def intervals(config: SceneConfig) -> tuple[Interval, ...]:
     """The ray test of each solid of a scene: boxes first, then cylinders, then spheres."""
-    boxes = config.boxes + config.pictures + 2
+    boxes, cylinders, spheres = config.clutter_kinds
     return (
-        (box_interval,) * boxes
-        + (cylinder_interval,) * config.cylinders
-        + (sphere_interval,) * config.spheres
+        (box_interval,) * (config.boxes + config.pictures + 2 + boxes)
+        + (cylinder_interval,) * (config.cylinders + cylinders)
+        + (sphere_interval,) * (config.spheres + spheres)
     )
 
 

@@ -4,7 +4,8 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array
 
-from jaxrecon.scenes.solids import FAR, Interval, first_solid, meet
+from jaxrecon.scenes.relief import Relief, enter
+from jaxrecon.scenes.solids import FAR, Interval, Solids, first_solid, meet
 from jaxrecon.scenes.vectors import Vector, where
 from jaxrecon.scenes.world import Hit, World
 
@@ -22,6 +23,14 @@ def cast(world: World, tests: tuple[Interval, ...], origin: Vector, ray: Vector)
     depth = jnp.where(on_solid, solid_depth, around)
     point = origin + ray * jnp.minimum(depth, FAR)
     face_normal, face = world.surroundings.face(point, ray)
+    if world.relief is not None:
+        local = (
+            where(on_solid, unit_point * one.half, point),
+            where(on_solid, unit_normal, face_normal),
+            where(on_solid, one.unit_direction(ray) * one.half, ray),
+        )
+        surface = jnp.where(on_solid, number, len(tests) + face)
+        return _with_relief(world, world.relief, (depth, point, surface, on_solid, one), local, ray)
     normal = where(on_solid, one.world_normal(unit_normal), face_normal)
     u, v = _on_surface(
         where(on_solid, unit_point * one.half, point), where(on_solid, unit_normal, face_normal)
@@ -32,6 +41,48 @@ def cast(world: World, tests: tuple[Interval, ...], origin: Vector, ray: Vector)
     material = jnp.where(on_solid, number, len(tests) + face)
     found = depth < 0.5 * FAR
     return lax.optimization_barrier(Hit(depth, found, point, normal, u, v, footprint, material))
+
+
+def _with_relief(
+    world: World,
+    relief: Relief,
+    met: tuple[Array, Vector, Array, Array, Solids],
+    local: tuple[Vector, Vector, Vector],
+    ray: Vector,
+) -> Hit:
+    """What rays meet when they have gone on into the openings of surfaces."""
+    depth, point, surface, on_solid, one = met
+    place, normal, direction = local
+    entered = lax.optimization_barrier(enter(relief[surface], place, normal, direction))
+    inside = entered.inside & (depth < 0.5 * FAR)
+    further = jnp.where(inside, entered.further, 0.0)
+
+    def outwards(local_normal: Vector) -> Vector:
+        return where(on_solid, one.world_normal(local_normal), local_normal)
+
+    front = outwards(normal)
+    inner = where(inside, entered.normal, normal)
+    depth, place = depth + further, place + direction * further
+    u, v = _on_surface(place, inner)
+    world_normal = outwards(inner)
+    back = (entered.cell >> 8).astype(jnp.int32) % world.materials.gloss.shape[0]
+    material = jnp.where(inside & entered.back, back, surface)
+    length = ray.length()
+    slant = jnp.maximum(jnp.abs(world_normal.dot(ray)) / length, 0.15)
+    footprint = depth * length / (world.cameras.focal * slant)
+    hit = Hit(
+        depth,
+        depth < 0.5 * FAR,
+        point + ray * further,
+        world_normal,
+        u,
+        v,
+        footprint,
+        material,
+        entry=point + front * 1e-3,
+        dimmed=jnp.where(inside, 0.6, 1.0),
+    )
+    return lax.optimization_barrier(hit)
 
 
 def _on_surface(point: Vector, normal: Vector) -> tuple[Array, Array]:

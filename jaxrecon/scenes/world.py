@@ -6,6 +6,8 @@ from jaxtyping import Array, Bool, Int
 
 from jaxrecon.pytree import pytree_dataclass
 from jaxrecon.scenes.cameras import Cameras
+from jaxrecon.scenes.photographs import Prints
+from jaxrecon.scenes.relief import Relief
 from jaxrecon.scenes.solids import Solids
 from jaxrecon.scenes.textures import Materials
 from jaxrecon.scenes.vectors import Vector
@@ -43,7 +45,11 @@ class Lights:
 
 @pytree_dataclass
 class World:
-    """A scene; materials are those of the solids, then those of the faces around them."""
+    """A scene; materials are those of the solids, then those of the faces around them.
+
+    So are the openings in surfaces and the pictures on them, where a scene has any. One picture
+    more, the last, is seen where nothing else is.
+    """
 
     cameras: Cameras
     solids: Solids
@@ -51,6 +57,8 @@ class World:
     materials: Materials
     lights: Lights
     seed: Int[Array, ""]
+    relief: Relief | None = None
+    prints: Prints | None = None
 
 
 @pytree_dataclass
@@ -58,7 +66,8 @@ class Hit:
     """What each ray meets first.
 
     `u` and `v` are coordinates on the surface in metres, `footprint` is the width of a pixel
-    there, and `number` is that of the material.
+    there, and `number` is that of the material. Where surfaces have openings, `entry` is the place
+    from which light is looked for, in front of the opening, and `dimmed` the share of light inside.
     """
 
     depth: Array
@@ -69,3 +78,5 @@ class Hit:
     v: Array
     footprint: Array
     number: Int[Array, "..."]
+    entry: Vector | None = None
+    dimmed: Array | None = None

@@ -3,6 +3,7 @@
 from jaxrecon.training.config import (
     CONFIGS,
     MINI,
+    MINI_REAL,
     MINI_SECOND,
     Bucket,
     LossWeights,
@@ -11,16 +12,19 @@ from jaxrecon.training.config import (
 from jaxrecon.training.loop import save_weights, train
 from jaxrecon.training.plot import draw_log
 from jaxrecon.training.state import initial_weights
+from jaxrecon.training.textures import read_pictures
 
 __all__ = [
     "CONFIGS",
     "MINI",
+    "MINI_REAL",
     "MINI_SECOND",
     "Bucket",
     "LossWeights",
     "TrainConfig",
     "draw_log",
     "initial_weights",
+    "read_pictures",
     "save_weights",
     "train",
 ]

@@ -94,6 +94,7 @@ class TrainConfig:
       dtype: of the matrices in the forward and backward pass; the weights are kept in float32.
       accumulate: in so many parts the scenes of a step are learnt from, one part after another: the
         same step with less memory.
+      pictures: how many pictures lie on surfaces of the scenes; set from the folder that is given.
       seed: of the weights and of the stream of scenes.
       log_every, save_every, validate_every: in steps; runs are saved where a line of the log ends.
       validation_scenes: of the first bucket's shape, held out.
@@ -123,6 +124,7 @@ class TrainConfig:
     optimizer: Literal["adamw", "muon"] = "adamw"
     dtype: Literal["bfloat16", "float32"] = "bfloat16"
     accumulate: int = 1
+    pictures: int = 0
     seed: int = 0
     log_every: int = 50
     save_every: int = 2000
@@ -145,6 +147,7 @@ class TrainConfig:
         check_whole(self, "steps", "log_every", "save_every", "validate_every", most=_MOST_STEPS)
         check_whole(self, "validation_scenes", "accumulate", most=2**20)
         check_whole(self, "warmup_steps", least=0, most=_MOST_STEPS)
+        check_whole(self, "pictures", least=0, most=2**20)
         check_whole(self, "seed", least=0, most=_MOST_SEED)
         check_real(self, "learning_rate", "weight_decay", least=0, most=_MOST_FACTOR)
         check_real(self, "clip_norm", least=1e-12, most=1e12)
@@ -258,5 +261,44 @@ MINI_SECOND = TrainConfig(
 )
 """The second stretch, from the weights of the first: a lower rate, and no pairs."""
 
-CONFIGS = {"mini": MINI, "mini-second": MINI_SECOND}
+MINI_REAL = TrainConfig(
+    scenes=SceneConfig(
+        samples=1,
+        outdoor_every=2,
+        boxes=5,
+        cylinders=2,
+        spheres=1,
+        pictures=3,
+        fov=(35.0, 100.0),
+        room=(3.0, 11.0),
+        reach=80.0,
+        noise=0.01,
+        exposure=0.35,
+        clutter=18,
+        close_ups=0.4,
+        buildings=3,
+        relief=0.45,
+        handheld=True,
+        contrast=0.8,
+        lens=0.08,
+        phone=1.0,
+    ),
+    buckets=(
+        Bucket(scenes=128, views=8, height=168, width=224, share=4),
+        Bucket(scenes=64, views=16, height=168, width=224, share=2),
+        Bucket(scenes=96, views=8, height=196, width=252, share=2),
+        Bucket(scenes=96, views=8, height=252, width=196, share=1),
+    ),
+    losses=LossWeights(translation=1.25),
+    steps=10000,
+    learning_rate=8e-4,
+    warmup_steps=200,
+    decay_share=0.7,
+    seed=2,
+    save_every=1000,
+    validate_every=1000,
+)
+"""Towards photographs: fuller scenes seen as phones see them, with `textures` on most surfaces."""
+
+CONFIGS = {"mini": MINI, "mini-second": MINI_SECOND, "mini-real": MINI_REAL}
 """Runs that have a name."""

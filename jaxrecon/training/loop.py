@@ -2,7 +2,7 @@
 
 import time
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ from jaxrecon.memory import bytes_limit, check_fits, needs_of
 from jaxrecon.progress import Stages
 from jaxrecon.registry import model_entry
 from jaxrecon.scenes import RenderedScenes
+from jaxrecon.scenes.photographs import Pictures
 from jaxrecon.training.config import (
     CHECKPOINTS_NAME,
     Bucket,
@@ -53,6 +54,7 @@ from jaxrecon.training.step import (
     validation_bucket,
     validation_key,
 )
+from jaxrecon.training.textures import read_pictures
 
 CONFIG_NAME = "train.json"
 LOG_NAME = "log.jsonl"
@@ -67,6 +69,7 @@ def train(
     folder: str | Path,
     *,
     init: str | Path | None = None,
+    textures: str | Path | None = None,
     mesh: Mesh | None = None,
     stop_after: float | None = None,
     stages: Stages | None = None,
@@ -74,15 +77,17 @@ def train(
     """Trains a model, or goes on with a run that was stopped.
 
     The folder holds `train.json` (the config), `log.jsonl` (one line of metrics every
-    `log_every` steps), `checkpoints/`, where the run stops `weights/`, the averaged weights as a
-    native checkpoint in bfloat16 which `jaxrecon.load` reads, and at the end `curves.png`, the log
-    as a picture.
+    `log_every` steps), `checkpoints/`, with each of them and where the run stops `weights/`, the
+    averaged weights as a native checkpoint in bfloat16 which `jaxrecon.load` reads, and at the end
+    `curves.png`, the log as a picture.
 
     Args:
       config: the run.
       folder: where the run lives. If it holds checkpoints of the same config, training goes on
         from the newest, and takes the steps that it would have taken without the stop.
       init: a native checkpoint of the same sizes to start from; random weights if not given.
+      textures: a folder of pictures to lie on the surfaces of the scenes, see
+        `SceneConfig.picture_share`; give it again when the run goes on.
       mesh: devices to spread the scenes over; all local devices if not given.
       stop_after: seconds after which the run, at its next line of the log, is saved and stops.
       stages: shows progress; silent if not given.
@@ -91,7 +96,8 @@ def train(
       The folder of the weights; None if the run stopped before its last step.
 
     Raises:
-      InputError: the folder holds a run of another config, or the devices cannot share the batches.
+      InputError: the folder holds a run of another config, the devices cannot share the batches,
+        or the textures are absent or no pictures.
       WeightsError: `init` or a checkpoint cannot be read.
       OutputError: the folder cannot be written, a full disk among the reasons, or another run is
         writing there.
@@ -101,8 +107,9 @@ def train(
     mesh = make_data_mesh() if mesh is None else mesh
     folder = Path(folder)
     check_devices(config, mesh)
+    config, pictures = _with_pictures(config, textures)
     with holding_folder(folder):
-        step = _trained(config, folder, init, mesh, stop_after, stages)
+        step = _trained(config, folder, init, mesh, stop_after, stages, pictures)
     if step < config.steps:
         stages.note(
             f"stopped at step {step} of {config.steps}, with the weights so far in "
@@ -119,6 +126,7 @@ def _trained(
     mesh: Mesh,
     stop_after: float | None,
     stages: Stages,
+    pictures: Pictures | None,
 ) -> int:
     """Takes the steps and writes the weights; returns the number of the last step."""
     given = None
@@ -127,14 +135,29 @@ def _trained(
     claim_folder(folder / CONFIG_NAME, config)
     with Checkpoints(folder / CHECKPOINTS_NAME) as checkpoints:
         state = _start(config, checkpoints, mesh, given)
-        run = _Run(config, mesh, Log(folder / LOG_NAME, upto=int(state.step)), stages)
-        state = run.until(state, checkpoints, stop_after)
+        run = _Run(config, mesh, Log(folder / LOG_NAME, upto=int(state.step)), stages, pictures)
+        state = run.until(state, checkpoints, stop_after, folder / WEIGHTS_NAME)
         checkpoints.wait()
     step = int(state.step)
     save_weights(config, state.average, folder / WEIGHTS_NAME, step)
     if step == config.steps:
         draw_log(folder / LOG_NAME, folder / CURVES_NAME)
     return step
+
+
+def _with_pictures(
+    config: TrainConfig, textures: str | Path | None
+) -> tuple[TrainConfig, Pictures | None]:
+    """The pictures of a folder, and the config with their number."""
+    if textures is not None:
+        pictures = read_pictures(textures)
+        return replace(config, pictures=len(pictures.texels)), pictures
+    if config.pictures:
+        raise InputError(
+            f"textures: the config has {config.pictures} pictures on its surfaces; give the folder "
+            "where they lie (--textures)"
+        )
+    return config, None
 
 
 def save_weights(config: TrainConfig, weights: Weights, folder: Path, step: int) -> None:
@@ -175,16 +198,28 @@ def _start(
 class _Run:
     """The compiled programs of a run and the loop that calls them."""
 
-    def __init__(self, config: TrainConfig, mesh: Mesh, log: Log, stages: Stages) -> None:
+    def __init__(
+        self,
+        config: TrainConfig,
+        mesh: Mesh,
+        log: Log,
+        stages: Stages,
+        pictures: Pictures | None,
+    ) -> None:
         self.config, self.mesh, self.log, self.stages = config, mesh, log, stages
+        self.pictures = pictures
         self.place = everywhere(mesh)
 
     def until(
-        self, state: TrainState, checkpoints: Checkpoints, stop_after: float | None
+        self,
+        state: TrainState,
+        checkpoints: Checkpoints,
+        stop_after: float | None,
+        weights: Path,
     ) -> TrainState:
         """Takes the steps that are left, or those that fit into `stop_after` seconds."""
         config, begin = self.config, time.perf_counter()
-        programs = Programs(config, self.mesh, state, self.stages)
+        programs = Programs(config, self.mesh, state, self.stages, self.pictures)
         held_out = programs.held_out()
         window = _Window(config, self.mesh, self.log)
         for step in range(int(state.step), config.steps):
@@ -200,6 +235,7 @@ class _Run:
                 self._validate(programs, state, held_out, done)
             if done % config.save_every == 0 or last or (late and logged):
                 checkpoints.save(state, done)
+                save_weights(config, state.average, weights, done)
             if late and logged:
                 break
         return state
@@ -217,9 +253,17 @@ class _Run:
 class Programs:
     """All compiled programs of a run."""
 
-    def __init__(self, config: TrainConfig, mesh: Mesh, state: TrainState, stages: Stages) -> None:
+    def __init__(
+        self,
+        config: TrainConfig,
+        mesh: Mesh,
+        state: TrainState,
+        stages: Stages,
+        pictures: Pictures | None = None,
+    ) -> None:
         """Traces one program after another, and compiles those behind it meanwhile."""
         self.place = everywhere(mesh)
+        self._pictures = () if pictures is None else (jax.device_put(pictures, self.place),)
         number = jax.ShapeDtypeStruct((), jnp.int32, sharding=self.place)
         like, shape = abstract_like(state, self.place), validation_bucket(config)
         train_step, validate = make_step(config, mesh), make_validate(config, mesh)
@@ -233,10 +277,10 @@ class Programs:
 
             for bucket in config.buckets:
                 render = make_render(config, bucket, mesh, training_key(config))
-                drawn = add(("render", bucket), render.lower(number))
+                drawn = add(("render", bucket), render.lower(number, *self._pictures))
                 add(("step", bucket), train_step.lower(like, _outputs(drawn, mesh)))
             render = make_render(config, shape, mesh, validation_key())
-            drawn = add("held out", render.lower(number))
+            drawn = add("held out", render.lower(number, *self._pictures))
             add("validate", validate.lower(like.average, _outputs(drawn, mesh)))
             self._compiled = {name: program.result() for name, program in made.items()}
         for bucket in config.buckets:
@@ -248,11 +292,11 @@ class Programs:
 
     def render(self, bucket: Bucket, step: int) -> RenderedScenes:
         """The scenes of a training step."""
-        return self._compiled["render", bucket](self._number(step))
+        return self._compiled["render", bucket](self._number(step), *self._pictures)
 
     def held_out(self) -> RenderedScenes:
         """The scenes for `validate`."""
-        return self._compiled["held out"](self._number(0))
+        return self._compiled["held out"](self._number(0), *self._pictures)
 
     def validate(self, weights: Weights, scenes: RenderedScenes) -> Metrics:
         """Metrics of weights on held-out scenes."""

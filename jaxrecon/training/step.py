@@ -18,6 +18,7 @@ from jaxtyping import Array, Int
 from jaxrecon.errors import InputError
 from jaxrecon.nn.learning import learning
 from jaxrecon.scenes import RenderedScenes, render_groups, scene_key
+from jaxrecon.scenes.photographs import Pictures
 from jaxrecon.training import losses
 from jaxrecon.training.config import Bucket, TrainConfig
 from jaxrecon.training.state import (
@@ -90,7 +91,10 @@ def validation_bucket(config: TrainConfig) -> Bucket:
 
 
 def make_render(config: TrainConfig, bucket: Bucket, mesh: Mesh, key: Array) -> Wrapped:
-    """`render(step)`: the scenes of a step, spread over the devices."""
+    """`render(step)`: the scenes of a step, spread over the devices.
+
+    Where the config has pictures, `render(step, pictures)`.
+    """
     size = config.group(bucket.scenes)
     groups = bucket.scenes // size
     draw = partial(
@@ -102,10 +106,15 @@ def make_render(config: TrainConfig, bucket: Bucket, mesh: Mesh, key: Array) -> 
         config=config.scenes,
     )
 
-    spread = jax.shard_map(draw, mesh=mesh, in_specs=_EACH, out_specs=_EACH, check_vma=False)
+    def draw_printed(keys: Array, pictures: Pictures) -> RenderedScenes:
+        return draw(keys, pictures=pictures)
 
-    def render(step: Int[Array, ""]) -> RenderedScenes:
-        return spread(jax.random.split(jax.random.fold_in(key, step), groups))
+    work, specs = (draw_printed, (_EACH, _SHARED)) if config.pictures else (draw, _EACH)
+    spread = jax.shard_map(work, mesh=mesh, in_specs=specs, out_specs=_EACH, check_vma=False)
+
+    def render(step: Int[Array, ""], *pictures: Pictures) -> RenderedScenes:
+        keys = jax.random.split(jax.random.fold_in(key, step), groups)
+        return spread(keys, *pictures)
 
     return jax.jit(render)
 

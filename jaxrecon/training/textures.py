@@ -1,0 +1,71 @@
+"""Folders of pictures as materials of the rendered scenes."""
+
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import UInt8
+
+from jaxrecon.errors import InputError
+from jaxrecon.images.pictures import open_picture
+from jaxrecon.images.sources import IMAGE_SUFFIXES, natural_key
+from jaxrecon.scenes.photographs import Pictures, pyramid
+
+SIDE = 256
+_SMALLEST = 8
+_MOST_TEXELS = 2**31 - 1
+
+
+def read_pictures(folder: str | Path, *, side: int = SIDE) -> Pictures:
+    """Reads every picture of a folder and of the folders in it, squeezed to squares.
+
+    Args:
+      folder: the pictures, by the endings of their names.
+      side: of each in the atlas; a power of two.
+
+    Raises:
+      InputError: the folder is absent or holds no picture, a file is none or has fewer than 8
+        pixels on a side, or there are more pictures than the atlas can hold.
+    """
+    files = picture_files(folder)
+    texels = sum(4**level for level in range(side.bit_length()))
+    if len(files) * texels > _MOST_TEXELS:
+        raise InputError(
+            f"textures: {folder} holds {len(files)} pictures; give at most {_MOST_TEXELS // texels}"
+        )
+    return Pictures(np.stack([pyramid(_read(file, side)) for file in files]))
+
+
+def picture_files(folder: str | Path) -> list[Path]:
+    """The pictures in a folder and in the folders below, in natural order; hidden ones not.
+
+    Raises:
+      InputError: the folder is absent, or there is none.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        what = "is a file, not a folder" if folder.exists() else "does not exist"
+        raise InputError(f"textures: {folder} {what}; give a folder of pictures")
+    found = [
+        path
+        for path in folder.rglob("*")
+        if path.suffix.lower() in IMAGE_SUFFIXES
+        and not any(part.startswith(".") for part in path.relative_to(folder).parts)
+    ]
+    if not found:
+        raise InputError(
+            f"textures: no pictures in {folder}; give a folder of JPEG, PNG or other image files"
+        )
+    return sorted(found, key=lambda path: natural_key(str(path)))
+
+
+def _read(file: Path, side: int) -> UInt8[np.ndarray, "S S 3"]:
+    from PIL import Image
+
+    with open_picture(file) as image:
+        if min(image.size) < _SMALLEST:
+            width, height = image.size
+            raise InputError(
+                f"textures: {file} is {width}x{height} pixels; give pictures of at least "
+                f"{_SMALLEST} pixels a side"
+            )
+        return np.asarray(image.convert("RGB").resize((side, side), Image.Resampling.BOX))
