@@ -14,6 +14,7 @@ from jaxrecon.scenes.chance import Chance
 from jaxrecon.scenes.vectors import Vector, mix, where
 
 _GREY = 3**-0.5
+_LIGHT = (np.arange(256, dtype=np.float32) / 255) ** np.float32(2.2)
 
 
 @pytree_dataclass
@@ -149,15 +150,17 @@ def pyramid(picture: UInt8[np.ndarray, "S S 3"]) -> UInt32[np.ndarray, " T"]:
 
     Means are taken of linear light.
     """
-    light = (picture / np.float32(255)) ** np.float32(2.2)
-    parts = []
-    while True:
-        shown = np.round(255 * light ** np.float32(1 / 2.2)).astype(np.uint32)
-        parts.append((shown[..., 0] << 16 | shown[..., 1] << 8 | shown[..., 2]).reshape(-1))
+    parts, light = [_packed(picture)], _LIGHT[picture]
+    while len(light) > 1:
         side = len(light) // 2
-        if not side:
-            return np.concatenate(parts)
         light = light.reshape(side, 2, side, 2, 3).mean(axis=(1, 3))
+        parts.append(_packed(np.round(255 * light ** np.float32(1 / 2.2))))
+    return np.concatenate(parts)
+
+
+def _packed(picture: np.ndarray) -> UInt32[np.ndarray, " T"]:
+    red, green, blue = np.moveaxis(picture.astype(np.uint32), -1, 0)
+    return (red << 16 | green << 8 | blue).reshape(-1)
 
 
 def _cell(place: Array, side: Array) -> tuple[Array, Array]:

@@ -1,5 +1,6 @@
 """Folders of pictures as materials of the rendered scenes."""
 
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -32,7 +33,8 @@ def read_pictures(folder: str | Path, *, side: int = SIDE) -> Pictures:
         raise InputError(
             f"textures: {folder} holds {len(files)} pictures; give at most {_MOST_TEXELS // texels}"
         )
-    return Pictures(np.stack([pyramid(_read(file, side)) for file in files]))
+    with ThreadPoolExecutor() as pool:
+        return Pictures(np.stack(list(pool.map(lambda file: pyramid(_read(file, side)), files))))
 
 
 def picture_files(folder: str | Path) -> list[Path]:
