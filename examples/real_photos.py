@@ -45,7 +45,7 @@ def row(weights: str, folder: Path, options: argparse.Namespace) -> str:
         recon = model.reconstruct(folder / "images", resolution=options.resolution)
         name = f"{Path(weights).parent.name}-{Path(weights).name}-{folder.name}.jpg"
         options.sheets.mkdir(parents=True, exist_ok=True)
-        recon.save_sheet(options.sheets / name, overwrite=True)
+        recon.save_sheet(options.sheets / name)
     return f"| {weights} | {folder.name} | {numbers(report)} | {took:.0f} |"
 
 

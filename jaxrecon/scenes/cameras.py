@@ -91,30 +91,34 @@ def path(chance: Chance, views: int, heading: Array, distance: Array) -> tuple[A
 def wander(chance: Chance, views: int, heading: Array, distance: Array) -> tuple[Array, Array]:
     """Ground positions as people take them, like `path`: more kinds, from nearly one place to far.
 
-    Orbits, walks past the target, clouds, forward motion, walks that turn, and steps to and fro on
-    one spot; the length of each is drawn in octaves.
+    Orbits of up to 160 degrees with or without a change of distance, walks past the target,
+    clouds, forward motion, walks that turn, and steps to and fro on one spot; the length of all
+    but orbits is drawn in octaves.
     """
     streams = chance.split(3)
     order = jnp.argsort(streams[0].uniform(views))
     jitter = 0.5 * streams[1].centred(3, views)
     kind, arc, length, slant, shake = streams[2].uniform(5)
     even = (order + 0.5 + 0.7 * jitter[0]) / views - 0.5
-    size = 0.12 * 12.0**length
+    size = 0.2 * 8.0**length
     rough = 0.25 * shake * size * distance
     side, ahead = rough * jitter[1], rough * jitter[2]
-    turned = even * size * (0.8 + 0.8 * arc)
+    turned = even * (0.15 + 2.65 * arc)
+    nearer = distance * (1 + 0.5 * even * (2 * length - 1))
     walk = even * distance * size * 1.3
     slant = 1.6 * (slant - 0.5)
     bow = 4 * even * even * distance * 0.3 * size * jnp.sign(slant)
     paths = [
         (jnp.sin(turned) * distance + side, jnp.cos(turned) * distance + ahead),
+        (jnp.sin(turned) * nearer + side, jnp.cos(turned) * nearer + ahead),
         (walk * jnp.cos(slant) + side, distance + walk * jnp.sin(slant) + ahead),
         (size * distance * jitter[1] * 1.6, distance * (1 + 0.6 * size * jitter[2])),
         (side * 1.5, distance * (1 + jnp.clip(even * size, -0.45, 0.6)) + ahead),
         (walk + side, distance + bow + ahead),
         (0.08 * distance * jitter[1] * (1 + size), distance * (1 + 0.08 * jitter[2])),
     ]
-    number = jnp.floor(kind * len(paths)).astype(jnp.int32)
+    # The first kinds most often: four scenes in ten have cameras that turn around the target.
+    number = jnp.floor(kind**1.5 * len(paths)).astype(jnp.int32)
     across = jnp.stack([x for x, _ in paths])[number]
     away = jnp.stack([y for _, y in paths])[number]
     c, s = jnp.cos(heading), jnp.sin(heading)

@@ -28,10 +28,8 @@ class Pictures:
         """Of the largest version, in texels."""
         return round(((3 * self.texels.shape[1] + 1) / 4) ** 0.5)
 
-    def colour(
-        self, number: Int[Array, "..."], u: Array, v: Array, width: Array
-    ) -> Float[Array, "..."]:
-        """Display-encoded RGB as a Vector, blended between the four nearest texels.
+    def colour(self, number: Int[Array, "..."], u: Array, v: Array, width: Array) -> Vector:
+        """Display-encoded RGB, blended between the four nearest texels.
 
         Args:
           number: of the picture.

@@ -284,19 +284,18 @@ MINI_REAL = TrainConfig(
         phone=1.0,
     ),
     buckets=(
-        Bucket(scenes=128, views=8, height=168, width=224, share=4),
-        Bucket(scenes=64, views=16, height=168, width=224, share=2),
-        Bucket(scenes=96, views=8, height=196, width=252, share=2),
-        Bucket(scenes=96, views=8, height=252, width=196, share=1),
+        Bucket(scenes=64, views=16, height=168, width=224, share=3),
+        Bucket(scenes=96, views=8, height=196, width=252, share=3),
+        Bucket(scenes=128, views=8, height=224, width=168, share=2),
     ),
     losses=LossWeights(translation=1.25),
-    steps=10000,
+    steps=6300,
     learning_rate=8e-4,
-    warmup_steps=200,
-    decay_share=0.7,
+    warmup_steps=100,
+    decay_share=0.8,
     seed=2,
-    save_every=1000,
-    validate_every=1000,
+    save_every=500,
+    validate_every=1500,
 )
 """Towards photographs: fuller scenes seen as phones see them, with `textures` on most surfaces."""
 

@@ -275,13 +275,17 @@ class Programs:
                 made[name] = pool.submit(compiled, lowered, device)
                 return lowered
 
+            # Renderers take longest to compile: they come first.
+            drawn: dict[Any, Any] = {}
             for bucket in config.buckets:
                 render = make_render(config, bucket, mesh, training_key(config))
-                drawn = add(("render", bucket), render.lower(number, *self._pictures))
-                add(("step", bucket), train_step.lower(like, _outputs(drawn, mesh)))
+                lowered = render.lower(number, *self._pictures)
+                drawn[bucket] = add(("render", bucket), lowered)
             render = make_render(config, shape, mesh, validation_key())
-            drawn = add("held out", render.lower(number, *self._pictures))
-            add("validate", validate.lower(like.average, _outputs(drawn, mesh)))
+            held_out = add("held out", render.lower(number, *self._pictures))
+            for bucket in config.buckets:
+                add(("step", bucket), train_step.lower(like, _outputs(drawn[bucket], mesh)))
+            add("validate", validate.lower(like.average, _outputs(held_out, mesh)))
             self._compiled = {name: program.result() for name, program in made.items()}
         for bucket in config.buckets:
             _check_memory(bucket, self._compiled["step", bucket], device)
