@@ -75,6 +75,12 @@ def test_weights_to_start_from(run: Run, given: dict[str, Any], tmp_path: Path) 
     assert (given["init"], given["stop_after"]) == (tmp_path / "weights", 60.0)
 
 
+def test_pictures_for_the_surfaces(run: Run, given: dict[str, Any], tmp_path: Path) -> None:
+    run("-o", tmp_path / "run", "--config", "mini-real", "--textures", tmp_path / "pictures")
+    assert given["config"] == training.MINI_REAL
+    assert given["textures"] == str(tmp_path / "pictures")
+
+
 def test_a_model_to_start_from(
     run: Run, given: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -165,6 +165,28 @@ class TestEvaluate:
         assert nothing.scenes[0].pose is None
         assert "no pose metrics: no pair of views overlaps enough" in nothing.text()
 
+    def test_only_pairs_turned_by_little_count(self) -> None:
+        truth = make_truth((0.0, 0.5, 1.0))
+        poses = np.array(truth.world_from_camera)
+        turn = np.radians(40.0)
+        poses[2, :3, :3] = [
+            [np.cos(turn), 0, np.sin(turn)],
+            [0, 1, 0],
+            [-np.sin(turn), 0, np.cos(turn)],
+        ]
+        recon, truth = reconstruction(truth), replace(truth, world_from_camera=poses)
+        near = judge(recon, truth, min_overlap=0.0, max_angle=39.0)
+        assert near.scenes[0].pairs == 1
+        assert near.scenes[0].all_pairs == 3
+        assert "turned by at most 39 degrees" in near.text()
+        assert near.mean()["rotation_mean"] == pytest.approx(0, abs=1e-4)
+        far = judge(recon, truth, min_overlap=0.0, max_angle=41.0)
+        assert far.scenes[0].pairs == 3
+        poses[1, :3, :3] = poses[2, :3, :3].T
+        none = judge(recon, replace(truth, world_from_camera=poses), max_angle=30.0)
+        assert none.scenes[0].pose is None
+        assert "no pose metrics: no two views are turned by at most 30 degrees" in none.text()
+
     def test_a_wrong_camera_shows(self) -> None:
         truth = make_truth()
         recon = reconstruction(truth)
@@ -291,6 +313,8 @@ class TestEvaluate:
         ("wrong", "told"),
         [
             ({"min_overlap": 1.5}, "min_overlap is 1.5"),
+            ({"max_angle": 0.0}, "max_angle is 0.0; give degrees above 0, up to 180"),
+            ({"max_angle": 181.0}, "max_angle is 181.0"),
             ({"max_points": -1}, "max_points is -1"),
             ({"icp_distance": -1.0}, "icp_distance is -1.0"),
         ],

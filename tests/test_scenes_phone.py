@@ -74,8 +74,8 @@ def test_a_drawn_phone_stays_in_range(images: np.ndarray) -> None:
 
 
 def test_a_lens_bends_rays_away_from_the_centre() -> None:
-    axes = [columns(jnp.tile(jnp.eye(3)[axis], (1, 1))) for axis in range(3)]
-    straight = Cameras(axes[0], *axes, jnp.float32(10.0))
+    x, y, z = (columns(jnp.eye(3)[axis : axis + 1]) for axis in range(3))
+    straight = Cameras(x, x, y, z, jnp.float32(10.0))
     bent = replace(straight, bend=jnp.float32(0.1))
     row, column = jnp.zeros((1, 1)), jnp.array([[0.0, 10.0]])
     np.testing.assert_allclose(straight.rays(row, column).x, [[[0, 1]]], atol=1e-6)

@@ -11,8 +11,8 @@ ACROSS, UP, WIDE, HIGH, DEPTH = 1.0, 1.4, 0.6, 0.5, 0.25
 
 
 def relief(missing: float = 0.0, depth: float = DEPTH) -> Relief:
-    numbers = (jnp.float32(x) for x in (ACROSS, UP, WIDE, HIGH, depth, missing))
-    return Relief(*numbers, jnp.int32(5))
+    across, up, wide, high, deep, gaps = map(jnp.float32, (ACROSS, UP, WIDE, HIGH, depth, missing))
+    return Relief(across, up, wide, high, deep, gaps, jnp.int32(5))
 
 
 def rays(axis: int, count: int = 200) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -11,17 +11,20 @@ from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from PIL import Image
 
 import jaxrecon
 from jaxrecon import checkpoint
 from jaxrecon.errors import InputError, OutputError, WeightsError
 from jaxrecon.models import PI3_MINI
 from jaxrecon.scenes import SCENES
+from jaxrecon.scenes.photographs import Pictures
 from jaxrecon.training import MINI, Bucket, TrainConfig, loop, step, train
 from jaxrecon.training.flops import step_flops
 from jaxrecon.training.log import Log, read_log
@@ -259,6 +262,62 @@ def test_a_run_that_did_not_start_leaves_its_folder_free(tmp_path: Path) -> None
     with pytest.raises(WeightsError):
         train(small_config(), tmp_path, init=tmp_path / "nowhere")
     assert not list(tmp_path.iterdir())
+
+
+def picture_folder(path: Path, count: int) -> Path:
+    path.mkdir()
+    for number in range(count):
+        Image.new("RGB", (9, 8), (200, 40 * number, 0)).save(path / f"{number}.png")
+    return path
+
+
+def test_pictures_reach_the_renderer_and_are_counted_in_the_config(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen = []
+
+    def render(keys: jax.Array, *, pictures: Pictures | None = None, **shape: Any) -> Any:
+        scenes = render_planes(keys, **shape)
+        if pictures is None:
+            return scenes
+        seen.append(pictures.texels.shape[0])
+        first = pictures.texels[0, 0].astype(jnp.float32)
+        return replace(scenes, images=scenes.images * 0 + first / 2**24)
+
+    monkeypatch.setattr(step, "render_groups", render)
+    folder, config = picture_folder(tmp_path / "pictures", 3), small_config(steps=4)
+    train(config, tmp_path / "run", textures=folder, stop_after=0.0)
+    assert set(seen) == {3}
+    assert TrainConfig.from_json(tmp_path / "run" / "train.json").pictures == 3
+    fewer = picture_folder(tmp_path / "fewer", 2)
+    with pytest.raises(InputError, match=r"another config \(differs in pictures\)"):
+        train(config, tmp_path / "run", textures=fewer)
+    with pytest.raises(InputError, match=r"has 3 pictures on its surfaces; give the folder"):
+        train(replace(config, pictures=3), tmp_path / "run")
+
+
+def test_what_are_no_pictures_is_told_before_anything_is_written(tmp_path: Path) -> None:
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    with pytest.raises(InputError, match=f"textures: no pictures in {empty}"):
+        train(small_config(), tmp_path / "run", textures=empty)
+    assert not (tmp_path / "run").exists()
+
+
+def test_weights_so_far_lie_beside_every_checkpoint(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    steps = []
+    save = loop.save_weights
+
+    def noted(config: TrainConfig, weights: Any, folder: Path, step: int) -> None:
+        steps.append(step)
+        save(config, weights, folder, step)
+
+    monkeypatch.setattr(loop, "save_weights", noted)
+    train(small_config(steps=10), tmp_path)
+    assert steps[:3] == [4, 8, 10]
+    assert checkpoint.read_config(tmp_path / "weights")["source"]["steps"] == 10
 
 
 def test_learning_makes_the_model_better_on_what_it_sees() -> None:

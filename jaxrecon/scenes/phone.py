@@ -35,20 +35,20 @@ def draw_phone(chance: Chance, views: int, strength: float) -> Phone:
     """A phone of random quality, and how steadily each picture was taken."""
     streams = chance.split(4)
     u = streams[0].uniform(8)
-    strength = strength * jnp.sqrt(u[7])
+    much = strength * jnp.sqrt(u[7])
     red, green, blue = jnp.exp2(
-        strength * (0.16 * streams[1].normal(3, 1) + 0.06 * streams[2].normal(3, views))
+        much * (0.16 * streams[1].normal(3, 1) + 0.06 * streams[2].normal(3, views))
     )
     shaken = streams[3].uniform(views)
     return Phone(
-        vignette=strength * 0.5 * u[0] ** 2,
+        vignette=much * 0.5 * u[0] ** 2,
         balance=Vector(red, green, blue),
-        contrast=jnp.exp2(strength * (u[1] - 0.5)),
-        saturation=1 + strength * (u[2] - 0.5),
-        blur=strength * jnp.clip(0.2 + 0.5 * u[3] + 1.2 * (shaken - 0.75) * (shaken > 0.75), 0, 1),
-        sharpening=strength * jnp.maximum(1.6 * u[4] - 0.6, 0),
-        noise=strength * 0.07 * u[5] ** 3,
-        blocks=strength * 0.09 * u[6] ** 3,
+        contrast=jnp.exp2(much * (u[1] - 0.5)),
+        saturation=1 + much * (u[2] - 0.5),
+        blur=much * jnp.clip(0.2 + 0.5 * u[3] + 1.2 * (shaken - 0.75) * (shaken > 0.75), 0, 1),
+        sharpening=much * jnp.maximum(1.6 * u[4] - 0.6, 0),
+        noise=much * 0.07 * u[5] ** 3,
+        blocks=much * 0.09 * u[6] ** 3,
     )
 
 

@@ -88,7 +88,7 @@ def draw_prints(
     count = size.shape[0]
     u = streams[0].uniform(11, count)
     # One scene in eight has no picture at all.
-    share = jnp.where(streams[3].uniform() < 0.125, 0.0, min(share / 0.875, 1.0))
+    present = jnp.where(streams[3].uniform() < 0.125, 0.0, min(share / 0.875, 1.0))
     # From small tiles to a photograph as large as the surface, and cut-outs of larger ones.
     width = size * jnp.exp2(jnp.where(u[1] < 0.5, 0.8 * u[2], -2.2 + 3.2 * u[2]))
     angle = jnp.where(u[3] < 0.7, jnp.floor(4 * u[4]) * (jnp.pi / 2), 2 * jnp.pi * u[4])
@@ -96,7 +96,7 @@ def draw_prints(
     tint = 0.2 * streams[2].centred(3, count)
     red, green, blue = jnp.exp2(stops + tint)
     return Prints(
-        share=(u[0] < share) * 1.0,
+        share=(u[0] < present) * 1.0,
         number=jnp.floor(u[5] * pictures.texels.shape[0]).astype(jnp.int32),
         width=width,
         across=2 * u[6],

@@ -14,6 +14,7 @@ from jax.sharding import Mesh
 
 from jaxrecon import checkpoint
 from jaxrecon.compiling import compiled
+from jaxrecon.errors import InputError
 from jaxrecon.files import holding_folder
 from jaxrecon.forking import check_not_forked
 from jaxrecon.memory import bytes_limit, check_fits, needs_of
