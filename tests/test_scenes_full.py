@@ -96,14 +96,17 @@ def test_paths_reach_from_one_spot_to_half_way_round() -> None:
     ("wrong", "told"),
     [
         ({"clutter": 21}, "clutter + 2 is 33; it must be at most 32"),
-        ({"clutter": -1}, "clutter is -1; it must be 0 or more"),
+        ({"clutter": -1}, "clutter"),
         ({"buildings": 5}, "buildings is 5; it must be at most boxes"),
-        ({"picture_share": 1.5}, "picture_share is 1.5; it must be within 0 and 1"),
-        ({"phone": -0.1}, "phone is -0.1; it must be within 0 and 1"),
-        ({"lens": 0.5}, "lens is 0.5; it must be within 0 and 0.2"),
+        ({"picture_share": 1.5}, "picture_share"),
+        ({"close_ups": float("nan")}, "close_ups"),
+        ({"relief": 2.0}, "relief"),
+        ({"contrast": -1.0}, "contrast"),
+        ({"phone": -0.1}, "phone"),
+        ({"lens": 0.5}, "lens"),
     ],
 )
 def test_settings_out_of_range(wrong: dict[str, float], told: str) -> None:
     with pytest.raises(InputError) as error:
         SceneConfig(**wrong)  # pyright: ignore[reportArgumentType]
-    assert str(error.value).endswith(told)
+    assert told in str(error.value)
