@@ -57,7 +57,7 @@ def test_depth_of_one_view_predicts_that_of_the_others(scenes: RenderedScenes) -
         inverse = np.linalg.inv(np.float64(scenes.intrinsics[batch, 0]))
         for i in range(VIEWS):
             for j in set(range(VIEWS)) - {i}:
-                here, there = np.float64(scenes.world_from_camera[batch, [i, j]])
+                here, there = np.asarray(scenes.world_from_camera[batch, [i, j]], np.float64)
                 points = (pixels @ inverse.T) * scenes.depth_z[batch, i][..., None]
                 world = points @ here[:3, :3].T + here[:3, 3]
                 camera = (world - there[:3, 3]) @ there[:3, :3]
