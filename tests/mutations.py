@@ -77,6 +77,12 @@ def _repeat(draw: st.DrawFn, data: bytes) -> bytes:
     return data[:end] + data[start:end] * draw(st.sampled_from((1, 2, 100))) + data[end:]
 
 
+def _swap(draw: st.DrawFn, data: bytes) -> bytes:
+    """Two neighbouring pieces in the other order."""
+    first, middle, last = sorted(_place(draw, data) for _ in range(3))
+    return data[:first] + data[middle:last] + data[first:middle] + data[last:]
+
+
 def _insert(draw: st.DrawFn, data: bytes) -> bytes:
     place = _place(draw, data)
     return data[:place] + draw(st.binary(min_size=1, max_size=8)) + data[place:]
@@ -132,6 +138,6 @@ def _change_value(draw: st.DrawFn, data: bytes) -> bytes:
     return text.encode()
 
 
-_BYTES: list[Damage] = [_flip, _flip, _cut, _leave_out, _repeat, _insert, _overwrite, _blank]
+_BYTES: list[Damage] = [_flip, _flip, _cut, _leave_out, _repeat, _swap, _insert, _overwrite, _blank]
 _TEXT: list[Damage] = [_change_number] * 6 + [_repeat_line]
 _VALUES: list[Damage] = [_change_value] * 3 + [_change_number]
