@@ -376,7 +376,7 @@ RE10K = "https://x\n" + "".join(
 )
 TUM = {
     "rgb.txt": "1.0 a.png\n2.0 b.png\n",
-    "depth.txt": "1.0 d.png\n2.0 d.png\n",
+    "depth.txt": "1.0 d.png\n2.0 e.png\n",
     "groundtruth.txt": "1.0 0 0 0 0 0 0 1\n2.0 1 0 0 0 0 0 1\n",
 }
 POSE = "1 0 0 0\n0 1 0 0\n0 0 1 0\n0 0 0 1\n"
@@ -407,6 +407,7 @@ SETS = (
             *(_text(n, t) for n, t in TUM.items()),
             _pictures_of("a.png", "b.png"),
             _picture("d.png", DEPTH),
+            _picture("e.png", DEPTH),
         ),
         "*",
         _set("tum"),
