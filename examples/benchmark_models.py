@@ -4,8 +4,7 @@
 
 Released sizes with random weights, bfloat16; every time is the median of `--repeats` runs after a
 warm-up. Ours runs from 8-bit pixels to points, cameras, intrinsics and mask, dense (ratio 0) or
-with that share of key blocks skipped (`--orders pca_tree:8`: `compensation_q=8`); upstream's from
-floats.
+with that share of key blocks skipped (`--orders ORDER:compensation_q`); upstream's from floats.
 """
 
 import argparse

@@ -108,7 +108,7 @@ def test_a_run_goes_on_only_if_asked_to(run: Run, given: dict[str, Any], tmp_pat
         (["--set", "rate=1"], "--set: found 'rate=1'; give name=value, with a name out of model, "),
         (["--set", "seed"], "--set: found 'seed'; give name=value"),
         (["--set", "seed=x"], "--set: "),
-        (["--config", "absent.json"], "config: cannot read absent.json: "),
+        (["--config", "absent.json"], "cannot read absent.json: "),
     ],
 )
 def test_refusals(

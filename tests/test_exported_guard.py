@@ -287,20 +287,23 @@ def test_without_a_python_to_check_with(copy: Path, monkeypatch: pytest.MonkeyPa
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda v: v["rule_fields"].update(patch=0), "rule_fields.patch must be above 0"),
-        (lambda v: v["rule_fields"].update(pixel_limit=-5), "rule_fields.pixel_limit must be"),
-        (lambda v: v["rule_fields"].update(pixel_limit=10**30), "rule_fields.pixel_limit must"),
+        (lambda v: v["rule_fields"].update(patch=0), "patch is 0; it must be"),
+        (lambda v: v["rule_fields"].update(pixel_limit=-5), "pixel_limit is -5; it must be"),
+        (
+            lambda v: v["rule_fields"].update(pixel_limit=10**30),
+            "must fit into 64 bits @ config.pixel_limit",
+        ),
         (lambda v: v["rule_fields"].update(other=1), "other"),
-        (lambda v: v.update(rule="AspectRule", rule_fields={"sizes": []}), "sizes must not be"),
+        (lambda v: v.update(rule="AspectRule", rule_fields={"sizes": []}), "sizes is empty"),
         (
             lambda v: v.update(rule="AspectRule", rule_fields={"sizes": [[0.0, 5, 5]]}),
-            "sizes must be above 0",
+            "the ratio must be above 0",
         ),
         (lambda v: v.update(views=10**15), "no machine holds 1000000000000000 images"),
         (lambda v: v.update(views=-2), "views=-2 must be at least 1"),
         (lambda v: v.update(width=29), "29x28 must be multiples of 14"),
         (lambda v: v.update(confidence_quantile=1.5), "confidence_quantile=1.5 must be"),
-        (lambda v: v.update(min_confidence=float("nan")), "min_confidence=nan must be"),
+        (lambda v: v.update(min_confidence=float("nan")), "found nan @ config.min_confidence"),
         (lambda v: v["options"].update(maps=True), "options name what no program"),
         (lambda v: v.update(programs={}), "there is none"),
         (lambda v: v["programs"]["cpu"].update(file="\0"), "cannot read"),
@@ -365,9 +368,9 @@ def test_failures_of_the_compiler_are_told() -> None:
 
 
 def test_what_loading_would_refuse_is_not_written(folder: Path, tmp_path: Path) -> None:
-    def attend(q: jax.Array, k: jax.Array, v: jax.Array, layout: Any) -> jax.Array:
+    def attend(q: jax.Array, k: jax.Array, v: jax.Array, layout: Any) -> Any:
         factor = jnp.linalg.cholesky(jnp.eye(2, dtype=v.dtype))
-        return v * factor[0, 0]
+        return v * factor[0, 0], None
 
     pipeline = jaxrecon.load(folder / "weights", stages=Stages(quiet=True))
     with pytest.raises(InputError, match=r"cannot be written for cpu \(it calls 'lapack_spotrf"):

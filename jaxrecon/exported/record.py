@@ -199,7 +199,6 @@ def _check(record: Record) -> None:
         raise ValueError(
             f"no machine holds {record.views} images of {record.width}x{record.height} pixels"
         )
-    _check_numbers("rule_fields", asdict(record.image_rule.rule))
     check_program_size(record.views, (record.width, record.height), record.image_rule.patch)
     thresholds(record.min_confidence, record.confidence_quantile, None)
     options = record.options
@@ -210,20 +209,6 @@ def _check(record: Record) -> None:
     for program in record.programs.values():
         if Path(program.file).name != program.file:
             raise ValueError(f"{program.file!r} is not the name of a file")
-
-
-def _check_numbers(name: str, values: Any) -> None:
-    """Refuses sizes and ratios, however deep in a rule, that are not above 0 and finite."""
-    if isinstance(values, dict):
-        for key, value in values.items():
-            _check_numbers(f"{name}.{key}", value)
-    elif isinstance(values, tuple):
-        if not values:
-            raise ValueError(f"{name} must not be empty")
-        for value in values:
-            _check_numbers(name, value)
-    elif not isinstance(values, bool) and not 0 < values < 2**31:
-        raise ValueError(f"{name} must be above 0 and below 2**31, found {values!r}")
 
 
 def _common_size(sizes: Sequence[tuple[int, int]]) -> tuple[int, int]:
