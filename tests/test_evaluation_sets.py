@@ -58,7 +58,7 @@ class TestPick:
         assert len(drawn) == 5
 
     @pytest.mark.parametrize("wrong", [{"stride": 0}, {"views": 0}, {"seed": -1}])
-    def test_refusals(self, wrong: dict[str, int]) -> None:
+    def test_refusals(self, wrong: dict[str, Any]) -> None:
         ((name, value),) = wrong.items()
         with pytest.raises(InputError, match=f"{name} is {value}"):
             Pick(**wrong)
