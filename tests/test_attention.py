@@ -9,9 +9,11 @@ import numpy as np
 import pytest
 from flax import nnx
 
+from jaxrecon.choices import ATTENTIONS
 from jaxrecon.nn.alternating import AlternatingAttention, GlobalFirstAttention
 from jaxrecon.nn.attention import AttentionStats, TokenLayout, attend_densely
 from jaxrecon.nn.block import BlockConfig
+from pallas_kernels.dense_attention import IMPLEMENTATIONS
 
 LAYOUT = TokenLayout(1, (2, 3))
 TOKENS = jax.random.normal(jax.random.key(0), (2, 4, 6, 8))
@@ -58,3 +60,7 @@ def test_a_function_that_returns_the_output_alone_is_still_taken() -> None:
         taps, stats = trunk(old)
     assert stats is None
     np.testing.assert_array_equal(taps, trunk(attend_densely)[0])
+
+
+def test_names_of_backends_are_those_that_there_are() -> None:
+    assert ("auto", "fast", "sparse", "dense", *IMPLEMENTATIONS) == ATTENTIONS

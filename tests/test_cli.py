@@ -574,6 +574,13 @@ class TestAttention:
         fast = parser.parse_args(["--attention", "fast", *arguments.split()])
         assert common.attention_of(fast).sparse == sparse
 
+    def test_the_old_name_of_an_order_still_works(self, capsys: pytest.CaptureFixture[str]) -> None:
+        parser = argparse.ArgumentParser()
+        common.add_computing(parser)
+        sparse = common.attention_of(parser.parse_args(["--patch-order", "similar"]))
+        assert sparse == jaxrecon.SparseAttention(order="pca_tree")
+        assert "--patch-order similar is called pca_tree now" in capsys.readouterr().err
+
     def test_an_order_of_patches(self) -> None:
         parser = argparse.ArgumentParser()
         common.add_computing(parser)

@@ -143,10 +143,21 @@ def add_computing(parser: argparse.ArgumentParser) -> None:
     add("--cdf-threshold", help="share of attention that is kept, in (0, 1], or none", **shares)
     add(
         "--patch-order",
+        type=_order,
         choices=ORDERS,
         default=argparse.SUPPRESS,
         help="what shares a block: patches that look alike, or neighbours; default: pca_tree",
     )
+
+
+def _order(text: str) -> str:
+    """The name of a patch order, for `argparse`; version 0.1 called one of them otherwise."""
+    if text != "similar":
+        return text
+    complain(
+        "--patch-order similar is called pca_tree now; the old name goes with the next release"
+    )
+    return "pca_tree"
 
 
 def _share(text: str) -> float | None:

@@ -10,7 +10,7 @@ from contextlib import contextmanager, suppress
 from types import FrameType
 from typing import Any
 
-from jaxrecon.errors import OutputError
+from jaxrecon.errors import OutputError, reason_of
 from jaxrecon.progress import Forgiving
 
 
@@ -21,15 +21,11 @@ def say(text: str) -> None:
       OutputError: it is closed, or what it leads to is full.
       BrokenPipeError: who reads it has stopped.
     """
-    try:
+    with _unwritable_told():
         if sys.stdout is None:
             raise OSError(errno.EBADF, "it is closed")
         sys.stdout.write(text + "\n")
         sys.stdout.flush()
-    except BrokenPipeError:
-        raise
-    except (OSError, ValueError) as error:
-        raise _unwritable(error) from error
 
 
 def flush_output() -> None:
@@ -38,19 +34,23 @@ def flush_output() -> None:
     Raises:
       OutputError, BrokenPipeError: see `say`.
     """
-    try:
+    with _unwritable_told():
         if sys.stdout is not None:
             sys.stdout.flush()
+
+
+@contextmanager
+def _unwritable_told() -> Iterator[None]:
+    """Tells why standard output cannot be written, and leads it nowhere."""
+    try:
+        yield
     except BrokenPipeError:
         raise
     except (OSError, ValueError) as error:
-        raise _unwritable(error) from error
-
-
-def _unwritable(error: OSError | ValueError) -> OutputError:
-    silence(sys.stdout)
-    reason = getattr(error, "strerror", None) or str(error)
-    return OutputError(f"cannot write to standard output: {reason}; lead it somewhere else")
+        silence(sys.stdout)
+        raise OutputError(
+            f"cannot write to standard output: {reason_of(error)}; lead it somewhere else"
+        ) from error
 
 
 def silence(stream: Any) -> None:

@@ -1,8 +1,5 @@
 """Writing files so that a reader sees the old content or the new, never a part of it."""
 
-import zlib
-from zipfile import BadZipFile
-
 from jaxrecon.files.folders import check_output_folder, replacing_folder
 from jaxrecon.files.interrupts import uninterrupted
 from jaxrecon.files.locks import check_unheld, holding_folder, waiting_for
@@ -10,11 +7,7 @@ from jaxrecon.files.refusals import check_writable, output_error, output_error_o
 from jaxrecon.files.single import replacing_file
 from jaxrecon.files.staging import sweep
 
-DAMAGED_ARCHIVE = (OSError, ValueError, EOFError, RuntimeError, BadZipFile, zlib.error)
-"""What numpy raises of a `.npz` file that is not sound."""
-
 __all__ = [
-    "DAMAGED_ARCHIVE",
     "check_output_folder",
     "check_unheld",
     "check_writable",
