@@ -267,7 +267,7 @@ def test_seeds_and_splits_are_checked(without_shape_checks: None) -> None:
     [
         ({"samples": 0}, "samples is 0; it must be a whole number from 1"),
         ({"noise": -0.1}, "noise is -0.1; it must be from 0"),
-        ({"boxes": 30}, "boxes \\+ cylinders \\+ spheres \\+ pictures \\+ 2 is 38"),
+        ({"boxes": 30}, "boxes \\+ cylinders \\+ spheres \\+ pictures \\+ clutter \\+ 2 is 38"),
         ({"fov": (80.0, 45.0)}, "fov is"),
         ({"room": (1.0, 9.0)}, "room is"),
         ({"reach": 5.0}, "reach is 5.0"),

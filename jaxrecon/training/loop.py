@@ -14,7 +14,7 @@ from jax.sharding import Mesh
 
 from jaxrecon import checkpoint
 from jaxrecon.compiling import compiled
-from jaxrecon.errors import InputError
+from jaxrecon.errors import InputError, OutputError
 from jaxrecon.files import holding_folder
 from jaxrecon.forking import check_not_forked
 from jaxrecon.memory import bytes_limit, check_fits, needs_of
@@ -236,10 +236,19 @@ class _Run:
                 self._validate(programs, state, held_out, done)
             if done % config.save_every == 0 or last or (late and logged):
                 checkpoints.save(state, done)
-                save_weights(config, state.average, weights, done)
+                self._save_weights(state, checkpoints, weights, done)
             if late and logged:
                 break
         return state
+
+    def _save_weights(
+        self, state: TrainState, checkpoints: Checkpoints, folder: Path, step: int
+    ) -> None:
+        try:
+            save_weights(self.config, state.average, folder, step)
+        except OutputError:
+            checkpoints.wait()  # a full disk stops the checkpoint, too, whose error says more
+            raise
 
     def _validate(
         self, programs: "Programs", state: TrainState, scenes: RenderedScenes, step: int
