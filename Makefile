@@ -26,7 +26,7 @@ $(VENV)/.ready: $(VENV)/.installed
 	touch $@
 
 fuzz: $(VENV)/.ready
-	FUZZ_INPUTS=20000 $(BIN)/python -m pytest -n 2 --timeout 3600 tests/test_fuzz.py
+	FUZZ_INPUTS=20000 $(BIN)/python -m pytest -n 2 --timeout 3600 tests/unit/test_fuzz.py
 
 clean:
 	rm -rf $(VENV) demo_output

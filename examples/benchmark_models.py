@@ -69,7 +69,7 @@ def memory(program: Any) -> dict[str, float]:
     """GiB: the first device's most ever in use, and what this program plans for it and the host."""
     import jax
 
-    from jaxrecon.memory import needs_of
+    from jaxrecon.runtime.memory import needs_of
 
     needs, statistics = needs_of(program), jax.devices()[0].memory_stats() or {}
     plan, host = (needs.total / 2**30, needs.host / 2**30) if needs else (math.nan, math.nan)
@@ -84,7 +84,7 @@ def prepared(options: argparse.Namespace) -> Iterator[tuple[dict, Any, Callable[
 
     from jaxrecon import SparseAttention, registry
     from jaxrecon.pipeline import Options, thresholds
-    from jaxrecon.sharding import by_view, make_mesh, replicated
+    from jaxrecon.runtime.sharding import by_view, make_mesh, replicated
 
     mesh = make_mesh(options.devices)
     entry, key = registry.model_entry(options.model), jax.random.key(0, impl="rbg")

@@ -20,25 +20,26 @@ of the top-left pixel is (0, 0).
 from importlib import import_module
 from typing import TYPE_CHECKING
 
+from jaxrecon import renamed_modules
 from jaxrecon.forking import watch_forks
 
 if TYPE_CHECKING:
+    from jaxrecon.aot import ExportedPipeline, export_program, load_exported
     from jaxrecon.bundle_adjustment import bundle_adjust
     from jaxrecon.errors import InputError, JaxreconError, OutputError, WeightsError
-    from jaxrecon.export import PointTracks
-    from jaxrecon.exported import ExportedPipeline, export_program, load_exported
+    from jaxrecon.formats import PointTracks
     from jaxrecon.pipeline import Pipeline
     from jaxrecon.plan import MemoryPlan, memory_plan
     from jaxrecon.reconstruction import Reconstruction
     from jaxrecon.registry import available_models, load
-    from jaxrecon.sharding import make_mesh
+    from jaxrecon.runtime.sharding import make_mesh
     from jaxrecon.sparse import FastAttention, SparseAttention
 
 __version__ = "0.1.0"
 
 # Imported on first use, so that `jaxrecon --help` and the converter start without JAX.
 _HOMES = {
-    "ExportedPipeline": "exported",
+    "ExportedPipeline": "aot",
     "FastAttention": "sparse",
     "InputError": "errors",
     "JaxreconError": "errors",
@@ -46,15 +47,15 @@ _HOMES = {
     "OutputError": "errors",
     "WeightsError": "errors",
     "Pipeline": "pipeline",
-    "PointTracks": "export",
+    "PointTracks": "formats",
     "Reconstruction": "reconstruction",
     "SparseAttention": "sparse",
     "available_models": "registry",
     "bundle_adjust": "bundle_adjustment",
-    "export_program": "exported",
+    "export_program": "aot",
     "load": "registry",
-    "load_exported": "exported",
-    "make_mesh": "sharding",
+    "load_exported": "aot",
+    "make_mesh": "runtime.sharding",
     "memory_plan": "plan",
 }
 
@@ -81,6 +82,7 @@ __all__ = [
 
 
 watch_forks()
+renamed_modules.install()
 
 
 def __getattr__(name: str) -> object:

@@ -10,8 +10,8 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from jaxrecon.errors import InputError
-from jaxrecon.export import VIEW_ARRAYS, PointTracks, Scene
-from jaxrecon.export.tracks import MAX_REPROJECTION_ERROR, TrackedPoints, tracked_points
+from jaxrecon.formats import VIEW_ARRAYS, PointTracks, Scene
+from jaxrecon.formats.tracks import MAX_REPROJECTION_ERROR, TrackedPoints, tracked_points
 from jaxrecon.geometry import Similarity, umeyama
 from jaxrecon.progress import Stages
 from jaxrecon.reconstruction import Reconstruction

@@ -13,16 +13,16 @@ from jaxrecon.checks import whole_number
 from jaxrecon.compiling import compiled
 from jaxrecon.errors import InputError
 from jaxrecon.images import PixelTransform
-from jaxrecon.memory import MemoryNeeds, bytes_limit, host_limit, needs_of
 from jaxrecon.models import TrackingModel
 from jaxrecon.nn.attention import AttentionFn
 from jaxrecon.nn.views import noting_chunks
 from jaxrecon.pipeline import Options, Pipeline
-from jaxrecon.pipeline.framing import bucket_of, check_program_size, serves_fewer
-from jaxrecon.pipeline.heads import encoded_by, lower_heads, part_size, runs_together
-from jaxrecon.pipeline.tracking import Group, check_query, groups_of, queries
 from jaxrecon.registry import load_abstract
-from jaxrecon.sharding import WeightRules, make_mesh, view_devices
+from jaxrecon.runtime.bucketing import bucket_of, check_program_size, serves_fewer
+from jaxrecon.runtime.heads import encoded_by, lower_heads, part_size, runs_together
+from jaxrecon.runtime.memory import MemoryNeeds, bytes_limit, host_limit, needs_of
+from jaxrecon.runtime.sharding import WeightRules, make_mesh, view_devices
+from jaxrecon.runtime.tracking import Group, check_query, groups_of, queries
 from jaxrecon.sparse import AttentionName
 
 

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, UInt8
 
-from jaxrecon import export
+from jaxrecon import formats
 from jaxrecon.errors import InputError
 from jaxrecon.geometry import normals_from_points
 from jaxrecon.images import PixelTransform
@@ -74,7 +74,7 @@ class Reconstruction:
     seconds: Mapping[str, float] = field(default_factory=dict)
     metric_scale: float | None = None
     stats: Statistics = NO_STATISTICS
-    tracks: export.PointTracks | None = None
+    tracks: formats.PointTracks | None = None
 
     def __post_init__(self) -> None:
         shape = self.points_world.shape
@@ -95,7 +95,7 @@ class Reconstruction:
     def __getitem__(self, views: Views) -> "Reconstruction":
         chosen = view_numbers(views, len(self))
         arrays = {
-            name: getattr(self, name)[np.array(chosen, np.int64)] for name in export.VIEW_ARRAYS
+            name: getattr(self, name)[np.array(chosen, np.int64)] for name in formats.VIEW_ARRAYS
         }
         return replace(
             self,
@@ -153,7 +153,7 @@ class Reconstruction:
           InputError: an argument does not fit the format, or the mask keeps no point.
           OutputError: the path is in use or cannot be written; nothing was left half-written.
         """
-        return export.save(
+        return formats.save(
             self.scene(), path, overwrite=overwrite, max_points=max_points, text=text
         )
 
@@ -173,7 +173,7 @@ class Reconstruction:
         points, mask = jnp.asarray(self.points_camera), jnp.asarray(self.mask)
         normals, _ = normals_from_points(points, mask)
         scene = replace(self.scene(), normals=np.asarray(normals))
-        return export.save_pictures(scene, folder, overwrite=overwrite)
+        return formats.save_pictures(scene, folder, overwrite=overwrite)
 
     def save_sheet(
         self,
@@ -184,7 +184,7 @@ class Reconstruction:
     ) -> Path:
         """Writes one PNG of the views, their depth and confidence, and the scene from above.
 
-        Where the truth is known it is shown beside the prediction: see `export.write_sheet`.
+        Where the truth is known it is shown beside the prediction: see `formats.write_sheet`.
 
         Returns:
           The path.
@@ -198,7 +198,7 @@ class Reconstruction:
             "true_world_from_camera": true_world_from_camera,
         }
         known = {name: np.asarray(array) for name, array in truth.items() if array is not None}
-        export.write_sheet(self.scene(), Path(path), **known)
+        formats.write_sheet(self.scene(), Path(path), **known)
         return Path(path)
 
     def view(self, *, port: int = 8080, max_points: int = 1_000_000, share: bool = False) -> Any:
@@ -220,7 +220,7 @@ class Reconstruction:
           InputError: viser is not installed or cannot be kept from other web sites, there is no
             point or camera to show, or no public address can be had.
         """
-        return export.serve(self.scene(), port=port, max_points=max_points, share=share)
+        return formats.serve(self.scene(), port=port, max_points=max_points, share=share)
 
     @classmethod
     def load(cls, path: str | Path) -> "Reconstruction":
@@ -230,8 +230,8 @@ class Reconstruction:
           InputError: it is absent, damaged, unfinished, or not a reconstruction.
         """
         path = Path(path).expanduser()
-        streamed = export.is_streamed(path)
-        scene = export.read_streamed(path) if streamed else export.read_npz(path)
+        streamed = formats.is_streamed(path)
+        scene = formats.read_streamed(path) if streamed else formats.read_npz(path)
         height, width = scene.mask.shape[1:]
         rows = zip(
             scene.original_sizes.tolist(),
@@ -243,7 +243,7 @@ class Reconstruction:
             PixelTransform(tuple(original), (width, height), tuple(scale), tuple(offset))
             for original, scale, offset in rows
         )
-        arrays = {name: getattr(scene, name) for name in export.VIEW_ARRAYS}
+        arrays = {name: getattr(scene, name) for name in formats.VIEW_ARRAYS}
         return cls(
             **arrays,
             names=scene.names,
@@ -255,9 +255,9 @@ class Reconstruction:
         )
 
     def _host_arrays(self) -> dict[str, np.ndarray]:
-        return {name: np.asarray(getattr(self, name)) for name in export.VIEW_ARRAYS}
+        return {name: np.asarray(getattr(self, name)) for name in formats.VIEW_ARRAYS}
 
-    def _host_tracks(self) -> export.PointTracks | None:
+    def _host_tracks(self) -> formats.PointTracks | None:
         return None if self.tracks is None else self.tracks.numpy()
 
     def _original_tracks(self) -> Float[np.ndarray, "V Q 2"] | None:
@@ -266,9 +266,9 @@ class Reconstruction:
         views = zip(self.transforms, np.asarray(self.tracks.xy), strict=True)
         return np.stack([np.asarray(transform.to_original(xy)) for transform, xy in views])
 
-    def scene(self) -> export.Scene:
+    def scene(self) -> formats.Scene:
         """The reconstruction as the writers take it, in host memory."""
-        return export.Scene(
+        return formats.Scene(
             **self._host_arrays(),
             names=self.names,
             original_sizes=np.array([t.original_size for t in self.transforms], np.int64),

@@ -214,7 +214,7 @@ def mesh_of(devices: str) -> "Mesh | None":
     Raises:
       InputError: it is no number, or there are not so many.
     """
-    from jaxrecon.sharding import make_mesh
+    from jaxrecon.runtime.sharding import make_mesh
 
     if devices != "all" and not _is_short(devices):
         raise InputError(f"--devices {devices}: give a number, or all")

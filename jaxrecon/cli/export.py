@@ -34,7 +34,7 @@ def run(options: argparse.Namespace) -> int:
     """Loads the model and writes its program."""
     size = common.size_of(options.size)
     common.check_output(options)
-    from jaxrecon.exported import export_program
+    from jaxrecon.aot import export_program
 
     if options.dtype is None and options.platform and "cpu" not in options.platform:
         options.dtype = "bfloat16"

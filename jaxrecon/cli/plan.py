@@ -9,8 +9,8 @@ from jaxrecon.cli import common, streaming
 from jaxrecon.cli.process import say
 
 if TYPE_CHECKING:
-    from jaxrecon.memory import MemoryNeeds
     from jaxrecon.plan import MemoryPlan
+    from jaxrecon.runtime.memory import MemoryNeeds
 
 
 def add_to(commands: Any) -> None:
@@ -71,7 +71,7 @@ def _needs(needs: "MemoryNeeds") -> dict[str, int]:
 
 
 def _text(plan: "MemoryPlan") -> str:
-    from jaxrecon.memory import readable
+    from jaxrecon.runtime.memory import readable
 
     width, height = plan.size
     padding = plan.compiled_views - plan.views
@@ -101,7 +101,7 @@ def _text(plan: "MemoryPlan") -> str:
 
 def _hosted(plan: "MemoryPlan") -> str:
     """What waits in the host's memory, of what may."""
-    from jaxrecon.memory import readable
+    from jaxrecon.runtime.memory import readable
 
     limit = plan.host_limit
     return readable(plan.on_host) + (f" of {readable(limit)}" if limit is not None else "")
@@ -109,7 +109,7 @@ def _hosted(plan: "MemoryPlan") -> str:
 
 def _streamed_rows(plan: "MemoryPlan") -> dict[str, str]:
     """What streaming needs, above the numbers of the program that needs more."""
-    from jaxrecon.memory import readable
+    from jaxrecon.runtime.memory import readable
 
     streamed = plan.streamed
     if streamed is None:

@@ -46,7 +46,7 @@ def check_options(options: argparse.Namespace) -> None:
             f"--formats {options.formats}: --stream writes {FORMAT}, a file a view; leave one of "
             "them out"
         )
-    from jaxrecon.export import check_stream_folder
+    from jaxrecon.formats import check_stream_folder
 
     check_stream_folder(options.output, overwrite=options.overwrite)
 

@@ -1,10 +1,13 @@
 """Accuracy against known geometry: metrics, sets of scenes, and a report."""
 
+from jaxrecon.evaluation.datasets.common import Pick
+from jaxrecon.evaluation.datasets.ground_truth import Truth
+from jaxrecon.evaluation.datasets.table import EVALUATION_SETS, EvaluationSet, open_set
 from jaxrecon.evaluation.evaluate import Reconstructs, evaluate
 from jaxrecon.evaluation.measure import SceneScores, Settings, measure
-from jaxrecon.evaluation.metrics_depth import DepthErrors, align_depth, depth_errors
-from jaxrecon.evaluation.metrics_points import Cloud, PointErrors, point_errors, refine_by_icp
-from jaxrecon.evaluation.metrics_pose import (
+from jaxrecon.evaluation.metrics.depth import DepthErrors, align_depth, depth_errors
+from jaxrecon.evaluation.metrics.points import Cloud, PointErrors, point_errors, refine_by_icp
+from jaxrecon.evaluation.metrics.pose import (
     PairErrors,
     PoseScores,
     pose_auc,
@@ -12,11 +15,8 @@ from jaxrecon.evaluation.metrics_pose import (
     relative_pose_errors,
     share_below,
 )
-from jaxrecon.evaluation.metrics_trajectory import TrajectoryErrors, trajectory_errors
+from jaxrecon.evaluation.metrics.trajectory import TrajectoryErrors, trajectory_errors
 from jaxrecon.evaluation.report import Report
-from jaxrecon.evaluation.sets import EVALUATION_SETS, EvaluationSet, open_set
-from jaxrecon.evaluation.sets_common import Pick
-from jaxrecon.evaluation.truth import Truth
 
 __all__ = [
     "EVALUATION_SETS",

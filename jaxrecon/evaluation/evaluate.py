@@ -5,9 +5,9 @@ from typing import Any, Protocol, runtime_checkable
 
 from jaxrecon.checks import shown
 from jaxrecon.errors import InputError
+from jaxrecon.evaluation.datasets.ground_truth import Truth
 from jaxrecon.evaluation.measure import SceneScores, Settings, measure
 from jaxrecon.evaluation.report import Report
-from jaxrecon.evaluation.truth import Truth
 from jaxrecon.reconstruction import Reconstruction
 
 

@@ -8,23 +8,23 @@ from jaxtyping import Array, Bool, Float
 
 from jaxrecon.checks import finite, real_number, shown, truth_value, whole_number
 from jaxrecon.errors import InputError
-from jaxrecon.evaluation.metrics_depth import (
+from jaxrecon.evaluation.datasets.ground_truth import Truth, known_matrices
+from jaxrecon.evaluation.metrics.depth import (
     ALIGNMENTS,
     DepthAlignment,
     DepthErrors,
     depth_errors,
 )
-from jaxrecon.evaluation.metrics_points import Cloud, PointErrors, point_errors
-from jaxrecon.evaluation.metrics_pose import (
+from jaxrecon.evaluation.metrics.points import Cloud, PointErrors, point_errors
+from jaxrecon.evaluation.metrics.pose import (
     PairErrors,
     PoseScores,
     pose_scores,
     relative_pose_errors,
     turned_angles,
 )
-from jaxrecon.evaluation.metrics_trajectory import TrajectoryErrors, trajectory_errors
+from jaxrecon.evaluation.metrics.trajectory import TrajectoryErrors, trajectory_errors
 from jaxrecon.evaluation.sampling import ProcessedTruth, process
-from jaxrecon.evaluation.truth import Truth, known_matrices
 from jaxrecon.geometry import normals_from_points, overlap, transform_points, unproject_depth
 from jaxrecon.reconstruction import Reconstruction
 

@@ -13,7 +13,7 @@ import numpy as np
 
 from jaxrecon.errors import one_line
 from jaxrecon.evaluation.measure import SceneScores, Settings
-from jaxrecon.evaluation.metrics_pose import PairErrors, PoseScores, pose_scores
+from jaxrecon.evaluation.metrics.pose import PairErrors, PoseScores, pose_scores
 from jaxrecon.files import replacing_file
 
 _COLUMNS = (

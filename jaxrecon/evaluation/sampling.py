@@ -7,7 +7,7 @@ import numpy as np
 from jaxtyping import Bool, Float
 
 from jaxrecon.errors import InputError
-from jaxrecon.evaluation.truth import Truth
+from jaxrecon.evaluation.datasets.ground_truth import Truth
 from jaxrecon.images import PixelTransform
 
 

@@ -1,32 +1,32 @@
 """The model families: pure functions of arrays with one typed output."""
 
-from jaxrecon.models.mapanything import (
-    MAPANYTHING,
-    MAPANYTHING_V1,
-    MapAnything,
-    MapAnythingConfig,
-)
-from jaxrecon.models.mapanything_conditions import Conditions, given_world
-from jaxrecon.models.mapanything_inputs import (
+from jaxrecon.models.mapanything.conditions import Conditions, given_world
+from jaxrecon.models.mapanything.inputs import (
     abstract_conditions,
     conditions_from,
     padded_conditions,
     resized_conditions,
 )
-from jaxrecon.models.mapanything_known import (
+from jaxrecon.models.mapanything.known import (
     Given,
     KnownOfViews,
     PerView,
     check_known,
     given_of,
 )
-from jaxrecon.models.mapanything_masks import multiview_confidence, points_to_keep
-from jaxrecon.models.mapanything_output import MapAnythingOutput
+from jaxrecon.models.mapanything.masks import multiview_confidence, points_to_keep
+from jaxrecon.models.mapanything.model import (
+    MAPANYTHING,
+    MAPANYTHING_V1,
+    MapAnything,
+    MapAnythingConfig,
+)
+from jaxrecon.models.mapanything.output import MapAnythingOutput
 from jaxrecon.models.model import VIEW_AXES, Encoded, Model, TrackingModel
-from jaxrecon.models.pi3 import PI3, PI3_MINI, Pi3, Pi3Config
-from jaxrecon.models.prediction import Prediction
-from jaxrecon.models.vggt import VGGT, VGGT_1B, VGGTConfig, VGGTOutput
-from jaxrecon.models.vggt_tracks import TrackerConfig, Tracks, check_query_points
+from jaxrecon.models.pi3.model import PI3, PI3_MINI, Pi3, Pi3Config
+from jaxrecon.models.prediction import Prediction, Tracks
+from jaxrecon.models.vggt.model import VGGT, VGGT_1B, VGGTConfig, VGGTOutput
+from jaxrecon.models.vggt.tracks import TrackerConfig, check_query_points
 
 __all__ = [
     "MAPANYTHING",

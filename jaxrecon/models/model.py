@@ -7,8 +7,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
-from jaxrecon.models.prediction import Prediction
-from jaxrecon.models.vggt_tracks import Tracks
+from jaxrecon.models.prediction import Prediction, Tracks
 from jaxrecon.nn.attention import AttentionFn, AttentionStats, Count, TokenLayout
 from jaxrecon.nn.views import each_view
 from jaxrecon.pytree import pytree_dataclass

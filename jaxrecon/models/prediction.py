@@ -48,3 +48,18 @@ class Prediction:
         moved = transform_points(world[:, None, None, None], self.points_world)
         poses = jnp.matmul(world[:, None], self.world_from_camera, precision=HIGHEST)
         return replace(self, points_world=moved, world_from_camera=poses)
+
+
+@pytree_dataclass
+class Tracks:
+    """Where `Q` points of the first view are in each view, in float32.
+
+    Attributes:
+      positions: (x, y) in pixels of the image; in the first view the query points themselves.
+      visibility: probability that the point is seen.
+      confidence: probability that the position is right.
+    """
+
+    positions: Float[Array, "B V Q 2"]
+    visibility: Float[Array, "B V Q"]
+    confidence: Float[Array, "B V Q"]

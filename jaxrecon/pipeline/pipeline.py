@@ -11,7 +11,7 @@ import numpy as np
 from jaxrecon.checks import path_given, shown, truth_value, whole_number
 from jaxrecon.compiling import without_x64
 from jaxrecon.errors import InputError
-from jaxrecon.export import PointTracks, check_stream_folder
+from jaxrecon.formats import PointTracks, check_stream_folder
 from jaxrecon.images import (
     ImageSource,
     Loading,
@@ -22,20 +22,20 @@ from jaxrecon.images import (
 )
 from jaxrecon.models import PerView, TrackingModel
 from jaxrecon.nn.attention import AttentionFn
-from jaxrecon.pipeline.engine import Engine
 from jaxrecon.pipeline.known import Known
-from jaxrecon.pipeline.options import (
+from jaxrecon.pipeline.result import note_odd_cameras, reconstruction_of
+from jaxrecon.progress import Stages
+from jaxrecon.reconstruction import Reconstruction
+from jaxrecon.runtime.executor import Engine
+from jaxrecon.runtime.options import (
     FittedIntrinsics,
     PointsChoice,
     PrincipalPoint,
     choices,
     stages_of,
 )
-from jaxrecon.pipeline.result import note_odd_cameras, reconstruction_of
-from jaxrecon.pipeline.tracking import Query, QueryPoints, check_query, queries
-from jaxrecon.progress import Stages
-from jaxrecon.reconstruction import Reconstruction
-from jaxrecon.sharding import check_one_process
+from jaxrecon.runtime.sharding import check_one_process
+from jaxrecon.runtime.tracking import Query, QueryPoints, check_query, queries
 from jaxrecon.sparse import AttentionName, chosen_attention
 
 
@@ -209,8 +209,8 @@ class Pipeline(Engine):
           OutputError: the folder holds something else, or cannot be written; the views written so
             far stay.
         """
-        from jaxrecon.pipeline.heads import compile_both, has_given_pose
         from jaxrecon.pipeline.streaming import stream
+        from jaxrecon.runtime.heads import compile_both, has_given_pose
 
         check_one_process(self.mesh, "stream")
         views_at_once = whole_number("views_at_once", views_at_once, least=1)

@@ -3,11 +3,11 @@
 import numpy as np
 from jaxtyping import Array, Float
 
-from jaxrecon.export import PointTracks
+from jaxrecon.formats import PointTracks
 from jaxrecon.images import ImageBatch
-from jaxrecon.pipeline.program import Geometry
 from jaxrecon.progress import Stages
 from jaxrecon.reconstruction import Reconstruction, Statistics
+from jaxrecon.runtime.program import Geometry
 
 
 def note_odd_cameras(intrinsics: Float[Array, "V 3 3"], stages: Stages) -> None:

@@ -16,19 +16,19 @@ import jax
 import numpy as np
 from jaxtyping import Array, Float, UInt8
 
-from jaxrecon.export import Streamed, write_npz
 from jaxrecon.files import holding_folder
+from jaxrecon.formats import Streamed, write_npz
 from jaxrecon.images import ImageBatch
 from jaxrecon.models import Conditions, Encoded, Model, given_world
 from jaxrecon.nn.attention import AttentionFn
-from jaxrecon.pipeline.engine import Engine
-from jaxrecon.pipeline.heads import compile_both, compile_heads, has_given_pose, part_size
-from jaxrecon.pipeline.identity import digest, weights_digest
-from jaxrecon.pipeline.options import Options, Thresholds
-from jaxrecon.pipeline.program import Geometry, waiting
 from jaxrecon.progress import Stages
 from jaxrecon.reconstruction import NO_STATISTICS, Reconstruction, Statistics
-from jaxrecon.sharding import by_view, put, view_devices
+from jaxrecon.runtime.executor import Engine
+from jaxrecon.runtime.fingerprint import digest, weights_digest
+from jaxrecon.runtime.heads import compile_both, compile_heads, has_given_pose, part_size
+from jaxrecon.runtime.options import Options, Thresholds
+from jaxrecon.runtime.program import Geometry, waiting
+from jaxrecon.runtime.sharding import by_view, put, view_devices
 
 WRITERS = 4
 """Threads that write files."""

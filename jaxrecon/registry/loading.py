@@ -27,7 +27,7 @@ from jaxrecon.reading import is_folder, is_plain_file
 from jaxrecon.registry.config_json import config_from_json
 from jaxrecon.registry.entries import FAMILIES, MODELS, Family, HubFile, ModelEntry
 from jaxrecon.registry.fetching import native_folder
-from jaxrecon.sharding import MATRICES, WeightRules, check_mesh, weight_shardings
+from jaxrecon.runtime.sharding import MATRICES, WeightRules, check_mesh, weight_shardings
 from jaxrecon.sparse import AttentionName, chosen_attention
 from pallas_kernels.platform import target_platform
 

@@ -17,9 +17,9 @@ from jaxrecon.compiling import compiled
 from jaxrecon.errors import InputError, OutputError
 from jaxrecon.files import holding_folder
 from jaxrecon.forking import check_not_forked
-from jaxrecon.memory import bytes_limit, check_fits, needs_of
 from jaxrecon.progress import Stages
 from jaxrecon.registry import model_entry
+from jaxrecon.runtime.memory import bytes_limit, check_fits, needs_of
 from jaxrecon.scenes import RenderedScenes
 from jaxrecon.scenes.photographs import Pictures
 from jaxrecon.training.config import (

@@ -1,0 +1,210 @@
+"""Running a program from its folder."""
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from jax.export import Exported
+from jaxtyping import Array
+
+from jaxrecon import checkpoint
+from jaxrecon.aot.checking import check_belongs_together, read_checked
+from jaxrecon.aot.program import told_fields
+from jaxrecon.aot.record import (
+    WEIGHTS_FOLDER,
+    ProgramFile,
+    Record,
+    check_views,
+    read_program,
+    read_record,
+)
+from jaxrecon.compiling import compiled, without_x64
+from jaxrecon.errors import InputError, JaxreconError, WeightsError, reason_of
+from jaxrecon.forking import check_not_forked
+from jaxrecon.images import ImageBatch, ImageSource, load_images
+from jaxrecon.pipeline import Geometry, Thresholds, thresholds
+from jaxrecon.pipeline.result import note_odd_cameras, reconstruction_of
+from jaxrecon.progress import Stages
+from jaxrecon.reconstruction import Reconstruction
+from jaxrecon.runtime.bucketing import padded, photo_frames
+from jaxrecon.runtime.executor import real_views
+from jaxrecon.runtime.memory import check_compiled, default_device
+from pallas_kernels.platform import target_is_hopper, target_platform
+
+
+@dataclass(frozen=True)
+class ExportedPipeline:
+    """A program from a file with its weights on the device, ready to reconstruct.
+
+    Attributes:
+      record: what the program was made for.
+      exported: the program.
+      weights: by their paths in the checkpoint.
+    """
+
+    record: Record
+    exported: Exported
+    weights: Mapping[str, Array] = field(repr=False)
+    _compiled: dict[str, Any] = field(default_factory=dict, repr=False, compare=False)
+
+    @without_x64
+    def reconstruct(
+        self,
+        images: ImageSource,
+        *,
+        resolution: int | None = None,
+        stride: int = 1,
+        min_confidence: float | None = None,
+        confidence_quantile: float | None = None,
+        edge_rtol: float | None = 0.03,
+        stages: Stages | None = None,
+    ) -> Reconstruction:
+        """Reconstructs the scene that the images show: `Pipeline.reconstruct` in a file.
+
+        Args:
+          images: up to `record.views` of them, of a shape that gives the program's size.
+          resolution: longest side of the processed images in pixels; if not given, the model's own
+            size or the longest side of the program's, whichever gives the program's size.
+          stride, min_confidence, confidence_quantile, edge_rtol, stages: see
+            `Pipeline.reconstruct`.
+
+        Raises:
+          InputError: the images are too many or of another size, or an argument cannot be used.
+          WeightsError: the program cannot be compiled or run, although it could be read.
+        """
+        stages = Stages(quiet=True) if stages is None else stages
+        limits = self._limits(min_confidence, confidence_quantile, edge_rtol)
+        batch = load_images(
+            images,
+            rule=self.record.image_rule,
+            resolution=resolution,
+            stride=stride,
+            stages=stages,
+        )
+        check_views(len(batch.names), self.record.views)
+        with stages.stage("compile"):
+            program = self._program()
+        arguments = self._arguments(batch, limits)
+        with stages.stage("run"), _told_failures("run"):
+            told = jax.block_until_ready(program(*arguments))
+        geometry = real_views(Geometry(**told), len(batch.names))
+        note_odd_cameras(geometry.intrinsics, stages)
+        return reconstruction_of(geometry, batch, self.record.model, None, stages)
+
+    def _limits(
+        self,
+        min_confidence: float | None,
+        confidence_quantile: float | None,
+        edge_rtol: float | None,
+    ) -> Thresholds:
+        """The numbers that the program takes; no depth jump is above infinity."""
+        record = self.record
+        least = record.min_confidence if min_confidence is None else min_confidence
+        share = record.confidence_quantile if confidence_quantile is None else confidence_quantile
+        if share > 0 and not record.options.use_quantile:
+            raise InputError(
+                f"confidence_quantile={share}: the program was made without it; leave it out, or "
+                "export with use_quantile=True (--quantile)"
+            )
+        return thresholds(least, share, np.inf if edge_rtol is None else edge_rtol)
+
+    def _arguments(self, batch: ImageBatch, limits: Thresholds) -> tuple[Any, ...]:
+        views = self.record.views
+        limits = replace(
+            limits,
+            frames=padded(photo_frames(batch.transforms), views),
+            views=np.asarray(len(batch.names), np.int32),
+        )
+        return self.weights, padded(batch.pixels, views)[None], told_fields(limits)
+
+    def _program(self) -> Any:
+        if "program" not in self._compiled:
+            device = default_device()
+            shapes = jax.tree.map(_shape_of, self.exported.in_avals)
+            arguments, _ = jax.tree.unflatten(self.exported.in_tree, shapes)
+            with _told_failures("be compiled"):
+                program = compiled(jax.jit(self.exported.call).lower(*arguments), device)
+            check_compiled(program, device)
+            self._compiled["program"] = program
+        return self._compiled["program"]
+
+
+@contextmanager
+def _told_failures(what: str) -> Iterator[None]:
+    """Tells the user of a program that could be read, and yet cannot do `what`.
+
+    Raises:
+      WeightsError: in place of JAX's errors, but for those about memory.
+    """
+    try:
+        yield
+    except Exception as error:
+        if isinstance(error, JaxreconError) or "RESOURCE_EXHAUSTED" in str(error):
+            raise
+        raise WeightsError(
+            f"the program cannot {what} ({reason_of(error)[:160]}); export it again"
+        ) from error
+
+
+def _shape_of(aval: Any) -> jax.ShapeDtypeStruct:
+    return jax.ShapeDtypeStruct(aval.shape, aval.dtype)
+
+
+def load_exported(folder: str | Path, *, stages: Stages | None = None) -> ExportedPipeline:
+    """Loads a program that `export_program` or `jaxrecon export` wrote.
+
+    A program is code, so load those of people whom you trust. Each is first read in a process of
+    its own, which takes one or two seconds: what is damaged, or calls any function that programs of
+    jaxrecon do not, is refused, and nothing of it is compiled or run. Kernels for GPUs and TPUs
+    hold machine code, of which nothing can be checked.
+
+    Raises:
+      InputError: the folder holds none, or none for this machine.
+      WeightsError: the program or its weights are damaged, do not belong together, hold what no
+        program of jaxrecon does, or are of a newer format.
+    """
+    check_not_forked()
+    stages = Stages(quiet=True) if stages is None else stages
+    folder = Path(folder)
+    with stages.stage("load"):
+        record = read_record(folder)
+        program = _for_this_machine(record, folder)
+        data = read_program(folder, program)
+        exported = read_checked(data, _platform(), record, folder / program.file)
+        weights = {
+            path: jax.device_put(tensor, may_alias=True).block_until_ready()
+            for path, tensor in checkpoint.read_tensors(folder / WEIGHTS_FOLDER)
+        }
+        check_belongs_together(exported, record, weights, folder)
+    return ExportedPipeline(record, exported, weights)
+
+
+def _for_this_machine(record: Record, folder: Path) -> ProgramFile:
+    platform = _platform()
+    program = record.programs.get(platform)
+    if program is None:
+        raise InputError(
+            f"{folder}: the program was made for {', '.join(record.programs)}, this machine runs "
+            f"{platform}; export it with platforms=({platform!r},) (--platform {platform})"
+        )
+    if any(name.startswith("mosaic_gpu") for name in program.custom_calls):
+        _check_hopper(program, folder)
+    return program
+
+
+def _platform() -> str:
+    """This machine's, as programs name it."""
+    return {"gpu": "cuda"}.get(target_platform(), target_platform())
+
+
+def _check_hopper(program: ProgramFile, folder: Path) -> None:
+    if not target_is_hopper():
+        here = default_device().device_kind
+        raise InputError(
+            f"{folder}: the program's kernels are for {program.device_kind}, this machine has "
+            f"{here}; export it with device_kind={here!r} (--device-kind)"
+        )

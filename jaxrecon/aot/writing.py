@@ -1,0 +1,280 @@
+"""Writing a program and its weights."""
+
+import hashlib
+import re
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import jax
+from jax.export import DisabledSafetyCheck, Exported, default_export_platform, export
+from jax.sharding import AbstractDevice, AbstractMesh
+
+from jaxrecon import checkpoint
+from jaxrecon.aot import program_check
+from jaxrecon.aot.program import abstract_arguments, flat_program
+from jaxrecon.aot.program_check import KERNEL_CALLS
+from jaxrecon.aot.record import (
+    PLATFORMS,
+    WEIGHTS_FOLDER,
+    ProgramFile,
+    Record,
+    write_record,
+)
+from jaxrecon.compiling import told_refusals, without_x64
+from jaxrecon.errors import InputError
+from jaxrecon.files import check_output_folder, replacing_folder
+from jaxrecon.nn.attention import AttentionFn
+from jaxrecon.nn.offload import offloading
+from jaxrecon.pipeline import Options, Pipeline
+from jaxrecon.progress import Stages
+from jaxrecon.runtime.bucketing import check_program_size
+from jaxrecon.runtime.options import FittedIntrinsics, PointsChoice, PrincipalPoint
+from jaxrecon.sparse import AttentionName, chosen_attention
+
+DEFAULT_KINDS = {"cpu": "cpu", "cuda": "NVIDIA H100 80GB HBM3", "tpu": "TPU v5e"}
+"""The accelerators for which kernels are chosen where none is named or present."""
+
+
+@dataclass(frozen=True)
+class _Program:
+    """A program, and what it calls beside XLA's own operations."""
+
+    exported: Exported
+    calls: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class _Target:
+    platform: str
+    device_kind: str
+    present: bool
+
+    def tracing(self) -> AbstractContextManager[Any]:
+        """Code traced inside chooses its kernels for the target."""
+        if self.present:
+            return nullcontext()
+        kind = "gpu" if self.platform == "cuda" else self.platform
+        device = AbstractDevice(device_kind=self.device_kind, num_cores=1, platform=kind)
+        return jax.sharding.use_abstract_mesh(AbstractMesh((), (), abstract_device=device))
+
+
+@without_x64
+def export_program(
+    pipeline: Pipeline,
+    folder: str | Path,
+    *,
+    views: int,
+    size: tuple[int, int],
+    platforms: Sequence[str] | None = None,
+    device_kind: str | None = None,
+    intrinsics: FittedIntrinsics = "per_view",
+    principal_point: PrincipalPoint = "free",
+    points: PointsChoice | None = None,
+    use_quantile: bool | None = None,
+    attention: AttentionFn | AttentionName | None = None,
+    overwrite: bool = False,
+    stages: Stages | None = None,
+) -> Path:
+    """Writes the program from 8-bit pixels to geometry, and its weights, into a folder.
+
+    `load_exported` runs it. Weights, thresholds and the number of views up to `views` are the
+    program's arguments; everything else is fixed.
+
+    Args:
+      pipeline: a loaded model.
+      folder: where to: `export.json`, a program for each platform, and `weights/`, a native
+        checkpoint.
+      views: the most views that the program takes; it works as long for fewer.
+      size: width and height of the processed images, in pixels; whole patches.
+      platforms: of "cpu", "cuda" and "tpu"; that of this machine if not given.
+      device_kind: the accelerator to choose kernels for, as `jax.Device.device_kind` has it. If
+        not given: this machine's; else an H100, or a TPU v5e.
+      intrinsics, principal_point, points: see `Pipeline.reconstruct`.
+      use_quantile: whether the mask may leave out a share of the points; as the model's family
+        does if not given.
+      attention: in place of the pipeline's own: a function or a name, as `load` takes them.
+      overwrite: replace the folder if it exists.
+      stages: shows the time of each stage; silent if not given.
+
+    Returns:
+      The folder.
+
+    Raises:
+      InputError: an argument cannot be used, or the attention cannot be kept in a file.
+      OutputError: the folder exists and is not empty, or cannot be written.
+    """
+    stages = Stages(quiet=True) if stages is None else stages
+    check_output_folder(folder, overwrite=overwrite)
+    header = _header(pipeline)
+    check_program_size(views, size, pipeline.resize.patch)
+    targets = _targets(platforms, device_kind)
+    habits = pipeline.habits
+    options = Options(
+        intrinsics=intrinsics,
+        principal_point=principal_point,
+        use_quantile=habits.confidence_quantile > 0 if use_quantile is None else use_quantile,
+        strict_edges=habits.strict_edges,
+        points=habits.chosen_points(points, pipeline.name),
+        framed=True,
+        padded=True,
+    )
+    arguments = abstract_arguments(checkpoint.flatten(pipeline.model), views, size)
+    with stages.stage("export", total=len(targets)) as advance:
+        programs: dict[str, _Program] = {}
+        for target in targets:
+            exported = _exported(pipeline, target, arguments, options, attention)
+            programs[target.platform] = _Program(exported, _allowed_calls(exported, target))
+            advance()
+            _note_missing_cudnn(programs[target.platform], pipeline, stages)
+            _note_slow_blocks(programs[target.platform], stages)
+    with stages.stage("write"), replacing_folder(folder, overwrite=overwrite) as place:
+        checkpoint.save(pipeline.model, place / WEIGHTS_FOLDER, header)
+        files = {
+            target.platform: _write_program(programs[target.platform], target, place)
+            for target in targets
+        }
+        write_record(_record(pipeline, views, size, options, files), place)
+    return Path(folder)
+
+
+def _header(pipeline: Pipeline) -> dict[str, Any]:
+    """What the written checkpoint says of itself."""
+    if pipeline.mesh is not None:
+        raise InputError(
+            f"mesh: a program in a file runs on one device, found {pipeline.mesh.size}; load the "
+            "model without a mesh"
+        )
+    if pipeline.header is None:
+        raise InputError(
+            "pipeline: it does not tell where its weights are from; make it with jaxrecon.load"
+        )
+    return {**pipeline.header, "resize": asdict(pipeline.resize)}
+
+
+def _targets(platforms: Sequence[str] | None, device_kind: str | None) -> list[_Target]:
+    here = default_export_platform()
+    chosen = (here,) if platforms is None else tuple(dict.fromkeys(platforms))
+    unknown = [platform for platform in chosen if platform not in PLATFORMS]
+    if unknown or not chosen:
+        found = ", ".join(unknown) or "none"
+        raise InputError(f"platforms: found {found}; choose from {', '.join(PLATFORMS)}")
+    if device_kind is not None and len(set(chosen) - {"cpu"}) != 1:
+        raise InputError(
+            f"{device_kind=} goes with one of the platforms cuda and tpu, found "
+            f"{', '.join(chosen)}; leave it out, or export for one of them"
+        )
+    targets = []
+    for platform in chosen:
+        named = device_kind if platform != "cpu" else None
+        present = platform == here and named in (None, jax.devices()[0].device_kind)
+        kind = jax.devices()[0].device_kind if present else named or DEFAULT_KINDS[platform]
+        targets.append(_Target(platform, kind, present))
+    return targets
+
+
+def _exported(
+    pipeline: Pipeline,
+    target: _Target,
+    arguments: tuple[Any, ...],
+    options: Options,
+    attention: AttentionFn | AttentionName | None,
+) -> Exported:
+    """The program for one platform, which takes arguments of such shapes.
+
+    Raises:
+      InputError: the attention cannot be had there, or calls back into Python.
+    """
+    attend = chosen_attention(attention, pipeline.attention)
+    program = jax.jit(partial(flat_program, attend, options, pipeline.model))
+    allowed = [DisabledSafetyCheck.custom_call(name) for name in KERNEL_CALLS]
+    make = export(program, platforms=(target.platform,), disabled_checks=allowed)
+    try:
+        refusals = told_refusals(f"be written for {target.platform}")
+        with target.tracing(), offloading(pipeline.offload), refusals:
+            return make(*arguments)
+    except ValueError as error:
+        if "Unsupported TPU device kind" in str(error):
+            raise InputError(
+                f"device_kind={target.device_kind!r} is no TPU that JAX knows; give one such as "
+                f"{DEFAULT_KINDS['tpu']!r}"
+            ) from error
+        if "custom calls" not in str(error):
+            raise
+        names = ", ".join(sorted(set(re.findall(r'call_target_name = "([^"]+)"', str(error)))))
+        raise InputError(
+            f"attention: cannot be written for {target.platform} (it calls {names}, which JAX does "
+            "not promise to keep); choose another one"
+        ) from error
+
+
+def _allowed_calls(program: Exported, target: _Target) -> tuple[str, ...]:
+    """What the program calls beside XLA's own operations.
+
+    Raises:
+      InputError: `load_exported` would refuse it.
+    """
+    module = program_check.lowered(program, target.platform).compiler_ir("stablehlo")
+    refused = program_check.refusal(module, target.platform)
+    if refused is not None:
+        raise InputError(
+            f"attention: cannot be written for {target.platform} ({refused}, which "
+            "load_exported refuses); choose another one"
+        )
+    return program_check.custom_calls(module)
+
+
+def _note_missing_cudnn(program: _Program, pipeline: Pipeline, stages: Stages) -> None:
+    half = any(leaf.dtype.itemsize == 2 for leaf in jax.tree.leaves(pipeline.model))
+    has_cudnn = any(name.startswith("__cudnn") for name in program.calls)
+    if program.exported.platforms == ("cuda",) and half and not has_cudnn:
+        stages.note(
+            "NOTE: dense attention in the program for cuda is XLA's, which is slower than cuDNN's; "
+            "to get cuDNN's, export on a machine that has it"
+        )
+
+
+def _note_slow_blocks(program: _Program, stages: Stages) -> None:
+    """Where a kernel chooses blocks for a GPU, but none attends to them."""
+    text = program.exported.mlir_module()
+    chosen, attended = ('name = "block_selection"', 'name = "block_sparse_attention"')
+    kernel = attended in text or "mosaic_gpu_v2" in program.calls
+    if program.exported.platforms == ("cuda",) and chosen in text and not kernel:
+        stages.note(
+            "NOTE: block-sparse attention in the program for cuda is XLA's, which is far slower "
+            "than the kernels'; these take bfloat16 and float16, head widths up to 128, and blocks "
+            "such as 128 x 64"
+        )
+
+
+def _write_program(program: _Program, target: _Target, folder: Path) -> ProgramFile:
+    data = bytes(program.exported.serialize())
+    file = f"program-{target.platform}.bin"
+    (folder / file).write_bytes(data)
+    sha256 = hashlib.sha256(data).hexdigest()
+    return ProgramFile(file, sha256, target.device_kind, program.calls)
+
+
+def _record(
+    pipeline: Pipeline,
+    views: int,
+    size: tuple[int, int],
+    options: Options,
+    programs: dict[str, ProgramFile],
+) -> Record:
+    return Record(
+        model=pipeline.name,
+        views=views,
+        width=size[0],
+        height=size[1],
+        options=options,
+        min_confidence=pipeline.habits.min_confidence,
+        confidence_quantile=pipeline.habits.confidence_quantile if options.use_quantile else 0.0,
+        rule=type(pipeline.resize).__name__,
+        rule_fields=asdict(pipeline.resize),
+        programs=programs,
+        jax_version=jax.__version__,
+    )

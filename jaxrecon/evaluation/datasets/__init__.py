@@ -1,0 +1,1 @@
+"""Sets of scenes with known geometry: one file a format."""

@@ -1,0 +1,106 @@
+"""The table of evaluation sets, and how one is opened."""
+
+import itertools
+import os
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from jaxrecon.checks import path_given, shown, truth_value
+from jaxrecon.errors import InputError
+from jaxrecon.evaluation.datasets.co3d import co3d_scenes
+from jaxrecon.evaluation.datasets.common import Pick, at_least
+from jaxrecon.evaluation.datasets.folder import folder_scenes
+from jaxrecon.evaluation.datasets.ground_truth import Truth
+from jaxrecon.evaluation.datasets.procedural import TOGETHER, procedural_scenes
+from jaxrecon.evaluation.datasets.re10k import re10k_scenes
+from jaxrecon.evaluation.datasets.seven_scenes import seven_scenes
+from jaxrecon.evaluation.datasets.tum import tum_scenes
+from jaxrecon.images.limits import check_processed
+
+_PROCEDURAL_VIEWS, _PROCEDURAL_SIZE = 8, 224
+
+
+@dataclass(frozen=True)
+class EvaluationSet:
+    """A kind of set that lies on disk.
+
+    Attributes:
+      summary: one line.
+      read: lists the scenes below a path; each is read when its turn comes.
+      drawn: whether views are drawn at random (as VGGT and π³ do, 10 of each sequence), or the
+        first are taken.
+    """
+
+    summary: str
+    read: Callable[[Path, Pick], Iterator[Truth]]
+    drawn: bool = False
+
+
+EVALUATION_SETS: Mapping[str, EvaluationSet] = {
+    "folder": EvaluationSet("images/ and one .npz with poses, intrinsics, depths", folder_scenes),
+    "7scenes": EvaluationSet("7-Scenes sequences", seven_scenes),
+    "tum": EvaluationSet("TUM RGB-D sequences", tum_scenes),
+    "co3d": EvaluationSet("CO3D categories, cameras only", co3d_scenes, drawn=True),
+    "re10k": EvaluationSet("RealEstate10K pose lists, cameras only", re10k_scenes, drawn=True),
+}
+"""Sets on disk by kind. The kind "procedural" needs none."""
+
+
+def open_set(
+    kind: str,
+    path: str | Path | None = None,
+    *,
+    scenes: int = 128,
+    views: int | None = None,
+    size: int | None = None,
+    stride: int = 1,
+    seed: int = 0,
+    allow_outside: bool = False,
+) -> Iterator[Truth]:
+    """The scenes of an evaluation set, one after the other.
+
+    Arguments and paths are checked at once; images and depth are read when a scene's turn comes.
+
+    Args:
+      kind: "procedural" or one of `EVALUATION_SETS`.
+      path: where the set lies; None for procedural scenes.
+      scenes: the most scenes.
+      views: the most views of each; None for all (8 of procedural scenes).
+      size: side of procedural images in pixels; 224 if not given.
+      stride: takes every so manieth frame of a sequence; procedural scenes have none.
+      seed: of the procedural scenes, or of the draw of views.
+      allow_outside: whether lists and links of the set may lead out of its folder; for sets that
+        you trust.
+
+    Raises:
+      InputError: the kind is unknown, a number is out of range or not of this kind, nothing usable
+        lies at the path, or what lies there leads out of it.
+    """
+    if not isinstance(kind, str) or kind not in ("procedural", *EVALUATION_SETS):
+        kinds = ", ".join(("procedural", *EVALUATION_SETS))
+        raise InputError(f"unknown evaluation set {shown(kind)}; choose one of {kinds}")
+    if kind != "procedural" and size is not None:
+        raise InputError(
+            f"size={shown(size)} is of procedural images; those of the set {kind} keep their own "
+            "size"
+        )
+    scenes = at_least("scenes", scenes, 1)
+    pick = Pick(stride, views, seed, truth_value("allow_outside", allow_outside))
+    if kind == "procedural":
+        _check_procedural(path)
+        side = at_least("size", _PROCEDURAL_SIZE if size is None else size, 1)
+        count = pick.views or _PROCEDURAL_VIEWS
+        check_processed(TOGETHER * count, (side, side), f"views={shown(count)}, size={shown(side)}")
+        return procedural_scenes(scenes=scenes, views=count, size=side, seed=pick.seed or 0)
+    if path is None:
+        raise InputError(f"the evaluation set {kind} needs the path where it lies")
+    chosen = EVALUATION_SETS[kind]
+    pick = pick if chosen.drawn else replace(pick, seed=None)
+    folder = Path(os.path.expanduser(path_given("path", path)))
+    return itertools.islice(chosen.read(folder, pick), scenes)
+
+
+def _check_procedural(path: str | Path | None) -> None:
+    if path is not None:
+        raise InputError(f"procedural scenes lie nowhere; leave the path {path} out")

@@ -1,6 +1,0 @@
-"""Whole inference programs in files: written with `jax.export`, run without the model's code."""
-
-from jaxrecon.exported.running import ExportedPipeline, load_exported
-from jaxrecon.exported.writing import export_program
-
-__all__ = ["ExportedPipeline", "export_program", "load_exported"]

@@ -1,0 +1,42 @@
+"""Point clouds as PLY."""
+
+from pathlib import Path
+
+import numpy as np
+
+from jaxrecon.files import replacing_file
+from jaxrecon.formats.scene import Scene, select_points
+
+_VERTEX = np.dtype(
+    [
+        ("x", "<f4"),
+        ("y", "<f4"),
+        ("z", "<f4"),
+        ("red", "u1"),
+        ("green", "u1"),
+        ("blue", "u1"),
+        ("confidence", "<f4"),
+    ]
+)
+
+
+def write_ply(scene: Scene, path: Path, *, max_points: int | None = None) -> None:
+    """Writes the points as binary little-endian PLY: x y z red green blue confidence.
+
+    Coordinates are the world's (OpenCV axes). All points are written unless `max_points` is given.
+
+    Raises:
+      InputError: there is no point to write.
+      OutputError: the file cannot be written.
+    """
+    from plyfile import PlyData, PlyElement
+
+    points = select_points(scene, max_points)
+    vertex = np.empty(len(points.pixel), _VERTEX)
+    for axis, (coordinate, channel) in enumerate(zip("xyz", ("red", "green", "blue"), strict=True)):
+        vertex[coordinate] = points.xyz[:, axis]
+        vertex[channel] = points.rgb[:, axis]
+    vertex["confidence"] = points.confidence
+    ply = PlyData([PlyElement.describe(vertex, "vertex")], byte_order="<")
+    with replacing_file(path) as temporary, open(temporary, "wb") as file:
+        ply.write(file)

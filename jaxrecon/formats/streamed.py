@@ -1,0 +1,204 @@
+"""Reconstructions in a folder with a file a view, which may be written over several runs."""
+
+import json
+import os
+import re
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from jaxrecon.errors import InputError, OutputError
+from jaxrecon.files import (
+    check_output_folder,
+    check_unheld,
+    check_writable,
+    output_error,
+    replacing_file,
+    sweep,
+)
+from jaxrecon.formats.npz import read_npz
+from jaxrecon.formats.scene import VIEW_ARRAYS, Scene, file_stems
+from jaxrecon.reading import is_file_name, is_plain_file, read_json, shown, unpacked_limit
+
+SCENE_FILE = "scene.json"
+VERSION = 1
+
+_MOST_BYTES = 64 * 2**20
+_ADVICE = "write the reconstruction again"
+_ROWS = (*VIEW_ARRAYS, "original_sizes", "scales", "offsets")
+_WRITTEN = re.compile(r"scene\.json|\d{6}_.*\.npz")
+_UNFINISHED = re.compile(rf"\.({_WRITTEN.pattern})\.[^.]+\.part")
+
+
+@dataclass(frozen=True)
+class Streamed:
+    """A folder that a reconstruction is written to, a file a view.
+
+    Attributes:
+      folder: where.
+      digest: of all that the result depends on.
+      names: of the views.
+    """
+
+    folder: Path
+    digest: str
+    names: tuple[str, ...]
+
+    @cached_property
+    def files(self) -> tuple[Path, ...]:
+        """One a view: its number and its name."""
+        stems = enumerate(file_stems(self.names))
+        return tuple(self.folder / f"{view:06d}_{stem}.npz" for view, stem in stems)
+
+    def missing(self) -> list[int]:
+        """Views that are not written yet."""
+        return [view for view, file in enumerate(self.files) if not file.exists()]
+
+    def start(self, facts: dict[str, Any], *, overwrite: bool) -> None:
+        """Makes the folder, or takes up what an earlier run of the same reconstruction left.
+
+        Files that an earlier run was in the middle of are deleted: the caller holds the folder
+        (`holding_folder`).
+
+        Raises:
+          OutputError: the folder holds something else, or cannot be written.
+        """
+        try:
+            self._make_room(overwrite=overwrite)
+            with replacing_file(self.folder / SCENE_FILE) as temporary:
+                notes = {"format": "jaxrecon-views", "version": VERSION, "digest": self.digest}
+                listed = {"files": [file.name for file in self.files]}
+                text = json.dumps(notes | facts | listed, indent=1)
+                temporary.write_text(text + "\n")
+        except OSError as error:
+            raise output_error(self.folder, error) from error
+
+    def _make_room(self, *, overwrite: bool) -> None:
+        _check_content(self.folder, overwrite=overwrite)
+        found = _digest_in(self.folder)
+        kept = found == self.digest
+        if found is not None and not kept and not overwrite:
+            raise _refusal(self.folder, "another reconstruction")
+        for file in self.folder.iterdir():
+            if _UNFINISHED.fullmatch(file.name) or (not kept and _WRITTEN.fullmatch(file.name)):
+                file.unlink()
+
+
+def check_stream_folder(folder: str | Path, *, overwrite: bool) -> None:
+    """Refuses a folder that no reconstruction could be streamed to, before any work is done for it.
+
+    Raises:
+      OutputError: it is a file, holds other files than a streamed reconstruction and `overwrite` is
+        false, or another run is writing there, or nothing may be written there.
+    """
+    folder = Path(folder)
+    if not os.path.isdir(folder):
+        check_output_folder(folder, overwrite=True)
+        return
+    check_writable(folder, folder)
+    sweep(folder)
+    check_unheld(folder)
+    _check_content(folder, overwrite=overwrite)
+
+
+def _check_content(folder: Path, *, overwrite: bool) -> None:
+    """Refuses a folder that holds other files."""
+    try:
+        others = [file for file in folder.iterdir() if not _UNFINISHED.fullmatch(file.name)]
+    except OSError as error:
+        raise output_error(folder, error) from error
+    if others and _digest_in(folder) is None and not overwrite:
+        raise _refusal(folder, "other files")
+
+
+def _refusal(folder: Path, what: str) -> OutputError:
+    return OutputError(f"{folder} holds {what}; choose another folder, or overwrite it")
+
+
+def _digest_in(folder: Path) -> str | None:
+    """The digest of what an earlier run began in a folder; None if that cannot be told."""
+    try:
+        values = read_json(folder / SCENE_FILE, limit=_MOST_BYTES)
+    except InputError:
+        return None
+    digest = values.get("digest") if isinstance(values, dict) else None
+    return digest if isinstance(digest, str) else None
+
+
+def is_streamed(folder: Path) -> bool:
+    """Whether a folder claims to be such a reconstruction."""
+    return is_plain_file(folder / SCENE_FILE)
+
+
+def read_streamed(folder: Path) -> Scene:
+    """Reads all views of a folder, in order.
+
+    Raises:
+      InputError: the folder is damaged, or not all of its views are written.
+    """
+    files = [folder / name for name in _listed(folder)]
+    missing = [file for file in files if not is_plain_file(file)]
+    if missing:
+        raise InputError(
+            f"{folder} is not finished: {len(missing)} of {len(files)} views are missing, the "
+            f"first is {missing[0].name}; run the same reconstruction again to finish it"
+        )
+    first = read_npz(files[0])
+    _check_room(folder, files, first)
+    rows: dict[str, Any] = {name: _room(getattr(first, name), len(files)) for name in _ROWS}
+    names = []
+    for view, file in enumerate(files):  # one at a time, so that no view lies in memory twice
+        scene = read_npz(file)
+        for name, array in rows.items():
+            array[view] = _row(scene, name, array, file)
+        names.append(scene.names[0])
+    return Scene(**rows, names=tuple(names), model=first.model, metric_scale=first.metric_scale)
+
+
+def _check_room(folder: Path, files: list[Path], first: Scene) -> None:
+    """Refuses views that would take far more memory together than their files do on disk."""
+    stored = sum(file.stat().st_size for file in files)
+    needed = len(files) * sum(getattr(first, name).nbytes for name in _ROWS)
+    if needed > unpacked_limit(stored):
+        raise InputError(
+            f"{folder} unpacks to {needed // 2**20} MiB, far more than its size; if it is yours, "
+            "write the reconstruction again"
+        )
+
+
+def _room(like: np.ndarray, views: int) -> np.ndarray:
+    return np.empty((views, *like.shape[1:]), like.dtype)
+
+
+def _row(scene: Scene, name: str, rows: np.ndarray, file: Path) -> np.ndarray:
+    """What a file tells of its view, of the shape and kind that the first file's has."""
+    found = getattr(scene, name)
+    if found.shape != (1, *rows.shape[1:]) or found.dtype != rows.dtype:
+        raise InputError(
+            f"{file}: its {name} is {found.dtype} {found.shape}, expected {rows.dtype} "
+            f"{(1, *rows.shape[1:])}; write the reconstruction again"
+        )
+    return found[0]
+
+
+def _listed(folder: Path) -> list[str]:
+    """The names of the files of all views, no two of them the same."""
+    path = folder / SCENE_FILE
+    values = read_json(path, limit=_MOST_BYTES, advice=f"the list of views is not sound; {_ADVICE}")
+    try:
+        if not isinstance(values, dict):
+            raise ValueError(f"it holds {shown(values)}")
+        if values.get("format") != "jaxrecon-views" or values.get("version") != VERSION:
+            raise ValueError("another format or version")
+        files = values.get("files")
+        if not isinstance(files, list):
+            raise ValueError(f"'files' is {shown(files)}")
+        sound = all(isinstance(name, str) and is_file_name(name) for name in files)
+        if not files or not sound or len(set(files)) < len(files):
+            raise ValueError("its list of files is not sound")
+    except ValueError as error:
+        raise InputError(f"{path} is not sound ({error}); {_ADVICE}") from error
+    return files

@@ -1,0 +1,341 @@
+"""VGGT: visual geometry grounded transformer (arXiv 2503.11651; upstream `vggt/models/vggt.py`).
+
+The first view is the reference: the world frame is near its camera's frame.
+"""
+
+from dataclasses import dataclass, field, replace
+from typing import Literal
+
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jax.typing import DTypeLike
+from jaxtyping import Array, Float
+
+from jaxrecon.geometry import decode_pose, invert_rigid, transform_points, unproject_depth
+from jaxrecon.models.model import Encoded, TrackingModel, skipped_by_scene
+from jaxrecon.models.prediction import Prediction
+from jaxrecon.models.vggt.heads import CameraHead, activate_depth, activate_points
+from jaxrecon.models.vggt.tracks import TrackerConfig, TrackHead, Tracks
+from jaxrecon.nn.alternating import AlternatingAttention, check_taps
+from jaxrecon.nn.attention import AttentionFn, Count, TokenLayout, attend_densely
+from jaxrecon.nn.block import BlockConfig
+from jaxrecon.nn.dinov2 import DINOV2_LARGE, DinoV2, DinoV2Config, encode_views
+from jaxrecon.nn.dpt import VIEWS_AT_ONCE, DenseHead, DPTConfig
+from jaxrecon.nn.offload import fetched
+from jaxrecon.nn.rope import RotaryTable, grid_positions, rotary_table
+from jaxrecon.nn.views import each_view, map_views
+from jaxrecon.pytree import pytree_dataclass
+from jaxrecon.sizes import MOST_BLOCKS, MOST_WIDTH, check_heads, check_real, check_whole
+
+BLOCK_EPS = 1e-5
+
+type Points = Literal["depth", "pointmap"]
+
+
+@dataclass(frozen=True)
+class VGGTConfig:
+    """Sizes of a VGGT model.
+
+    Attributes:
+      encoder: the image encoder; its width is the trunk's width too.
+      heads: attention heads of the trunk.
+      pairs: (frame, global) block pairs of the trunk.
+      taps: the four pairs whose outputs the heads use, the last pair among them.
+      registers: register tokens of each view in the trunk, behind its camera token.
+      camera_heads, camera_depth, camera_rounds: the camera head and how often it refines.
+      channels, features: of the dense heads.
+      track: whether the model has a track head.
+      tracker: sizes of the track head.
+      rope_base: wavelength base of the rotary embedding.
+
+    Raises:
+      InputError: a size is out of range, heads do not divide a width, or the taps do not rise to
+        the last pair.
+    """
+
+    encoder: DinoV2Config = field(default=DINOV2_LARGE)
+    heads: int = 16
+    pairs: int = 24
+    taps: tuple[int, int, int, int] = (4, 11, 17, 23)
+    registers: int = 4
+    camera_heads: int = 16
+    camera_depth: int = 4
+    camera_rounds: int = 4
+    channels: tuple[int, int, int, int] = (256, 512, 1024, 1024)
+    features: int = 256
+    track: bool = True
+    tracker: TrackerConfig = field(default_factory=TrackerConfig)
+    rope_base: float = 100.0
+
+    def __post_init__(self) -> None:
+        check_whole(self, "pairs", "camera_depth", "camera_rounds", most=MOST_BLOCKS)
+        check_whole(self, "registers", least=0, most=MOST_BLOCKS)
+        check_whole(self, "channels", "features", most=MOST_WIDTH)
+        check_heads(self, "heads", self.encoder.width, multiple=4)
+        check_heads(self, "camera_heads", 2 * self.encoder.width)
+        check_real(self, "rope_base", least=1.0, most=1e9)
+        check_taps(self.taps, self.pairs, "pair")
+        _ = self.dense, self.track_features
+
+    @property
+    def trunk_block(self) -> BlockConfig:
+        return BlockConfig(
+            self.encoder.width, self.heads, qk_norm=True, layer_scale=0.01, norm_eps=BLOCK_EPS
+        )
+
+    @property
+    def camera_block(self) -> BlockConfig:
+        return BlockConfig(
+            2 * self.encoder.width, self.camera_heads, layer_scale=0.01, norm_eps=BLOCK_EPS
+        )
+
+    @property
+    def dense(self) -> DPTConfig:
+        return DPTConfig(2 * self.encoder.width, self.channels, self.features, self.features // 2)
+
+    @property
+    def track_features(self) -> DPTConfig:
+        features = self.tracker.features
+        return DPTConfig(2 * self.encoder.width, self.channels, features, features, position=False)
+
+
+VGGT_1B = VGGTConfig()
+"""The released model (facebook/VGGT-1B), 1256.5 M parameters with the track head."""
+
+
+@pytree_dataclass
+class VGGTOutput:
+    """What VGGT's heads tell of `V` views of `B` scenes, in float32.
+
+    Attributes:
+      pose_encodings: cameras after each round of refinement; see `geometry.pose_encoding`.
+      depth_z: depth of each pixel.
+      depth_confidence: of the depth; above 1.
+      points_world: the point head's own points, in the world frame.
+      points_confidence: of these points; above 1.
+    """
+
+    pose_encodings: Float[Array, "rounds B V 9"]
+    depth_z: Float[Array, "B V H W"]
+    depth_confidence: Float[Array, "B V H W"]
+    points_world: Float[Array, "B V H W 3"]
+    points_confidence: Float[Array, "B V H W"]
+
+    def prediction(self, points: Points = "depth") -> Prediction:
+        """Cameras of the last round, with the points of one of the two heads.
+
+        Args:
+          points: "depth" moves each depth along its pixel's ray; "pointmap" takes the point head's
+            points. Upstream finds the first more accurate.
+        """
+        size = self.depth_z.shape[2], self.depth_z.shape[3]
+        camera_from_world, intrinsics = decode_pose(self.pose_encodings[-1], size)
+        world_from_camera = invert_rigid(camera_from_world)
+        if points == "depth":
+            points_camera = unproject_depth(self.depth_z, intrinsics)
+            points_world = transform_points(world_from_camera[:, :, None, None], points_camera)
+        else:
+            points_world = self.points_world
+            points_camera = transform_points(camera_from_world[:, :, None, None], points_world)
+        return Prediction(
+            points_world=points_world,
+            points_camera=points_camera,
+            confidence=self.depth_confidence if points == "depth" else self.points_confidence,
+            world_from_camera=world_from_camera,
+            intrinsics=intrinsics,
+        )
+
+
+class VGGT(TrackingModel):
+    """VGGT as released.
+
+    Args:
+      config: the sizes; `VGGT_1B` is the released model.
+      dtype: of the matrices and their inputs: float32 or bfloat16. Norms, the residual stream,
+        softmax, rotary angles, the last layer of each head, and the whole camera head and tracker
+        are float32 in any case.
+    """
+
+    def __init__(
+        self, config: VGGTConfig, *, dtype: DTypeLike = jnp.float32, rngs: nnx.Rngs
+    ) -> None:
+        self.config = config
+        width, normal = config.encoder.width, nnx.initializers.normal(1e-6)
+        self.encoder = DinoV2(config.encoder, dtype=dtype, rngs=rngs)
+        self.camera_tokens = nnx.Param(normal(rngs.params(), (2, 1, width)))
+        self.register_tokens = nnx.Param(normal(rngs.params(), (2, config.registers, width)))
+        self.trunk = AlternatingAttention(
+            config.trunk_block, config.pairs, taps=config.taps, dtype=dtype, rngs=rngs
+        )
+        self.camera_head = CameraHead(
+            config.camera_block, config.camera_depth, rounds=config.camera_rounds, rngs=rngs
+        )
+        self.depth_head = DenseHead(config.dense, 2, dtype=dtype, rngs=rngs)
+        self.point_head = DenseHead(config.dense, 4, dtype=dtype, rngs=rngs)
+        self.track_head = (
+            TrackHead(config.track_features, config.tracker, dtype=dtype, rngs=rngs)
+            if config.track
+            else None
+        )
+
+    def __call__(
+        self,
+        images: Float[Array, "B V H W 3"],
+        *,
+        attention: AttentionFn = attend_densely,
+        points: Points = "depth",
+        real_views: Count | None = None,
+    ) -> Prediction:
+        """Reconstructs the scenes.
+
+        Args:
+          images: RGB in [0, 1]; H and W are multiples of the patch size.
+          attention: how the trunk's tokens attend; dense if not given.
+          points: which head's points are returned; see `VGGTOutput.prediction`. Compiled, the
+            other head is not run.
+          real_views: so many first views count; see `encode`.
+
+        Raises:
+          ValueError: H or W is not a multiple of the patch size.
+        """
+        encoded = self.encode(images, attention=attention, real_views=real_views)
+        return self.predict_all(encoded, self.layout(images.shape), points=points)
+
+    def encode(
+        self,
+        images: Float[Array, "B V H W 3"],
+        *,
+        attention: AttentionFn = attend_densely,
+        real_views: Count | None = None,
+    ) -> Encoded:
+        layout = replace(self.layout(images.shape), real_views=real_views)
+        tokens = self.tokens(images)
+        features, stats = self.trunk(tokens, layout, attention, self.rope(layout))
+        cameras = self.cameras(features, real_views)
+        return Encoded(stacked=(features, cameras), skipped=skipped_by_scene(stats))
+
+    def predict(
+        self, encoded: Encoded, layout: TokenLayout, *, points: Points = "depth"
+    ) -> Prediction:
+        features, cameras = encoded.stacked
+        return self.read(features, cameras, layout).prediction(points)
+
+    def layout(self, shape: tuple[int, ...]) -> TokenLayout:
+        """Token layout of one view of images of shape (B, V, H, W, 3)."""
+        return TokenLayout(1, self.encoder.patch_grid(shape[1:]), 1 + self.config.registers)
+
+    def rope(self, layout: TokenLayout) -> RotaryTable:
+        """Rotary table of one view's tokens."""
+        block = self.config.trunk_block
+        positions = grid_positions(layout.grid, layout.leading)
+        return rotary_table(positions, block.width // block.heads, base=self.config.rope_base)
+
+    def tokens(self, images: Float[Array, "B V H W 3"]) -> Float[Array, "B V P D"]:
+        """Tokens that enter the trunk: [camera | registers | patches] of each view, in float32.
+
+        The first view has a camera token and registers of its own.
+        """
+        batch, views = images.shape[:2]
+        patches = encode_views(self.encoder, images)
+        specials = jnp.concatenate([self.camera_tokens[...], self.register_tokens[...]], axis=1)
+        chosen = specials[np.minimum(np.arange(views), 1)]
+        return jnp.concatenate([jnp.broadcast_to(chosen, (batch, *chosen.shape)), patches], axis=2)
+
+    def features(
+        self,
+        images: Float[Array, "B V H W 3"],
+        *,
+        attention: AttentionFn = attend_densely,
+    ) -> Float[Array, "4 B V P E"]:
+        """Outputs of the tapped pairs, which all heads share; see `__call__`."""
+        layout = self.layout(images.shape)
+        return self.trunk(self.tokens(images), layout, attention, self.rope(layout))[0]
+
+    def decode(self, features: Float[Array, "4 B V P E"], layout: TokenLayout) -> VGGTOutput:
+        """Cameras, depth and points from `features`."""
+        return self.read(features, self.cameras(features), layout)
+
+    def cameras(
+        self, features: Float[Array, "4 B V P E"], real_views: Count | None = None
+    ) -> Float[Array, "rounds B V 9"]:
+        """Pose encodings after each round of refinement, for which the views exchange."""
+        return self.camera_head(fetched(features[-1, :, :, 0]).astype(jnp.float32), real_views)
+
+    def read(
+        self,
+        features: Float[Array, "4 B V P E"],
+        cameras: Float[Array, "rounds B V 9"],
+        layout: TokenLayout,
+    ) -> VGGTOutput:
+        """Depth and points from `features`, beside `cameras`; each view on its own."""
+        depth, depth_confidence = activate_depth(self.dense(self.depth_head, features, layout))
+        points, points_confidence = activate_points(self.dense(self.point_head, features, layout))
+        return VGGTOutput(
+            pose_encodings=cameras,
+            depth_z=depth,
+            depth_confidence=depth_confidence,
+            points_world=points,
+            points_confidence=points_confidence,
+        )
+
+    def dense(
+        self, head: DenseHead, features: Float[Array, "4 B V P E"], layout: TokenLayout
+    ) -> Float[Array, "B V H W C"]:
+        """The numbers of one dense head, a few views at a time."""
+        size = self.size(layout)
+        flat = features.reshape(4, -1, *features.shape[3:])
+        raw = map_views(
+            lambda x: head(x[:, :, layout.leading :], layout.grid, size),
+            flat,
+            at_once=VIEWS_AT_ONCE,
+            what="head views",
+            axis=1,
+        )
+        return raw.reshape(*features.shape[1:3], *raw.shape[1:])
+
+    def track(
+        self,
+        features: Float[Array, "4 B V P E"],
+        layout: TokenLayout,
+        query_points: Float[Array, "B Q 2"],
+    ) -> Tracks:
+        """Follows points of the first view through all views.
+
+        Args:
+          features: from `features`.
+          layout: from `layout`.
+          query_points: (x, y) in pixels of the first view; see `check_query_points`.
+
+        Raises:
+          ValueError: the model has no track head, or the images are smaller than it can take.
+        """
+        maps = self._track_head().maps(features, layout, self.size(layout))
+        return self.follow(maps, query_points)
+
+    @property
+    def smallest_tracked(self) -> int | None:
+        return None if self.track_head is None else self.config.tracker.smallest_image
+
+    def track_maps(self, encoded: Encoded, layout: TokenLayout) -> Float[Array, "B V h w C"]:
+        head, size = self._track_head(), self.size(layout)
+        features = encoded.stacked[0]
+        return each_view(lambda head, x: head.maps(x, layout, size), head, features, axis=2)
+
+    def follow(
+        self,
+        maps: Float[Array, "B V h w C"],
+        query_points: Float[Array, "B Q 2"],
+        real: Count | None = None,
+    ) -> Tracks:
+        return self._track_head().follow(maps, query_points, real)
+
+    def _track_head(self) -> TrackHead:
+        if self.track_head is None:
+            raise ValueError("the model has no track head; build it with track=True")
+        return self.track_head
+
+    def size(self, layout: TokenLayout) -> tuple[int, int]:
+        """Height and width of the images that have such a layout."""
+        patch = self.config.encoder.patch
+        return layout.grid[0] * patch, layout.grid[1] * patch

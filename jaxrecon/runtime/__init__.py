@@ -1,0 +1,1 @@
+"""How inference runs: programs compiled for shapes and devices, their memory, and the mesh."""

@@ -1,0 +1,335 @@
+"""Compiles a model's programs, each on first use, and runs them."""
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh
+from jaxtyping import Array, Float, UInt8
+
+from jaxrecon.compiling import compiled, told_refusals, without_x64
+from jaxrecon.formats import PointTracks
+from jaxrecon.images import ImageBatch, ImageRule, PixelTransform
+from jaxrecon.models import Conditions, Model, abstract_conditions, padded_conditions
+from jaxrecon.nn.attention import AttentionFn, attend_densely
+from jaxrecon.nn.offload import offloading
+from jaxrecon.nn.views import weights_spread, whole_weights
+from jaxrecon.progress import Stages
+from jaxrecon.pytree import leaf_path
+from jaxrecon.runtime.bucketing import (
+    bucket_of,
+    has_margins,
+    padded,
+    photo_frames,
+    serves_fewer,
+)
+from jaxrecon.runtime.fingerprint import digest, stable_name
+from jaxrecon.runtime.memory import check_compiled, default_device
+from jaxrecon.runtime.options import DEFAULT_HABITS, Habits, Options, Thresholds, thresholds
+from jaxrecon.runtime.program import Geometry, encoder_program, maps_program, scene_program
+from jaxrecon.runtime.sharding import (
+    by_view,
+    check_alike,
+    check_mesh,
+    gathered,
+    in_many_processes,
+    put,
+    spread_attention,
+    view_devices,
+)
+from jaxrecon.runtime.tracking import Group, Query, follow_program, groups_of
+
+
+@dataclass(frozen=True)
+class Engine:
+    """A model with its weights on the devices, ready to reconstruct.
+
+    Attributes:
+      model: the network with its weights.
+      name: what the model is called in results.
+      resize: the size that the model's upstream gives its images.
+      attention: how the trunk's tokens attend.
+      mesh: devices over which the views are spread; None for one device.
+      habits: what the model's family does where the caller does not say.
+      exact_views: compiles for each number of views, in place of padding it up to the next of a
+        few numbers that share a program (see `bucket_of`).
+      offload: whether the features that the heads read wait in the host's memory.
+      header: what the checkpoint of the weights says of itself; see `checkpoint.write`.
+
+    Raises:
+      InputError: views cannot be spread over the mesh; see `sharding.check_mesh`.
+    """
+
+    model: Model
+    name: str
+    resize: ImageRule
+    attention: AttentionFn = attend_densely
+    mesh: Mesh | None = None
+    habits: Habits = DEFAULT_HABITS
+    exact_views: bool = False
+    offload: bool = False
+    header: Mapping[str, Any] | None = field(default=None, repr=False, compare=False)
+    _compiled: dict[Any, Any] = field(default_factory=dict, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        check_mesh(self.mesh)
+
+    def run(
+        self,
+        batch: ImageBatch,
+        limits: Thresholds,
+        options: Options,
+        stages: Stages,
+        *,
+        known: Conditions | None = None,
+        attention: AttentionFn | None = None,
+    ) -> Geometry:
+        """Runs the program for these shapes, compiled before or now."""
+        pixels, limits, options = self.framed(batch, limits, options)
+        program = self.compile(pixels.shape, options, attention)
+        with stages.stage("run"):
+            if in_many_processes(self.mesh):
+                check_alike(self.mesh, {"images": digest(pixels)})
+            where = by_view(self.mesh) if self.mesh else None
+            scene = put(pixels[None], where)
+            known = self.placed(known, len(pixels))
+            geometry = jax.block_until_ready(program(self.model, scene, limits, known))
+        geometry = gathered(geometry)
+        return real_views(geometry, len(batch.names))
+
+    @property
+    def compilations(self) -> int:
+        """How many programs this pipeline has compiled, or taken from the cache on disk."""
+        return len(self._compiled)
+
+    def compile(
+        self,
+        shape: tuple[int, ...],
+        options: Options | None = None,
+        attention: AttentionFn | None = None,
+    ) -> Any:
+        """The executable for images of `shape` (V, H, W, 3), compiled on first use."""
+        options, attention = options or Options(), attention or self.attention
+        key = (shape, options, attention)
+        return self.once(key, lambda: self.lower(*key))
+
+    def lower(
+        self,
+        shape: tuple[int, ...],
+        options: Options | None = None,
+        attention: AttentionFn | None = None,
+    ) -> Any:
+        """The program for images of `shape` (V, H, W, 3), lowered and not yet compiled."""
+        options, attention = options or Options(), attention or self.attention
+        program = partial(scene_program, self.spread(attention), options)
+        return self.lowered(program, *self._abstract(shape, options))
+
+    def compile_encoder(
+        self, shape: tuple[int, ...], options: Options, attention: AttentionFn
+    ) -> Any:
+        """The executable of the part in which views exchange, compiled on first use."""
+        key = (shape, options, attention)
+        return self.once(("encode", *key), lambda: self.lower_encoder(*key))
+
+    def lower_encoder(
+        self, shape: tuple[int, ...], options: Options, attention: AttentionFn
+    ) -> Any:
+        """The program of that part, lowered and not yet compiled."""
+        program = partial(encoder_program, self.spread(attention))
+        return self.lowered(program, *self._abstract(shape, options))
+
+    def maps(self, batch: ImageBatch, stages: Stages) -> Float[Array, "V h w C"]:
+        """The feature maps for tracks."""
+        limits = thresholds(0.0, 0.0, 0.0)
+        pixels, limits, options = self.framed(batch, limits, Options())
+        shape, attention = pixels.shape, self.attention
+        with stages.stage("compile"):
+            program = self.once(
+                ("maps", shape, options, attention),
+                lambda: self.lowered(
+                    partial(maps_program, self.spread(attention)),
+                    *self._abstract(shape, options)[:3],
+                ),
+            )
+        with stages.stage("run"):
+            scene = put(pixels[None], by_view(self.mesh) if self.mesh else None)
+            return jax.block_until_ready(program(self.model, scene, limits))
+
+    def follow(
+        self, maps: Float[Array, "V h w C"], asked: Sequence[Query], views: int, stages: Stages
+    ) -> PointTracks:
+        """Tracks in pixels of the processed images."""
+        groups = [group for query in asked for group in groups_of(query, views)]
+        with stages.stage("compile"):
+            programs = [self._following(maps, group, views) for group in groups]
+        with stages.stage("track"):
+            parts = [
+                group.wanted(program(self.model, maps, *group.arguments))
+                for program, group in zip(programs, groups, strict=True)
+            ]
+        xy, visibility, confidence = (np.concatenate(x, axis=1) for x in zip(*parts, strict=True))
+        counts = [len(query.points) for query in asked]
+        return PointTracks(
+            xy=xy,
+            visibility=visibility,
+            confidence=confidence,
+            query_view=np.repeat([query.view for query in asked], counts),
+        )
+
+    def _following(self, maps: Float[Array, "V h w C"], group: Group, views: int) -> Any:
+        """The executable that follows such a group, compiled on first use."""
+        key = ("follow", views, maps.shape, group.points.shape)
+        return self.once(key, lambda: self.lower_following(maps, group, views))
+
+    def lower_following(
+        self, maps: Float[Array | jax.ShapeDtypeStruct, "V h w C"], group: Group, views: int
+    ) -> Any:
+        """The program that follows such a group on such maps, lowered and not yet compiled."""
+        program = partial(follow_program, views)
+        return self.lowered(program, self.model, maps, *group.arguments)
+
+    def placed(self, known: Conditions | None, views: int) -> Conditions | None:
+        """What is known, on the devices, with unknown views behind it."""
+        if known is None:
+            return None
+        return put(padded_conditions(known, views), by_view(self.mesh) if self.mesh else None)
+
+    def framed(
+        self, batch: ImageBatch, limits: Thresholds, options: Options
+    ) -> tuple[UInt8[np.ndarray, "V H W 3"], Thresholds, Options]:
+        """Images with padding views behind them, and what the program is told of either."""
+        views, limits, options = self._framing(batch.transforms, limits, options)
+        return padded(batch.pixels, views), limits, options
+
+    def foreseen(
+        self, transforms: Sequence[PixelTransform], limits: Thresholds, options: Options
+    ) -> tuple[tuple[int, ...], Options]:
+        """Shape and options for which `compile` makes the program that images of these transforms,
+        which need not be there yet, will run.
+        """
+        views, _, options = self._framing(transforms, limits, options)
+        width, height = transforms[0].size
+        return (views, height, width, 3), options
+
+    def check_alike(
+        self,
+        transforms: Sequence[PixelTransform],
+        attention: AttentionFn,
+        *arguments: Any,
+    ) -> None:
+        """Refuses to compile where the processes of the mesh would not compile the same program.
+
+        Raises:
+          InputError: they were given other images, or other arguments.
+        """
+        if in_many_processes(self.mesh):
+            name = re.sub(r" at 0x[0-9a-f]+", "", stable_name(attention))
+            told = {"images": digest(transforms), "arguments": digest(name, arguments)}
+            check_alike(self.mesh, told)
+
+    def _framing(
+        self, transforms: Sequence[PixelTransform], limits: Thresholds, options: Options
+    ) -> tuple[int, Thresholds, Options]:
+        """How many views the program has, and what it is told of padding and margins."""
+        real, devices = len(transforms), view_devices(self.mesh)
+        views = -(-real // devices) * devices if self.exact_views else bucket_of(real, devices)
+        fewer = views > real or (not self.exact_views and serves_fewer(views, devices))
+        frames = photo_frames(transforms)
+        if not fewer and not has_margins(frames, transforms):
+            return views, limits, options
+        limits = replace(limits, frames=padded(frames, views))
+        if fewer:
+            limits = replace(limits, views=np.asarray(real, np.int32))
+        return views, limits, replace(options, framed=True, padded=fewer)
+
+    def _abstract(self, shape: tuple[int, ...], options: Options) -> tuple[Any, ...]:
+        """What a program takes: the model, and shapes of images, numbers and what is known."""
+        sharding = by_view(self.mesh) if self.mesh else None
+        limits = self.abstract_limits(shape[0], options)
+        known = abstract_conditions(shape, sharding) if options.conditioned else None
+        pixels = jax.ShapeDtypeStruct((1, *shape), jnp.uint8, sharding=sharding)
+        return self.model, pixels, limits, known
+
+    def abstract_limits(self, views: int, options: Options) -> Thresholds:
+        """Numbers of the kind that a program for so many views takes."""
+        limits = thresholds(0.0, 0.0, 0.0)
+        if options.framed:
+            limits = replace(limits, frames=np.zeros((views, 4), np.int32))
+        if options.use_view_quantile:
+            limits = replace(limits, view_confidence_quantile=np.zeros((), np.float32))
+        if options.padded:
+            limits = replace(limits, views=np.asarray(views, np.int32))
+        return limits
+
+    def spread(self, attention: AttentionFn) -> AttentionFn:
+        """The attention, spread over the mesh if there is one."""
+        return spread_attention(attention, self.mesh) if self.mesh else attention
+
+    @without_x64
+    @told_refusals("run here")
+    def lowered(self, program: Callable[..., Any], *arguments: Any) -> Any:
+        """A program lowered for these arguments and devices.
+
+        Arguments that it does not use are kept: they take memory all the same.
+
+        Raises:
+          InputError: the attention asked for by name cannot run on these devices.
+        """
+        with offloading(self.offload):
+            if self.mesh is None:
+                return jax.jit(program, keep_unused=True).lower(*arguments)
+            leaves: list[Any] = jax.tree.leaves(self.model)
+            with jax.set_mesh(self.mesh):
+                if all(leaf.sharding.is_fully_replicated for leaf in leaves):
+                    return jax.jit(program, keep_unused=True).lower(*arguments)
+                with weights_spread():
+                    gathering = partial(_gathering, program)
+                    return jax.jit(gathering, keep_unused=True).lower(*arguments)
+
+    def once(self, key: Any, lower: Callable[[], Any]) -> Any:
+        """The executable of that key, compiled on first use.
+
+        Raises:
+          InputError: it needs more memory than the device has.
+        """
+        if key not in self._compiled:
+            program = compiled(lower(), self.device)
+            check_compiled(program, self.device)
+            self._compiled[key] = program
+        return self._compiled[key]
+
+    @property
+    def device(self) -> Any:
+        """The first of this process's devices (`jax.Device`) that the programs run on."""
+        return self.mesh.local_devices[0] if self.mesh else default_device()
+
+
+def _gathering(program: Callable[..., Any], model: Model, *rest: Any) -> Any:
+    """The program with whole weights, but for the trunk, which gathers those of a layer in turn."""
+
+    def gathered(keys: tuple[Any, ...], leaf: Any) -> Any:
+        return leaf if leaf_path(keys).startswith("trunk.") else whole_weights(leaf)
+
+    return program(jax.tree_util.tree_map_with_path(gathered, model), *rest)
+
+
+def real_views(geometry: Geometry, views: int) -> Geometry:
+    """Without the padding views; feature maps keep them.
+
+    What lies spread over devices comes to the host: they cannot share every number of views evenly.
+    """
+    if len(geometry.mask) == views:
+        return geometry
+
+    def real(array: Any) -> Any:
+        spread = isinstance(array, jax.Array) and len(array.sharding.device_set) > 1
+        return (np.asarray(array) if spread else array)[:views]
+
+    names = ("points_world", "points_camera", "confidence", "mask", "world_from_camera")
+    chosen = {name: real(getattr(geometry, name)) for name in (*names, "intrinsics")}
+    return replace(geometry, **chosen)

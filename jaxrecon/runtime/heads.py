@@ -1,0 +1,140 @@
+"""The second half of a streamed reconstruction: geometry of a few views at a time."""
+
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Int
+
+from jaxrecon.models import VIEW_AXES, Conditions, Encoded, Model, Prediction
+from jaxrecon.nn.attention import AttentionFn
+from jaxrecon.nn.offload import fetched
+from jaxrecon.nn.views import each_view
+from jaxrecon.runtime.executor import Engine
+from jaxrecon.runtime.memory import check_compiled
+from jaxrecon.runtime.options import Options, Thresholds
+from jaxrecon.runtime.program import Geometry, geometry_of, waiting
+from jaxrecon.runtime.sharding import view_devices
+
+
+def has_given_pose(known: Conditions | None) -> bool:
+    """Whether the result is in the world of given poses: the first view's is known."""
+    return known is not None and bool(known.has_pose[0, 0])
+
+
+def part_size(engine: Engine, views: int, views_at_once: int) -> int:
+    """How many views each device works on at a time, of the program's number of `views`."""
+    devices = view_devices(engine.mesh)
+    return min(views // devices, max(1, -(-views_at_once // devices)))
+
+
+def compile_both(
+    engine: Engine,
+    shape: tuple[int, ...],
+    options: Options,
+    attention: AttentionFn,
+    views_at_once: int,
+    *,
+    posed: bool,
+) -> Any:
+    """The executable of the part in which views exchange, that of the heads being compiled too.
+
+    So what needs more memory than there is is refused before anything runs.
+
+    Args:
+      shape: of the program's images, (V, H, W, 3).
+      posed: see `has_given_pose`.
+
+    Raises:
+      InputError: one of them needs more memory than the device has.
+    """
+    encoder = engine.compile_encoder(shape, options, attention)
+    count = part_size(engine, shape[0], views_at_once)
+    heads = compile_heads(engine, encoded_by(engine, encoder), count, shape, options, posed=posed)
+    check_compiled(heads, engine.device, runs=runs_together(engine, count, shape[0]))
+    return encoder
+
+
+def runs_together(engine: Engine, count: int, views: int) -> int:
+    """The results of how many parts lie on the device together: one is fetched, one is made."""
+    return 1 if count * view_devices(engine.mesh) == views else 2
+
+
+def compile_heads(
+    engine: Engine,
+    encoded: Encoded,
+    count: int,
+    shape: tuple[int, ...],
+    options: Options,
+    *,
+    posed: bool,
+) -> Any:
+    """The executable of the heads for `count` views of each device, compiled on first use."""
+    return engine.once(
+        ("decode", count, shape, options, posed),
+        lambda: lower_heads(engine, encoded, count, shape, options, posed=posed),
+    )
+
+
+def lower_heads(
+    engine: Engine,
+    encoded: Encoded,
+    count: int,
+    shape: tuple[int, ...],
+    options: Options,
+    *,
+    posed: bool,
+) -> Any:
+    """The program of the heads, lowered and not yet compiled; `encoded` may be without numbers."""
+    limits = engine.abstract_limits(count * view_devices(engine.mesh), options)
+    world = np.zeros((4, 4), np.float32) if posed else None
+    program = partial(decode_program, count, (1, *shape), options)
+    start = np.zeros((), np.int32)
+    return engine.lowered(program, engine.model, encoded, start, limits, world)
+
+
+def encoded_by(engine: Engine, encoder: Any) -> Encoded:
+    """Shapes of what an executable of `Engine.compile_encoder` returns, but for `skipped`."""
+    if engine.mesh is None:
+        return replace(encoder.out_info, skipped=None)
+    placed = jax.tree.map(
+        lambda x, sharding: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding),
+        encoder.out_info,
+        encoder.output_shardings,
+    )
+    return replace(placed, skipped=None)
+
+
+def decode_program(
+    count: int,
+    shape: tuple[int, ...],
+    options: Options,
+    model: Model,
+    encoded: Encoded,
+    start: Int[Array, ""],
+    limits: Thresholds,
+    world: Float[Array, "4 4"] | None,
+) -> Geometry:
+    """The geometry of `count` views of each device, from its view `start` on.
+
+    `encoded` is without `skipped`.
+    """
+    layout = model.layout(shape)
+    chosen = {} if options.points is None else {"points": options.points}
+
+    def work(weights: tuple[Model, Array], views: Encoded) -> Prediction:
+        model, start = weights
+        some = jax.tree.map(
+            lambda x, axis: x if axis < 0 else jax.lax.dynamic_slice_in_dim(x, start, count, axis),
+            views,
+            jax.tree.broadcast(VIEW_AXES, views),
+        )
+        return model.predict(fetched(some), layout, **chosen)
+
+    prediction = each_view(work, (model, start), waiting(encoded), axis=VIEW_AXES)
+    if world is not None:
+        prediction = prediction.moved(jnp.asarray(world)[None])
+    return geometry_of(prediction, limits, options)

@@ -1,0 +1,194 @@
+"""The whole way from 8-bit pixels to points, cameras, intrinsics and mask, as one XLA program."""
+
+from dataclasses import replace
+from typing import Any, cast
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Float, Int, UInt8
+
+from jaxrecon.geometry import depth_consistency, depth_normal_edges, intrinsics_from_points
+from jaxrecon.models import Conditions, Encoded, Model, Prediction, TrackingModel, given_world
+from jaxrecon.nn.attention import AttentionFn
+from jaxrecon.nn.offload import parked
+from jaxrecon.nn.views import each_view, map_views
+from jaxrecon.pytree import pytree_dataclass
+from jaxrecon.runtime.options import Options, Thresholds
+from jaxrecon.runtime.quantile import quantile
+
+EDGES_AT_ONCE = 32
+"""Views in which a device looks for edges together."""
+
+
+@pytree_dataclass
+class Geometry:
+    """What the compiled program returns for one scene: see `Reconstruction` for the fields.
+
+    `skipped` is the share of key blocks that each head of each global layer skipped, if attention
+    skips any; `track_maps` are the feature maps on which points are followed, if they were asked
+    for.
+    """
+
+    points_world: Float[Array, "V H W 3"]
+    points_camera: Float[Array, "V H W 3"]
+    confidence: Float[Array, "V H W"]
+    mask: Bool[Array, "V H W"]
+    world_from_camera: Float[Array, "V 4 4"]
+    intrinsics: Float[Array, "V 3 3"]
+    metric_scale: Float[Array, ""] | None = None
+    skipped: Float[Array, "layers N"] | None = None
+    track_maps: Float[Array, "V h w C"] | None = None
+
+
+def scene_program(
+    attention: AttentionFn,
+    options: Options,
+    model: Model,
+    pixels: UInt8[Array, "1 V H W 3"],
+    limits: Thresholds,
+    known: Conditions | None,
+) -> Geometry:
+    """Everything between 8-bit pixels and geometry."""
+    encoded = encoded_scene(attention, model, pixels, limits, known)
+    layout = model.layout(pixels.shape)
+    chosen = {} if options.points is None else {"points": options.points}
+    prediction = model.predict_all(encoded, layout, **chosen)
+    if known is not None:
+        prediction = prediction.moved(given_world(prediction.world_from_camera, known))
+    maps = cast(TrackingModel, model).track_maps(encoded, layout)[0] if options.maps else None
+    return geometry_of(prediction, limits, options, maps)
+
+
+def maps_program(
+    attention: AttentionFn,
+    model: TrackingModel,
+    pixels: UInt8[Array, "1 V H W 3"],
+    limits: Thresholds,
+) -> Float[Array, "V h w C"]:
+    """The feature maps for tracks alone."""
+    encoded = encoded_scene(attention, model, pixels, limits, None)
+    return model.track_maps(encoded, model.layout(pixels.shape))[0]
+
+
+def encoded_scene(
+    attention: AttentionFn,
+    model: Model,
+    pixels: UInt8[Array, "1 V H W 3"],
+    limits: Thresholds,
+    known: Conditions | None,
+) -> Encoded:
+    """All for which the views exchange."""
+    images = pixels.astype(jnp.float32) / 255
+    conditions: dict[str, Any] = {} if known is None else {"conditions": known}
+    return model.encode(images, attention=attention, real_views=limits.views, **conditions)
+
+
+def encoder_program(
+    attention: AttentionFn,
+    model: Model,
+    pixels: UInt8[Array, "1 V H W 3"],
+    limits: Thresholds,
+    known: Conditions | None,
+) -> Encoded:
+    """The part in which views exchange, for heads in programs of their own."""
+    return waiting(encoded_scene(attention, model, pixels, limits, known))
+
+
+def waiting(encoded: Encoded) -> Encoded:
+    """Between the programs: what is there of the views, in the host's memory if that is wanted."""
+    return replace(encoded, views=parked(encoded.views), stacked=parked(encoded.stacked))
+
+
+def geometry_of(
+    prediction: Prediction,
+    limits: Thresholds,
+    options: Options,
+    maps: Float[Array, "V h w C"] | None = None,
+) -> Geometry:
+    """What is told of the one scene."""
+    scene: Prediction = jax.tree.map(lambda x: x[0], prediction)
+    confidence = _agreement(scene, limits) if options.multiview else scene.confidence
+    return Geometry(
+        points_world=scene.points_world,
+        points_camera=scene.points_camera,
+        confidence=confidence,
+        mask=_mask(scene, confidence, limits, options),
+        world_from_camera=scene.world_from_camera,
+        intrinsics=_intrinsics(scene, limits, options),
+        metric_scale=scene.metric_scale,
+        skipped=scene.skipped,
+        track_maps=maps,
+    )
+
+
+def _intrinsics(scene: Prediction, limits: Thresholds, options: Options) -> Float[Array, "V 3 3"]:
+    """The model's own, unless it has none or the caller asks for what it does not promise."""
+    free = options.intrinsics == "per_view" and options.principal_point == "free"
+    if free and scene.intrinsics is not None:
+        return scene.intrinsics
+    return intrinsics_from_points(
+        scene.points_camera,
+        sharing=options.intrinsics,
+        principal_point=options.principal_point,
+        views=limits.views,
+    )
+
+
+def _agreement(scene: Prediction, limits: Thresholds) -> Float[Array, "V H W"]:
+    """How far the views agree on each point; see `depth_consistency`."""
+    depth = scene.points_camera[..., 2]
+    return depth_consistency(
+        depth,
+        jnp.ones(depth.shape, bool) if scene.mask is None else scene.mask,
+        scene.world_from_camera,
+        _intrinsics(scene, limits, Options()),
+        views=limits.views,
+    )
+
+
+def _mask(
+    scene: Prediction, confidence: Float[Array, "V H W"], limits: Thresholds, options: Options
+) -> Bool[Array, "V H W"]:
+    """Confident pixels of the photos that are not on an edge, as upstream's examples keep them."""
+    mask = confidence > limits.min_confidence
+    if scene.mask is not None:
+        mask &= scene.mask
+    inside: Array | bool = True
+    if limits.frames is not None:
+        inside = _inside(jnp.asarray(limits.frames), mask.shape[1:])
+        mask &= inside
+    if options.use_quantile:
+        mask &= confidence >= quantile(confidence, limits.confidence_quantile, inside)
+    share = limits.view_confidence_quantile
+    if share is not None:
+        counted = jnp.broadcast_to(inside, confidence.shape)
+        least = jax.vmap(quantile, (0, None, 0))(confidence, jnp.asarray(share), counted)
+        mask &= confidence > least[:, None, None]
+    if options.use_edges:
+        mask &= ~_edges(scene.points_camera, mask, limits.edge_rtol, options.strict_edges)
+    return mask
+
+
+def _edges(
+    points_camera: Float[Array, "V H W 3"],
+    mask: Bool[Array, "V H W"],
+    rtol: Float[Array | np.ndarray, ""] | float,
+    strict: bool,
+) -> Bool[Array, "V H W"]:
+    """Where depth and normals jump: what it needs beside its results would fill the memory."""
+
+    def work(rtol: Array, views: tuple[Array, Array]) -> Array:
+        def some(views: tuple[Array, Array]) -> Array:
+            return depth_normal_edges(views[0], rtol=rtol, mask=views[1], strict=strict)
+
+        return map_views(some, views, at_once=EDGES_AT_ONCE, what="edge views")
+
+    return each_view(work, jnp.asarray(rtol), (points_camera, mask), axis=0, out=0)
+
+
+def _inside(frames: Int[Array, "V 4"], size: tuple[int, ...]) -> Bool[Array, "V H W"]:
+    """Which pixels show a photo."""
+    left, top, right, bottom = frames.T[:, :, None, None]
+    row, column = jnp.arange(size[0])[:, None], jnp.arange(size[1])
+    return (column >= left) & (column < right) & (row >= top) & (row < bottom)

@@ -1,0 +1,124 @@
+"""`jaxrecon evaluate`: table, report, and what is refused before a model is loaded."""
+
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import jax
+import pytest
+from jax.experimental.compilation_cache import compilation_cache
+from PIL import Image
+
+from jaxrecon.cli import main
+from jaxrecon.cli.evaluate import SETS
+from jaxrecon.evaluation import EVALUATION_SETS
+from places import EXAMPLES
+from tiny_models import write_native
+
+SCENE = EXAMPLES / "scene"
+
+Run = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture(scope="session")
+def native(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return str(write_native(tmp_path_factory.mktemp("native") / "tiny"))
+
+
+@pytest.fixture
+def run(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Run]:
+    """Exit code, standard output and standard error of one command; JAX's settings are put back."""
+    monkeypatch.setenv("JAXRECON_HOME", str(tmp_path / "home"))
+    before = jax.config.jax_compilation_cache_dir
+    compilation_cache.reset_cache()
+
+    def command(*arguments: str | Path) -> tuple[int, str, str]:
+        code = main(["evaluate", *(str(argument) for argument in arguments)])
+        out, err = capsys.readouterr()
+        return code, out, err
+
+    yield command
+    jax.config.update("jax_compilation_cache_dir", before)
+    compilation_cache.reset_cache()
+
+
+def on_the_scene(native: str, *more: str | Path) -> tuple[str | Path, ...]:
+    return (
+        native,
+        "--set",
+        "folder",
+        "--path",
+        SCENE,
+        "--views",
+        "3",
+        "--resolution",
+        "56",
+        "-q",
+        *more,
+    )
+
+
+def test_the_table_and_the_report(run: Run, native: str, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    code, table, err = run(*on_the_scene(native, "-o", out))
+    assert (code, err) == (0, "")
+    assert {path.name for path in out.iterdir()} == {"report.txt", "report.json", "report.png"}
+    assert (out / "report.txt").read_text() == table
+    assert json.loads((out / "report.json").read_text())
+    with Image.open(out / "report.png") as plot:
+        assert plot.format == "PNG"
+
+
+def test_json(run: Run, native: str) -> None:
+    code, printed, _ = run(*on_the_scene(native, "--json"))
+    report = json.loads(printed)
+    assert code == 0
+    assert report["model"] == "pi3"
+    assert [scene["views"] for scene in report["scenes"]] == [3]
+    assert report["mean"]["abs_rel"] > 0
+
+
+def test_every_set_can_be_asked_for() -> None:
+    assert ("procedural", *EVALUATION_SETS) == SETS
+
+
+def test_without_an_output_folder(run: Run, native: str, tmp_path: Path) -> None:
+    code, table, _ = run(*on_the_scene(native))
+    assert code == 0
+    assert len(table.splitlines()) > 2
+    assert {path.name for path in tmp_path.iterdir()} <= {"home"}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["--set", "tum"], "--set tum needs --path, the folder where it lies"),
+        (
+            ["--set", "folder", "--path", "x", "--size", "112"],
+            "--size 112 is of procedural images; those of --set folder come to the model's own "
+            "size, or to --resolution",
+        ),
+        (["--path", "x"], "--path x goes with a --set that lies on disk"),
+        (["--set", "folder", "--path", "absent"], "absent"),
+        (["--scenes", "0"], "scenes"),
+        (["--views", "0"], "views"),
+        (["--seed", "-1"], "seed"),
+    ],
+)
+def test_refusals(arguments: list[str], told: str, run: Run, native: str, tmp_path: Path) -> None:
+    code, out, err = run(native, "-q", "-o", tmp_path / "out", *arguments)
+    assert (code, out) == (2, "")
+    assert err.startswith("jaxrecon: ")
+    assert told in err
+    assert err.count("\n") == 1
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_folder_in_use(run: Run, native: str, tmp_path: Path) -> None:
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "mine.txt").write_text("kept")
+    code, _, err = run(*on_the_scene(native, "-o", tmp_path / "out"))
+    assert code == 2
+    assert "the folder exists and is not empty" in err

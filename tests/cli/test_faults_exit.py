@@ -1,0 +1,250 @@
+"""How a command ends: by signals, with streams that are full or closed, and in a child of fork."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+import jaxrecon
+from jaxrecon import forking, program_cache
+from jaxrecon.cli import main, process, weights
+from jaxrecon.compiling import compiled
+from jaxrecon.errors import JaxreconError, OutputError
+from jaxrecon.files import replacing_folder
+from jaxrecon.progress import Forgiving, Stages
+from places import fresh_process
+
+
+def shell(command: str) -> subprocess.CompletedProcess[str]:
+    """Runs `jaxrecon` as `$J` in a shell."""
+    env = fresh_process(J=f"{sys.executable} -m jaxrecon")
+    return subprocess.run(["sh", "-c", command], capture_output=True, text=True, env=env)
+
+
+class TestStreams:
+    @pytest.mark.parametrize("command", ["--help", "models", "models --json"])
+    @pytest.mark.parametrize("where", ["> /dev/full", ">&-"])
+    def test_output_that_cannot_be_written(self, command: str, where: str) -> None:
+        run = shell(f"$J {command} {where}")
+        assert run.returncode == 2
+        assert run.stderr.startswith("jaxrecon: cannot write to standard output: ")
+        assert run.stderr.count("\n") == 1
+
+    @pytest.mark.parametrize("where", ["2> /dev/full", "2>&-"])
+    def test_errors_that_cannot_be_told(self, where: str) -> None:
+        assert shell(f"$J view absent.npz {where}").returncode == 2
+        run = shell(f"$J models {where}")
+        assert run.returncode == 0 and "pi3-mini" in run.stdout
+
+    def test_all_closed(self) -> None:
+        assert shell("$J models <&- >&- 2>&-").returncode == 2
+
+    def test_progress_never_ends_a_run(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        with open("/dev/full", "w") as full:
+            for stream in (full, None):
+                monkeypatch.setattr(sys, "stderr", stream)
+                stages = Stages()
+                with stages.stage("read"):
+                    stages.note("a note")
+                assert "read" in stages.seconds
+                monkeypatch.undo()
+            os.dup2(os.open(os.devnull, os.O_WRONLY), full.fileno())
+
+    def test_a_closed_file_is_no_terminal(self, tmp_path: Path) -> None:
+        with open(tmp_path / "log", "w") as file:
+            forgiving = Forgiving(file)
+            assert forgiving.write("one") == 3 and not forgiving.isatty()
+        assert forgiving.write("two") == 3 and forgiving.failed and not forgiving.isatty()
+
+
+class TestSignals:
+    @pytest.mark.parametrize(
+        ("number", "code", "line"),
+        [(signal.SIGTERM, 143, "terminated"), (signal.SIGINT, 130, "interrupted")],
+    )
+    def test_one_line_and_nothing_left(
+        self,
+        number: signal.Signals,
+        code: int,
+        line: str,
+        tmp_path: Path,
+        monkeypatch: pytest.MonkeyPatch,
+        capsys: pytest.CaptureFixture[str],
+    ) -> None:
+        def write(options: object) -> int:
+            with replacing_folder(tmp_path / "out") as place:
+                (place / "half").touch()
+                signal.raise_signal(number)
+            raise AssertionError("must not be reached")
+
+        monkeypatch.setattr(weights, "models", write)
+        before = signal.getsignal(number)
+        assert main(["models"]) == code
+        assert capsys.readouterr() == ("", f"jaxrecon: {line}\n")
+        assert signal.getsignal(number) == before
+        assert not list(tmp_path.iterdir())
+
+    @pytest.mark.parametrize("second", [signal.SIGTERM, signal.SIGINT])
+    def test_a_second_one_while_it_cleans_up(
+        self, second: signal.Signals, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        import shutil
+
+        remove = shutil.rmtree
+
+        def slowly(*arguments: object, **options: object) -> None:
+            signal.raise_signal(second)
+            remove(*arguments, **options)  # type: ignore[arg-type]
+
+        def write(options: object) -> int:
+            (tmp_path / "out").mkdir()
+            (tmp_path / "out" / "old").touch()
+            with replacing_folder(tmp_path / "out", overwrite=True) as place:
+                (place / "half").touch()
+                monkeypatch.setattr(shutil, "rmtree", slowly)
+                signal.raise_signal(signal.SIGINT)
+            raise AssertionError("must not be reached")
+
+        monkeypatch.setattr(weights, "models", write)
+        assert main(["models"]) == 130
+        assert [path.name for path in tmp_path.rglob("*")] == ["out", "old"]
+
+    def test_what_a_library_makes_of_it(
+        self, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        def write(options: object) -> int:
+            try:
+                signal.raise_signal(signal.SIGTERM)
+            except KeyboardInterrupt as error:
+                raise ImportError("initialization failed") from error
+            return 0
+
+        monkeypatch.setattr(weights, "models", write)
+        assert main(["models"]) == 143
+        assert capsys.readouterr().err == "jaxrecon: terminated\n"
+
+    def test_one_that_a_destructor_drops_comes_again(
+        self, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        class Dropping:
+            def __del__(self) -> None:
+                signal.raise_signal(signal.SIGTERM)
+
+        def write(options: object) -> int:
+            Dropping()
+            time.sleep(10)
+            return 0
+
+        monkeypatch.setattr(weights, "models", write)
+        assert main(["models"]) == 143
+        assert capsys.readouterr().err == "jaxrecon: terminated\n"
+
+    def test_what_the_caller_ignores_stays_ignored(self) -> None:
+        before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+        try:
+            with process.ended_by_signals():
+                assert signal.getsignal(signal.SIGINT) == signal.SIG_IGN
+        finally:
+            signal.signal(signal.SIGINT, before)
+
+
+FORKS = """
+import os, sys, warnings
+warnings.simplefilter("ignore")
+import jax.numpy as jnp
+import jaxrecon
+if sys.argv[1] == "used":
+    jnp.zeros(3).block_until_ready()
+if os.fork() == 0:
+    try:
+        jaxrecon.load("absent")
+    except jaxrecon.JaxreconError as error:
+        os.write(1, str(error).encode())
+    os._exit(0)
+os.wait()
+"""
+
+
+class TestFork:
+    @pytest.mark.parametrize(
+        ("parent", "told"), [("used", "start method spawn"), ("new", "unknown model 'absent'")]
+    )
+    def test_a_child_is_told_to_be_spawned(self, parent: str, told: str) -> None:
+        env = fresh_process()
+        command = [sys.executable, "-c", FORKS, parent]
+        run = subprocess.run(command, capture_output=True, text=True, env=env, timeout=60)
+        assert told in run.stdout and "\n" not in run.stdout
+
+    @pytest.mark.parametrize(
+        "call",
+        [
+            lambda: jaxrecon.load("pi3-mini"),
+            lambda: jaxrecon.load_exported("absent"),
+            lambda: compiled(jax.jit(jnp.sin).lower(1.0), jax.devices()[0]),
+        ],
+    )
+    def test_what_would_run_is_refused(
+        self, call: Callable[[], object], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setitem(forking._state, "forked", True)
+        with pytest.raises(JaxreconError, match="start method spawn"):
+            call()
+
+
+class TestProgramCache:
+    @pytest.fixture
+    def folder(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+        """A cache with one entry, as JAX writes it, that is marked as sound."""
+        import zlib
+
+        folder = tmp_path / "xla"
+        folder.mkdir()
+        (folder / "jit_one-cache").write_bytes(zlib.compress(bytes(range(256))))
+        monkeypatch.setattr(program_cache, "_in_use", [folder])
+        program_cache.keep_sound()
+        return folder
+
+    def test_what_is_sound_stays(self, folder: Path) -> None:
+        program_cache.remove_unsound(folder)
+        assert (folder / "jit_one-cache").exists()
+        os.utime(folder / "jit_one-cache", (0, 0))  # as a copy has it
+        program_cache.remove_unsound(folder)
+        assert (folder / "jit_one-cache").exists()
+
+    @pytest.mark.parametrize("damage", ["cut", "emptied", "flipped", "never marked"])
+    def test_what_is_damaged_goes(self, folder: Path, damage: str) -> None:
+        entry = folder / "jit_one-cache"
+        data = entry.read_bytes()
+        if damage == "never marked":
+            entry = folder / "jit_two-cache"
+        flipped = data[:20] + bytes([data[20] ^ 1]) + data[21:]
+        entry.write_bytes({"cut": data[:20], "emptied": b"", "flipped": flipped}.get(damage, data))
+        program_cache.remove_unsound(folder)
+        assert not entry.exists()
+        program_cache.remove_unsound(folder)
+        assert len(list(folder.iterdir())) == (2 if damage == "never marked" else 0)
+
+    def test_what_a_full_disk_cut_short_is_not_marked(self, folder: Path) -> None:
+        cut = folder / "jit_two-cache"
+        cut.write_bytes((folder / "jit_one-cache").read_bytes()[:-3])
+        program_cache.keep_sound()
+        assert not cut.exists()
+
+    def test_a_folder_that_cannot_be_written_is_not_used(self, tmp_path: Path) -> None:
+        before = jax.config.jax_compilation_cache_dir
+        (tmp_path / "file").touch()
+        assert not program_cache.use_program_cache(tmp_path / "file" / "xla")
+        assert jax.config.jax_compilation_cache_dir == before
+
+
+def test_output_errors_of_streams_are_ours(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "stdout", None)
+    with pytest.raises(OutputError, match="it is closed"):
+        process.say("a line")

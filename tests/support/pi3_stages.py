@@ -1,0 +1,98 @@
+"""Every activation of π³ that the golden cases store, in upstream's layout."""
+
+from collections.abc import Mapping
+from dataclasses import replace
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from convert.engine import plan, stream
+from convert.pi3 import IGNORED, RULES
+from jaxrecon import checkpoint
+from jaxrecon.checkpoint import shapes
+from jaxrecon.models.pi3.model import Pi3, Pi3Config, points_from_raw
+from jaxrecon.nn.attention import attend_densely
+from jaxrecon.nn.block import Block
+from jaxrecon.nn.dinov2 import IMAGE_MEAN, IMAGE_STD
+from jaxrecon.registry import PI3_FAMILY
+from upstream_state import InMemory
+
+
+def build_pi3(config: Pi3Config, state: Mapping[str, np.ndarray]) -> Pi3:
+    """π³ with upstream weights, through the converter."""
+    abstract = PI3_FAMILY.abstract(config)
+    source = InMemory(state)
+    planned = plan(source.specs, RULES, IGNORED, checkpoint.shapes(abstract))
+    return checkpoint.restore(abstract, stream(planned, source))
+
+
+def layer(blocks: Block, index: int) -> Block:
+    return jax.tree.map(lambda x: x[index], blocks)
+
+
+def pi3_stages(model: Pi3, images: jax.Array) -> dict[str, jax.Array]:
+    """All activations that the golden cases store, in upstream's layout."""
+    encoder, trunk = model.encoder, model.trunk
+    layout, views = model.layout(images.shape), images.shape[1]
+    rope = model.rope(layout, model.config.trunk_block)
+    flat = ((images - jnp.array(IMAGE_MEAN)) / jnp.array(IMAGE_STD)).reshape(-1, *images.shape[2:])
+    out = {"enc_patch_embed": encoder.embed_patches(flat), "enc_block0_input": encoder.embed(flat)}
+    encoded = replace(layout, leading=1 + encoder.config.registers)
+    assert encoder.blocks is not None
+    out["enc_block0"] = layer(encoder.blocks, 0)(out["enc_block0_input"], encoded, attend_densely)
+    out["enc_patchtokens"] = encoder(flat)
+
+    x = model.tokens(images)
+    frame, across = layer(trunk.frame_blocks, 0), layer(trunk.global_blocks, 0)
+    sequences = x.reshape(-1, *x.shape[2:])
+    out["dec_block0_attn"] = frame.attention(frame.norm1(sequences), layout, attend_densely, rope)
+    x = trunk.within_views(frame, x, layout, attend_densely, rope)
+    out["dec_block0_frame"] = x.reshape(-1, *x.shape[2:])
+    scenes = x.reshape(x.shape[0], -1, x.shape[3])
+    out["dec_block1_attn"] = across.attention(
+        across.norm1(scenes), layout.joined(views), attend_densely, rope
+    )
+    x, _ = trunk.across_views(across, x, layout, attend_densely, rope)
+    out["dec_block1_global"] = x.reshape(scenes.shape)
+    x = trunk.within_views(layer(trunk.frame_blocks, 1), x, layout, attend_densely, rope)
+    out["dec_block2_frame"] = x.reshape(-1, *x.shape[2:])
+    features = trunk(model.tokens(images), layout, attend_densely, rope)[0][-1]
+    out["dec_concat"] = features.reshape(-1, *features.shape[2:])
+    return out | head_stages(model, features)
+
+
+def head_stages(model: Pi3, features: jax.Array) -> dict[str, jax.Array]:
+    """The activations after the trunk, each head called as `Pi3.decode` calls it."""
+    batch_views, tokens = features.shape[:2], features.shape[2]
+    grid = next(g for g in GRIDS if model.config.registers + g[0] * g[1] == tokens)
+    layout = replace(model.layout((1, 1, 14, 14, 3)), grid=grid)
+    rope = model.rope(layout, model.config.head_block)
+    flat = features.reshape(-1, *features.shape[2:])
+    out = {
+        f"{name}_decoder": decoder(flat, layout, attend_densely, rope)
+        for name, decoder in (
+            ("point", model.point_decoder),
+            ("conf", model.confidence_decoder),
+            ("camera", model.camera_decoder),
+        )
+    }
+    patches = {name: value[:, layout.leading :] for name, value in out.items()}
+    raw = model.to_pixels(model.point_head(patches["point_decoder"]), grid)
+    logits = model.to_pixels(model.confidence_head(patches["conf_decoder"]), grid)
+    translation, numbers = model.camera_head.regress(patches["camera_decoder"])
+    return out | {
+        "point_head_raw": raw,
+        "camera_fc_t": translation,
+        "camera_fc_rot": numbers,
+        "local_points": points_from_raw(raw).reshape(*batch_views, *raw.shape[1:]),
+        "conf": logits.reshape(*batch_views, *logits.shape[1:]),
+    }
+
+
+GRIDS = ((4, 5), (6, 3))
+
+
+def pi3_targets(config: Pi3Config) -> dict[str, tuple[int, ...]]:
+    return shapes(jax.eval_shape(lambda: Pi3(config, rngs=nnx.Rngs(0))))

@@ -1,0 +1,203 @@
+"""Arguments of wrong types and absurd sizes: refused by name, before any long work."""
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from flax import nnx
+
+from drawn_weights import drawn
+from jaxrecon.checks import shown
+from jaxrecon.errors import MAX_MESSAGE, InputError, one_line
+from jaxrecon.evaluation import Settings, evaluate, open_set
+from jaxrecon.images import PI3_RESIZE, VGGT_RESIZE
+from jaxrecon.models import VGGT, Pi3
+from jaxrecon.pipeline import Pipeline
+from jaxrecon.runtime.bucketing import check_program_size
+from jaxrecon.runtime.tracking import MOST_POINTS
+from tiny_models import PI3_TINY
+from vggt_stages import VGGT_TINY
+
+PIXELS = np.zeros((1, 28, 28, 3), np.uint8)
+NAN, INF = float("nan"), float("inf")
+HUGE = 10**5000
+
+
+@pytest.fixture(scope="module")
+def pi3() -> Pipeline:
+    return Pipeline(drawn(lambda: Pi3(PI3_TINY, rngs=nnx.Rngs(0))), "tiny", PI3_RESIZE)
+
+
+@pytest.fixture(scope="module")
+def vggt() -> Pipeline:
+    return Pipeline(drawn(lambda: VGGT(VGGT_TINY, rngs=nnx.Rngs(0))), "tiny", VGGT_RESIZE)
+
+
+def refused(name: str, call: Callable[[], object]) -> None:
+    start = time.monotonic()
+    with pytest.raises(InputError) as caught:
+        call()
+    message = str(caught.value)
+    assert name in message and message.isprintable() and len(message) <= MAX_MESSAGE
+    assert time.monotonic() - start < 5
+
+
+WRONG_NUMBERS = ("56", [56], None, True, NAN, INF, -INF, 14.5, {}, np.array([28]), HUGE, -HUGE, 0)
+SHARED = {
+    "resolution": [value for value in WRONG_NUMBERS if value is not None] + [10**6, 60_000, 2**40],
+    "stride": [value for value in WRONG_NUMBERS if value is not HUGE] + [np.float32(1)],
+    "min_confidence": ["a", [1, 2], NAN, True, {}, np.zeros(2), HUGE, 1j, np.bool_(True)],
+    "view_confidence_quantile": ["a", [0.5], NAN, INF, 1, -0.1, True, HUGE],
+    "edge_rtol": ["a", [0.5], NAN, -1, False, HUGE],
+    "intrinsics": [3, "none", "", True, 1.5],
+    "principal_point": [None, 3, ["free"], "middle", np.array(["free"] * 2), True],
+    "points": [3, ["depth"], "depth", True],
+    "poses": ["a", 3, [[1, [2]]], np.eye(4), {"0": np.eye(4)}, {HUGE: np.eye(4)}],
+    "depths": ["a", 3.5, np.zeros(3), {True: np.zeros((28, 28))}],
+    "metric_poses": [None, 1, "yes", [True]],
+    "metric_depths": [None, 0, "no", np.array([True])],
+    "attention": [3, "none", ["xla"], True],
+    "stages": [3, "quiet", True, []],
+}
+CASES = [(name, value) for name, values in SHARED.items() for value in values]
+SCENES = {
+    "confidence_quantile": ["a", [0.5], NAN, 1.0, -1e-9, True, HUGE],
+    "multiview_confidence": [1, "yes", None, [True]],
+    "query_points": ["a", {}, 3],
+}
+
+
+def case_id(value: object) -> str:
+    return one_line(shown(value), 40)
+
+
+@pytest.mark.parametrize(("name", "value"), CASES, ids=case_id)
+def test_arguments_of_reconstruct_and_stream(
+    pi3: Pipeline, name: str, value: object, tmp_path: Path, without_shape_checks: None
+) -> None:
+    options: dict[str, Any] = {"resolution": 28} | {name: value}
+    refused(name, lambda: pi3.reconstruct(PIXELS, **options))
+    refused(name, lambda: pi3.stream(PIXELS, tmp_path / "out", **options))
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("name", SCENES)
+def test_arguments_of_reconstruct_alone(
+    pi3: Pipeline, name: str, without_shape_checks: None
+) -> None:
+    for value in SCENES[name]:
+        options: dict[str, Any] = {name: value}
+        refused(name, lambda options=options: pi3.reconstruct(PIXELS, resolution=28, **options))
+
+
+def test_arguments_of_stream_alone(
+    pi3: Pipeline, tmp_path: Path, without_shape_checks: None
+) -> None:
+    wrong = {
+        "views_at_once": [0, "a", 1.5, None, True, -HUGE, NAN],
+        "overwrite": [1, None, "yes"],
+        "folder": [None, 3, "", b"out", "a\0b", ["out"]],
+    }
+    for name, values in wrong.items():
+        for value in values:
+            options: dict[str, Any] = {"folder": tmp_path / "out"} | {name: value}
+            refused(name, lambda options=options: pi3.stream(PIXELS, resolution=28, **options))
+
+
+@pytest.mark.parametrize(
+    "points", [0, -HUGE, HUGE, MOST_POINTS + 1, True, NAN, 1.5, "a", None, {}], ids=case_id
+)
+def test_points_to_follow(vggt: Pipeline, points: Any, without_shape_checks: None) -> None:
+    pixels = np.zeros((1, 56, 56, 3), np.uint8)
+    refused("query_points", lambda: vggt.track(pixels, points, resolution=56))
+
+
+@pytest.mark.parametrize(
+    "points",
+    [{HUGE: 3}, {True: 3}, {0: HUGE}, {"0": 3}, {1: 3}, [[1, 2], [3]], [["a", "b"]], [[NAN, 1]]],
+    ids=case_id,
+)
+def test_points_by_view(vggt: Pipeline, points: Any, without_shape_checks: None) -> None:
+    pixels = np.zeros((1, 56, 56, 3), np.uint8)
+    refused("query_points", lambda: vggt.track(pixels, points, resolution=56))
+
+
+def test_numbers_of_numpy_are_numbers(pi3: Pipeline, without_shape_checks: None) -> None:
+    plain = pi3.reconstruct(PIXELS, resolution=28, stride=1, min_confidence=0.5)
+    same = pi3.reconstruct(
+        PIXELS,
+        resolution=np.int8(28),  # pyright: ignore[reportArgumentType]
+        stride=np.uint8(1),  # pyright: ignore[reportArgumentType]
+        min_confidence=np.float32(0.5),  # pyright: ignore[reportArgumentType]
+    )
+    np.testing.assert_array_equal(plain.mask, same.mask)
+
+
+def test_a_stride_beyond_all_views_takes_the_first(pi3: Pipeline) -> None:
+    pixels = np.zeros((3, 28, 28, 3), np.uint8)
+    assert len(pi3.reconstruct(pixels, resolution=28, stride=10**30).names) == 1
+
+
+@pytest.mark.parametrize(
+    ("views", "size"),
+    [
+        (0, (28, 28)),
+        (1.5, (28, 28)),
+        (HUGE, (28, 28)),
+        (10**9, (518, 392)),
+        (1, (14 * 10**5,) * 2),
+        (1, (28.0, 28)),
+        (1, (28,)),
+        (1, "28x28"),
+        (1, (HUGE, 28)),
+        (1, (27, 28)),
+    ],
+    ids=case_id,
+)
+def test_sizes_of_programs(views: Any, size: Any, without_shape_checks: None) -> None:
+    with pytest.raises(InputError, match=r"^(views|size)") as caught:
+        check_program_size(views, size, 14)
+    assert str(caught.value).isprintable()
+
+
+# Evaluation
+
+
+@pytest.mark.parametrize("name", ["scenes", "views", "stride", "seed", "size", "allow_outside"])
+def test_numbers_of_evaluation_sets(name: str, without_shape_checks: None) -> None:
+    wrong: list[Any] = [-1, -HUGE, 1.5, "8", NAN, [8]]
+    for value in wrong:
+        refused(name, lambda value=value: open_set("procedural", **{name: value}))
+
+
+def test_arguments_of_evaluation_sets(tmp_path: Path, without_shape_checks: None) -> None:
+    kinds: list[Any] = [None, 3, "none", ["tum"]]
+    for kind in kinds:
+        refused("unknown evaluation set", lambda kind=kind: open_set(kind, tmp_path))
+    paths: list[Any] = ["", "a\0b", 3, b"a"]
+    for path in paths:
+        refused("path", lambda path=path: open_set("tum", path))
+    absurd: list[tuple[str, Any]] = [("size", 10**6), ("views", 10**7), ("size", HUGE)]
+    for name, value in absurd:
+        refused(name, lambda name=name, value=value: open_set("procedural", **{name: value}))
+
+
+def test_arguments_of_evaluate(pi3: Pipeline, without_shape_checks: None) -> None:
+    refused("model", lambda: evaluate(3, []))  # pyright: ignore[reportArgumentType]
+    refused("truths", lambda: evaluate(pi3, 3))  # pyright: ignore[reportArgumentType]
+    refused("truths", lambda: evaluate(pi3, ["a"]))  # pyright: ignore[reportArgumentType]
+    refused("settings", lambda: evaluate(pi3, [], settings=3))  # pyright: ignore[reportArgumentType]
+    wrong: dict[str, list[Any]] = {
+        "min_overlap": ["a", NAN, 2, None, True],
+        "depth_alignment": [None, 3, "none", ["scale"]],
+        "fold_sign": [1, None, "yes"],
+        "max_points": [-1, 1.5, "a", None, True],
+        "icp_distance": [-1, "a", NAN, None],
+        "seed": [-1, 1.5, None],
+    }
+    for name, values in wrong.items():
+        for value in values:
+            refused(name, lambda name=name, value=value: Settings(**{name: value}))

@@ -1,0 +1,47 @@
+"""The examples run as their docstrings say."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from places import EXAMPLES
+
+
+def run(name: str, *arguments: str) -> str:
+    command = [sys.executable, str(EXAMPLES / name), *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]
+    return done.stdout
+
+
+def test_the_demo_writes_everything_and_tells_its_errors(tmp_path: Path) -> None:
+    told = run("demo.py", "-o", str(tmp_path / "out"))
+    assert "reconstructed 8 views in " in told
+    relative, rotation, direction = map(float, re.findall(r"error (\d+\.\d+)", told))
+    assert relative < 0.1
+    assert rotation < 4
+    assert direction < 8
+    for name in ("scene.ply", "scene.glb", "scene.npz", "sheet.png", "colmap/sparse/0/images.bin"):
+        assert (tmp_path / "out" / name).stat().st_size > 0
+
+
+def test_the_bundled_scene_is_small_and_whole() -> None:
+    files = [path for path in (EXAMPLES / "scene").rglob("*") if path.is_file()]
+    assert sum(path.stat().st_size for path in files) < 1_500_000
+    assert len(list((EXAMPLES / "scene" / "images").glob("*.png"))) == 8
+    truth = np.load(EXAMPLES / "scene" / "condition.npz")
+    assert truth["depths"].shape == (8, 168, 224)
+    assert truth["poses"].shape == (8, 4, 4)
+    assert truth["intrinsics"].shape == (8, 3, 3)
+
+
+@pytest.mark.parametrize("path", sorted(EXAMPLES.glob("*.py")), ids=lambda path: path.stem)
+def test_examples_are_short_and_open_with_their_command(path: Path) -> None:
+    text = path.read_text()
+    assert text.count("\n") <= 140
+    assert f"python examples/{path.name}" in text.split('"""')[1]
+    assert "usage:" in run(path.name, "--help")

@@ -1,0 +1,59 @@
+"""Work on many tokens, some at a time."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+from jaxrecon.nn import views
+from jaxrecon.nn.attention import TokenLayout, attend_densely
+from jaxrecon.nn.block import Block, BlockConfig
+from jaxrecon.nn.rope import grid_positions, rotary_table
+from jaxrecon.runtime import program
+
+
+@pytest.mark.parametrize("joined", [False, True])
+def test_a_block_in_turns_changes_nothing(joined: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    block = Block(BlockConfig(32, 2, qk_norm=True), dtype=jnp.float32, rngs=nnx.Rngs(0))
+    layout = TokenLayout(1, (3, 4), leading=2)
+    rope = rotary_table(grid_positions(layout.grid, 2), 16)
+    x = jax.random.normal(jax.random.key(0), (5, 14, 32))
+    if joined:
+        x, layout = x.reshape(1, 70, 32), layout.joined(5)
+
+    def run(block: Block, x: jax.Array) -> jax.Array:
+        return block(x, layout, attend_densely, rope)
+
+    whole = run(block, x)
+    monkeypatch.setattr(views, "TOKENS_AT_ONCE", 30)  # two views, or 30 tokens
+    text = str(jax.make_jaxpr(run)(block, x))
+    assert text.count("scan[") == 2
+    np.testing.assert_allclose(run(block, x), whole, rtol=1e-5, atol=1e-6)
+
+
+def test_tokens_that_make_no_whole_units_stay_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[Any] = []
+
+    def work(_: None, x: jax.Array) -> jax.Array:
+        seen.append(x.shape)
+        return x
+
+    x = jnp.zeros((1, 71, 4))
+    monkeypatch.setattr(views, "TOKENS_AT_ONCE", 30)
+    assert views.in_turns(work, None, x, axis=1, unit=14, what="tokens").shape == x.shape
+    assert seen == [(1, 71, 4)]
+
+
+def test_edges_in_turns_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    random = np.random.default_rng(0)
+    points = random.normal(size=(7, 12, 16, 3)).astype(np.float32)
+    points[..., 2] = 1 + np.abs(points[..., 2])
+    mask = random.random(points.shape[:3]) < 0.9
+    given = jnp.asarray(points), jnp.asarray(mask), 0.03, False
+    whole = program._edges(*given)
+    monkeypatch.setattr(program, "EDGES_AT_ONCE", 3)
+    assert whole.any() and not whole.all()
+    np.testing.assert_array_equal(program._edges(*given), whole)

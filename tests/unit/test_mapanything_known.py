@@ -1,0 +1,173 @@
+"""What a user says is known of the views: accepted in every sound form, refused in the others."""
+
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxrecon import InputError
+from jaxrecon.images import PixelTransform
+from jaxrecon.models import Conditions, conditions_from, given_world
+from jaxrecon.models.mapanything.conditions import geometry_of
+
+WIDE = PixelTransform.stretch((60, 40), (42, 28))
+MATRIX = np.array([[50.0, 0, 29.5], [0, 48.0, 19.5], [0, 0, 1]])
+POSE = np.eye(4)
+DEPTH = np.full((40, 60), 2.0)
+
+
+def known(views: int = 2, **given: Any) -> Conditions:
+    return conditions_from([WIDE] * views, **given)
+
+
+def poses_at(*positions: tuple[float, float, float]) -> np.ndarray:
+    poses = np.tile(np.eye(4), (len(positions), 1, 1))
+    poses[:, :3, 3] = positions
+    return poses
+
+
+def centred_at(x: float, y: float) -> np.ndarray:
+    matrix = MATRIX.copy()
+    matrix[:2, 2] = x, y
+    return matrix
+
+
+class TestForms:
+    @pytest.mark.usefixtures("without_shape_checks")
+    @pytest.mark.parametrize("views", [1, 2, 3])
+    @pytest.mark.parametrize(
+        "matrix", [MATRIX, MATRIX.tolist(), jnp.asarray(MATRIX, jnp.float32)], ids=type
+    )
+    def test_one_camera_for_all(self, views: int, matrix: Any) -> None:
+        made = known(views, intrinsics=matrix)
+        assert made.has_intrinsics.all()
+        each = known(views, intrinsics=[MATRIX] * views)
+        np.testing.assert_allclose(made.intrinsics, each.intrinsics, rtol=1e-6)
+
+    @pytest.mark.usefixtures("without_shape_checks")
+    @pytest.mark.parametrize(
+        "poses",
+        [
+            [POSE, None],
+            {0: POSE, 1: None},
+            {np.int64(0): POSE.tolist()},
+            np.array([POSE, None], object),
+        ],
+        ids=["list", "mapping", "numpy key", "objects"],
+    )
+    def test_one_view_of_two(self, poses: Any) -> None:
+        assert known(poses=poses).has_pose.tolist() == [[True, False]]
+
+    @pytest.mark.parametrize("nothing", [[None, None], {}, {0: None}])
+    def test_nothing(self, nothing: Any) -> None:
+        made = known(intrinsics=nothing, poses=nothing, depths=nothing)
+        assert not (made.has_intrinsics | made.has_pose | made.has_depth).any()
+
+    @pytest.mark.parametrize(
+        ("given", "message"),
+        [
+            ({"intrinsics": 100.0}, "intrinsics: found 100.0; give an array .views, 3, 3"),
+            ({"intrinsics": b"K"}, "intrinsics: found b'K'"),
+            ({"poses": (pose for pose in [POSE, POSE])}, "poses: found a generator; give an array"),
+            ({"poses": {"a", "b"}}, "poses: found a set"),
+            ({"poses": POSE}, r"poses: found an array of shape \(4, 4\); give an array"),
+            ({"depths": DEPTH}, r"shape \(40, 60\); give an array \(views, H, W\)"),
+            ({"poses": [[[1.0, 2.0], [3.0]], None]}, "poses: view 0: found rows of different len"),
+            ({"poses": {0.0: POSE}}, "poses: found the key 0.0; name views by whole numbers"),
+            ({"poses": {"0": POSE}}, "poses: found the key '0'"),
+            ({"poses": {True: POSE}}, "poses: found the key True"),
+            ({"poses": ["a", POSE]}, r"view 0: found an array of shape \(\)"),
+            ({"poses": [POSE + 0j, None]}, "view 0: found values that are no finite numbers"),
+            ({"metric_poses": "no"}, "metric_poses='no' must be True or False"),
+            ({"metric_depths": 1}, "metric_depths=1 must be True or False"),
+        ],
+    )
+    @pytest.mark.usefixtures("without_shape_checks")
+    def test_other_forms_refused(self, given: dict[str, Any], message: str) -> None:
+        with pytest.raises(InputError, match=message) as caught:
+            known(**given)
+        assert "\n" not in str(caught.value)
+
+
+class TestCameras:
+    @pytest.mark.parametrize("center", [(-0.5, -0.5), (59.5, 39.5)])
+    def test_principal_point_in_a_corner(self, center: tuple[float, float]) -> None:
+        assert known(intrinsics={0: centred_at(*center)}).has_intrinsics[0, 0]
+
+    @pytest.mark.parametrize("center", [(-0.6, 20), (59.6, 20), (30, -0.6), (30, 39.6)])
+    def test_of_another_size_of_the_image_refused(self, center: tuple[float, float]) -> None:
+        message = r"principal point .*outside its image of 60x40; give it in pixels of the photo as"
+        with pytest.raises(InputError, match=message):
+            known(intrinsics={1: centred_at(*center)})
+
+    def test_absurd_focal_length_refused(self) -> None:
+        with pytest.raises(InputError, match=r"found focal lengths \[1\.0*e\+38 4\.8"):
+            known(intrinsics={0: np.array([[1e38, 0, 30], [0, 48, 20], [0, 0, 1]])})
+
+
+class TestPoses:
+    def test_far_from_their_origin(self) -> None:
+        """Differences are taken in float64: at 10 km float32 is 1 mm apart."""
+        shift = np.array([10_000.0, 5_000.0, 100.0])
+        near = poses_at((0, 0, 0), (0.0003, 0.0004, 0))
+        far = near.copy()
+        far[:, :3, 3] += shift
+        one, two = known(poses=near), known(poses=far)
+        translations = geometry_of(two).translations
+        np.testing.assert_allclose(translations, geometry_of(one).translations, atol=1e-4)
+        np.testing.assert_allclose(geometry_of(two).translation_scale, np.log(5e-4), atol=1e-4)
+        world = given_world(one.world_from_camera, two)
+        np.testing.assert_array_equal(world[0, :3, 3], shift.astype(np.float32))
+
+    @pytest.mark.parametrize("unit", [1.0, 1e-3, 1e3])
+    def test_farther_than_float32_tells_apart_refused(self, unit: float) -> None:
+        """UTM coordinates: in metres by the millimetre, else by the distances of the cameras."""
+        utm = poses_at((453_211, 5_412_345, 90), (453_212, 5_412_345, 90))
+        utm[:, :3, 3] *= unit
+        message = r"poses: view 0 is at \[.*float32 numbers are .* apart; subtract an origin near"
+        with pytest.raises(InputError, match=message) as caught:
+            known(poses=utm, metric_poses=False)
+        assert "\n" not in str(caught.value)
+        with pytest.raises(InputError, match=message):
+            known(poses=poses_at((17e3, 0, 0), (17e3, 0, 1)))
+
+    def test_one_pose_of_unknown_unit_has_no_place(self) -> None:
+        made = known(poses={0: poses_at((453_211, 5_412_345, 90))[0]}, metric_poses=False)
+        np.testing.assert_array_equal(given_world(made.world_from_camera, made)[0], np.eye(4))
+
+    @pytest.mark.parametrize("place", [1e13, 1e39, 1e300])
+    def test_beyond_float32_refused(self, place: float) -> None:
+        with pytest.raises(InputError, match="poses: view 1: found the number 1e"):
+            known(poses=poses_at((0, 0, 0), (0, place, 0)))
+
+
+class TestDepths:
+    def sparse(self, *rows: int) -> np.ndarray:
+        depth = np.zeros((40, 60))
+        depth[rows, 1] = 2.0
+        return depth
+
+    def test_sparse_depth_that_is_left(self) -> None:
+        made = known(intrinsics=MATRIX, depths={1: self.sparse(0, 3, 5, 7)})
+        assert made.has_depth.tolist() == [[False, True]]
+        assert (np.asarray(made.depth_z[0, 1]) > 0).sum() == 3
+
+    def test_sparse_depth_that_vanishes_refused(self) -> None:
+        """Rows 3 of 10 are skipped at 28 of 40."""
+        lost = self.sparse(3)
+        lost[3] = 0
+        lost[3, 3] = 2.0
+        message = r"depths: view 1: none of its 1 pixels with a depth is left at 42x28; give denser"
+        with pytest.raises(InputError, match=message):
+            known(intrinsics=MATRIX, depths={1: lost})
+
+    @pytest.mark.parametrize("depth", [1e13, 1e38, 1e300])
+    def test_absurd_depth_refused(self, depth: float) -> None:
+        with pytest.raises(InputError, match=r"view 0: found the depth 1e\+.*, above 1e\+12"):
+            known(intrinsics=MATRIX, depths={0: np.full((40, 60), depth)})
+
+    def test_greatest_depth_stays_finite(self) -> None:
+        made = geometry_of(known(intrinsics=MATRIX, depths={0: np.full((40, 60), 1e12)}))
+        assert np.isfinite(made.depth).all()
+        assert np.isfinite(made.depth_scale).all()

@@ -1,0 +1,256 @@
+"""From pixels to a reconstruction, on a tiny model."""
+
+import re
+from dataclasses import replace
+from threading import Event
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+import jaxrecon
+import jaxrecon.images
+from drawn_weights import drawn
+from jaxrecon.errors import InputError
+from jaxrecon.geometry import depth_normal_edges, intrinsics_from_points
+from jaxrecon.images import PI3_RESIZE
+from jaxrecon.models import PI3, Pi3, Pi3Config
+from jaxrecon.models.pi3 import model as pi3_model
+from jaxrecon.nn.attention import TokenLayout, attend_densely
+from jaxrecon.nn.dinov2 import DinoV2Config
+from jaxrecon.pipeline import Pipeline
+from jaxrecon.progress import Stages
+from jaxrecon.registry import PI3_FAMILY
+
+SMALL = Pi3Config(
+    encoder=DinoV2Config(width=32, depth=2, heads=2, grid=5),
+    heads=2,
+    pairs=2,
+    head_width=32,
+    head_heads=2,
+    head_depth=1,
+    point_width=32,
+    camera_width=16,
+)
+
+
+@pytest.fixture(scope="module")
+def pipeline() -> Pipeline:
+    model = drawn(lambda: Pi3(SMALL, rngs=nnx.Rngs(0)))
+    return Pipeline(model, "small", PI3_RESIZE)
+
+
+@pytest.fixture(scope="module")
+def pixels() -> np.ndarray:
+    return np.random.default_rng(0).integers(0, 256, (3, 28, 42, 3), np.uint8)
+
+
+def test_photos_are_read_while_the_program_compiles(
+    pipeline: Pipeline, pixels: np.ndarray, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    compiled, resize, compile_program = Event(), jaxrecon.images._resize, Pipeline.compile
+    shapes: list[tuple[int, ...]] = []
+
+    def read_late(*args: Any) -> Any:
+        assert compiled.wait(60)
+        return resize(*args)
+
+    def compile_first(self: Pipeline, shape: tuple[int, ...], *rest: Any) -> Any:
+        program = compile_program(self, shape, *rest)
+        shapes.append(shape)
+        compiled.set()
+        return program
+
+    monkeypatch.setattr(jaxrecon.images, "_resize", read_late)
+    monkeypatch.setattr(Pipeline, "compile", compile_first)
+    recon = pipeline.reconstruct(pixels, resolution=42)
+    assert len(recon.names) == 3
+    assert shapes == [(3, 28, 42, 3)] * 2
+
+
+def test_everything_a_reconstruction_promises(pipeline: Pipeline, pixels: np.ndarray) -> None:
+    stages = Stages(quiet=True)
+    recon = pipeline.reconstruct(pixels, resolution=42, min_confidence=0.0, stages=stages)
+    assert isinstance(recon, jaxrecon.Reconstruction)
+    assert recon.points_world.shape == (3, 28, 42, 3)
+    np.testing.assert_array_equal(recon.colors, pixels)
+    assert recon.names == ("view_0000", "view_0001", "view_0002")
+    assert recon.model == "small"
+    assert sorted(recon.seconds) == ["compile", "read", "run"] == sorted(stages.seconds)
+    turned = np.einsum("vij,vhwj->vhwi", recon.world_from_camera[:, :3, :3], recon.points_camera)
+    moved = turned + np.asarray(recon.world_from_camera)[:, None, None, :3, 3]
+    np.testing.assert_allclose(recon.points_world, moved, rtol=1e-4, atol=1e-5)
+    np.testing.assert_array_equal(recon.depth_z, recon.points_camera[..., 2])
+    assert (np.asarray(recon.depth_z) > 0).all()
+    np.testing.assert_allclose(
+        recon.intrinsics,
+        intrinsics_from_points(jnp.asarray(recon.points_camera)),
+        rtol=1e-3,
+        atol=1e-3,
+    )
+    confident = jnp.asarray(recon.confidence) > 0
+    edges = depth_normal_edges(jnp.asarray(recon.points_camera), mask=confident)
+    np.testing.assert_array_equal(recon.mask, confident & ~edges)
+
+
+def test_one_photo_is_good_input(pipeline: Pipeline, pixels: np.ndarray) -> None:
+    recon = pipeline.reconstruct(pixels[0], resolution=42)
+    assert len(recon) == 1
+    assert np.isfinite(recon.points_world).all()
+
+
+def test_the_mask_follows_its_arguments(pipeline: Pipeline, pixels: np.ndarray) -> None:
+    def mask(**arguments: Any) -> np.ndarray:
+        defaults: dict[str, Any] = {"edge_rtol": None, "min_confidence": 0.0, "resolution": 42}
+        return np.asarray(pipeline.reconstruct(pixels, **(defaults | arguments)).mask)
+
+    assert mask().all()
+    assert not mask(min_confidence=1.0).any()
+    kept = mask(confidence_quantile=0.25)
+    assert kept.mean() == pytest.approx(0.75, abs=0.01)
+    confidence = np.asarray(pipeline.reconstruct(pixels, resolution=42).confidence)
+    assert confidence[kept].min() >= confidence[~kept].max()
+
+
+def test_each_view_loses_its_own_share(pipeline: Pipeline, pixels: np.ndarray) -> None:
+    """With padding views too; upstream leaves out what equals the quantile."""
+    many = np.concatenate([pixels] * 6)[:17]
+    given: dict[str, Any] = {"edge_rtol": None, "min_confidence": 0.0, "resolution": 42}
+    fresh = replace(pipeline, _compiled={})
+    for share in (0.25, 0.5):
+        recon = fresh.reconstruct(many, **given, view_confidence_quantile=share).numpy()
+        least = np.quantile(recon.confidence, share, axis=(1, 2), keepdims=True)
+        np.testing.assert_array_equal(recon.mask, recon.confidence > least)
+    assert fresh.compilations == 1
+
+
+def test_thresholds_do_not_compile_again(pipeline: Pipeline, pixels: np.ndarray) -> None:
+    pipeline = replace(pipeline, _compiled={})
+    program = pipeline.compile(pixels.shape)
+    pipeline.reconstruct(pixels, resolution=42, min_confidence=0.3, edge_rtol=0.1)
+    assert pipeline.compile(pixels.shape) is program
+    assert len(pipeline._compiled) == 1
+    pipeline.reconstruct(pixels[:2], resolution=42)
+    assert len(pipeline._compiled) == 2
+
+
+def test_padded_numbers_of_views_share_a_program(pipeline: Pipeline) -> None:
+    """37 to 40 views run as 40, 33 to 36 as 36."""
+    pixels = np.random.default_rng(1).integers(0, 256, (40, 14, 14, 3), np.uint8)
+    pipeline = replace(pipeline, _compiled={})
+    for views, compilations in ((37, 1), (38, 1), (40, 1), (36, 2), (39, 2)):
+        assert len(pipeline.reconstruct(pixels[:views], resolution=14)) == views
+        assert pipeline.compilations == compilations
+
+
+def test_attention_goes_by_name(pipeline: Pipeline, pixels: np.ndarray) -> None:
+    named = pipeline.reconstruct(pixels, resolution=42, attention="sparse")
+    given = pipeline.reconstruct(pixels, resolution=42, attention=jaxrecon.SparseAttention())
+    dense = pipeline.reconstruct(pixels, resolution=42, attention="xla")
+    assert named.stats.sparsity is not None and dense.stats.sparsity is None
+    np.testing.assert_array_equal(named.points_world, given.points_world)
+
+
+def test_heads_in_turns_change_nothing(
+    pipeline: Pipeline, pixels: np.ndarray, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    images = jnp.asarray(pixels[None], jnp.float32) / 255
+    whole = pipeline.model(images, attention=pipeline.attention)
+    monkeypatch.setattr(pi3_model, "TOKENS_AT_ONCE", 1)  # one view at a time
+    in_turns = pipeline.model(images, attention=pipeline.attention)
+    for ours, theirs in zip(jax.tree.leaves(in_turns), jax.tree.leaves(whole), strict=True):
+        largest = np.abs(theirs).max()
+        np.testing.assert_allclose(ours / largest, theirs / largest, rtol=0, atol=1e-5)
+
+
+def test_shared_intrinsics(pipeline: Pipeline, pixels: np.ndarray) -> None:
+    recon = pipeline.reconstruct(
+        pixels, resolution=42, intrinsics="shared", principal_point="centre"
+    )
+    np.testing.assert_array_equal(recon.intrinsics[0], recon.intrinsics[2])
+    np.testing.assert_allclose(recon.intrinsics[:, :2, 2], [[20.5, 13.5]] * 3)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"confidence_quantile": 1.0}, "confidence_quantile=1.0 must be"),
+        ({"view_confidence_quantile": -0.1}, "view_confidence_quantile=-0.1 must be"),
+        ({"multiview_confidence": True}, "lengths of small have no unit in which views could"),
+        ({"min_confidence": float("nan")}, "min_confidence=nan must be a number"),
+        ({"attention": "fastest"}, "attention='fastest' is unknown; choose one of auto, fast"),
+        ({"attention": 3}, "attention: found int; give a name or a function"),
+        ({"attention": "cudnn"}, r"attention: cannot run here \(cudnn: needs an NVIDIA GPU, found"),
+        ({"attention": jaxrecon.SparseAttention(implementation="mosaic_tpu")}, "needs a TPU"),
+        ({"edge_rtol": -1.0}, "edge_rtol=-1.0 must be at least 0"),
+        ({"edge_rtol": float("nan")}, "edge_rtol=nan must be"),
+        ({"intrinsics": "none"}, "intrinsics='none' is unknown; choose one of per_view, shared"),
+        ({"principal_point": "left"}, "principal_point='left' is unknown"),
+        ({"stride": 0}, "stride=0"),
+        ({"resolution": 3}, "resolution=3"),
+    ],
+)
+@pytest.mark.usefixtures("without_shape_checks")
+def test_bad_arguments_are_named(
+    pipeline: Pipeline, pixels: np.ndarray, arguments: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(InputError, match=message) as caught:
+        defaults: dict[str, Any] = {"resolution": 42}
+        pipeline.reconstruct(pixels, **(defaults | arguments))
+    assert "\n" not in str(caught.value)
+
+
+def test_images_that_are_not_whole_patches_are_refused_by_the_model() -> None:
+    model = PI3_FAMILY.abstract(SMALL)
+    images = jax.ShapeDtypeStruct((1, 2, 30, 42, 3), jnp.float32)
+    with pytest.raises(ValueError, match="multiples of 14, found 30x42"):
+        jax.eval_shape(lambda m, x: m(x), model, images)
+
+
+def test_attention_is_told_where_it_is(pixels: np.ndarray) -> None:
+    layouts: list[TokenLayout] = []
+
+    def spy(q: jax.Array, k: jax.Array, v: jax.Array, layout: TokenLayout) -> Any:
+        assert layout.layers == SMALL.pairs
+        layouts.append(replace(layout, layers=1, layer=0))
+        assert q.shape[1] == layout.tokens
+        return attend_densely(q, k, v, layout)
+
+    model = PI3_FAMILY.abstract(SMALL)
+    images = jax.ShapeDtypeStruct((1, 3, 28, 42, 3), jnp.float32)
+    jax.eval_shape(lambda m, x: m(x, attention=spy), model, images)
+    frame = TokenLayout(views=1, grid=(2, 3), leading=5)
+    # One trace of a pair, whatever the number of pairs: the trunk is scanned.
+    assert layouts == [frame, replace(frame, views=3)]
+
+
+def test_released_model_is_one_executable_without_host_callback() -> None:
+    model = PI3_FAMILY.abstract(PI3)
+    assert sum(leaf.size for leaf in jax.tree.leaves(model)) == 958_696_732
+    lowered = Pipeline(model, "pi3", PI3_RESIZE).lower((8, 126, 224, 3))
+    text = lowered.as_text()
+    assert "callback" not in text
+    assert text.count("module @") == 1
+    # Scans, not copies: one loop for the encoder, the trunk, each decoder and the camera head.
+    assert text.count("stablehlo.while") == 6
+    calls = re.findall(r'custom_call_target="([^"]+)"', lowered.compile().as_text())
+    assert not [name for name in calls if "callback" in name]
+
+
+def test_bfloat16_keeps_norms_and_heads_in_float32() -> None:
+    model = PI3_FAMILY.abstract(SMALL, jnp.bfloat16)
+    assert model.trunk.frame_blocks.attention.qkv.kernel.dtype == jnp.bfloat16
+    for leaf in (
+        model.trunk.frame_blocks.norm1.scale,
+        model.trunk.frame_blocks.scale1.gamma,
+        model.encoder.position_embedding,
+        model.point_head.kernel,
+        model.camera_head.rotation.kernel,
+    ):
+        assert leaf.dtype == jnp.float32
+    images = jax.ShapeDtypeStruct((1, 2, 28, 42, 3), jnp.float32)
+    out = jax.eval_shape(lambda m, x: m(x), model, images)
+    assert {leaf.dtype for leaf in jax.tree.leaves(out)} == {jnp.dtype(jnp.float32)}

@@ -1,0 +1,526 @@
+"""Runs of training: what they write, that they resume exactly, and what goes wrong clearly."""
+
+import json
+import math
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from PIL import Image
+
+import jaxrecon
+from jaxrecon import checkpoint
+from jaxrecon.errors import InputError, OutputError, WeightsError
+from jaxrecon.models import PI3_MINI
+from jaxrecon.scenes import SCENES
+from jaxrecon.scenes.photographs import Pictures
+from jaxrecon.training import MINI, Bucket, TrainConfig, loop, step, train
+from jaxrecon.training.flops import step_flops
+from jaxrecon.training.log import Log, read_log
+from jaxrecon.training.plot import draw_log
+from jaxrecon.training.saving import Checkpoints
+from jaxrecon.training.state import (
+    abstract_model,
+    initial_state,
+    initial_weights,
+    learning_rate,
+    make_optimizer,
+    updated,
+)
+from jaxrecon.training.step import choose_bucket, make_data_mesh, make_render, make_step
+from places import SUPPORT, fresh_process
+from plane_scenes import SMALL, render_planes, small_config
+
+TIMES = {"seconds", "images_per_second", "tflops_per_device"}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def planes() -> Iterator[None]:
+    """Cheap scenes."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(step, "render_groups", render_planes)
+        yield
+
+
+@pytest.fixture(scope="module")
+def whole(planes: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run that was never stopped."""
+    folder = tmp_path_factory.mktemp("whole")
+    train(small_config(), folder)
+    return folder
+
+
+def losses_of(folder: Path) -> list[dict]:
+    """The log without what depends on the clock."""
+    lines = read_log(folder / "log.jsonl")
+    return [{name: v for name, v in line.items() if name not in TIMES} for line in lines]
+
+
+def weights_of(folder: Path) -> dict[str, np.ndarray]:
+    return dict(checkpoint.read_tensors(folder / "weights"))
+
+
+def same_run(folder: Path, other: Path) -> bool:
+    ours, theirs = weights_of(folder), weights_of(other)
+    equal = all((ours[path] == theirs[path]).all() for path in ours)
+    return losses_of(folder) == losses_of(other) and ours.keys() == theirs.keys() and equal
+
+
+def test_a_run_writes_its_config_log_and_weights(whole: Path) -> None:
+    assert TrainConfig.from_json(whole / "train.json") == small_config()
+    log = read_log(whole / "log.jsonl")
+    assert [line["step"] for line in log if "loss" in line] == [2, 4, 6, 8, 10, 12]
+    assert [line["step"] for line in log if "validation_auc30" in line] == [6, 12]
+    assert all(np.isfinite(value) for line in log for value in line.values())
+    assert log[-2]["learning_rate"] == 0
+    header = checkpoint.read_config(whole / "weights")
+    assert (header["model"], header["license"]) == ("pi3-mini", "Apache-2.0")
+    assert {entry["dtype"] for entry in header["tensors"].values()} == {"bfloat16"}
+    assert (whole / "curves.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_the_weights_can_be_loaded_and_used(whole: Path) -> None:
+    images = np.random.default_rng(0).integers(0, 256, (2, 28, 42, 3), np.uint8)
+    recon = jaxrecon.load(whole / "weights").reconstruct(images, resolution=42)
+    assert recon.model == "pi3-mini"
+    assert bool(jnp.isfinite(recon.points_world).all())
+
+
+def test_stopped_and_resumed_is_the_same_run(whole: Path, tmp_path: Path) -> None:
+    assert train(small_config(), tmp_path, stop_after=0.0) is None
+    so_far = weights_of(tmp_path)
+    assert checkpoint.read_config(tmp_path / "weights")["source"]["steps"] == 2
+    assert train(small_config(), tmp_path) == tmp_path / "weights"
+    assert any((so_far[path] != new).any() for path, new in weights_of(tmp_path).items())
+    assert same_run(tmp_path, whole)
+
+
+def test_killed_and_resumed_is_the_same_run(tmp_path: Path) -> None:
+    """SIGKILL in the middle of the steps after a checkpoint."""
+    process = subprocess.Popen(
+        [sys.executable, SUPPORT / "plane_scenes.py", tmp_path / "a", "150", "20"],
+        env=fresh_process(),
+    )
+
+    def steps_after_a_checkpoint() -> bool:
+        log, saved = read_log(tmp_path / "a" / "log.jsonl"), (tmp_path / "a" / "checkpoints")
+        return len(log) > 15 and any(path.name.isdecimal() for path in saved.iterdir())
+
+    try:
+        wait_for(steps_after_a_checkpoint, process)
+    finally:
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    reached = read_log(tmp_path / "a" / "log.jsonl")[-1]["step"]
+    assert 20 < reached < 150
+    config = small_config(steps=150, save_every=20)
+    assert train(config, tmp_path / "a") is not None
+    train(config, tmp_path / "b")
+    assert same_run(tmp_path / "a", tmp_path / "b")
+
+
+def wait_for(happened, process: subprocess.Popen) -> None:
+    until = time.monotonic() + 240
+    while not happened():
+        assert process.poll() is None, "the run ended before it could be killed"
+        assert time.monotonic() < until, "the run takes too long"
+        time.sleep(0.05)
+
+
+def test_a_checkpoint_that_cannot_be_written_leaves_the_one_before(tmp_path: Path) -> None:
+    """A limit on the size of files stands in for a full disk: writing fails in the same place."""
+    config = small_config(steps=12, save_every=4)
+    assert train(config, tmp_path, stop_after=0.0) is None
+    script = (
+        "import resource, sys; from plane_scenes import *; use_planes()\n"
+        "from jaxrecon.errors import OutputError\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))\n"
+        "try:\n    train(small_config(), sys.argv[1])\n"
+        "except OutputError as error:\n    sys.exit(print('OutputError:', error) or 1)"
+    )
+    ended = subprocess.run(
+        [sys.executable, "-c", script, tmp_path],
+        env=fresh_process(),
+        capture_output=True,
+        text=True,
+    )
+    assert ended.returncode == 1, ended
+    # Threads of the failed write may write to stderr meanwhile.
+    assert ended.stdout.startswith("OutputError: cannot write a checkpoint to"), ended
+    assert "the one of step 2 is whole" in ended.stdout
+    assert train(config, tmp_path) is not None
+
+
+def test_a_folder_of_another_run_is_refused(whole: Path) -> None:
+    with pytest.raises(InputError, match=r"another config \(differs in steps, learning_rate\)"):
+        train(small_config(steps=14, learning_rate=1e-4), whole)
+
+
+def test_starting_from_weights(whole: Path, tmp_path: Path) -> None:
+    """One step at a rate of zero returns the weights that it started from."""
+    config = small_config(steps=1, warmup_steps=0, learning_rate=0.0)
+    train(config, tmp_path, init=whole / "weights")
+    ours, theirs = weights_of(tmp_path), weights_of(whole)
+    assert all((ours[path] == theirs[path]).all() for path in ours)
+
+
+def test_a_network_without_encoder_blocks_and_registers_is_saved(tmp_path: Path) -> None:
+    """Orbax saves no empty arrays."""
+    encoder = replace(SMALL.encoder, depth=0, registers=0)
+    config = small_config(model=replace(SMALL, encoder=encoder, registers=0))
+    with Checkpoints(tmp_path / "checkpoints") as checkpoints:
+        checkpoints.save(initial_state(config, initial_weights(config)), 3)
+        checkpoints.wait()
+        assert checkpoints.latest() == 3
+
+
+def test_the_network_that_is_trained_has_the_size_that_ships() -> None:
+    shapes = checkpoint.shapes(abstract_model(MINI))
+    assert sum(math.prod(shape) for shape in shapes.values()) == 17_989_404
+
+
+def test_starting_from_the_weights_of_another_size_is_refused(whole: Path, tmp_path: Path) -> None:
+    bigger = small_config(model=replace(SMALL, pairs=2))
+    with pytest.raises(WeightsError, match=r"trunk\.frame_blocks"):
+        train(bigger, tmp_path, init=whole / "weights")
+
+
+def emptied(files: Iterator[Path]) -> None:
+    for file in files:
+        if file.is_file() and file.stat().st_size > 10_000:
+            file.write_bytes(b"")
+
+
+def test_a_damaged_checkpoint_is_named(tmp_path: Path) -> None:
+    train(small_config(), tmp_path, stop_after=0.0)
+    emptied((tmp_path / "checkpoints" / "2").rglob("*"))
+    with pytest.raises(WeightsError, match=r"checkpoints/2 cannot be read"):
+        train(small_config(), tmp_path)
+
+
+def test_a_flipped_bit_in_a_checkpoint_is_named(tmp_path: Path) -> None:
+    train(small_config(), tmp_path, stop_after=0.0)
+    files = (tmp_path / "checkpoints" / "2").rglob("d/*")
+    largest = max(files, key=lambda file: file.stat().st_size)
+    data = bytearray(largest.read_bytes())
+    data[len(data) // 2] ^= 64
+    largest.write_bytes(data)
+    with pytest.raises(WeightsError, match=r"checkpoints/2 cannot be read \(.* have changed"):
+        train(small_config(), tmp_path)
+
+
+def test_damaged_numbers_of_a_checkpoint_are_named(tmp_path: Path) -> None:
+    """In a process of its own: Orbax leaves tasks behind."""
+    train(small_config(), tmp_path, stop_after=0.0)
+    emptied((tmp_path / "checkpoints" / "2" / "default" / "ocdbt.process_0" / "d").iterdir())
+    script = "import sys; from plane_scenes import *; train(small_config(), sys.argv[1])"
+    ended = subprocess.run(
+        [sys.executable, "-c", script, tmp_path],
+        env=fresh_process(),
+        capture_output=True,
+        text=True,
+    )
+    assert "WeightsError" in ended.stderr and "checkpoints/2 cannot be read" in ended.stderr
+
+
+def test_weights_that_a_run_starts_from_are_kept_before_its_first_step(
+    whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    config = small_config(steps=1, warmup_steps=0, learning_rate=0.0)
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr("jaxrecon.training.loop.Programs", interrupted)
+        train(config, tmp_path, init=whole / "weights")
+    train(config, tmp_path)
+    ours, theirs = weights_of(tmp_path), weights_of(whole)
+    assert all((ours[path] == theirs[path]).all() for path in ours)
+
+
+def test_a_run_that_did_not_start_leaves_its_folder_free(tmp_path: Path) -> None:
+    with pytest.raises(WeightsError):
+        train(small_config(), tmp_path, init=tmp_path / "nowhere")
+    assert not list(tmp_path.iterdir())
+
+
+def picture_folder(path: Path, count: int) -> Path:
+    path.mkdir()
+    for number in range(count):
+        Image.new("RGB", (9, 8), (200, 40 * number, 0)).save(path / f"{number}.png")
+    return path
+
+
+def test_pictures_reach_the_renderer_and_are_counted_in_the_config(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen = []
+
+    def render(keys: jax.Array, *, pictures: Pictures | None = None, **shape: Any) -> Any:
+        scenes = render_planes(keys, **shape)
+        if pictures is None:
+            return scenes
+        seen.append(pictures.texels.shape[0])
+        first = pictures.texels[0, 0].astype(jnp.float32)
+        return replace(scenes, images=scenes.images * 0 + first / 2**24)
+
+    monkeypatch.setattr(step, "render_groups", render)
+    folder, config = picture_folder(tmp_path / "pictures", 3), small_config(steps=4)
+    train(config, tmp_path / "run", textures=folder, stop_after=0.0)
+    assert set(seen) == {3}
+    assert TrainConfig.from_json(tmp_path / "run" / "train.json").pictures == 3
+    fewer = picture_folder(tmp_path / "fewer", 2)
+    with pytest.raises(InputError, match=r"another config \(differs in pictures\)"):
+        train(config, tmp_path / "run", textures=fewer)
+    with pytest.raises(InputError, match=r"has 3 pictures on its surfaces; give the folder"):
+        train(replace(config, pictures=3), tmp_path / "run")
+
+
+def test_what_are_no_pictures_is_told_before_anything_is_written(tmp_path: Path) -> None:
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    with pytest.raises(InputError, match=f"textures: no pictures in {empty}"):
+        train(small_config(), tmp_path / "run", textures=empty)
+    assert not (tmp_path / "run").exists()
+
+
+def test_weights_so_far_lie_beside_every_checkpoint(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    steps = []
+    save = loop.save_weights
+
+    def noted(config: TrainConfig, weights: Any, folder: Path, step: int) -> None:
+        steps.append(step)
+        save(config, weights, folder, step)
+
+    monkeypatch.setattr(loop, "save_weights", noted)
+    train(small_config(steps=10), tmp_path)
+    assert steps[:3] == [4, 8, 10]
+    assert checkpoint.read_config(tmp_path / "weights")["source"]["steps"] == 10
+
+
+def test_learning_makes_the_model_better_on_what_it_sees() -> None:
+    """One batch, again and again: depth and poses end up close to the truth."""
+    bucket = Bucket(2, 3, 28, 28)
+    config = small_config(buckets=(bucket,), learning_rate=3e-3, steps=200, decay_share=0.5)
+    mesh = make_data_mesh(jax.local_devices()[:1])
+    scenes = make_render(config, bucket, mesh, jax.random.key(3))(jnp.int32(0))
+    take, state = (
+        make_step(config, mesh),
+        jax.jit(partial(initial_state, config))(initial_weights(config)),
+    )
+    state, first = take(state, scenes)
+    last = first
+    for _ in range(config.steps - 1):
+        state, last = take(state, scenes)
+    assert float(last["loss"]) < 0.2 * float(first["loss"])
+    assert float(last["abs_rel"]) < 0.02
+    assert float(last["auc30"]) > 0.8 > float(first["auc30"])
+
+
+def test_the_average_follows_the_weights() -> None:
+    config = small_config(warmup_steps=0, ema_decay=0.5)
+    state = jax.jit(partial(initial_state, config))(initial_weights(config))
+    ones = jax.tree.map(jnp.ones_like, state.weights)
+    update = partial(updated, optimizer=make_optimizer(config), decay=config.ema_decay)
+    new = jax.jit(update)(state, ones)
+    path = "point_head.kernel"
+    moved = new.weights[path] - state.weights[path]
+    # The decay starts at (1 + 0) / (10 + 0), so the average goes 0.9 of the way.
+    np.testing.assert_allclose(new.average[path] - state.average[path], 0.9 * moved, rtol=1e-4)
+    assert int(new.step) == 1
+
+
+def test_the_rate_rises_stays_and_falls() -> None:
+    rate = learning_rate(
+        small_config(steps=100, warmup_steps=10, learning_rate=1.0, decay_share=0.4)
+    )
+    found = [float(np.asarray(rate(step))) for step in (0, 5, 10, 60, 80, 100)]
+    assert found == pytest.approx([0, 0.5, 1, 1, 0.5, 0])
+
+
+def test_buckets_are_drawn_by_their_share() -> None:
+    config = small_config(buckets=(Bucket(4, 2, 28, 42, share=2), Bucket(2, 3, 28, 28)))
+    drawn = [choose_bucket(config, step) for step in range(600)]
+    assert drawn[:20] == [choose_bucket(config, step) for step in range(20)]
+    assert 0.6 < sum(bucket is config.buckets[0] for bucket in drawn) / 600 < 0.73
+
+
+def test_steps_see_new_scenes_and_groups_are_alike_on_any_number_of_devices() -> None:
+    config, mesh = small_config(), make_data_mesh(jax.local_devices()[:1])
+    render = make_render(config, config.buckets[0], mesh, jax.random.key(0))
+    first, again, second = (render(jnp.int32(i)).images for i in (0, 0, 1))
+    assert bool((first == again).all())
+    assert float(jnp.abs(first - second).mean()) > 0.05
+
+
+def test_two_devices_learn_what_one_learns(whole: Path, tmp_path: Path) -> None:
+    """The losses of a run on two devices are those of one, but for rounding."""
+    script = (
+        "import sys; from plane_scenes import *; use_planes()\n"
+        "assert jax.local_device_count() == 2\n"
+        "train(small_config(), sys.argv[1])"
+    )
+    flags = fresh_process(2)
+    subprocess.run([sys.executable, "-c", script, tmp_path], env=flags, check=True)
+    one, two = losses_of(whole), losses_of(tmp_path)
+    # Adam turns rounding in small gradients into steps, so only the first losses are equal.
+    for name in ("loss", "points", "rotation", "translation"):
+        assert two[0][name] == pytest.approx(one[0][name], rel=1e-5), name
+        assert two[1][name] == pytest.approx(one[1][name], rel=3e-3), name
+    assert two[0]["gradient_norm"] == pytest.approx(one[0]["gradient_norm"], rel=1e-3)
+
+
+def test_a_step_in_parts_is_the_step() -> None:
+    config, mesh = small_config(), make_data_mesh(jax.local_devices()[:1])
+    render = make_render(config, config.buckets[0], mesh, step.training_key(config))
+    found = []
+    for accumulate in (1, 2):
+        state = initial_state(config, initial_weights(config))
+        parted = replace(config, accumulate=accumulate)
+        found.append(jax.device_get(make_step(parted, mesh)(state, render(0))[1]))
+    whole, parts = found
+    assert parts.keys() == whole.keys()
+    for name, value in whole.items():
+        assert parts[name] == pytest.approx(value, rel=1e-4, abs=1e-6), name
+
+
+def test_parts_of_different_sizes_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"accumulate: 4 scenes a device, of .*, are no 3 equal"):
+        train(small_config(accumulate=3), tmp_path / "nowhere")
+    assert not (tmp_path / "nowhere").exists()
+
+
+def test_a_step_that_does_not_fit_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(loop, "bytes_limit", lambda device: 1000)
+    message = r"buckets: a step of Bucket\(scenes=4.* needs .* MiB .* has 1000 bytes; .*accumulate"
+    with pytest.raises(InputError, match=message):
+        train(small_config(), tmp_path)
+
+
+def test_batches_that_the_devices_cannot_share_are_refused(tmp_path: Path) -> None:
+    script = (
+        "import sys; from plane_scenes import *; use_planes()\ntrain(small_config(), sys.argv[1])"
+    )
+    flags = fresh_process(3)
+    ended = subprocess.run(
+        [sys.executable, "-c", script, tmp_path / "nowhere"], env=flags, capture_output=True
+    )
+    assert b"InputError: buckets: Bucket(scenes=4" in ended.stderr
+    assert b"which 3 devices cannot share evenly" in ended.stderr
+    assert not (tmp_path / "nowhere").exists()
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("speed=1", "found 'speed=1'; give name=value"),
+        ("losses.speed=1", "found 'losses.speed=1'"),
+        ("steps", "found 'steps'"),
+        ("steps=many", "steps"),
+        ("learning_rate=true", "learning_rate"),
+        ("dtype=float64", "dtype"),
+        ("buckets=[1]", "buckets"),
+        ("warmup_steps=100000", "do not fit"),
+        ("save_every=70", "must be a multiple"),
+        ("scenes.samples=0", "samples is 0"),
+        ("scenes.outdoor_every=3", "Bucket.scenes=128, .* must be of a multiple of 3 scenes"),
+        ("validation_scenes=6", "validation_scenes=6 must be of a multiple of 4 scenes"),
+        ("validation_scenes=0", "validation_scenes is 0; it must be a whole number from 1"),
+        ("seed=-1", "seed is -1; it must be a whole number from 0"),
+        ("log_every=0", "log_every is 0; it must be"),
+        ("validate_every=0", "validate_every is 0; it must be"),
+        ("learning_rate=NaN", "must be finite, found nan @ config.learning_rate"),
+        ("learning_rate=1e9", "learning_rate is 1000000000.0; it must be from 0 to 1e\\+06"),
+        ("losses.points=-Infinity", "must be finite, found -inf @ config.losses.points"),
+        ("losses.points=-1", "LossWeights: points is -1.0; it must be from 0"),
+        ("steps=3000000000", "steps is 3000000000; it must be a whole number from 1"),
+        ("seed=4294967296", "seed is 4294967296; it must be a whole number from 0"),
+        ("model.encoder.patch=0", "patch is 0; it must be"),
+        ("model.heads=5", "heads is 5; it must be such that the width 384"),
+        ("scenes.exposure=1e300", "exposure is 1e\\+300"),
+        ("clip_norm=-1.0", "clip_norm is -1.0; it must be"),
+        ("ema_decay=2.0", "ema_decay is 2.0; it must be from 0 to 1"),
+        ('buckets=[{"scenes":4,"views":0,"height":28,"width":28}]', "Bucket: views is 0"),
+        ('buckets=[{"scenes":4096,"views":4096,"height":28,"width":28}]', "more than 2147483647"),
+        ('buckets=[{"scenes":4,"views":2,"height":28,"width":30}]', "multiples of 14"),
+        ('buckets=[{"scenes":4,"views":2,"height":28,"width":28,"share":0}]', "share above 0"),
+    ],
+)
+def test_overrides_that_cannot_be(override: str, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        MINI.with_overrides([override])
+
+
+def test_overrides_lead_into_nested_configs() -> None:
+    config = MINI.with_overrides(["losses.points=2", "learning_rate=3e-4", "dtype=float32"])
+    assert config.losses == replace(MINI.losses, points=2.0)
+    assert (config.learning_rate, config.dtype) == (3e-4, "float32")
+    assert config.model == PI3_MINI
+
+
+def test_a_config_survives_json(tmp_path: Path) -> None:
+    (tmp_path / "c.json").write_text(small_config().to_json())
+    assert TrainConfig.from_json(tmp_path / "c.json") == small_config()
+
+
+@pytest.mark.parametrize("text", ["", "[]", '{"speed": 1}', '{"model": {"heads": "six"}}'])
+def test_configs_that_cannot_be_read(tmp_path: Path, text: str) -> None:
+    (tmp_path / "c.json").write_text(text)
+    with pytest.raises(InputError, match=r"c\.json"):
+        TrainConfig.from_json(tmp_path / "c.json")
+
+
+def test_rooms_alone_are_groups_of_one() -> None:
+    config = small_config(scenes=replace(SCENES, outdoor_every=0))
+    assert config.group(config.buckets[0].scenes) == 1
+
+
+def test_a_damaged_log_is_named(tmp_path: Path) -> None:
+    log = tmp_path / "log.jsonl"
+    with pytest.raises(InputError, match="does not exist"):
+        draw_log(log, tmp_path / "x.png")
+    log.write_text('{"step": 2}\n\0\0\n{"step": 4}\n')
+    with pytest.raises(InputError, match=r"log\.jsonl:2: the line is no record of a step"):
+        Log(log, upto=4)
+
+
+def test_a_log_cut_short_by_a_kill_is_read_up_to_there(tmp_path: Path) -> None:
+    (tmp_path / "log.jsonl").write_text(json.dumps({"step": 2}) + '\n{"step": 4, "lo')
+    assert read_log(tmp_path / "log.jsonl") == [{"step": 2}]
+
+
+def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(OutputError, match="cannot write"):
+        train(small_config(), tmp_path / "file" / "run")
+
+
+def test_mini_has_fewer_than_18_million_parameters() -> None:
+    leaves = checkpoint.shapes(abstract_model(MINI)).values()
+    assert 15e6 < sum(int(np.prod(shape)) for shape in leaves) <= 18e6
+
+
+def test_flops_of_a_step_by_hand() -> None:
+    """The trunk of a tiny model counted product by product; what is left are the other parts."""
+    bucket = Bucket(1, 2, 28, 28)
+    deeper = replace(SMALL, pairs=2)
+    tokens, width = 4 + 1, 32
+    matrices = 2 * tokens * width * (3 * width + width + 4 * width + 4 * width)
+    frame = matrices + 2 * 2 * tokens * tokens * width
+    everywhere = matrices + 2 * 2 * tokens * (2 * tokens) * width
+    added = step_flops(deeper, bucket) - step_flops(SMALL, bucket)
+    assert added == 3 * 2 * (frame + everywhere)
