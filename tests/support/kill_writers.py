@@ -230,7 +230,8 @@ class Program(Folder):
 
         if not out.exists():
             return None
-        jaxrecon.load_exported(out)
+        # In a child, because what has used JAX cannot be forked any more.
+        assert ended(start(lambda: jaxrecon.load_exported(out) and None)) == DONE, "not whole"
         return "n"
 
 
@@ -455,8 +456,9 @@ def _prepare(name: str, root: Path) -> None:
 
         Converted.upstream = write_upstream(root / "upstream.safetensors")
     if name == "program":
-        WRITERS["converted"].write(root / "native", "n")
-        Program.native = root / "native"  # type: ignore[attr-defined]
+        native = root / "native"
+        assert ended(start(lambda: WRITERS["converted"].write(native, "n"))) == DONE
+        Program.native = native  # type: ignore[attr-defined]
     if name not in ("folder", "filled", "file"):
         for module in (*_NEEDED, "random_recon", "tiny_models"):
             importlib.import_module(module)
