@@ -1,9 +1,11 @@
 """What a rule is, and the rules of the layers that every family has."""
 
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from convert.transforms import TRANSFORMS
+from jaxrecon.errors import WeightsError
 
 
 @dataclass(frozen=True)
@@ -37,6 +39,46 @@ class Ignore:
 
     pattern: str
     reason: str
+
+
+@dataclass(frozen=True)
+class OptionalPart:
+    """A part of a network that models of one family have or are built without.
+
+    Attributes:
+      name: the argument of `jaxrecon.load` that asks for it.
+      config_field: which field of the family's config says whether there is one.
+      prefix: how the names of its tensors begin, upstream's as well as ours.
+      words: what it is called in messages.
+      without: what models without it do, as in "models of the family pi3 follow no points".
+    """
+
+    name: str
+    config_field: str
+    prefix: str
+    words: str
+    without: str
+
+    @property
+    def ignored(self) -> Ignore:
+        """Its tensors, for models that are built without it."""
+        return Ignore(rf"{re.escape(self.prefix)}.+", f"the model is built without a {self.words}")
+
+    def is_among(self, names: Iterable[str]) -> bool:
+        """Whether a checkpoint with tensors of these names has it."""
+        return any(name.startswith(self.prefix) for name in names)
+
+    def check(self, names: Iterable[str], *, label: str = "the checkpoint") -> None:
+        """Refuses a checkpoint without it.
+
+        Raises:
+          WeightsError: none of its tensors is there.
+        """
+        if not self.is_among(names):
+            raise WeightsError(
+                f"{label} holds no {self.words} (no tensor {self.prefix}*); use weights that hold "
+                f"one, or load the model without {self.name}"
+            )
 
 
 def norm_rules(source: str, target: str, *, every: int = 1) -> tuple[Rule, ...]:

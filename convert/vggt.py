@@ -1,9 +1,8 @@
 """Names of VGGT (facebook/VGGT-1B; upstream `vggt/models/vggt.py`)."""
 
-from collections.abc import Iterable
-
 from convert.rules import (
     Ignore,
+    OptionalPart,
     Rule,
     block_rules,
     conv_rules,
@@ -13,10 +12,8 @@ from convert.rules import (
     patch_embed_rules,
     pointwise_rules,
 )
-from jaxrecon.errors import WeightsError
 
-TRACK_HEAD = "track_head."
-"""How the names of the track head's tensors begin, upstream's as well as ours."""
+TRACK_HEAD = OptionalPart("tracks", "track", "track_head.", "track head", "follow no points")
 
 _ENCODER = (
     *patch_embed_rules(r"aggregator\.patch_embed\.patch_embed\.proj", "encoder.patch_embed"),
@@ -135,18 +132,3 @@ IGNORED: tuple[Ignore, ...] = (
     Ignore(r"aggregator\.patch_embed\.mask_token", "used only while DINOv2 is pre-trained"),
     Ignore(r"aggregator\._resnet_(mean|std)", "normalisation constants are part of the code"),
 )
-
-NO_TRACKS = Ignore(r"track_head\..+", "the model is built without a track head")
-
-
-def check_track_head(names: Iterable[str], *, label: str = "the checkpoint") -> None:
-    """Refuses a VGGT checkpoint that cannot track.
-
-    Raises:
-      WeightsError: it holds none of the track head's tensors.
-    """
-    if not any(name.startswith(TRACK_HEAD) for name in names):
-        raise WeightsError(
-            f"{label} holds no track head (no tensor track_head.*); use weights that hold one, or "
-            "load the model without tracks"
-        )

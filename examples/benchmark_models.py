@@ -88,7 +88,7 @@ def prepared(options: argparse.Namespace) -> Iterator[tuple[dict, Any, Callable[
 
     mesh = make_mesh(options.devices)
     entry, key = registry.model_entry(options.model), jax.random.key(0, impl="rbg")
-    config: Any = entry.family.configured(entry.config, tracks=False)
+    config: Any = entry.family.configured(entry.config, ())
     build = partial(entry.family.build, config, dtype=jnp.bfloat16)
 
     def compiled(views: int, ratio: float, order: str) -> Any:

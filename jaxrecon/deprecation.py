@@ -1,6 +1,8 @@
 """Names of the release before, which work for one release more."""
 
 import warnings
+from collections.abc import Callable, Mapping
+from importlib import import_module
 
 
 def warn_renamed(old: str, new: str) -> None:
@@ -10,3 +12,25 @@ def warn_renamed(old: str, new: str) -> None:
         DeprecationWarning,
         stacklevel=4,
     )
+
+
+def moved_names(module: str, homes: Mapping[str, str]) -> Callable[[str], object]:
+    """A module's `__getattr__` for names that it had before.
+
+    Args:
+      module: the name of the module.
+      homes: the module that has each name now, under the name itself or, behind a colon, another.
+    """
+
+    def find(name: str) -> object:
+        if name not in homes:
+            raise AttributeError(f"module {module!r} has no attribute {name!r}")
+        home, _, new = homes[name].partition(":")
+        warnings.warn(
+            f"{module}.{name} is {home}.{new or name} now; the old name goes with the next release",
+            DeprecationWarning,
+            stacklevel=2,
+        )
+        return getattr(import_module(home), new or name)
+
+    return find

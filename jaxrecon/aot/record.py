@@ -9,10 +9,11 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from jaxrecon.errors import InputError, WeightsError
-from jaxrecon.images import AspectRule, ImageRule, ResizeRule, SideRule
+from jaxrecon.images import ImageRule
 from jaxrecon.images.resize import Fit
 from jaxrecon.pipeline import Options, thresholds
 from jaxrecon.reading import read_bytes, read_json
+from jaxrecon.registry.entries import FAMILIES
 from jaxrecon.runtime.bucketing import check_program_size
 from jaxrecon.structured import structured
 
@@ -23,7 +24,7 @@ FORMAT_VERSION = 1
 PLATFORMS = ("cpu", "cuda", "tpu")
 MOST_PIXELS = 2**36
 """Of all views together, that a record may name."""
-RULES = {rule.__name__: rule for rule in (ResizeRule, SideRule, AspectRule)}
+RULES = {type(family.resize).__name__: type(family.resize) for family in FAMILIES.values()}
 
 
 @dataclass(frozen=True)

@@ -69,7 +69,7 @@ def load[M: nnx.Module](
     abstract: M,
     *,
     sharding: Sharding | None = None,
-    unread: str | None = None,
+    unread: str | tuple[str, ...] = (),
 ) -> M:
     """A module with the weights of a checkpoint folder, written by `save` or by `save_orbax`.
 
@@ -89,13 +89,9 @@ def load[M: nnx.Module](
     return restore(abstract, read_tensors(folder, wanted), sharding=sharding, label=str(folder))
 
 
-def _wanted(entries: Mapping[str, Any], unread: str | None) -> dict[str, Any]:
+def _wanted(entries: Mapping[str, Any], unread: str | tuple[str, ...]) -> dict[str, Any]:
     """The tensors that are to be read."""
-    return {
-        path: entry
-        for path, entry in entries.items()
-        if unread is None or not path.startswith(unread)
-    }
+    return {path: entry for path, entry in entries.items() if not path.startswith(unread)}
 
 
 def _check_shapes(
@@ -165,7 +161,7 @@ def load_orbax[M: nnx.Module](
     abstract: M,
     *,
     sharding: Sharding | None = None,
-    unread: str | None = None,
+    unread: str | tuple[str, ...] = (),
 ) -> M:
     """A module with the weights that `save_orbax` wrote, read straight into its shardings.
 

@@ -13,18 +13,14 @@ import numpy as np
 from jaxtyping import UInt8
 
 from jaxrecon.checks import is_whole, shown, whole_number
+from jaxrecon.deprecation import moved_names
 from jaxrecon.errors import InputError
-from jaxrecon.images.aspect import MAPANYTHING_RESIZE, AspectRule
 from jaxrecon.images.limits import check_before_crop, check_processed
 from jaxrecon.images.pictures import pillow_warnings_handled
 from jaxrecon.images.resize import (
-    PI3_RESIZE,
-    VGGT_RESIZE,
     Fit,
     ImageRule,
     PixelTransform,
-    ResizeRule,
-    SideRule,
     check_pixels,
 )
 from jaxrecon.images.sources import IMAGE_SUFFIXES, VIDEO_SUFFIXES, ImageSource, open_source
@@ -34,18 +30,12 @@ from jaxrecon.progress import Stages
 
 __all__ = [
     "IMAGE_SUFFIXES",
-    "MAPANYTHING_RESIZE",
-    "PI3_RESIZE",
-    "VGGT_RESIZE",
     "VIDEO_SUFFIXES",
-    "AspectRule",
     "ImageBatch",
     "ImageRule",
     "ImageSource",
     "Loading",
     "PixelTransform",
-    "ResizeRule",
-    "SideRule",
     "check_source",
     "load_images",
     "loading_images",
@@ -53,6 +43,21 @@ __all__ = [
     "view_names",
     "view_sizes",
 ]
+
+__getattr__ = moved_names(
+    __name__,
+    {
+        name: "jaxrecon.models"
+        for name in (
+            "MAPANYTHING_RESIZE",
+            "PI3_RESIZE",
+            "VGGT_RESIZE",
+            "AspectRule",
+            "ResizeRule",
+            "SideRule",
+        )
+    },
+)
 
 _CAPACITY_WHEN_UNKNOWN = 64
 _MOST_RESOLUTION = 2**31
@@ -84,10 +89,8 @@ def load_images(
 ) -> ImageBatch:
     """Reads images of any kind and resizes them to one size that suits a model.
 
-    With π³'s rule the size follows from the first image: all images are stretched to it by Pillow's
-    Lanczos filter on 8-bit RGB, even those of another aspect ratio, and alpha is dropped; an image
-    of that size already is unchanged. VGGT's rule is told at `SideRule`, MapAnything's at
-    `AspectRule`. EXIF and video rotation are applied. Greyscale of 16 bits (Pillow's modes I and
+    Each family has a rule of its own (`jaxrecon.models.ResizeRule`, `SideRule`, `AspectRule`). EXIF
+    and video rotation are applied. Greyscale of 16 bits (Pillow's modes I and
     I;16) is divided by 257; float pixels in [0, 1] are rounded to 8 bits.
 
     Args:

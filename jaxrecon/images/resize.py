@@ -1,6 +1,5 @@
 """The size that a model family wants its images in, and where each pixel went."""
 
-import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -11,7 +10,6 @@ from jaxtyping import Float, Shaped, UInt8
 from PIL import Image
 
 from jaxrecon.errors import InputError
-from jaxrecon.sizes import check_whole
 
 
 @dataclass(frozen=True)
@@ -157,6 +155,10 @@ class ImageRule(ABC):
           InputError: the image has no pixels, or `resolution` is less than one patch.
         """
 
+    def with_padding(self) -> "ImageRule | None":
+        """The rule that pads photos to squares where this one would crop them; None without one."""
+        return None
+
     def for_known_cameras(self) -> "ImageRule":
         """The rule for images whose intrinsics are known."""
         return self
@@ -173,126 +175,6 @@ class ImageRule(ABC):
             )
 
 
-@dataclass(frozen=True)
-class ResizeRule(ImageRule):
-    """Chooses one size for all images of a scene: a bounded area, both sides whole patches.
-
-    The first image of the scene decides. Its area is scaled to `pixel_limit`, each side is rounded
-    to a whole number of patches, and patches are taken off until the limit holds. Every image is
-    then stretched to that size. Source: `load_images_as_tensor` in pi3/utils/basic.py of π³.
-
-    Attributes:
-      patch: side of one patch, in pixels.
-      pixel_limit: most pixels that a processed image may have. Only an image so narrow that less
-        than one patch is left across exceeds it.
-
-    Raises:
-      InputError: a number is out of range.
-    """
-
-    patch: int = 14
-    pixel_limit: int = 255_000
-
-    def __post_init__(self) -> None:
-        check_whole(self, "patch", most=MOST_PATCH)
-        check_whole(self, "pixel_limit", least=self.patch**2, most=MOST_SIDE**2)
-
-    def fit(self, width: int, height: int, *, resolution: int | None = None) -> Fit:
-        """Every image is stretched to `size_for` the first one, by the Lanczos filter."""
-        size = self.size_for(width, height, resolution=resolution)
-        return Fit(lambda original: PixelTransform.stretch(original, size))
-
-    def size_for(
-        self, width: int, height: int, *, resolution: int | None = None
-    ) -> tuple[int, int]:
-        """The processed (width, height) for a first image of this width and height, in pixels.
-
-        `resolution` is the wanted longest side in pixels. It replaces the pixel limit by the area
-        that the first image has once its longest side is scaled to `resolution`.
-
-        Raises:
-          InputError: the image has no pixels, or `resolution` is less than one patch.
-        """
-        check_pixels(width, height)
-        if resolution is None:
-            limit = float(self.pixel_limit)
-            scale = math.sqrt(limit / (width * height))
-            wanted = width * scale, height * scale
-        else:
-            self.check_resolution(resolution)
-            longest = max(width, height)
-            wanted = width * resolution / longest, height * resolution / longest
-            limit = wanted[0] * wanted[1]
-        return self._whole_patches(wanted, limit)
-
-    def _whole_patches(self, wanted: tuple[float, float], limit: float) -> tuple[int, int]:
-        columns, rows = (round(side / self.patch) for side in wanted)
-        while columns * rows * self.patch**2 > limit:
-            if columns / rows > wanted[0] / wanted[1]:
-                columns -= 1
-            else:
-                rows -= 1
-        return max(columns, 1) * self.patch, max(rows, 1) * self.patch
-
-
-@dataclass(frozen=True)
-class SideRule(ImageRule):
-    """Gives each image one fixed side; the other follows from its own shape, in whole patches.
-
-    Without `pad` the width is fixed, and rows are cropped off above and below a picture that is
-    higher than wide. With `pad` the longest side is fixed, and white is added around the picture to
-    make it square: nothing is lost. Images that differ in size after that are laid in the middle of
-    white ones of the greatest width and height. Transparent pixels are laid over white.
-
-    Source: `load_and_preprocess_images` in vggt/utils/load_fn.py, modes "crop" and "pad".
-
-    Attributes:
-      patch: side of one patch, in pixels.
-      side: the fixed side, in pixels; a multiple of the patch.
-      pad: see above.
-
-    Raises:
-      InputError: a number is out of range, or the side is no multiple of the patch.
-    """
-
-    patch: int = 14
-    side: int = 518
-    pad: bool = False
-
-    def __post_init__(self) -> None:
-        check_whole(self, "patch", most=MOST_PATCH)
-        check_whole(self, "side", least=self.patch, most=MOST_SIDE)
-        if self.side % self.patch:
-            raise InputError(f"SideRule: {self.side=} must be a multiple of {self.patch=}")
-
-    def fit(self, width: int, height: int, *, resolution: int | None = None) -> Fit:
-        """Each image on its own; a resolution is rounded to whole patches."""
-        check_pixels(width, height)
-        self.check_resolution(resolution)
-        side = self.side if resolution is None else self._whole_patches(float(resolution))
-        return Fit(
-            lambda original: self._transform(original, side),
-            Image.Resampling.BICUBIC,
-            over_white=True,
-        )
-
-    def _transform(self, original: tuple[int, int], side: int) -> PixelTransform:
-        width, height = original
-        if self.pad and height > width:
-            scaled = self._whole_patches(width * (side / height)), side
-        else:
-            scaled = side, self._whole_patches(height * (side / width))
-        size = (side, side) if self.pad else (side, min(scaled[1], side))
-        stretched = PixelTransform.stretch(original, scaled)
-        if scaled[1] > size[1]:
-            offset = 0.0, -float((scaled[1] - size[1]) // 2)
-            return replace(stretched, size=size, offset=offset)
-        return stretched.centred(size)
-
-    def _whole_patches(self, side: float) -> int:
-        return max(round(side / self.patch), 1) * self.patch
-
-
 def check_pixels(width: int, height: int) -> None:
     """Refuses an image without pixels.
 
@@ -301,10 +183,3 @@ def check_pixels(width: int, height: int) -> None:
     """
     if min(width, height) < 1:
         raise InputError(f"the image is {width}x{height} pixels; give one that has pixels")
-
-
-PI3_RESIZE = ResizeRule()
-"""The rule of π³: patches of 14 pixels, at most 255,000 pixels an image."""
-
-VGGT_RESIZE = SideRule()
-"""The rule of VGGT: 518 pixels wide, at most as high; upstream's mode "crop"."""

@@ -22,20 +22,27 @@ from jaxrecon.models.mapanything.model import (
     MapAnythingConfig,
 )
 from jaxrecon.models.mapanything.output import MapAnythingOutput
+from jaxrecon.models.mapanything.resize import MAPANYTHING_RESIZE, AspectRule
 from jaxrecon.models.model import VIEW_AXES, Encoded, Model, TrackingModel
 from jaxrecon.models.pi3.model import PI3, PI3_MINI, Pi3, Pi3Config
+from jaxrecon.models.pi3.resize import PI3_RESIZE, ResizeRule
 from jaxrecon.models.prediction import Prediction, Tracks
 from jaxrecon.models.vggt.model import VGGT, VGGT_1B, VGGTConfig, VGGTOutput
+from jaxrecon.models.vggt.resize import VGGT_RESIZE, SideRule
 from jaxrecon.models.vggt.tracks import TrackerConfig, check_query_points
 
 __all__ = [
     "MAPANYTHING",
+    "MAPANYTHING_RESIZE",
     "MAPANYTHING_V1",
     "PI3",
     "PI3_MINI",
+    "PI3_RESIZE",
     "VGGT",
     "VGGT_1B",
+    "VGGT_RESIZE",
     "VIEW_AXES",
+    "AspectRule",
     "Conditions",
     "Encoded",
     "Given",
@@ -48,6 +55,8 @@ __all__ = [
     "Pi3",
     "Pi3Config",
     "Prediction",
+    "ResizeRule",
+    "SideRule",
     "TrackerConfig",
     "TrackingModel",
     "Tracks",

@@ -12,14 +12,7 @@ from jaxrecon.checks import path_given, shown, truth_value, whole_number
 from jaxrecon.compiling import without_x64
 from jaxrecon.errors import InputError
 from jaxrecon.formats import PointTracks, check_stream_folder
-from jaxrecon.images import (
-    ImageSource,
-    Loading,
-    PixelTransform,
-    SideRule,
-    load_images,
-    loading_images,
-)
+from jaxrecon.images import ImageSource, Loading, PixelTransform, load_images, loading_images
 from jaxrecon.models import PerView, TrackingModel
 from jaxrecon.nn.attention import AttentionFn
 from jaxrecon.pipeline.known import Known
@@ -49,11 +42,12 @@ class Pipeline(Engine):
         Raises:
           InputError: the model's images are brought to size in another way.
         """
-        if not isinstance(self.resize, SideRule):
+        padded = self.resize.with_padding()
+        if padded is None:
             raise InputError(
                 f"padding (--pad): images of {self.name} are never padded to squares; leave it out"
             )
-        return replace(self, resize=replace(self.resize, pad=True))
+        return replace(self, resize=padded)
 
     @without_x64
     def reconstruct(

@@ -1,6 +1,6 @@
 """The table of models: sizes, where the weights are, and under which terms."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -13,26 +13,24 @@ from jax.typing import DTypeLike
 from convert import mapanything as mapanything_names
 from convert import pi3 as pi3_names
 from convert import vggt as vggt_names
-from convert.rules import Ignore, Rule
+from convert.rules import Ignore, OptionalPart, Rule
 from jaxrecon.errors import InputError
-from jaxrecon.images import (
-    MAPANYTHING_RESIZE,
-    PI3_RESIZE,
-    VGGT_RESIZE,
-    ImageRule,
-    ResizeRule,
-)
+from jaxrecon.images import ImageRule
 from jaxrecon.models import (
     MAPANYTHING,
+    MAPANYTHING_RESIZE,
     MAPANYTHING_V1,
     PI3,
     PI3_MINI,
+    PI3_RESIZE,
     VGGT,
     VGGT_1B,
+    VGGT_RESIZE,
     MapAnything,
     MapAnythingConfig,
     Pi3,
     Pi3Config,
+    ResizeRule,
     VGGTConfig,
 )
 from jaxrecon.pipeline import DEFAULT_HABITS, Habits
@@ -52,7 +50,7 @@ class Family:
       resize: the size that images get where a checkpoint states none.
       habits: how its models are used where the caller does not say.
       find_ignored: what else to leave out, from the names in a checkpoint.
-      track_head: whether its models may have one, as their config's `track` tells.
+      optional_parts: what its models may have or be built without.
     """
 
     name: str
@@ -63,27 +61,34 @@ class Family:
     resize: ImageRule
     habits: Habits = DEFAULT_HABITS
     find_ignored: FindIgnored | None = None
-    track_head: bool = False
+    optional_parts: tuple[OptionalPart, ...] = ()
 
     def ignored_among(self, names: Iterable[str], config: Any) -> tuple[Ignore, ...]:
         """What is left out of an upstream checkpoint with tensors of these names."""
         found = () if self.find_ignored is None else self.find_ignored(names)
-        without = self.track_head and not config.track
-        return (*self.ignored, *found, *((vggt_names.NO_TRACKS,) if without else ()))
+        absent = set(self.optional_parts) - set(self.parts_of(config))
+        return (*self.ignored, *found, *(part.ignored for part in absent))
 
-    def configured(self, config: Any, *, tracks: bool) -> Any:
-        """The config of a model with or without its track head.
+    def configured(self, config: Any, parts: Collection[str]) -> Any:
+        """The config of a model with the optional parts of these names, and no others.
 
         Raises:
-          InputError: the family has none.
+          InputError: the family has no such part.
         """
-        if self.track_head:
-            return replace(config, track=tracks)
-        if tracks:
-            raise InputError(
-                f"tracks: models of the family {self.name} follow no points; load vggt for that"
-            )
-        return config
+        for name in parts:
+            if name not in self.part_names:
+                raise InputError(_without(name, self))
+        chosen = {part.config_field: part.name in parts for part in self.optional_parts}
+        return replace(config, **chosen)
+
+    @property
+    def part_names(self) -> tuple[str, ...]:
+        """Names of the optional parts."""
+        return tuple(part.name for part in self.optional_parts)
+
+    def parts_of(self, config: Any) -> tuple[OptionalPart, ...]:
+        """The optional parts that a model of this config has."""
+        return tuple(x for x in self.optional_parts if getattr(config, x.config_field))
 
     def abstract(self, config: Any, dtype: DTypeLike = jnp.float32) -> Any:
         """The module with shapes and dtypes in place of weights; takes no memory."""
@@ -108,7 +113,7 @@ VGGT_FAMILY = Family(
     ignored=vggt_names.IGNORED,
     resize=VGGT_RESIZE,
     habits=Habits(0.0, 0.25, points=("depth", "pointmap")),
-    track_head=True,
+    optional_parts=(vggt_names.TRACK_HEAD,),
 )
 
 MAPANYTHING_FAMILY = Family(
@@ -125,6 +130,15 @@ MAPANYTHING_FAMILY = Family(
 FAMILIES: Mapping[str, Family] = {
     family.name: family for family in (PI3_FAMILY, VGGT_FAMILY, MAPANYTHING_FAMILY)
 }
+
+
+def _without(part: str, family: Family) -> str:
+    """Why a family cannot have an optional part, and which models can."""
+    able = [name for name, entry in MODELS.items() if part in entry.family.part_names]
+    found = next((x for f in FAMILIES.values() for x in f.optional_parts if x.name == part), None)
+    what = "have no such part" if found is None else found.without
+    advice = f"load {able[0]} for that" if able else "leave it out"
+    return f"{part}: models of the family {family.name} {what}; {advice}"
 
 
 @dataclass(frozen=True)

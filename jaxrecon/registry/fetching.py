@@ -6,7 +6,6 @@ from dataclasses import replace
 from pathlib import Path
 
 from convert.sources import check_readable, open_source
-from convert.vggt import TRACK_HEAD
 from jaxrecon import checkpoint
 from jaxrecon.errors import InputError, OutputError, WeightsError
 from jaxrecon.files import output_error, sweep, waiting_for
@@ -104,9 +103,8 @@ def convert_weights(
             "load it by its name"
         )
     family, names = entry.family, open_source(source).specs
-    if family.track_head:
-        tracks = any(name.startswith(TRACK_HEAD) for name in names)
-        entry = replace(entry, config=family.configured(entry.config, tracks=tracks))
+    parts = {part.name for part in family.optional_parts if part.is_among(names)}
+    entry = replace(entry, config=family.configured(entry.config, parts))
     checkpoint.convert_checkpoint(
         Path(source),
         Path(folder),

@@ -1,6 +1,6 @@
 """From a name, folder or file to a model with its weights on the devices."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -14,7 +14,6 @@ from convert.engine import Plan, plan, stream
 from convert.families import guess_family
 from convert.safetensors_file import Specs
 from convert.sources import open_source
-from convert.vggt import TRACK_HEAD, check_track_head
 from jaxrecon import checkpoint
 from jaxrecon.errors import InputError, WeightsError, one_line
 from jaxrecon.forking import check_not_forked
@@ -80,11 +79,13 @@ def load(
     dtype = _default_dtype(mesh) if dtype is None else _checked_dtype(dtype)
     shown = Stages() if stages is None else stages
     timed = Stages(quiet=True) if stages is None else stages
-    place, entry = _locate(name, weights, revision, shown, tracks=tracks)
+    parts = ("tracks",) if tracks else ()
+    place, entry = _locate(name, weights, revision, shown, parts)
     with timed.stage("load"):
-        header, family, config, restore = _open(place, entry, tracks)
-        model = restore(_placed(family.abstract(config, dtype), mesh, shard_weights))
-        resize = _resize_rule(header, family, config, place)
+        header, family, config, restore = _open(place, entry, parts)
+        abstract = _placed(family.abstract(config, dtype), mesh, shard_weights)
+        resize = _resize_rule(header, family, abstract, place)
+        model = restore(abstract)
     _state_licence(header["model"], header["license"], shown)
     told = checkpoint.header_of(header) | {"config": asdict(config)}
     return Pipeline(
@@ -123,15 +124,15 @@ def load_abstract(
     check_mesh(mesh)
     attend = chosen_attention(attention)
     dtype = _default_dtype(mesh) if dtype is None else _checked_dtype(dtype)
-    entry = MODELS.get(str(name))
+    entry, parts = MODELS.get(str(name)), ("tracks",) if tracks else ()
     if entry is None:
         place, _ = _locate(name, None, None, Stages(quiet=True))
-        header, family, config, _ = _open(place, None, tracks)
-        resize = _resize_rule(header, family, config, place)
+        header, family, config, _ = _open(place, None, parts)
     else:
-        header, family, resize = entry.header, entry.family, entry.resize
-        config = family.configured(entry.config, tracks=tracks)
+        header, family = entry.header, entry.family
+        config = family.configured(entry.config, parts)
     model = _placed(family.abstract(config, dtype), mesh, shard_weights)
+    resize = entry.resize if entry else _resize_rule(header, family, model, Path(name))
     habits = family.habits
     return Pipeline(model, header["model"], resize, attend, mesh, habits, offload=offload)
 
@@ -167,8 +168,7 @@ def _locate(
     weights: str | Path | None,
     revision: str | None,
     stages: Stages,
-    *,
-    tracks: bool = False,
+    parts: Collection[str] = (),
 ) -> tuple[Path, ModelEntry | None]:
     """Where the weights lie, and the released model that they must be, if one was named."""
     entry = MODELS.get(str(name))
@@ -187,7 +187,7 @@ def _locate(
                 "nor a checkpoint folder or weight file"
             )
         return Path(name), None
-    entry.family.configured(entry.config, tracks=tracks)  # refuses before anything is fetched
+    entry.family.configured(entry.config, parts)  # refuses before anything is fetched
     if weights is None:
         return native_folder(entry, revision=revision, stages=stages), entry
     if not _is_there(weights):
@@ -200,7 +200,7 @@ def _is_there(path: str | Path) -> bool:
 
 
 def _open(
-    place: Path, entry: ModelEntry | None, tracks: bool
+    place: Path, entry: ModelEntry | None, parts: Collection[str]
 ) -> tuple[Mapping[str, Any], Family, Any, Callable[..., Any]]:
     """Header, family, sizes and reader of a native checkpoint or an upstream weight file.
 
@@ -210,19 +210,21 @@ def _open(
         header = checkpoint.read_config(place)
         family = _family_of(header, entry, place)
         stored = config_from_json(family.config_class, header["config"], place)
-        config = family.configured(stored, tracks=tracks)
-        if tracks and not stored.track:
-            check_track_head((), label=str(place))
-        unread = TRACK_HEAD if config != stored else None
+        config = family.configured(stored, parts)
+        stored_parts = family.parts_of(stored)
+        for part in family.parts_of(config):
+            if part not in stored_parts:
+                part.check((), label=str(place))
+        unread = tuple(part.prefix for part in stored_parts if part not in family.parts_of(config))
         return header, family, config, partial(checkpoint.load, place, unread=unread)
     source = open_source(place)
     if entry is None:
-        entry, planned = _released_as(source.specs, place, tracks)
+        entry, planned = _released_as(source.specs, place, parts)
         header = entry.header_of_file(place.name, MODELS.values())
     else:
-        planned = _planned(source.specs, place, entry, tracks)
+        planned = _planned(source.specs, place, entry, parts)
         header = entry.header
-    config = entry.family.configured(entry.config, tracks=tracks)
+    config = entry.family.configured(entry.config, parts)
 
     def restore[M: Model](abstract: M) -> M:
         tensors = stream(planned, source)
@@ -231,11 +233,12 @@ def _open(
     return header, entry.family, config, restore
 
 
-def _planned(specs: Specs, place: Path, entry: ModelEntry, tracks: bool) -> Plan:
+def _planned(specs: Specs, place: Path, entry: ModelEntry, parts: Collection[str]) -> Plan:
     """Where the tensors of an upstream weight file go."""
-    family, config = entry.family, entry.family.configured(entry.config, tracks=tracks)
-    if tracks and guess_family(specs) == family.name:
-        check_track_head(specs, label=str(place))
+    family, config = entry.family, entry.family.configured(entry.config, parts)
+    if guess_family(specs) == family.name:
+        for part in family.parts_of(config):
+            part.check(specs, label=str(place))
     targets = checkpoint.shapes(family.abstract(config))
     ignored = family.ignored_among(specs, config)
     return plan(specs, family.rules, ignored, targets, label=str(place))
@@ -256,31 +259,35 @@ def _family_of(header: Mapping[str, Any], entry: ModelEntry | None, place: Path)
     return family
 
 
-def _resize_rule(header: Mapping[str, Any], family: Family, config: Any, place: Path) -> ImageRule:
+def _resize_rule(header: Mapping[str, Any], family: Family, model: Model, place: Path) -> ImageRule:
     """The rule that a checkpoint states, else its family's.
 
     Raises:
-      WeightsError: it is damaged, or its patches are not the encoder's.
+      WeightsError: it is damaged, or its patches are not the model's.
     """
-    rule, patch = family.resize, config.encoder.patch
+    rule = family.resize
     if "resize" in header:
         rule = config_from_json(type(rule), header["resize"], place)
-    if rule.patch != patch:
+    try:
+        grid = model.layout((1, 1, rule.patch, rule.patch, 3)).grid
+    except ValueError:
+        grid = None
+    if grid != (1, 1):
         raise WeightsError(
             f"{place}: images are brought to whole patches of {rule.patch} pixels, but the "
-            f"encoder's have {patch} (resize.patch, config.encoder.patch); convert the weights "
-            "again with this version"
+            "model's patches have another size (resize.patch, config); convert the weights again "
+            "with this version"
         )
     return rule
 
 
-def _released_as(specs: Specs, place: Path, tracks: bool) -> tuple[ModelEntry, Plan]:
+def _released_as(specs: Specs, place: Path, parts: Collection[str]) -> tuple[ModelEntry, Plan]:
     """The first released model that an upstream weight file may hold, and where its tensors go."""
     guess, refusal = guess_family(specs), None
     for entry in MODELS.values():
         if entry.family.name == guess and isinstance(entry.source, HubFile):
             try:
-                return entry, _planned(specs, place, entry, tracks)
+                return entry, _planned(specs, place, entry, parts)
             except WeightsError as error:
                 refusal = refusal or error
     if refusal is not None:

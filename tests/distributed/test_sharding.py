@@ -12,7 +12,7 @@ from jax.sharding import AbstractMesh, AxisType, Mesh, PartitionSpec
 import jaxrecon
 from jaxrecon.checkpoint import flatten
 from jaxrecon.errors import InputError
-from jaxrecon.images import PI3_RESIZE
+from jaxrecon.models import PI3_RESIZE
 from jaxrecon.nn.layers import Mlp, layer_norm, stack
 from jaxrecon.pipeline import Pipeline
 from jaxrecon.progress import Stages

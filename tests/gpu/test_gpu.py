@@ -12,8 +12,7 @@ import golden_data
 from convert.engine import plan, stream
 from convert.pi3 import IGNORED, RULES
 from jaxrecon import checkpoint
-from jaxrecon.images import PI3_RESIZE
-from jaxrecon.models import PI3, Pi3, Prediction
+from jaxrecon.models import PI3, PI3_RESIZE, Pi3, Prediction
 from jaxrecon.pipeline import Pipeline
 from jaxrecon.registry import PI3_FAMILY
 from jaxrecon.runtime.memory import needs_of

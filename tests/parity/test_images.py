@@ -17,8 +17,9 @@ import golden_data
 import jaxrecon.images
 from image_files import ONE_PATCH, load_one, noise, save
 from jaxrecon import InputError
-from jaxrecon.images import PI3_RESIZE, PixelTransform, ResizeRule, load_images
+from jaxrecon.images import PixelTransform, load_images
 from jaxrecon.images.sources import natural_key
+from jaxrecon.models import PI3_RESIZE, ResizeRule
 from jaxrecon.progress import Stages
 
 GOLDEN = golden_data.case("prep_pi3")

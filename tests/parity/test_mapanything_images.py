@@ -10,8 +10,8 @@ import pytest
 import golden_data
 from image_files import save
 from jaxrecon import InputError
-from jaxrecon.images import MAPANYTHING_RESIZE, AspectRule, PixelTransform, load_images
-from jaxrecon.models import conditions_from
+from jaxrecon.images import PixelTransform, load_images
+from jaxrecon.models import MAPANYTHING_RESIZE, AspectRule, conditions_from
 from jaxrecon.nn.dinov2 import IMAGE_MEAN, IMAGE_STD
 
 GOLDEN = golden_data.case("prep_mapanything")

@@ -46,7 +46,7 @@ def test_every_released_name_has_its_place() -> None:
 def test_without_tracks_the_track_head_is_left_out() -> None:
     specs = listed_specs("vggt_full")
     targets = shapes(abstract_vggt(replace(VGGT_1B, track=False)))
-    planned = plan(specs, vggt.RULES, (*vggt.IGNORED, vggt.NO_TRACKS), targets)
+    planned = plan(specs, vggt.RULES, (*vggt.IGNORED, vggt.TRACK_HEAD.ignored), targets)
     tracks = {name for name in specs if name.startswith("track_head.")}
     assert planned.ignored.keys() == tracks | {MASK_TOKEN}
     assert {planned.ignored[name] for name in tracks} == {"the model is built without a track head"}
@@ -56,10 +56,10 @@ def test_without_tracks_the_track_head_is_left_out() -> None:
 
 def test_a_checkpoint_without_a_track_head() -> None:
     specs = listed_specs("vggt_tiny")
-    vggt.check_track_head(specs)
+    vggt.TRACK_HEAD.check(specs)
     without = [name for name in specs if not name.startswith("track_head.")]
     with pytest.raises(WeightsError, match=r"small\.pt holds no track head .* load .* without"):
-        vggt.check_track_head(without, label="small.pt")
+        vggt.TRACK_HEAD.check(without, label="small.pt")
 
 
 def test_tiny_values() -> None:

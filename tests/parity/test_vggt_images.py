@@ -10,7 +10,8 @@ from PIL import Image
 import golden_data
 from image_files import noise, save
 from jaxrecon import InputError
-from jaxrecon.images import VGGT_RESIZE, PixelTransform, SideRule, load_images
+from jaxrecon.images import PixelTransform, load_images
+from jaxrecon.models import VGGT_RESIZE, SideRule
 
 GOLDEN = golden_data.case("prep_vggt")
 RULES = {"crop": VGGT_RESIZE, "pad": SideRule(pad=True)}

@@ -23,8 +23,8 @@ from jaxrecon.aot.record import read_record
 from jaxrecon.cli.query_points import read_query_points
 from jaxrecon.conditions import colmap_images, read_known_views
 from jaxrecon.evaluation import open_set
-from jaxrecon.images import ResizeRule, load_images, view_sizes
-from jaxrecon.models import Pi3, Pi3Config
+from jaxrecon.images import load_images, view_sizes
+from jaxrecon.models import Pi3, Pi3Config, ResizeRule
 from jaxrecon.nn.dinov2 import DinoV2Config
 from jaxrecon.reconstruction import Reconstruction
 from jaxrecon.training import TrainConfig

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from jaxrecon.images import ResizeRule, load_images
+from jaxrecon.images import load_images
+from jaxrecon.models import ResizeRule
 
 ONE_PATCH = ResizeRule(pixel_limit=14 * 14)  # leaves images of 14x14 pixels as they are
 TWO_BY_TWO = ResizeRule(patch=1, pixel_limit=4)  # leaves images of 2x2 pixels as they are

@@ -19,8 +19,7 @@ from flax import nnx
 
 import jaxrecon
 from drawn_weights import drawn
-from jaxrecon.images import PI3_RESIZE
-from jaxrecon.models import Pi3
+from jaxrecon.models import PI3_RESIZE, Pi3
 from jaxrecon.pipeline import Pipeline
 from jaxrecon.runtime.sharding import replicated
 from tiny_models import PI3_TINY

@@ -6,8 +6,16 @@ from pathlib import Path
 import numpy as np
 from flax import nnx
 
-from jaxrecon.images import MAPANYTHING_RESIZE, PI3_RESIZE, VGGT_RESIZE, ImageRule
-from jaxrecon.models import VGGT, MapAnything, Model, Pi3
+from jaxrecon.images import ImageRule
+from jaxrecon.models import (
+    MAPANYTHING_RESIZE,
+    PI3_RESIZE,
+    VGGT,
+    VGGT_RESIZE,
+    MapAnything,
+    Model,
+    Pi3,
+)
 from jaxrecon.pipeline import Pipeline
 from jaxrecon.reconstruction import Reconstruction
 from mapanything_stages import MAPANYTHING_TINY

@@ -9,7 +9,7 @@ import numpy as np
 from flax import nnx
 
 from convert.engine import plan, stream
-from convert.vggt import IGNORED, NO_TRACKS, RULES
+from convert.vggt import IGNORED, RULES, TRACK_HEAD
 from golden_data import Golden
 from jaxrecon import checkpoint
 from jaxrecon.models.vggt.correlation import correlate, feature_pyramid
@@ -46,7 +46,7 @@ def abstract_vggt(config: VGGTConfig) -> VGGT:
 def build_vggt(config: VGGTConfig, state: Mapping[str, np.ndarray]) -> VGGT:
     """VGGT with upstream weights, through the converter."""
     abstract, source = abstract_vggt(config), InMemory(state)
-    ignored = IGNORED if config.track else (*IGNORED, NO_TRACKS)
+    ignored = IGNORED if config.track else (*IGNORED, TRACK_HEAD.ignored)
     planned = plan(source.specs, RULES, ignored, checkpoint.shapes(abstract))
     return checkpoint.restore(abstract, stream(planned, source))
 

@@ -13,8 +13,7 @@ from drawn_weights import drawn
 from jaxrecon.checks import shown
 from jaxrecon.errors import MAX_MESSAGE, InputError, one_line
 from jaxrecon.evaluation import Settings, evaluate, open_set
-from jaxrecon.images import PI3_RESIZE, VGGT_RESIZE
-from jaxrecon.models import VGGT, Pi3
+from jaxrecon.models import PI3_RESIZE, VGGT, VGGT_RESIZE, Pi3
 from jaxrecon.pipeline import Pipeline
 from jaxrecon.runtime.bucketing import check_program_size
 from jaxrecon.runtime.tracking import MOST_POINTS

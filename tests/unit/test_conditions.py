@@ -17,7 +17,8 @@ from image_files import write_video
 from jaxrecon import InputError
 from jaxrecon.conditions import KnownViews, colmap_images, read_known_views
 from jaxrecon.conditions.camera import is_copy
-from jaxrecon.images import PI3_RESIZE, load_images, view_names, view_sizes
+from jaxrecon.images import load_images, view_names, view_sizes
+from jaxrecon.models import PI3_RESIZE
 from jaxrecon.models.mapanything.inputs import conditions_from
 from random_recon import VIEWS, random_recon
 

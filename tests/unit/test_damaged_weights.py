@@ -17,8 +17,8 @@ from convert.safetensors_file import TensorSpec
 from convert.sources import open_source
 from jaxrecon import checkpoint
 from jaxrecon.errors import MAX_MESSAGE, InputError, JaxreconError, WeightsError
-from jaxrecon.images import PixelTransform, ResizeRule
-from jaxrecon.models import MAPANYTHING, PI3_MINI, VGGT_1B
+from jaxrecon.images import PixelTransform
+from jaxrecon.models import MAPANYTHING, PI3_MINI, VGGT_1B, ResizeRule
 from jaxrecon.reading import npz_files
 from jaxrecon.reconstruction import Reconstruction
 from jaxrecon.registry.config_json import config_from_json

@@ -21,7 +21,7 @@ from jaxrecon.aot.record import ProgramRule, read_record
 from jaxrecon.aot.writing import KERNEL_CALLS
 from jaxrecon.cli import main
 from jaxrecon.errors import InputError, OutputError, WeightsError
-from jaxrecon.images import VGGT_RESIZE, ResizeRule
+from jaxrecon.models import VGGT_RESIZE, ResizeRule
 from jaxrecon.nn.attention import TokenLayout
 from jaxrecon.pipeline import Pipeline
 from jaxrecon.progress import Stages

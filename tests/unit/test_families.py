@@ -18,8 +18,15 @@ from golden_data import GOLDEN, state_dict
 from jaxrecon import InputError, WeightsError, checkpoint, registry
 from jaxrecon.cli import main
 from jaxrecon.geometry import depth_consistency, depth_normal_edges, unproject_depth
-from jaxrecon.images import MAPANYTHING_RESIZE, VGGT_RESIZE, AspectRule, SideRule, load_images
-from jaxrecon.models import multiview_confidence, points_to_keep
+from jaxrecon.images import load_images
+from jaxrecon.models import (
+    MAPANYTHING_RESIZE,
+    VGGT_RESIZE,
+    AspectRule,
+    SideRule,
+    multiview_confidence,
+    points_to_keep,
+)
 from jaxrecon.pipeline import Pipeline
 from jaxrecon.progress import Stages
 from jaxrecon.registry import ModelEntry, loading

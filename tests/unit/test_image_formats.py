@@ -10,7 +10,8 @@ from PIL import Image, features
 
 import jaxrecon.images
 from image_files import TWO_BY_TWO, load_one, noise, save, write_video
-from jaxrecon.images import PI3_RESIZE, ImageBatch, PixelTransform, ResizeRule, load_images
+from jaxrecon.images import ImageBatch, PixelTransform, load_images
+from jaxrecon.models import PI3_RESIZE, ResizeRule
 from jaxrecon.progress import Stages
 
 

@@ -13,16 +13,9 @@ from PIL import Image
 import jaxrecon.images
 from image_files import ONE_PATCH, noise, save, write_video
 from jaxrecon import InputError
-from jaxrecon.images import (
-    MAPANYTHING_RESIZE,
-    PI3_RESIZE,
-    VGGT_RESIZE,
-    ImageRule,
-    ResizeRule,
-    SideRule,
-    loading_images,
-)
+from jaxrecon.images import ImageRule, loading_images
 from jaxrecon.images.pictures import pillow_warnings_handled, upright_size
+from jaxrecon.models import MAPANYTHING_RESIZE, PI3_RESIZE, VGGT_RESIZE, ResizeRule, SideRule
 
 RULES: dict[str, ImageRule] = {
     "pi3": ResizeRule(pixel_limit=6000),

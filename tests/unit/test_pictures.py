@@ -18,7 +18,7 @@ import jaxrecon.images.limits
 import jaxrecon.images.video
 from image_files import ONE_PATCH, noise, save, write_video
 from jaxrecon.errors import InputError
-from jaxrecon.images import MAPANYTHING_RESIZE, VGGT_RESIZE, load_images, view_sizes
+from jaxrecon.images import load_images, view_sizes
 from jaxrecon.images.pictures import (
     file_orientation,
     file_size,
@@ -27,6 +27,7 @@ from jaxrecon.images.pictures import (
     picture_values,
 )
 from jaxrecon.images.sources import digits_key, natural_key
+from jaxrecon.models import MAPANYTHING_RESIZE, VGGT_RESIZE
 
 
 def chunk(kind: bytes, data: bytes) -> bytes:
@@ -198,7 +199,8 @@ import sys
 from pathlib import Path
 import av
 from jaxrecon.errors import InputError
-from jaxrecon.images import PI3_RESIZE, load_images
+from jaxrecon.images import load_images
+from jaxrecon.models import PI3_RESIZE
 FORBIDDEN = ("subprocess.Popen", "os.exec", "os.posix_spawn", "os.system", "os.fork", "socket.")
 seen = []
 sys.addaudithook(lambda event, _: seen.append(event) if event.startswith(FORBIDDEN) else None)

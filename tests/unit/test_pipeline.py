@@ -16,8 +16,7 @@ import jaxrecon.images
 from drawn_weights import drawn
 from jaxrecon.errors import InputError
 from jaxrecon.geometry import depth_normal_edges, intrinsics_from_points
-from jaxrecon.images import PI3_RESIZE
-from jaxrecon.models import PI3, Pi3, Pi3Config
+from jaxrecon.models import PI3, PI3_RESIZE, Pi3, Pi3Config
 from jaxrecon.models.pi3 import model as pi3_model
 from jaxrecon.nn.attention import TokenLayout, attend_densely
 from jaxrecon.nn.dinov2 import DinoV2Config

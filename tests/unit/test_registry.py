@@ -26,8 +26,7 @@ from hub_server import COMMIT, Hub, serving
 from jaxrecon import checkpoint, registry
 from jaxrecon.errors import InputError, JaxreconError, WeightsError
 from jaxrecon.hub import cache_folder
-from jaxrecon.images import ResizeRule
-from jaxrecon.models import Pi3
+from jaxrecon.models import Pi3, ResizeRule
 from jaxrecon.nn.attention import attend_densely
 from jaxrecon.progress import Stages
 from jaxrecon.registry import Bundled, HubFile, ModelEntry, fetching, loading
@@ -399,6 +398,15 @@ class TestResize:
     def test_not_stated(self, halves: Path, tmp_path: Path) -> None:
         folder = edited(halves, tmp_path / "it", lambda config: config.pop("resize"))
         assert registry.load(folder, stages=QUIET).resize == ResizeRule(14, 255_000)
+
+    def test_patches_of_another_size(self, halves: Path, tmp_path: Path) -> None:
+        for patch in (7, 16, 28):  # one that divides the model's, one that does not, twice it
+            change = {"patch": patch, "pixel_limit": 50176}
+            folder = edited(
+                halves, tmp_path / f"{patch}", lambda config, to=change: config.update(resize=to)
+            )
+            message = refusal(WeightsError, folder)
+            assert f"whole patches of {patch} pixels, but the model's patches have" in message
 
     def test_damaged(self, halves: Path, tmp_path: Path) -> None:
         folder = edited(halves, tmp_path / "it", lambda config: config["resize"].update(patch="14"))

@@ -17,8 +17,7 @@ from flax import nnx
 from drawn_weights import drawn
 from jaxrecon import InputError, OutputError, Reconstruction, SparseAttention
 from jaxrecon.formats import VIEW_ARRAYS, read_streamed
-from jaxrecon.images import PI3_RESIZE
-from jaxrecon.models import Pi3, Pi3Config
+from jaxrecon.models import PI3_RESIZE, Pi3, Pi3Config
 from jaxrecon.nn.dinov2 import DinoV2Config
 from jaxrecon.pipeline import Pipeline, streaming
 from jaxrecon.progress import Stages
@@ -143,7 +142,7 @@ import os, signal
 import jax, numpy as np
 from flax import nnx
 from drawn_weights import drawn
-from jaxrecon.images import PI3_RESIZE
+from jaxrecon.models import PI3_RESIZE
 from jaxrecon.models import Pi3, Pi3Config
 from jaxrecon.nn.dinov2 import DinoV2Config
 from jaxrecon.pipeline import Pipeline, streaming
@@ -280,7 +279,7 @@ import jax, numpy as np
 from flax import nnx
 import jaxrecon
 from drawn_weights import drawn
-from jaxrecon.images import PI3_RESIZE
+from jaxrecon.models import PI3_RESIZE
 from jaxrecon.models import Pi3, Pi3Config
 from jaxrecon.nn.dinov2 import DinoV2Config
 from jaxrecon.pipeline import Pipeline

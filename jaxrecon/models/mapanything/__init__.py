@@ -7,10 +7,13 @@ from jaxrecon.models.mapanything.model import (
     MapAnythingConfig,
 )
 from jaxrecon.models.mapanything.output import MapAnythingOutput
+from jaxrecon.models.mapanything.resize import MAPANYTHING_RESIZE, AspectRule
 
 __all__ = [
     "MAPANYTHING",
+    "MAPANYTHING_RESIZE",
     "MAPANYTHING_V1",
+    "AspectRule",
     "MapAnything",
     "MapAnythingConfig",
     "MapAnythingOutput",

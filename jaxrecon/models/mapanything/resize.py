@@ -1,4 +1,4 @@
-"""One of a few sizes for all images of a scene, chosen by their shape."""
+"""The size of MapAnything's images: one of a few for all of a scene, chosen by their shape."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
