@@ -1,10 +1,12 @@
 """What surrounds every command: standard streams that may be full or closed, and signals."""
 
+import _thread
 import errno
 import os
 import signal
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from types import FrameType
@@ -89,6 +91,7 @@ class Signals:
 
     def __init__(self) -> None:
         self.number: int | None = None
+        self._dropping = False
 
     @property
     def code(self) -> int:
@@ -101,16 +104,27 @@ class Signals:
         return "terminated" if self.number == signal.SIGTERM else "interrupted"
 
     def take(self, number: int, frame: FrameType | None) -> None:
-        """The handler: raises KeyboardInterrupt wherever the main thread is."""
+        """The handler: raises KeyboardInterrupt where the main thread is, or soon after."""
         self.number = self.number or number
-        raise KeyboardInterrupt
+        if not self._dropping:
+            raise KeyboardInterrupt
 
     def again(self, unraisable: Any) -> None:
         """Raises later what Python would drop, since a destructor cannot raise it."""
-        if isinstance(unraisable.exc_value, KeyboardInterrupt) and self.number:
-            threading.Timer(0.01, signal.raise_signal, [self.number]).start()
-        else:
+        if not (isinstance(unraisable.exc_value, KeyboardInterrupt) and self.number):
             sys.__unraisablehook__(unraisable)
+            return
+        self._dropping = True  # what is raised in this hook is dropped, too
+        try:
+            _thread.start_new_thread(self._raise_later, ())
+        finally:
+            self._dropping = False
+
+    def _raise_later(self) -> None:
+        while self._dropping:
+            time.sleep(0.001)
+        time.sleep(0.01)
+        signal.raise_signal(self.number or signal.SIGINT)
 
 
 @contextmanager

@@ -1,9 +1,5 @@
-"""Scenes for tests of training: a coloured plane seen by cameras near the origin, cheap to compile.
+"""Scenes for tests of training: a coloured plane seen by cameras near the origin."""
 
-Run as a script, it trains on them: `python plane_scenes.py FOLDER STEPS SAVE_EVERY`.
-"""
-
-import sys
 from dataclasses import replace
 
 import jax
@@ -13,9 +9,10 @@ from jaxrecon.geometry.rotation import nearest_rotation
 from jaxrecon.geometry.transforms import rigid
 from jaxrecon.models import Pi3Config
 from jaxrecon.nn.dinov2 import DinoV2Config
-from jaxrecon.progress import Stages
 from jaxrecon.scenes import SCENES, RenderedScenes
 from jaxrecon.training import Bucket, TrainConfig, step, train
+
+__all__ = ["SMALL", "jax", "render_planes", "small_config", "train", "use_planes"]
 
 SMALL = Pi3Config(
     encoder=DinoV2Config(width=32, depth=1, heads=2, registers=1, grid=3),
@@ -80,9 +77,3 @@ def _planes(key: jax.Array, scenes: int, views: int, height: int, width: int) ->
 def use_planes() -> None:
     """From here on training draws planes instead of rooms and landscapes."""
     step.render_groups = render_planes
-
-
-if __name__ == "__main__":
-    use_planes()
-    config = small_config(steps=int(sys.argv[2]), save_every=int(sys.argv[3]))
-    train(config, sys.argv[1], stages=Stages())

@@ -5,7 +5,6 @@ import math
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
@@ -16,6 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.sharding import Mesh
 from PIL import Image
 
 import jaxrecon
@@ -38,7 +38,7 @@ from jaxrecon.training.state import (
     updated,
 )
 from jaxrecon.training.step import choose_bucket, make_data_mesh, make_render, make_step
-from places import SUPPORT, fresh_process
+from places import fresh_process
 from plane_scenes import SMALL, render_planes, small_config
 
 TIMES = {"seconds", "images_per_second", "tflops_per_device"}
@@ -49,6 +49,25 @@ def planes() -> Iterator[None]:
     """Cheap scenes."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(step, "render_groups", render_planes)
+        yield
+
+
+@pytest.fixture(scope="module", autouse=True)
+def programs_are_kept(planes: None) -> Iterator[None]:
+    """Runs of one config share their programs, which take longer to trace than the runs."""
+    kept: dict[str, loop.Programs] = {}
+    make = loop.Programs
+
+    def programs(config: TrainConfig, mesh: Mesh, *rest: Any) -> loop.Programs:
+        if step.render_groups is not render_planes:  # another test's own renderer
+            return make(config, mesh, *rest)
+        name = replace(config, save_every=config.steps, log_every=1).to_json()
+        if name not in kept:
+            kept[name] = make(config, mesh, *rest)
+        return kept[name]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(loop, "Programs", programs)
         yield
 
 
@@ -105,36 +124,28 @@ def test_stopped_and_resumed_is_the_same_run(whole: Path, tmp_path: Path) -> Non
     assert same_run(tmp_path, whole)
 
 
-def test_killed_and_resumed_is_the_same_run(tmp_path: Path) -> None:
-    """SIGKILL in the middle of the steps after a checkpoint."""
-    process = subprocess.Popen(
-        [sys.executable, SUPPORT / "plane_scenes.py", tmp_path / "a", "150", "20"],
-        env=fresh_process(),
+def test_killed_and_resumed_is_the_same_run(whole: Path, tmp_path: Path) -> None:
+    """SIGKILL in the steps after a checkpoint."""
+    script = (
+        "import os, signal, sys; from plane_scenes import *; use_planes()\n"
+        "from jaxrecon.training import log, saving\n"
+        "add, save = log.Log.add, saving.Checkpoints.save\n"
+        "def saved(self, state, step):\n"
+        "    save(self, state, step)\n"
+        "    self.wait()\n"
+        "def killed(self, step, **values):\n"
+        "    add(self, step, **values)\n"
+        "    if step == 6:\n"
+        "        os.kill(os.getpid(), signal.SIGKILL)\n"
+        "log.Log.add, saving.Checkpoints.save = killed, saved\n"
+        "train(small_config(), sys.argv[1])"
     )
-
-    def steps_after_a_checkpoint() -> bool:
-        log, saved = read_log(tmp_path / "a" / "log.jsonl"), (tmp_path / "a" / "checkpoints")
-        return len(log) > 15 and any(path.name.isdecimal() for path in saved.iterdir())
-
-    try:
-        wait_for(steps_after_a_checkpoint, process)
-    finally:
-        process.send_signal(signal.SIGKILL)
-        process.wait()
-    reached = read_log(tmp_path / "a" / "log.jsonl")[-1]["step"]
-    assert 20 < reached < 150
-    config = small_config(steps=150, save_every=20)
-    assert train(config, tmp_path / "a") is not None
-    train(config, tmp_path / "b")
-    assert same_run(tmp_path / "a", tmp_path / "b")
-
-
-def wait_for(happened, process: subprocess.Popen) -> None:
-    until = time.monotonic() + 240
-    while not happened():
-        assert process.poll() is None, "the run ended before it could be killed"
-        assert time.monotonic() < until, "the run takes too long"
-        time.sleep(0.05)
+    ended = subprocess.run([sys.executable, "-c", script, tmp_path], env=fresh_process())
+    assert ended.returncode == -signal.SIGKILL
+    assert read_log(tmp_path / "log.jsonl")[-1]["step"] == 6
+    assert [path.name for path in (tmp_path / "checkpoints").glob("[0-9]")] == ["4"]
+    assert train(small_config(), tmp_path) is not None
+    assert same_run(tmp_path, whole)
 
 
 def test_a_checkpoint_that_cannot_be_written_leaves_the_one_before(tmp_path: Path) -> None:
@@ -241,7 +252,7 @@ def test_weights_that_a_run_starts_from_are_kept_before_its_first_step(
 
     config = small_config(steps=1, warmup_steps=0, learning_rate=0.0)
     with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
-        patched.setattr("jaxrecon.training.loop.Programs", interrupted)
+        patched.setattr(loop, "Programs", interrupted)
         train(config, tmp_path, init=whole / "weights")
     train(config, tmp_path)
     ours, theirs = weights_of(tmp_path), weights_of(whole)
@@ -305,9 +316,9 @@ def test_weights_so_far_lie_beside_every_checkpoint(
         save(config, weights, folder, step)
 
     monkeypatch.setattr(loop, "save_weights", noted)
-    train(small_config(steps=10), tmp_path)
-    assert steps[:3] == [4, 8, 10]
-    assert checkpoint.read_config(tmp_path / "weights")["source"]["steps"] == 10
+    train(small_config(save_every=6), tmp_path)
+    assert steps == [6, 12]
+    assert checkpoint.read_config(tmp_path / "weights")["source"]["steps"] == 12
 
 
 def test_learning_makes_the_model_better_on_what_it_sees() -> None:
@@ -406,9 +417,10 @@ def test_a_step_that_does_not_fit_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(loop, "bytes_limit", lambda device: 1000)
+    config = small_config(validate_every=3)  # no other run's, whose programs are kept
     message = r"buckets: a step of Bucket\(scenes=4.* needs .* MiB .* has 1000 bytes; .*accumulate"
     with pytest.raises(InputError, match=message):
-        train(small_config(), tmp_path)
+        train(config, tmp_path)
 
 
 def test_batches_that_the_devices_cannot_share_are_refused(tmp_path: Path) -> None:
