@@ -15,7 +15,7 @@ import numpy as np
 
 import jaxrecon
 from jaxrecon import SparseAttention
-from jaxrecon.evaluation import Report, Settings, evaluate, open_set
+from jaxrecon.evaluation import Report, Settings, evaluate, open_dataset
 from jaxrecon.pipeline import Pipeline
 from jaxrecon.reconstruction import Reconstruction
 
@@ -49,7 +49,7 @@ def main() -> None:
 
     ways = [("dense", None), *((way, parsed(way)) for way in options.ways)]
     picked = {name: getattr(options, name) for name in ("scenes", "views", "size", "seed")}
-    truths = list(open_set("procedural", **picked))
+    truths = list(open_dataset("procedural", **picked))
     pipeline = jaxrecon.load(options.model)
     print(f"{'':{WIDE}} skipped  {'  '.join(SHOWN)}")
     rows = [tell(name, *scores(pipeline, truths, attention)) for name, attention in ways]

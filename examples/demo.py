@@ -2,7 +2,7 @@
 
 Eight views of a rendered scene on which `pi3-mini` was not trained (`examples/make_scene.py` made
 them) go through its weights. The demo writes a point cloud, a GLB scene, a COLMAP model, an NPZ
-file and a sheet of pictures, and prints how far depth and poses are from the truth.
+file and a summary picture, and prints how far depth and poses are from the truth.
 """
 
 import argparse
@@ -10,7 +10,7 @@ import time
 from pathlib import Path
 
 import jaxrecon
-from jaxrecon.evaluation import Settings, measure, open_set
+from jaxrecon.evaluation import Settings, measure, open_dataset
 from jaxrecon.progress import Stages
 
 SCENE = Path(__file__).parent / "scene"
@@ -30,13 +30,13 @@ def main() -> None:
     recon = model.reconstruct(SCENE / "images", stages=stages).numpy()
     took = time.perf_counter() - begin
 
-    (truth,) = open_set("folder", SCENE)
-    again = (options.output / "sheet.png").exists()  # an earlier demo's folder
+    (truth,) = open_dataset("folder", SCENE)
+    again = (options.output / "summary.png").exists()  # an earlier demo's folder
     with stages.stage("export"):
         for name in FILES:
             recon.save(f"{options.output}/{name}", overwrite=again)
-        recon.save_sheet(
-            options.output / "sheet.png",
+        recon.save_summary(
+            options.output / "summary.png",
             true_depth_z=truth.depth_z,
             true_world_from_camera=truth.world_from_camera,
         )
@@ -45,7 +45,7 @@ def main() -> None:
 
     print(f"reconstructed {len(recon)} views in {took:.1f} s: {recon.mask.sum():,} points")
     tell(scores.values(), scores.pairs)
-    print(f"wrote {', '.join((*FILES, 'sheet.png'))} to {options.output}/")
+    print(f"wrote {', '.join((*FILES, 'summary.png'))} to {options.output}/")
 
 
 def tell(value: dict[str, float], pairs: int) -> None:

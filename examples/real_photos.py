@@ -12,7 +12,7 @@ import time
 from pathlib import Path
 
 import jaxrecon
-from jaxrecon.evaluation import Report, Settings, evaluate, open_set
+from jaxrecon.evaluation import Report, Settings, evaluate, open_dataset
 
 
 def main() -> None:
@@ -22,7 +22,7 @@ def main() -> None:
     add("--weights", nargs="+", default=["pi3-mini"], help="a model's name, or checkpoint folders")
     add("--resolution", type=int, default=224, help="longest side of the processed images")
     add("--max-angle", type=float, default=60.0, help="between two views, in degrees")
-    add("--sheets", type=Path, help="folder for a sheet of pictures of each reconstruction")
+    add("--summaries", type=Path, help="folder for a summary picture of each reconstruction")
     options = parser.parse_args()
 
     print("| weights | set | views | pairs | AUC@30 | rotation | direction | abs-rel | seconds |")
@@ -38,14 +38,14 @@ def row(weights: str, folder: Path, options: argparse.Namespace) -> str:
     settings = Settings(min_overlap=0, max_angle=options.max_angle, max_points=0)
     begin = time.perf_counter()
     report = evaluate(
-        model, open_set("folder", folder), settings=settings, resolution=options.resolution
+        model, open_dataset("folder", folder), settings=settings, resolution=options.resolution
     )
     took = time.perf_counter() - begin
-    if options.sheets:
+    if options.summaries:
         recon = model.reconstruct(folder / "images", resolution=options.resolution)
         name = f"{Path(weights).parent.name}-{Path(weights).name}-{folder.name}.jpg"
-        options.sheets.mkdir(parents=True, exist_ok=True)
-        recon.save_sheet(options.sheets / name)
+        options.summaries.mkdir(parents=True, exist_ok=True)
+        recon.save_summary(options.summaries / name)
     return f"| {weights} | {folder.name} | {numbers(report)} | {took:.0f} |"
 
 

@@ -5,12 +5,12 @@ from collections.abc import Callable, Mapping
 from importlib import import_module
 
 
-def warn_renamed(old: str, new: str) -> None:
-    """Tells the caller of the caller that a name has changed."""
+def warn_renamed(old: str, new: str, *, stacklevel: int = 4) -> None:
+    """Warns of an old name, by default whoever makes the dataclass that checks its fields."""
     warnings.warn(
         f"{old} is called {new} now; the old name goes with the next release",
         DeprecationWarning,
-        stacklevel=4,
+        stacklevel=stacklevel,
     )
 
 

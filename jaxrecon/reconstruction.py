@@ -10,6 +10,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, UInt8
 
 from jaxrecon import formats
+from jaxrecon.deprecation import warn_renamed
 from jaxrecon.errors import InputError
 from jaxrecon.geometry import normals_from_points
 from jaxrecon.images import PixelTransform
@@ -175,7 +176,7 @@ class Reconstruction:
         scene = replace(self.scene(), normals=np.asarray(normals))
         return formats.save_pictures(scene, folder, overwrite=overwrite)
 
-    def save_sheet(
+    def save_summary(
         self,
         path: str | Path,
         *,
@@ -184,7 +185,7 @@ class Reconstruction:
     ) -> Path:
         """Writes one PNG of the views, their depth and confidence, and the scene from above.
 
-        Where the truth is known it is shown beside the prediction: see `formats.write_sheet`.
+        Where the truth is known it is shown beside the prediction: see `formats.write_summary`.
 
         Returns:
           The path.
@@ -198,8 +199,13 @@ class Reconstruction:
             "true_world_from_camera": true_world_from_camera,
         }
         known = {name: np.asarray(array) for name, array in truth.items() if array is not None}
-        formats.write_sheet(self.scene(), Path(path), **known)
+        formats.write_summary(self.scene(), Path(path), **known)
         return Path(path)
+
+    def save_sheet(self, path: str | Path, **truth: Any) -> Path:
+        """The old name of `save_summary`."""
+        warn_renamed("save_sheet", "save_summary", stacklevel=3)
+        return self.save_summary(path, **truth)
 
     def view(self, *, port: int = 8080, max_points: int = 1_000_000, share: bool = False) -> Any:
         """Shows points and cameras in the browser, at http://localhost:port.

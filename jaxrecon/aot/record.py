@@ -151,12 +151,12 @@ def read_record(folder: Path) -> Record:
     if not os.path.lexists(path):
         raise InputError(
             f"{folder} is not an exported program: it holds no {RECORD_NAME}; write one with "
-            "`jaxrecon export`"
+            "`jaxrecon compile`"
         )
     values = read_json(path, advice="export the program again", kind=WeightsError)
     if not isinstance(values, dict) or values.pop("format", None) != "jaxrecon-export":
         raise WeightsError(
-            f"{path} does not describe an exported program; write one with `jaxrecon export`"
+            f"{path} does not describe an exported program; write one with `jaxrecon compile`"
         )
     version = values.pop("format_version", None)
     if version != FORMAT_VERSION:

@@ -155,7 +155,7 @@ def _shape_of(aval: Any) -> jax.ShapeDtypeStruct:
 
 
 def load_exported(folder: str | Path, *, stages: Stages | None = None) -> ExportedPipeline:
-    """Loads a program that `export_program` or `jaxrecon export` wrote.
+    """Loads a program that `export_program` or `jaxrecon compile` wrote.
 
     A program is code, so load those of people whom you trust. Each is first read in a process of
     its own, which takes one or two seconds: what is damaged, or calls any function that programs of

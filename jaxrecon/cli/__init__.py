@@ -1,4 +1,4 @@
-"""The command line: `jaxrecon reconstruct | convert | view | models | evaluate | train | export |
+"""The command line: `jaxrecon reconstruct | convert | view | models | evaluate | train | compile |
 plan`.
 
 One file a command or two; each imports JAX only once its arguments are known to be sound.
@@ -12,8 +12,8 @@ from typing import Any
 
 from jaxrecon.cli import (
     common,
+    compile,
     evaluate,
-    export,
     plan,
     process,
     reconstruct,
@@ -96,6 +96,6 @@ def _parser() -> argparse.ArgumentParser:
     weights.add_models_to(commands)
     evaluate.add_to(commands)
     train.add_to(commands)
-    export.add_to(commands)
+    compile.add_to(commands)
     plan.add_to(commands)
     return parser

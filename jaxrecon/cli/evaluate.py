@@ -67,7 +67,7 @@ def run(options: argparse.Namespace) -> int:
 
     stages = Stages(quiet=options.quiet)
     settings = evaluation.Settings(min_overlap=options.min_overlap, max_angle=options.max_angle)
-    truths = evaluation.open_set(
+    truths = evaluation.open_dataset(
         options.set,
         options.path,
         scenes=options.scenes,

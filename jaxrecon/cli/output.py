@@ -20,9 +20,12 @@ FILES = {
     "npz": "scene.npz",
     "colmap": "colmap/",
     "pictures": "pictures/",
-    "sheet": "sheet.png",
+    "summary": "summary.png",
 }
 """What can be written, and under which name in the output folder."""
+
+OLD_FILES = {"sheet": "sheet.png"}
+"""The summary as the release before called it; for one release more."""
 
 
 def formats_of(text: str) -> list[str]:
@@ -32,11 +35,18 @@ def formats_of(text: str) -> list[str]:
       InputError: one is unknown, or there is none.
     """
     names = [name.strip() for name in text.split(",") if name.strip()]
-    unknown = [name for name in names if name not in FILES]
+    unknown = [name for name in names if name not in FILES | OLD_FILES]
     if unknown or not names:
         found = ", ".join(unknown) or "nothing"
         raise InputError(f"--formats: found {found}; choose from {', '.join(FILES)}")
+    if "sheet" in names:
+        common.complain("--formats sheet is called summary now; the old name goes soon")
     return list(dict.fromkeys(names))
+
+
+def file_of(name: str) -> str:
+    """The name in the output folder of a format that `formats_of` has accepted."""
+    return (FILES | OLD_FILES)[name]
 
 
 def write(
@@ -73,7 +83,7 @@ def write(
         summary["failed"] = {**failed, **refused}
         (folder / "summary.json").write_text(json.dumps(summary, indent=2) + "\n")
     for name, reason in refused.items():
-        common.complain(f"{options.output}/{FILES[name]} was left out: {reason}")
+        common.complain(f"{options.output}/{file_of(name)} was left out: {reason}")
     return summary
 
 
@@ -93,11 +103,11 @@ def _write_formats(
 
 def _write_format(recon: "Reconstruction", name: str, folder: Path) -> None:
     if name == "pictures":
-        recon.save_pictures(folder / FILES[name])
-    elif name == "sheet":
-        recon.save_sheet(folder / FILES[name])
+        recon.save_pictures(folder / file_of(name))
+    elif name in ("summary", "sheet"):
+        recon.save_summary(folder / file_of(name))
     else:
-        recon.save(f"{folder}/{FILES[name]}")
+        recon.save(f"{folder}/{file_of(name)}")
 
 
 def _summary(
@@ -114,6 +124,6 @@ def _summary(
         "height": height,
         "points": int(recon.mask.sum()),
         "output": options.output,
-        "files": [FILES[name] for name in written] + ["summary.json"],
+        "files": [file_of(name) for name in written] + ["summary.json"],
         "seconds": common.seconds(stages),
     }

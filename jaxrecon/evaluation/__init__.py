@@ -1,8 +1,9 @@
 """Accuracy against known geometry: metrics, sets of scenes, and a report."""
 
-from jaxrecon.evaluation.datasets.common import Pick
-from jaxrecon.evaluation.datasets.ground_truth import Truth
-from jaxrecon.evaluation.datasets.table import EVALUATION_SETS, EvaluationSet, open_set
+from jaxrecon.deprecation import moved_names
+from jaxrecon.evaluation.datasets.common import Subset
+from jaxrecon.evaluation.datasets.ground_truth import GroundTruth
+from jaxrecon.evaluation.datasets.table import DATASETS, Dataset, open_dataset
 from jaxrecon.evaluation.evaluate import Reconstructs, evaluate
 from jaxrecon.evaluation.measure import SceneScores, Settings, measure
 from jaxrecon.evaluation.metrics.depth import DepthErrors, align_depth, depth_errors
@@ -19,25 +20,25 @@ from jaxrecon.evaluation.metrics.trajectory import TrajectoryErrors, trajectory_
 from jaxrecon.evaluation.report import Report
 
 __all__ = [
-    "EVALUATION_SETS",
+    "DATASETS",
     "Cloud",
+    "Dataset",
     "DepthErrors",
-    "EvaluationSet",
+    "GroundTruth",
     "PairErrors",
-    "Pick",
     "PointErrors",
     "PoseScores",
     "Reconstructs",
     "Report",
     "SceneScores",
     "Settings",
+    "Subset",
     "TrajectoryErrors",
-    "Truth",
     "align_depth",
     "depth_errors",
     "evaluate",
     "measure",
-    "open_set",
+    "open_dataset",
     "point_errors",
     "pose_auc",
     "pose_scores",
@@ -46,3 +47,14 @@ __all__ = [
     "share_below",
     "trajectory_errors",
 ]
+
+__getattr__ = moved_names(
+    __name__,
+    {
+        "EVALUATION_SETS": f"{__name__}:DATASETS",
+        "EvaluationSet": f"{__name__}:Dataset",
+        "Pick": f"{__name__}:Subset",
+        "Truth": f"{__name__}:GroundTruth",
+        "open_set": f"{__name__}:open_dataset",
+    },
+)

@@ -5,7 +5,7 @@ from typing import Any, Protocol, runtime_checkable
 
 from jaxrecon.checks import shown
 from jaxrecon.errors import InputError
-from jaxrecon.evaluation.datasets.ground_truth import Truth
+from jaxrecon.evaluation.datasets.ground_truth import GroundTruth
 from jaxrecon.evaluation.measure import SceneScores, Settings, measure
 from jaxrecon.evaluation.report import Report
 from jaxrecon.reconstruction import Reconstruction
@@ -22,7 +22,7 @@ class Reconstructs(Protocol):
 
 def evaluate(
     model: Reconstructs,
-    truths: Iterable[Truth],
+    truths: Iterable[GroundTruth],
     *,
     settings: Settings | None = None,
     advance: Callable[[], None] | None = None,
@@ -34,7 +34,7 @@ def evaluate(
 
     Args:
       model: usually what `jaxrecon.load` returns.
-      truths: scenes, such as from `open_set`; read one after the other.
+      truths: scenes, such as from `open_dataset`; read one after the other.
       settings: how the comparison is made.
       advance: called after every scene, such as by a progress bar.
       options: passed to `model.reconstruct`, such as `resolution=224`.
@@ -46,8 +46,10 @@ def evaluate(
     settings = _checked(model, truths, settings)
     scenes, name = [], ""
     for truth in truths:
-        if not isinstance(truth, Truth):
-            raise InputError(f"truths: found {shown(truth)}; give scenes, such as from open_set")
+        if not isinstance(truth, GroundTruth):
+            raise InputError(
+                f"truths: found {shown(truth)}; give scenes, such as from open_dataset"
+            )
         images = list(truth.images) if isinstance(truth.images, tuple) else truth.images
         recon = model.reconstruct(images, **options)
         scenes.append(measure(recon, truth, settings))
@@ -62,7 +64,7 @@ def _checked(model: object, truths: object, settings: Settings | None) -> Settin
     if not isinstance(model, Reconstructs):
         raise InputError(f"model: found {shown(model)}; give what jaxrecon.load returns")
     if not isinstance(truths, Iterable):
-        raise InputError(f"truths: found {shown(truths)}; give scenes, such as from open_set")
+        raise InputError(f"truths: found {shown(truths)}; give scenes, such as from open_dataset")
     if settings is not None and not isinstance(settings, Settings):
         raise InputError(f"settings: found {shown(settings)}; give Settings()")
     return settings or Settings()

@@ -8,7 +8,7 @@ from jaxtyping import Array, Bool, Float
 
 from jaxrecon.checks import finite, real_number, shown, truth_value, whole_number
 from jaxrecon.errors import InputError
-from jaxrecon.evaluation.datasets.ground_truth import Truth, known_matrices
+from jaxrecon.evaluation.datasets.ground_truth import GroundTruth, known_matrices
 from jaxrecon.evaluation.metrics.depth import (
     ALIGNMENTS,
     DepthAlignment,
@@ -132,7 +132,7 @@ class _Surface:
     predicted: Cloud
 
 
-def measure(recon: Reconstruction, truth: Truth, settings: Settings) -> SceneScores:
+def measure(recon: Reconstruction, truth: GroundTruth, settings: Settings) -> SceneScores:
     """Compares one reconstruction with the truth about its images.
 
     All pixels of known depth count, whatever the model's confidence.
@@ -164,7 +164,7 @@ def measure(recon: Reconstruction, truth: Truth, settings: Settings) -> SceneSco
 
 def _pair_errors(
     recon: Reconstruction,
-    truth: Truth,
+    truth: GroundTruth,
     surface: _Surface | None,
     settings: Settings,
     notes: list[str],
@@ -201,7 +201,9 @@ def _pair_errors(
     return errors, pairs
 
 
-def _trajectory(recon: Reconstruction, truth: Truth, notes: list[str]) -> TrajectoryErrors | None:
+def _trajectory(
+    recon: Reconstruction, truth: GroundTruth, notes: list[str]
+) -> TrajectoryErrors | None:
     if truth.world_from_camera is None:
         return None
     known = known_matrices(truth.world_from_camera)
@@ -248,7 +250,9 @@ def _points(surface: _Surface | None, settings: Settings, notes: list[str]) -> P
     )
 
 
-def _surface(recon: Reconstruction, truth: Truth, processed: ProcessedTruth) -> _Surface | None:
+def _surface(
+    recon: Reconstruction, truth: GroundTruth, processed: ProcessedTruth
+) -> _Surface | None:
     """Overlap and point clouds; None unless depth, intrinsics and poses are known."""
     poses, intrinsics, depth = truth.world_from_camera, processed.intrinsics, processed.depth_z
     if poses is None or intrinsics is None or depth is None:

@@ -7,7 +7,7 @@ import numpy as np
 from jaxtyping import Bool, Float
 
 from jaxrecon.errors import InputError
-from jaxrecon.evaluation.datasets.ground_truth import Truth
+from jaxrecon.evaluation.datasets.ground_truth import GroundTruth
 from jaxrecon.images import PixelTransform
 
 
@@ -29,7 +29,7 @@ class ProcessedTruth:
         return None if self.depth_z is None else self.depth_z > 0
 
 
-def process(truth: Truth, transforms: Sequence[PixelTransform]) -> ProcessedTruth:
+def process(truth: GroundTruth, transforms: Sequence[PixelTransform]) -> ProcessedTruth:
     """Maps the truth to the processed images.
 
     Depth is taken from the nearest pixel of the original; where the original has none, it is
@@ -87,7 +87,7 @@ def _nearest(position: np.ndarray, side: int) -> tuple[np.ndarray, np.ndarray]:
     return pixel.clip(0, side - 1), (pixel >= 0) & (pixel < side)
 
 
-def _check_size(truth: Truth, view: int, transform: PixelTransform) -> None:
+def _check_size(truth: GroundTruth, view: int, transform: PixelTransform) -> None:
     assert truth.depth_z is not None
     height, width = truth.depth_z.shape[1:]
     if transform.original_size != (width, height):

@@ -19,8 +19,8 @@ from jaxrecon.formats.npz import read_npz, write_npz
 from jaxrecon.formats.pictures import save_pictures
 from jaxrecon.formats.ply import write_ply
 from jaxrecon.formats.scene import VIEW_ARRAYS, PointTracks, Scene, check_max_points
-from jaxrecon.formats.sheet import write_sheet
 from jaxrecon.formats.streamed import Streamed, check_stream_folder, is_streamed, read_streamed
+from jaxrecon.formats.summary import write_summary
 from jaxrecon.formats.viewer import serve
 
 __all__ = [
@@ -37,7 +37,7 @@ __all__ = [
     "save_pictures",
     "serve",
     "write_npz",
-    "write_sheet",
+    "write_summary",
 ]
 
 type Format = Literal["ply", "glb", "npz", "colmap"]

@@ -22,7 +22,7 @@ MOST_POINTS = 2**20
 """Most points that are spread over one photo: more than it has pixels."""
 _MOST_VIEWS = 10**9
 QUERY_EVERY = 8
-"""A number of points is asked for in each so manieth view."""
+"""A number of points is asked for in every view of this stride."""
 
 type Points = int | np.ndarray | Sequence[Sequence[float]]
 type QueryPoints = Points | Mapping[int, Points]

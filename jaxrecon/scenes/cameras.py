@@ -5,7 +5,7 @@ from jaxtyping import Array, Float
 
 from jaxrecon.geometry.transforms import rigid
 from jaxrecon.pytree import pytree_dataclass
-from jaxrecon.scenes.chance import Chance
+from jaxrecon.scenes.rng import Rng
 from jaxrecon.scenes.vectors import Vector, columns
 
 _PATHS = 4
@@ -54,19 +54,19 @@ class Cameras:
         return jnp.broadcast_to(matrix, (*self.position.x.shape, 3, 3))
 
 
-def focal_length(chance: Chance, fov: tuple[float, float], longer_side: int) -> Array:
+def focal_length(rng: Rng, fov: tuple[float, float], longer_side: int) -> Array:
     """A random focal length in pixels, for a field of view across the longer side."""
-    angle = fov[0] + (fov[1] - fov[0]) * chance.uniform()
+    angle = fov[0] + (fov[1] - fov[0]) * rng.uniform()
     return longer_side / 2 / jnp.tan(jnp.deg2rad(angle) / 2)
 
 
-def path(chance: Chance, views: int, heading: Array, distance: Array) -> tuple[Array, Array]:
+def path(rng: Rng, views: int, heading: Array, distance: Array) -> tuple[Array, Array]:
     """Ground positions of `V` cameras around a target at the origin, in shuffled order.
 
     An orbit, a sideways walk, a random cloud or a forward motion, drawn at random. Their middle
     lies `distance` from the target in the direction `heading`.
     """
-    streams = chance.split(3)
+    streams = rng.split(3)
     order = jnp.argsort(streams[0].uniform(views))
     jitter = 0.5 * streams[1].centred(3, views)
     kind, arc, length, slant = streams[2].uniform(4)
@@ -88,14 +88,14 @@ def path(chance: Chance, views: int, heading: Array, distance: Array) -> tuple[A
     return away * c - across * s, away * s + across * c
 
 
-def wander(chance: Chance, views: int, heading: Array, distance: Array) -> tuple[Array, Array]:
+def wander(rng: Rng, views: int, heading: Array, distance: Array) -> tuple[Array, Array]:
     """Ground positions as people take them, like `path`: more kinds, from nearly one place to far.
 
     Orbits of up to 160 degrees with or without a change of distance, walks past the target,
     clouds, forward motion, walks that turn, and steps to and fro on one spot; the length of all
     but orbits is drawn in octaves.
     """
-    streams = chance.split(3)
+    streams = rng.split(3)
     order = jnp.argsort(streams[0].uniform(views))
     jitter = 0.5 * streams[1].centred(3, views)
     kind, arc, length, slant, shake = streams[2].uniform(5)
@@ -126,7 +126,7 @@ def wander(chance: Chance, views: int, heading: Array, distance: Array) -> tuple
 
 
 def hold(
-    chance: Chance,
+    rng: Rng,
     position: Vector,
     target: Vector,
     distance: Array,
@@ -137,7 +137,7 @@ def hold(
 
     `lens` is the highest distortion, as the `bend` of `Cameras`.
     """
-    streams = chance.split(3)
+    streams = rng.split(3)
     loose, rolled, bend, turned = streams[0].uniform(4)
     aim = distance * 0.05 * 12.0**loose
     still = look_at(streams[1], position, target, aim, focal)
@@ -150,12 +150,10 @@ def hold(
     return Cameras(position, right, down, still.forward, focal, curve)
 
 
-def look_at(
-    chance: Chance, position: Vector, target: Vector, spread: Array, focal: Array
-) -> Cameras:
+def look_at(rng: Rng, position: Vector, target: Vector, spread: Array, focal: Array) -> Cameras:
     """Cameras that look at points within `spread` of the target, with a little roll."""
     views = position.x.shape[0]
-    streams = chance.split(2)
+    streams = rng.split(2)
     offset = columns(streams[0].centred(views, 3)) * spread
     forward = (target + offset - position).unit()
     level = forward.cross(Vector(jnp.zeros(views), jnp.zeros(views), jnp.ones(views))).unit()

@@ -5,18 +5,18 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Bool, Float
 
-from jaxrecon.scenes.chance import Chance
 from jaxrecon.scenes.config import SceneConfig
 from jaxrecon.scenes.placing import at_best, out_of_the_way, standing_height
+from jaxrecon.scenes.rng import Rng
 from jaxrecon.scenes.solids import Solids, Turn, place, turn
 from jaxrecon.scenes.vectors import Vector, columns
 
 
 def draw_sizes(
-    chance: Chance, config: SceneConfig, size: Array
+    rng: Rng, config: SceneConfig, size: Array
 ) -> tuple[Vector, Turn, Float[Array, " N"]]:
     """Half sizes, rotations and standing heights of things, each about `size` metres wide."""
-    streams = chance.split(3)
+    streams = rng.split(3)
     boxes, drums, balls = config.clutter_kinds
     count = boxes + drums + balls
     u = streams[0].uniform(count, 3)
@@ -40,7 +40,7 @@ def draw_sizes(
 
 
 def on_top(
-    chance: Chance,
+    rng: Rng,
     half: Vector,
     axes: Turn,
     rise: Array,
@@ -49,7 +49,7 @@ def on_top(
 ) -> Solids:
     """Things in random places of a table top, given its centre, half sizes and axes."""
     centre, extent, own = table
-    places = chance.centred(6, rise.shape[0], 2)
+    places = rng.centred(6, rise.shape[0], 2)
     across, along = places[..., 0] * extent.x * 0.95, places[..., 1] * extent.y * 0.95
     x = centre.x + own.x.x * across + own.y.x * along
     y = centre.y + own.x.y * across + own.y.y * along
@@ -58,9 +58,9 @@ def on_top(
     return place(out_of_the_way(spot, half, axes, cameras), half, axes)
 
 
-def strewn(chance: Chance, spread: Array, count: int) -> tuple[Array, Array]:
+def strewn(rng: Rng, spread: Array, count: int) -> tuple[Array, Array]:
     """Eight random places on the ground for each thing, within `spread` metres of the origin."""
-    u = chance.uniform(8, count, 2)
+    u = rng.uniform(8, count, 2)
     away, turned = spread * jnp.sqrt(u[..., 0]), 2 * jnp.pi * u[..., 1]
     return away * jnp.cos(turned), away * jnp.sin(turned)
 

@@ -6,7 +6,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
 from jaxrecon.pytree import pytree_dataclass
-from jaxrecon.scenes.chance import Chance
+from jaxrecon.scenes.rng import Rng
 from jaxrecon.scenes.solids import Turn, turn
 from jaxrecon.scenes.vectors import Vector, columns, where
 
@@ -22,15 +22,15 @@ class Stance:
     heading: Float[Array, ""]
 
 
-def draw_stance(chance: Chance) -> Stance:
+def draw_stance(rng: Rng) -> Stance:
     """Seven landscapes in ten have houses."""
-    built, heading = chance.uniform(2)
+    built, heading = rng.uniform(2)
     return Stance(built < 0.7, 2 * jnp.pi * heading)
 
 
-def build(chance: Chance, stance: Stance, count: int) -> Boxes:
+def build(rng: Rng, stance: Stance, count: int) -> Boxes:
     """Houses whose fronts look about towards `heading`; heights of centres above the ground."""
-    streams = chance.split(2)
+    streams = rng.split(2)
     u = streams[0].uniform(count, 3)
     half = jnp.array([3.0, 2.0, 2.2]) * jnp.array([5.0, 3.0, 4.0]) ** u
     first = jnp.arange(count) == 0

@@ -8,12 +8,12 @@ from jaxtyping import Array, Int
 
 from jaxrecon.pytree import pytree_dataclass
 from jaxrecon.scenes.cameras import Cameras, focal_length, hold, look_at, path, wander
-from jaxrecon.scenes.chance import Chance
 from jaxrecon.scenes.clutter import draw_sizes, merged, strewn
 from jaxrecon.scenes.config import SceneConfig
 from jaxrecon.scenes.houses import Stance, build, draw_stance, with_houses
 from jaxrecon.scenes.noise import noise_2d
 from jaxrecon.scenes.placing import at_best, out_of_the_way, standing_height
+from jaxrecon.scenes.rng import Rng
 from jaxrecon.scenes.solids import FAR, Solids, Turn, place, turn
 from jaxrecon.scenes.textures import draw_materials
 from jaxrecon.scenes.vectors import Vector, columns, mix, where
@@ -130,9 +130,9 @@ class Ground:
         return mix(colour, white, cover * jnp.clip(up * 4, 0, 0.9))
 
 
-def draw_landscape(chance: Chance, views: int, config: SceneConfig, longer_side: int) -> World:
+def draw_landscape(rng: Rng, views: int, config: SceneConfig, longer_side: int) -> World:
     """A random landscape with blocks, trunks, boulders and trees, a sun and cameras."""
-    streams = chance.split(9)
+    streams = rng.split(9)
     ground, sun = _draw_ground(streams[0], config)
     focal = focal_length(streams[1], config.fov, longer_side)
     corner = (config.lens * (2 * focal / longer_side) ** 2 / 2) if config.lens else None
@@ -154,8 +154,8 @@ def draw_landscape(chance: Chance, views: int, config: SceneConfig, longer_side:
     return World(cameras, solids, ground, materials, sun, seed)
 
 
-def _draw_ground(chance: Chance, config: SceneConfig) -> tuple[Ground, Lights]:
-    streams = chance.split(2)
+def _draw_ground(rng: Rng, config: SceneConfig) -> tuple[Ground, Lights]:
+    streams = rng.split(2)
     u = streams[0].uniform(12)
     height, turned = jnp.deg2rad(25 + 45 * u[0]), 2 * jnp.pi * u[1]
     level = jnp.cos(height)
@@ -186,8 +186,8 @@ def _draw_ground(chance: Chance, config: SceneConfig) -> tuple[Ground, Lights]:
     )
 
 
-def _draw_cameras(chance: Chance, views: int, ground: Ground, focal: Array) -> Cameras:
-    streams = chance.split(4)
+def _draw_cameras(rng: Rng, views: int, ground: Ground, focal: Array) -> Cameras:
+    streams = rng.split(4)
     u = streams[0].uniform(6)
     distance = 5.0 + 7.0 * u[0]
     x, y = path(streams[1], views, 2 * jnp.pi * u[1], distance)
@@ -200,7 +200,7 @@ def _draw_cameras(chance: Chance, views: int, ground: Ground, focal: Array) -> C
 
 
 def _held_cameras(
-    chance: Chance,
+    rng: Rng,
     views: int,
     ground: Ground,
     focal: Array,
@@ -208,7 +208,7 @@ def _held_cameras(
     stance: Stance | None,
 ) -> Cameras:
     """Cameras in the hand, before a house if there is one."""
-    streams = chance.split(4)
+    streams = rng.split(4)
     u = streams[0].uniform(6)
     distance = 2.5 * 5.0 ** u[0]
     heading, aim = 2 * jnp.pi * u[1], 0.2 + 0.8 * u[4]
@@ -226,10 +226,10 @@ def _held_cameras(
 
 
 def _strew(
-    chance: Chance, ground: Ground, solids: Solids, cameras: Vector, config: SceneConfig
+    rng: Rng, ground: Ground, solids: Solids, cameras: Vector, config: SceneConfig
 ) -> Solids:
     """Puts small things on the ground."""
-    streams = chance.split(3)
+    streams = rng.split(3)
     u = streams[0].uniform(config.clutter)
     half, axes, rise = draw_sizes(streams[1], config, 0.3 * 3.0**u)
     x, y = strewn(streams[2], jnp.float32(7.0), config.clutter)
@@ -239,9 +239,9 @@ def _strew(
 
 
 def _scatter(
-    chance: Chance, ground: Ground, cameras: Vector, config: SceneConfig, stance: Stance | None
+    rng: Rng, ground: Ground, cameras: Vector, config: SceneConfig, stance: Stance | None
 ) -> Solids:
-    streams = chance.split(4)
+    streams = rng.split(4)
     boxes = 2 + config.pictures + config.boxes
     count = boxes + config.cylinders + config.spheres
     half, axes = lax.optimization_barrier(_draw_sizes(streams[0], boxes, count, config))
@@ -259,8 +259,8 @@ def _scatter(
     return place(centre, half, axes)
 
 
-def _draw_sizes(chance: Chance, boxes: int, count: int, config: SceneConfig) -> tuple[Vector, Turn]:
-    streams = chance.split(3)
+def _draw_sizes(rng: Rng, boxes: int, count: int, config: SceneConfig) -> tuple[Vector, Turn]:
+    streams = rng.split(3)
     u = streams[0].uniform(count, 3)
     number = jnp.arange(count)
     box = 0.25 * jnp.array([8.0, 8.0, 8.0]) ** u

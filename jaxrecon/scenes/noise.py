@@ -29,7 +29,7 @@ def uniform(bits: UInt32[Array, "..."]) -> Array:
     return (bits >> 8).astype(jnp.int32).astype(jnp.float32) * _UNIT
 
 
-def bell(bits: UInt32[Array, "..."]) -> Array:
+def normal(bits: UInt32[Array, "..."]) -> Array:
     """Bits as a nearly normal number of mean 0 and deviation 1: the sum of their four bytes."""
     low, high = bits & np.uint32(0x00FF00FF), (bits >> 8) & np.uint32(0x00FF00FF)
     pairs = low + high

@@ -6,8 +6,8 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from jaxrecon.pytree import pytree_dataclass
-from jaxrecon.scenes.chance import Chance
-from jaxrecon.scenes.noise import bell, mixed
+from jaxrecon.scenes.noise import mixed, normal
+from jaxrecon.scenes.rng import Rng
 from jaxrecon.scenes.vectors import Vector
 
 _BLOCK = 8
@@ -31,9 +31,9 @@ class Phone:
     blocks: Array
 
 
-def draw_phone(chance: Chance, views: int, strength: float) -> Phone:
+def draw_phone(rng: Rng, views: int, strength: float) -> Phone:
     """A phone of random quality, and how steadily each picture was taken."""
-    streams = chance.split(4)
+    streams = rng.split(4)
     u = streams[0].uniform(8)
     much = strength * jnp.sqrt(u[7])
     red, green, blue = jnp.exp2(
@@ -71,7 +71,7 @@ def after_film(
     """A developed picture with contrast, saturation, noise, sharpening and blocks."""
     grey = jnp.mean(images, axis=-1, keepdims=True)
     images = jnp.clip(grey + (images - grey) * phone.saturation, 0, 1) ** phone.contrast
-    random = jnp.stack([bell(mixed(bits + jnp.uint32(number))) for number in (7, 8, 9)], axis=-1)
+    random = jnp.stack([normal(mixed(bits + jnp.uint32(number))) for number in (7, 8, 9)], axis=-1)
     level = phone.noise * (0.3 + 0.7 * jnp.sqrt(jnp.clip(1 - grey, 0, 1)))
     images = images + level * random
     channels = [images[..., number] for number in range(3)]

@@ -5,9 +5,9 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from jaxrecon.pytree import pytree_dataclass
-from jaxrecon.scenes.chance import Chance
 from jaxrecon.scenes.config import SceneConfig
-from jaxrecon.scenes.noise import bell, mixed
+from jaxrecon.scenes.noise import mixed, normal
+from jaxrecon.scenes.rng import Rng
 from jaxrecon.scenes.vectors import Vector
 
 _MIDDLE = 0.30
@@ -22,9 +22,9 @@ class Film:
     noise: Array
 
 
-def draw_film(chance: Chance, views: int, config: SceneConfig) -> Film:
+def draw_film(rng: Rng, views: int, config: SceneConfig) -> Film:
     """Random errors of exposure and white balance for each view, one noise level for all."""
-    streams = chance.split(4)
+    streams = rng.split(4)
     stops = config.exposure * streams[0].normal(views)
     tint = jnp.exp(0.06 * streams[1].normal(3, 1))
     drift = jnp.exp(0.02 * streams[2].normal(3, views))
@@ -45,7 +45,7 @@ def develop(light: Vector, film: Film, bits: Array) -> Float[Array, "V H W 3"]:
     channels = [light.x * gain.x, light.y * gain.y, light.z * gain.z]
     pictures = []
     for number, channel in enumerate(channels):
-        random = bell(mixed(bits + jnp.uint32(number)))
+        random = normal(mixed(bits + jnp.uint32(number)))
         pictures.append(jnp.clip(_tone(channel) + film.noise * random, 0, 1))
     return jnp.stack(jax.lax.optimization_barrier(pictures), axis=-1)
 

@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int, UInt8, UInt32
 
 from jaxrecon.pytree import pytree_dataclass
-from jaxrecon.scenes.chance import Chance
+from jaxrecon.scenes.rng import Rng
 from jaxrecon.scenes.vectors import Vector, mix, where
 
 _GREY = 3**-0.5
@@ -80,11 +80,9 @@ class Prints:
         return jax.tree.map(lambda leaf: leaf[index], self)
 
 
-def draw_prints(
-    chance: Chance, size: Float[Array, " M"], pictures: Pictures, share: float
-) -> Prints:
+def draw_prints(rng: Rng, size: Float[Array, " M"], pictures: Pictures, share: float) -> Prints:
     """Random pictures for surfaces about `size` metres wide, on `share` of them."""
-    streams = chance.split(4)
+    streams = rng.split(4)
     count = size.shape[0]
     u = streams[0].uniform(11, count)
     # One scene in eight has no picture at all.

@@ -9,8 +9,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from jaxrecon.pytree import pytree_dataclass
-from jaxrecon.scenes.chance import Chance
 from jaxrecon.scenes.noise import hashed, uniform
+from jaxrecon.scenes.rng import Rng
 from jaxrecon.scenes.vectors import Vector
 
 
@@ -34,9 +34,9 @@ class Relief:
         return jax.tree.map(lambda leaf: leaf[index], self)
 
 
-def draw_relief(chance: Chance, size: Float[Array, " M"], room: Array, share: float) -> Relief:
+def draw_relief(rng: Rng, size: Float[Array, " M"], room: Array, share: float) -> Relief:
     """Openings for `share` of surfaces about `size` metres wide, at most `room` metres deep."""
-    streams = chance.split(2)
+    streams = rng.split(2)
     count = size.shape[0]
     u = streams[0].uniform(8, count)
     across = jnp.clip(size * jnp.exp2(-3.2 + 2.2 * u[1]), 0.12, 4.0)

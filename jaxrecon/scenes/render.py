@@ -11,7 +11,6 @@ from jax import lax
 from jaxtyping import Array, Key
 
 from jaxrecon.errors import InputError
-from jaxrecon.scenes.chance import Chance, chance
 from jaxrecon.scenes.config import SCENES, SceneConfig
 from jaxrecon.scenes.landscapes import draw_landscape
 from jaxrecon.scenes.noise import hashed, uniform
@@ -20,6 +19,7 @@ from jaxrecon.scenes.photo import develop, draw_film
 from jaxrecon.scenes.photographs import Pictures, backdrop, draw_prints, printed
 from jaxrecon.scenes.relief import draw_relief
 from jaxrecon.scenes.rendered import RenderedScene, RenderedScenes
+from jaxrecon.scenes.rng import Rng, scene_rng
 from jaxrecon.scenes.rooms import draw_room
 from jaxrecon.scenes.shading import shade
 from jaxrecon.scenes.solids import box_interval, intervals
@@ -190,7 +190,7 @@ def _render_one(
     pictures: Pictures | None,
 ) -> tuple[Array, ...]:
     """The fields of one scene of `RenderedScenes`."""
-    scenery, film, surfaces, phones = chance(key, number).split(4)
+    scenery, film, surfaces, phones = scene_rng(key, number).split(4)
     draw = draw_landscape if outdoor else draw_room
     world = draw(scenery, views, config, max(size))
     world = lax.optimization_barrier(_furbished(world, surfaces, config, pictures, outdoor))
@@ -208,10 +208,10 @@ def _render_one(
 
 
 def _furbished(
-    world: World, chance: Chance, config: SceneConfig, pictures: Pictures | None, outdoor: bool
+    world: World, rng: Rng, config: SceneConfig, pictures: Pictures | None, outdoor: bool
 ) -> World:
     """The scene with pictures and openings on its surfaces."""
-    streams = chance.split(3)
+    streams = rng.split(3)
     half, faces = world.solids.half, world.materials.gloss.shape[0] - world.solids.half.x.shape[0]
     least = jnp.minimum(jnp.minimum(half.x, half.y), half.z)
     boxes = intervals(config).count(box_interval)

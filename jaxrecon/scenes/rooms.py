@@ -7,10 +7,10 @@ from jaxtyping import Array, Bool, Float, Int
 
 from jaxrecon.pytree import pytree_dataclass
 from jaxrecon.scenes.cameras import Cameras, focal_length, hold, look_at, path, wander
-from jaxrecon.scenes.chance import Chance
 from jaxrecon.scenes.clutter import draw_sizes, either, merged, on_top, strewn
 from jaxrecon.scenes.config import SceneConfig
 from jaxrecon.scenes.placing import at_best, out_of_the_way, standing_height
+from jaxrecon.scenes.rng import Rng
 from jaxrecon.scenes.solids import Solids, Turn, place, turn
 from jaxrecon.scenes.textures import draw_materials
 from jaxrecon.scenes.vectors import Vector, columns
@@ -67,9 +67,9 @@ class Room:
         return colour
 
 
-def draw_room(chance: Chance, views: int, config: SceneConfig, longer_side: int) -> World:
+def draw_room(rng: Rng, views: int, config: SceneConfig, longer_side: int) -> World:
     """A random room with furniture, lamps and cameras."""
-    streams = chance.split(8)
+    streams = rng.split(8)
     room = _draw_walls(streams[0], config)
     focal = focal_length(streams[1], config.fov, longer_side)
     corner = (config.lens * (2 * focal / longer_side) ** 2 / 2) if config.lens else None
@@ -88,8 +88,8 @@ def draw_room(chance: Chance, views: int, config: SceneConfig, longer_side: int)
     return World(cameras, solids, room, materials, _lamps(streams[5], room, config), seed)
 
 
-def _draw_walls(chance: Chance, config: SceneConfig) -> Room:
-    u = chance.uniform(9)
+def _draw_walls(rng: Rng, config: SceneConfig) -> Room:
+    u = rng.uniform(9)
     low, high = (side / 2 for side in config.room)
     # The longer rooms of an even draw would leave few small ones: draw in octaves.
     sides = low * (high / low) ** u[:2]
@@ -97,14 +97,14 @@ def _draw_walls(chance: Chance, config: SceneConfig) -> Room:
     sky = Vector(0.9 + 0.2 * u[3], 0.9 + 0.2 * u[4], 0.9 + 0.2 * u[5]) * ambient
     bounce = Vector(0.8 + 0.3 * u[6], 0.7 + 0.3 * u[6], 0.6 + 0.3 * u[6]) * (ambient * 0.6)
     if config.contrast:
-        tint = chance.split(1)[0].centred(3)
+        tint = rng.split(1)[0].centred(3)
         sky = sky * Vector(*jnp.exp2(config.contrast * jnp.array([0.6, 0.2, 0.6]) * tint))
         sky, bounce = sky * (0.5 + u[7]), bounce * (0.4 + 1.6 * u[7] ** 2)
     return Room(sides[0], sides[1], 2.4 + 1.4 * u[8], sky, bounce)
 
 
-def _draw_cameras(chance: Chance, views: int, room: Room, focal: Array) -> Cameras:
-    streams = chance.split(4)
+def _draw_cameras(rng: Rng, views: int, room: Room, focal: Array) -> Cameras:
+    streams = rng.split(4)
     u = streams[0].uniform(6)
     heading = 2 * jnp.pi * u[0]
     c, s = jnp.cos(heading), jnp.sin(heading)
@@ -134,7 +134,7 @@ class Spot:
 
 
 def _held_cameras(
-    chance: Chance,
+    rng: Rng,
     views: int,
     room: Room,
     focal: Array,
@@ -142,7 +142,7 @@ def _held_cameras(
     config: SceneConfig,
 ) -> tuple[Cameras, Spot]:
     """Cameras in the hand: through the room, or close to a table."""
-    streams = chance.split(4)
+    streams = rng.split(4)
     u = streams[0].uniform(9)
     heading = 2 * jnp.pi * u[0]
     c, s = jnp.cos(heading), jnp.sin(heading)
@@ -167,7 +167,7 @@ def _held_cameras(
 
 
 def _strew(
-    chance: Chance,
+    rng: Rng,
     room: Room,
     solids: Solids,
     cameras: Vector,
@@ -175,7 +175,7 @@ def _strew(
     spot: Spot | None,
 ) -> Solids:
     """Puts small things on the table and the floor; `solids` begins with the table's top."""
-    streams = chance.split(4)
+    streams = rng.split(4)
     near = jnp.zeros((), bool) if spot is None else spot.near
     up = (streams[0].uniform(config.clutter) < 0.6) | near
     half, axes, rise = draw_sizes(streams[1], config, jnp.where(up, 0.14, 0.35))
@@ -199,10 +199,10 @@ def _top_of(solids: Solids) -> tuple[Vector, Vector, Turn]:
 
 
 def _furnish(
-    chance: Chance, room: Room, cameras: Vector, config: SceneConfig, spot: Spot | None
+    rng: Rng, room: Room, cameras: Vector, config: SceneConfig, spot: Spot | None
 ) -> Solids:
     """A table, pictures on the walls, and boxes, cylinders and spheres on the floor or table."""
-    streams = chance.split(4)
+    streams = rng.split(4)
     count = 1 + config.boxes + config.cylinders + config.spheres
     half, axes = lax.optimization_barrier(_draw_sizes(streams[0], count, config))
     rise = standing_height(half, axes, config.spheres)
@@ -243,9 +243,9 @@ def _table(centre: Vector, half: Vector, axes: Turn) -> Solids:
     return jax.tree.map(lambda *leaves: jnp.concatenate(leaves), top, stand)
 
 
-def _draw_sizes(chance: Chance, count: int, config: SceneConfig) -> tuple[Vector, Turn]:
+def _draw_sizes(rng: Rng, count: int, config: SceneConfig) -> tuple[Vector, Turn]:
     """Half sizes and rotations of the table (first) and of what stands on the floor."""
-    streams = chance.split(3)
+    streams = rng.split(3)
     u = streams[0].uniform(count, 3)
     boxes = 1 + config.boxes
     number = jnp.arange(count)[:, None]
@@ -279,9 +279,9 @@ def _onto_table(
     )
 
 
-def _hang(chance: Chance, room: Room, count: int) -> Solids:
+def _hang(rng: Rng, room: Room, count: int) -> Solids:
     """Pictures on the walls."""
-    u = chance.uniform(6, count)
+    u = rng.uniform(6, count)
     on_x = jnp.arange(count) % 2 == 0
     side = jnp.where(u[0] < 0.5, -1.0, 1.0)
     half = Vector(0.2 + 0.6 * u[1], jnp.full(count, 0.02), 0.2 + 0.4 * u[2])
@@ -293,8 +293,8 @@ def _hang(chance: Chance, room: Room, count: int) -> Solids:
     return place(centre, half, turn(jnp.where(on_x, jnp.pi / 2, 0.0), jnp.zeros(count)))
 
 
-def _lamps(chance: Chance, room: Room, config: SceneConfig) -> Lights:
-    u = chance.uniform(config.lights, 8)
+def _lamps(rng: Rng, room: Room, config: SceneConfig) -> Lights:
+    u = rng.uniform(config.lights, 8)
     position = Vector(
         (u[:, 0] - 0.5) * 1.5 * room.half_width,
         (u[:, 1] - 0.5) * 1.5 * room.half_depth,

@@ -7,8 +7,8 @@ from jax import lax
 from jaxtyping import Array, Float, Int
 
 from jaxrecon.pytree import pytree_dataclass
-from jaxrecon.scenes.chance import Chance
 from jaxrecon.scenes.noise import hashed, noise_3d, uniform
+from jaxrecon.scenes.rng import Rng
 from jaxrecon.scenes.vectors import Vector, mix
 
 # Columns: height of a tile for width 1, shift of each row, joint, and how much of the colour comes
@@ -60,9 +60,9 @@ class Materials:
         return jax.tree.map(lambda leaf: leaf[index], self)
 
 
-def draw_materials(chance: Chance, size: Float[Array, " M"]) -> Materials:
+def draw_materials(rng: Rng, size: Float[Array, " M"]) -> Materials:
     """Random materials for surfaces about `size` metres wide."""
-    streams = chance.split(3)
+    streams = rng.split(3)
     count = size.shape[0]
     u = streams[0].uniform(20, count)
     kind = jnp.floor(u[0] * len(_PATTERNS)).astype(jnp.int32)

@@ -128,7 +128,7 @@ def tree(folder: Path) -> dict[str, bytes | None]:
 class TestReconstruct:
     def test_every_format(self, run: Run, photos: str, native: str, tmp_path: Path) -> None:
         out = tmp_path / "new" / "out"
-        formats = "ply,glb,npz,colmap,pictures,sheet"
+        formats = "ply,glb,npz,colmap,pictures,summary"
         code, printed, err = run(
             *("reconstruct", photos, "-m", native, "-o", out, "--formats", formats),
             *(*EVERYTHING, "--json"),
@@ -154,7 +154,7 @@ class TestReconstruct:
                 "scene.npz",
                 "colmap/",
                 "pictures/",
-                "sheet.png",
+                "summary.png",
                 "summary.json",
             ],
             "seconds": seconds,
@@ -169,8 +169,8 @@ class TestReconstruct:
         assert (out / "scene.glb").read_bytes().startswith(b"glTF")
         assert {path.stem for path in (out / "colmap").rglob("*.bin")} >= {"cameras", "images"}
         assert len(list((out / "pictures" / "depth").iterdir())) == 3
-        with Image.open(out / "sheet.png") as sheet:
-            assert sheet.format == "PNG"
+        with Image.open(out / "summary.png") as summary:
+            assert summary.format == "PNG"
         recon = Reconstruction.load(out / "scene.npz")
         assert recon.names == ("0.png", "1.png", "2.png")
         assert recon.mask.all()
@@ -830,3 +830,10 @@ def test_interrupted(
     found = run("reconstruct", photos, "-m", native, "-o", tmp_path / "out", "-q", *EVERYTHING)
     assert found == (130, "", "jaxrecon: interrupted\n")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_export_is_the_old_name_of_compile(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(["export", "--help"])
+    assert ended.value.code == 0
+    assert "--device-kind" in capsys.readouterr().out

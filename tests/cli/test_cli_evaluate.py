@@ -11,7 +11,7 @@ from PIL import Image
 
 from jaxrecon.cli import main
 from jaxrecon.cli.evaluate import SETS
-from jaxrecon.evaluation import EVALUATION_SETS
+from jaxrecon.evaluation import DATASETS
 from places import EXAMPLES
 from tiny_models import write_native
 
@@ -81,7 +81,7 @@ def test_json(run: Run, native: str) -> None:
 
 
 def test_every_set_can_be_asked_for() -> None:
-    assert ("procedural", *EVALUATION_SETS) == SETS
+    assert ("procedural", *DATASETS) == SETS
 
 
 def test_without_an_output_folder(run: Run, native: str, tmp_path: Path) -> None:

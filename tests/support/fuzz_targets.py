@@ -22,7 +22,7 @@ from jaxrecon import checkpoint, registry
 from jaxrecon.aot.record import read_record
 from jaxrecon.cli.query_points import read_query_points
 from jaxrecon.conditions import colmap_images, read_known_views
-from jaxrecon.evaluation import open_set
+from jaxrecon.evaluation import open_dataset
 from jaxrecon.images import load_images, view_sizes
 from jaxrecon.models import Pi3, Pi3Config, ResizeRule
 from jaxrecon.nn.dinov2 import DinoV2Config
@@ -383,7 +383,7 @@ POSE = "1 0 0 0\n0 1 0 0\n0 0 1 0\n0 0 0 1\n"
 
 
 def _set(kind: str) -> Callable[[Path], object]:
-    return lambda folder: list(open_set(kind, folder))
+    return lambda folder: list(open_dataset(kind, folder))
 
 
 def _pictures_of(*names: str) -> Callable[[Path], object]:

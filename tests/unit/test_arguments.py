@@ -12,7 +12,7 @@ from flax import nnx
 from drawn_weights import drawn
 from jaxrecon.checks import shown
 from jaxrecon.errors import MAX_MESSAGE, InputError, one_line
-from jaxrecon.evaluation import Settings, evaluate, open_set
+from jaxrecon.evaluation import Settings, evaluate, open_dataset
 from jaxrecon.models import PI3_RESIZE, VGGT, VGGT_RESIZE, Pi3
 from jaxrecon.pipeline import Pipeline
 from jaxrecon.runtime.bucketing import check_program_size
@@ -169,19 +169,19 @@ def test_sizes_of_programs(views: Any, size: Any, without_shape_checks: None) ->
 def test_numbers_of_evaluation_sets(name: str, without_shape_checks: None) -> None:
     wrong: list[Any] = [-1, -HUGE, 1.5, "8", NAN, [8]]
     for value in wrong:
-        refused(name, lambda value=value: open_set("procedural", **{name: value}))
+        refused(name, lambda value=value: open_dataset("procedural", **{name: value}))
 
 
 def test_arguments_of_evaluation_sets(tmp_path: Path, without_shape_checks: None) -> None:
     kinds: list[Any] = [None, 3, "none", ["tum"]]
     for kind in kinds:
-        refused("unknown evaluation set", lambda kind=kind: open_set(kind, tmp_path))
+        refused("unknown evaluation set", lambda kind=kind: open_dataset(kind, tmp_path))
     paths: list[Any] = ["", "a\0b", 3, b"a"]
     for path in paths:
-        refused("path", lambda path=path: open_set("tum", path))
+        refused("path", lambda path=path: open_dataset("tum", path))
     absurd: list[tuple[str, Any]] = [("size", 10**6), ("views", 10**7), ("size", HUGE)]
     for name, value in absurd:
-        refused(name, lambda name=name, value=value: open_set("procedural", **{name: value}))
+        refused(name, lambda name=name, value=value: open_dataset("procedural", **{name: value}))
 
 
 def test_arguments_of_evaluate(pi3: Pipeline, without_shape_checks: None) -> None:

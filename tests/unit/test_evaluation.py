@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from jaxrecon.errors import InputError
-from jaxrecon.evaluation import Report, Settings, Truth, evaluate
+from jaxrecon.evaluation import GroundTruth, Report, Settings, evaluate
 from jaxrecon.evaluation.sampling import process, processed_depth, processed_intrinsics
 from jaxrecon.images import PixelTransform
 from jaxrecon.reconstruction import Reconstruction
@@ -35,12 +35,12 @@ def bumpy_depth(poses: np.ndarray) -> np.ndarray:
     return depth.astype(np.float32)
 
 
-def make_truth(xs: tuple[float, ...] = (0.0, 0.3, 0.5, 0.9), **changes: Any) -> Truth:
+def make_truth(xs: tuple[float, ...] = (0.0, 0.3, 0.5, 0.9), **changes: Any) -> GroundTruth:
     """Cameras beside each other in front of a bumpy wall."""
     poses = np.tile(np.eye(4), (len(xs), 1, 1))
     poses[:, 0, 3] = xs
     poses[:, 1, 3] = np.square(xs)
-    truth = Truth(
+    truth = GroundTruth(
         "wall",
         np.zeros((len(xs), HEIGHT, WIDTH, 3), np.uint8),
         poses,
@@ -50,7 +50,7 @@ def make_truth(xs: tuple[float, ...] = (0.0, 0.3, 0.5, 0.9), **changes: Any) -> 
     return replace(truth, **changes)
 
 
-def reconstruction(truth: Truth, unit: float = 0.25) -> Reconstruction:
+def reconstruction(truth: GroundTruth, unit: float = 0.25) -> Reconstruction:
     """The truth in another unit and world, as a model would return it."""
     turn = np.array([[0.0, 0, 1, 4], [1, 0, 0, 5], [0, 1, 0, 6], [0, 0, 0, 1]])
     poses = turn @ np.asarray(truth.world_from_camera)
@@ -87,7 +87,7 @@ class Oracle:
         return self.answers[len(self.asked) - 1]
 
 
-def judge(recon: Reconstruction, truth: Truth, **settings: Any) -> Report:
+def judge(recon: Reconstruction, truth: GroundTruth, **settings: Any) -> Report:
     return evaluate(Oracle([recon]), [truth], settings=Settings(**settings))
 
 
@@ -301,7 +301,7 @@ class TestEvaluate:
 
     def test_nothing_to_measure(self) -> None:
         truth = make_truth()
-        bare = Truth("bare", truth.images)
+        bare = GroundTruth("bare", truth.images)
         with pytest.raises(
             InputError, match="nothing can be measured on 1 scenes: no pose metrics"
         ):

@@ -15,7 +15,7 @@ from PIL import Image
 
 from jaxrecon import scenes
 from jaxrecon.errors import InputError
-from jaxrecon.evaluation import EVALUATION_SETS, Pick, Truth, open_set
+from jaxrecon.evaluation import DATASETS, GroundTruth, Subset, open_dataset
 from jaxrecon.evaluation.datasets import procedural
 from jaxrecon.evaluation.datasets.co3d import intrinsics_from_ndc, opencv_from_pytorch3d
 from jaxrecon.evaluation.datasets.tum import nearest_in_time
@@ -42,27 +42,27 @@ def shifted(*xs: float) -> np.ndarray:
     return poses
 
 
-def read(kind: str, path: Path, **options: Any) -> list[Truth]:
-    return list(open_set(kind, path, **options))
+def read(kind: str, path: Path, **options: Any) -> list[GroundTruth]:
+    return list(open_dataset(kind, path, **options))
 
 
 class TestPick:
     def test_every_third_and_at_most_two(self) -> None:
-        assert Pick(stride=3, views=2).of(range(10)) == [0, 3]
-        assert Pick(stride=3).of(range(10)) == [0, 3, 6, 9]
-        assert Pick(views=20).of(range(3)) == [0, 1, 2]
+        assert Subset(stride=3, views=2).of(range(10)) == [0, 3]
+        assert Subset(stride=3).of(range(10)) == [0, 3, 6, 9]
+        assert Subset(views=20).of(range(3)) == [0, 1, 2]
 
     def test_a_draw_is_in_order_and_repeatable(self) -> None:
-        drawn = Pick(views=5, seed=1).of(range(100))
-        assert drawn == sorted(set(drawn)) == Pick(views=5, seed=1).of(range(100))
-        assert drawn != Pick(views=5, seed=2).of(range(100))
+        drawn = Subset(views=5, seed=1).of(range(100))
+        assert drawn == sorted(set(drawn)) == Subset(views=5, seed=1).of(range(100))
+        assert drawn != Subset(views=5, seed=2).of(range(100))
         assert len(drawn) == 5
 
     @pytest.mark.parametrize("wrong", [{"stride": 0}, {"views": 0}, {"seed": -1}])
     def test_refusals(self, wrong: dict[str, Any]) -> None:
         ((name, value),) = wrong.items()
         with pytest.raises(InputError, match=f"{name} is {value}"):
-            Pick(**wrong)
+            Subset(**wrong)
 
 
 class TestTruth:
@@ -70,31 +70,31 @@ class TestTruth:
 
     def test_other_numbers_of_views(self, without_shape_checks: None) -> None:
         with pytest.raises(InputError, match=r"s: intrinsics has shape \(3, 3, 3\); .* 2 images"):
-            Truth("s", self.IMAGES, intrinsics=np.zeros((3, 3, 3)))
+            GroundTruth("s", self.IMAGES, intrinsics=np.zeros((3, 3, 3)))
         with pytest.raises(InputError, match=r"depth_z has shape \(2, 6\); expected \(2, any, any"):
-            Truth("s", self.IMAGES, depth_z=np.zeros((2, 6)))
+            GroundTruth("s", self.IMAGES, depth_z=np.zeros((2, 6)))
 
     def test_no_images(self) -> None:
         with pytest.raises(InputError, match="s has no images"):
-            Truth("s", ())
+            GroundTruth("s", ())
 
     @pytest.mark.parametrize("change", [(0, 0, 2.0), (0, 0, -1.0), (3, 0, 1.0), (3, 3, 0.0)])
     def test_poses_that_are_not_rigid(self, change: tuple[int, int, float]) -> None:
         poses = shifted(0, 1)
         poses[1, change[0], change[1]] = change[2]
         with pytest.raises(InputError, match="the pose of view 1 is not a rotation"):
-            Truth("s", self.IMAGES, poses)
+            GroundTruth("s", self.IMAGES, poses)
 
     @pytest.mark.parametrize("change", [(0, 0, 0.0), (1, 1, -1.0), (2, 2, 0.0), (2, 0, 1.0)])
     def test_cameras_that_are_no_pinholes(self, change: tuple[int, int, float]) -> None:
         cameras = np.tile(np.eye(3), (2, 1, 1))
         cameras[1, change[0], change[1]] = change[2]
         with pytest.raises(InputError, match="the intrinsics of view 1 are no pinhole camera"):
-            Truth("s", self.IMAGES, intrinsics=cameras)
+            GroundTruth("s", self.IMAGES, intrinsics=cameras)
 
     def test_what_is_unknown_is_fine(self) -> None:
         cameras = np.stack([np.eye(3), np.full((3, 3), np.nan)])
-        assert len(Truth("s", self.IMAGES, shifted(0, np.nan), cameras)) == 2
+        assert len(GroundTruth("s", self.IMAGES, shifted(0, np.nan), cameras)) == 2
 
 
 class TestProcedural:
@@ -114,7 +114,7 @@ class TestProcedural:
 
         monkeypatch.setattr(scenes, "render_scenes", render)
         monkeypatch.setattr(procedural, "TOGETHER", 2)
-        found = list(open_set("procedural", scenes=3, views=2, size=8, seed=5))
+        found = list(open_dataset("procedural", scenes=3, views=2, size=8, seed=5))
         key = jax.random.key_data(scenes.scene_key("test", 5)).tolist()
         assert calls == [(key, 0, 2), (key, 2, 2)]
         assert [truth.name for truth in found] == [f"procedural-5-000{n}" for n in range(3)]
@@ -126,13 +126,13 @@ class TestProcedural:
 
     def test_a_path_is_refused(self) -> None:
         with pytest.raises(InputError, match="procedural scenes lie nowhere"):
-            open_set("procedural", "x")
+            open_dataset("procedural", "x")
 
     def test_a_size_is_of_procedural_images(self, tmp_path: Path) -> None:
         with pytest.raises(
             InputError, match="size=56 is of procedural images; those of the set tu"
         ):
-            open_set("tum", tmp_path, size=56)
+            open_dataset("tum", tmp_path, size=56)
 
 
 def make_folder(folder: Path, views: int = 3, **arrays: np.ndarray) -> Path:
@@ -220,7 +220,7 @@ class TestFolder:
 
     def test_no_scene_in_it(self, tmp_path: Path) -> None:
         with pytest.raises(InputError, match="is no scene"):
-            open_set("folder", tmp_path)
+            open_dataset("folder", tmp_path)
 
 
 def make_seven_scenes(sequence: Path, xs: tuple[float, ...]) -> None:
@@ -264,7 +264,7 @@ class TestSevenScenes:
         assert [t.name for t in read("7scenes", tmp_path)] == ["chess/seq-02", "chess/seq-12"]
         (tmp_path / "chess" / "TestSplit.txt").write_text("sequence9\n")
         with pytest.raises(InputError, match="none of the sequences"):
-            open_set("7scenes", tmp_path)
+            open_dataset("7scenes", tmp_path)
 
     def test_what_is_absent_is_unknown(self, tmp_path: Path) -> None:
         make_seven_scenes(tmp_path, (0.0, 1.0, 2.0))
@@ -497,7 +497,7 @@ class TestRe10k:
 
     def test_refusals(self, tmp_path: Path) -> None:
         with pytest.raises(InputError, match="no pose lists"):
-            open_set("re10k", tmp_path)
+            open_dataset("re10k", tmp_path)
         file = make_re10k(tmp_path)
         (tmp_path / "clip").rename(tmp_path / "moved")
         with pytest.raises(InputError, match="no frame of it is in"):
@@ -522,11 +522,11 @@ class TestOpenSet:
     )
     def test_refused_at_once(self, kind: str, options: dict[str, Any], told: str) -> None:
         with pytest.raises(InputError, match=told):
-            open_set(kind, **options)
+            open_dataset(kind, **options)
 
-    @pytest.mark.parametrize("kind", sorted(EVALUATION_SETS))
+    @pytest.mark.parametrize("kind", sorted(DATASETS))
     def test_absent_and_empty_folders_are_refused_at_once(self, kind: str, tmp_path: Path) -> None:
         with pytest.raises(InputError, match="absent does not exist"):
-            open_set(kind, tmp_path / "absent")
+            open_dataset(kind, tmp_path / "absent")
         with pytest.raises(InputError, match=str(tmp_path)):
-            open_set(kind, tmp_path)
+            open_dataset(kind, tmp_path)

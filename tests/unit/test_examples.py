@@ -25,7 +25,13 @@ def test_the_demo_writes_everything_and_tells_its_errors(tmp_path: Path) -> None
     assert relative < 0.1
     assert rotation < 4
     assert direction < 8
-    for name in ("scene.ply", "scene.glb", "scene.npz", "sheet.png", "colmap/sparse/0/images.bin"):
+    for name in (
+        "scene.ply",
+        "scene.glb",
+        "scene.npz",
+        "summary.png",
+        "colmap/sparse/0/images.bin",
+    ):
         assert (tmp_path / "out" / name).stat().st_size > 0
 
 

@@ -457,15 +457,15 @@ def test_the_command(
     monkeypatch.setenv("JAXRECON_HOME", str(tmp_path / "home"))
     native, out = write_native(tmp_path / "tiny"), tmp_path / "out"
     shape = ("--views", "3", "--size", "42x28", "--platform", "cpu")
-    code = main(["export", str(native), "-o", str(out), *shape, "--quantile", "-q", "--json"])
+    code = main(["compile", str(native), "-o", str(out), *shape, "--quantile", "-q", "--json"])
     assert code == 0
     assert json.loads(capsys.readouterr().out)["output"] == str(out)
     record = read_record(out)
     assert (record.views, record.width, record.height) == (3, 42, 28)
     assert record.options.use_quantile
-    assert main(["export", str(native), "-o", str(out), *shape]) == 2
+    assert main(["compile", str(native), "-o", str(out), *shape]) == 2
     assert "is not empty" in capsys.readouterr().err
-    assert main(["export", str(native), "-o", "new", "--views", "3", "--size", "42"]) == 2
+    assert main(["compile", str(native), "-o", "new", "--views", "3", "--size", "42"]) == 2
     assert capsys.readouterr().err == (
         "jaxrecon: --size 42: give width and height in pixels, such as 518x392\n"
     )

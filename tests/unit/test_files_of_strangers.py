@@ -19,7 +19,7 @@ from jaxrecon.cli.known import sources
 from jaxrecon.cli.query_points import read_query_points
 from jaxrecon.conditions import colmap_images, read_known_views
 from jaxrecon.errors import MAX_MESSAGE, InputError
-from jaxrecon.evaluation import open_set
+from jaxrecon.evaluation import open_dataset
 from jaxrecon.progress import Stages
 
 SIZE = (24, 16)
@@ -62,7 +62,7 @@ def colmap(folder: Path, *names: str, cameras: str = CAMERA, pictures: bool = Tr
 
 
 def scenes(kind: str, path: Path, **options: Any) -> list[Any]:
-    return list(open_set(kind, path, **options))
+    return list(open_dataset(kind, path, **options))
 
 
 # Paths that lead out

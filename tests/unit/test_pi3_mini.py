@@ -85,10 +85,10 @@ def test_bfloat16_stays_close(pipeline: Pipeline) -> None:
 def test_the_headline_figures(pipeline: Pipeline, folder: Path) -> None:
     """`metrics.json` holds `subset`: how to open a few scenes, and the figures on them.
 
-    `{"open": {arguments of open_set}, "figures": {name: number}}`, made in float32.
+    `{"open": {arguments of open_dataset}, "figures": {name: number}}`, made in float32.
     """
     subset: dict[str, Any] = json.loads((folder / "metrics.json").read_text())["subset"]
-    scenes = evaluation.open_set(**subset["open"])
+    scenes = evaluation.open_dataset(**subset["open"])
     found = evaluation.evaluate(pipeline, scenes, settings=Settings(max_points=0)).mean()
     assert {"abs_rel", "delta_1", "rotation_median", "auc_30"} <= subset["figures"].keys()
     for name, expected in subset["figures"].items():

@@ -10,8 +10,8 @@ import pytest
 from jaxrecon.errors import InputError
 from jaxrecon.scenes import RenderedScenes, SceneConfig, render_scenes, scene_key
 from jaxrecon.scenes.cameras import wander
-from jaxrecon.scenes.chance import chance
 from jaxrecon.scenes.photographs import Pictures, pyramid
+from jaxrecon.scenes.rng import scene_rng
 from jaxrecon.training import MINI_REAL
 
 VIEWS, HEIGHT, WIDTH = 4, 42, 56
@@ -80,7 +80,7 @@ def test_depth_of_one_view_predicts_that_of_the_others(scenes: RenderedScenes) -
 
 def test_paths_reach_from_one_spot_to_half_way_round() -> None:
     def spread(number: jax.Array) -> jax.Array:
-        stream = chance(jax.random.key(2), number)
+        stream = scene_rng(jax.random.key(2), number)
         x, y = wander(stream, 8, jnp.float32(1.0), jnp.float32(4.0))
         angle = jnp.unwrap(jnp.sort(jnp.arctan2(y, x)))
         return jnp.stack([angle.max() - angle.min(), jnp.hypot(x - x.mean(), y - y.mean()).max()])

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from jaxrecon.scenes.cameras import Cameras
-from jaxrecon.scenes.chance import chance
 from jaxrecon.scenes.phone import Phone, after_film, before_film, draw_phone
+from jaxrecon.scenes.rng import scene_rng
 from jaxrecon.scenes.vectors import Vector, columns
 
 VIEWS, HEIGHT, WIDTH = 2, 20, 28
@@ -64,7 +64,7 @@ def test_noise_and_blocks(images: np.ndarray) -> None:
 
 def test_a_drawn_phone_stays_in_range(images: np.ndarray) -> None:
     for number in range(8):
-        phone = draw_phone(chance(jax.random.key(1), jnp.uint32(number)), VIEWS, 1.0)
+        phone = draw_phone(scene_rng(jax.random.key(1), jnp.uint32(number)), VIEWS, 1.0)
         bits = jnp.zeros(images.shape[:3], jnp.uint32)
         found = np.asarray(
             after_film(before_film(columns(jnp.asarray(images)), phone).stack(), phone, bits)

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from jaxrecon.scenes import SCENES
-from jaxrecon.scenes.chance import chance
 from jaxrecon.scenes.landscapes import Ground, draw_landscape
 from jaxrecon.scenes.noise import noise_2d
+from jaxrecon.scenes.rng import scene_rng
 from jaxrecon.scenes.rooms import Room, draw_room, leaves_at
 from jaxrecon.scenes.solids import (
     FAR,
@@ -43,7 +43,7 @@ def landscapes() -> World:
 
 def drawn(draw: Callable[..., World]) -> World:
     """Forty worlds, with eight cameras each."""
-    one = jax.vmap(lambda number: draw(chance(jax.random.key(1), number), 8, SCENES, 64))
+    one = jax.vmap(lambda number: draw(scene_rng(jax.random.key(1), number), 8, SCENES, 64))
     return jax.jit(one)(jnp.arange(40, dtype=jnp.uint32))
 
 
@@ -199,7 +199,7 @@ def test_noise_is_smooth_random_and_centred() -> None:
 
 
 def test_streams_of_chance_are_even_and_independent() -> None:
-    parent = chance(jax.random.key(0), jnp.uint32(7))
+    parent = scene_rng(jax.random.key(0), jnp.uint32(7))
     first, second = parent.split(2)
     a, b = np.asarray(first.uniform(4000)), np.asarray(second.uniform(4000))
     counts = np.histogram(a, bins=20, range=(0, 1))[0]

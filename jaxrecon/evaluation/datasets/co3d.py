@@ -12,14 +12,14 @@ from jaxrecon import reading
 from jaxrecon.checks import shown
 from jaxrecon.errors import InputError
 from jaxrecon.evaluation.datasets.common import (
-    Pick,
+    Subset,
     check_distinct,
     folders_in,
     not_empty,
     pinhole,
     poses_from_world_to_camera,
 )
-from jaxrecon.evaluation.datasets.ground_truth import Truth
+from jaxrecon.evaluation.datasets.ground_truth import GroundTruth
 
 _NAMES = ("frame_annotations.jgz", "frame_annotations.json")
 _ABSURD = 1e5
@@ -72,7 +72,7 @@ class _Frame:
         return f"{self.where}: {'.'.join(names)}"
 
 
-def co3d_scenes(path: Path, pick: Pick) -> Iterator[Truth]:
+def co3d_scenes(path: Path, subset: Subset) -> Iterator[GroundTruth]:
     """Sequences of `frame_annotations.jgz` (or `.json`) in a folder or the folders in it.
 
     Image paths are relative to the folder above the annotations' folder, as in CO3D, or to that
@@ -91,13 +91,13 @@ def co3d_scenes(path: Path, pick: Pick) -> Iterator[Truth]:
         raise InputError(f"no {_NAMES[0]} in {path} or the folders in it; check the path")
     places = ", ".join(str(file.parent) for file in files)
     return not_empty(
-        (truth for file in files for truth in _sequences(file, pick)),
+        (truth for file in files for truth in _sequences(file, subset)),
         f"{files[0]}: no sequence is left; the images are sought in {places}, and cameras "
         f"farther than {_ABSURD:g} from the origin are left out",
     )
 
 
-def _sequences(file: Path, pick: Pick) -> Iterator[Truth]:
+def _sequences(file: Path, subset: Subset) -> Iterator[GroundTruth]:
     """The sequences of one file of annotations, by name."""
     grouped: dict[str, list[_Frame]] = {}
     for frame in _annotations(file):
@@ -108,15 +108,15 @@ def _sequences(file: Path, pick: Pick) -> Iterator[Truth]:
         check_distinct(file, f"frame_number of the sequence {name}", numbers)
         placed = [frame for frame in frames if _image(frame, file, None)]
         if placed and not _is_absurd(frames):
-            yield _truth(f"{file.parent.name}/{name}", pick.of(placed), file, pick)
+            yield _truth(f"{file.parent.name}/{name}", subset.of(placed), file, subset)
 
 
-def _truth(name: str, frames: list[_Frame], file: Path, pick: Pick) -> Truth:
+def _truth(name: str, frames: list[_Frame], file: Path, subset: Subset) -> GroundTruth:
     cameras = [_camera(frame) for frame in frames]
-    images = [image for frame in frames if (image := _image(frame, file, pick))]
+    images = [image for frame in frames if (image := _image(frame, file, subset))]
     check_distinct(file, "image", map(str, images))
     rotation, translation, intrinsics = (np.stack(parts) for parts in zip(*cameras, strict=True))
-    return Truth(
+    return GroundTruth(
         name=name,
         images=tuple(images),
         world_from_camera=poses_from_world_to_camera(rotation, translation),
@@ -189,15 +189,15 @@ def _is_absurd(frames: list[_Frame]) -> bool:
     return any(np.abs(frame.shift()).max() > _ABSURD for frame in frames)
 
 
-def _image(frame: _Frame, file: Path, pick: Pick | None) -> Path | None:
+def _image(frame: _Frame, file: Path, subset: Subset | None) -> Path | None:
     """The frame's image, where it is there; if it is to be opened, kept inside its folder."""
     if frame.get("image", "path") is None:
         return None
     name = frame.text("image", "path")
     for folder in (file.parent.parent, file.parent):
         place = folder / name
-        if pick is not None:
-            place = pick.path(folder, name, f"{frame.where}: image.path")
+        if subset is not None:
+            place = subset.path(folder, name, f"{frame.where}: image.path")
         if reading.is_plain_file(place):
             return place
     return None

@@ -17,11 +17,11 @@ from jaxrecon.images.pictures import picture_values
 
 
 @dataclass(frozen=True)
-class Pick:
+class Subset:
     """Which frames of a sequence are taken, and from where.
 
     Attributes:
-      stride: every so manieth frame, from the first.
+      stride: every `stride`-th frame, from the first.
       views: of those, at most so many; None for all.
       seed: draws the `views` frames at random, in the order of the sequence; None takes the first.
       allow_outside: whether files of the set may lie outside of its folder, as links or by names in

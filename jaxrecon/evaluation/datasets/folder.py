@@ -7,8 +7,8 @@ import numpy as np
 
 from jaxrecon import reading
 from jaxrecon.errors import InputError
-from jaxrecon.evaluation.datasets.common import Pick, folders_in, scene_name
-from jaxrecon.evaluation.datasets.ground_truth import Truth, check_shape
+from jaxrecon.evaluation.datasets.common import Subset, folders_in, scene_name
+from jaxrecon.evaluation.datasets.ground_truth import GroundTruth, check_shape
 from jaxrecon.images.pictures import file_size
 from jaxrecon.images.sources import folder_images
 
@@ -16,7 +16,7 @@ _NAME = "condition.npz"
 _FIELDS = {"poses": "world_from_camera", "intrinsics": "intrinsics", "depths": "depth_z"}
 
 
-def folder_scenes(path: Path, pick: Pick) -> Iterator[Truth]:
+def folder_scenes(path: Path, subset: Subset) -> Iterator[GroundTruth]:
     """The folder itself, or every folder in it, that holds `images/` and one .npz file.
 
     The images are taken in the natural order of their names, 2.png before 10.png, and hidden files
@@ -34,7 +34,7 @@ def folder_scenes(path: Path, pick: Pick) -> Iterator[Truth]:
         raise InputError(
             f"{path} is no scene: it needs images/ and beside it one .npz file ({_NAME})"
         )
-    return (_read(folder, path, pick) for folder in folders)
+    return (_read(folder, path, subset) for folder in folders)
 
 
 def _is_scene(folder: Path) -> bool:
@@ -47,18 +47,18 @@ def _archive(folder: Path) -> Path | None:
     return named if named in found else found[0] if len(found) == 1 else None
 
 
-def _read(folder: Path, root: Path, pick: Pick) -> Truth:
+def _read(folder: Path, root: Path, subset: Subset) -> GroundTruth:
     name, archive = scene_name(folder, root), _archive(folder)
     assert archive is not None
     images = folder_images(folder / "images")
     if not images:
         raise InputError(f"no images in {folder / 'images'}; the scene needs at least one")
     for file in (archive, *images):
-        pick.path(root, str(file.relative_to(root)), f"{root}")
+        subset.path(root, str(file.relative_to(root)), f"{root}")
     arrays = _arrays(archive, images)
-    chosen = pick.of(range(len(images)))
+    chosen = subset.of(range(len(images)))
     picked = {_FIELDS[key]: _as_float(array, archive, key)[chosen] for key, array in arrays.items()}
-    return Truth(name, tuple(images[number] for number in chosen), **picked)
+    return GroundTruth(name, tuple(images[number] for number in chosen), **picked)
 
 
 def _arrays(archive: Path, images: list[Path]) -> dict[str, np.ndarray]:

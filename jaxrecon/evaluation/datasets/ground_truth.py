@@ -13,7 +13,7 @@ _RIGID_TOLERANCE = 1e-2
 
 
 @dataclass(frozen=True, eq=False)
-class Truth:
+class GroundTruth:
     """V images of one scene and what is known about them; `None` where nothing is.
 
     Attributes:

@@ -5,13 +5,15 @@ from collections.abc import Iterator
 import jax
 import numpy as np
 
-from jaxrecon.evaluation.datasets.ground_truth import Truth
+from jaxrecon.evaluation.datasets.ground_truth import GroundTruth
 
 TOGETHER = 8
 """So many scenes are rendered together at most."""
 
 
-def procedural_scenes(*, scenes: int, views: int, size: int, seed: int = 0) -> Iterator[Truth]:
+def procedural_scenes(
+    *, scenes: int, views: int, size: int, seed: int = 0
+) -> Iterator[GroundTruth]:
     """Square renderings of scenes 0, 1, ... of the test stream of a seed, in metres.
 
     Images are rounded to 8 bits, as if they had been stored. The scenes depend on the seed and the
@@ -34,7 +36,7 @@ def procedural_scenes(*, scenes: int, views: int, size: int, seed: int = 0) -> I
             render_scenes(key, scenes=together, views=views, height=size, width=size, first=first)
         )
         for place in range(min(together, scenes - first)):
-            yield Truth(
+            yield GroundTruth(
                 name=f"procedural-{seed}-{first + place:04d}",
                 images=np.round(255 * np.clip(batch.images[place], 0, 1)).astype(np.uint8),
                 world_from_camera=batch.world_from_camera[place],

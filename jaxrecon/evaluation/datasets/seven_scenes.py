@@ -9,7 +9,7 @@ from jaxtyping import Float
 
 from jaxrecon.errors import InputError
 from jaxrecon.evaluation.datasets.common import (
-    Pick,
+    Subset,
     folders_with,
     pinhole,
     read_depth_png,
@@ -18,7 +18,7 @@ from jaxrecon.evaluation.datasets.common import (
     scene_name,
     stack_depths,
 )
-from jaxrecon.evaluation.datasets.ground_truth import Truth
+from jaxrecon.evaluation.datasets.ground_truth import GroundTruth
 from jaxrecon.images.sources import digits_key
 from jaxrecon.reading import is_plain_file
 
@@ -29,7 +29,7 @@ _MILLIMETRES = 1000.0
 _UNKNOWN = (0, 65535)
 
 
-def seven_scenes(path: Path, pick: Pick) -> Iterator[Truth]:
+def seven_scenes(path: Path, subset: Subset) -> Iterator[GroundTruth]:
     """Sequences in or below a folder: `frame-000000.color.png`, `.depth.png`, `.pose.txt`.
 
     Where a folder above a sequence holds `TestSplit.txt`, only its test sequences are read. A frame
@@ -51,7 +51,7 @@ def seven_scenes(path: Path, pick: Pick) -> Iterator[Truth]:
     sequences = [folder for folder in found if _is_wanted(folder)]
     if not sequences:
         raise InputError(f"none of the sequences that TestSplit.txt names is in {path}")
-    return (_read(folder, path, pick) for folder in sequences)
+    return (_read(folder, path, subset) for folder in sequences)
 
 
 def _is_wanted(sequence: Path) -> bool:
@@ -64,12 +64,12 @@ def _is_wanted(sequence: Path) -> bool:
     return own is not None and digits_key(own.group()) in numbers
 
 
-def _read(folder: Path, root: Path, pick: Pick) -> Truth:
-    images = pick.of(sorted(folder.glob("frame-*.color.png")))
+def _read(folder: Path, root: Path, subset: Subset) -> GroundTruth:
+    images = subset.of(sorted(folder.glob("frame-*.color.png")))
     registered = any(is_plain_file(_depth_of(image, registered=True)) for image in images)
     depths = [_depth_of(image, registered=registered) for image in images]
     for file in (*images, *depths, *map(_pose_of, images)):
-        pick.path(root, str(file.relative_to(root)), f"{root}")
+        subset.path(root, str(file.relative_to(root)), f"{root}")
     maps = [
         read_depth_png(file, per_metre=_MILLIMETRES, unknown=_UNKNOWN)
         if is_plain_file(file)
@@ -80,7 +80,7 @@ def _read(folder: Path, root: Path, pick: Pick) -> Truth:
         maps = [None if m is None else np.where(m > _FARTHEST, 0, m) for m in maps]
     intrinsics = _COLOUR if registered else _INTRINSICS
     poses = np.stack([_pose(image) for image in images])
-    return Truth(
+    return GroundTruth(
         name=scene_name(folder, root),
         images=tuple(images),
         world_from_camera=poses if np.isfinite(poses).any() else None,

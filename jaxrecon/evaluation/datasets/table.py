@@ -9,9 +9,9 @@ from pathlib import Path
 from jaxrecon.checks import path_given, shown, truth_value
 from jaxrecon.errors import InputError
 from jaxrecon.evaluation.datasets.co3d import co3d_scenes
-from jaxrecon.evaluation.datasets.common import Pick, at_least
+from jaxrecon.evaluation.datasets.common import Subset, at_least
 from jaxrecon.evaluation.datasets.folder import folder_scenes
-from jaxrecon.evaluation.datasets.ground_truth import Truth
+from jaxrecon.evaluation.datasets.ground_truth import GroundTruth
 from jaxrecon.evaluation.datasets.procedural import TOGETHER, procedural_scenes
 from jaxrecon.evaluation.datasets.re10k import re10k_scenes
 from jaxrecon.evaluation.datasets.seven_scenes import seven_scenes
@@ -22,7 +22,7 @@ _PROCEDURAL_VIEWS, _PROCEDURAL_SIZE = 8, 224
 
 
 @dataclass(frozen=True)
-class EvaluationSet:
+class Dataset:
     """A kind of set that lies on disk.
 
     Attributes:
@@ -33,21 +33,21 @@ class EvaluationSet:
     """
 
     summary: str
-    read: Callable[[Path, Pick], Iterator[Truth]]
+    read: Callable[[Path, Subset], Iterator[GroundTruth]]
     drawn: bool = False
 
 
-EVALUATION_SETS: Mapping[str, EvaluationSet] = {
-    "folder": EvaluationSet("images/ and one .npz with poses, intrinsics, depths", folder_scenes),
-    "7scenes": EvaluationSet("7-Scenes sequences", seven_scenes),
-    "tum": EvaluationSet("TUM RGB-D sequences", tum_scenes),
-    "co3d": EvaluationSet("CO3D categories, cameras only", co3d_scenes, drawn=True),
-    "re10k": EvaluationSet("RealEstate10K pose lists, cameras only", re10k_scenes, drawn=True),
+DATASETS: Mapping[str, Dataset] = {
+    "folder": Dataset("images/ and one .npz with poses, intrinsics, depths", folder_scenes),
+    "7scenes": Dataset("7-Scenes sequences", seven_scenes),
+    "tum": Dataset("TUM RGB-D sequences", tum_scenes),
+    "co3d": Dataset("CO3D categories, cameras only", co3d_scenes, drawn=True),
+    "re10k": Dataset("RealEstate10K pose lists, cameras only", re10k_scenes, drawn=True),
 }
 """Sets on disk by kind. The kind "procedural" needs none."""
 
 
-def open_set(
+def open_dataset(
     kind: str,
     path: str | Path | None = None,
     *,
@@ -57,18 +57,18 @@ def open_set(
     stride: int = 1,
     seed: int = 0,
     allow_outside: bool = False,
-) -> Iterator[Truth]:
+) -> Iterator[GroundTruth]:
     """The scenes of an evaluation set, one after the other.
 
     Arguments and paths are checked at once; images and depth are read when a scene's turn comes.
 
     Args:
-      kind: "procedural" or one of `EVALUATION_SETS`.
+      kind: "procedural" or one of `DATASETS`.
       path: where the set lies; None for procedural scenes.
       scenes: the most scenes.
       views: the most views of each; None for all (8 of procedural scenes).
       size: side of procedural images in pixels; 224 if not given.
-      stride: takes every so manieth frame of a sequence; procedural scenes have none.
+      stride: takes every `stride`-th frame of a sequence; procedural scenes have none.
       seed: of the procedural scenes, or of the draw of views.
       allow_outside: whether lists and links of the set may lead out of its folder; for sets that
         you trust.
@@ -77,8 +77,8 @@ def open_set(
       InputError: the kind is unknown, a number is out of range or not of this kind, nothing usable
         lies at the path, or what lies there leads out of it.
     """
-    if not isinstance(kind, str) or kind not in ("procedural", *EVALUATION_SETS):
-        kinds = ", ".join(("procedural", *EVALUATION_SETS))
+    if not isinstance(kind, str) or kind not in ("procedural", *DATASETS):
+        kinds = ", ".join(("procedural", *DATASETS))
         raise InputError(f"unknown evaluation set {shown(kind)}; choose one of {kinds}")
     if kind != "procedural" and size is not None:
         raise InputError(
@@ -86,19 +86,19 @@ def open_set(
             "size"
         )
     scenes = at_least("scenes", scenes, 1)
-    pick = Pick(stride, views, seed, truth_value("allow_outside", allow_outside))
+    subset = Subset(stride, views, seed, truth_value("allow_outside", allow_outside))
     if kind == "procedural":
         _check_procedural(path)
         side = at_least("size", _PROCEDURAL_SIZE if size is None else size, 1)
-        count = pick.views or _PROCEDURAL_VIEWS
+        count = subset.views or _PROCEDURAL_VIEWS
         check_processed(TOGETHER * count, (side, side), f"views={shown(count)}, size={shown(side)}")
-        return procedural_scenes(scenes=scenes, views=count, size=side, seed=pick.seed or 0)
+        return procedural_scenes(scenes=scenes, views=count, size=side, seed=subset.seed or 0)
     if path is None:
         raise InputError(f"the evaluation set {kind} needs the path where it lies")
-    chosen = EVALUATION_SETS[kind]
-    pick = pick if chosen.drawn else replace(pick, seed=None)
+    chosen = DATASETS[kind]
+    subset = subset if chosen.drawn else replace(subset, seed=None)
     folder = Path(os.path.expanduser(path_given("path", path)))
-    return itertools.islice(chosen.read(folder, pick), scenes)
+    return itertools.islice(chosen.read(folder, subset), scenes)
 
 
 def _check_procedural(path: str | Path | None) -> None:

@@ -10,7 +10,7 @@ from scipy.spatial.transform import Rotation
 
 from jaxrecon.errors import InputError
 from jaxrecon.evaluation.datasets.common import (
-    Pick,
+    Subset,
     check_distinct,
     folders_with,
     pinhole,
@@ -20,7 +20,7 @@ from jaxrecon.evaluation.datasets.common import (
     scene_name,
     stack_depths,
 )
-from jaxrecon.evaluation.datasets.ground_truth import Truth
+from jaxrecon.evaluation.datasets.ground_truth import GroundTruth
 from jaxrecon.reading import is_plain_file, text
 
 _LONGEST_GAP = 0.02
@@ -33,7 +33,7 @@ _INTRINSICS = {
 }
 
 
-def tum_scenes(path: Path, pick: Pick) -> Iterator[Truth]:
+def tum_scenes(path: Path, subset: Subset) -> Iterator[GroundTruth]:
     """Sequences in or below a folder: `rgb.txt`, `depth.txt` and `groundtruth.txt`.
 
     Each colour image gets the pose and the depth image that are nearest in time, within 0.02 s.
@@ -51,22 +51,22 @@ def tum_scenes(path: Path, pick: Pick) -> Iterator[Truth]:
     Source: Sturm et al., A benchmark for the evaluation of RGB-D SLAM systems, IROS 2012;
     https://cvg.cit.tum.de/data/datasets/rgbd-dataset/file_formats.
     """
-    return (_read(f, scene_name(f, path), pick) for f in folders_with(path, "rgb.txt"))
+    return (_read(f, scene_name(f, path), subset) for f in folders_with(path, "rgb.txt"))
 
 
-def _read(folder: Path, name: str, pick: Pick) -> Truth:
-    times, images = _listing(folder / "rgb.txt", pick)
+def _read(folder: Path, name: str, subset: Subset) -> GroundTruth:
+    times, images = _listing(folder / "rgb.txt", subset)
     track = folder / "groundtruth.txt"
     rows = read_numbers(track, read_lines(track), 8)
     if not len(rows):
         raise InputError(f"{track} has no poses; the sequence needs them")
     near = nearest_in_time(times, rows[:, 0])
-    chosen = pick.of(np.flatnonzero(near >= 0).tolist())
+    chosen = subset.of(np.flatnonzero(near >= 0).tolist())
     if not chosen:
         raise InputError(f"{track} has no pose within {_LONGEST_GAP} s of an image of {folder}")
-    files = _depth_files(folder, times[chosen], pick)
+    files = _depth_files(folder, times[chosen], subset)
     maps = [None if file is None else read_depth_png(file, per_metre=_PER_METRE) for file in files]
-    return Truth(
+    return GroundTruth(
         name=name,
         images=tuple(images[number] for number in chosen),
         world_from_camera=_poses(rows[near[chosen]], track),
@@ -90,15 +90,15 @@ def nearest_in_time(
     return np.where(gap.min(axis=0) <= _LONGEST_GAP + 1e-6, nearest, -1)
 
 
-def _depth_files(folder: Path, times: np.ndarray, pick: Pick) -> list[Path | None]:
+def _depth_files(folder: Path, times: np.ndarray, subset: Subset) -> list[Path | None]:
     listing = folder / "depth.txt"
     if not is_plain_file(listing):
         return [None] * len(times)
-    depth_times, files = _listing(listing, pick)
+    depth_times, files = _listing(listing, subset)
     return [None if near < 0 else files[near] for near in nearest_in_time(times, depth_times)]
 
 
-def _listing(path: Path, pick: Pick) -> tuple[Float[np.ndarray, " N"], list[Path]]:
+def _listing(path: Path, subset: Subset) -> tuple[Float[np.ndarray, " N"], list[Path]]:
     """Times in seconds and files of rgb.txt or depth.txt."""
     times, names = [], []
     for line in read_lines(path):
@@ -110,7 +110,7 @@ def _listing(path: Path, pick: Pick) -> tuple[Float[np.ndarray, " N"], list[Path
         times.append(row[0])
         names.append(text(row[1], f"{path}: a file name"))
     check_distinct(path, "file", names)
-    files = [pick.path(path.parent, name, f"{path}") for name in names]
+    files = [subset.path(path.parent, name, f"{path}") for name in names]
     return read_numbers(path, times, 1)[:, 0], files
 
 

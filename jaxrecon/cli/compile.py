@@ -1,4 +1,4 @@
-"""`jaxrecon export pi3 -o folder/ --views 16 --size 518x392 --platform cuda`."""
+"""`jaxrecon compile pi3 -o folder/ --views 16 --size 518x392 --platform cuda`."""
 
 import argparse
 from typing import Any
@@ -9,7 +9,8 @@ from jaxrecon.progress import Stages
 
 def add_to(commands: Any) -> None:
     """Adds the command to the parser."""
-    parser = commands.add_parser("export", help="write a whole program and its weights")
+    name, words = "compile", "compile a whole program ahead of time, with its weights"
+    parser = commands.add_parser(name, aliases=["export"], help=words)
     add = parser.add_argument
     add("model", help="a model's name, checkpoint folder or weight file")
     add("-o", "--output", required=True, help="folder to write")

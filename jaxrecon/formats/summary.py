@@ -31,7 +31,7 @@ class _Row:
     smooth: bool = False
 
 
-def write_sheet(
+def write_summary(
     scene: Scene,
     path: Path,
     *,
@@ -62,9 +62,9 @@ def write_sheet(
     legend = [("seen from above", _TEXT), ("predicted cameras", PREDICTED)]
     if true_world_from_camera is not None:
         legend.append(("true cameras", TRUE))
-    sheet = _composed(_rows(scene, true_depth_z), above, legend)
+    picture = _composed(_rows(scene, true_depth_z), above, legend)
     with replacing_file(path) as temporary:
-        sheet.save(temporary, format="PNG", optimize=True)
+        picture.save(temporary, format="PNG", optimize=True)
 
 
 def _check_views(name: str, truth: np.ndarray | None, scene: Scene) -> None:
@@ -164,18 +164,18 @@ def _composed(
     tile = _tile_size(rows[0].tiles[0])
     step = _BAND + tile[1] + _GAP
     width = max(len(rows[0].tiles) * (tile[0] + _GAP) + _GAP, above.width + 2 * _GAP)
-    sheet = Image.new("RGB", (width, len(rows) * step + _BAND + above.height + _GAP), _PAPER)
-    draw = ImageDraw.Draw(sheet)
+    picture = Image.new("RGB", (width, len(rows) * step + _BAND + above.height + _GAP), _PAPER)
+    draw = ImageDraw.Draw(picture)
     font = ImageFont.load_default(size=14)
     for number, row in enumerate(rows):
         draw.text((_GAP, number * step + 2), row.label, fill=_TEXT, font=font)
         for place, pixels in enumerate(row.tiles):
             left_top = _GAP + place * (tile[0] + _GAP), number * step + _BAND
-            sheet.paste(_resized(pixels, tile, row.smooth), left_top)
+            picture.paste(_resized(pixels, tile, row.smooth), left_top)
     for place, (text, color) in enumerate(legend):
         draw.text((_GAP + 150 * place, len(rows) * step + 2), text, fill=color, font=font)
-    sheet.paste(above, (_GAP, len(rows) * step + _BAND))
-    return sheet
+    picture.paste(above, (_GAP, len(rows) * step + _BAND))
+    return picture
 
 
 def _tile_size(pixels: UInt8[np.ndarray, "H W 3"]) -> tuple[int, int]:

@@ -1,4 +1,4 @@
-"""The picture sheet: what stands where on it, and what is refused."""
+"""The summary picture: what stands where on it, and what is refused."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from jaxrecon import InputError, OutputError
-from jaxrecon.formats.sheet import evenly_chosen, median_scale
+from jaxrecon.formats.summary import evenly_chosen, median_scale
 from jaxrecon.formats.top_view import PREDICTED, TRUE, draw_top_view, laid_on
 from jaxrecon.images import PixelTransform
 from jaxrecon.reconstruction import Reconstruction
@@ -19,8 +19,8 @@ BAND, GAP, TILE = 22, 4, (176, 117)
 """Height of a label, space between tiles, and a tile of the random 12x8 views."""
 
 
-def sheet(recon: Reconstruction, path: Path, **truth: Any) -> np.ndarray:
-    assert recon.save_sheet(path, **truth) == path
+def summary(recon: Reconstruction, path: Path, **truth: Any) -> np.ndarray:
+    assert recon.save_summary(path, **truth) == path
     with Image.open(path) as image:
         assert image.mode == "RGB"
         return np.asarray(image)
@@ -33,13 +33,15 @@ def tile(picture: np.ndarray, row: int, view: int) -> np.ndarray:
 
 class TestRows:
     def test_without_truth(self, tmp_path: Path) -> None:
-        picture = sheet(random_recon(), tmp_path / "new" / "sheet.png")
+        picture = summary(random_recon(), tmp_path / "new" / "summary.png")
         assert picture.shape == (3 * (BAND + TILE[1] + GAP) + BAND + 480 + GAP, 728, 3)
-        assert [path.name for path in (tmp_path / "new").iterdir()] == ["sheet.png"]
+        assert [path.name for path in (tmp_path / "new").iterdir()] == ["summary.png"]
 
     def test_truth_is_shown_on_the_scale_of_the_prediction(self, tmp_path: Path) -> None:
         recon = random_recon()
-        picture = sheet(recon, tmp_path / "sheet.png", true_depth_z=2.5 * np.asarray(recon.depth_z))
+        picture = summary(
+            recon, tmp_path / "summary.png", true_depth_z=2.5 * np.asarray(recon.depth_z)
+        )
         assert picture.shape[0] == 4 * (BAND + TILE[1] + GAP) + BAND + 480 + GAP
         for view in range(3):
             np.testing.assert_array_equal(tile(picture, 1, view), tile(picture, 2, view))
@@ -50,7 +52,7 @@ class TestRows:
         recon = random_recon()
         depth = np.array(recon.depth_z)
         depth[1, :, :6] = unknown
-        row = tile(sheet(recon, tmp_path / "sheet.png", true_depth_z=depth), 2, 1)
+        row = tile(summary(recon, tmp_path / "summary.png", true_depth_z=depth), 2, 1)
         assert (row[:, :88] == 90).all()
         assert not (row[:, 88:] == 90).all(axis=-1).any()
 
@@ -58,7 +60,7 @@ class TestRows:
         recon = random_recon()
         points = np.array(recon.points_camera)
         points[0, ..., 2] = np.where(np.arange(12) < 6, 1.0, 3.0)
-        picture = tile(sheet(replace(recon, points_camera=points), tmp_path / "it.png"), 1, 0)
+        picture = tile(summary(replace(recon, points_camera=points), tmp_path / "it.png"), 1, 0)
         # Turbo is darkest blue at its start and darkest red at its end.
         near, far = picture[60, 20].astype(int), picture[60, 150].astype(int)
         assert near[2] > near[0]
@@ -68,7 +70,7 @@ class TestRows:
         recon = random_recon()
         confidence = np.zeros_like(recon.confidence)
         confidence[2] = 1.0
-        picture = sheet(replace(recon, confidence=confidence), tmp_path / "sheet.png")
+        picture = summary(replace(recon, confidence=confidence), tmp_path / "summary.png")
         # Viridis from 0 to 1.
         assert (tile(picture, 2, 0) == (68, 1, 84)).all()
         assert (tile(picture, 2, 2) == (253, 231, 36)).all()
@@ -87,9 +89,9 @@ class TestRows:
             names=tuple(map(str, range(20))),
             transforms=(PixelTransform.stretch((56, 56), (56, 56)),) * 20,
         )
-        picture = sheet(recon, tmp_path / "sheet.png", true_depth_z=np.asarray(recon.depth_z))
+        picture = summary(recon, tmp_path / "summary.png", true_depth_z=np.asarray(recon.depth_z))
         assert picture.shape[1] == 8 * (176 + GAP) + GAP
-        assert (tmp_path / "sheet.png").stat().st_size < 2_000_000
+        assert (tmp_path / "summary.png").stat().st_size < 2_000_000
 
 
 @pytest.mark.parametrize(
@@ -205,19 +207,24 @@ class TestRefusals:
         self, truth: dict[str, np.ndarray], told: str, tmp_path: Path
     ) -> None:
         with pytest.raises(InputError, match=f"^{told}$"):
-            random_recon().save_sheet(tmp_path / "sheet.png", **truth)
+            random_recon().save_summary(tmp_path / "summary.png", **truth)
         assert list(tmp_path.iterdir()) == []
 
     def test_a_pose_that_is_not_known(self, tmp_path: Path) -> None:
         pose = np.full((3, 4, 4), np.nan)
         with pytest.raises(InputError, match=r"^true_world_from_camera has values that are not "):
-            random_recon().save_sheet(tmp_path / "sheet.png", true_world_from_camera=pose)
+            random_recon().save_summary(tmp_path / "summary.png", true_world_from_camera=pose)
 
     def test_no_point(self, tmp_path: Path) -> None:
         recon = random_recon()
         with pytest.raises(InputError, match="mask keeps no point"):
-            replace(recon, mask=np.zeros_like(recon.mask)).save_sheet(tmp_path / "sheet.png")
+            replace(recon, mask=np.zeros_like(recon.mask)).save_summary(tmp_path / "summary.png")
 
     def test_a_folder_is_in_the_way(self, tmp_path: Path) -> None:
         with pytest.raises(OutputError, match="a folder of that name exists"):
-            random_recon().save_sheet(tmp_path)
+            random_recon().save_summary(tmp_path)
+
+
+def test_the_old_name_warns(tmp_path: Path) -> None:
+    with pytest.warns(DeprecationWarning, match="save_sheet is called save_summary now"):
+        assert random_recon().save_sheet(tmp_path / "it.png").exists()

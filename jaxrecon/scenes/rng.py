@@ -11,19 +11,19 @@ from jax import lax
 from jaxtyping import Array, Int, Key, UInt32
 
 from jaxrecon.pytree import pytree_dataclass
-from jaxrecon.scenes.noise import bell, mixed, uniform
+from jaxrecon.scenes.noise import mixed, normal, uniform
 
 _COUNT, _FIRST, _SECOND = 0x9E3779B9, 0x85EBCA6B, 0xC2B2AE35
 
 
 @pytree_dataclass
-class Chance:
+class Rng:
     """A place in the tree of random streams, as 64 bits."""
 
     first: UInt32[Array, ""]
     second: UInt32[Array, ""]
 
-    def split(self, count: int) -> list["Chance"]:
+    def split(self, count: int) -> list["Rng"]:
         """Independent streams."""
         return [self._child(number + 1) for number in range(count)]
 
@@ -37,15 +37,15 @@ class Chance:
 
     def normal(self, *shape: int) -> Array:
         """Nearly normal numbers of mean 0 and deviation 1."""
-        return bell(self._bits(shape))
+        return normal(self._bits(shape))
 
     def integer(self, *shape: int) -> Int[Array, "..."]:
         """Whole numbers of 30 bits, to seed textures."""
         return (self._bits(shape) >> 2).astype(jnp.int32)
 
-    def _child(self, number: int) -> "Chance":
+    def _child(self, number: int) -> "Rng":
         first, second = np.uint32(number * _FIRST % 2**32), np.uint32(number * _SECOND % 2**32)
-        child = Chance(
+        child = Rng(
             mixed(mixed(self.first ^ first) ^ self.second),
             mixed(mixed(self.second ^ second) ^ self.first),
         )
@@ -58,7 +58,7 @@ class Chance:
         )
 
 
-def chance(key: Key[Array, ""], number: UInt32[Array, ""]) -> Chance:
+def scene_rng(key: Key[Array, ""], number: UInt32[Array, ""]) -> Rng:
     """The stream of one scene."""
     bits = jax.random.bits(jax.random.fold_in(key, number), (2,), jnp.uint32)
-    return Chance(bits[0], bits[1])
+    return Rng(bits[0], bits[1])
