@@ -1,6 +1,8 @@
 """Words and digests that tell reconstructions apart, the same in every process."""
 
+import ast
 import hashlib
+import linecache
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import fields, is_dataclass
@@ -20,9 +22,9 @@ _HASHERS = 4
 def stable_name(value: Any) -> str:
     """What a function or value is, in words that hold no memory address.
 
-    Functions are called by module and qualified name; those made inside others by their code and
-    what they enclose, too. Partials and dataclasses are called by their parts, arrays by a digest.
-    Anything else is called by its `repr`.
+    Functions are called by module and qualified name; those made inside others by their definition
+    and what they enclose, too. Partials and dataclasses are called by their parts, arrays by a
+    digest. Anything else is called by its `repr`.
     """
     if isinstance(value, partial):
         return _listed("partial", value.func, value.args, value.keywords)
@@ -83,10 +85,34 @@ def _function_name(function: Callable[..., Any]) -> str:
         return name
     cells = [cell.cell_contents for cell in function.__closure__ or ()]
     enclosed = [each for each in cells if each is not function]
-    return _listed(name, _code(function.__code__), enclosed, function.__defaults__)
+    code = function.__code__
+    return _listed(name, _definition(code) or _instructions(code), enclosed, function.__defaults__)
 
 
-def _code(code: CodeType) -> list[Any]:
+def _definition(code: CodeType) -> str | None:
+    """The text that defines a function, free of layout and comments; None if it is in no file.
+
+    Instructions would be others with the next version of Python.
+    """
+    places = [(line, column) for line, _, column, _ in code.co_positions() if line and column]
+    try:
+        tree = ast.parse("".join(linecache.getlines(code.co_filename)))
+    except (SyntaxError, ValueError):
+        return None
+    around = [
+        node
+        for node in ast.walk(tree)
+        if isinstance(node, ast.FunctionDef | ast.Lambda)
+        and places
+        and (node.lineno, node.col_offset) <= places[-1]
+        and places[-1] <= (node.end_lineno or 0, node.end_col_offset or 0)
+    ]
+    # The innermost one begins last.
+    inner = max(around, key=lambda node: (node.lineno, node.col_offset), default=None)
+    return None if inner is None else ast.unparse(inner)
+
+
+def _instructions(code: CodeType) -> list[Any]:
     """The instructions, the names that they use, and the constants, functions among them."""
-    constants = [_code(each) if isinstance(each, CodeType) else each for each in code.co_consts]
+    constants = [_instructions(x) if isinstance(x, CodeType) else x for x in code.co_consts]
     return [code.co_code.hex(), code.co_names, constants]

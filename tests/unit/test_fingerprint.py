@@ -58,6 +58,19 @@ def test_names_tell_apart(one: Any, other: Any) -> None:
     assert " at 0x" not in stable_name(one)
 
 
+def test_a_new_python_does_not_change_names() -> None:
+    """What is compiled from a file is called by its definition, not by its instructions."""
+
+    def turned(x: float) -> float:
+        return x + 3.5
+
+    name = stable_name(turned)
+    assert "return x + 3.5" in name
+    assert turned.__code__.co_code.hex() not in name
+    assert "x + 3.5" in stable_name([lambda x: x + 3.5, lambda x: x - 3.5])
+    assert stable_name(lambda x: x + 3.5) != stable_name(lambda x: x - 3.5)
+
+
 def test_a_function_that_encloses_itself() -> None:
     def again(count: int) -> int:
         return again(count - 1) if count else 0
