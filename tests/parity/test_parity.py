@@ -1,5 +1,6 @@
 """Every stage of every golden case against the numbers of the original PyTorch code."""
 
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -33,15 +34,14 @@ from upstream_state import InMemory
 from vggt_stages import channels_last, check_vggt
 
 CONFIGS = {"pi3_tiny": PI3_TINY, "pi3_full": PI3}
-NOT_YET_BY_NAME = {
-    "pi3x_": "Pi3X is not built yet",
-}
 ELSEWHERE = {
-    "prep_pi3": "checked in test_images.py",
-    "prep_vggt": "checked in test_vggt_images.py",
-    "prep_mapanything": "checked in test_mapanything_images.py",
-    "post_mapanything": "checked in test_mapanything.py",
+    ("pi3", "pi3x"): "Pi3X is not built yet",
+    ("preprocess", "pi3"): "checked in test_images.py",
+    ("preprocess", "vggt"): "checked in test_vggt_images.py",
+    ("preprocess", "mapanything"): "checked in test_mapanything_images.py",
+    ("postprocess", "mapanything"): "checked in test_mapanything.py",
 }
+"""Why a case is skipped, by its family and how the name of what it ran begins."""
 
 
 def check_pi3(golden: Golden) -> None:
@@ -187,7 +187,7 @@ def check_units(golden: Golden) -> None:
     )
 
 
-CHECKS = {
+CHECKS: dict[str, Callable[[Golden], None]] = {
     "pi3_sparse": check_sparse_pi3,
     "sparse_attention": check_sparse_attention,
     "pi3": check_pi3,
@@ -197,20 +197,23 @@ CHECKS = {
     "postprocess": check_postprocessing,
     "units": check_units,
 }
-CHECKS_BY_NAME = {
-    "dinov2reg_vitl_enc": check_encoder,
-    "post_vggt": check_vggt_postprocessing,
-}
+
+
+def check_of(golden: Golden) -> Callable[[Golden], None]:
+    """The check that suits a case, as its manifest tells."""
+    family, arch = golden.info["family"], golden.info["arch"]
+    if any(key.startswith("pos_embed") for key in golden.info["outputs"]):
+        return check_encoder
+    if family == "postprocess" and arch.startswith("vggt"):
+        return check_vggt_postprocessing
+    return CHECKS[family]
 
 
 def test_golden(golden: Golden) -> None:
-    for prefix, reason in NOT_YET_BY_NAME.items():
-        if golden.name.startswith(prefix):
+    for (family, arch), reason in ELSEWHERE.items():
+        if golden.info["family"] == family and golden.info["arch"].startswith(arch):
             pytest.skip(reason)
-    if golden.name in ELSEWHERE:
-        pytest.skip(ELSEWHERE[golden.name])
-    check = CHECKS_BY_NAME.get(golden.name) or CHECKS[golden.info["family"]]
-    check(golden)
+    check_of(golden)(golden)
 
 
 def test_position_table_is_resampled_as_upstream() -> None:

@@ -60,13 +60,12 @@ def pi3_stages(model: Pi3, images: jax.Array) -> dict[str, jax.Array]:
     out["dec_block2_frame"] = x.reshape(-1, *x.shape[2:])
     features = trunk(model.tokens(images), layout, attend_densely, rope)[0][-1]
     out["dec_concat"] = features.reshape(-1, *features.shape[2:])
-    return out | head_stages(model, features)
+    return out | head_stages(model, features, layout.grid)
 
 
-def head_stages(model: Pi3, features: jax.Array) -> dict[str, jax.Array]:
+def head_stages(model: Pi3, features: jax.Array, grid: tuple[int, int]) -> dict[str, jax.Array]:
     """The activations after the trunk, each head called as `Pi3.decode` calls it."""
-    batch_views, tokens = features.shape[:2], features.shape[2]
-    grid = next(g for g in GRIDS if model.config.registers + g[0] * g[1] == tokens)
+    batch_views = features.shape[:2]
     layout = replace(model.layout((1, 1, 14, 14, 3)), grid=grid)
     rope = model.rope(layout, model.config.head_block)
     flat = features.reshape(-1, *features.shape[2:])
@@ -89,9 +88,6 @@ def head_stages(model: Pi3, features: jax.Array) -> dict[str, jax.Array]:
         "local_points": points_from_raw(raw).reshape(*batch_views, *raw.shape[1:]),
         "conf": logits.reshape(*batch_views, *logits.shape[1:]),
     }
-
-
-GRIDS = ((4, 5), (6, 3))
 
 
 def pi3_targets(config: Pi3Config) -> dict[str, tuple[int, ...]]:
