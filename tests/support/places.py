@@ -7,6 +7,7 @@ SUPPORT = Path(__file__).parent
 TESTS = SUPPORT.parent
 ROOT = TESTS.parent
 EXAMPLES = ROOT / "examples"
+BENCHMARKS = ROOT / "benchmarks"
 
 
 def fresh_process(devices: int = 1, **variables: str) -> dict[str, str]:

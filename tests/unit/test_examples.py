@@ -8,18 +8,21 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from places import EXAMPLES
+from places import BENCHMARKS, EXAMPLES, ROOT
+
+SCRIPTS = sorted((*EXAMPLES.glob("*.py"), *BENCHMARKS.glob("*.py")))
+LONGEST = {"demo.py": 70}
 
 
-def run(name: str, *arguments: str) -> str:
-    command = [sys.executable, str(EXAMPLES / name), *arguments]
+def run(path: Path, *arguments: str) -> str:
+    command = [sys.executable, str(path), *arguments]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-2000:]
     return done.stdout
 
 
 def test_the_demo_writes_everything_and_tells_its_errors(tmp_path: Path) -> None:
-    told = run("demo.py", "-o", str(tmp_path / "out"))
+    told = run(EXAMPLES / "demo.py", "-o", str(tmp_path / "out"))
     assert "reconstructed 8 views in " in told
     relative, rotation, direction = map(float, re.findall(r"error (\d+\.\d+)", told))
     assert relative < 0.1
@@ -45,9 +48,10 @@ def test_the_bundled_scene_is_small_and_whole() -> None:
     assert truth["intrinsics"].shape == (8, 3, 3)
 
 
-@pytest.mark.parametrize("path", sorted(EXAMPLES.glob("*.py")), ids=lambda path: path.stem)
-def test_examples_are_short_and_open_with_their_command(path: Path) -> None:
+@pytest.mark.parametrize("path", SCRIPTS, ids=lambda path: path.stem)
+def test_scripts_are_short_and_open_with_their_command(path: Path) -> None:
     text = path.read_text()
-    assert text.count("\n") <= 140
-    assert f"python examples/{path.name}" in text.split('"""')[1]
-    assert "usage:" in run(path.name, "--help")
+    most = LONGEST.get(path.name, 40) if path.parent == EXAMPLES else 140
+    assert text.count("\n") <= most
+    assert f"python {path.relative_to(ROOT)}" in text.split('"""')[1]
+    assert "usage:" in run(path, "--help")

@@ -1,6 +1,6 @@
 """How far π³ in float32 and bfloat16 is from upstream's PyTorch code, on one set of weights.
 
-    python examples/agreement_pi3.py model.safetensors --peer path/to/Pi3
+    python benchmarks/agreement_pi3.py model.safetensors --peer path/to/Pi3
 
 Prints percentiles of the relative error of the points in camera coordinates over all pixels of 8
 rendered views. `model.safetensors` is upstream's file, `--peer` a checkout of

@@ -1,4 +1,4 @@
-"""python examples/accuracy_sparse.py --views 64 --ways 0.5 0.5:pool_q=128 --plot sparse.png
+"""python benchmarks/accuracy_sparse.py --views 64 --ways 0.5 0.5:pool_q=128 --plot sparse.png
 
 What block-sparse attention costs in accuracy: reconstructs rendered scenes, whose geometry is
 known, with dense attention and with key blocks skipped, and compares. By default the small bundled

@@ -1,4 +1,4 @@
-"""python examples/peers.py vggt path/to/map-anything --views 50 100
+"""python benchmarks/peers.py vggt path/to/map-anything --views 50 100
 
 Times upstream's models in PyTorch, with random weights of the released sizes; writes a line of JSON
 for each number of views, with NaN seconds where memory ran out. `benchmark_models.py --peer` runs

@@ -1,4 +1,4 @@
-"""Errors on photos whose cameras are known: `python examples/real_photos.py DIR ...`.
+"""Errors on photos whose cameras are known: `python benchmarks/real_photos.py DIR ...`.
 
 Each folder holds `images/` and `condition.npz` with `poses`, camera to world, and, if known,
 `intrinsics` and `depths`, which may be sparse (docs/training.md says which folders gave its table).

@@ -1,4 +1,4 @@
-"""python examples/benchmark_attention.py --views 50 100 200 --kept 1 0.5 0.25 --plot speed.png
+"""python benchmarks/benchmark_attention.py --views 50 100 200 --kept 1 0.5 0.25 --plot speed.png
 
 Times attention across views, dense and block-sparse, on random bfloat16 inputs: this project's
 kernels, cuDNN, and in the same run PyTorch's and SpargeAttn (see `attention_peers.py`). Effective

@@ -1,4 +1,4 @@
-"""Speed of rendering and of training: `python examples/benchmark_training.py [--bucket 0]`.
+"""Speed of rendering and of training: `python benchmarks/benchmark_training.py [--bucket 0]`.
 
 One device; times are the median of several blocks of calls. Programs are compiled as by `jaxrecon
 train`, which is timed by itself. `--peak` is the device's peak arithmetic in TFLOP/s (989: dense

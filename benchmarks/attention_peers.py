@@ -1,4 +1,4 @@
-"""python examples/attention_peers.py --views 100 --kept 1 0.5 0.25
+"""python benchmarks/attention_peers.py --views 100 --kept 1 0.5 0.25
 
 Times what others have for attention across views, dense and block-sparse, on random bfloat16
 inputs: PyTorch's SDPA and FlexAttention, and SpargeAttn where installed. `benchmark_attention.py`

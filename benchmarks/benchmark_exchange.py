@@ -1,6 +1,6 @@
 """What share of a run several GPUs spend in exchanging.
 
-    python examples/benchmark_exchange.py --model pi3 --views 400 --ratios 0.75 0 --devices 4
+    python benchmarks/benchmark_exchange.py --model pi3 --views 400 --ratios 0.75 0 --devices 4
 
 Each program of `benchmark_models.py` runs twice, is timed, and runs once more under JAX's
 profiler. Of the first GPU: how long NCCL's kernels ran, and for how much of that no other kernel

@@ -1,6 +1,6 @@
 """Times a model's forward against upstream's PyTorch code on the same GPU.
 
-    python examples/benchmark_models.py --model pi3 --views 50 100 200 --peer path/to/Pi3
+    python benchmarks/benchmark_models.py --model pi3 --views 50 100 200 --peer path/to/Pi3
 
 Released sizes with random weights, bfloat16; every time is the median of `--repeats` runs after a
 warm-up. Ours runs from 8-bit pixels to points, cameras, intrinsics and mask, dense (ratio 0) or
