@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING
 
 from jaxrecon import renamed_modules
 from jaxrecon.forking import watch_forks
+from jaxrecon.version import __version__
 
 if TYPE_CHECKING:
     from jaxrecon.aot import ExportedPipeline, export_program, load_exported
@@ -34,8 +35,6 @@ if TYPE_CHECKING:
     from jaxrecon.registry import available_models, load
     from jaxrecon.runtime.sharding import make_mesh
     from jaxrecon.sparse import FastAttention, SparseAttention
-
-__version__ = "0.1.0"
 
 # Imported on first use, so that `jaxrecon --help` and the converter start without JAX.
 _HOMES = {
@@ -71,6 +70,7 @@ __all__ = [
     "Reconstruction",
     "SparseAttention",
     "WeightsError",
+    "__version__",
     "available_models",
     "bundle_adjust",
     "export_program",

@@ -22,6 +22,7 @@ from jaxrecon.cli import (
     weights,
 )
 from jaxrecon.errors import JaxreconError
+from jaxrecon.version import __version__
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -73,6 +74,14 @@ def _run(arguments: Sequence[str] | None) -> int:
     return code
 
 
+class _Version(argparse.Action):
+    """Prints the version; says so where it cannot be written."""
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: Any) -> None:
+        process.say(f"jaxrecon {__version__}")
+        parser.exit()
+
+
 class _Parser(argparse.ArgumentParser):
     """Says so where its help cannot be written, which `argparse` keeps to itself."""
 
@@ -89,6 +98,7 @@ def _parser() -> argparse.ArgumentParser:
         description="Photos in, cameras and a point cloud out.",
         epilog=f"{common.DETAILS}=1 in the environment shows all that is known of an error.",
     )
+    parser.add_argument("--version", action=_Version, nargs=0, help="print the version and exit")
     commands = parser.add_subparsers(required=True, metavar="command")
     reconstruct.add_to(commands)
     weights.add_convert_to(commands)

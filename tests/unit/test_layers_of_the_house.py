@@ -11,6 +11,7 @@ from places import ROOT
 # its own floor. Entry points are on top.
 FLOORS = (
     (
+        "jaxrecon.version",
         "jaxrecon.choices",
         "jaxrecon.deprecation",
         "jaxrecon.renamed_modules",

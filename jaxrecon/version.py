@@ -1,0 +1,3 @@
+"""The version, which the wheel and the command line take from here."""
+
+__version__ = "0.1.0"
