@@ -1,11 +1,14 @@
 """A small model of each family, with random weights."""
 
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
 from flax import nnx
 
+from drawn_weights import drawn
+from jaxrecon import checkpoint
 from jaxrecon.images import ImageRule
 from jaxrecon.models import (
     MAPANYTHING_RESIZE,
@@ -24,11 +27,27 @@ from vggt_stages import VGGT_TINY
 
 FIELDS = ("points_world", "points_camera", "confidence", "world_from_camera")
 """Of a reconstruction, what no threshold decides."""
+CONFIGS = {"pi3": PI3_TINY, "vggt": VGGT_TINY, "mapanything": MAPANYTHING_TINY}
 FAMILIES: dict[str, tuple[Callable[[], Model], ImageRule]] = {
     "pi3": (lambda: Pi3(PI3_TINY, rngs=nnx.Rngs(0)), PI3_RESIZE),
     "vggt": (lambda: VGGT(VGGT_TINY, rngs=nnx.Rngs(0)), VGGT_RESIZE),
     "mapanything": (lambda: MapAnything(MAPANYTHING_TINY, rngs=nnx.Rngs(0)), MAPANYTHING_RESIZE),
 }
+
+
+def saved_tiny(family: str, folder: Path) -> Path:
+    """A native checkpoint of the small model."""
+    make, resize = FAMILIES[family]
+    header = {
+        "family": family,
+        "model": f"{family}-tiny",
+        "config": asdict(CONFIGS[family]),
+        "license": "none",
+        "source": {"file": "drawn"},
+        "resize": asdict(resize),
+    }
+    checkpoint.save(drawn(make), folder, header)
+    return folder
 
 
 def whole_and_streamed(pipeline: Pipeline, folder: Path) -> tuple[Reconstruction, Reconstruction]:

@@ -1,22 +1,32 @@
 """The examples run as their docstrings say."""
 
 import re
+import runpy
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from places import BENCHMARKS, EXAMPLES, ROOT
+from jaxrecon.training import step
+from places import BENCHMARKS, EXAMPLES, ROOT, fresh_process
+from plane_scenes import render_planes
+from tiny_families import saved_tiny
+
+SMALL = ("--resolution", 56)
+
+type Told = Callable[..., str]
 
 SCRIPTS = sorted((*EXAMPLES.glob("*.py"), *BENCHMARKS.glob("*.py")))
 LONGEST = {"demo.py": 70}
 
 
-def run(path: Path, *arguments: str) -> str:
+def run(path: Path, *arguments: str, devices: int = 1) -> str:
     command = [sys.executable, str(path), *arguments]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    env = fresh_process(devices)
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env=env)
     assert done.returncode == 0, done.stderr[-2000:]
     return done.stdout
 
@@ -46,6 +56,50 @@ def test_the_bundled_scene_is_small_and_whole() -> None:
     assert truth["depths"].shape == (8, 168, 224)
     assert truth["poses"].shape == (8, 4, 4)
     assert truth["intrinsics"].shape == (8, 3, 3)
+
+
+@pytest.fixture
+def told(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Told:
+    """Runs an example in this process; returns what it prints."""
+
+    def ran(name: str, *arguments: object) -> str:
+        monkeypatch.setattr(sys, "argv", [name, *map(str, arguments)])
+        runpy.run_path(str(EXAMPLES / name), run_name="__main__")
+        return capsys.readouterr().out
+
+    return ran
+
+
+def test_priors(tmp_path: Path, told: Told) -> None:
+    out = told("priors.py", "-m", saved_tiny("mapanything", tmp_path / "model"), *SMALL)
+    assert re.findall(r"(?m)^(.+): focal", out)[1:3] == ["intrinsics", "intrinsics and poses"]
+    scales = re.findall(r"scale (\d+\.\d+)", out)
+    assert len(set(scales)) > 1  # what is known matters
+
+
+def test_tracks(tmp_path: Path, told: Told) -> None:
+    out = told("tracks.py", "-m", saved_tiny("vggt", tmp_path / "model"), "--points", 4, *SMALL)
+    assert re.findall(r"(?m)^view (\d):", out) == [str(view) for view in range(8)]
+
+
+def test_streaming(tmp_path: Path, told: Told) -> None:
+    first = told("streaming.py", "-o", tmp_path / "out")
+    assert "wrote 8 views" in first
+    made = {path: path.stat().st_mtime_ns for path in (tmp_path / "out").glob("*.npz")}
+    assert told("streaming.py", "-o", tmp_path / "out") == first
+    assert made == {path: path.stat().st_mtime_ns for path in made}
+
+
+def test_sharding() -> None:
+    out = run(EXAMPLES / "sharding.py", devices=2)
+    assert out == "8 views on 2 x cpu\n"
+
+
+def test_training(tmp_path: Path, told: Told, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(step, "render_groups", render_planes)  # which compiles faster than rooms
+    out = told("training.py", "-o", tmp_path / "run", "--steps", 3)
+    assert f"{tmp_path}/run/weights" in out
+    assert (tmp_path / "run" / "weights" / "config.json").is_file()
 
 
 @pytest.mark.parametrize("path", SCRIPTS, ids=lambda path: path.stem)
