@@ -18,7 +18,7 @@ lint: $(VENV)/.ready
 $(VENV)/.installed: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
-	$(BIN)/python -m pip install --quiet --editable .
+	$(BIN)/python -m pip install --quiet --editable ".[eval,mesh,train,video]"
 	touch $@
 
 $(VENV)/.ready: $(VENV)/.installed

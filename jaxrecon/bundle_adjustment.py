@@ -10,6 +10,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from jaxrecon.errors import InputError
+from jaxrecon.extras import Extra
 from jaxrecon.formats import VIEW_ARRAYS, PointTracks, Scene
 from jaxrecon.formats.tracks import MAX_REPROJECTION_ERROR, TrackedPoints, tracked_points
 from jaxrecon.geometry import Similarity, umeyama
@@ -116,11 +117,8 @@ def check_adjustable(views: int | None) -> ModuleType:
     Raises:
       InputError: pycolmap is not installed, or there are fewer than two views.
     """
-    try:
+    with Extra("colmap", "bundle adjustment needs pycolmap"):
         import pycolmap
-    except ImportError as error:
-        message = "bundle adjustment needs pycolmap; pip install jaxrecon[colmap]"
-        raise InputError(message) from error
     if views is not None and views < 2:
         raise InputError(f"bundle adjustment needs at least two views, found {views}; leave it out")
     return pycolmap

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from jaxrecon.cli import common
 from jaxrecon.cli.process import say
 from jaxrecon.errors import InputError
+from jaxrecon.extras import check_installed
 from jaxrecon.files import replacing_folder
 from jaxrecon.progress import Stages
 
@@ -93,6 +94,7 @@ def run(options: argparse.Namespace) -> int:
 def _check(options: argparse.Namespace) -> None:
     if options.output:
         common.check_output(options)
+        check_installed("matplotlib", "eval", "-o: report.png needs matplotlib, or leave -o out")
     if options.set == "procedural" and options.path:
         raise InputError(f"--path {options.path} goes with a --set that lies on disk")
     if options.set != "procedural" and not options.path:

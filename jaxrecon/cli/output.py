@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from jaxrecon.cli import common
 from jaxrecon.errors import InputError
+from jaxrecon.extras import check_installed
 from jaxrecon.files import replacing_folder
 from jaxrecon.progress import Stages
 
@@ -26,6 +27,9 @@ FILES = {
 
 OLD_FILES = {"sheet": "sheet.png"}
 """The summary as the release before called it; for one release more."""
+
+LIBRARIES = {"glb": ("trimesh", "mesh"), "summary": ("matplotlib", "eval"), "sheet": ("matplotlib", "eval")}
+"""What some formats need, and the extra that installs it."""
 
 
 def formats_of(text: str) -> list[str]:
@@ -47,6 +51,18 @@ def formats_of(text: str) -> list[str]:
 def file_of(name: str) -> str:
     """The name in the output folder of a format that `formats_of` has accepted."""
     return (FILES | OLD_FILES)[name]
+
+
+def check_libraries(formats: Sequence[str]) -> None:
+    """Refuses, before anything is computed, formats that this installation cannot write.
+
+    Raises:
+      InputError: a library is not installed; names its extra.
+    """
+    for name in formats:
+        if name in LIBRARIES:
+            library, extra = LIBRARIES[name]
+            check_installed(library, extra, f"--formats: {name} needs {library}, or leave it out")
 
 
 def write(

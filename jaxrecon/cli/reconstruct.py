@@ -59,6 +59,7 @@ def run(options: argparse.Namespace) -> int:
         _check_stream(options)
     else:
         common.check_output(options)
+        output.check_libraries(formats)
 
     from jaxrecon.images import check_source
 

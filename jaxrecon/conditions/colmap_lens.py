@@ -7,6 +7,7 @@ from jaxtyping import Float
 
 from jaxrecon.conditions.camera import lens_shift, pinhole_from_corner
 from jaxrecon.errors import InputError
+from jaxrecon.extras import Extra
 
 _PINHOLES = {"SIMPLE_PINHOLE": 3, "PINHOLE": 4}
 """The models without a lens, in the order of their numbers, and how many parameters they have."""
@@ -71,13 +72,8 @@ def nearest_pinhole(
 
 
 def _pycolmap(model: str) -> ModuleType:
-    try:
+    with Extra("colmap", f"COLMAP's camera model {model} has a lens, for which pycolmap is needed"):
         import pycolmap
-    except ImportError as error:
-        raise InputError(
-            f"COLMAP's camera model {model} has a lens, for which pycolmap is needed; "
-            "pip install jaxrecon[colmap]"
-        ) from error
     return pycolmap
 
 

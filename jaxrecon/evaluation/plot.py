@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from jaxrecon.errors import InputError
+from jaxrecon.extras import Extra
 from jaxrecon.files import replacing_file
 
 if TYPE_CHECKING:
@@ -19,14 +20,14 @@ def draw(report: "Report", path: Path) -> Path:
     """Writes the four panels of a report to a picture file.
 
     Raises:
-      InputError: the path ends in no known kind of picture.
+      InputError: matplotlib is not installed, or the path ends in no known kind of picture.
       OutputError: the file cannot be written.
     """
     kind = path.suffix.lower()
     if kind not in _KINDS:
         raise InputError(f"cannot draw {path}: choose a name that ends in {', '.join(_KINDS)}")
-    from matplotlib.figure import Figure
-
+    with Extra("eval", "a picture of a report needs matplotlib"):
+        from matplotlib.figure import Figure
     figure = Figure(figsize=(11, 8), layout="constrained")
     panels: Any = figure.subplots(2, 2)
     figure.suptitle(f"{report.model or 'model'}: {len(report.scenes)} scenes")

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Float, UInt8
 
+from jaxrecon.extras import Extra
 from jaxrecon.files import replacing_file
 from jaxrecon.formats.scene import (
     FRUSTUM_SIZE,
@@ -36,7 +37,7 @@ def write_glb(scene: Scene, path: Path, *, max_points: int | None = None) -> Non
     written, by default 1,000,000.
 
     Raises:
-      InputError: there is no point to write, or a camera is not finite.
+      InputError: trimesh is not installed, there is no point to write, or a camera is not finite.
       OutputError: the file cannot be written.
     """
     check_cameras(scene)
@@ -47,7 +48,8 @@ def write_glb(scene: Scene, path: Path, *, max_points: int | None = None) -> Non
 
 
 def _glb(scene: Scene, points: ScenePoints) -> bytes:
-    import trimesh
+    with Extra("mesh", "GLB files need trimesh"):
+        import trimesh
     from trimesh.exchange.gltf import export_glb
 
     size = scene_size(points.xyz)

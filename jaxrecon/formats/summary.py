@@ -9,6 +9,7 @@ from jaxtyping import Bool, Float, Int, UInt8
 from PIL import Image, ImageDraw, ImageFont
 
 from jaxrecon.errors import InputError
+from jaxrecon.extras import Extra
 from jaxrecon.files import replacing_file
 from jaxrecon.formats.scene import Scene
 from jaxrecon.formats.top_view import PREDICTED, TRUE, draw_top_view
@@ -51,8 +52,8 @@ def write_summary(
       true_world_from_camera: true poses, in any world frame and unit of length.
 
     Raises:
-      InputError: the truth is not of as many views as the scene, a camera or a true pose is not
-        usable, or the mask keeps no point.
+      InputError: matplotlib is not installed, the truth is not of as many views as the scene, a
+        camera or a true pose is not usable, or the mask keeps no point.
       OutputError: the file cannot be written.
     """
     _check_views("true_depth_z", true_depth_z, scene)
@@ -142,8 +143,8 @@ def _colored(
     all_known: bool = False,
 ) -> UInt8[np.ndarray, "V H W 3"]:
     """Values as colours, `low` first; grey where depth is unknown."""
-    from matplotlib import colormaps
-
+    with Extra("eval", "a contact sheet needs matplotlib"):
+        from matplotlib import colormaps
     level = np.clip((values - low) / max(high - low, 1e-12), 0, 1)
     colors = colormaps[colormap](np.nan_to_num(level), bytes=True)[..., :3]
     return (

@@ -4,6 +4,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from jaxrecon.errors import InputError
+from jaxrecon.extras import Extra
 from jaxrecon.formats.colmap import quaternions
 from jaxrecon.formats.scene import (
     FRUSTUM_SIZE,
@@ -39,10 +40,8 @@ def serve(
       InputError: viser is not installed or cannot be kept from other web sites, a camera is not
         usable, there is no point to show, or no public address can be had.
     """
-    try:
+    with Extra("view", "the viewer needs viser"):
         import viser  # noqa: F401
-    except ImportError as error:
-        raise InputError("the viewer needs viser; pip install jaxrecon[view]") from error
     check_cameras(scene)
     points = select_points(scene, max_points)
     size = scene_size(points.xyz)

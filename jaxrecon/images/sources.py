@@ -15,6 +15,7 @@ from PIL import Image
 
 from jaxrecon.checks import path_given
 from jaxrecon.errors import InputError
+from jaxrecon.extras import Extra
 from jaxrecon.images.decode import from_array, from_file, from_pillow
 from jaxrecon.images.pictures import file_size, upright_size
 from jaxrecon.images.video import open_video
@@ -177,12 +178,8 @@ def _checked_file(path: Path) -> Path:
 
 
 def _register_heif(path: Path) -> None:
-    try:
+    with Extra("heic", f"cannot read {path}: HEIC images need pillow-heif"):
         import pillow_heif
-    except ImportError as error:
-        raise InputError(
-            f"cannot read {path}: HEIC images need pillow-heif; pip install jaxrecon[heic]"
-        ) from error
     pillow_heif.register_heif_opener()
 
 

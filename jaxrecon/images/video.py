@@ -12,6 +12,7 @@ from jaxtyping import UInt8
 from PIL import Image
 
 from jaxrecon.errors import InputError, reason_of
+from jaxrecon.extras import Extra
 from jaxrecon.images.decode import from_array
 from jaxrecon.images.pictures import holds_too_much
 from jaxrecon.images.views import Source, View
@@ -51,10 +52,11 @@ def _opened(path: Path) -> Iterator[tuple["InputContainer", int]]:
     """The container, and the bytes of the file; FFmpeg opens no other file and no address.
 
     Raises:
-      InputError: it cannot be opened, or what FFmpeg raises inside the block.
+      InputError: PyAV is not installed, the file cannot be opened, or what FFmpeg raises inside
+        the block.
     """
-    import av
-
+    with Extra("video", f"cannot read {path}: videos need PyAV"):
+        import av
     with open_plain(path) as file:  # which waits for no pipe
         stored = os.fstat(file.fileno()).st_size
     most = 2 * (Image.MAX_IMAGE_PIXELS or 2**27)

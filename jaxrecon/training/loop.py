@@ -15,6 +15,7 @@ from jax.sharding import Mesh
 from jaxrecon import checkpoint
 from jaxrecon.compiling import compiled
 from jaxrecon.errors import InputError, OutputError
+from jaxrecon.extras import check_installed
 from jaxrecon.files import holding_folder
 from jaxrecon.forking import check_not_forked
 from jaxrecon.progress import Stages
@@ -97,8 +98,8 @@ def train(
       The folder of the weights; None if the run stopped before its last step.
 
     Raises:
-      InputError: the folder holds a run of another config, the devices cannot share the batches,
-        or the textures are absent or no pictures.
+      InputError: matplotlib is not installed, the folder holds a run of another config, the
+        devices cannot share the batches, or the textures are absent or no pictures.
       WeightsError: `init` or a checkpoint cannot be read.
       OutputError: the folder cannot be written, a full disk among the reasons, or another run is
         writing there.
@@ -107,6 +108,7 @@ def train(
     stages = Stages(quiet=True) if stages is None else stages
     mesh = make_data_mesh() if mesh is None else mesh
     folder = Path(folder)
+    check_installed("matplotlib", "train", "curves of a run need matplotlib")
     check_devices(config, mesh)
     config, pictures = _with_pictures(config, textures)
     with holding_folder(folder):

@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from jaxrecon.errors import InputError
+from jaxrecon.extras import Extra
 from jaxrecon.files import replacing_file
 from jaxrecon.training.log import read_log
 
@@ -18,11 +19,11 @@ def draw_log(log: str | Path, path: str | Path) -> Path:
     """Writes depth error, rotation error and AUC@30 over the steps of a log to a PNG file.
 
     Raises:
-      InputError: there is no such log, or it is damaged.
+      InputError: matplotlib is not installed, there is no such log, or it is damaged.
       OutputError: the file cannot be written.
     """
-    from matplotlib.figure import Figure
-
+    with Extra("train", "curves of a run need matplotlib"):
+        from matplotlib.figure import Figure
     if not Path(log).is_file():
         raise InputError(f"log: {log} does not exist; give the log.jsonl of a run")
     lines = read_log(log)
