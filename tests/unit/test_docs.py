@@ -9,6 +9,7 @@ import pytest
 
 import jaxrecon
 from jaxrecon.cli import _parser
+from jaxrecon.registry import MODELS, HubFile
 from pages import DOCS, PAGES, anchors, blocks, links
 from places import EXAMPLES, ROOT
 
@@ -48,6 +49,17 @@ def test_every_page_is_in_the_navigation_once() -> None:
 @pytest.mark.parametrize("name", jaxrecon.__all__)
 def test_every_public_name_is_in_the_reference(name: str) -> None:
     assert f"::: jaxrecon.{name}\n" in REFERENCE + "\n"
+
+
+def test_tables_of_models_agree_with_the_registry() -> None:
+    short, long = (ROOT / "README.md").read_text(), (DOCS / "models.md").read_text()
+    for entry in MODELS.values():
+        (row,) = re.findall(rf"(?m)^\| `{entry.name}` \|.*$", short)
+        assert f"| {entry.parameters / 1e6:.1f} M |" in row
+        (row,) = re.findall(rf"(?m)^\| `{entry.name}` \|.*$", long)
+        assert f"| {entry.weights_licence} | {entry.code_licence} |" in row
+        if isinstance(entry.source, HubFile):
+            assert f"| `{entry.source.repo}` |" in row
 
 
 @pytest.mark.parametrize(
