@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING
 
 from jaxrecon import renamed_modules
 from jaxrecon.forking import watch_forks
-from jaxrecon.version import __version__
+from jaxrecon.version import __version__ as __version__
 
 if TYPE_CHECKING:
     from jaxrecon.aot import ExportedPipeline, export_program, load_exported
@@ -70,7 +70,6 @@ __all__ = [
     "Reconstruction",
     "SparseAttention",
     "WeightsError",
-    "__version__",
     "available_models",
     "bundle_adjust",
     "export_program",
