@@ -28,7 +28,8 @@ FILES = {
 OLD_FILES = {"sheet": "sheet.png"}
 """The summary as the release before called it; for one release more."""
 
-LIBRARIES = {"glb": ("trimesh", "mesh"), "summary": ("matplotlib", "eval"), "sheet": ("matplotlib", "eval")}
+MATPLOTLIB = ("matplotlib", "eval")
+LIBRARIES = {"glb": ("trimesh", "mesh"), "summary": MATPLOTLIB, "sheet": MATPLOTLIB}
 """What some formats need, and the extra that installs it."""
 
 

@@ -143,7 +143,7 @@ def _colored(
     all_known: bool = False,
 ) -> UInt8[np.ndarray, "V H W 3"]:
     """Values as colours, `low` first; grey where depth is unknown."""
-    with Extra("eval", "a contact sheet needs matplotlib"):
+    with Extra("eval", "a summary needs matplotlib"):
         from matplotlib import colormaps
     level = np.clip((values - low) / max(high - low, 1e-12), 0, 1)
     colors = colormaps[colormap](np.nan_to_num(level), bytes=True)[..., :3]

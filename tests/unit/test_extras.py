@@ -101,20 +101,20 @@ def empty_report(folder: Path) -> object:
         ("video", video),
         ("heic", heic),
         ("mesh", lambda folder: random_recon().save(folder / "scene.glb")),
-        ("eval", lambda folder: random_recon().save_sheet(folder / "sheet.png")),
+        ("eval", lambda folder: random_recon().save_summary(folder / "summary.png")),
         ("eval", empty_report),
         ("train", lambda folder: draw_log(folder / "log.jsonl", folder / "curves.png")),
         ("train", lambda folder: train(small_config(), folder / "run")),
         ("view", lambda folder: serve(random_recon().scene())),
     ],
-    ids=["video", "heic", "glb", "sheet", "report", "curves", "train", "view"],
+    ids=["video", "heic", "glb", "summary", "report", "curves", "train", "view"],
 )
 def test_what_is_missing_is_named(
     extra: str, work: Callable[[Path], object], tmp_path: Path
 ) -> None:
     with pytest.raises(InputError, match=rf"; pip install jaxrecon\[{extra}\]$"):
         work(tmp_path)
-    assert not {"scene.glb", "sheet.png", "report.png", "run"} & set(
+    assert not {"scene.glb", "summary.png", "report.png", "run"} & set(
         path.name for path in tmp_path.iterdir()
     )
 
@@ -124,11 +124,11 @@ def test_what_is_missing_is_named(
     ("arguments", "extra"),
     [
         (["reconstruct", "photos/", "-m", "pi3-mini"], "mesh"),
-        (["reconstruct", "photos/", "-m", "pi3-mini", "--formats", "sheet"], "eval"),
+        (["reconstruct", "photos/", "-m", "pi3-mini", "--formats", "summary"], "eval"),
         (["evaluate", "pi3-mini"], "eval"),
         (["train"], "train"),
     ],
-    ids=["glb", "sheet", "evaluate", "train"],
+    ids=["glb", "summary", "evaluate", "train"],
 )
 def test_commands_refuse_before_they_compute(
     arguments: list[str], extra: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
