@@ -15,12 +15,13 @@ from jaxrecon.errors import InputError
 from jaxrecon.images import PixelTransform
 from jaxrecon.models import TrackingModel
 from jaxrecon.nn.attention import AttentionFn
-from jaxrecon.nn.views import noting_chunks
+from jaxrecon.nn.execution import Chunks
 from jaxrecon.pipeline import Options, Pipeline
 from jaxrecon.registry import load_abstract
 from jaxrecon.runtime.bucketing import bucket_of, check_program_size, serves_fewer
 from jaxrecon.runtime.heads import encoded_by, lower_heads, part_size, runs_together
 from jaxrecon.runtime.memory import MemoryNeeds, bytes_limit, host_limit, needs_of
+from jaxrecon.runtime.program import chunks_of
 from jaxrecon.runtime.sharding import WeightRules, make_mesh, view_devices
 from jaxrecon.runtime.tracking import Group, check_query, groups_of, queries
 from jaxrecon.sparse import AttentionName
@@ -148,12 +149,11 @@ def memory_plan(
     )
     group = None if tracks is None else _group(pipeline, views, size, tracks)
     shape, streamed = (count, size[1], size[0], 3), None
-    with noting_chunks() as chunks:
-        if views_at_once is None:
-            needs = _at_once(pipeline, shape, options, group, views)
-        else:
-            streamed = _streamed(pipeline, shape, options, views_at_once)
-            needs = max(streamed.encoder, streamed.heads, key=lambda each: each.total)
+    if views_at_once is None:
+        needs = _at_once(pipeline, shape, options, group, views)
+    else:
+        streamed = _streamed(pipeline, shape, options, views_at_once)
+        needs = max(streamed.encoder, streamed.heads, key=lambda each: each.total)
     return MemoryPlan(
         model=pipeline.name,
         views=views,
@@ -163,10 +163,24 @@ def memory_plan(
         device_kind=pipeline.device.device_kind,
         needs=needs,
         limit=bytes_limit(pipeline.device),
-        chunks=chunks,
+        chunks=_chunks(pipeline, shape, views_at_once),
         streamed=streamed,
         tracks=tracks,
         host_limit=host_limit(pipeline.device),
+    )
+
+
+def _chunks(pipeline: Pipeline, shape: tuple[int, ...], views_at_once: int | None) -> Chunks:
+    """How much of what each device works on at a time."""
+    exchanging = shape[0] // view_devices(pipeline.mesh)
+    streamed = views_at_once is not None
+    return chunks_of(
+        pipeline.model,
+        pipeline.attention,
+        shape,
+        exchanging=exchanging,
+        predicted=part_size(pipeline, shape[0], views_at_once) if streamed else exchanging,
+        execution=pipeline.execution,
     )
 
 

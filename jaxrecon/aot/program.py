@@ -11,6 +11,7 @@ from jaxtyping import Array, UInt8
 from jaxrecon import checkpoint
 from jaxrecon.models import Model
 from jaxrecon.nn.attention import AttentionFn
+from jaxrecon.nn.execution import INFERENCE, ExecutionConfig
 from jaxrecon.pipeline import Options, Thresholds, thresholds
 from jaxrecon.runtime.program import scene_program
 
@@ -22,6 +23,8 @@ def flat_program(
     weights: Mapping[str, Array],
     pixels: UInt8[Array, "1 V H W 3"],
     limits: Mapping[str, Array],
+    *,
+    execution: ExecutionConfig = INFERENCE,
 ) -> dict[str, Array]:
     """`scene_program` without classes of this package among its arguments and results.
 
@@ -31,12 +34,14 @@ def flat_program(
       weights: by their paths in a checkpoint.
       pixels: the images, padding views last.
       limits: the fields of `Thresholds`.
+      execution: how the work is done.
 
     Returns:
       The fields of `Geometry` that the model tells.
     """
     filled = checkpoint.unflatten(model, weights)
-    geometry = scene_program(attention, options, filled, pixels, Thresholds(**limits), None)
+    numbers = Thresholds(**limits)
+    geometry = scene_program(attention, options, filled, pixels, numbers, None, execution=execution)
     return told_fields(geometry)
 
 

@@ -28,7 +28,6 @@ from jaxrecon.compiling import told_refusals, without_x64
 from jaxrecon.errors import InputError
 from jaxrecon.files import check_output_folder, replacing_folder
 from jaxrecon.nn.attention import AttentionFn
-from jaxrecon.nn.offload import offloading
 from jaxrecon.pipeline import Options, Pipeline
 from jaxrecon.progress import Stages
 from jaxrecon.runtime.bucketing import check_program_size
@@ -189,12 +188,14 @@ def _exported(
       InputError: the attention cannot be had there, or calls back into Python.
     """
     attend = chosen_attention(attention, pipeline.attention)
-    program = jax.jit(partial(flat_program, attend, options, pipeline.model))
+    program = jax.jit(
+        partial(flat_program, attend, options, pipeline.model, execution=pipeline.execution)
+    )
     allowed = [DisabledSafetyCheck.custom_call(name) for name in KERNEL_CALLS]
     make = export(program, platforms=(target.platform,), disabled_checks=allowed)
     try:
         refusals = told_refusals(f"be written for {target.platform}")
-        with target.tracing(), offloading(pipeline.offload), refusals:
+        with target.tracing(), refusals:
             return make(*arguments)
     except ValueError as error:
         if "Unsupported TPU device kind" in str(error):

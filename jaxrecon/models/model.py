@@ -9,6 +9,7 @@ from jaxtyping import Array, Float
 
 from jaxrecon.models.prediction import Prediction, Tracks
 from jaxrecon.nn.attention import AttentionFn, AttentionStats, Count, TokenLayout
+from jaxrecon.nn.execution import INFERENCE, Chunks, ExecutionConfig
 from jaxrecon.nn.views import each_view
 from jaxrecon.pytree import pytree_dataclass
 
@@ -44,7 +45,13 @@ class Model(nnx.Module):
     A family defines `layout`, `encode` and `predict`; a call does all of it.
     """
 
-    def __call__(self, images: Float[Array, "B V H W 3"], *, attention: AttentionFn) -> Prediction:
+    def __call__(
+        self,
+        images: Float[Array, "B V H W 3"],
+        *,
+        attention: AttentionFn,
+        execution: ExecutionConfig = INFERENCE,
+    ) -> Prediction:
         """Reconstructs `B` scenes from RGB images in [0, 1], attending as told."""
         raise NotImplementedError
 
@@ -62,6 +69,7 @@ class Model(nnx.Module):
         *,
         attention: AttentionFn,
         real_views: Count | None = None,
+        execution: ExecutionConfig = INFERENCE,
     ) -> Encoded:
         """All that views have to exchange for.
 
@@ -70,20 +78,36 @@ class Model(nnx.Module):
           attention: how the trunk's tokens attend.
           real_views: so many first views count; the others are padding, which changes nothing of
             the first ones. All count if not given.
+          execution: how the work is done; a static argument where this is compiled.
         """
         raise NotImplementedError
 
-    def predict(self, encoded: Encoded, layout: TokenLayout) -> Prediction:
+    def predict(
+        self, encoded: Encoded, layout: TokenLayout, *, execution: ExecutionConfig = INFERENCE
+    ) -> Prediction:
         """The geometry of each view, which does not depend on what other views are given.
 
         A family may take more options. `metric_scale` and `skipped` are left out.
         """
         raise NotImplementedError
 
-    def predict_all(self, encoded: Encoded, layout: TokenLayout, **options: Any) -> Prediction:
+    def chunks(
+        self, views: int, layout: TokenLayout, attention: AttentionFn, execution: ExecutionConfig
+    ) -> Chunks:
+        """What `encode` and `predict` work on at a time, of one scene with so many views."""
+        raise NotImplementedError
+
+    def predict_all(
+        self,
+        encoded: Encoded,
+        layout: TokenLayout,
+        *,
+        execution: ExecutionConfig = INFERENCE,
+        **options: Any,
+    ) -> Prediction:
         """The geometry of all views, each on the device that has it."""
         prediction = each_view(
-            lambda model, some: model.predict(some, layout, **options),
+            lambda model, some: model.predict(some, layout, execution=execution, **options),
             self,
             encoded,
             axis=VIEW_AXES,
@@ -99,7 +123,9 @@ class TrackingModel(Model):
         """The least height and width of images in which it can; None without the head."""
         raise NotImplementedError
 
-    def track_maps(self, encoded: Encoded, layout: TokenLayout) -> Float[Array, "B V h w C"]:
+    def track_maps(
+        self, encoded: Encoded, layout: TokenLayout, *, execution: ExecutionConfig = INFERENCE
+    ) -> Float[Array, "B V h w C"]:
         """Feature maps, each view's on its own.
 
         Raises:
@@ -112,6 +138,8 @@ class TrackingModel(Model):
         maps: Float[Array, "B V h w C"],
         query_points: Float[Array, "B Q 2"],
         real: Count | None = None,
+        *,
+        execution: ExecutionConfig = INFERENCE,
     ) -> Tracks:
         """Follows points, given as (x, y) in pixels of the first view.
 

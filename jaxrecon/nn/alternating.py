@@ -10,10 +10,16 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int
 
 from jaxrecon.errors import InputError
-from jaxrecon.nn.attention import AttentionFn, AttentionStats, TokenLayout
-from jaxrecon.nn.block import Block, BlockConfig, stack_blocks
+from jaxrecon.nn.attention import (
+    AttentionFn,
+    AttentionStats,
+    TokenLayout,
+    attention_chunks,
+)
+from jaxrecon.nn.block import Block, BlockConfig, block_chunks, stack_blocks
+from jaxrecon.nn.execution import INFERENCE, Chunks, ExecutionConfig
 from jaxrecon.nn.layers import scan_layers
-from jaxrecon.nn.offload import parked
+from jaxrecon.nn.offload import to_host
 from jaxrecon.nn.rope import RotaryTable
 from jaxrecon.nn.views import view_shards, with_copies, without_copies
 
@@ -53,6 +59,8 @@ class AlternatingAttention(nnx.Module):
         layout: TokenLayout,
         attention: AttentionFn,
         rope: RotaryTable | None = None,
+        *,
+        execution: ExecutionConfig = INFERENCE,
     ) -> tuple[Float[Array, "taps B V P 2*D"], AttentionStats | None]:
         """Output of each tapped pair: [frame block | global block] on the channels.
 
@@ -67,7 +75,7 @@ class AlternatingAttention(nnx.Module):
         numbered = (self.frame_blocks, self.global_blocks, slots, np.arange(self.pairs))
         layers = jax.tree.map(lambda x: x[:last], numbered)
         shape = len(self.taps), *tokens.shape[:3], 2 * tokens.shape[3]
-        buffer = parked(jnp.zeros(shape, self.dtype))
+        buffer = to_host(jnp.zeros(shape, self.dtype), execution)
 
         def step(
             carry: tuple[Array, Array], layer: tuple[Block, Block, Array, Array]
@@ -75,13 +83,28 @@ class AlternatingAttention(nnx.Module):
             x, taps = carry
             frame_block, global_block, slot, number = layer
             here = replace(layout, layers=self.pairs, layer=number)
-            framed = self.within_views(frame_block, x, here, attention, rope)
-            x, stats = self.across_views(global_block, framed, here, attention, rope)
-            both = parked(jnp.concatenate([framed, x], axis=-1).astype(taps.dtype))
+            framed = self.within_views(frame_block, x, here, attention, rope, execution=execution)
+            x, stats = self.across_views(
+                global_block, framed, here, attention, rope, execution=execution
+            )
+            both = to_host(jnp.concatenate([framed, x], axis=-1).astype(taps.dtype), execution)
             return (x, jax.lax.dynamic_update_index_in_dim(taps, both, slot, 0)), stats
 
-        (_, taps), stats = scan_layers(step, (tokens, buffer), layers)
+        (_, taps), stats = scan_layers(step, (tokens, buffer), layers, execution=execution)
         return taps, stats
+
+    def chunks(
+        self, views: int, layout: TokenLayout, attention: AttentionFn, execution: ExecutionConfig
+    ) -> Chunks:
+        """What blocks work on at a time, of one scene with so many views.
+
+        Args:
+          layout: describes one view's tokens, and how many the scene has.
+          attention: as in `__call__`.
+        """
+        joined, heads = layout.joined(views), self.global_blocks.attention.heads
+        told = attention_chunks(attention, joined, heads)
+        return block_chunks(joined, execution) | told
 
     def within_views(
         self,
@@ -90,10 +113,12 @@ class AlternatingAttention(nnx.Module):
         layout: TokenLayout,
         attention: AttentionFn,
         rope: RotaryTable | None,
+        *,
+        execution: ExecutionConfig = INFERENCE,
     ) -> Float[Array, "B V P D"]:
         """One frame block: each view is a sequence of its own."""
         flat = x.reshape(-1, *x.shape[2:])
-        return block(flat, layout, attention, rope).reshape(x.shape)
+        return block(flat, layout, attention, rope, execution=execution).reshape(x.shape)
 
     def across_views(
         self,
@@ -102,10 +127,13 @@ class AlternatingAttention(nnx.Module):
         layout: TokenLayout,
         attention: AttentionFn,
         rope: RotaryTable | None,
+        *,
+        execution: ExecutionConfig = INFERENCE,
     ) -> tuple[Float[Array, "B V P D"], AttentionStats | None]:
         """One global block: all views of a scene are one sequence, view after view."""
         flat = x.reshape(x.shape[0], -1, x.shape[3])
-        out, stats = block.forward(flat, layout.joined(x.shape[1]), attention, rope)
+        joined = layout.joined(x.shape[1])
+        out, stats = block.forward(flat, joined, attention, rope, execution=execution)
         return out.reshape(x.shape), stats
 
 
@@ -134,6 +162,8 @@ class GlobalFirstAttention(AlternatingAttention):
         layout: TokenLayout,
         attention: AttentionFn,
         scene: Float[Array, "B S D"],
+        *,
+        execution: ExecutionConfig = INFERENCE,
     ) -> tuple[Float[Array, "taps B V P D"], Float[Array, "B S D"], AttentionStats | None]:
         """Output of each tapped block, and the scene's tokens after the last one.
 
@@ -148,10 +178,10 @@ class GlobalFirstAttention(AlternatingAttention):
         last = self.taps[-1] // 2 + 1
         numbered = (self.global_blocks, self.frame_blocks, slots, np.arange(self.pairs))
         layers = jax.tree.map(lambda x: x[:last], numbered)
-        buffer = parked(jnp.zeros((len(self.taps), *tokens.shape), self.dtype))
+        buffer = to_host(jnp.zeros((len(self.taps), *tokens.shape), self.dtype), execution)
 
         def written(taps: Array, x: Array, slot: Array) -> Array:
-            features = parked(x.astype(taps.dtype))
+            features = to_host(x.astype(taps.dtype), execution)
             return jax.lax.dynamic_update_index_in_dim(taps, features, slot, 0)
 
         def step(
@@ -160,12 +190,16 @@ class GlobalFirstAttention(AlternatingAttention):
             x, scene, taps = carry
             global_block, frame_block, slots, number = layer
             here = replace(layout, layers=self.pairs, layer=number)
-            x, scene, stats = self.across_scene(global_block, x, here, attention, scene)
+            x, scene, stats = self.across_scene(
+                global_block, x, here, attention, scene, execution=execution
+            )
             taps = written(taps, x, slots[0])
-            x = self.within_views(frame_block, x, here, attention, None)
+            x = self.within_views(frame_block, x, here, attention, None, execution=execution)
             return (x, scene, written(taps, x, slots[1])), stats
 
-        (_, scene, taps), stats = scan_layers(step, (tokens, scene, buffer), layers)
+        (_, scene, taps), stats = scan_layers(
+            step, (tokens, scene, buffer), layers, execution=execution
+        )
         return taps, scene, stats
 
     def across_scene(
@@ -175,6 +209,8 @@ class GlobalFirstAttention(AlternatingAttention):
         layout: TokenLayout,
         attention: AttentionFn,
         scene: Float[Array, "B S D"],
+        *,
+        execution: ExecutionConfig = INFERENCE,
     ) -> tuple[Float[Array, "B V P D"], Float[Array, "B S D"], AttentionStats | None]:
         """One global block: all views and then the scene's tokens are one sequence.
 
@@ -184,7 +220,7 @@ class GlobalFirstAttention(AlternatingAttention):
         shards = view_shards() if x.shape[1] % view_shards() == 0 else 1
         joined = replace(layout.joined(x.shape[1]), scene=scene.shape[1], shards=shards)
         flat = with_copies(x.reshape(x.shape[0], -1, x.shape[3]), scene, shards)
-        out, stats = block.forward(flat, joined, attention)
+        out, stats = block.forward(flat, joined, attention, execution=execution)
         views, scene = without_copies(out, scene.shape[1], shards)
         return views.reshape(x.shape), scene, stats
 

@@ -13,6 +13,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int
 
 from jaxrecon.errors import InputError
+from jaxrecon.nn.execution import INFERENCE, Chunks, ExecutionConfig
 from jaxrecon.nn.layers import bias_of, layer_norm, linear, norm_parameters, product
 from jaxrecon.nn.rope import RotaryTable, apply_rotary
 from jaxrecon.nn.views import done_at_once, in_turns, kernels_here
@@ -108,6 +109,12 @@ def attend(
     return found, None
 
 
+def attention_chunks(attention: AttentionFn, layout: TokenLayout, heads: int) -> Chunks:
+    """What an attention function works on at a time, if it has a method `chunks` that tells."""
+    told = getattr(attention, "chunks", None)
+    return {} if told is None else told(layout, heads)
+
+
 def attend_densely(
     q: Float[Array, "G T N K"],
     k: Float[Array, "G S N K"],
@@ -181,8 +188,11 @@ class Attention(nnx.Module):
         attention: AttentionFn,
         rope: RotaryTable | None = None,
         context: Float[Array, "G S D"] | None = None,
+        *,
+        execution: ExecutionConfig = INFERENCE,
     ) -> Float[Array, "G T D"]:
-        return self.out(self.attended(x, layout, attention, rope, context)[0])
+        attended, _ = self.attended(x, layout, attention, rope, context, execution=execution)
+        return self.out(attended)
 
     def attended(
         self,
@@ -191,10 +201,13 @@ class Attention(nnx.Module):
         attention: AttentionFn,
         rope: RotaryTable | None = None,
         context: Float[Array, "G S D"] | None = None,
+        *,
+        execution: ExecutionConfig = INFERENCE,
     ) -> tuple[Float[Array, "G T D"], AttentionStats | None]:
         """What enters the output matrix, and what the attention function found out."""
         if context is None:
-            q, k, v = in_turns(Attention.own_inputs, (self, rope), x, **_turns(layout))
+            turns = _turns(layout, execution)
+            q, k, v = in_turns(Attention.own_inputs, (self, rope), x, **turns)
         else:
             (q,), (k, v) = self._projected(x, 0, 1), self._projected(context, 1, 3)
             q, k = self._turned(q, k, v.dtype, rope)
@@ -202,9 +215,11 @@ class Attention(nnx.Module):
         return out.reshape(x.shape), stats
 
     @staticmethod
-    def all_at_once(x: Float[Array, "G T D"], layout: TokenLayout) -> bool:
+    def all_at_once(
+        x: Float[Array, "G T D"], layout: TokenLayout, execution: ExecutionConfig
+    ) -> bool:
         """Whether the queries, keys and values of all tokens are made at once."""
-        return done_at_once(x, **_turns(layout))
+        return done_at_once(x, **_turns(layout, execution))
 
     @staticmethod
     def own_inputs(
@@ -246,7 +261,7 @@ class Attention(nnx.Module):
         return tuple(split[:, :, part] for part in range(last - first))
 
 
-def _turns(layout: TokenLayout) -> dict[str, Any]:
+def _turns(layout: TokenLayout, execution: ExecutionConfig) -> dict[str, Any]:
     """How `in_turns` makes queries, keys and values."""
     axis, unit = int(layout.views > 1), layout.tokens_per_view
-    return {"axis": axis, "unit": unit, "what": "attention tokens"}
+    return {"axis": axis, "unit": unit, "execution": execution}

@@ -10,6 +10,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from jaxrecon.nn.attention import Attention, AttentionFn, AttentionStats, TokenLayout, attend
+from jaxrecon.nn.execution import INFERENCE, Chunks, ExecutionConfig
 from jaxrecon.nn.layers import (
     LayerScale,
     Mlp,
@@ -22,7 +23,14 @@ from jaxrecon.nn.layers import (
     stack,
 )
 from jaxrecon.nn.rope import RotaryTable
-from jaxrecon.nn.views import done_at_once, each_view, in_turns, kernels_here, view_shards
+from jaxrecon.nn.views import (
+    done_at_once,
+    each_view,
+    in_turns,
+    kernels_here,
+    token_chunk,
+    view_shards,
+)
 from jaxrecon.sizes import MOST_WIDTH, check_heads, check_real, check_whole
 from pallas_kernels.residual_norm import residual_norm, residual_sum
 
@@ -104,9 +112,11 @@ class Block(nnx.Module):
         attention: AttentionFn,
         rope: RotaryTable | None = None,
         context: Float[Array, "G S D"] | None = None,
+        *,
+        execution: ExecutionConfig = INFERENCE,
     ) -> Float[Array, "G T D"]:
         """The tokens after the block; see `forward`."""
-        return self.forward(x, layout, attention, rope, context)[0]
+        return self.forward(x, layout, attention, rope, context, execution=execution)[0]
 
     def forward(
         self,
@@ -115,6 +125,8 @@ class Block(nnx.Module):
         attention: AttentionFn,
         rope: RotaryTable | None = None,
         context: Float[Array, "G S D"] | None = None,
+        *,
+        execution: ExecutionConfig = INFERENCE,
     ) -> tuple[Float[Array, "G T D"], AttentionStats | None]:
         """The tokens after the block, and what the attention function found out.
 
@@ -126,9 +138,10 @@ class Block(nnx.Module):
           context: tokens that keys and values come from, of a block with `cross`.
         """
         axis = int(layout.views > 1)
-        turns: Any = {"axis": axis, "what": "MLP tokens"}
+        turns: Any = {"axis": axis, "execution": execution}
         special = self.normed_residual or self.norm_context is not None
-        if not special and self.attention.all_at_once(x, layout) and done_at_once(x, **turns):
+        whole = self.attention.all_at_once(x, layout, execution) and done_at_once(x, **turns)
+        if whole and not special:
             work = each_view if _lies_evenly(x, layout) else _here
             x, q, k, v = work(Block._entering, (self, rope), x, axis=axis, out=axis)
             out, stats = attend(attention, q, k, v, layout)
@@ -138,7 +151,9 @@ class Block(nnx.Module):
         _, normed = residual_norm(x, **_norm_of(self.norm1), implementation="xla")
         if self.norm_context is not None:
             context = self.norm_context(context)
-        attended, stats = self.attention.attended(normed, layout, attention, rope, context)
+        attended, stats = self.attention.attended(
+            normed, layout, attention, rope, context, execution=execution
+        )
         update = _update(self.attention.out, attended, self.scale1)
         x = residual_sum(normed if self.normed_residual else x, **update, implementation="xla")
         update = in_turns(Block.feed_forward, self, x, **turns)
@@ -206,6 +221,20 @@ def scan_blocks(
     layout: TokenLayout,
     attention: AttentionFn,
     rope: RotaryTable | None = None,
+    *,
+    execution: ExecutionConfig = INFERENCE,
 ) -> Float[Array, "G T D"]:
     """Runs stacked blocks one after another; the block is traced once."""
-    return scan_layers(lambda x, block: (block(x, layout, attention, rope), None), x, blocks)[0]
+
+    def step(x: Array, block: Block) -> tuple[Array, None]:
+        return block(x, layout, attention, rope, execution=execution), None
+
+    return scan_layers(step, x, blocks, execution=execution)[0]
+
+
+def block_chunks(layout: TokenLayout, execution: ExecutionConfig) -> Chunks:
+    """How many tokens of one sequence a block works on at a time."""
+    return {
+        "attention tokens": token_chunk(layout.tokens, layout.tokens_per_view, execution),
+        "MLP tokens": token_chunk(layout.tokens, 1, execution),
+    }

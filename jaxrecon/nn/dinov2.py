@@ -1,6 +1,7 @@
 """DINOv2 image encoder (arXiv 2304.07193), with register tokens (arXiv 2309.16588)."""
 
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal
 
 import jax
@@ -12,12 +13,10 @@ from jaxtyping import Array, Float
 
 from jaxrecon.nn.attention import TokenLayout, attend_densely
 from jaxrecon.nn.block import BlockConfig, MlpKind, scan_blocks, stack_blocks
+from jaxrecon.nn.execution import INFERENCE, Chunk, ExecutionConfig, chunk_size
 from jaxrecon.nn.layers import HIGHEST, bias_of, layer_norm, linear, product
 from jaxrecon.nn.views import each_view, map_views
 from jaxrecon.sizes import MOST_BLOCKS, MOST_WIDTH, check_heads, check_whole
-
-TOKENS_AT_ONCE = 2**17
-"""Patches that the encoder works on together, about."""
 
 IMAGE_MEAN = (0.485, 0.456, 0.406)
 IMAGE_STD = (0.229, 0.224, 0.225)
@@ -100,13 +99,17 @@ class DinoV2(nnx.Module):
             else None
         )
 
-    def __call__(self, images: Float[Array, "G H W 3"]) -> Float[Array, "G P D"]:
+    def __call__(
+        self, images: Float[Array, "G H W 3"], *, execution: ExecutionConfig = INFERENCE
+    ) -> Float[Array, "G P D"]:
         """Features of the patches, row by row, in float32; see `tokens`."""
         if self.blocks is None:  # no patch has seen another token
             return self.normed(self.placed_patches(images))
-        return self.tokens(images)[:, 1 + self.config.registers :]
+        return self.tokens(images, execution=execution)[:, 1 + self.config.registers :]
 
-    def tokens(self, images: Float[Array, "G H W 3"]) -> Float[Array, "G T D"]:
+    def tokens(
+        self, images: Float[Array, "G H W 3"], *, execution: ExecutionConfig = INFERENCE
+    ) -> Float[Array, "G T D"]:
         """All tokens, [class | registers | patches], after the last block and the final norm.
 
         Args:
@@ -116,7 +119,7 @@ class DinoV2(nnx.Module):
         tokens = self.embed(images)
         layout = TokenLayout(1, self.patch_grid(images.shape), 1 + self.config.registers)
         if self.blocks is not None:
-            tokens = scan_blocks(self.blocks, tokens, layout, attend_densely)
+            tokens = scan_blocks(self.blocks, tokens, layout, attend_densely, execution=execution)
         return self.normed(tokens)
 
     def normed(self, tokens: Float[Array, "G T D"]) -> Float[Array, "G T D"]:
@@ -182,24 +185,37 @@ class DinoV2(nnx.Module):
 
 
 def encode_views(
-    encoder: DinoV2, images: Float[Array, "B V H W 3"], *, patches_only: bool = True
+    encoder: DinoV2,
+    images: Float[Array, "B V H W 3"],
+    *,
+    patches_only: bool = True,
+    execution: ExecutionConfig = INFERENCE,
 ) -> Float[Array, "B V T D"]:
     """Features of RGB images in [0, 1], each view on the device that has it, a few at a time.
 
     Args:
       patches_only: leaves out the class token and the registers.
     """
-    rows, columns = encoder.patch_grid(images.shape[1:])
-    at_once = max(1, TOKENS_AT_ONCE // (rows * columns))
+    at_once = _views_at_once(encoder.patch_grid(images.shape[1:]), execution)
 
     def encode(encoder: DinoV2, images: Float[Array, "B v H W 3"]) -> Float[Array, "B v T D"]:
         normalised = (images - jnp.asarray(IMAGE_MEAN)) / jnp.asarray(IMAGE_STD)
         flat = normalised.reshape(-1, *images.shape[2:])
-        work = encoder if patches_only else encoder.tokens
-        tokens = map_views(work, flat, at_once=at_once, what="encoder views")
+        work = partial(encoder if patches_only else encoder.tokens, execution=execution)
+        tokens = map_views(work, flat, at_once=at_once, execution=execution)
         return tokens.reshape(*images.shape[:2], *tokens.shape[1:])
 
     return each_view(encode, encoder, images)
+
+
+def encoder_chunk(views: int, grid: tuple[int, int], execution: ExecutionConfig) -> Chunk:
+    """How many of so many views `encode_views` works on at a time."""
+    most = views if execution.training else _views_at_once(grid, execution)
+    return Chunk(chunk_size(views, most), views)
+
+
+def _views_at_once(grid: tuple[int, int], execution: ExecutionConfig) -> int:
+    return max(1, execution.encoder_patches // (grid[0] * grid[1]))
 
 
 def _offset_bicubic(old: int, new: int) -> Float[np.ndarray, "new old"]:

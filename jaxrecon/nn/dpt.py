@@ -17,7 +17,6 @@ from jaxrecon.sizes import MOST_WIDTH, check_whole
 NORM_EPS = 1e-5
 POSITION_BASE = 100.0
 POSITION_RATIO = 0.1
-VIEWS_AT_ONCE = 8
 
 type Size = tuple[int, int]
 type Patches = Float[Array, "4 G P D"] | Sequence[Float[Array, "G P _D"]]

@@ -10,7 +10,7 @@ from flax import nnx
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
-from jaxrecon.nn.learning import learns
+from jaxrecon.nn.execution import INFERENCE, ExecutionConfig
 from jaxrecon.nn.views import kernels_here, whole_weights
 from pallas_kernels.bias_gelu import bias_gelu
 from pallas_kernels.norm import Norm
@@ -127,7 +127,13 @@ def stack[M: nnx.Module](make: Callable[[nnx.Rngs], M], count: int, rngs: nnx.Rn
     return jax.vmap(lambda key: make(nnx.Rngs(params=key)))(keys)
 
 
-def scan_layers[C, Y](step: Callable[[C, Any], tuple[C, Y]], carry: C, layers: Any) -> tuple[C, Y]:
+def scan_layers[C, Y](
+    step: Callable[[C, Any], tuple[C, Y]],
+    carry: C,
+    layers: Any,
+    *,
+    execution: ExecutionConfig = INFERENCE,
+) -> tuple[C, Y]:
     """Runs `carry, out = step(carry, layer)` over stacked layers; the step is traced once.
 
     Returns the last carry and the outputs of all layers, stacked.
@@ -137,11 +143,12 @@ def scan_layers[C, Y](step: Callable[[C, Any], tuple[C, Y]], carry: C, layers: A
     """
 
     def whole(carry: C, layer: Any) -> tuple[C, Y]:
-        return step(carry, whole_weights(layer))
+        return step(carry, whole_weights(layer, execution))
 
     kept = jax.checkpoint(whole, policy=_costly, prevent_cse=False)
     count = jax.tree.leaves(layers)[0].shape[0]
-    return jax.lax.scan(kept, carry, layers, unroll=min(count, UNROLLED) if learns() else 1)
+    unroll = min(count, UNROLLED) if execution.training else 1
+    return jax.lax.scan(kept, carry, layers, unroll=unroll)
 
 
 def _costly(primitive: Any, *_: Any, **__: Any) -> bool:

@@ -5,8 +5,8 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
+from jaxrecon.nn.execution import INFERENCE, ExecutionConfig
 from jaxrecon.nn.layers import linear, stack
-from jaxrecon.nn.learning import learns
 
 
 class ResidualMlp(nnx.Module):
@@ -35,13 +35,15 @@ class PoseRegressor(nnx.Module):
         self.translation = linear(width, 3, dtype=jnp.float32, rngs=rngs)
         self.rotation = linear(width, rotation, dtype=jnp.float32, rngs=rngs)
 
-    def regress(self, x: Float[Array, "G P D"]) -> tuple[Float[Array, "G 3"], Float[Array, "G R"]]:
+    def regress(
+        self, x: Float[Array, "G P D"], *, execution: ExecutionConfig = INFERENCE
+    ) -> tuple[Float[Array, "G 3"], Float[Array, "G R"]]:
         """Translation, and the numbers that stand for the rotation."""
 
         def step(x: Array, layer: ResidualMlp) -> tuple[Array, None]:
             return layer(x), None
 
-        x = jax.lax.scan(step, x, self.residual, unroll=learns())[0]
+        x = jax.lax.scan(step, x, self.residual, unroll=execution.training)[0]
         pooled = jnp.mean(x, axis=1)
         features = jax.nn.relu(self.mlp2(jax.nn.relu(self.mlp1(pooled))))
         return self.translation(features), self.rotation(features)

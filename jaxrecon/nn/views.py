@@ -1,8 +1,6 @@
 """Work that treats each view on its own: where it runs, and how much of it at a time."""
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from contextvars import ContextVar
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -12,14 +10,11 @@ import numpy as np
 from jax.sharding import AxisType, PartitionSpec
 from jaxtyping import Array, Float, Shaped
 
-from jaxrecon.nn.learning import learns
-from jaxrecon.nn.offload import fetched
+from jaxrecon.nn.execution import INFERENCE, Chunk, ExecutionConfig, chunk_size
+from jaxrecon.nn.offload import to_device
 
 VIEW_AXIS = "views"
 """Name of the mesh axis over which views are spread."""
-
-TOKENS_AT_ONCE = 2**18
-"""Tokens worked on together on one device: about 250 views of 518x392 pixels."""
 
 
 def each_view[W, X, Y](
@@ -50,22 +45,9 @@ def each_view[W, X, Y](
     return spread(weights, views)
 
 
-_SPREAD_WEIGHTS: ContextVar[bool] = ContextVar("spread_weights", default=False)
-
-
-@contextmanager
-def weights_spread() -> Iterator[None]:
-    """What is traced inside has weights of which every device holds a part."""
-    token = _SPREAD_WEIGHTS.set(True)
-    try:
-        yield
-    finally:
-        _SPREAD_WEIGHTS.reset(token)
-
-
-def whole_weights[W](weights: W) -> W:
+def whole_weights[W](weights: W, execution: ExecutionConfig) -> W:
     """The weights as they are; gathered, if every device holds a part of them."""
-    if not _SPREAD_WEIGHTS.get() or not views_are_spread():
+    if not execution.sharded_weights or not views_are_spread():
         return weights
     gather = jax.lax.with_sharding_constraint
     return jax.tree.map(lambda x: gather(x, PartitionSpec()), weights)
@@ -148,40 +130,16 @@ def without_copies(
     return views, parts[:, 0, end:]
 
 
-_CHUNKS: ContextVar[dict[str, tuple[int, int]] | None] = ContextVar("chunks", default=None)
-
-
-@contextmanager
-def noting_chunks() -> Iterator[dict[str, tuple[int, int]]]:
-    """Collects of what each device works on how much at a time, and of how much.
-
-    It tells of the programs that are traced inside; where one works on several sizes, the largest.
-    """
-    found: dict[str, tuple[int, int]] = {}
-    token = _CHUNKS.set(found)
-    try:
-        yield found
-    finally:
-        _CHUNKS.reset(token)
-
-
-def note_chunk(what: str, size: int, of: int) -> None:
-    """Says that `size` of `of` are worked on at a time."""
-    found = _CHUNKS.get()
-    if found is not None:
-        found[what] = max(found.get(what, (0, 0)), (size, of))
-
-
 def in_turns[W, Y](
     work: Callable[[W, Float[Array, "g t D"]], Y],
     weights: W,
     x: Float[Array, "G T D"],
     *,
     axis: int,
-    what: str,
+    execution: ExecutionConfig,
     unit: int = 1,
 ) -> Y:
-    """`work(weights, x)` with at most `TOKENS_AT_ONCE` tokens at a time on each device.
+    """`work(weights, x)` with at most `execution.chunk_tokens` tokens at a time on each device.
 
     Args:
       work: maps tokens to one or more arrays (g, t, ...) of the same tokens; of `t`, it gets whole
@@ -189,33 +147,35 @@ def in_turns[W, Y](
       weights: what all tokens share.
       x: tokens.
       axis: the axis of `x` over which views may be spread: that of its sequences or of its tokens.
-      what: what they are; see `noting_chunks`.
       unit: neighbouring tokens that stay together.
     """
-    if done_at_once(x, axis=axis, what=what, unit=unit):
+    if done_at_once(x, axis=axis, execution=execution, unit=unit):
         return work(weights, x)
 
     def own(weights: W, x: Float[Array, "g t D"]) -> Y:
         units = x.reshape(-1, unit, x.shape[2])
-        at_once = max(1, TOKENS_AT_ONCE // unit)
-        done = map_views(partial(work, weights), units, at_once=at_once, what=what, unit=unit)
+        at_once = execution.at_once(unit)
+        done = map_views(partial(work, weights), units, at_once=at_once, execution=execution)
         return jax.tree.map(lambda y: y.reshape(*x.shape[:2], *y.shape[2:]), done)
 
     return each_view(own, weights, x, axis=axis, out=axis)
 
 
-def done_at_once(x: Float[Array, "G T D"], *, axis: int, what: str, unit: int = 1) -> bool:
-    """Whether `in_turns` works on all these tokens at once; if so, `noting_chunks` is told.
-
-    A network that learns does: for the backward pass it keeps all that it makes anyway.
-    """
+def done_at_once(
+    x: Float[Array, "G T D"], *, axis: int, execution: ExecutionConfig, unit: int = 1
+) -> bool:
+    """Whether `in_turns` works on all these tokens at once."""
     devices = view_shards()
     tokens = x.shape[0] * x.shape[1] // devices
     uneven = x.shape[1] % unit or x.shape[axis] % (devices * (unit if axis else 1))
-    if tokens > TOKENS_AT_ONCE and not uneven and not learns():
-        return False
-    note_chunk(what, tokens, tokens)
-    return True
+    return execution.training or bool(uneven) or tokens <= execution.chunk_tokens
+
+
+def token_chunk(tokens: int, unit: int, execution: ExecutionConfig) -> Chunk:
+    """How many tokens of one sequence `in_turns` works on at a time, on one device."""
+    if tokens <= execution.chunk_tokens or tokens % unit or execution.training:
+        return Chunk(tokens, tokens)
+    return Chunk(unit * chunk_size(tokens // unit, execution.at_once(unit)), tokens)
 
 
 def map_views[X, Y](
@@ -224,36 +184,29 @@ def map_views[X, Y](
     *,
     at_once: int,
     axis: int = 0,
-    what: str = "views",
-    unit: int = 1,
+    execution: ExecutionConfig = INFERENCE,
 ) -> Y:
     """`function` of all views, a few at a time, so that memory does not grow with their number.
 
-    The groups are of one size; where they cannot be, the last one reaches back over views that
-    were done before. Where a gradient is taken (`learning`), all views are done together: what
-    they need for it is kept in any case.
+    Groups are as `chunk_size` says. Where a gradient is taken (`ExecutionConfig.training`), all
+    views are done together: what they need for it is kept in any case.
 
     Args:
       function: maps arrays of some views to one or more arrays of them, view after view.
       views: arrays of all views.
       at_once: the most views in a group.
       axis: the axis of `views` that counts them.
-      what, unit: what they are, and how many of it each is; see `noting_chunks`.
     """
     count = jax.tree.leaves(views)[0].shape[axis]
-    if count <= at_once or learns():
-        note_chunk(what, unit * count, unit * count)
-        return function(fetched(views))
-    groups = -(-count // at_once)
-    even = (number for number in range(groups, 2 * groups) if count % number == 0)
-    size = -(-count // next(even, groups))
-    note_chunk(what, unit * size, unit * count)
+    if count <= at_once or execution.training:
+        return function(to_device(views))
+    size = chunk_size(count, at_once)
 
     def group(start: Array) -> Y:
         some = jax.tree.map(
             lambda x: jax.lax.dynamic_slice_in_dim(x, start, size, axis=axis), views
         )
-        return function(fetched(some))
+        return function(to_device(some))
 
     starts = np.minimum(np.arange(0, count, size), count - size)
 

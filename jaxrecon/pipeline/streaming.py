@@ -21,6 +21,7 @@ from jaxrecon.formats import Streamed, write_npz
 from jaxrecon.images import ImageBatch
 from jaxrecon.models import Conditions, Encoded, Model, given_world
 from jaxrecon.nn.attention import AttentionFn
+from jaxrecon.nn.execution import INFERENCE, ExecutionConfig
 from jaxrecon.progress import Stages
 from jaxrecon.reconstruction import NO_STATISTICS, Reconstruction, Statistics
 from jaxrecon.runtime.executor import Engine
@@ -221,16 +222,25 @@ def _world(
     )
     program = engine.once(
         ("world", shape, options),
-        lambda: engine.lowered(partial(world_program, shape, options), *arguments),
+        lambda: engine.lowered(
+            partial(world_program, shape, options, execution=engine.execution), *arguments
+        ),
     )
     return np.asarray(program(*arguments))
 
 
 def world_program(
-    shape: tuple[int, ...], options: Options, model: Model, encoded: Encoded, known: Conditions
+    shape: tuple[int, ...],
+    options: Options,
+    model: Model,
+    encoded: Encoded,
+    known: Conditions,
+    *,
+    execution: ExecutionConfig = INFERENCE,
 ) -> Float[Array, "4 4"]:
     """See `given_world`; of all that the model tells, the poses alone are worked out."""
     layout = model.layout(shape)
     chosen = {} if options.points is None else {"points": options.points}
-    found = model.predict_all(waiting(encoded), layout, **chosen)
+    waits = waiting(encoded, execution)
+    found = model.predict_all(waits, layout, execution=execution, **chosen)
     return given_world(found.world_from_camera, known)[0]

@@ -17,8 +17,8 @@ from jaxrecon.formats import PointTracks
 from jaxrecon.images import ImageBatch, ImageRule, PixelTransform
 from jaxrecon.models import Conditions, Model, abstract_conditions, padded_conditions
 from jaxrecon.nn.attention import AttentionFn, attend_densely
-from jaxrecon.nn.offload import offloading
-from jaxrecon.nn.views import weights_spread, whole_weights
+from jaxrecon.nn.execution import ExecutionConfig
+from jaxrecon.nn.views import whole_weights
 from jaxrecon.progress import Stages
 from jaxrecon.pytree import leaf_path
 from jaxrecon.runtime.bucketing import (
@@ -126,7 +126,7 @@ class Engine:
     ) -> Any:
         """The program for images of `shape` (V, H, W, 3), lowered and not yet compiled."""
         options, attention = options or Options(), attention or self.attention
-        program = partial(scene_program, self.spread(attention), options)
+        program = partial(scene_program, self.spread(attention), options, execution=self.execution)
         return self.lowered(program, *self._abstract(shape, options))
 
     def compile_encoder(
@@ -140,7 +140,7 @@ class Engine:
         self, shape: tuple[int, ...], options: Options, attention: AttentionFn
     ) -> Any:
         """The program of that part, lowered and not yet compiled."""
-        program = partial(encoder_program, self.spread(attention))
+        program = partial(encoder_program, self.spread(attention), execution=self.execution)
         return self.lowered(program, *self._abstract(shape, options))
 
     def maps(self, batch: ImageBatch, stages: Stages) -> Float[Array, "V h w C"]:
@@ -152,7 +152,7 @@ class Engine:
             program = self.once(
                 ("maps", shape, options, attention),
                 lambda: self.lowered(
-                    partial(maps_program, self.spread(attention)),
+                    partial(maps_program, self.spread(attention), execution=self.execution),
                     *self._abstract(shape, options)[:3],
                 ),
             )
@@ -190,7 +190,7 @@ class Engine:
         self, maps: Float[Array | jax.ShapeDtypeStruct, "V h w C"], group: Group, views: int
     ) -> Any:
         """The program that follows such a group on such maps, lowered and not yet compiled."""
-        program = partial(follow_program, views)
+        program = partial(follow_program, views, execution=self.execution)
         return self.lowered(program, self.model, maps, *group.arguments)
 
     def placed(self, known: Conditions | None, views: int) -> Conditions | None:
@@ -266,6 +266,13 @@ class Engine:
             limits = replace(limits, views=np.asarray(views, np.int32))
         return limits
 
+    @property
+    def execution(self) -> ExecutionConfig:
+        """How the programs do their work."""
+        leaves: list[Any] = jax.tree.leaves(self.model) if self.mesh else []
+        parted = any(not leaf.sharding.is_fully_replicated for leaf in leaves)
+        return ExecutionConfig(offload=self.offload, sharded_weights=parted)
+
     def spread(self, attention: AttentionFn) -> AttentionFn:
         """The attention, spread over the mesh if there is one."""
         return spread_attention(attention, self.mesh) if self.mesh else attention
@@ -280,16 +287,12 @@ class Engine:
         Raises:
           InputError: the attention asked for by name cannot run on these devices.
         """
-        with offloading(self.offload):
-            if self.mesh is None:
-                return jax.jit(program, keep_unused=True).lower(*arguments)
-            leaves: list[Any] = jax.tree.leaves(self.model)
-            with jax.set_mesh(self.mesh):
-                if all(leaf.sharding.is_fully_replicated for leaf in leaves):
-                    return jax.jit(program, keep_unused=True).lower(*arguments)
-                with weights_spread():
-                    gathering = partial(_gathering, program)
-                    return jax.jit(gathering, keep_unused=True).lower(*arguments)
+        if self.mesh is None:
+            return jax.jit(program, keep_unused=True).lower(*arguments)
+        with jax.set_mesh(self.mesh):
+            if self.execution.sharded_weights:
+                program = partial(_gathering, program, self.execution)
+            return jax.jit(program, keep_unused=True).lower(*arguments)
 
     def once(self, key: Any, lower: Callable[[], Any]) -> Any:
         """The executable of that key, compiled on first use.
@@ -309,11 +312,14 @@ class Engine:
         return self.mesh.local_devices[0] if self.mesh else default_device()
 
 
-def _gathering(program: Callable[..., Any], model: Model, *rest: Any) -> Any:
+def _gathering(
+    program: Callable[..., Any], execution: ExecutionConfig, model: Model, *rest: Any
+) -> Any:
     """The program with whole weights, but for the trunk, which gathers those of a layer in turn."""
 
     def gathered(keys: tuple[Any, ...], leaf: Any) -> Any:
-        return leaf if leaf_path(keys).startswith("trunk.") else whole_weights(leaf)
+        in_turn = leaf_path(keys).startswith("trunk.")
+        return leaf if in_turn else whole_weights(leaf, execution)
 
     return program(jax.tree_util.tree_map_with_path(gathered, model), *rest)
 

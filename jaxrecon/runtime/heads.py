@@ -11,7 +11,8 @@ from jaxtyping import Array, Float, Int
 
 from jaxrecon.models import VIEW_AXES, Conditions, Encoded, Model, Prediction
 from jaxrecon.nn.attention import AttentionFn
-from jaxrecon.nn.offload import fetched
+from jaxrecon.nn.execution import INFERENCE, ExecutionConfig
+from jaxrecon.nn.offload import to_device
 from jaxrecon.nn.views import each_view
 from jaxrecon.runtime.executor import Engine
 from jaxrecon.runtime.memory import check_compiled
@@ -91,7 +92,7 @@ def lower_heads(
     """The program of the heads, lowered and not yet compiled; `encoded` may be without numbers."""
     limits = engine.abstract_limits(count * view_devices(engine.mesh), options)
     world = np.zeros((4, 4), np.float32) if posed else None
-    program = partial(decode_program, count, (1, *shape), options)
+    program = partial(decode_program, count, (1, *shape), options, execution=engine.execution)
     start = np.zeros((), np.int32)
     return engine.lowered(program, engine.model, encoded, start, limits, world)
 
@@ -117,6 +118,8 @@ def decode_program(
     start: Int[Array, ""],
     limits: Thresholds,
     world: Float[Array, "4 4"] | None,
+    *,
+    execution: ExecutionConfig = INFERENCE,
 ) -> Geometry:
     """The geometry of `count` views of each device, from its view `start` on.
 
@@ -132,9 +135,9 @@ def decode_program(
             views,
             jax.tree.broadcast(VIEW_AXES, views),
         )
-        return model.predict(fetched(some), layout, **chosen)
+        return model.predict(to_device(some), layout, execution=execution, **chosen)
 
-    prediction = each_view(work, (model, start), waiting(encoded), axis=VIEW_AXES)
+    prediction = each_view(work, (model, start), waiting(encoded, execution), axis=VIEW_AXES)
     if world is not None:
         prediction = prediction.moved(jnp.asarray(world)[None])
     return geometry_of(prediction, limits, options)

@@ -11,7 +11,8 @@ from jaxtyping import Array, Bool, Float, Int, UInt8
 from jaxrecon.geometry import depth_consistency, depth_normal_edges, intrinsics_from_points
 from jaxrecon.models import Conditions, Encoded, Model, Prediction, TrackingModel, given_world
 from jaxrecon.nn.attention import AttentionFn
-from jaxrecon.nn.offload import parked
+from jaxrecon.nn.execution import INFERENCE, Chunk, Chunks, ExecutionConfig, chunk_size
+from jaxrecon.nn.offload import to_host
 from jaxrecon.nn.views import each_view, map_views
 from jaxrecon.pytree import pytree_dataclass
 from jaxrecon.runtime.options import Options, Thresholds
@@ -48,15 +49,20 @@ def scene_program(
     pixels: UInt8[Array, "1 V H W 3"],
     limits: Thresholds,
     known: Conditions | None,
+    *,
+    execution: ExecutionConfig = INFERENCE,
 ) -> Geometry:
     """Everything between 8-bit pixels and geometry."""
-    encoded = encoded_scene(attention, model, pixels, limits, known)
+    encoded = encoded_scene(attention, model, pixels, limits, known, execution=execution)
     layout = model.layout(pixels.shape)
     chosen = {} if options.points is None else {"points": options.points}
-    prediction = model.predict_all(encoded, layout, **chosen)
+    prediction = model.predict_all(encoded, layout, execution=execution, **chosen)
     if known is not None:
         prediction = prediction.moved(given_world(prediction.world_from_camera, known))
-    maps = cast(TrackingModel, model).track_maps(encoded, layout)[0] if options.maps else None
+    maps = None
+    if options.maps:
+        tracking = cast(TrackingModel, model)
+        maps = tracking.track_maps(encoded, layout, execution=execution)[0]
     return geometry_of(prediction, limits, options, maps)
 
 
@@ -65,10 +71,12 @@ def maps_program(
     model: TrackingModel,
     pixels: UInt8[Array, "1 V H W 3"],
     limits: Thresholds,
+    *,
+    execution: ExecutionConfig = INFERENCE,
 ) -> Float[Array, "V h w C"]:
     """The feature maps for tracks alone."""
-    encoded = encoded_scene(attention, model, pixels, limits, None)
-    return model.track_maps(encoded, model.layout(pixels.shape))[0]
+    encoded = encoded_scene(attention, model, pixels, limits, None, execution=execution)
+    return model.track_maps(encoded, model.layout(pixels.shape), execution=execution)[0]
 
 
 def encoded_scene(
@@ -77,11 +85,19 @@ def encoded_scene(
     pixels: UInt8[Array, "1 V H W 3"],
     limits: Thresholds,
     known: Conditions | None,
+    *,
+    execution: ExecutionConfig = INFERENCE,
 ) -> Encoded:
     """All for which the views exchange."""
     images = pixels.astype(jnp.float32) / 255
     conditions: dict[str, Any] = {} if known is None else {"conditions": known}
-    return model.encode(images, attention=attention, real_views=limits.views, **conditions)
+    return model.encode(
+        images,
+        attention=attention,
+        real_views=limits.views,
+        execution=execution,
+        **conditions,
+    )
 
 
 def encoder_program(
@@ -90,14 +106,18 @@ def encoder_program(
     pixels: UInt8[Array, "1 V H W 3"],
     limits: Thresholds,
     known: Conditions | None,
+    *,
+    execution: ExecutionConfig = INFERENCE,
 ) -> Encoded:
     """The part in which views exchange, for heads in programs of their own."""
-    return waiting(encoded_scene(attention, model, pixels, limits, known))
+    encoded = encoded_scene(attention, model, pixels, limits, known, execution=execution)
+    return waiting(encoded, execution)
 
 
-def waiting(encoded: Encoded) -> Encoded:
+def waiting(encoded: Encoded, execution: ExecutionConfig) -> Encoded:
     """Between the programs: what is there of the views, in the host's memory if that is wanted."""
-    return replace(encoded, views=parked(encoded.views), stacked=parked(encoded.stacked))
+    views, stacked = (to_host(x, execution) for x in (encoded.views, encoded.stacked))
+    return replace(encoded, views=views, stacked=stacked)
 
 
 def geometry_of(
@@ -182,9 +202,32 @@ def _edges(
         def some(views: tuple[Array, Array]) -> Array:
             return depth_normal_edges(views[0], rtol=rtol, mask=views[1], strict=strict)
 
-        return map_views(some, views, at_once=EDGES_AT_ONCE, what="edge views")
+        return map_views(some, views, at_once=EDGES_AT_ONCE)
 
     return each_view(work, jnp.asarray(rtol), (points_camera, mask), axis=0, out=0)
+
+
+def chunks_of(
+    model: Model,
+    attention: AttentionFn,
+    shape: tuple[int, ...],
+    *,
+    exchanging: int,
+    predicted: int,
+    execution: ExecutionConfig,
+) -> Chunks:
+    """What the programs of a scene work on at a time, on each device.
+
+    Args:
+      shape: of the program's images, (V, H, W, 3).
+      exchanging: of how many views each device makes features.
+      predicted: of how many it makes geometry in one run.
+    """
+    layout = model.layout((1, *shape))
+    found = model.chunks(exchanging, layout, attention, execution)
+    heads = model.chunks(predicted, layout, attention, execution)["head views"]
+    edges = Chunk(chunk_size(predicted, EDGES_AT_ONCE), predicted)
+    return found | {"head views": heads, "edge views": edges}
 
 
 def _inside(frames: Int[Array, "V 4"], size: tuple[int, ...]) -> Bool[Array, "V H W"]:

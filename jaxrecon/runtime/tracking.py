@@ -12,6 +12,7 @@ from jaxrecon.checks import is_whole, shown
 from jaxrecon.errors import InputError
 from jaxrecon.images import PixelTransform
 from jaxrecon.models import TrackingModel, Tracks, check_query_points
+from jaxrecon.nn.execution import INFERENCE, ExecutionConfig
 from jaxrecon.runtime.bucketing import bucket_of, padded, photo_frames
 
 POINT_VIEWS_AT_ONCE = 2**18
@@ -142,11 +143,14 @@ def follow_program(
     query_points: Float[Array, "P 2"],
     query_view: Int[Array, ""],
     real: Int[Array, ""],
+    *,
+    execution: ExecutionConfig = INFERENCE,
 ) -> Tracks:
     """Follows the first `real` points of one view through the first `views`; no batch axis."""
     order = jnp.arange(views)
     swapped = jnp.where(order == query_view, 0, order).at[0].set(query_view)
-    tracks = model.follow(maps[:views][swapped][None], query_points[None], real)
+    entering = maps[:views][swapped][None]
+    tracks = model.follow(entering, query_points[None], real, execution=execution)
     return jax.tree.map(lambda x: x[0][swapped], tracks)
 
 

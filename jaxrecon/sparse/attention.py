@@ -13,7 +13,8 @@ from jaxrecon.choices import ORDERS, OrderName
 from jaxrecon.deprecation import warn_renamed
 from jaxrecon.errors import InputError
 from jaxrecon.nn.attention import AttentionStats, Count, TokenLayout, attend_densely
-from jaxrecon.nn.views import from_team, note_chunk
+from jaxrecon.nn.execution import Chunk, Chunks
+from jaxrecon.nn.views import from_team
 from jaxrecon.sparse.budgets import Budget
 from jaxrecon.sparse.layout import BlockLayout, PatchOrder, SpecialTokens
 from jaxrecon.sparse.orders import NAMED_ORDERS
@@ -145,12 +146,18 @@ class SparseAttention:
         laid_out = blocks.queries(q, orders), blocks.keys(k, orders), blocks.keys(v, orders)
         heads = q.shape[2]
         step = _heads_at_once(blocks, q.shape[0], heads)
-        note_chunk("heads of sparse attention", step, heads)
         if step == heads:
             out, skipped = self._attend(blocks, *laid_out)
         else:
             out, skipped = self._attend_in_chunks(blocks, laid_out, step)
         return blocks.restore(out, orders), skipped
+
+    def chunks(self, layout: TokenLayout, heads: int) -> Chunks:
+        """How many heads of one scene are worked on at a time."""
+        if layout.views == 1:
+            return {}
+        step = _heads_at_once(self.block_layout(layout), 1, heads)
+        return {"heads of sparse attention": Chunk(step, heads)}
 
     def select(
         self, q: Float[Array, "G T N K"], k: Float[Array, "G T N K"], layout: TokenLayout

@@ -16,7 +16,7 @@ from jax.stages import Wrapped
 from jaxtyping import Array, Int
 
 from jaxrecon.errors import InputError
-from jaxrecon.nn.learning import learning
+from jaxrecon.nn.execution import INFERENCE, TRAINING, ExecutionConfig
 from jaxrecon.scenes import RenderedScenes, render_groups, scene_key
 from jaxrecon.scenes.photographs import Pictures
 from jaxrecon.training import losses
@@ -124,12 +124,9 @@ def make_step(config: TrainConfig, mesh: Mesh) -> Wrapped:
     optimizer = make_optimizer(config)
 
     def local(weights: Weights, scenes: RenderedScenes) -> tuple[Weights, Metrics]:
-        with learning():
-            learnt = in_parts(
-                partial(jax.grad(partial(_loss, config), has_aux=True), weights),
-                scenes,
-                config.accumulate,
-            )
+        loss = partial(_loss, config, execution=TRAINING)
+        gradient = partial(jax.grad(loss, has_aux=True), weights)
+        learnt = in_parts(gradient, scenes, config.accumulate)
         return jax.lax.pmean(learnt, SCENE_AXIS)
 
     gradient = jax.shard_map(
@@ -164,7 +161,7 @@ def make_validate(config: TrainConfig, mesh: Mesh) -> Wrapped:
     """`validate(weights, scenes)`: the metrics of the weights on held-out scenes."""
 
     def local(weights: Weights, scenes: RenderedScenes) -> Metrics:
-        return jax.lax.pmean(_loss(config, weights, scenes)[1], SCENE_AXIS)
+        return jax.lax.pmean(_loss(config, weights, scenes, execution=INFERENCE)[1], SCENE_AXIS)
 
     return jax.jit(
         jax.shard_map(
@@ -173,9 +170,11 @@ def make_validate(config: TrainConfig, mesh: Mesh) -> Wrapped:
     )
 
 
-def _loss(config: TrainConfig, weights: Weights, scenes: RenderedScenes) -> tuple[Array, Metrics]:
+def _loss(
+    config: TrainConfig, weights: Weights, scenes: RenderedScenes, *, execution: ExecutionConfig
+) -> tuple[Array, Metrics]:
     model = with_weights(abstract_model(config, jnp.dtype(config.dtype)), weights)
-    prediction = model(scenes.images)
+    prediction = model(scenes.images, execution=execution)
     return losses.loss(prediction, losses.target(scenes), config.losses)
 
 

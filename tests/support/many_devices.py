@@ -30,6 +30,7 @@ from drawn_weights import drawn
 from jaxrecon.models import Model
 from jaxrecon.nn import block, views
 from jaxrecon.nn.attention import AttentionFn, TokenLayout, attend_densely
+from jaxrecon.nn.execution import ExecutionConfig
 from jaxrecon.nn.rope import grid_positions, rotary_table
 from jaxrecon.pipeline import Pipeline
 from jaxrecon.runtime.sharding import by_view, replicated, spread_attention, weight_shardings
@@ -100,11 +101,11 @@ def block_in_turns() -> dict[str, float]:
     layout = TokenLayout(16, (5, 10))
     table = rotary_table(grid_positions(layout.grid, 0), 16)
     whole = made(x, layout, attend_densely, table)
-    views.TOKENS_AT_ONCE = 50
     mesh = jaxrecon.make_mesh()
     attend = spread_attention(attend_densely, mesh)
+    few = ExecutionConfig(chunk_tokens=50)
     with jax.set_mesh(mesh):
-        run = jax.jit(lambda made, x: made(x, layout, attend, table))
+        run = jax.jit(lambda made, x: made(x, layout, attend, table, execution=few))
         program = run.lower(made, jax.device_put(x, by_view(mesh))).compile()
     out = program(jax.device_put(made, replicated(mesh)), jax.device_put(x, by_view(mesh)))
     text = program.as_text() or ""

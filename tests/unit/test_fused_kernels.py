@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Callable
-from contextlib import nullcontext
 from dataclasses import replace
 from typing import Any
 
@@ -20,7 +19,7 @@ from abstract_devices import H100
 from drawn_weights import drawn
 from jaxrecon.models import Pi3
 from jaxrecon.nn.attention import attend_densely
-from jaxrecon.nn.learning import learning
+from jaxrecon.nn.execution import INFERENCE, TRAINING, ExecutionConfig
 from pallas_kernels.bias_gelu import bias_gelu
 from pallas_kernels.bias_gelu import reference as gelu_plain
 from pallas_kernels.bias_gelu import triton as gelu_triton
@@ -259,17 +258,13 @@ def test_a_network_that_learns_is_the_same_network(depth: int, registers: int) -
     model = drawn(lambda: Pi3(config, dtype=jnp.float32, rngs=nnx.Rngs(0)))
     images = jnp.abs(normal(1, 2, 28, 42, 3)) / 3
 
-    def total(model: Pi3, images: jax.Array) -> jax.Array:
-        made = model(images)
+    def total(model: Pi3, images: jax.Array, execution: ExecutionConfig) -> jax.Array:
+        made = model(images, execution=execution)
         # Not the rotations: with weights such as these they are near singular.
         return jnp.tanh(made.points_camera).mean() + made.confidence.mean()
 
-    def learnt(model: Pi3, images: jax.Array) -> jax.Array:
-        with learning():
-            return total(model, images)
-
-    plain = jax.jit(jax.value_and_grad(total))(model, images)
-    found = jax.jit(jax.value_and_grad(learnt))(model, images)
+    run = jax.jit(jax.value_and_grad(total), static_argnums=2)
+    plain, found = (run(model, images, execution) for execution in (INFERENCE, TRAINING))
     assert_close(found, plain, 3e-4)
 
 
@@ -304,9 +299,9 @@ def test_layers_that_learn_are_no_loop() -> None:
     """A loop would copy, at each turn, what the backward pass needs."""
     model = drawn(lambda: Pi3(PI3_TINY, dtype=jnp.float32, rngs=nnx.Rngs(0)))
 
-    def run(learns: bool) -> str:
-        with learning() if learns else nullcontext():
-            return str(jax.make_jaxpr(lambda x: model(x).points_world)(jnp.ones((1, 2, 28, 28, 3))))
+    def run(execution: ExecutionConfig) -> str:
+        made = jax.make_jaxpr(lambda x: model(x, execution=execution).points_world)
+        return str(made(jnp.ones((1, 2, 28, 28, 3))))
 
-    assert f"length={PI3_TINY.pairs}" in run(False)
-    assert f"unroll={PI3_TINY.pairs}" in run(True)
+    assert f"length={PI3_TINY.pairs}" in run(INFERENCE)
+    assert f"unroll={PI3_TINY.pairs}" in run(TRAINING)

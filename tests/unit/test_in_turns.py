@@ -11,12 +11,13 @@ from flax import nnx
 from jaxrecon.nn import views
 from jaxrecon.nn.attention import TokenLayout, attend_densely
 from jaxrecon.nn.block import Block, BlockConfig
+from jaxrecon.nn.execution import INFERENCE, ExecutionConfig
 from jaxrecon.nn.rope import grid_positions, rotary_table
 from jaxrecon.runtime import program
 
 
 @pytest.mark.parametrize("joined", [False, True])
-def test_a_block_in_turns_changes_nothing(joined: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_block_in_turns_changes_nothing(joined: bool) -> None:
     block = Block(BlockConfig(32, 2, qk_norm=True), dtype=jnp.float32, rngs=nnx.Rngs(0))
     layout = TokenLayout(1, (3, 4), leading=2)
     rope = rotary_table(grid_positions(layout.grid, 2), 16)
@@ -24,17 +25,17 @@ def test_a_block_in_turns_changes_nothing(joined: bool, monkeypatch: pytest.Monk
     if joined:
         x, layout = x.reshape(1, 70, 32), layout.joined(5)
 
-    def run(block: Block, x: jax.Array) -> jax.Array:
-        return block(x, layout, attend_densely, rope)
+    def run(block: Block, x: jax.Array, execution: ExecutionConfig) -> jax.Array:
+        return block(x, layout, attend_densely, rope, execution=execution)
 
-    whole = run(block, x)
-    monkeypatch.setattr(views, "TOKENS_AT_ONCE", 30)  # two views, or 30 tokens
-    text = str(jax.make_jaxpr(run)(block, x))
+    whole = run(block, x, INFERENCE)
+    few = ExecutionConfig(chunk_tokens=30)  # two views, or 30 tokens
+    text = str(jax.make_jaxpr(run, static_argnums=2)(block, x, few))
     assert text.count("scan[") == 2
-    np.testing.assert_allclose(run(block, x), whole, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(run(block, x, few), whole, rtol=1e-5, atol=1e-6)
 
 
-def test_tokens_that_make_no_whole_units_stay_together(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_tokens_that_make_no_whole_units_stay_together() -> None:
     seen: list[Any] = []
 
     def work(_: None, x: jax.Array) -> jax.Array:
@@ -42,8 +43,8 @@ def test_tokens_that_make_no_whole_units_stay_together(monkeypatch: pytest.Monke
         return x
 
     x = jnp.zeros((1, 71, 4))
-    monkeypatch.setattr(views, "TOKENS_AT_ONCE", 30)
-    assert views.in_turns(work, None, x, axis=1, unit=14, what="tokens").shape == x.shape
+    few = ExecutionConfig(chunk_tokens=30)
+    assert views.in_turns(work, None, x, axis=1, unit=14, execution=few).shape == x.shape
     assert seen == [(1, 71, 4)]
 
 

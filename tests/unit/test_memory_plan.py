@@ -16,7 +16,7 @@ import jaxrecon
 from jaxrecon import SparseAttention, registry
 from jaxrecon.cli import main
 from jaxrecon.errors import InputError
-from jaxrecon.nn import dinov2, views
+from jaxrecon.nn.execution import ExecutionConfig
 from jaxrecon.pipeline import Pipeline
 from jaxrecon.plan import StreamedNeeds
 from jaxrecon.progress import Stages
@@ -144,15 +144,15 @@ def test_streaming_is_planned_as_it_runs(pipeline: Pipeline, native: Path, tmp_p
 
 def test_what_is_worked_on_at_a_time(native: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Views of 28x42 pixels have 6 patches and 5 special tokens."""
-    monkeypatch.setattr(dinov2, "TOKENS_AT_ONCE", 12)
-    monkeypatch.setattr(views, "TOKENS_AT_ONCE", 22)
+    few = ExecutionConfig(encoder_patches=12, chunk_tokens=22)
+    monkeypatch.setattr(Pipeline, "execution", property(lambda _: few))
     sparse = SparseAttention(block_q=16, block_kv=16)
     for attention, heads in ((None, {}), (sparse, {"heads of sparse attention": (4, 4)})):
         plan = jaxrecon.memory_plan(
             native, views=4, size=SIZE, dtype="float32", attention=attention
         )
         turns = {"encoder views": (2, 4), "MLP tokens": (22, 44), "attention tokens": (22, 44)}
-        whole = {"head views": (4, 4), "edge views": (4, 4)}
+        whole = {"head views": (2, 4), "edge views": (4, 4)}
         assert plan.chunks == turns | whole | heads
 
 

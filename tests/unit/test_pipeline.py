@@ -17,9 +17,9 @@ from drawn_weights import drawn
 from jaxrecon.errors import InputError
 from jaxrecon.geometry import depth_normal_edges, intrinsics_from_points
 from jaxrecon.models import PI3, PI3_RESIZE, Pi3, Pi3Config
-from jaxrecon.models.pi3 import model as pi3_model
 from jaxrecon.nn.attention import TokenLayout, attend_densely
 from jaxrecon.nn.dinov2 import DinoV2Config
+from jaxrecon.nn.execution import ExecutionConfig
 from jaxrecon.pipeline import Pipeline
 from jaxrecon.progress import Stages
 from jaxrecon.registry import PI3_FAMILY
@@ -153,13 +153,11 @@ def test_attention_goes_by_name(pipeline: Pipeline, pixels: np.ndarray) -> None:
     np.testing.assert_array_equal(named.points_world, given.points_world)
 
 
-def test_heads_in_turns_change_nothing(
-    pipeline: Pipeline, pixels: np.ndarray, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_heads_in_turns_change_nothing(pipeline: Pipeline, pixels: np.ndarray) -> None:
     images = jnp.asarray(pixels[None], jnp.float32) / 255
     whole = pipeline.model(images, attention=pipeline.attention)
-    monkeypatch.setattr(pi3_model, "TOKENS_AT_ONCE", 1)  # one view at a time
-    in_turns = pipeline.model(images, attention=pipeline.attention)
+    few = ExecutionConfig(chunk_tokens=11)  # one view at a time
+    in_turns = pipeline.model(images, attention=pipeline.attention, execution=few)
     for ours, theirs in zip(jax.tree.leaves(in_turns), jax.tree.leaves(whole), strict=True):
         largest = np.abs(theirs).max()
         np.testing.assert_allclose(ours / largest, theirs / largest, rtol=0, atol=1e-5)

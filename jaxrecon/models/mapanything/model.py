@@ -32,8 +32,10 @@ from jaxrecon.nn.dinov2 import (
     DinoV2,
     DinoV2Config,
     encode_views,
+    encoder_chunk,
 )
-from jaxrecon.nn.dpt import VIEWS_AT_ONCE, DenseHead, DPTConfig
+from jaxrecon.nn.dpt import DenseHead, DPTConfig
+from jaxrecon.nn.execution import INFERENCE, Chunk, Chunks, ExecutionConfig, chunk_size
 from jaxrecon.nn.layers import layer_norm, linear
 from jaxrecon.nn.views import each_view, map_views
 from jaxrecon.pytree import pytree_dataclass
@@ -181,6 +183,7 @@ class MapAnything(Model):
         attention: AttentionFn = attend_densely,
         conditions: Conditions | None = None,
         real_views: Count | None = None,
+        execution: ExecutionConfig = INFERENCE,
     ) -> Prediction:
         """Reconstructs the scenes.
 
@@ -190,14 +193,19 @@ class MapAnything(Model):
           conditions: what is known of the views. With none given, the encoders of geometry are
             not run.
           real_views: so many first views count; see `encode`.
+          execution: how the work is done; a static argument where this is compiled.
 
         Raises:
           ValueError: H or W is not a multiple of the patch size.
         """
         encoded = self.encode(
-            images, attention=attention, conditions=conditions, real_views=real_views
+            images,
+            attention=attention,
+            conditions=conditions,
+            real_views=real_views,
+            execution=execution,
         )
-        return self.predict_all(encoded, self.layout(images.shape))
+        return self.predict_all(encoded, self.layout(images.shape), execution=execution)
 
     def encode(
         self,
@@ -206,10 +214,15 @@ class MapAnything(Model):
         attention: AttentionFn = attend_densely,
         real_views: Count | None = None,
         conditions: Conditions | None = None,
+        execution: ExecutionConfig = INFERENCE,
     ) -> Encoded:
         """As every model's; `conditions` is told at `__call__`."""
         features = self.features(
-            images, attention=attention, conditions=conditions, real_views=real_views
+            images,
+            attention=attention,
+            conditions=conditions,
+            real_views=real_views,
+            execution=execution,
         )
         return Encoded(
             views=features.fused,
@@ -218,8 +231,23 @@ class MapAnything(Model):
             skipped=features.skipped,
         )
 
-    def predict(self, encoded: Encoded, layout: TokenLayout) -> Prediction:
-        return self.read(encoded.views, encoded.stacked, encoded.metric_scale, layout).prediction()
+    def predict(
+        self, encoded: Encoded, layout: TokenLayout, *, execution: ExecutionConfig = INFERENCE
+    ) -> Prediction:
+        output = self.read(
+            encoded.views, encoded.stacked, encoded.metric_scale, layout, execution=execution
+        )
+        return output.prediction()
+
+    def chunks(
+        self, views: int, layout: TokenLayout, attention: AttentionFn, execution: ExecutionConfig
+    ) -> Chunks:
+        with_scene = replace(layout, scene=1)
+        most = views if execution.training else execution.head_views
+        return self.trunk.chunks(views, with_scene, attention, execution) | {
+            "encoder views": encoder_chunk(views, layout.grid, execution),
+            "head views": Chunk(chunk_size(views, most), views),
+        }
 
     def layout(self, shape: tuple[int, ...]) -> TokenLayout:
         """Token layout of one view of images of shape (B, V, H, W, 3)."""
@@ -233,20 +261,25 @@ class MapAnything(Model):
         attention: AttentionFn = attend_densely,
         conditions: Conditions | None = None,
         real_views: Count | None = None,
+        execution: ExecutionConfig = INFERENCE,
     ) -> Features:
         """Features of the views, which all heads share; see `__call__`."""
         layout = replace(self.layout(images.shape), real_views=real_views)
-        fused, classes = self.fused(images, conditions)
+        fused, classes = self.fused(images, conditions, execution=execution)
         tokens, scene = self.tokens(fused, classes)
-        tapped, scene, stats = self.trunk(tokens, layout, attention, scene)
+        tapped, scene, stats = self.trunk(tokens, layout, attention, scene, execution=execution)
         skipped = skipped_by_scene(stats)
         return Features(fused=fused, tapped=tapped, scale=scene[:, 0], skipped=skipped)
 
     def fused(
-        self, images: Float[Array, "B V H W 3"], conditions: Conditions | None
+        self,
+        images: Float[Array, "B V H W 3"],
+        conditions: Conditions | None,
+        *,
+        execution: ExecutionConfig = INFERENCE,
     ) -> tuple[Float[Array, "B V P D"], Float[Array, "B V 1 D"]]:
         """Features of the patches with what is known of them, normed, and the class tokens."""
-        encoded = encode_views(self.encoder, images, patches_only=False)
+        encoded = encode_views(self.encoder, images, patches_only=False, execution=execution)
         patches = encoded[:, :, 1:]
         if conditions is not None:
             known = geometry_of(conditions)
@@ -269,10 +302,12 @@ class MapAnything(Model):
         marks = jnp.asarray(is_first[:, None, None] * mark, jnp.float32)
         return tokens + marks, scene
 
-    def decode(self, features: Features, layout: TokenLayout) -> MapAnythingOutput:
+    def decode(
+        self, features: Features, layout: TokenLayout, *, execution: ExecutionConfig = INFERENCE
+    ) -> MapAnythingOutput:
         """Geometry from `features`."""
         scale = metres(self.scale(features.scale))
-        return self.read(features.fused, features.tapped, scale, layout)
+        return self.read(features.fused, features.tapped, scale, layout, execution=execution)
 
     def read(
         self,
@@ -280,12 +315,20 @@ class MapAnything(Model):
         tapped: Float[Array, "3 B V T E"],
         metric_scale: Float[Array, "B"],
         layout: TokenLayout,
+        *,
+        execution: ExecutionConfig = INFERENCE,
     ) -> MapAnythingOutput:
         """Geometry from what is told at `Features`; each view on its own."""
-        return compose(self.dense(fused, tapped, layout), self.poses(tapped, layout), metric_scale)
+        dense = self.dense(fused, tapped, layout, execution=execution)
+        return compose(dense, self.poses(tapped, layout, execution=execution), metric_scale)
 
     def dense(
-        self, fused: Float[Array, "B V P D"], tapped: Float[Array, "3 B V T E"], layout: TokenLayout
+        self,
+        fused: Float[Array, "B V P D"],
+        tapped: Float[Array, "3 B V T E"],
+        layout: TokenLayout,
+        *,
+        execution: ExecutionConfig = INFERENCE,
     ) -> Float[Array, "B V H W 6"]:
         """The numbers of the dense head, a few views at a time."""
         patch = self.config.encoder.patch
@@ -297,19 +340,24 @@ class MapAnything(Model):
             return self.dense_head(patches, layout.grid, size)
 
         flat = _flat(fused[None]), _flat(tapped)
-        raw = map_views(some_views, flat, at_once=VIEWS_AT_ONCE, axis=1, what="head views")
+        at_once = execution.head_views
+        raw = map_views(some_views, flat, at_once=at_once, axis=1, execution=execution)
         return raw.reshape(*fused.shape[:2], *raw.shape[1:])
 
     def poses(
-        self, tapped: Float[Array, "3 B V T E"], layout: TokenLayout
+        self,
+        tapped: Float[Array, "3 B V T E"],
+        layout: TokenLayout,
+        *,
+        execution: ExecutionConfig = INFERENCE,
     ) -> Float[Array, "B V 7"]:
         """Translation and quaternion of each view, a few views at a time."""
         raw = map_views(
-            lambda x: self.pose_head(self.patches(x[-1], layout)),
+            lambda x: self.pose_head(self.patches(x[-1], layout), execution=execution),
             _flat(tapped),
-            at_once=VIEWS_AT_ONCE,
+            at_once=execution.head_views,
             axis=1,
-            what="head views",
+            execution=execution,
         )
         return raw.reshape(*tapped.shape[1:3], 7)
 

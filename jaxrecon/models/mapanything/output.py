@@ -12,6 +12,7 @@ from jaxrecon.geometry import (
     transform_points,
 )
 from jaxrecon.models.prediction import Prediction
+from jaxrecon.nn.execution import INFERENCE, ExecutionConfig
 from jaxrecon.nn.layers import linear
 from jaxrecon.nn.pose import PoseRegressor
 from jaxrecon.pytree import pytree_dataclass
@@ -80,9 +81,11 @@ class PoseHead(PoseRegressor):
         super().__init__(width, 4, rngs=rngs)
         self.project = linear(width_in, width, dtype=jnp.float32, rngs=rngs)
 
-    def __call__(self, x: Float[Array, "G P D"]) -> Float[Array, "G 7"]:
+    def __call__(
+        self, x: Float[Array, "G P D"], *, execution: ExecutionConfig = INFERENCE
+    ) -> Float[Array, "G 7"]:
         """Translation and quaternion (x, y, z, w)."""
-        return jnp.concatenate(self.regress(self.project(x)), axis=-1)
+        return jnp.concatenate(self.regress(self.project(x), execution=execution), axis=-1)
 
 
 class ScaleHead(nnx.Module):

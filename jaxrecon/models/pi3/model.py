@@ -20,11 +20,12 @@ from jaxrecon.models.prediction import Prediction
 from jaxrecon.nn.alternating import AlternatingAttention
 from jaxrecon.nn.attention import AttentionFn, Count, TokenLayout, attend_densely
 from jaxrecon.nn.block import BlockConfig, scan_blocks, stack_blocks
-from jaxrecon.nn.dinov2 import DINOV2_LARGE, DinoV2, DinoV2Config, encode_views
+from jaxrecon.nn.dinov2 import DINOV2_LARGE, DinoV2, DinoV2Config, encode_views, encoder_chunk
+from jaxrecon.nn.execution import INFERENCE, Chunk, Chunks, ExecutionConfig, chunk_size
 from jaxrecon.nn.layers import linear
 from jaxrecon.nn.pose import PoseRegressor
 from jaxrecon.nn.rope import RotaryTable, grid_positions, rotary_table
-from jaxrecon.nn.views import TOKENS_AT_ONCE, map_views
+from jaxrecon.nn.views import map_views
 from jaxrecon.sizes import MOST_BLOCKS, MOST_WIDTH, check_heads, check_real, check_whole
 
 
@@ -109,9 +110,12 @@ class TransformerDecoder(nnx.Module):
         layout: TokenLayout,
         attention: AttentionFn,
         rope: RotaryTable,
+        *,
+        execution: ExecutionConfig = INFERENCE,
     ) -> Float[Array, "G P E"]:
         hidden = self.project(x).astype(jnp.float32)
-        return self.out(scan_blocks(self.blocks, hidden, layout, attention, rope))
+        decoded = scan_blocks(self.blocks, hidden, layout, attention, rope, execution=execution)
+        return self.out(decoded)
 
 
 class CameraHead(PoseRegressor):
@@ -123,9 +127,11 @@ class CameraHead(PoseRegressor):
     def __init__(self, width: int, *, rngs: nnx.Rngs) -> None:
         super().__init__(width, 9, rngs=rngs)
 
-    def __call__(self, x: Float[Array, "G P D"]) -> Float[Array, "G 4 4"]:
+    def __call__(
+        self, x: Float[Array, "G P D"], *, execution: ExecutionConfig = INFERENCE
+    ) -> Float[Array, "G 4 4"]:
         """World-from-camera pose of each view."""
-        translation, numbers = self.regress(x)
+        translation, numbers = self.regress(x, execution=execution)
         return rigid(nearest_rotation(numbers.reshape(-1, 3, 3)), translation)
 
 
@@ -169,6 +175,7 @@ class Pi3(Model):
         *,
         attention: AttentionFn = attend_densely,
         real_views: Count | None = None,
+        execution: ExecutionConfig = INFERENCE,
     ) -> Prediction:
         """Reconstructs the scenes.
 
@@ -176,12 +183,15 @@ class Pi3(Model):
           images: RGB in [0, 1]; H and W are multiples of the patch size.
           attention: how the trunk's tokens attend; dense if not given.
           real_views: so many first views count; see `encode`.
+          execution: how the work is done; a static argument where this is compiled.
 
         Raises:
           ValueError: H or W is not a multiple of the patch size.
         """
-        encoded = self.encode(images, attention=attention, real_views=real_views)
-        return self.predict_all(encoded, self.layout(images.shape))
+        encoded = self.encode(
+            images, attention=attention, real_views=real_views, execution=execution
+        )
+        return self.predict_all(encoded, self.layout(images.shape), execution=execution)
 
     def encode(
         self,
@@ -189,14 +199,27 @@ class Pi3(Model):
         *,
         attention: AttentionFn = attend_densely,
         real_views: Count | None = None,
+        execution: ExecutionConfig = INFERENCE,
     ) -> Encoded:
         layout = replace(self.layout(images.shape), real_views=real_views)
         rope = self.rope(layout, self.config.trunk_block)
-        features, stats = self.trunk(self.tokens(images), layout, attention, rope)
+        tokens = self.tokens(images, execution=execution)
+        features, stats = self.trunk(tokens, layout, attention, rope, execution=execution)
         return Encoded(views=features[-1], skipped=skipped_by_scene(stats))
 
-    def predict(self, encoded: Encoded, layout: TokenLayout) -> Prediction:
-        return self.decode(encoded.views, layout)
+    def predict(
+        self, encoded: Encoded, layout: TokenLayout, *, execution: ExecutionConfig = INFERENCE
+    ) -> Prediction:
+        return self.decode(encoded.views, layout, execution=execution)
+
+    def chunks(
+        self, views: int, layout: TokenLayout, attention: AttentionFn, execution: ExecutionConfig
+    ) -> Chunks:
+        most = views if execution.training else execution.at_once(layout.tokens)
+        return self.trunk.chunks(views, layout, attention, execution) | {
+            "encoder views": encoder_chunk(views, layout.grid, execution),
+            "head views": Chunk(chunk_size(views, most), views),
+        }
 
     def layout(self, shape: tuple[int, ...]) -> TokenLayout:
         """Token layout of one view of images of shape (B, V, H, W, 3)."""
@@ -207,22 +230,30 @@ class Pi3(Model):
         positions = grid_positions(layout.grid, layout.leading)
         return rotary_table(positions, block.width // block.heads, base=self.config.rope_base)
 
-    def tokens(self, images: Float[Array, "B V H W 3"]) -> Float[Array, "B V P D"]:
+    def tokens(
+        self, images: Float[Array, "B V H W 3"], *, execution: ExecutionConfig = INFERENCE
+    ) -> Float[Array, "B V P D"]:
         """Tokens that enter the trunk: [registers | patches] of each view, in float32."""
-        patches = encode_views(self.encoder, images)
+        patches = encode_views(self.encoder, images, execution=execution)
         if self.register_tokens is None:
             return patches
         registers = self.register_tokens[...]
         registers = jnp.broadcast_to(registers, (*patches.shape[:2], *registers.shape))
         return jnp.concatenate([registers, patches], axis=2)
 
-    def decode(self, features: Float[Array, "B V P E"], layout: TokenLayout) -> Prediction:
+    def decode(
+        self,
+        features: Float[Array, "B V P E"],
+        layout: TokenLayout,
+        *,
+        execution: ExecutionConfig = INFERENCE,
+    ) -> Prediction:
         """Trunk features to geometry, each view on its own, a few at a time."""
         views = features.shape[:2]
         flat = features.reshape(-1, *features.shape[2:])
-        at_once = max(1, TOKENS_AT_ONCE // layout.tokens)
-        raw_geometry = partial(self.raw_geometry, layout)
-        numbers = map_views(raw_geometry, flat, at_once=at_once, what="head views")
+        at_once = execution.at_once(layout.tokens)
+        raw_geometry = partial(self.raw_geometry, layout, execution=execution)
+        numbers = map_views(raw_geometry, flat, at_once=at_once, execution=execution)
         raw, logits, pose = (x.reshape(*views, *x.shape[1:]) for x in numbers)
         points_camera, logits = points_from_raw(raw), logits[..., 0]
         return Prediction(
@@ -234,18 +265,23 @@ class Pi3(Model):
         )
 
     def raw_geometry(
-        self, layout: TokenLayout, features: Float[Array, "G P E"]
+        self,
+        layout: TokenLayout,
+        features: Float[Array, "G P E"],
+        *,
+        execution: ExecutionConfig = INFERENCE,
     ) -> tuple[Float[Array, "G H W 3"], Float[Array, "G H W 1"], Float[Array, "G 4 4"]]:
         """What the heads say: points as (x/z, y/z, log z), confidence logits, poses."""
         rope = self.rope(layout, self.config.head_block)
 
         def patches(decoder: TransformerDecoder) -> Float[Array, "G P E"]:
-            hidden = decoder(features, layout, attend_densely, rope)
+            hidden = decoder(features, layout, attend_densely, rope, execution=execution)
             return hidden[:, layout.leading :].astype(jnp.float32)
 
         points = self.to_pixels(self.point_head(patches(self.point_decoder)), layout.grid)
         logits = self.to_pixels(self.confidence_head(patches(self.confidence_decoder)), layout.grid)
-        return points, logits, self.camera_head(patches(self.camera_decoder))
+        pose = self.camera_head(patches(self.camera_decoder), execution=execution)
+        return points, logits, pose
 
     def to_pixels(
         self, patches: Float[Array, "G P E"], grid: tuple[int, int]

@@ -7,6 +7,7 @@ from jaxtyping import Array, Float
 
 from jaxrecon.nn.attention import Count, TokenLayout, attend_densely
 from jaxrecon.nn.block import BlockConfig, scan_blocks, stack_blocks
+from jaxrecon.nn.execution import INFERENCE, ExecutionConfig
 from jaxrecon.nn.layers import Mlp, layer_norm, linear
 
 NORM_EPS = 1e-5
@@ -43,7 +44,11 @@ class CameraHead(nnx.Module):
         self.pose = Mlp(width, width // 2, NUMBERS, dtype=float32, rngs=rngs)
 
     def __call__(
-        self, tokens: Float[Array, "B V D"], real_views: Count | None = None
+        self,
+        tokens: Float[Array, "B V D"],
+        real_views: Count | None = None,
+        *,
+        execution: ExecutionConfig = INFERENCE,
     ) -> Float[Array, "rounds B V 9"]:
         """The pose encodings after each round; the last are the result.
 
@@ -55,7 +60,7 @@ class CameraHead(nnx.Module):
 
         def step(carry: tuple[Array, Array], _: None) -> tuple[tuple[Array, Array], Array]:
             total, seen = carry
-            total = total + self.correction(tokens, seen, real_views)
+            total = total + self.correction(tokens, seen, real_views, execution=execution)
             passed = jax.lax.stop_gradient(total)
             return (passed, passed), total
 
@@ -72,22 +77,27 @@ class CameraHead(nnx.Module):
         tokens: Float[Array, "B V D"],
         encoding: Float[Array, "B V 9"],
         real_views: Count | None = None,
+        *,
+        execution: ExecutionConfig = INFERENCE,
     ) -> Float[Array, "B V 9"]:
         """What one round adds to the encoding."""
-        return self.pose(self.norm(self.attend(tokens, encoding, real_views)))
+        attended = self.attend(tokens, encoding, real_views, execution=execution)
+        return self.pose(self.norm(attended))
 
     def attend(
         self,
         tokens: Float[Array, "B V D"],
         encoding: Float[Array, "B V 9"],
         real_views: Count | None = None,
+        *,
+        execution: ExecutionConfig = INFERENCE,
     ) -> Float[Array, "B V D"]:
         """Modulated tokens after the blocks; `tokens` have passed `token_norm`."""
         modulation = self.modulation(jax.nn.silu(self.embed_pose(encoding)))
         shift, scale, gate = jnp.split(modulation, 3, axis=-1)
         modulated = tokens + gate * (self.adaptive_norm(tokens) * (1 + scale) + shift)
         layout = TokenLayout(tokens.shape[1], (1, 1), real_views=real_views)
-        return scan_blocks(self.blocks, modulated, layout, attend_densely)
+        return scan_blocks(self.blocks, modulated, layout, attend_densely, execution=execution)
 
 
 def activate_pose(encoding: Float[Array, "*dims 9"]) -> Float[Array, "*dims 9"]:

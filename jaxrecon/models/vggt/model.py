@@ -4,6 +4,7 @@ The first view is the reference: the world frame is near its camera's frame.
 """
 
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Literal
 
 import jax.numpy as jnp
@@ -20,9 +21,10 @@ from jaxrecon.models.vggt.tracks import TrackerConfig, TrackHead, Tracks
 from jaxrecon.nn.alternating import AlternatingAttention, check_taps
 from jaxrecon.nn.attention import AttentionFn, Count, TokenLayout, attend_densely
 from jaxrecon.nn.block import BlockConfig
-from jaxrecon.nn.dinov2 import DINOV2_LARGE, DinoV2, DinoV2Config, encode_views
-from jaxrecon.nn.dpt import VIEWS_AT_ONCE, DenseHead, DPTConfig
-from jaxrecon.nn.offload import fetched
+from jaxrecon.nn.dinov2 import DINOV2_LARGE, DinoV2, DinoV2Config, encode_views, encoder_chunk
+from jaxrecon.nn.dpt import DenseHead, DPTConfig
+from jaxrecon.nn.execution import INFERENCE, Chunk, Chunks, ExecutionConfig, chunk_size
+from jaxrecon.nn.offload import to_device
 from jaxrecon.nn.rope import RotaryTable, grid_positions, rotary_table
 from jaxrecon.nn.views import each_view, map_views
 from jaxrecon.pytree import pytree_dataclass
@@ -186,6 +188,7 @@ class VGGT(TrackingModel):
         attention: AttentionFn = attend_densely,
         points: Points = "depth",
         real_views: Count | None = None,
+        execution: ExecutionConfig = INFERENCE,
     ) -> Prediction:
         """Reconstructs the scenes.
 
@@ -195,12 +198,16 @@ class VGGT(TrackingModel):
           points: which head's points are returned; see `VGGTOutput.prediction`. Compiled, the
             other head is not run.
           real_views: so many first views count; see `encode`.
+          execution: how the work is done; a static argument where this is compiled.
 
         Raises:
           ValueError: H or W is not a multiple of the patch size.
         """
-        encoded = self.encode(images, attention=attention, real_views=real_views)
-        return self.predict_all(encoded, self.layout(images.shape), points=points)
+        encoded = self.encode(
+            images, attention=attention, real_views=real_views, execution=execution
+        )
+        layout = self.layout(images.shape)
+        return self.predict_all(encoded, layout, execution=execution, points=points)
 
     def encode(
         self,
@@ -208,18 +215,33 @@ class VGGT(TrackingModel):
         *,
         attention: AttentionFn = attend_densely,
         real_views: Count | None = None,
+        execution: ExecutionConfig = INFERENCE,
     ) -> Encoded:
         layout = replace(self.layout(images.shape), real_views=real_views)
-        tokens = self.tokens(images)
-        features, stats = self.trunk(tokens, layout, attention, self.rope(layout))
-        cameras = self.cameras(features, real_views)
+        tokens, rope = self.tokens(images, execution=execution), self.rope(layout)
+        features, stats = self.trunk(tokens, layout, attention, rope, execution=execution)
+        cameras = self.cameras(features, real_views, execution=execution)
         return Encoded(stacked=(features, cameras), skipped=skipped_by_scene(stats))
 
     def predict(
-        self, encoded: Encoded, layout: TokenLayout, *, points: Points = "depth"
+        self,
+        encoded: Encoded,
+        layout: TokenLayout,
+        *,
+        execution: ExecutionConfig = INFERENCE,
+        points: Points = "depth",
     ) -> Prediction:
         features, cameras = encoded.stacked
-        return self.read(features, cameras, layout).prediction(points)
+        return self.read(features, cameras, layout, execution=execution).prediction(points)
+
+    def chunks(
+        self, views: int, layout: TokenLayout, attention: AttentionFn, execution: ExecutionConfig
+    ) -> Chunks:
+        most = views if execution.training else execution.head_views
+        return self.trunk.chunks(views, layout, attention, execution) | {
+            "encoder views": encoder_chunk(views, layout.grid, execution),
+            "head views": Chunk(chunk_size(views, most), views),
+        }
 
     def layout(self, shape: tuple[int, ...]) -> TokenLayout:
         """Token layout of one view of images of shape (B, V, H, W, 3)."""
@@ -231,13 +253,15 @@ class VGGT(TrackingModel):
         positions = grid_positions(layout.grid, layout.leading)
         return rotary_table(positions, block.width // block.heads, base=self.config.rope_base)
 
-    def tokens(self, images: Float[Array, "B V H W 3"]) -> Float[Array, "B V P D"]:
+    def tokens(
+        self, images: Float[Array, "B V H W 3"], *, execution: ExecutionConfig = INFERENCE
+    ) -> Float[Array, "B V P D"]:
         """Tokens that enter the trunk: [camera | registers | patches] of each view, in float32.
 
         The first view has a camera token and registers of its own.
         """
         batch, views = images.shape[:2]
-        patches = encode_views(self.encoder, images)
+        patches = encode_views(self.encoder, images, execution=execution)
         specials = jnp.concatenate([self.camera_tokens[...], self.register_tokens[...]], axis=1)
         chosen = specials[np.minimum(np.arange(views), 1)]
         return jnp.concatenate([jnp.broadcast_to(chosen, (batch, *chosen.shape)), patches], axis=2)
@@ -247,30 +271,46 @@ class VGGT(TrackingModel):
         images: Float[Array, "B V H W 3"],
         *,
         attention: AttentionFn = attend_densely,
+        execution: ExecutionConfig = INFERENCE,
     ) -> Float[Array, "4 B V P E"]:
         """Outputs of the tapped pairs, which all heads share; see `__call__`."""
-        layout = self.layout(images.shape)
-        return self.trunk(self.tokens(images), layout, attention, self.rope(layout))[0]
+        layout, tokens = self.layout(images.shape), self.tokens(images, execution=execution)
+        return self.trunk(tokens, layout, attention, self.rope(layout), execution=execution)[0]
 
-    def decode(self, features: Float[Array, "4 B V P E"], layout: TokenLayout) -> VGGTOutput:
+    def decode(
+        self,
+        features: Float[Array, "4 B V P E"],
+        layout: TokenLayout,
+        *,
+        execution: ExecutionConfig = INFERENCE,
+    ) -> VGGTOutput:
         """Cameras, depth and points from `features`."""
-        return self.read(features, self.cameras(features), layout)
+        cameras = self.cameras(features, execution=execution)
+        return self.read(features, cameras, layout, execution=execution)
 
     def cameras(
-        self, features: Float[Array, "4 B V P E"], real_views: Count | None = None
+        self,
+        features: Float[Array, "4 B V P E"],
+        real_views: Count | None = None,
+        *,
+        execution: ExecutionConfig = INFERENCE,
     ) -> Float[Array, "rounds B V 9"]:
         """Pose encodings after each round of refinement, for which the views exchange."""
-        return self.camera_head(fetched(features[-1, :, :, 0]).astype(jnp.float32), real_views)
+        tokens = to_device(features[-1, :, :, 0]).astype(jnp.float32)
+        return self.camera_head(tokens, real_views, execution=execution)
 
     def read(
         self,
         features: Float[Array, "4 B V P E"],
         cameras: Float[Array, "rounds B V 9"],
         layout: TokenLayout,
+        *,
+        execution: ExecutionConfig = INFERENCE,
     ) -> VGGTOutput:
         """Depth and points from `features`, beside `cameras`; each view on its own."""
-        depth, depth_confidence = activate_depth(self.dense(self.depth_head, features, layout))
-        points, points_confidence = activate_points(self.dense(self.point_head, features, layout))
+        dense = partial(self.dense, features=features, layout=layout, execution=execution)
+        depth, depth_confidence = activate_depth(dense(self.depth_head))
+        points, points_confidence = activate_points(dense(self.point_head))
         return VGGTOutput(
             pose_encodings=cameras,
             depth_z=depth,
@@ -280,7 +320,12 @@ class VGGT(TrackingModel):
         )
 
     def dense(
-        self, head: DenseHead, features: Float[Array, "4 B V P E"], layout: TokenLayout
+        self,
+        head: DenseHead,
+        features: Float[Array, "4 B V P E"],
+        layout: TokenLayout,
+        *,
+        execution: ExecutionConfig = INFERENCE,
     ) -> Float[Array, "B V H W C"]:
         """The numbers of one dense head, a few views at a time."""
         size = self.size(layout)
@@ -288,9 +333,9 @@ class VGGT(TrackingModel):
         raw = map_views(
             lambda x: head(x[:, :, layout.leading :], layout.grid, size),
             flat,
-            at_once=VIEWS_AT_ONCE,
-            what="head views",
+            at_once=execution.head_views,
             axis=1,
+            execution=execution,
         )
         return raw.reshape(*features.shape[1:3], *raw.shape[1:])
 
@@ -299,6 +344,8 @@ class VGGT(TrackingModel):
         features: Float[Array, "4 B V P E"],
         layout: TokenLayout,
         query_points: Float[Array, "B Q 2"],
+        *,
+        execution: ExecutionConfig = INFERENCE,
     ) -> Tracks:
         """Follows points of the first view through all views.
 
@@ -310,25 +357,33 @@ class VGGT(TrackingModel):
         Raises:
           ValueError: the model has no track head, or the images are smaller than it can take.
         """
-        maps = self._track_head().maps(features, layout, self.size(layout))
-        return self.follow(maps, query_points)
+        maps = self._track_head().maps(features, layout, self.size(layout), execution=execution)
+        return self.follow(maps, query_points, execution=execution)
 
     @property
     def smallest_tracked(self) -> int | None:
         return None if self.track_head is None else self.config.tracker.smallest_image
 
-    def track_maps(self, encoded: Encoded, layout: TokenLayout) -> Float[Array, "B V h w C"]:
+    def track_maps(
+        self, encoded: Encoded, layout: TokenLayout, *, execution: ExecutionConfig = INFERENCE
+    ) -> Float[Array, "B V h w C"]:
         head, size = self._track_head(), self.size(layout)
         features = encoded.stacked[0]
-        return each_view(lambda head, x: head.maps(x, layout, size), head, features, axis=2)
+
+        def work(head: TrackHead, features: Float[Array, "4 B v P E"]) -> Array:
+            return head.maps(features, layout, size, execution=execution)
+
+        return each_view(work, head, features, axis=2)
 
     def follow(
         self,
         maps: Float[Array, "B V h w C"],
         query_points: Float[Array, "B Q 2"],
         real: Count | None = None,
+        *,
+        execution: ExecutionConfig = INFERENCE,
     ) -> Tracks:
-        return self._track_head().follow(maps, query_points, real)
+        return self._track_head().follow(maps, query_points, real, execution=execution)
 
     def _track_head(self) -> TrackHead:
         if self.track_head is None:

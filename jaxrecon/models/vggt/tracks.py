@@ -5,6 +5,7 @@ and CoTracker (arXiv 2307.07635).
 """
 
 from dataclasses import dataclass
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -25,7 +26,8 @@ from jaxrecon.models.vggt.correlation import (
 )
 from jaxrecon.nn.attention import Count, TokenLayout, attend_densely
 from jaxrecon.nn.block import Block, BlockConfig, stack_blocks
-from jaxrecon.nn.dpt import DPT, VIEWS_AT_ONCE, DPTConfig, resize_bilinear
+from jaxrecon.nn.dpt import DPT, DPTConfig, resize_bilinear
+from jaxrecon.nn.execution import INFERENCE, ExecutionConfig
 from jaxrecon.nn.layers import Mlp, gelu, layer_norm, linear, scan_layers
 from jaxrecon.nn.views import map_views
 from jaxrecon.sizes import MOST_BLOCKS, MOST_WIDTH, check_heads, check_real, check_whole
@@ -155,7 +157,11 @@ class UpdateTransformer(nnx.Module):
         self.out = linear(width, 2 + config.features, dtype=float32, rngs=rngs)
 
     def __call__(
-        self, x: Float[Array, "B Q V E"], real: Count | None = None
+        self,
+        x: Float[Array, "B Q V E"],
+        real: Count | None = None,
+        *,
+        execution: ExecutionConfig = INFERENCE,
     ) -> Float[Array, "B Q V F"]:
         """Changes of place (2) and of features of each track in each view.
 
@@ -167,9 +173,11 @@ class UpdateTransformer(nnx.Module):
         virtual = jnp.broadcast_to(virtual, (batch, virtual.shape[0], views, width))
         tracks = jnp.concatenate([tokens, virtual], axis=1)
         layers = self.along, self.gather, self.between, self.spread
-        tracks, _ = scan_layers(
-            lambda x, layer: (_exchange(x, layer, queries, real), None), tracks, layers
-        )
+
+        def step(x: Array, layer: tuple[Block, Block, Block, Block]) -> tuple[Array, None]:
+            return _exchange(x, layer, queries, real, execution=execution), None
+
+        tracks, _ = scan_layers(step, tracks, layers, execution=execution)
         return self.out(self.norm_out(tracks[:, :queries] + tokens))
 
 
@@ -178,15 +186,18 @@ def _exchange(
     blocks: tuple[Block, Block, Block, Block],
     queries: int,
     real: Count | None,
+    *,
+    execution: ExecutionConfig,
 ) -> Float[Array, "B T V D"]:
     """One layer: along each track, then within each view."""
     along, gather, between, spread = blocks
+    attend = partial(_attend, execution=execution)
     batch, count, views, width = tracks.shape
-    tracks = _attend(along, tracks.reshape(-1, views, width)).reshape(tracks.shape)
+    tracks = attend(along, tracks.reshape(-1, views, width)).reshape(tracks.shape)
     by_view = tracks.swapaxes(1, 2).reshape(-1, count, width)
     points, virtual = by_view[:, :queries], by_view[:, queries:]
-    virtual = _attend(between, _attend(gather, virtual, points, real))
-    points = _attend(spread, points, virtual)
+    virtual = attend(between, attend(gather, virtual, points, real))
+    points = attend(spread, points, virtual)
     joined = jnp.concatenate([points, virtual], axis=1)
     return joined.reshape(batch, views, count, width).swapaxes(1, 2)
 
@@ -196,11 +207,13 @@ def _attend(
     x: Float[Array, "G T D"],
     context: Float[Array, "G S D"] | None = None,
     real: Count | None = None,
+    *,
+    execution: ExecutionConfig,
 ) -> Float[Array, "G T D"]:
     """Each token sees the context, or its first `real` tokens; without one, all other tokens."""
     seen = x.shape[1] if context is None else context.shape[1]
     layout = TokenLayout(seen, (1, 1), real_views=real)
-    return block(x, layout, attend_densely, context=context)
+    return block(x, layout, attend_densely, context=context, execution=execution)
 
 
 class Tracker(nnx.Module):
@@ -224,6 +237,8 @@ class Tracker(nnx.Module):
         maps: Float[Array, "B V h w C"],
         query_points: Float[Array, "B Q 2"],
         real: Count | None = None,
+        *,
+        execution: ExecutionConfig = INFERENCE,
     ) -> tuple[Float[Array, "rounds B V Q 2"], Float[Array, "B V Q"], Float[Array, "B V Q"]]:
         """Positions after each round, visibility and confidence after the last.
 
@@ -244,7 +259,8 @@ class Tracker(nnx.Module):
             places, features = carry
             places = jax.lax.stop_gradient(places)
             window = correlate(pyramid, features, places, self.config.radius)
-            change = self.transformer(self.tokens(window, places, features) + fixed, real)
+            entering = self.tokens(window, places, features) + fixed
+            change = self.transformer(entering, real, execution=execution)
             places = (places + _by_view(change[..., :2])).at[:, 0].set(start)
             update = self.update(self.update_norm(_by_view(change[..., 2:])))
             features = features + gelu(update)
@@ -311,22 +327,34 @@ class TrackHead(nnx.Module):
         layout: TokenLayout,
         size: tuple[int, int],
         query_points: Float[Array, "B Q 2"],
+        *,
+        execution: ExecutionConfig = INFERENCE,
     ) -> Tracks:
         """Follows the points; `size` is the images' height and width."""
-        return self.follow(self.maps(features, layout, size), query_points)
+        maps = self.maps(features, layout, size, execution=execution)
+        return self.follow(maps, query_points, execution=execution)
 
     def follow(
         self,
         maps: Float[Array, "B V h w C"],
         query_points: Float[Array, "B Q 2"],
         real: Count | None = None,
+        *,
+        execution: ExecutionConfig = INFERENCE,
     ) -> Tracks:
         """Follows the points on feature maps; see `Tracker`."""
-        positions, visibility, confidence = self.tracker(maps, query_points, real)
+        positions, visibility, confidence = self.tracker(
+            maps, query_points, real, execution=execution
+        )
         return Tracks(positions[-1], visibility, confidence)
 
     def maps(
-        self, features: Float[Array, "4 B V P E"], layout: TokenLayout, size: tuple[int, int]
+        self,
+        features: Float[Array, "4 B V P E"],
+        layout: TokenLayout,
+        size: tuple[int, int],
+        *,
+        execution: ExecutionConfig = INFERENCE,
     ) -> Float[Array, "B V h w C"]:
         """Feature maps at the tracker's stride, a few views at a time, in float32."""
         (height, width), stride = size, self.tracker.config.stride
@@ -336,5 +364,6 @@ class TrackHead(nnx.Module):
             return resize_bilinear(fused, (height // stride, width // stride)).astype(jnp.float32)
 
         flat = features.reshape(4, -1, *features.shape[3:])
-        maps = map_views(some_views, flat, at_once=VIEWS_AT_ONCE, axis=1, what="head views")
+        at_once = execution.head_views
+        maps = map_views(some_views, flat, at_once=at_once, axis=1, execution=execution)
         return maps.reshape(*features.shape[1:3], *maps.shape[1:])
