@@ -180,7 +180,7 @@ def _chunks(pipeline: Pipeline, shape: tuple[int, ...], views_at_once: int | Non
         shape,
         exchanging=exchanging,
         predicted=part_size(pipeline, shape[0], views_at_once) if streamed else exchanging,
-        execution=pipeline.execution,
+        placement=pipeline.placement,
     )
 
 

@@ -11,8 +11,8 @@ from jaxtyping import Array, UInt8
 from jaxrecon import checkpoint
 from jaxrecon.models import Model
 from jaxrecon.nn.attention import AttentionFn
-from jaxrecon.nn.execution import INFERENCE, ExecutionConfig
 from jaxrecon.pipeline import Options, Thresholds, thresholds
+from jaxrecon.runtime.placement import ONE_DEVICE, Placement
 from jaxrecon.runtime.program import scene_program
 
 
@@ -24,7 +24,7 @@ def flat_program(
     pixels: UInt8[Array, "1 V H W 3"],
     limits: Mapping[str, Array],
     *,
-    execution: ExecutionConfig = INFERENCE,
+    placement: Placement = ONE_DEVICE,
 ) -> dict[str, Array]:
     """`scene_program` without classes of this package among its arguments and results.
 
@@ -34,14 +34,14 @@ def flat_program(
       weights: by their paths in a checkpoint.
       pixels: the images, padding views last.
       limits: the fields of `Thresholds`.
-      execution: how the work is done.
+      placement: where the work is done, and how.
 
     Returns:
       The fields of `Geometry` that the model tells.
     """
     filled = checkpoint.unflatten(model, weights)
     numbers = Thresholds(**limits)
-    geometry = scene_program(attention, options, filled, pixels, numbers, None, execution=execution)
+    geometry = scene_program(attention, options, filled, pixels, numbers, None, placement=placement)
     return told_fields(geometry)
 
 

@@ -189,7 +189,7 @@ def _exported(
     """
     attend = chosen_attention(attention, pipeline.attention)
     program = jax.jit(
-        partial(flat_program, attend, options, pipeline.model, execution=pipeline.execution)
+        partial(flat_program, attend, options, pipeline.model, placement=pipeline.placement)
     )
     allowed = [DisabledSafetyCheck.custom_call(name) for name in KERNEL_CALLS]
     make = export(program, platforms=(target.platform,), disabled_checks=allowed)

@@ -10,7 +10,6 @@ from jaxtyping import Array, Float
 from jaxrecon.models.prediction import Prediction, Tracks
 from jaxrecon.nn.attention import AttentionFn, AttentionStats, Count, TokenLayout
 from jaxrecon.nn.execution import INFERENCE, Chunks, ExecutionConfig
-from jaxrecon.nn.views import each_view
 from jaxrecon.pytree import pytree_dataclass
 
 
@@ -105,13 +104,8 @@ class Model(nnx.Module):
         execution: ExecutionConfig = INFERENCE,
         **options: Any,
     ) -> Prediction:
-        """The geometry of all views, each on the device that has it."""
-        prediction = each_view(
-            lambda model, some: model.predict(some, layout, execution=execution, **options),
-            self,
-            encoded,
-            axis=VIEW_AXES,
-        )
+        """The geometry of all views, with what is told of the scene."""
+        prediction = self.predict(encoded, layout, execution=execution, **options)
         return replace(prediction, metric_scale=encoded.metric_scale, skipped=encoded.skipped)
 
 

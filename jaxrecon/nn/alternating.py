@@ -17,11 +17,10 @@ from jaxrecon.nn.attention import (
     attention_chunks,
 )
 from jaxrecon.nn.block import Block, BlockConfig, block_chunks, stack_blocks
-from jaxrecon.nn.execution import INFERENCE, Chunks, ExecutionConfig
+from jaxrecon.nn.execution import INFERENCE, Chunks, Collectives, ExecutionConfig
 from jaxrecon.nn.layers import scan_layers
 from jaxrecon.nn.offload import to_host
 from jaxrecon.nn.rope import RotaryTable
-from jaxrecon.nn.views import view_shards, with_copies, without_copies
 
 
 class AlternatingAttention(nnx.Module):
@@ -96,15 +95,16 @@ class AlternatingAttention(nnx.Module):
     def chunks(
         self, views: int, layout: TokenLayout, attention: AttentionFn, execution: ExecutionConfig
     ) -> Chunks:
-        """What blocks work on at a time, of one scene with so many views.
+        """What blocks work on at a time, of one scene with so many views on this device.
 
         Args:
           layout: describes one view's tokens, and how many the scene has.
           attention: as in `__call__`.
         """
-        joined, heads = layout.joined(views), self.global_blocks.attention.heads
-        told = attention_chunks(attention, joined, heads)
-        return block_chunks(joined, execution) | told
+        heads, collectives = self.global_blocks.attention.heads, execution.collectives
+        whole = layout.joined(collectives.devices * views, collectives.devices)
+        told = attention_chunks(collectives.across_views(attention), whole, heads)
+        return block_chunks(layout.joined(views), execution) | told
 
     def within_views(
         self,
@@ -132,7 +132,7 @@ class AlternatingAttention(nnx.Module):
     ) -> tuple[Float[Array, "B V P D"], AttentionStats | None]:
         """One global block: all views of a scene are one sequence, view after view."""
         flat = x.reshape(x.shape[0], -1, x.shape[3])
-        joined = layout.joined(x.shape[1])
+        joined, attention = _across(x, layout, attention, execution.collectives)
         out, stats = block.forward(flat, joined, attention, rope, execution=execution)
         return out.reshape(x.shape), stats
 
@@ -214,15 +214,26 @@ class GlobalFirstAttention(AlternatingAttention):
     ) -> tuple[Float[Array, "B V P D"], Float[Array, "B S D"], AttentionStats | None]:
         """One global block: all views and then the scene's tokens are one sequence.
 
-        Where the views lie spread over devices, each has a copy of the scene's tokens behind its
-        own views: the devices need not exchange tokens to share the sequence evenly.
+        Where devices share the scene, each has a copy of its tokens behind its own views: they
+        need not exchange tokens to share the sequence evenly.
         """
-        shards = view_shards() if x.shape[1] % view_shards() == 0 else 1
-        joined = replace(layout.joined(x.shape[1]), scene=scene.shape[1], shards=shards)
-        flat = with_copies(x.reshape(x.shape[0], -1, x.shape[3]), scene, shards)
+        with_scene = replace(layout, scene=scene.shape[1])
+        joined, attention = _across(x, with_scene, attention, execution.collectives)
+        flat = jnp.concatenate([x.reshape(x.shape[0], -1, x.shape[3]), scene], axis=1)
         out, stats = block.forward(flat, joined, attention, execution=execution)
-        views, scene = without_copies(out, scene.shape[1], shards)
-        return views.reshape(x.shape), scene, stats
+        end = out.shape[1] - scene.shape[1]
+        return out[:, :end].reshape(x.shape), out[:, end:], stats
+
+
+def _across(
+    x: Float[Array, "B V P D"],
+    layout: TokenLayout,
+    attention: AttentionFn,
+    collectives: Collectives,
+) -> tuple[TokenLayout, AttentionFn]:
+    """Layout and attention of the sequence of all views, of which this device has `x`."""
+    shards = collectives.devices
+    return layout.joined(shards * x.shape[1], shards), collectives.across_views(attention)
 
 
 def check_taps(taps: tuple[int, ...], count: int, what: str) -> None:

@@ -4,7 +4,6 @@ import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
@@ -13,10 +12,9 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int
 
 from jaxrecon.errors import InputError
-from jaxrecon.nn.execution import INFERENCE, Chunks, ExecutionConfig
+from jaxrecon.nn.execution import ALONE, Chunks, Collectives
 from jaxrecon.nn.layers import bias_of, layer_norm, linear, norm_parameters, product
 from jaxrecon.nn.rope import RotaryTable, apply_rotary
-from jaxrecon.nn.views import done_at_once, in_turns, kernels_here
 from jaxrecon.pytree import pytree_dataclass
 from pallas_kernels.dense_attention import IMPLEMENTATIONS, dense_attention
 from pallas_kernels.qk_norm_rope import qk_norm_rope
@@ -36,16 +34,17 @@ class TokenLayout:
     of blocks; it may be a traced number.
 
     Attributes:
-      shards: where views lie spread over devices and the scene has tokens, the sequence is in so
-        many parts, each the tokens of as many views and a copy of the scene's. An `AttentionFn`
-        that `spread_attention` calls always gets one part.
+      shards: the sequence is in so many parts, each the tokens of as many views and a copy of the
+        scene's; where devices share a scene, each has one of them. An `AttentionFn` always gets
+        the whole of a sequence's keys, in one part.
       real_views: so many first views count and the others are padding, whose tokens are not seen;
         None for all. It matters where one sequence holds several views.
       heads, first_head: of how many heads the inputs are a part, and from which one on; None for
         inputs that hold all heads.
       team, member: so many neighbouring devices of the mesh have the same inputs, and which of them
-        this is. They may part the work (`jaxrecon.nn.views.from_team` brings together what each
+        this is. They may part the work (`collectives.gather_replicas` brings together what each
         found), or each do it all.
+      collectives: what the devices that share the scene exchange.
     """
 
     views: int
@@ -61,6 +60,7 @@ class TokenLayout:
     first_head: Count = field(default=0, compare=False)
     team: int = field(default=1, compare=False)
     member: Count = field(default=0, compare=False)
+    collectives: Collectives = field(default=ALONE, compare=False)
 
     @property
     def tokens_per_view(self) -> int:
@@ -70,9 +70,9 @@ class TokenLayout:
     def tokens(self) -> int:
         return self.views * self.tokens_per_view + self.shards * self.scene
 
-    def joined(self, views: int) -> "TokenLayout":
-        """The layout of `views` such views in one sequence."""
-        return replace(self, views=views)
+    def joined(self, views: int, shards: int = 1) -> "TokenLayout":
+        """The layout of `views` such views in one sequence, in so many parts."""
+        return replace(self, views=views, shards=shards)
 
 
 @pytree_dataclass
@@ -188,45 +188,32 @@ class Attention(nnx.Module):
         attention: AttentionFn,
         rope: RotaryTable | None = None,
         context: Float[Array, "G S D"] | None = None,
-        *,
-        execution: ExecutionConfig = INFERENCE,
     ) -> Float[Array, "G T D"]:
-        attended, _ = self.attended(x, layout, attention, rope, context, execution=execution)
-        return self.out(attended)
+        q, k, v = self.inputs(x, rope, context)
+        out, _ = attend(attention, q, k, v, layout)
+        return self.out(out.reshape(x.shape))
 
-    def attended(
+    def inputs(
         self,
         x: Float[Array, "G T D"],
-        layout: TokenLayout,
-        attention: AttentionFn,
         rope: RotaryTable | None = None,
         context: Float[Array, "G S D"] | None = None,
         *,
-        execution: ExecutionConfig = INFERENCE,
-    ) -> tuple[Float[Array, "G T D"], AttentionStats | None]:
-        """What enters the output matrix, and what the attention function found out."""
+        backend: str | None = None,
+    ) -> tuple[Float[Array, "G _ N K"], ...]:
+        """Queries, keys and values, ready to attend.
+
+        Args:
+          backend: of `qk_norm_rope`, by name; the best one if not given.
+        """
         if context is None:
-            turns = _turns(layout, execution)
-            q, k, v = in_turns(Attention.own_inputs, (self, rope), x, **turns)
-        else:
-            (q,), (k, v) = self._projected(x, 0, 1), self._projected(context, 1, 3)
-            q, k = self._turned(q, k, v.dtype, rope)
-        out, stats = attend(attention, q, k, v, layout)
-        return out.reshape(x.shape), stats
+            return self._own_inputs(x, rope, backend)
+        (q,), (k, v) = self._projected(x, 0, 1), self._projected(context, 1, 3)
+        return (*self._turned(q, k, v.dtype, rope), v)
 
-    @staticmethod
-    def all_at_once(
-        x: Float[Array, "G T D"], layout: TokenLayout, execution: ExecutionConfig
-    ) -> bool:
-        """Whether the queries, keys and values of all tokens are made at once."""
-        return done_at_once(x, **_turns(layout, execution))
-
-    @staticmethod
-    def own_inputs(
-        weights: tuple["Attention", RotaryTable | None], x: Float[Array, "g t D"]
-    ) -> tuple[Float[Array, "g t N K"], ...]:
-        """Queries, keys and values, ready to attend."""
-        self, rope = weights
+    def _own_inputs(
+        self, x: Float[Array, "G T D"], rope: RotaryTable | None, backend: str | None
+    ) -> tuple[Float[Array, "G T N K"], ...]:
         norms = None
         if self.q_norm is not None and self.k_norm is not None:
             norms = norm_parameters(self.q_norm), norm_parameters(self.k_norm)
@@ -237,7 +224,7 @@ class Attention(nnx.Module):
             norms=norms,
             rotary=None if rope is None else (rope.cos, rope.sin),
             eps=QK_NORM_EPS,
-            implementation=kernels_here(),
+            implementation=backend,
         )
 
     def _turned(
@@ -259,9 +246,3 @@ class Attention(nnx.Module):
         parts = product(self.qkv, x, columns) + bias_of(self.qkv)[columns]
         split = parts.reshape(groups, tokens, last - first, self.heads, width // self.heads)
         return tuple(split[:, :, part] for part in range(last - first))
-
-
-def _turns(layout: TokenLayout, execution: ExecutionConfig) -> dict[str, Any]:
-    """How `in_turns` makes queries, keys and values."""
-    axis, unit = int(layout.views > 1), layout.tokens_per_view
-    return {"axis": axis, "unit": unit, "execution": execution}

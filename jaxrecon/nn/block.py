@@ -1,7 +1,7 @@
 """The transformer block that every family is made of."""
 
-from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal
 
 import jax.numpy as jnp
@@ -23,14 +23,7 @@ from jaxrecon.nn.layers import (
     stack,
 )
 from jaxrecon.nn.rope import RotaryTable
-from jaxrecon.nn.views import (
-    done_at_once,
-    each_view,
-    in_turns,
-    kernels_here,
-    token_chunk,
-    view_shards,
-)
+from jaxrecon.nn.views import chunked_map, token_chunk
 from jaxrecon.sizes import MOST_WIDTH, check_heads, check_real, check_whole
 from pallas_kernels.residual_norm import residual_norm, residual_sum
 
@@ -137,63 +130,38 @@ class Block(nnx.Module):
           rope: rotary table of a view's tokens, if queries and keys are turned.
           context: tokens that keys and values come from, of a block with `cross`.
         """
-        axis = int(layout.views > 1)
-        turns: Any = {"axis": axis, "execution": execution}
-        special = self.normed_residual or self.norm_context is not None
-        whole = self.attention.all_at_once(x, layout, execution) and done_at_once(x, **turns)
-        if whole and not special:
-            work = each_view if _lies_evenly(x, layout) else _here
-            x, q, k, v = work(Block._entering, (self, rope), x, axis=axis, out=axis)
-            out, stats = attend(attention, q, k, v, layout)
-            tokens = x, out.reshape(x.shape)
-            return work(Block._leaving, self, tokens, axis=(axis, axis), out=axis), stats
-        # Of very many tokens, XLA keeps fewer arrays than kernels, which write all they make.
-        _, normed = residual_norm(x, **_norm_of(self.norm1), implementation="xla")
+        enter = partial(self._entering, rope=rope, context=context, backend=execution.backend)
+        if context is None:
+            enter = partial(chunked_map, enter, unit=layout.tokens_per_view, execution=execution)
+        residual, q, k, v = enter(x)
+        out, stats = attend(attention, q, k, v, layout)
+        leave = partial(self._leaving, backend=execution.backend)
+        return chunked_map(leave, (residual, out.reshape(x.shape)), execution=execution), stats
+
+    def _entering(
+        self,
+        x: Float[Array, "g t D"],
+        *,
+        rope: RotaryTable | None,
+        context: Float[Array, "g s D"] | None,
+        backend: str | None,
+    ) -> tuple[Array, Array, Array, Array]:
+        """What the updates are added to, and the queries, keys and values."""
+        x, normed = residual_norm(x, **_norm_of(self.norm1), implementation=backend)
         if self.norm_context is not None:
             context = self.norm_context(context)
-        attended, stats = self.attention.attended(
-            normed, layout, attention, rope, context, execution=execution
-        )
-        update = _update(self.attention.out, attended, self.scale1)
-        x = residual_sum(normed if self.normed_residual else x, **update, implementation="xla")
-        update = in_turns(Block.feed_forward, self, x, **turns)
-        return residual_sum(x, update, gamma=_gamma(self.scale2), implementation="xla"), stats
+        q, k, v = self.attention.inputs(normed, rope, context, backend=backend)
+        return normed if self.normed_residual else x, q, k, v
 
-    @staticmethod
-    def _entering(
-        weights: tuple["Block", RotaryTable | None], x: Float[Array, "g t D"]
-    ) -> tuple[Array, Array, Array, Array]:
-        """The tokens, and the queries, keys and values made of them."""
-        self, rope = weights
-        x, normed = residual_norm(x, **_norm_of(self.norm1), implementation=kernels_here())
-        q, k, v = Attention.own_inputs((self.attention, rope), normed)
-        return x, q, k, v
-
-    def _leaving(self, tokens: tuple[Array, Array]) -> Float[Array, "g t D"]:
+    def _leaving(
+        self, tokens: tuple[Array, Array], *, backend: str | None
+    ) -> Float[Array, "g t D"]:
         """The tokens, and what attention made of them, to the tokens after the MLP."""
-        (x, attended), name = tokens, kernels_here()
+        x, attended = tokens
         update = _update(self.attention.out, attended, self.scale1)
-        x, normed = residual_norm(x, **update, **_norm_of(self.norm2), implementation=name)
-        update = _update(self.mlp.fc2, self.mlp.hidden(normed), self.scale2)
-        return residual_sum(x, **update, implementation=name)
-
-    def feed_forward(self, x: Float[Array, "g t D"]) -> Float[Array, "g t D"]:
-        """The MLP of the normed tokens. (Of few at a time, its hidden layer stays small.)"""
-        _, normed = residual_norm(x, **_norm_of(self.norm2), implementation=kernels_here())
-        return self.mlp(normed)
-
-
-def _lies_evenly(x: Array, layout: TokenLayout) -> bool:
-    """Whether every device that views are spread over has as many whole views of the tokens."""
-    devices = view_shards()
-    if layout.views == 1:
-        return x.shape[0] % devices == 0
-    return layout.views % devices == 0 and (not layout.scene or layout.shards == devices)
-
-
-def _here[W, X, Y](work: Callable[[W, X], Y], weights: W, views: X, **_: Any) -> Y:
-    """In place of `each_view`: a plain call."""
-    return work(weights, views)
+        x, normed = residual_norm(x, **update, **_norm_of(self.norm2), implementation=backend)
+        update = _update(self.mlp.fc2, self.mlp.hidden(normed, backend=backend), self.scale2)
+        return residual_sum(x, **update, implementation=backend)
 
 
 def _gamma(scale: LayerScale | None) -> Array | None:
@@ -235,6 +203,6 @@ def scan_blocks(
 def block_chunks(layout: TokenLayout, execution: ExecutionConfig) -> Chunks:
     """How many tokens of one sequence a block works on at a time."""
     return {
-        "attention tokens": token_chunk(layout.tokens, layout.tokens_per_view, execution),
-        "MLP tokens": token_chunk(layout.tokens, 1, execution),
+        "attention tokens": token_chunk(1, layout.tokens, layout.tokens_per_view, execution),
+        "MLP tokens": token_chunk(1, layout.tokens, 1, execution),
     }

@@ -15,7 +15,7 @@ from jaxrecon.nn.attention import TokenLayout, attend_densely
 from jaxrecon.nn.block import BlockConfig, MlpKind, scan_blocks, stack_blocks
 from jaxrecon.nn.execution import INFERENCE, Chunk, ExecutionConfig, chunk_size
 from jaxrecon.nn.layers import HIGHEST, bias_of, layer_norm, linear, product
-from jaxrecon.nn.views import each_view, map_views
+from jaxrecon.nn.views import map_views
 from jaxrecon.sizes import MOST_BLOCKS, MOST_WIDTH, check_heads, check_whole
 
 IMAGE_MEAN = (0.485, 0.456, 0.406)
@@ -191,21 +191,17 @@ def encode_views(
     patches_only: bool = True,
     execution: ExecutionConfig = INFERENCE,
 ) -> Float[Array, "B V T D"]:
-    """Features of RGB images in [0, 1], each view on the device that has it, a few at a time.
+    """Features of RGB images in [0, 1], a few views at a time.
 
     Args:
       patches_only: leaves out the class token and the registers.
     """
     at_once = _views_at_once(encoder.patch_grid(images.shape[1:]), execution)
-
-    def encode(encoder: DinoV2, images: Float[Array, "B v H W 3"]) -> Float[Array, "B v T D"]:
-        normalised = (images - jnp.asarray(IMAGE_MEAN)) / jnp.asarray(IMAGE_STD)
-        flat = normalised.reshape(-1, *images.shape[2:])
-        work = partial(encoder if patches_only else encoder.tokens, execution=execution)
-        tokens = map_views(work, flat, at_once=at_once, execution=execution)
-        return tokens.reshape(*images.shape[:2], *tokens.shape[1:])
-
-    return each_view(encode, encoder, images)
+    normalised = (images - jnp.asarray(IMAGE_MEAN)) / jnp.asarray(IMAGE_STD)
+    flat = normalised.reshape(-1, *images.shape[2:])
+    work = partial(encoder if patches_only else encoder.tokens, execution=execution)
+    tokens = map_views(work, flat, at_once=at_once, execution=execution)
+    return tokens.reshape(*images.shape[:2], *tokens.shape[1:])
 
 
 def encoder_chunk(views: int, grid: tuple[int, int], execution: ExecutionConfig) -> Chunk:

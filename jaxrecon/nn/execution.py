@@ -1,7 +1,60 @@
 """How a program does its work, apart from what it computes."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
+
+from jaxtyping import Array, Int, Shaped
+
+
+@dataclass(frozen=True)
+class Collectives:
+    """What the devices that share a scene exchange, as code on one of them calls it.
+
+    Each has as many neighbouring views, and runs the same code. This class stands for one device
+    that has them all: it exchanges nothing. `runtime/collectives.py` has that for several.
+
+    Attributes:
+      devices: how many share a scene.
+    """
+
+    devices: int = 1
+
+    def first_view(self, views: int) -> int | Int[Array, ""]:
+        """The number in the scene of this device's first view, if each has so many."""
+        return 0
+
+    def own_views(self, x: Shaped[Array, "B _V *rest"], views: int) -> Shaped[Array, "B v *rest"]:
+        """This device's `views` of an array of all views."""
+        return x
+
+    def all_gather(
+        self, x: Shaped[Array, "..."], *, axis: int, replicas: int = 1
+    ) -> Shaped[Array, "..."]:
+        """The parts that all devices hold, one after the other along an axis.
+
+        Args:
+          replicas: so many neighbours hold the same; one of them is asked.
+        """
+        return x
+
+    def gather_replicas(
+        self, x: Shaped[Array, "..."], *, axis: int, replicas: int
+    ) -> Shaped[Array, "..."]:
+        """The parts that so many neighbours hold, one after the other along an axis."""
+        return x
+
+    def across_views(self, attention: Callable[..., Any]) -> Callable[..., Any]:
+        """An `AttentionFn` over the tokens of all devices, for inputs of which each has a share."""
+        return attention
+
+    def all_gather_weights[W](self, weights: W) -> W:
+        """The weights as they are, of which each device may hold a part, as a whole."""
+        return weights
+
+
+ALONE = Collectives()
+"""One device."""
 
 
 @dataclass(frozen=True)
@@ -20,7 +73,9 @@ class ExecutionConfig:
         pixels; in attention across views, all of them.
       encoder_patches: the most patches that the image encoder works on together.
       head_views: the most views that a dense head works on together.
-      sharded_weights: every device has a part of the trunk's matrices.
+      kernels: fused functions may run as kernels. They may not where the compiler parts a program
+        over devices by itself, which it cannot do to a kernel.
+      collectives: what this device exchanges with others that share the scene.
     """
 
     training: bool = False
@@ -28,7 +83,13 @@ class ExecutionConfig:
     chunk_tokens: int = 2**18
     encoder_patches: int = 2**17
     head_views: int = 8
-    sharded_weights: bool = False
+    kernels: bool = True
+    collectives: Collectives = ALONE
+
+    @property
+    def backend(self) -> str | None:
+        """The backend that fused functions are asked for; None for the best one there is."""
+        return None if self.kernels else "xla"
 
     def at_once(self, unit: int) -> int:
         """How many units of so many tokens are worked on together; at least one."""

@@ -11,7 +11,6 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from jaxrecon.nn.execution import INFERENCE, ExecutionConfig
-from jaxrecon.nn.views import kernels_here, whole_weights
 from pallas_kernels.bias_gelu import bias_gelu
 from pallas_kernels.norm import Norm
 
@@ -95,12 +94,17 @@ class Mlp(nnx.Module):
         self.fc1 = linear(width, hidden, dtype=dtype, rngs=rngs)
         self.fc2 = linear(hidden, width_out or width, dtype=dtype, rngs=rngs)
 
-    def __call__(self, x: Float[Array, "*dims D"]) -> Float[Array, "*dims E"]:
-        return self.fc2(self.hidden(x))
+    def __call__(
+        self, x: Float[Array, "*dims D"], *, execution: ExecutionConfig = INFERENCE
+    ) -> Float[Array, "*dims E"]:
+        return self.fc2(self.hidden(x, backend=execution.backend))
 
-    def hidden(self, x: Float[Array, "*dims D"]) -> Float[Array, "*dims H"]:
+    def hidden(
+        self, x: Float[Array, "*dims D"], *, backend: str | None = None
+    ) -> Float[Array, "*dims H"]:
+        """What `fc2` takes; `backend` is that of `bias_gelu`, the best one if not given."""
         projected, bias = product(self.fc1, x), bias_of(self.fc1)
-        return bias_gelu(projected, bias, implementation=kernels_here())
+        return bias_gelu(projected, bias, implementation=backend)
 
 
 class SwiGlu(nnx.Module):
@@ -113,7 +117,10 @@ class SwiGlu(nnx.Module):
     def __call__(self, x: Float[Array, "*dims D"]) -> Float[Array, "*dims D"]:
         return self.fc2(self.hidden(x))
 
-    def hidden(self, x: Float[Array, "*dims D"]) -> Float[Array, "*dims H"]:
+    def hidden(
+        self, x: Float[Array, "*dims D"], *, backend: str | None = None
+    ) -> Float[Array, "*dims H"]:
+        """What `fc2` takes; the compiler fuses it, whatever the `backend`."""
         gate, value = jnp.split(self.fc1(x).astype(jnp.float32), 2, axis=-1)
         return jax.nn.silu(gate) * value
 
@@ -143,7 +150,7 @@ def scan_layers[C, Y](
     """
 
     def whole(carry: C, layer: Any) -> tuple[C, Y]:
-        return step(carry, whole_weights(layer, execution))
+        return step(carry, execution.collectives.all_gather_weights(layer))
 
     kept = jax.checkpoint(whole, policy=_costly, prevent_cse=False)
     count = jax.tree.leaves(layers)[0].shape[0]

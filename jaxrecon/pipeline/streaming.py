@@ -21,14 +21,14 @@ from jaxrecon.formats import Streamed, write_npz
 from jaxrecon.images import ImageBatch
 from jaxrecon.models import Conditions, Encoded, Model, given_world
 from jaxrecon.nn.attention import AttentionFn
-from jaxrecon.nn.execution import INFERENCE, ExecutionConfig
 from jaxrecon.progress import Stages
 from jaxrecon.reconstruction import NO_STATISTICS, Reconstruction, Statistics
 from jaxrecon.runtime.executor import Engine
 from jaxrecon.runtime.fingerprint import digest, weights_digest
 from jaxrecon.runtime.heads import compile_both, compile_heads, has_given_pose, part_size
 from jaxrecon.runtime.options import Options, Thresholds
-from jaxrecon.runtime.program import Geometry, waiting
+from jaxrecon.runtime.placement import ONE_DEVICE, Placement
+from jaxrecon.runtime.program import Geometry
 from jaxrecon.runtime.sharding import by_view, put, view_devices
 
 WRITERS = 4
@@ -223,7 +223,7 @@ def _world(
     program = engine.once(
         ("world", shape, options),
         lambda: engine.lowered(
-            partial(world_program, shape, options, execution=engine.execution), *arguments
+            partial(world_program, shape, options, placement=engine.placement), *arguments
         ),
     )
     return np.asarray(program(*arguments))
@@ -236,11 +236,10 @@ def world_program(
     encoded: Encoded,
     known: Conditions,
     *,
-    execution: ExecutionConfig = INFERENCE,
+    placement: Placement = ONE_DEVICE,
 ) -> Float[Array, "4 4"]:
     """See `given_world`; of all that the model tells, the poses alone are worked out."""
     layout = model.layout(shape)
     chosen = {} if options.points is None else {"points": options.points}
-    waits = waiting(encoded, execution)
-    found = model.predict_all(waits, layout, execution=execution, **chosen)
+    found = placement.predict(model, placement.waiting(encoded), layout, **chosen)
     return given_world(found.world_from_camera, known)[0]

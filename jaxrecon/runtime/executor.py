@@ -18,9 +18,7 @@ from jaxrecon.images import ImageBatch, ImageRule, PixelTransform
 from jaxrecon.models import Conditions, Model, abstract_conditions, padded_conditions
 from jaxrecon.nn.attention import AttentionFn, attend_densely
 from jaxrecon.nn.execution import ExecutionConfig
-from jaxrecon.nn.views import whole_weights
 from jaxrecon.progress import Stages
-from jaxrecon.pytree import leaf_path
 from jaxrecon.runtime.bucketing import (
     bucket_of,
     has_margins,
@@ -31,6 +29,7 @@ from jaxrecon.runtime.bucketing import (
 from jaxrecon.runtime.fingerprint import digest, stable_name
 from jaxrecon.runtime.memory import check_compiled, default_device
 from jaxrecon.runtime.options import DEFAULT_HABITS, Habits, Options, Thresholds, thresholds
+from jaxrecon.runtime.placement import Placement, sharded_weights
 from jaxrecon.runtime.program import Geometry, encoder_program, maps_program, scene_program
 from jaxrecon.runtime.sharding import (
     by_view,
@@ -39,7 +38,6 @@ from jaxrecon.runtime.sharding import (
     gathered,
     in_many_processes,
     put,
-    spread_attention,
     view_devices,
 )
 from jaxrecon.runtime.tracking import Group, Query, follow_program, groups_of
@@ -126,7 +124,7 @@ class Engine:
     ) -> Any:
         """The program for images of `shape` (V, H, W, 3), lowered and not yet compiled."""
         options, attention = options or Options(), attention or self.attention
-        program = partial(scene_program, self.spread(attention), options, execution=self.execution)
+        program = partial(scene_program, attention, options, placement=self.placement)
         return self.lowered(program, *self._abstract(shape, options))
 
     def compile_encoder(
@@ -140,7 +138,7 @@ class Engine:
         self, shape: tuple[int, ...], options: Options, attention: AttentionFn
     ) -> Any:
         """The program of that part, lowered and not yet compiled."""
-        program = partial(encoder_program, self.spread(attention), execution=self.execution)
+        program = partial(encoder_program, attention, placement=self.placement)
         return self.lowered(program, *self._abstract(shape, options))
 
     def maps(self, batch: ImageBatch, stages: Stages) -> Float[Array, "V h w C"]:
@@ -152,7 +150,7 @@ class Engine:
             program = self.once(
                 ("maps", shape, options, attention),
                 lambda: self.lowered(
-                    partial(maps_program, self.spread(attention), execution=self.execution),
+                    partial(maps_program, attention, placement=self.placement),
                     *self._abstract(shape, options)[:3],
                 ),
             )
@@ -190,7 +188,9 @@ class Engine:
         self, maps: Float[Array | jax.ShapeDtypeStruct, "V h w C"], group: Group, views: int
     ) -> Any:
         """The program that follows such a group on such maps, lowered and not yet compiled."""
-        program = partial(follow_program, views, execution=self.execution)
+        parted = view_devices(self.mesh) > 1
+        execution = replace(self.execution, kernels=not parted)
+        program = partial(follow_program, views, execution=execution)
         return self.lowered(program, self.model, maps, *group.arguments)
 
     def placed(self, known: Conditions | None, views: int) -> Conditions | None:
@@ -269,13 +269,13 @@ class Engine:
     @property
     def execution(self) -> ExecutionConfig:
         """How the programs do their work."""
-        leaves: list[Any] = jax.tree.leaves(self.model) if self.mesh else []
-        parted = any(not leaf.sharding.is_fully_replicated for leaf in leaves)
-        return ExecutionConfig(offload=self.offload, sharded_weights=parted)
+        return ExecutionConfig(offload=self.offload)
 
-    def spread(self, attention: AttentionFn) -> AttentionFn:
-        """The attention, spread over the mesh if there is one."""
-        return spread_attention(attention, self.mesh) if self.mesh else attention
+    @property
+    def placement(self) -> Placement:
+        """Where the parts of the programs run."""
+        sharded = sharded_weights(self.model) if self.mesh else ()
+        return Placement(self.execution, self.mesh, sharded)
 
     @without_x64
     @told_refusals("run here")
@@ -290,8 +290,6 @@ class Engine:
         if self.mesh is None:
             return jax.jit(program, keep_unused=True).lower(*arguments)
         with jax.set_mesh(self.mesh):
-            if self.execution.sharded_weights:
-                program = partial(_gathering, program, self.execution)
             return jax.jit(program, keep_unused=True).lower(*arguments)
 
     def once(self, key: Any, lower: Callable[[], Any]) -> Any:
@@ -310,18 +308,6 @@ class Engine:
     def device(self) -> Any:
         """The first of this process's devices (`jax.Device`) that the programs run on."""
         return self.mesh.local_devices[0] if self.mesh else default_device()
-
-
-def _gathering(
-    program: Callable[..., Any], execution: ExecutionConfig, model: Model, *rest: Any
-) -> Any:
-    """The program with whole weights, but for the trunk, which gathers those of a layer in turn."""
-
-    def gathered(keys: tuple[Any, ...], leaf: Any) -> Any:
-        in_turn = leaf_path(keys).startswith("trunk.")
-        return leaf if in_turn else whole_weights(leaf, execution)
-
-    return program(jax.tree_util.tree_map_with_path(gathered, model), *rest)
 
 
 def real_views(geometry: Geometry, views: int) -> Geometry:

@@ -11,13 +11,12 @@ from jaxtyping import Array, Float, Int
 
 from jaxrecon.models import VIEW_AXES, Conditions, Encoded, Model, Prediction
 from jaxrecon.nn.attention import AttentionFn
-from jaxrecon.nn.execution import INFERENCE, ExecutionConfig
 from jaxrecon.nn.offload import to_device
-from jaxrecon.nn.views import each_view
 from jaxrecon.runtime.executor import Engine
 from jaxrecon.runtime.memory import check_compiled
 from jaxrecon.runtime.options import Options, Thresholds
-from jaxrecon.runtime.program import Geometry, geometry_of, waiting
+from jaxrecon.runtime.placement import ONE_DEVICE, Placement
+from jaxrecon.runtime.program import Geometry, geometry_of
 from jaxrecon.runtime.sharding import view_devices
 
 
@@ -92,7 +91,7 @@ def lower_heads(
     """The program of the heads, lowered and not yet compiled; `encoded` may be without numbers."""
     limits = engine.abstract_limits(count * view_devices(engine.mesh), options)
     world = np.zeros((4, 4), np.float32) if posed else None
-    program = partial(decode_program, count, (1, *shape), options, execution=engine.execution)
+    program = partial(decode_program, count, (1, *shape), options, placement=engine.placement)
     start = np.zeros((), np.int32)
     return engine.lowered(program, engine.model, encoded, start, limits, world)
 
@@ -119,7 +118,7 @@ def decode_program(
     limits: Thresholds,
     world: Float[Array, "4 4"] | None,
     *,
-    execution: ExecutionConfig = INFERENCE,
+    placement: Placement = ONE_DEVICE,
 ) -> Geometry:
     """The geometry of `count` views of each device, from its view `start` on.
 
@@ -135,9 +134,10 @@ def decode_program(
             views,
             jax.tree.broadcast(VIEW_AXES, views),
         )
-        return model.predict(to_device(some), layout, execution=execution, **chosen)
+        return model.predict(to_device(some), layout, execution=placement.local, **chosen)
 
-    prediction = each_view(work, (model, start), waiting(encoded, execution), axis=VIEW_AXES)
+    waits = placement.waiting(encoded)
+    prediction = placement.each_view(work, (model, start), waits, axis=VIEW_AXES)
     if world is not None:
         prediction = prediction.moved(jnp.asarray(world)[None])
-    return geometry_of(prediction, limits, options)
+    return geometry_of(prediction, limits, options, placement=placement)

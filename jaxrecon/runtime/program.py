@@ -1,6 +1,5 @@
 """The whole way from 8-bit pixels to points, cameras, intrinsics and mask, as one XLA program."""
 
-from dataclasses import replace
 from typing import Any, cast
 
 import jax
@@ -11,11 +10,11 @@ from jaxtyping import Array, Bool, Float, Int, UInt8
 from jaxrecon.geometry import depth_consistency, depth_normal_edges, intrinsics_from_points
 from jaxrecon.models import Conditions, Encoded, Model, Prediction, TrackingModel, given_world
 from jaxrecon.nn.attention import AttentionFn
-from jaxrecon.nn.execution import INFERENCE, Chunk, Chunks, ExecutionConfig, chunk_size
-from jaxrecon.nn.offload import to_host
-from jaxrecon.nn.views import each_view, map_views
+from jaxrecon.nn.execution import Chunk, Chunks, chunk_size
+from jaxrecon.nn.views import map_views
 from jaxrecon.pytree import pytree_dataclass
 from jaxrecon.runtime.options import Options, Thresholds
+from jaxrecon.runtime.placement import ONE_DEVICE, Placement
 from jaxrecon.runtime.quantile import quantile
 
 EDGES_AT_ONCE = 32
@@ -50,20 +49,19 @@ def scene_program(
     limits: Thresholds,
     known: Conditions | None,
     *,
-    execution: ExecutionConfig = INFERENCE,
+    placement: Placement = ONE_DEVICE,
 ) -> Geometry:
     """Everything between 8-bit pixels and geometry."""
-    encoded = encoded_scene(attention, model, pixels, limits, known, execution=execution)
+    encoded = encoded_scene(attention, model, pixels, limits, known, placement=placement)
     layout = model.layout(pixels.shape)
     chosen = {} if options.points is None else {"points": options.points}
-    prediction = model.predict_all(encoded, layout, execution=execution, **chosen)
+    prediction = placement.predict(model, encoded, layout, **chosen)
     if known is not None:
         prediction = prediction.moved(given_world(prediction.world_from_camera, known))
     maps = None
     if options.maps:
-        tracking = cast(TrackingModel, model)
-        maps = tracking.track_maps(encoded, layout, execution=execution)[0]
-    return geometry_of(prediction, limits, options, maps)
+        maps = placement.track_maps(cast(TrackingModel, model), encoded, layout)[0]
+    return geometry_of(prediction, limits, options, maps, placement=placement)
 
 
 def maps_program(
@@ -72,11 +70,11 @@ def maps_program(
     pixels: UInt8[Array, "1 V H W 3"],
     limits: Thresholds,
     *,
-    execution: ExecutionConfig = INFERENCE,
+    placement: Placement = ONE_DEVICE,
 ) -> Float[Array, "V h w C"]:
     """The feature maps for tracks alone."""
-    encoded = encoded_scene(attention, model, pixels, limits, None, execution=execution)
-    return model.track_maps(encoded, model.layout(pixels.shape), execution=execution)[0]
+    encoded = encoded_scene(attention, model, pixels, limits, None, placement=placement)
+    return placement.track_maps(model, encoded, model.layout(pixels.shape))[0]
 
 
 def encoded_scene(
@@ -86,17 +84,13 @@ def encoded_scene(
     limits: Thresholds,
     known: Conditions | None,
     *,
-    execution: ExecutionConfig = INFERENCE,
+    placement: Placement = ONE_DEVICE,
 ) -> Encoded:
     """All for which the views exchange."""
     images = pixels.astype(jnp.float32) / 255
     conditions: dict[str, Any] = {} if known is None else {"conditions": known}
-    return model.encode(
-        images,
-        attention=attention,
-        real_views=limits.views,
-        execution=execution,
-        **conditions,
+    return placement.encode(
+        model, images, attention=attention, real_views=limits.views, **conditions
     )
 
 
@@ -107,17 +101,11 @@ def encoder_program(
     limits: Thresholds,
     known: Conditions | None,
     *,
-    execution: ExecutionConfig = INFERENCE,
+    placement: Placement = ONE_DEVICE,
 ) -> Encoded:
     """The part in which views exchange, for heads in programs of their own."""
-    encoded = encoded_scene(attention, model, pixels, limits, known, execution=execution)
-    return waiting(encoded, execution)
-
-
-def waiting(encoded: Encoded, execution: ExecutionConfig) -> Encoded:
-    """Between the programs: what is there of the views, in the host's memory if that is wanted."""
-    views, stacked = (to_host(x, execution) for x in (encoded.views, encoded.stacked))
-    return replace(encoded, views=views, stacked=stacked)
+    encoded = encoded_scene(attention, model, pixels, limits, known, placement=placement)
+    return placement.waiting(encoded)
 
 
 def geometry_of(
@@ -125,6 +113,8 @@ def geometry_of(
     limits: Thresholds,
     options: Options,
     maps: Float[Array, "V h w C"] | None = None,
+    *,
+    placement: Placement = ONE_DEVICE,
 ) -> Geometry:
     """What is told of the one scene."""
     scene: Prediction = jax.tree.map(lambda x: x[0], prediction)
@@ -133,7 +123,7 @@ def geometry_of(
         points_world=scene.points_world,
         points_camera=scene.points_camera,
         confidence=confidence,
-        mask=_mask(scene, confidence, limits, options),
+        mask=_mask(scene, confidence, limits, options, placement),
         world_from_camera=scene.world_from_camera,
         intrinsics=_intrinsics(scene, limits, options),
         metric_scale=scene.metric_scale,
@@ -168,7 +158,11 @@ def _agreement(scene: Prediction, limits: Thresholds) -> Float[Array, "V H W"]:
 
 
 def _mask(
-    scene: Prediction, confidence: Float[Array, "V H W"], limits: Thresholds, options: Options
+    scene: Prediction,
+    confidence: Float[Array, "V H W"],
+    limits: Thresholds,
+    options: Options,
+    placement: Placement,
 ) -> Bool[Array, "V H W"]:
     """Confident pixels of the photos that are not on an edge, as upstream's examples keep them."""
     mask = confidence > limits.min_confidence
@@ -186,7 +180,8 @@ def _mask(
         least = jax.vmap(quantile, (0, None, 0))(confidence, jnp.asarray(share), counted)
         mask &= confidence > least[:, None, None]
     if options.use_edges:
-        mask &= ~_edges(scene.points_camera, mask, limits.edge_rtol, options.strict_edges)
+        points, rtol = scene.points_camera, limits.edge_rtol
+        mask &= ~_edges(points, mask, rtol, options.strict_edges, placement)
     return mask
 
 
@@ -195,6 +190,7 @@ def _edges(
     mask: Bool[Array, "V H W"],
     rtol: Float[Array | np.ndarray, ""] | float,
     strict: bool,
+    placement: Placement,
 ) -> Bool[Array, "V H W"]:
     """Where depth and normals jump: what it needs beside its results would fill the memory."""
 
@@ -204,7 +200,7 @@ def _edges(
 
         return map_views(some, views, at_once=EDGES_AT_ONCE)
 
-    return each_view(work, jnp.asarray(rtol), (points_camera, mask), axis=0, out=0)
+    return placement.each_view(work, jnp.asarray(rtol), (points_camera, mask), axis=0, out=0)
 
 
 def chunks_of(
@@ -214,7 +210,7 @@ def chunks_of(
     *,
     exchanging: int,
     predicted: int,
-    execution: ExecutionConfig,
+    placement: Placement,
 ) -> Chunks:
     """What the programs of a scene work on at a time, on each device.
 
@@ -223,7 +219,7 @@ def chunks_of(
       exchanging: of how many views each device makes features.
       predicted: of how many it makes geometry in one run.
     """
-    layout = model.layout((1, *shape))
+    layout, execution = model.layout((1, *shape)), placement.local
     found = model.chunks(exchanging, layout, attention, execution)
     heads = model.chunks(predicted, layout, attention, execution)["head views"]
     edges = Chunk(chunk_size(predicted, EDGES_AT_ONCE), predicted)

@@ -2,26 +2,16 @@
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from typing import Any, TypeGuard
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding, PartitionSpec
-from jaxtyping import Array, Float
 
 from jaxrecon.errors import InputError
-from jaxrecon.nn.attention import (
-    AttentionFn,
-    AttentionStats,
-    TokenLayout,
-    attend,
-    attends_densely,
-)
-from jaxrecon.nn.views import VIEW_AXIS, with_copies, without_copies
 from jaxrecon.pytree import leaf_path
+from jaxrecon.runtime.collectives import VIEW_AXIS
 
 type WeightRules = Sequence[tuple[str, int]]
 """Patterns of leaf names, each with the axis to split over the devices; the first found counts."""
@@ -222,110 +212,6 @@ def by_view(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, PartitionSpec(None, VIEW_AXIS))
 
 
-def spread_attention(attention: AttentionFn, mesh: Mesh) -> AttentionFn:
-    """The same attention with its work spread over the mesh, each device on whole sequences.
-
-    Frame attention stays with the device that has the view. For global attention the tokens,
-    which lie spread by view, are exchanged (all-to-all) so that each device has all tokens of some
-    of the heads, and the outputs back; kernels therefore run unchanged. With more devices than
-    heads, and dense attention, each device keeps its queries and gets the keys and values of all;
-    otherwise several devices get the same head, and may part the work (`TokenLayout.team`).
-
-    Args:
-      mesh: with an axis "views"; other axes hold copies. It must divide the sequences (of frame
-        attention) or the tokens (of global attention).
-    """
-    devices = mesh.shape[VIEW_AXIS]
-
-    def spread_out(q: Array, k: Array, v: Array, layout: TokenLayout) -> _Found:
-        if layout.views == 1:
-            spread, axis = _own_sequences, 0
-        elif devices > q.shape[2] and attends_densely(attention):
-            spread, axis = _own_queries, 1
-        else:
-            spread, axis = _own_heads, 1
-        split = _split_at(axis)
-        local = jax.shard_map(
-            lambda q, k, v: spread(attention, (q, k, v), layout),
-            mesh=mesh,
-            in_specs=(split, split, split),
-            out_specs=(split, _split_at(1)),
-            check_vma=False,
-        )
-        out, stats = local(q, k, v)
-        team = _team_size(devices, q.shape[2])
-        return out, jax.tree.map(lambda x: x[:, ::team][:, : q.shape[2]], stats)
-
-    return spread_out
-
-
-type _Found = tuple[Array, AttentionStats | None]
-
-
 def view_devices(mesh: Mesh | None) -> int:
     """Over how many devices views are spread."""
     return 1 if mesh is None else mesh.shape[VIEW_AXIS]
-
-
-def _split_at(axis: int) -> PartitionSpec:
-    return PartitionSpec(*[None] * axis, VIEW_AXIS)
-
-
-def _own_sequences(
-    attention: AttentionFn, inputs: tuple[Array, Array, Array], layout: TokenLayout
-) -> _Found:
-    """Sequences of this device; trunks take stats of global attention alone."""
-    return attend(attention, *inputs, layout)[0], None
-
-
-def _own_queries(
-    attention: AttentionFn, inputs: tuple[Array, Array, Array], layout: TokenLayout
-) -> _Found:
-    """Queries of this device's tokens, keys and values of all."""
-
-    def gathered(x: Array) -> Array:
-        return _one_copy(jax.lax.all_gather(x, VIEW_AXIS, axis=1, tiled=True), layout)
-
-    q, k, v = inputs
-    return attend(attention, q, gathered(k), gathered(v), replace(layout, shards=1))[0], None
-
-
-def _own_heads(
-    attention: AttentionFn, inputs: tuple[Array, Array, Array], layout: TokenLayout
-) -> _Found:
-    """All tokens of this device's share of the heads, which copies of the last one fill up.
-
-    With more devices than heads a team of neighbours has the same head.
-    """
-    q, k, v = inputs
-    heads, devices = q.shape[2], jax.lax.axis_size(VIEW_AXIS)
-    team = _team_size(devices, heads)
-    share = -(-heads * team // devices)
-    spare = ((0, 0), (0, 0), (0, share * devices - heads * team), (0, 0))
-
-    def exchanged(x: Array) -> Array:
-        even = jnp.pad(jnp.repeat(x, team, axis=2), spare, mode="edge")
-        return _one_copy(jax.lax.all_to_all(even, VIEW_AXIS, 2, 1, tiled=True), layout)
-
-    number = jax.lax.axis_index(VIEW_AXIS)
-    part = {"heads": heads, "first_head": number // team * share, "team": team}
-    whole = replace(layout, shards=1, member=number % team, **part)
-    out, stats = attend(attention, exchanged(q), exchanged(k), exchanged(v), whole)
-    back = jax.lax.all_to_all(_copied(out, layout), VIEW_AXIS, 1, 2, tiled=True)
-    return back[:, :, ::team][:, :, :heads], stats
-
-
-def _team_size(devices: int, heads: int) -> int:
-    """How many devices have the same head: as many as all heads can have, in equal teams."""
-    return max(size for size in range(1, max(1, devices // heads) + 1) if devices % size == 0)
-
-
-def _one_copy(x: Float[Array, "G T N K"], layout: TokenLayout) -> Float[Array, "G S N K"]:
-    """The tokens of all views, then one copy of the scene's; see `TokenLayout.shards`."""
-    return jnp.concatenate(without_copies(x, layout.scene, layout.shards), axis=1)
-
-
-def _copied(x: Float[Array, "G S N K"], layout: TokenLayout) -> Float[Array, "G T N K"]:
-    """The way back from `_one_copy`."""
-    end = x.shape[1] - layout.scene
-    return with_copies(x[:, :end], x[:, end:], layout.shards)

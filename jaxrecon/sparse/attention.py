@@ -14,7 +14,6 @@ from jaxrecon.deprecation import warn_renamed
 from jaxrecon.errors import InputError
 from jaxrecon.nn.attention import AttentionStats, Count, TokenLayout, attend_densely
 from jaxrecon.nn.execution import Chunk, Chunks
-from jaxrecon.nn.views import from_team
 from jaxrecon.sparse.budgets import Budget
 from jaxrecon.sparse.layout import BlockLayout, PatchOrder, SpecialTokens
 from jaxrecon.sparse.orders import NAMED_ORDERS
@@ -208,7 +207,8 @@ class SparseAttention:
             return self._attend_blocks(q, k, v, mask, real), skipped
         own = own_rows(q, mask, real, team, blocks.layout.member)
         out = self._attend_blocks(own.q, k, v, own.mask, own.real)
-        return from_team(out, axis=1, team=team)[:, : q.shape[1]], skipped
+        gathered = blocks.layout.collectives.gather_replicas(out, axis=1, replicas=team)
+        return gathered[:, : q.shape[1]], skipped
 
     def _attend_blocks(
         self, q: Array, k: Array, v: Array, mask: BlockMask, real_queries: Count | None

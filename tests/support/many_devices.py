@@ -23,17 +23,18 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
-from jax.sharding import AxisType, Mesh
+from jax.sharding import AxisType, Mesh, PartitionSpec
 
 import jaxrecon
 from drawn_weights import drawn
 from jaxrecon.models import Model
-from jaxrecon.nn import block, views
+from jaxrecon.nn import block
 from jaxrecon.nn.attention import AttentionFn, TokenLayout, attend_densely
 from jaxrecon.nn.execution import ExecutionConfig
 from jaxrecon.nn.rope import grid_positions, rotary_table
 from jaxrecon.pipeline import Pipeline
-from jaxrecon.runtime.sharding import by_view, replicated, spread_attention, weight_shardings
+from jaxrecon.runtime.collectives import ViewCollectives, with_copies, without_copies
+from jaxrecon.runtime.sharding import by_view, replicated, weight_shardings
 from tiny_families import FAMILIES, FIELDS
 
 SIDE = 28
@@ -101,12 +102,11 @@ def block_in_turns() -> dict[str, float]:
     layout = TokenLayout(16, (5, 10))
     table = rotary_table(grid_positions(layout.grid, 0), 16)
     whole = made(x, layout, attend_densely, table)
-    mesh = jaxrecon.make_mesh()
-    attend = spread_attention(attend_densely, mesh)
+    mesh, shared = jaxrecon.make_mesh(), replace(layout, shards=8)
+    attend = ViewCollectives(8).across_views(attend_densely)
     few = ExecutionConfig(chunk_tokens=50)
-    with jax.set_mesh(mesh):
-        run = jax.jit(lambda made, x: made(x, layout, attend, table, execution=few))
-        program = run.lower(made, jax.device_put(x, by_view(mesh))).compile()
+    run = on_each(lambda made, x: made(x, shared, attend, table, execution=few), mesh, whole=1)
+    program = run.lower(made, jax.device_put(x, by_view(mesh))).compile()
     out = program(jax.device_put(made, replicated(mesh)), jax.device_put(x, by_view(mesh)))
     text = program.as_text() or ""
     exchanges = exchanged(text)
@@ -134,14 +134,13 @@ def in_teams() -> dict[str, dict[str, float]]:
         shape = 3, 1, alone.tokens, heads, 8
         whole = jnp.asarray(np.random.default_rng(heads).normal(size=shape), jnp.float32)
         end = layout.views * layout.tokens_per_view
-        spread = [views.with_copies(x[:, :end], x[:, end:], 8) for x in whole]
+        spread = [with_copies(x[:, :end], x[:, end:], 8) for x in whole]
         count = None if real is None else jnp.int32(real)
         padded, expected = replace(layout, real_views=count), replace(alone, real_views=count)
-        with jax.set_mesh(mesh):
-            attend = spread_attention(way, mesh)
-            run = jax.jit(lambda q, k, v, do=attend, at=padded: do(q, k, v, at))
-            out, stats = run(*(jax.device_put(x, by_view(mesh)) for x in spread))
-        tokens = jnp.concatenate(views.without_copies(out, 1, 8), axis=1)
+        attend = ViewCollectives(8).across_views(way)
+        run = on_each(lambda q, k, v, do=attend, at=padded: do(q, k, v, at), mesh)
+        out, stats = run(*(jax.device_put(x, by_view(mesh)) for x in spread))
+        tokens = jnp.concatenate(without_copies(out, 1, 8), axis=1)
         alike = jax.jit(lambda q, k, v, do=way, at=expected: do(q, k, v, at))
         right, same_stats = alike(*whole)
         seen = slice(None) if real is None else slice(real * layout.tokens_per_view)
@@ -150,6 +149,27 @@ def in_teams() -> dict[str, dict[str, float]]:
             "skipped": float(jnp.abs(stats.skipped - same_stats.skipped).max()),
         }
     return found
+
+
+def on_each(work: Any, mesh: Mesh, whole: int = 0) -> Any:
+    """Runs it on each device, with its share of the tokens (axis 1) of all but the first arguments.
+
+    Of a pair, the second part is what all devices have found alike.
+    """
+    views = PartitionSpec(None, "views")
+
+    def local(*given: Any) -> Any:
+        found = work(*given)
+        return found if isinstance(found, tuple) else (found, None)
+
+    def run(*given: Any) -> Any:
+        specs = (PartitionSpec(),) * whole + (views,) * (len(given) - whole)
+        out, stats = jax.shard_map(
+            local, mesh=mesh, in_specs=specs, out_specs=(views, PartitionSpec()), check_vma=False
+        )(*given)
+        return out if stats is None else (out, stats)
+
+    return jax.jit(run)
 
 
 def exchanged(program: str) -> dict[str, int]:

@@ -9,6 +9,7 @@ from jaxrecon.geometry import (
     unproject_depth,
 )
 from jaxrecon.geometry.transforms import invert_rigid, transform_points
+from jaxrecon.nn.execution import ALONE, Collectives
 from jaxrecon.pytree import pytree_dataclass
 
 SMALLEST = 1e-8
@@ -74,24 +75,33 @@ class Geometry:
     has_pose_scale: Bool[Array, "B V"]
 
 
-def geometry_of(conditions: Conditions) -> Geometry:
+def geometry_of(conditions: Conditions, collectives: Collectives = ALONE) -> Geometry:
     """Conditions as the encoders see them.
+
+    Poses are relative to the first view's, and scaled by those of all views; where devices share
+    the scene, they exchange them.
 
     Source: upstream `preprocess_input_views_for_inference` (`mapanything/utils/inference.py`) and
     `MapAnything._encode_and_fuse_*` (`mapanything/models/mapanything/model.py`).
     """
     has_rays = conditions.has_intrinsics
     has_depth = conditions.has_depth & has_rays
-    has_pose = conditions.has_pose & conditions.has_pose[:, :1]
+    views = has_rays.shape[1]
+    given, poses = (
+        collectives.all_gather(x, axis=1)
+        for x in (conditions.has_pose, conditions.world_from_camera)
+    )
+    posed = given & given[:, :1]
     intrinsics = _known(has_rays, conditions.intrinsics, jnp.eye(3))
     depth_z = _known(has_depth, conditions.depth_z, 0)
     rays = unproject_depth(jnp.ones_like(depth_z), intrinsics)
     rays = rays / jnp.linalg.norm(rays, axis=-1, keepdims=True)
     depth, depth_scale = scaled_depth(distances(depth_z, intrinsics))
-    rotations, translations = relative_poses(
-        _known(has_pose, conditions.world_from_camera, jnp.eye(4))
+    rotations, translations = relative_poses(_known(posed, poses, jnp.eye(4)))
+    translations, translation_scale = scaled_translations(_known(posed, translations, 0))
+    has_pose, rotations, translations = (
+        collectives.own_views(x, views) for x in (posed, rotations, translations)
     )
-    translations, translation_scale = scaled_translations(_known(has_pose, translations, 0))
     return Geometry(
         rays=_known(has_rays, rays, 0),
         has_rays=has_rays,

@@ -37,7 +37,7 @@ from jaxrecon.nn.dinov2 import (
 from jaxrecon.nn.dpt import DenseHead, DPTConfig
 from jaxrecon.nn.execution import INFERENCE, Chunk, Chunks, ExecutionConfig, chunk_size
 from jaxrecon.nn.layers import layer_norm, linear
-from jaxrecon.nn.views import each_view, map_views
+from jaxrecon.nn.views import map_views
 from jaxrecon.pytree import pytree_dataclass
 from jaxrecon.sizes import MOST_BLOCKS, MOST_WIDTH, check_heads, check_whole
 
@@ -266,7 +266,7 @@ class MapAnything(Model):
         """Features of the views, which all heads share; see `__call__`."""
         layout = replace(self.layout(images.shape), real_views=real_views)
         fused, classes = self.fused(images, conditions, execution=execution)
-        tokens, scene = self.tokens(fused, classes)
+        tokens, scene = self.tokens(fused, classes, execution=execution)
         tapped, scene, stats = self.trunk(tokens, layout, attention, scene, execution=execution)
         skipped = skipped_by_scene(stats)
         return Features(fused=fused, tapped=tapped, scale=scene[:, 0], skipped=skipped)
@@ -282,12 +282,16 @@ class MapAnything(Model):
         encoded = encode_views(self.encoder, images, patches_only=False, execution=execution)
         patches = encoded[:, :, 1:]
         if conditions is not None:
-            known = geometry_of(conditions)
-            patches = patches + each_view(lambda encoder, x: encoder(x), self.geometry, known)
+            known = geometry_of(conditions, execution.collectives)
+            patches = patches + self.geometry(known)
         return self.fusion_norm(patches), encoded[:, :, :1]
 
     def tokens(
-        self, fused: Float[Array, "B V P D"], classes: Float[Array, "B V 1 D"]
+        self,
+        fused: Float[Array, "B V P D"],
+        classes: Float[Array, "B V 1 D"],
+        *,
+        execution: ExecutionConfig = INFERENCE,
     ) -> tuple[Float[Array, "B V T E"], Float[Array, "B 1 E"]]:
         """Tokens that enter the trunk, of the views and of the scene, in float32.
 
@@ -297,7 +301,8 @@ class MapAnything(Model):
         scene = jnp.broadcast_to(self.scale_token[...], (fused.shape[0], 1, fused.shape[3]))
         if self.project is not None:
             tokens, scene = (self.project(x).astype(jnp.float32) for x in (tokens, scene))
-        is_first = np.arange(fused.shape[1]) == 0
+        views = fused.shape[1]
+        is_first = execution.collectives.first_view(views) + np.arange(views) == 0
         mark = np.arange(self.config.width) % 2
         marks = jnp.asarray(is_first[:, None, None] * mark, jnp.float32)
         return tokens + marks, scene

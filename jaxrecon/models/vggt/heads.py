@@ -82,7 +82,7 @@ class CameraHead(nnx.Module):
     ) -> Float[Array, "B V 9"]:
         """What one round adds to the encoding."""
         attended = self.attend(tokens, encoding, real_views, execution=execution)
-        return self.pose(self.norm(attended))
+        return self.pose(self.norm(attended), execution=execution)
 
     def attend(
         self,
@@ -96,8 +96,11 @@ class CameraHead(nnx.Module):
         modulation = self.modulation(jax.nn.silu(self.embed_pose(encoding)))
         shift, scale, gate = jnp.split(modulation, 3, axis=-1)
         modulated = tokens + gate * (self.adaptive_norm(tokens) * (1 + scale) + shift)
-        layout = TokenLayout(tokens.shape[1], (1, 1), real_views=real_views)
-        return scan_blocks(self.blocks, modulated, layout, attend_densely, execution=execution)
+        collectives = execution.collectives
+        views, shards = collectives.devices * tokens.shape[1], collectives.devices
+        layout = TokenLayout(views, (1, 1), shards=shards, real_views=real_views)
+        attention = collectives.across_views(attend_densely)
+        return scan_blocks(self.blocks, modulated, layout, attention, execution=execution)
 
 
 def activate_pose(encoding: Float[Array, "*dims 9"]) -> Float[Array, "*dims 9"]:

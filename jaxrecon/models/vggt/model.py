@@ -26,7 +26,7 @@ from jaxrecon.nn.dpt import DenseHead, DPTConfig
 from jaxrecon.nn.execution import INFERENCE, Chunk, Chunks, ExecutionConfig, chunk_size
 from jaxrecon.nn.offload import to_device
 from jaxrecon.nn.rope import RotaryTable, grid_positions, rotary_table
-from jaxrecon.nn.views import each_view, map_views
+from jaxrecon.nn.views import map_views
 from jaxrecon.pytree import pytree_dataclass
 from jaxrecon.sizes import MOST_BLOCKS, MOST_WIDTH, check_heads, check_real, check_whole
 
@@ -263,7 +263,8 @@ class VGGT(TrackingModel):
         batch, views = images.shape[:2]
         patches = encode_views(self.encoder, images, execution=execution)
         specials = jnp.concatenate([self.camera_tokens[...], self.register_tokens[...]], axis=1)
-        chosen = specials[np.minimum(np.arange(views), 1)]
+        is_first = execution.collectives.first_view(views) + np.arange(views) == 0
+        chosen = specials[1 - is_first]
         return jnp.concatenate([jnp.broadcast_to(chosen, (batch, *chosen.shape)), patches], axis=2)
 
     def features(
@@ -367,13 +368,8 @@ class VGGT(TrackingModel):
     def track_maps(
         self, encoded: Encoded, layout: TokenLayout, *, execution: ExecutionConfig = INFERENCE
     ) -> Float[Array, "B V h w C"]:
-        head, size = self._track_head(), self.size(layout)
-        features = encoded.stacked[0]
-
-        def work(head: TrackHead, features: Float[Array, "4 B v P E"]) -> Array:
-            return head.maps(features, layout, size, execution=execution)
-
-        return each_view(work, head, features, axis=2)
+        head, features = self._track_head(), encoded.stacked[0]
+        return head.maps(features, layout, self.size(layout), execution=execution)
 
     def follow(
         self,

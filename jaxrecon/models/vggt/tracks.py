@@ -259,7 +259,7 @@ class Tracker(nnx.Module):
             places, features = carry
             places = jax.lax.stop_gradient(places)
             window = correlate(pyramid, features, places, self.config.radius)
-            entering = self.tokens(window, places, features) + fixed
+            entering = self.tokens(window, places, features, execution=execution) + fixed
             change = self.transformer(entering, real, execution=execution)
             places = (places + _by_view(change[..., :2])).at[:, 0].set(start)
             update = self.update(self.update_norm(_by_view(change[..., 2:])))
@@ -299,12 +299,15 @@ class Tracker(nnx.Module):
         window: Float[Array, "B V Q W"],
         places: Float[Array, "B V Q 2"],
         features: Float[Array, "B V Q C"],
+        *,
+        execution: ExecutionConfig = INFERENCE,
     ) -> Float[Array, "B Q V E"]:
         """The other part: motion since the first view, windows and features."""
         motion = places - places[:, :1]
         scaled = motion / self.config.motion_scale
         waves = embed_motion(motion, self.config.features // 2)
-        parts = [waves, scaled, scaled, self.window_mlp(window), features]
+        seen = self.window_mlp(window, execution=execution)
+        parts = [waves, scaled, scaled, seen, features]
         return jnp.concatenate(parts, axis=-1).swapaxes(1, 2)
 
 

@@ -14,7 +14,6 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from jaxrecon.nn.attention import Count
-from jaxrecon.nn.views import from_all_devices
 from jaxrecon.sparse.layout import BlockLayout, Permutation
 
 FEATURES = 32
@@ -57,7 +56,8 @@ def _features(x: Float[Array, "G T N K"], layout: BlockLayout) -> Float[Array, "
     if heads == every:
         return found
     each = found.shape[2] // heads
-    return from_all_devices(found, axis=2, team=tokens.team)[..., : every * each]
+    gathered = tokens.collectives.all_gather(found, axis=2, replicas=tokens.team)
+    return gathered[..., : every * each]
 
 
 def head_features(
