@@ -23,7 +23,7 @@ from jaxrecon.nn.layers import (
     stack,
 )
 from jaxrecon.nn.rope import RotaryTable
-from jaxrecon.nn.views import chunked_map, token_chunk
+from jaxrecon.nn.views import chunked_map, chunked_update, token_chunk
 from jaxrecon.sizes import MOST_WIDTH, check_heads, check_real, check_whole
 from pallas_kernels.residual_norm import residual_norm, residual_sum
 
@@ -133,10 +133,12 @@ class Block(nnx.Module):
         enter = partial(self._entering, rope=rope, context=context, backend=execution.backend)
         if context is None:
             enter = partial(chunked_map, enter, unit=layout.tokens_per_view, execution=execution)
-        residual, q, k, v = enter(x)
+        entered, q, k, v = enter(x)
+        if execution.training or self.normed_residual:
+            x = entered  # else the same, of which chunks would make a copy
         out, stats = attend(attention, q, k, v, layout)
         leave = partial(self._leaving, backend=execution.backend)
-        return chunked_map(leave, (residual, out.reshape(x.shape)), execution=execution), stats
+        return chunked_update(leave, x, out.reshape(x.shape), execution=execution), stats
 
     def _entering(
         self,
@@ -154,10 +156,9 @@ class Block(nnx.Module):
         return normed if self.normed_residual else x, q, k, v
 
     def _leaving(
-        self, tokens: tuple[Array, Array], *, backend: str | None
+        self, x: Float[Array, "g t D"], attended: Float[Array, "g t D"], *, backend: str | None
     ) -> Float[Array, "g t D"]:
         """The tokens, and what attention made of them, to the tokens after the MLP."""
-        x, attended = tokens
         update = _update(self.attention.out, attended, self.scale1)
         x, normed = residual_norm(x, **update, **_norm_of(self.norm2), implementation=backend)
         update = _update(self.mlp.fc2, self.mlp.hidden(normed, backend=backend), self.scale2)

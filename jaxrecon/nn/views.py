@@ -5,7 +5,7 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Shaped
+from jaxtyping import Array, Float, Shaped
 
 from jaxrecon.nn.execution import INFERENCE, Chunk, ExecutionConfig, chunk_size
 from jaxrecon.nn.offload import to_device
@@ -29,6 +29,40 @@ def chunked_map[X, Y](
     units = jax.tree.map(lambda x: x.reshape(-1, unit, *x.shape[2:]), tokens)
     done = map_views(work, units, at_once=chunk.size // unit, execution=execution)
     return jax.tree.map(lambda y: y.reshape(groups, length, *y.shape[2:]), done)
+
+
+def chunked_update[X](
+    work: Callable[[Float[Array, "g t D"], X], Float[Array, "g t D"]],
+    x: Float[Array, "G T D"],
+    other: X,
+    *,
+    execution: ExecutionConfig = INFERENCE,
+) -> Float[Array, "G T D"]:
+    """`work(x, other)` with at most `execution.chunk_tokens` tokens at a time, written over `x`.
+
+    So there is room for `x` once, where `chunked_map` would take it twice.
+
+    Args:
+      work: maps arrays of some tokens to the tokens that take the place of those of `x`.
+      other: arrays (G, T, E) of the same tokens.
+    """
+    groups, length, _ = x.shape
+    chunk = token_chunk(groups, length, 1, execution)
+    if chunk.size == chunk.of:
+        return work(x, other)
+    flat, beside = jax.tree.map(lambda y: y.reshape(-1, 1, *y.shape[2:]), (x, other))
+
+    def write(done: Array, start: Array | int, size: int) -> Array:
+        own, some = jax.tree.map(
+            lambda y: jax.lax.dynamic_slice_in_dim(y, start, size), (done, beside)
+        )
+        return jax.lax.dynamic_update_slice_in_dim(done, work(own, some), start, 0)
+
+    whole, rest = divmod(chunk.of, chunk.size)
+    done = jax.lax.fori_loop(0, whole, lambda i, x: write(x, i * chunk.size, chunk.size), flat)
+    if rest:
+        done = write(done, whole * chunk.size, rest)
+    return done.reshape(x.shape)
 
 
 def token_chunk(groups: int, length: int, unit: int, execution: ExecutionConfig) -> Chunk:

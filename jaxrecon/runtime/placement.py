@@ -6,7 +6,7 @@ from typing import Any
 
 import jax
 from flax import nnx
-from jax.sharding import Mesh, PartitionSpec
+from jax.sharding import AbstractMesh, Mesh, PartitionSpec
 from jaxtyping import Array, Float
 
 from jaxrecon.models import VIEW_AXES, Encoded, Model, Prediction, TrackingModel
@@ -39,7 +39,7 @@ class Placement:
     """
 
     execution: ExecutionConfig = INFERENCE
-    mesh: Mesh | None = None
+    mesh: Mesh | AbstractMesh | None = None
     sharded: tuple[tuple[str, int], ...] = ()
 
     @property

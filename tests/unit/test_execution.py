@@ -87,6 +87,20 @@ def test_nothing_is_told_by_the_context() -> None:
                 assert "contextvars" not in found, path
 
 
+@pytest.mark.parametrize("room", ["nn", "sparse", "models"])
+def test_models_know_of_no_devices(room: str) -> None:
+    """What devices exchange is handed in: see `Collectives`."""
+    for path in (ROOT / "jaxrecon" / room).rglob("*.py"):
+        for word in (
+            "get_abstract_mesh",
+            "shard_map",
+            "axis_index",
+            "all_to_all",
+            "lax.all_gather",
+        ):
+            assert word not in path.read_text(), (path, word)
+
+
 def takers() -> set[str]:
     """Names that only functions and methods have which take an execution config."""
     found: dict[bool, set[str]] = {True: set(), False: set()}
@@ -130,7 +144,7 @@ def test_what_is_told_is_handed_on() -> None:
 def test_a_network_that_learns_works_on_all_views_together(name: str) -> None:
     """No config is forgotten on the way: no loop over views or tokens is left."""
     made: Any = nnx.eval_shape(FAMILIES[name][0])
-    few = {"chunk_tokens": 11, "encoder_patches": 4, "head_views": 1}
+    few: dict[str, Any] = {"chunk_tokens": 11, "encoder_patches": 4, "head_views": 1}
 
     def loops_of(execution: ExecutionConfig) -> int:
         images = jax.ShapeDtypeStruct((1, 3, SIDE, SIDE, 3), jnp.float32)

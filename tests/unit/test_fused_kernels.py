@@ -20,6 +20,7 @@ from drawn_weights import drawn
 from jaxrecon.models import Pi3
 from jaxrecon.nn.attention import attend_densely
 from jaxrecon.nn.execution import INFERENCE, TRAINING, ExecutionConfig
+from jaxrecon.runtime.placement import Placement
 from pallas_kernels.bias_gelu import bias_gelu
 from pallas_kernels.bias_gelu import reference as gelu_plain
 from pallas_kernels.bias_gelu import triton as gelu_triton
@@ -269,30 +270,30 @@ def test_a_network_that_learns_is_the_same_network(depth: int, registers: int) -
 
 
 def test_a_trunk_for_a_gpu_is_made_of_them() -> None:
-    """But not where the compiler has to part an odd number of views over devices."""
-    config = replace(PI3_TINY, encoder=replace(PI3_TINY.encoder, width=128, heads=2), heads=2)
+    """On one device, and on each of several; but not where the compiler parts the program."""
+    encoder = replace(PI3_TINY.encoder, width=128, heads=2, depth=0)
+    config = replace(PI3_TINY, encoder=encoder, heads=2)
     model = jax.eval_shape(lambda: Pi3(config, dtype=jnp.bfloat16, rngs=nnx.Rngs(0)))
 
-    def kernels(views: int, devices: int | None) -> list[str]:
-        layout = model.layout((1, views, 28, 28, 3))
-        tokens = jax.ShapeDtypeStruct((1, views, layout.tokens, 128), jnp.float32)
-
-        def run(model: Pi3, tokens: jax.Array) -> jax.Array:
-            rope = model.rope(layout, config.trunk_block)
-            return model.trunk(tokens, layout, attend_densely, rope)[0]
-
+    def kernels(views: int, devices: int | None, execution: ExecutionConfig) -> list[str]:
         shape, names = ((), ()) if devices is None else ((devices,), ("views",))
         types = (AxisType.Auto,) * len(shape)
         mesh = AbstractMesh(shape, names, axis_types=types, abstract_device=H100)
+        where = Placement(execution, None if devices is None else mesh)
+
+        def run(model: Pi3, images: jax.Array) -> jax.Array:
+            return where.encode(model, images, attention=attend_densely).views
+
+        images = jax.ShapeDtypeStruct((1, views, 28, 28, 3), jnp.float32)
         with jax.sharding.use_abstract_mesh(mesh):
-            traced = jax.jit(run).trace(model, tokens)
+            traced = jax.jit(run).trace(model, images)
             text = traced.lower(lowering_platforms=("cuda",)).as_text()
         return [name for name in NAMES if f'"{name}"' in text]
 
-    assert kernels(views=3, devices=None) == NAMES
-    assert kernels(views=3, devices=1) == NAMES
-    assert kernels(views=4, devices=2) == NAMES
-    assert kernels(views=3, devices=2) == []
+    assert kernels(3, None, INFERENCE) == NAMES
+    assert kernels(3, 1, INFERENCE) == NAMES
+    assert kernels(4, 2, INFERENCE) == NAMES
+    assert kernels(3, None, ExecutionConfig(kernels=False)) == []
 
 
 def test_layers_that_learn_are_no_loop() -> None:

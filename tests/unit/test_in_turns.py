@@ -14,6 +14,7 @@ from jaxrecon.nn.block import Block, BlockConfig
 from jaxrecon.nn.execution import INFERENCE, ExecutionConfig
 from jaxrecon.nn.rope import grid_positions, rotary_table
 from jaxrecon.runtime import program
+from jaxrecon.runtime.placement import ONE_DEVICE
 
 
 @pytest.mark.parametrize("joined", [False, True])
@@ -38,14 +39,31 @@ def test_a_block_in_turns_changes_nothing(joined: bool) -> None:
 def test_tokens_that_make_no_whole_units_stay_together() -> None:
     seen: list[Any] = []
 
-    def work(_: None, x: jax.Array) -> jax.Array:
+    def work(x: jax.Array) -> jax.Array:
         seen.append(x.shape)
         return x
 
     x = jnp.zeros((1, 71, 4))
     few = ExecutionConfig(chunk_tokens=30)
-    assert views.in_turns(work, None, x, axis=1, unit=14, execution=few).shape == x.shape
+    assert views.chunked_map(work, x, unit=14, execution=few).shape == x.shape
     assert seen == [(1, 71, 4)]
+
+
+@pytest.mark.parametrize(("tokens", "sizes"), [(30, [30]), (60, [30]), (67, [23, 21])])
+def test_tokens_are_written_over_chunk_by_chunk(tokens: int, sizes: list[int]) -> None:
+    """Each once, also where chunks do not cover them evenly."""
+    seen: list[int] = []
+
+    def work(x: jax.Array, other: jax.Array) -> jax.Array:
+        seen.append(x.shape[0] * x.shape[1])
+        return 2 * x + other[..., :1]
+
+    x = jnp.arange(2.0 * tokens).reshape(1, tokens, 2)
+    other = jnp.arange(3.0 * tokens).reshape(1, tokens, 3)
+    few = ExecutionConfig(chunk_tokens=30)
+    out = jax.jit(lambda *given: views.chunked_update(work, *given, execution=few))(x, other)
+    np.testing.assert_array_equal(out, 2 * x + other[..., :1])
+    assert seen == sizes
 
 
 def test_edges_in_turns_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -54,7 +72,7 @@ def test_edges_in_turns_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     points[..., 2] = 1 + np.abs(points[..., 2])
     mask = random.random(points.shape[:3]) < 0.9
     given = jnp.asarray(points), jnp.asarray(mask), 0.03, False
-    whole = program._edges(*given)
+    whole = program._edges(*given, ONE_DEVICE)
     monkeypatch.setattr(program, "EDGES_AT_ONCE", 3)
     assert whole.any() and not whole.all()
-    np.testing.assert_array_equal(program._edges(*given), whole)
+    np.testing.assert_array_equal(program._edges(*given, ONE_DEVICE), whole)

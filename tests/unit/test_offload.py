@@ -27,7 +27,7 @@ def moves(pipeline: Pipeline) -> tuple[int, int]:
     """How often its program for a GPU brings arrays to the host's memory, and to the device's."""
     options = Options()
     program = jax.jit(
-        partial(scene_program, pipeline.attention, options, execution=pipeline.execution)
+        partial(scene_program, pipeline.attention, options, placement=pipeline.placement)
     )
     traced = program.trace(*pipeline._abstract((VIEWS, SIDE, SIDE, 3), options))
     text = traced.lower(lowering_platforms=("cuda",)).as_text()
