@@ -2,6 +2,7 @@
 
 import warnings
 from collections.abc import Callable, Mapping
+from functools import wraps
 from importlib import import_module
 
 
@@ -34,3 +35,19 @@ def moved_names(module: str, homes: Mapping[str, str]) -> Callable[[str], object
         return getattr(import_module(home), new or name)
 
     return find
+
+
+def renamed_keyword[**P, R](old: str, new: str) -> Callable[[Callable[P, R]], Callable[P, R]]:
+    """A decorator of functions that take a keyword under a new name: the old one works, too."""
+
+    def decorated(function: Callable[P, R]) -> Callable[P, R]:
+        @wraps(function)
+        def run(*arguments: P.args, **keywords: P.kwargs) -> R:
+            if old in keywords:
+                warn_renamed(old, new, stacklevel=3)
+                keywords[new] = keywords.pop(old)
+            return function(*arguments, **keywords)
+
+        return run
+
+    return decorated

@@ -31,7 +31,7 @@ from jaxrecon.pipeline.result import note_odd_cameras, reconstruction_of
 from jaxrecon.progress import Stages
 from jaxrecon.reconstruction import Reconstruction
 from jaxrecon.runtime.bucketing import padded, photo_frames
-from jaxrecon.runtime.executor import real_views
+from jaxrecon.runtime.executor import without_padding
 from jaxrecon.runtime.memory import check_compiled, default_device
 from pallas_kernels.platform import target_is_hopper, target_platform
 
@@ -91,7 +91,7 @@ class ExportedPipeline:
         arguments = self._arguments(batch, limits)
         with stages.stage("run"), _told_failures("run"):
             told = jax.block_until_ready(program(*arguments))
-        geometry = real_views(Geometry(**told), len(batch.names))
+        geometry = without_padding(Geometry(**told), len(batch.names))
         note_odd_cameras(geometry.intrinsics, stages)
         return reconstruction_of(geometry, batch, self.record.model, None, stages)
 

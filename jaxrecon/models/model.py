@@ -67,7 +67,7 @@ class Model(nnx.Module):
         images: Float[Array, "B V H W 3"],
         *,
         attention: AttentionFn,
-        real_views: Count | None = None,
+        num_valid_views: Count | None = None,
         execution: ExecutionConfig = INFERENCE,
     ) -> Encoded:
         """All that views have to exchange for.
@@ -75,8 +75,8 @@ class Model(nnx.Module):
         Args:
           images: RGB in [0, 1].
           attention: how the trunk's tokens attend.
-          real_views: so many first views count; the others are padding, which changes nothing of
-            the first ones. All count if not given.
+          num_valid_views: so many first views count; the others are padding, which changes nothing
+            of the first ones. All count if not given.
           execution: how the work is done; a static argument where this is compiled.
         """
         raise NotImplementedError

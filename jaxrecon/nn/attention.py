@@ -11,6 +11,7 @@ from flax import nnx
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int
 
+from jaxrecon.deprecation import warn_renamed
 from jaxrecon.errors import InputError
 from jaxrecon.nn.execution import ALONE, Chunks, Collectives
 from jaxrecon.nn.layers import bias_of, layer_norm, linear, norm_parameters, product
@@ -37,13 +38,13 @@ class TokenLayout:
       shards: the sequence is in so many parts, each the tokens of as many views and a copy of the
         scene's; where devices share a scene, each has one of them. An `AttentionFn` always gets
         the whole of a sequence's keys, in one part.
-      real_views: so many first views count and the others are padding, whose tokens are not seen;
-        None for all. It matters where one sequence holds several views.
+      num_valid_views: so many first views count and the others are padding, whose tokens are not
+        seen; None for all. It matters where one sequence holds several views.
       heads, first_head: of how many heads the inputs are a part, and from which one on; None for
         inputs that hold all heads.
-      team, member: so many neighbouring devices of the mesh have the same inputs, and which of them
-        this is. They may part the work (`collectives.gather_replicas` brings together what each
-        found), or each do it all.
+      replicas, replica_rank: so many neighbouring devices of the mesh have the same inputs, and
+        which of them this is. They may part the work (`collectives.gather_replicas` brings together
+        what each found), or each do it all.
       collectives: what the devices that share the scene exchange.
     """
 
@@ -55,12 +56,30 @@ class TokenLayout:
     shards: int = 1
     layers: int = 1
     layer: Array | int = field(default=0, compare=False)
-    real_views: Count | None = field(default=None, compare=False)
+    num_valid_views: Count | None = field(default=None, compare=False)
     heads: int | None = field(default=None, compare=False)
     first_head: Count = field(default=0, compare=False)
-    team: int = field(default=1, compare=False)
-    member: Count = field(default=0, compare=False)
+    replicas: int = field(default=1, compare=False)
+    replica_rank: Count = field(default=0, compare=False)
     collectives: Collectives = field(default=ALONE, compare=False)
+
+    @property
+    def real_views(self) -> Count | None:
+        """The old name of `num_valid_views`."""
+        warn_renamed("TokenLayout.real_views", "num_valid_views", stacklevel=3)
+        return self.num_valid_views
+
+    @property
+    def team(self) -> int:
+        """The old name of `replicas`."""
+        warn_renamed("TokenLayout.team", "replicas", stacklevel=3)
+        return self.replicas
+
+    @property
+    def member(self) -> Count:
+        """The old name of `replica_rank`."""
+        warn_renamed("TokenLayout.member", "replica_rank", stacklevel=3)
+        return self.replica_rank
 
     @property
     def tokens_per_view(self) -> int:
@@ -142,13 +161,13 @@ def named_attention(name: str | None) -> AttentionFn:
 def _attend(
     q: Array, k: Array, v: Array, layout: TokenLayout, name: str | None
 ) -> tuple[Array, None]:
-    if layout.real_views is None or layout.views == 1:
+    if layout.num_valid_views is None or layout.views == 1:
         return dense_attention(q, k, v, implementation=name), None
     # The tokens of padding views come last.
     k, v = (jnp.roll(x, layout.scene, axis=1) if layout.scene else x for x in (k, v))
-    real = layout.real_views * layout.tokens_per_view + layout.scene
-    real_keys = jnp.asarray(real, jnp.int32)
-    return dense_attention(q, k, v, real_keys=real_keys, implementation=name), None
+    real = layout.num_valid_views * layout.tokens_per_view + layout.scene
+    num_valid_keys = jnp.asarray(real, jnp.int32)
+    return dense_attention(q, k, v, real_keys=num_valid_keys, implementation=name), None
 
 
 _NAMED: dict[str, AttentionFn] = {name: partial(_attend, name=name) for name in IMPLEMENTATIONS}

@@ -45,14 +45,14 @@ class ViewCollectives(Collectives):
         self, x: Shaped[Array, "..."], *, axis: int, replicas: int = 1
     ) -> Shaped[Array, "..."]:
         """See `Collectives`."""
-        groups = None if replicas == 1 else self._replicas(replicas).T.tolist()
+        groups = None if replicas == 1 else self._groups(replicas).T.tolist()
         return jax.lax.all_gather(x, VIEW_AXIS, axis=axis, tiled=True, axis_index_groups=groups)
 
     def gather_replicas(
         self, x: Shaped[Array, "..."], *, axis: int, replicas: int
     ) -> Shaped[Array, "..."]:
         """See `Collectives`."""
-        groups = self._replicas(replicas).tolist()
+        groups = self._groups(replicas).tolist()
         return jax.lax.all_gather(x, VIEW_AXIS, axis=axis, tiled=True, axis_index_groups=groups)
 
     def across_views(self, attention: Callable[..., Any]) -> "ShardedAttention":
@@ -63,7 +63,7 @@ class ViewCollectives(Collectives):
         """See `Collectives`; variables that have `SHARD_AXIS` are parts."""
         return jax.tree.map(_gathered, weights, is_leaf=is_variable)
 
-    def _replicas(self, count: int) -> Int[np.ndarray, "groups count"]:
+    def _groups(self, count: int) -> Int[np.ndarray, "groups count"]:
         """The devices' numbers, a row a group of replicas."""
         return np.arange(self.devices).reshape(-1, count)
 
@@ -88,7 +88,7 @@ class ShardedAttention:
     The tokens are exchanged (all-to-all) so that each device has all tokens of some of the heads,
     and the outputs back; kernels therefore run unchanged. With more devices than heads, and dense
     attention, each device keeps its queries and gets the keys and values of all; otherwise several
-    devices get the same head, and may part the work (`TokenLayout.team`).
+    devices get the same head, and may part the work (`TokenLayout.replicas`).
 
     It takes the layout of the whole sequence, in one shard a device.
     """
@@ -104,7 +104,7 @@ class ShardedAttention:
 
     def chunks(self, layout: TokenLayout, heads: int) -> Chunks:
         """What each device works on at a time."""
-        share = -(-heads * self._team_size(heads) // self.collectives.devices)
+        share = -(-heads * self._replicas_of(heads) // self.collectives.devices)
         return attention_chunks(self.attention, replace(layout, shards=1), share)
 
     def _own_queries(self, q: Array, k: Array, v: Array, layout: TokenLayout) -> _Found:
@@ -115,41 +115,41 @@ class ShardedAttention:
     def _own_heads(self, q: Array, k: Array, v: Array, layout: TokenLayout) -> _Found:
         """All tokens of this device's share of the heads, which copies of the last one fill up.
 
-        With more devices than heads a team of neighbours has the same head.
+        With more devices than heads a group of neighbours are replicas: they have the same head.
         """
         heads, devices = q.shape[2], self.collectives.devices
-        team = self._team_size(heads)
-        share = -(-heads * team // devices)
-        spare = ((0, 0), (0, 0), (0, share * devices - heads * team), (0, 0))
+        replicas = self._replicas_of(heads)
+        share = -(-heads * replicas // devices)
+        spare = ((0, 0), (0, 0), (0, share * devices - heads * replicas), (0, 0))
 
         def exchanged(x: Array) -> Array:
-            even = jnp.pad(jnp.repeat(x, team, axis=2), spare, mode="edge")
+            even = jnp.pad(jnp.repeat(x, replicas, axis=2), spare, mode="edge")
             return _one_copy(jax.lax.all_to_all(even, VIEW_AXIS, 2, 1, tiled=True), layout)
 
         number = jax.lax.axis_index(VIEW_AXIS)
-        part = {"heads": heads, "first_head": number // team * share, "team": team}
-        whole = replace(layout, shards=1, member=number % team, **part)
+        part = {"heads": heads, "first_head": number // replicas * share, "replicas": replicas}
+        whole = replace(layout, shards=1, replica_rank=number % replicas, **part)
         whole = replace(whole, collectives=self.collectives)
         out, stats = attend(self.attention, exchanged(q), exchanged(k), exchanged(v), whole)
         back = jax.lax.all_to_all(_copied(out, layout), VIEW_AXIS, 1, 2, tiled=True)
-        return back[:, :, ::team][:, :, :heads], self._of_all_heads(stats, team, heads)
+        return back[:, :, ::replicas][:, :, :heads], self._of_all_heads(stats, replicas, heads)
 
     def _of_all_heads(
-        self, stats: AttentionStats | None, team: int, heads: int
+        self, stats: AttentionStats | None, replicas: int, heads: int
     ) -> AttentionStats | None:
         """What all devices found out about their heads."""
         return jax.tree.map(
-            lambda x: self.collectives.all_gather(x, axis=1)[:, ::team][:, :heads], stats
+            lambda x: self.collectives.all_gather(x, axis=1)[:, ::replicas][:, :heads], stats
         )
 
-    def _team_size(self, heads: int) -> int:
-        """How many devices have the same head: as many as all can have, in equal teams."""
+    def _replicas_of(self, heads: int) -> int:
+        """How many devices have the same head: as many as all can have, in equal groups."""
         devices = self.collectives.devices
         most = max(1, devices // heads)
         return max(size for size in range(1, most + 1) if devices % size == 0)
 
 
-def with_copies(
+def scene_in_each_shard(
     views: Float[Array, "B T *rest"], scene: Float[Array, "B S *rest"], shards: int
 ) -> Float[Array, "B U *rest"]:
     """Tokens of all views in so many equal parts, behind each of them a copy of the scene's."""
@@ -158,10 +158,10 @@ def with_copies(
     return jnp.concatenate([parts, copies], axis=2).reshape(views.shape[0], -1, *views.shape[2:])
 
 
-def without_copies(
+def scene_once(
     tokens: Float[Array, "B U *rest"], scene: int, shards: int
 ) -> tuple[Float[Array, "B T *rest"], Float[Array, "B S *rest"]]:
-    """The way back from `with_copies`: the tokens of all views, and the first copy of the scene's.
+    """The way back from `scene_in_each_shard`: all views' tokens, and one copy of the scene's.
 
     Args:
       scene: how many tokens a copy has.
@@ -174,10 +174,10 @@ def without_copies(
 
 def _one_copy(x: Float[Array, "G T N K"], layout: TokenLayout) -> Float[Array, "G S N K"]:
     """The tokens of all views, then one copy of the scene's; see `TokenLayout.shards`."""
-    return jnp.concatenate(without_copies(x, layout.scene, layout.shards), axis=1)
+    return jnp.concatenate(scene_once(x, layout.scene, layout.shards), axis=1)
 
 
 def _copied(x: Float[Array, "G S N K"], layout: TokenLayout) -> Float[Array, "G T N K"]:
     """The way back from `_one_copy`."""
     end = x.shape[1] - layout.scene
-    return with_copies(x[:, :end], x[:, end:], layout.shards)
+    return scene_in_each_shard(x[:, :end], x[:, end:], layout.shards)

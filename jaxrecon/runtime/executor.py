@@ -52,7 +52,7 @@ class Engine:
       name: what the model is called in results.
       resize: the size that the model's upstream gives its images.
       attention: how the trunk's tokens attend.
-      mesh: devices over which the views are spread; None for one device.
+      mesh: devices over which the views are sharded; None for one device.
       habits: what the model's family does where the caller does not say.
       exact_views: compiles for each number of views, in place of padding it up to the next of a
         few numbers that share a program (see `bucket_of`).
@@ -60,7 +60,7 @@ class Engine:
       header: what the checkpoint of the weights says of itself; see `checkpoint.write`.
 
     Raises:
-      InputError: views cannot be spread over the mesh; see `sharding.check_mesh`.
+      InputError: views cannot be sharded over the mesh; see `sharding.check_mesh`.
     """
 
     model: Model
@@ -98,7 +98,7 @@ class Engine:
             known = self.placed(known, len(pixels))
             geometry = jax.block_until_ready(program(self.model, scene, limits, known))
         geometry = gathered(geometry)
-        return real_views(geometry, len(batch.names))
+        return without_padding(geometry, len(batch.names))
 
     @property
     def compilations(self) -> int:
@@ -310,17 +310,17 @@ class Engine:
         return self.mesh.local_devices[0] if self.mesh else default_device()
 
 
-def real_views(geometry: Geometry, views: int) -> Geometry:
+def without_padding(geometry: Geometry, views: int) -> Geometry:
     """Without the padding views; feature maps keep them.
 
-    What lies spread over devices comes to the host: they cannot share every number of views evenly.
+    What is sharded over devices comes to the host: they cannot share every number of views evenly.
     """
     if len(geometry.mask) == views:
         return geometry
 
     def real(array: Any) -> Any:
-        spread = isinstance(array, jax.Array) and len(array.sharding.device_set) > 1
-        return (np.asarray(array) if spread else array)[:views]
+        sharded = isinstance(array, jax.Array) and len(array.sharding.device_set) > 1
+        return (np.asarray(array) if sharded else array)[:views]
 
     names = ("points_world", "points_camera", "confidence", "mask", "world_from_camera")
     chosen = {name: real(getattr(geometry, name)) for name in (*names, "intrinsics")}

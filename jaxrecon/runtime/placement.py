@@ -55,7 +55,7 @@ class Placement:
         images: Float[Array, "B V H W 3"],
         *,
         attention: AttentionFn,
-        real_views: Count | None = None,
+        num_valid_views: Count | None = None,
         **conditions: Any,
     ) -> Encoded:
         """All for which the views exchange; see `Model.encode`.
@@ -69,12 +69,12 @@ class Placement:
             return model.encode(
                 images,
                 attention=attention,
-                real_views=real,
+                num_valid_views=real,
                 execution=self.local,
                 **conditions,
             )
 
-        return self.each_view(work, (model, real_views), (images, conditions), out=VIEW_AXES)
+        return self.each_view(work, (model, num_valid_views), (images, conditions), out=VIEW_AXES)
 
     def predict(
         self, model: Model, encoded: Encoded, layout: TokenLayout, **options: Any

@@ -90,7 +90,7 @@ def encoded_scene(
     images = pixels.astype(jnp.float32) / 255
     conditions: dict[str, Any] = {} if known is None else {"conditions": known}
     return placement.encode(
-        model, images, attention=attention, real_views=limits.views, **conditions
+        model, images, attention=attention, num_valid_views=limits.views, **conditions
     )
 
 

@@ -1,4 +1,4 @@
-"""Views spread over devices, and weights where one device cannot hold them."""
+"""Views sharded over devices, and weights where one device cannot hold them."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -68,7 +68,7 @@ def _check_devices(name: str, devices: Sequence[Any]) -> None:
 
 
 def check_mesh(mesh: Mesh | None) -> None:
-    """Refuses a mesh over which views cannot be spread; None is one device.
+    """Refuses a mesh over which views cannot be sharded; None is one device.
 
     Raises:
       InputError: it is no mesh, has no axis "views", has an axis that JAX does not shard over by
@@ -208,10 +208,10 @@ def check_alike(mesh: Mesh | None, digests: Mapping[str, bytes]) -> None:
 
 
 def by_view(mesh: Mesh) -> NamedSharding:
-    """Arrays (B, V, ...) with their views spread over the mesh."""
+    """Arrays (B, V, ...) with their views sharded over the mesh."""
     return NamedSharding(mesh, PartitionSpec(None, VIEW_AXIS))
 
 
 def view_devices(mesh: Mesh | None) -> int:
-    """Over how many devices views are spread."""
+    """Over how many devices views are sharded."""
     return 1 if mesh is None else mesh.shape[VIEW_AXIS]

@@ -202,12 +202,12 @@ class SparseAttention:
         mask = self.block_selector.select(q, k, blocks)
         skipped = _share_skipped(mask, blocks)
         real = None if blocks.real is None else blocks.real.queries
-        team = blocks.layout.team
-        if team == 1:
+        replicas = blocks.layout.replicas
+        if replicas == 1:
             return self._attend_blocks(q, k, v, mask, real), skipped
-        own = own_rows(q, mask, real, team, blocks.layout.member)
+        own = own_rows(q, mask, real, replicas, blocks.layout.replica_rank)
         out = self._attend_blocks(own.q, k, v, own.mask, own.real)
-        gathered = blocks.layout.collectives.gather_replicas(out, axis=1, replicas=team)
+        gathered = blocks.layout.collectives.gather_replicas(out, axis=1, replicas=replicas)
         return gathered[:, : q.shape[1]], skipped
 
     def _attend_blocks(

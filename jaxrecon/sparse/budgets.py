@@ -91,11 +91,11 @@ def budgets_of(
     top_k, top_p = jnp.ones((heads,), jnp.int32), None
     if ratio is not None:
         ratios = _table("sparse_ratio", ratio, layout.layers, every)
-        views = [layout.views] if layout.real_views is None else range(layout.views + 1)
+        views = [layout.views] if layout.num_valid_views is None else range(layout.views + 1)
         competing = np.array([blocks.of(count).competing for count in views])[:, None, None]
         # The product is rounded as upstream rounds it: 10 blocks at 0.8 keep 1.
         kept = np.trunc(competing * (1 - ratios)).astype(np.int32)
-        top_k = chosen(kept, 0 if layout.real_views is None else layout.real_views)
+        top_k = chosen(kept, 0 if layout.num_valid_views is None else layout.num_valid_views)
     if threshold is not None:
         shares = _table("cdf_threshold", threshold, layout.layers, every)
         top_p = chosen(shares.astype(np.float32))

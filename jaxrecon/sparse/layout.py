@@ -101,7 +101,11 @@ class BlockLayout:
     @property
     def counted_views(self) -> Count:
         """How many views are real."""
-        return self.layout.views if self.layout.real_views is None else self.layout.real_views
+        return (
+            self.layout.views
+            if self.layout.num_valid_views is None
+            else self.layout.num_valid_views
+        )
 
     @property
     def candidates(self) -> Candidates:
@@ -117,9 +121,9 @@ class BlockLayout:
     @property
     def real(self) -> Real | None:
         """How many queries and keys are not of padding views; None if all."""
-        if self.layout.real_views is None:
+        if self.layout.num_valid_views is None:
             return None
-        views, layout = jnp.asarray(self.layout.real_views, jnp.int32), self.layout
+        views, layout = jnp.asarray(self.layout.num_valid_views, jnp.int32), self.layout
         return Real(
             self.dense_queries + views * (layout.grid[0] * layout.grid[1]),
             views * layout.tokens_per_view + layout.scene,
@@ -127,7 +131,7 @@ class BlockLayout:
 
     def of(self, views: int) -> "BlockLayout":
         """The layout of so many such views, all real."""
-        return replace(self, layout=replace(self.layout, views=views, real_views=None))
+        return replace(self, layout=replace(self.layout, views=views, num_valid_views=None))
 
     @property
     def competing(self) -> int:
@@ -198,7 +202,7 @@ class BlockLayout:
         return jnp.concatenate([specials, patches], axis=1)
 
     def _joined_keys(self, x: Array, specials: Array, patches: Array) -> Shaped[Array, "G T *rest"]:
-        if self.layout.real_views is not None:
+        if self.layout.num_valid_views is not None:
             return self._real_first(x, specials, patches)
         parts = [specials, patches] if self.special_tokens == "aligned" else [patches, specials]
         return jnp.concatenate(parts, axis=1)

@@ -20,24 +20,24 @@ class OwnRows(NamedTuple):
 
 
 def own_rows(
-    q: Float[Array, "G T N K"], mask: BlockMask, real: Count | None, team: int, member: Count
+    q: Float[Array, "G T N K"], mask: BlockMask, real: Count | None, replicas: int, rank: Count
 ) -> OwnRows:
-    """What one of `team` devices attends for: as many query blocks each, padded at the end.
+    """What one of `replicas` devices attends for: as many query blocks each, padded at the end.
 
     Args:
       real: so many first queries count, the others are padding; all if not given.
     """
-    blocks = -(-mask.query_blocks // team)
+    blocks = -(-mask.query_blocks // replicas)
     length = blocks * mask.block_q
-    member = jnp.asarray(member, jnp.int32)
+    rank = jnp.asarray(rank, jnp.int32)
 
     def part(x: Array, axis: int, size: int, mode: str) -> Array:
         spare = [(0, 0)] * x.ndim
-        spare[axis] = (0, team * size - x.shape[axis])
+        spare[axis] = (0, replicas * size - x.shape[axis])
         padded = jnp.pad(x, spare, mode=mode)
-        return jax.lax.dynamic_slice_in_dim(padded, member * size, size, axis)
+        return jax.lax.dynamic_slice_in_dim(padded, rank * size, size, axis)
 
     counts, indices = (part(x, 2, blocks, "edge") for x in (mask.counts, mask.indices))
-    own = jnp.clip((q.shape[1] if real is None else real) - member * length, 0, length)
+    own = jnp.clip((q.shape[1] if real is None else real) - rank * length, 0, length)
     lists = replace(mask, counts=counts, indices=indices, q_length=length)
     return OwnRows(part(q, 1, length, "constant"), lists, own)

@@ -33,7 +33,7 @@ from jaxrecon.nn.attention import AttentionFn, TokenLayout, attend_densely
 from jaxrecon.nn.execution import ExecutionConfig
 from jaxrecon.nn.rope import grid_positions, rotary_table
 from jaxrecon.pipeline import Pipeline
-from jaxrecon.runtime.collectives import ViewCollectives, with_copies, without_copies
+from jaxrecon.runtime.collectives import ViewCollectives, scene_in_each_shard, scene_once
 from jaxrecon.runtime.sharding import by_view, replicated, weight_shardings
 from tiny_families import FAMILIES, FIELDS
 
@@ -134,13 +134,16 @@ def in_teams() -> dict[str, dict[str, float]]:
         shape = 3, 1, alone.tokens, heads, 8
         whole = jnp.asarray(np.random.default_rng(heads).normal(size=shape), jnp.float32)
         end = layout.views * layout.tokens_per_view
-        spread = [with_copies(x[:, :end], x[:, end:], 8) for x in whole]
+        spread = [scene_in_each_shard(x[:, :end], x[:, end:], 8) for x in whole]
         count = None if real is None else jnp.int32(real)
-        padded, expected = replace(layout, real_views=count), replace(alone, real_views=count)
+        padded, expected = (
+            replace(layout, num_valid_views=count),
+            replace(alone, num_valid_views=count),
+        )
         attend = ViewCollectives(8).across_views(way)
         run = on_each(lambda q, k, v, do=attend, at=padded: do(q, k, v, at), mesh)
         out, stats = run(*(jax.device_put(x, by_view(mesh)) for x in spread))
-        tokens = jnp.concatenate(without_copies(out, 1, 8), axis=1)
+        tokens = jnp.concatenate(scene_once(out, 1, 8), axis=1)
         alike = jax.jit(lambda q, k, v, do=way, at=expected: do(q, k, v, at))
         right, same_stats = alike(*whole)
         seen = slice(None) if real is None else slice(real * layout.tokens_per_view)

@@ -64,3 +64,11 @@ def test_a_function_that_returns_the_output_alone_is_still_taken() -> None:
 
 def test_names_of_backends_are_those_that_there_are() -> None:
     assert ("auto", "fast", "sparse", "dense", *IMPLEMENTATIONS) == ATTENTIONS
+
+
+def test_old_names_of_a_layout_still_work() -> None:
+    layout = TokenLayout(4, (2, 3), num_valid_views=3, replicas=2, replica_rank=1)
+    for old, new in (("real_views", 3), ("team", 2), ("member", 1)):
+        with pytest.warns(DeprecationWarning, match=rf"TokenLayout\.{old} is called") as caught:
+            assert getattr(layout, old) == new
+        assert caught[0].filename == __file__

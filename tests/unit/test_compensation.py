@@ -187,7 +187,7 @@ def test_padding_views_change_nothing(special_tokens: Any) -> None:
     place, spare = 3 * LAYOUT.tokens_per_view, 2 * LAYOUT.tokens_per_view
     short = [jnp.concatenate([x[:, :place], x[:, place + spare :]], axis=1) for x in inputs]
     expected, skipped = jax.jit(partial(attend.attend, layout=LAYOUT))(*short)
-    some = replace(padded, real_views=jnp.int32(3))
+    some = replace(padded, num_valid_views=jnp.int32(3))
     found, same = jax.jit(partial(attend.attend, layout=some))(*inputs)
     found = jnp.concatenate([found[:, :place], found[:, place + spare :]], axis=1)
     np.testing.assert_allclose(found, expected, rtol=0, atol=2e-6)

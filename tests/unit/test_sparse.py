@@ -69,16 +69,16 @@ def patch_places(layout: TokenLayout) -> np.ndarray:
     return (layout.tokens_per_view * np.arange(layout.views)[:, None] + own).reshape(-1)
 
 
-@pytest.mark.parametrize(("team", "real"), [(2, None), (3, 50), (4, 9)])
-def test_the_rows_of_a_team_are_all_rows(team: int, real: int | None) -> None:
+@pytest.mark.parametrize(("replicas", "real"), [(2, None), (3, 50), (4, 9)])
+def test_the_rows_of_replicas_are_all_rows(replicas: int, real: int | None) -> None:
     q = qkv(LAYOUT)[0]
     tokens = q.shape[1]
     lists = np.random.default_rng(0).integers(0, 2, (2, 2, -(-tokens // 8), 9)).astype(bool)
     lists[..., 4] = True
     sizes = {"block_q": 8, "block_kv": 8, "q_length": tokens, "kv_length": 9 * 8}
     mask = BlockMask.from_array(lists, **sizes)
-    parts = [own_rows(q, mask, real, team, member) for member in range(team)]
-    assert {part.q.shape[1] for part in parts} == {8 * -(-mask.query_blocks // team)}
+    parts = [own_rows(q, mask, real, replicas, rank) for rank in range(replicas)]
+    assert {part.q.shape[1] for part in parts} == {8 * -(-mask.query_blocks // replicas)}
     found = (
         np.concatenate([part.q for part in parts], axis=1)[:, :tokens],
         np.concatenate([part.mask.as_array() for part in parts], axis=2)[:, :, : lists.shape[2]],
@@ -126,9 +126,9 @@ def test_padding_views_change_nothing(order: Any, special_tokens: Any, pooling: 
 
     expected, skipped = attended(attend, layout, *inputs)
 
-    def run_padded(real_views: jax.Array, *qkv: jax.Array) -> tuple[jax.Array, ...]:
+    def run_padded(num_valid_views: jax.Array, *qkv: jax.Array) -> tuple[jax.Array, ...]:
         q, k, v = qkv
-        given = replace(padded, real_views=real_views)
+        given = replace(padded, num_valid_views=num_valid_views)
         return *attend.attend(q, k, v, given), attend_densely(q, k, v, given)[0]
 
     found = jax.jit(run_padded)(jnp.int32(layout.views), *(with_junk(x) for x in inputs))
@@ -355,7 +355,7 @@ def test_a_thousand_views_fit(compensation_q: int | None, spare: float, padded: 
     shape = jax.ShapeDtypeStruct((1, layout.tokens, 16, 64), jnp.bfloat16)
 
     def attend(q: jax.Array, k: jax.Array, v: jax.Array, views: jax.Array) -> Any:
-        given = replace(layout, real_views=views) if padded else layout
+        given = replace(layout, num_valid_views=views) if padded else layout
         return SparseAttention(compensation_q=compensation_q).attend(q, k, v, given)
 
     views = jax.ShapeDtypeStruct((), jnp.int32)

@@ -11,6 +11,7 @@ from flax import nnx
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
+from jaxrecon.deprecation import renamed_keyword
 from jaxrecon.models.mapanything.conditions import Conditions, geometry_of
 from jaxrecon.models.mapanything.encoders import NORM_EPS, GeometryEncoder
 from jaxrecon.models.mapanything.output import (
@@ -176,13 +177,14 @@ class MapAnything(Model):
         self.pose_head = PoseHead(width, config.pose_width, rngs=rngs)
         self.scale_head = ScaleHead(width, config.scale_width, rngs=rngs)
 
+    @renamed_keyword("real_views", "num_valid_views")
     def __call__(
         self,
         images: Float[Array, "B V H W 3"],
         *,
         attention: AttentionFn = attend_densely,
         conditions: Conditions | None = None,
-        real_views: Count | None = None,
+        num_valid_views: Count | None = None,
         execution: ExecutionConfig = INFERENCE,
     ) -> Prediction:
         """Reconstructs the scenes.
@@ -192,7 +194,7 @@ class MapAnything(Model):
           attention: how the trunk's tokens attend; dense if not given.
           conditions: what is known of the views. With none given, the encoders of geometry are
             not run.
-          real_views: so many first views count; see `encode`.
+          num_valid_views: so many first views count; see `encode`.
           execution: how the work is done; a static argument where this is compiled.
 
         Raises:
@@ -202,17 +204,18 @@ class MapAnything(Model):
             images,
             attention=attention,
             conditions=conditions,
-            real_views=real_views,
+            num_valid_views=num_valid_views,
             execution=execution,
         )
         return self.predict_all(encoded, self.layout(images.shape), execution=execution)
 
+    @renamed_keyword("real_views", "num_valid_views")
     def encode(
         self,
         images: Float[Array, "B V H W 3"],
         *,
         attention: AttentionFn = attend_densely,
-        real_views: Count | None = None,
+        num_valid_views: Count | None = None,
         conditions: Conditions | None = None,
         execution: ExecutionConfig = INFERENCE,
     ) -> Encoded:
@@ -221,7 +224,7 @@ class MapAnything(Model):
             images,
             attention=attention,
             conditions=conditions,
-            real_views=real_views,
+            num_valid_views=num_valid_views,
             execution=execution,
         )
         return Encoded(
@@ -260,11 +263,11 @@ class MapAnything(Model):
         *,
         attention: AttentionFn = attend_densely,
         conditions: Conditions | None = None,
-        real_views: Count | None = None,
+        num_valid_views: Count | None = None,
         execution: ExecutionConfig = INFERENCE,
     ) -> Features:
         """Features of the views, which all heads share; see `__call__`."""
-        layout = replace(self.layout(images.shape), real_views=real_views)
+        layout = replace(self.layout(images.shape), num_valid_views=num_valid_views)
         fused, classes = self.fused(images, conditions, execution=execution)
         tokens, scene = self.tokens(fused, classes, execution=execution)
         tapped, scene, stats = self.trunk(tokens, layout, attention, scene, execution=execution)

@@ -13,6 +13,7 @@ from flax import nnx
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
+from jaxrecon.deprecation import renamed_keyword
 from jaxrecon.geometry.rotation import nearest_rotation
 from jaxrecon.geometry.transforms import rigid, transform_points
 from jaxrecon.models.model import Encoded, Model, skipped_by_scene
@@ -169,12 +170,13 @@ class Pi3(Model):
         self.confidence_head = linear(config.point_width, pixels, dtype=jnp.float32, rngs=rngs)
         self.camera_head = CameraHead(config.camera_width, rngs=rngs)
 
+    @renamed_keyword("real_views", "num_valid_views")
     def __call__(
         self,
         images: Float[Array, "B V H W 3"],
         *,
         attention: AttentionFn = attend_densely,
-        real_views: Count | None = None,
+        num_valid_views: Count | None = None,
         execution: ExecutionConfig = INFERENCE,
     ) -> Prediction:
         """Reconstructs the scenes.
@@ -182,26 +184,27 @@ class Pi3(Model):
         Args:
           images: RGB in [0, 1]; H and W are multiples of the patch size.
           attention: how the trunk's tokens attend; dense if not given.
-          real_views: so many first views count; see `encode`.
+          num_valid_views: so many first views count; see `encode`.
           execution: how the work is done; a static argument where this is compiled.
 
         Raises:
           ValueError: H or W is not a multiple of the patch size.
         """
         encoded = self.encode(
-            images, attention=attention, real_views=real_views, execution=execution
+            images, attention=attention, num_valid_views=num_valid_views, execution=execution
         )
         return self.predict_all(encoded, self.layout(images.shape), execution=execution)
 
+    @renamed_keyword("real_views", "num_valid_views")
     def encode(
         self,
         images: Float[Array, "B V H W 3"],
         *,
         attention: AttentionFn = attend_densely,
-        real_views: Count | None = None,
+        num_valid_views: Count | None = None,
         execution: ExecutionConfig = INFERENCE,
     ) -> Encoded:
-        layout = replace(self.layout(images.shape), real_views=real_views)
+        layout = replace(self.layout(images.shape), num_valid_views=num_valid_views)
         rope = self.rope(layout, self.config.trunk_block)
         tokens = self.tokens(images, execution=execution)
         features, stats = self.trunk(tokens, layout, attention, rope, execution=execution)

@@ -46,13 +46,13 @@ class CameraHead(nnx.Module):
     def __call__(
         self,
         tokens: Float[Array, "B V D"],
-        real_views: Count | None = None,
+        num_valid_views: Count | None = None,
         *,
         execution: ExecutionConfig = INFERENCE,
     ) -> Float[Array, "rounds B V 9"]:
         """The pose encodings after each round; the last are the result.
 
-        Gradients of a round do not reach the rounds before it. Views from `real_views` on are
+        Gradients of a round do not reach the rounds before it. Views from `num_valid_views` on are
         padding, which the others do not see.
         """
         tokens = self.token_norm(tokens)
@@ -60,7 +60,7 @@ class CameraHead(nnx.Module):
 
         def step(carry: tuple[Array, Array], _: None) -> tuple[tuple[Array, Array], Array]:
             total, seen = carry
-            total = total + self.correction(tokens, seen, real_views, execution=execution)
+            total = total + self.correction(tokens, seen, num_valid_views, execution=execution)
             passed = jax.lax.stop_gradient(total)
             return (passed, passed), total
 
@@ -76,19 +76,19 @@ class CameraHead(nnx.Module):
         self,
         tokens: Float[Array, "B V D"],
         encoding: Float[Array, "B V 9"],
-        real_views: Count | None = None,
+        num_valid_views: Count | None = None,
         *,
         execution: ExecutionConfig = INFERENCE,
     ) -> Float[Array, "B V 9"]:
         """What one round adds to the encoding."""
-        attended = self.attend(tokens, encoding, real_views, execution=execution)
+        attended = self.attend(tokens, encoding, num_valid_views, execution=execution)
         return self.pose(self.norm(attended), execution=execution)
 
     def attend(
         self,
         tokens: Float[Array, "B V D"],
         encoding: Float[Array, "B V 9"],
-        real_views: Count | None = None,
+        num_valid_views: Count | None = None,
         *,
         execution: ExecutionConfig = INFERENCE,
     ) -> Float[Array, "B V D"]:
@@ -98,7 +98,7 @@ class CameraHead(nnx.Module):
         modulated = tokens + gate * (self.adaptive_norm(tokens) * (1 + scale) + shift)
         collectives = execution.collectives
         views, shards = collectives.devices * tokens.shape[1], collectives.devices
-        layout = TokenLayout(views, (1, 1), shards=shards, real_views=real_views)
+        layout = TokenLayout(views, (1, 1), shards=shards, num_valid_views=num_valid_views)
         attention = collectives.across_views(attend_densely)
         return scan_blocks(self.blocks, modulated, layout, attention, execution=execution)
 

@@ -13,6 +13,7 @@ from flax import nnx
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
+from jaxrecon.deprecation import renamed_keyword
 from jaxrecon.geometry import decode_pose, invert_rigid, transform_points, unproject_depth
 from jaxrecon.models.model import Encoded, TrackingModel, skipped_by_scene
 from jaxrecon.models.prediction import Prediction
@@ -181,13 +182,14 @@ class VGGT(TrackingModel):
             else None
         )
 
+    @renamed_keyword("real_views", "num_valid_views")
     def __call__(
         self,
         images: Float[Array, "B V H W 3"],
         *,
         attention: AttentionFn = attend_densely,
         points: Points = "depth",
-        real_views: Count | None = None,
+        num_valid_views: Count | None = None,
         execution: ExecutionConfig = INFERENCE,
     ) -> Prediction:
         """Reconstructs the scenes.
@@ -197,30 +199,31 @@ class VGGT(TrackingModel):
           attention: how the trunk's tokens attend; dense if not given.
           points: which head's points are returned; see `VGGTOutput.prediction`. Compiled, the
             other head is not run.
-          real_views: so many first views count; see `encode`.
+          num_valid_views: so many first views count; see `encode`.
           execution: how the work is done; a static argument where this is compiled.
 
         Raises:
           ValueError: H or W is not a multiple of the patch size.
         """
         encoded = self.encode(
-            images, attention=attention, real_views=real_views, execution=execution
+            images, attention=attention, num_valid_views=num_valid_views, execution=execution
         )
         layout = self.layout(images.shape)
         return self.predict_all(encoded, layout, execution=execution, points=points)
 
+    @renamed_keyword("real_views", "num_valid_views")
     def encode(
         self,
         images: Float[Array, "B V H W 3"],
         *,
         attention: AttentionFn = attend_densely,
-        real_views: Count | None = None,
+        num_valid_views: Count | None = None,
         execution: ExecutionConfig = INFERENCE,
     ) -> Encoded:
-        layout = replace(self.layout(images.shape), real_views=real_views)
+        layout = replace(self.layout(images.shape), num_valid_views=num_valid_views)
         tokens, rope = self.tokens(images, execution=execution), self.rope(layout)
         features, stats = self.trunk(tokens, layout, attention, rope, execution=execution)
-        cameras = self.cameras(features, real_views, execution=execution)
+        cameras = self.cameras(features, num_valid_views, execution=execution)
         return Encoded(stacked=(features, cameras), skipped=skipped_by_scene(stats))
 
     def predict(
@@ -292,13 +295,13 @@ class VGGT(TrackingModel):
     def cameras(
         self,
         features: Float[Array, "4 B V P E"],
-        real_views: Count | None = None,
+        num_valid_views: Count | None = None,
         *,
         execution: ExecutionConfig = INFERENCE,
     ) -> Float[Array, "rounds B V 9"]:
         """Pose encodings after each round of refinement, for which the views exchange."""
         tokens = to_device(features[-1, :, :, 0]).astype(jnp.float32)
-        return self.camera_head(tokens, real_views, execution=execution)
+        return self.camera_head(tokens, num_valid_views, execution=execution)
 
     def read(
         self,

@@ -212,7 +212,7 @@ def _attend(
 ) -> Float[Array, "G T D"]:
     """Each token sees the context, or its first `real` tokens; without one, all other tokens."""
     seen = x.shape[1] if context is None else context.shape[1]
-    layout = TokenLayout(seen, (1, 1), real_views=real)
+    layout = TokenLayout(seen, (1, 1), num_valid_views=real)
     return block(x, layout, attend_densely, context=context, execution=execution)
 
 

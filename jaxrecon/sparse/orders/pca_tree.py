@@ -38,7 +38,7 @@ class PcaTreeOrder:
     ) -> Permutation:
         """One tree over the queries and one over the keys of each scene, built together."""
         tokens, views = layout.layout, layout.counted_views
-        real = None if tokens.real_views is None else views * tokens.grid[0] * tokens.grid[1]
+        real = None if tokens.num_valid_views is None else views * tokens.grid[0] * tokens.grid[1]
         own = views * (tokens.leading + tokens.trailing) + tokens.scene
         # Aligned keys begin with the specials, which share their last block with patches.
         front = own % layout.block_kv if layout.special_tokens == "aligned" else 0
@@ -56,7 +56,7 @@ def _features(x: Float[Array, "G T N K"], layout: BlockLayout) -> Float[Array, "
     if heads == every:
         return found
     each = found.shape[2] // heads
-    gathered = tokens.collectives.all_gather(found, axis=2, replicas=tokens.team)
+    gathered = tokens.collectives.all_gather(found, axis=2, replicas=tokens.replicas)
     return gathered[..., : every * each]
 
 
