@@ -83,13 +83,16 @@ def prepared(options: argparse.Namespace) -> Iterator[tuple[dict, Any, Callable[
     from flax import nnx
 
     from jaxrecon import SparseAttention, registry
-    from jaxrecon.pipeline import Options, thresholds
+    from jaxrecon.pipeline import MaskConfig, Request, resolve
     from jaxrecon.runtime.sharding import by_view, make_mesh, replicated
 
     mesh = make_mesh(options.devices)
     entry, key = registry.model_entry(options.model), jax.random.key(0, impl="rbg")
     config: Any = entry.family.configured(entry.config, ())
     build = partial(entry.family.build, config, dtype=jnp.bfloat16)
+
+    request = Request(mask=MaskConfig(confidence_quantile=0.0))
+    program_key, inputs = resolve(entry.family.defaults, request, options.model)
 
     def compiled(views: int, ratio: float, order: str) -> Any:
         order, _, rest = order.partition(":")
@@ -98,14 +101,13 @@ def prepared(options: argparse.Namespace) -> Iterator[tuple[dict, Any, Callable[
         given: Any = {"attention": attention, "offload": options.offload}
         given["mesh"] = mesh if options.devices > 1 else None
         pipeline = registry.load_abstract(options.model, dtype="bfloat16", **given)
-        points = pipeline.habits.chosen_points(None, options.model)
-        return pipeline.compile((views, *options.size, 3), Options(points=points))
+        return pipeline.compile((views, *options.size, 3), program_key)
 
     ways = [(ratio, order) for ratio in options.ratios for order in options.orders]
     ways = [way for way in ways if way[0] or way[1] == options.orders[0]]
     shapes = jax.eval_shape(lambda: build(rngs=nnx.Rngs(params=key)))
     model = jax.device_put(jax.tree.map(drawn, shapes), replicated(mesh))
-    limits, learned = thresholds(0.1, 0.0, 0.03), tempfile.TemporaryDirectory()
+    learned = tempfile.TemporaryDirectory()
     jax.config.update("jax_compilation_cache_dir", learned.name)
     for views, (ratio, order) in itertools.product(options.views, ways):
         started = time.perf_counter()
@@ -114,7 +116,7 @@ def prepared(options: argparse.Namespace) -> Iterator[tuple[dict, Any, Callable[
         pixels = jax.device_put(pixels, by_view(mesh))
 
         def once(program: Any = program, pixels: Any = pixels) -> None:
-            jax.block_until_ready(program(model, pixels, limits, None))
+            jax.block_until_ready(program(model, pixels, inputs, None))
 
         side = order if ratio else "dense"
         yield {"views": views, "ratio": ratio, "side": side, "compile": took}, program, once

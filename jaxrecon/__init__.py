@@ -29,8 +29,9 @@ if TYPE_CHECKING:
     from jaxrecon.bundle_adjustment import bundle_adjust
     from jaxrecon.errors import InputError, JaxreconError, OutputError, WeightsError
     from jaxrecon.formats import PointTracks
-    from jaxrecon.pipeline import Pipeline
+    from jaxrecon.pipeline import CameraConfig, MaskConfig, Pipeline
     from jaxrecon.plan import MemoryPlan, memory_plan
+    from jaxrecon.priors import ViewPriors
     from jaxrecon.reconstruction import Reconstruction
     from jaxrecon.registry import available_models, load
     from jaxrecon.runtime.sharding import make_mesh
@@ -38,10 +39,12 @@ if TYPE_CHECKING:
 
 # Imported on first use, so that `jaxrecon --help` and the converter start without JAX.
 _HOMES = {
+    "CameraConfig": "pipeline",
     "ExportedPipeline": "aot",
     "FastAttention": "sparse",
     "InputError": "errors",
     "JaxreconError": "errors",
+    "MaskConfig": "pipeline",
     "MemoryPlan": "plan",
     "OutputError": "errors",
     "WeightsError": "errors",
@@ -49,6 +52,7 @@ _HOMES = {
     "PointTracks": "formats",
     "Reconstruction": "reconstruction",
     "SparseAttention": "sparse",
+    "ViewPriors": "priors",
     "available_models": "registry",
     "bundle_adjust": "bundle_adjustment",
     "export_program": "aot",
@@ -59,16 +63,19 @@ _HOMES = {
 }
 
 __all__ = [
+    "CameraConfig",
     "ExportedPipeline",
     "FastAttention",
     "InputError",
     "JaxreconError",
+    "MaskConfig",
     "MemoryPlan",
     "OutputError",
     "Pipeline",
     "PointTracks",
     "Reconstruction",
     "SparseAttention",
+    "ViewPriors",
     "WeightsError",
     "available_models",
     "bundle_adjust",

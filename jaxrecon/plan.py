@@ -16,11 +16,12 @@ from jaxrecon.images import PixelTransform
 from jaxrecon.models import TrackingModel
 from jaxrecon.nn.attention import AttentionFn
 from jaxrecon.nn.execution import Chunks
-from jaxrecon.pipeline import Options, Pipeline
+from jaxrecon.pipeline import Pipeline, ProgramKey, Request, resolve
 from jaxrecon.registry import load_abstract
 from jaxrecon.runtime.bucketing import bucket_of, check_program_size, serves_fewer
 from jaxrecon.runtime.heads import encoded_by, lower_heads, part_size, runs_together
 from jaxrecon.runtime.memory import MemoryNeeds, bytes_limit, host_limit, needs_of
+from jaxrecon.runtime.options import PADDING
 from jaxrecon.runtime.program import chunks_of
 from jaxrecon.runtime.sharding import WeightRules, make_mesh, view_devices
 from jaxrecon.runtime.tracking import Group, check_query, groups_of, queries
@@ -138,21 +139,18 @@ def memory_plan(
         tracks=tracks is not None,
     )
     check_program_size(views, size, pipeline.resize.patch)
-    habits, count = pipeline.habits, bucket_of(views, devices)
-    options = Options(
-        use_quantile=habits.confidence_quantile > 0 and views_at_once is None,
-        strict_edges=habits.strict_edges,
-        points=habits.chosen_points(None, pipeline.name),
-        framed=serves_fewer(count, devices),
-        padded=serves_fewer(count, devices),
-        maps=tracks is not None,
-    )
+    request, count = Request(query_points=tracks), bucket_of(views, devices)
+    if views_at_once is not None:
+        request = request.streamed()
+    key, _ = resolve(pipeline.defaults, request, pipeline.name)
+    if serves_fewer(count, devices):
+        key = key.taking(*PADDING)
     group = None if tracks is None else _group(pipeline, views, size, tracks)
     shape, streamed = (count, size[1], size[0], 3), None
     if views_at_once is None:
-        needs = _at_once(pipeline, shape, options, group, views)
+        needs = _at_once(pipeline, shape, key, group, views)
     else:
-        streamed = _streamed(pipeline, shape, options, views_at_once)
+        streamed = _streamed(pipeline, shape, key, views_at_once)
         needs = max(streamed.encoder, streamed.heads, key=lambda each: each.total)
     return MemoryPlan(
         model=pipeline.name,
@@ -185,10 +183,10 @@ def _chunks(pipeline: Pipeline, shape: tuple[int, ...], views_at_once: int | Non
 
 
 def _at_once(
-    pipeline: Pipeline, shape: tuple[int, ...], options: Options, group: Group | None, views: int
+    pipeline: Pipeline, shape: tuple[int, ...], key: ProgramKey, group: Group | None, views: int
 ) -> MemoryNeeds:
     """What the program of `reconstruct` needs, or that which follows points afterwards."""
-    lowered = pipeline.lower(shape, options)
+    lowered = pipeline.lower(shape, key)
     program = compiled(lowered, pipeline.device)
     needs = _told(program, pipeline)
     if group is None:
@@ -219,14 +217,14 @@ def _following(
 
 
 def _streamed(
-    pipeline: Pipeline, shape: tuple[int, ...], options: Options, views_at_once: int
+    pipeline: Pipeline, shape: tuple[int, ...], key: ProgramKey, views_at_once: int
 ) -> StreamedNeeds:
     """What both programs of `stream` need."""
-    lowered = pipeline.lower_encoder(shape, options, pipeline.attention)
+    lowered = pipeline.lower_encoder(shape, key, pipeline.attention)
     encoder = compiled(lowered, pipeline.device)
     count = part_size(pipeline, shape[0], views_at_once)
     encoded = encoded_by(pipeline, encoder)
-    heads = lower_heads(pipeline, encoded, count, shape, options, posed=False)
+    heads = lower_heads(pipeline, encoded, count, shape, key, posed=False)
     first, second = (
         _told(program, pipeline) for program in (encoder, compiled(heads, pipeline.device))
     )

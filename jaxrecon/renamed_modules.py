@@ -8,6 +8,7 @@ from types import ModuleType
 from typing import Any
 
 RENAMED = {
+    "jaxrecon.conditions": "jaxrecon.priors",
     "jaxrecon.export": "jaxrecon.formats",
     "jaxrecon.exported": "jaxrecon.aot",
     "jaxrecon.memory": "jaxrecon.runtime.memory",

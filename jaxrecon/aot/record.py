@@ -11,10 +11,17 @@ from typing import Any, ClassVar
 from jaxrecon.errors import InputError, WeightsError
 from jaxrecon.images import ImageRule
 from jaxrecon.images.resize import Fit
-from jaxrecon.pipeline import Options, thresholds
+from jaxrecon.pipeline import (
+    CameraConfig,
+    MaskConfig,
+    ModelDefaults,
+    ProgramKey,
+)
 from jaxrecon.reading import read_bytes, read_json
 from jaxrecon.registry.entries import FAMILIES
 from jaxrecon.runtime.bucketing import check_program_size
+from jaxrecon.runtime.cameras import FittedIntrinsics, PrincipalPoint
+from jaxrecon.runtime.defaults import PointsChoice
 from jaxrecon.structured import structured
 
 RECORD_NAME = "export.json"
@@ -25,6 +32,75 @@ PLATFORMS = ("cpu", "cuda", "tpu")
 MOST_PIXELS = 2**36
 """Of all views together, that a record may name."""
 RULES = {type(family.resize).__name__: type(family.resize) for family in FAMILIES.values()}
+
+
+STORED_NAMES = {
+    "min_confidence": "min_confidence",
+    "confidence_quantile": "confidence_quantile",
+    "edge_rtol": "edge_rtol",
+    "valid_region": "frames",
+    "num_valid_views": "views",
+}
+"""What stored programs call their arguments, all of which each takes, by fields of
+`RuntimeInputs`."""
+
+
+@dataclass(frozen=True)
+class StoredOptions:
+    """What is compiled into a stored program, under the names that files have for it.
+
+    Attributes:
+      intrinsics, principal_point: see `CameraConfig`.
+      use_quantile, use_edges, use_view_quantile: whether the mask looks at the scene's quantile,
+        at depth edges, and at each view's quantile.
+      strict_edges, points, multiview, maps: see `ProgramKey`.
+      framed, padded: whether it takes `valid_region`, and `num_valid_views`.
+      conditioned: whether it takes priors.
+
+    Raises:
+      InputError: a way to fit cameras is unknown.
+    """
+
+    intrinsics: FittedIntrinsics = "per_view"
+    principal_point: PrincipalPoint = "free"
+    use_quantile: bool = False
+    use_edges: bool = True
+    strict_edges: bool = False
+    points: PointsChoice | None = None
+    framed: bool = False
+    padded: bool = False
+    conditioned: bool = False
+    use_view_quantile: bool = False
+    multiview: bool = False
+    maps: bool = False
+
+    def __post_init__(self) -> None:
+        CameraConfig(self.intrinsics, self.principal_point)
+
+    @classmethod
+    def of(cls, key: ProgramKey) -> "StoredOptions":
+        """What a file says of a program."""
+        flags = {flag: name in key.inputs for flag, name in _FLAGS.items()}
+        return cls(
+            intrinsics=key.camera.intrinsics,
+            principal_point=key.camera.principal_point,
+            points=key.points,
+            strict_edges=key.strict_edges,
+            conditioned=key.priors,
+            multiview=key.multiview,
+            maps=key.maps,
+            **flags,
+        )
+
+
+_FLAGS = {
+    "use_quantile": "confidence_quantile",
+    "use_edges": "edge_rtol",
+    "use_view_quantile": "view_confidence_quantile",
+    "framed": "valid_region",
+    "padded": "num_valid_views",
+}
+"""Inputs of a program by what files call the choice to look at them."""
 
 
 @dataclass(frozen=True)
@@ -62,13 +138,18 @@ class Record:
     views: int
     width: int
     height: int
-    options: Options
+    options: StoredOptions
     min_confidence: float
     confidence_quantile: float
     rule: str
     rule_fields: dict[str, Any]
     programs: dict[str, ProgramFile]
     jax_version: str
+
+    @property
+    def defaults(self) -> ModelDefaults:
+        """What the program's model does where the caller does not say."""
+        return ModelDefaults(self.min_confidence, self.confidence_quantile)
 
     @property
     def image_rule(self) -> "ProgramRule":
@@ -201,7 +282,7 @@ def _check(record: Record) -> None:
             f"no machine holds {record.views} images of {record.width}x{record.height} pixels"
         )
     check_program_size(record.views, (record.width, record.height), record.image_rule.patch)
-    thresholds(record.min_confidence, record.confidence_quantile, None)
+    MaskConfig(record.min_confidence, record.confidence_quantile)
     options = record.options
     if options.conditioned or options.multiview or options.maps or options.use_view_quantile:
         raise ValueError("options name what no program in a file can do")

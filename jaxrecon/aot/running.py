@@ -13,7 +13,7 @@ from jaxtyping import Array
 
 from jaxrecon import checkpoint
 from jaxrecon.aot.checking import check_belongs_together, read_checked
-from jaxrecon.aot.program import told_fields
+from jaxrecon.aot.program import stored_inputs
 from jaxrecon.aot.record import (
     WEIGHTS_FOLDER,
     ProgramFile,
@@ -26,11 +26,11 @@ from jaxrecon.compiling import compiled, without_x64
 from jaxrecon.errors import InputError, JaxreconError, WeightsError, reason_of
 from jaxrecon.forking import check_not_forked
 from jaxrecon.images import ImageBatch, ImageSource, load_images
-from jaxrecon.pipeline import Geometry, Thresholds, thresholds
+from jaxrecon.pipeline import Geometry, MaskConfig, Request, RuntimeInputs, resolve
 from jaxrecon.pipeline.result import note_odd_cameras, reconstruction_of
 from jaxrecon.progress import Stages
 from jaxrecon.reconstruction import Reconstruction
-from jaxrecon.runtime.bucketing import padded, photo_frames
+from jaxrecon.runtime.bucketing import padded, valid_regions
 from jaxrecon.runtime.executor import without_padding
 from jaxrecon.runtime.memory import check_compiled, default_device
 from pallas_kernels.platform import target_is_hopper, target_platform
@@ -77,7 +77,8 @@ class ExportedPipeline:
           WeightsError: the program cannot be compiled or run, although it could be read.
         """
         stages = Stages(quiet=True) if stages is None else stages
-        limits = self._limits(min_confidence, confidence_quantile, edge_rtol)
+        mask = MaskConfig(min_confidence, confidence_quantile, edge_rtol=edge_rtol)
+        inputs = self._inputs(mask)
         batch = load_images(
             images,
             rule=self.record.image_rule,
@@ -88,38 +89,36 @@ class ExportedPipeline:
         check_views(len(batch.names), self.record.views)
         with stages.stage("compile"):
             program = self._program()
-        arguments = self._arguments(batch, limits)
+        arguments = self._arguments(batch, inputs)
         with stages.stage("run"), _told_failures("run"):
             told = jax.block_until_ready(program(*arguments))
         geometry = without_padding(Geometry(**told), len(batch.names))
         note_odd_cameras(geometry.intrinsics, stages)
         return reconstruction_of(geometry, batch, self.record.model, None, stages)
 
-    def _limits(
-        self,
-        min_confidence: float | None,
-        confidence_quantile: float | None,
-        edge_rtol: float | None,
-    ) -> Thresholds:
-        """The numbers that the program takes; no depth jump is above infinity."""
-        record = self.record
-        least = record.min_confidence if min_confidence is None else min_confidence
-        share = record.confidence_quantile if confidence_quantile is None else confidence_quantile
-        if share > 0 and not record.options.use_quantile:
-            raise InputError(
-                f"confidence_quantile={share}: the program was made without it; leave it out, or "
-                "export with use_quantile=True (--quantile)"
-            )
-        return thresholds(least, share, np.inf if edge_rtol is None else edge_rtol)
+    def _inputs(self, mask: MaskConfig) -> RuntimeInputs:
+        """What such a mask makes of the program's inputs.
 
-    def _arguments(self, batch: ImageBatch, limits: Thresholds) -> tuple[Any, ...]:
+        Raises:
+          InputError: the program was made without what the mask looks at.
+        """
+        record = self.record
+        _, inputs = resolve(record.defaults, Request(mask=mask), record.model)
+        if inputs.confidence_quantile is not None and not record.options.use_quantile:
+            raise InputError(
+                f"confidence_quantile={mask.confidence_quantile}: the program was made without it; "
+                "leave it out, or export with use_quantile=True (--quantile)"
+            )
+        return inputs
+
+    def _arguments(self, batch: ImageBatch, inputs: RuntimeInputs) -> tuple[Any, ...]:
         views = self.record.views
-        limits = replace(
-            limits,
-            frames=padded(photo_frames(batch.transforms), views),
-            views=np.asarray(len(batch.names), np.int32),
+        inputs = replace(
+            inputs,
+            valid_region=padded(valid_regions(batch.transforms), views),
+            num_valid_views=np.asarray(len(batch.names), np.int32),
         )
-        return self.weights, padded(batch.pixels, views)[None], told_fields(limits)
+        return self.weights, padded(batch.pixels, views)[None], stored_inputs(inputs)
 
     def _program(self) -> Any:
         if "program" not in self._compiled:

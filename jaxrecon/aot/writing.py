@@ -22,16 +22,19 @@ from jaxrecon.aot.record import (
     WEIGHTS_FOLDER,
     ProgramFile,
     Record,
+    StoredOptions,
     write_record,
 )
 from jaxrecon.compiling import told_refusals, without_x64
 from jaxrecon.errors import InputError
 from jaxrecon.files import check_output_folder, replacing_folder
 from jaxrecon.nn.attention import AttentionFn
-from jaxrecon.pipeline import Options, Pipeline
+from jaxrecon.pipeline import CameraConfig, MaskConfig, Pipeline, ProgramKey, Request, resolve
 from jaxrecon.progress import Stages
 from jaxrecon.runtime.bucketing import check_program_size
-from jaxrecon.runtime.options import FittedIntrinsics, PointsChoice, PrincipalPoint
+from jaxrecon.runtime.cameras import FittedIntrinsics, PrincipalPoint
+from jaxrecon.runtime.defaults import PointsChoice
+from jaxrecon.runtime.options import PADDING
 from jaxrecon.sparse import AttentionName, chosen_attention
 
 DEFAULT_KINDS = {"cpu": "cpu", "cuda": "NVIDIA H100 80GB HBM3", "tpu": "TPU v5e"}
@@ -111,21 +114,18 @@ def export_program(
     header = _header(pipeline)
     check_program_size(views, size, pipeline.resize.patch)
     targets = _targets(platforms, device_kind)
-    habits = pipeline.habits
-    options = Options(
-        intrinsics=intrinsics,
-        principal_point=principal_point,
-        use_quantile=habits.confidence_quantile > 0 if use_quantile is None else use_quantile,
-        strict_edges=habits.strict_edges,
-        points=habits.chosen_points(points, pipeline.name),
-        framed=True,
-        padded=True,
+    request = Request(
+        mask=MaskConfig(confidence_quantile=None if use_quantile is None else 0.0),
+        camera=CameraConfig(intrinsics, principal_point),
+        points=points,
     )
+    key, _ = resolve(pipeline.defaults, request, pipeline.name)
+    key = key.taking(*PADDING, *(["confidence_quantile"] if use_quantile else []))
     arguments = abstract_arguments(checkpoint.flatten(pipeline.model), views, size)
     with stages.stage("export", total=len(targets)) as advance:
         programs: dict[str, _Program] = {}
         for target in targets:
-            exported = _exported(pipeline, target, arguments, options, attention)
+            exported = _exported(pipeline, target, arguments, key, attention)
             programs[target.platform] = _Program(exported, _allowed_calls(exported, target))
             advance()
             _note_missing_cudnn(programs[target.platform], pipeline, stages)
@@ -136,7 +136,7 @@ def export_program(
             target.platform: _write_program(programs[target.platform], target, place)
             for target in targets
         }
-        write_record(_record(pipeline, views, size, options, files), place)
+        write_record(_record(pipeline, views, size, key, files), place)
     return Path(folder)
 
 
@@ -179,7 +179,7 @@ def _exported(
     pipeline: Pipeline,
     target: _Target,
     arguments: tuple[Any, ...],
-    options: Options,
+    key: ProgramKey,
     attention: AttentionFn | AttentionName | None,
 ) -> Exported:
     """The program for one platform, which takes arguments of such shapes.
@@ -189,7 +189,7 @@ def _exported(
     """
     attend = chosen_attention(attention, pipeline.attention)
     program = jax.jit(
-        partial(flat_program, attend, options, pipeline.model, placement=pipeline.placement)
+        partial(flat_program, attend, key, pipeline.model, placement=pipeline.placement)
     )
     allowed = [DisabledSafetyCheck.custom_call(name) for name in KERNEL_CALLS]
     make = export(program, platforms=(target.platform,), disabled_checks=allowed)
@@ -263,17 +263,18 @@ def _record(
     pipeline: Pipeline,
     views: int,
     size: tuple[int, int],
-    options: Options,
+    key: ProgramKey,
     programs: dict[str, ProgramFile],
 ) -> Record:
+    defaults, looks_at_quantile = pipeline.defaults, "confidence_quantile" in key.inputs
     return Record(
         model=pipeline.name,
         views=views,
         width=size[0],
         height=size[1],
-        options=options,
-        min_confidence=pipeline.habits.min_confidence,
-        confidence_quantile=pipeline.habits.confidence_quantile if options.use_quantile else 0.0,
+        options=StoredOptions.of(key),
+        min_confidence=defaults.min_confidence,
+        confidence_quantile=defaults.confidence_quantile if looks_at_quantile else 0.0,
         rule=type(pipeline.resize).__name__,
         rule_fields=asdict(pipeline.resize),
         programs=programs,

@@ -3,7 +3,7 @@
 import argparse
 from typing import Any
 
-from jaxrecon.cli import common, known, output, streaming, tracking
+from jaxrecon.cli import common, output, priors, streaming, tracking
 from jaxrecon.errors import InputError
 from jaxrecon.progress import Stages
 
@@ -42,7 +42,7 @@ def add_to(commands: Any) -> None:
     add("--pad", action="store_true", help="VGGT: pad photos to squares instead of cropping them")
     streaming.add_streaming(parser)
     tracking.add_tracking(parser)
-    known.add_known(parser)
+    priors.add_priors(parser)
     common.allow_outside(parser)
     common.add_backend(parser)
     common.add_common(parser)
@@ -63,11 +63,11 @@ def run(options: argparse.Namespace) -> int:
 
     from jaxrecon.images import check_source
 
-    images, files = known.sources(options)
+    images, files = priors.sources(options)
     check_source(images, stride=options.stride)
     if options.bundle_adjust:
         tracking.check_adjustable(images, options)
-    told = known.read_known(options, images, files)
+    told = priors.read_priors(options, images, files)
     if options.shared_intrinsics:
         _check_shared(told)
         told["intrinsics"] = "shared"

@@ -163,6 +163,12 @@ class ImageRule(ABC):
         """The rule for images whose intrinsics are known."""
         return self
 
+    def resized_intrinsics(
+        self, transform: PixelTransform, intrinsics: Float[np.ndarray, "3 3"]
+    ) -> Float[np.ndarray, "3 3"]:
+        """The camera matrix that the model is given with a resized image, from the original's."""
+        return transform.intrinsics_from_original(intrinsics)
+
     def check_resolution(self, resolution: int | None) -> None:
         """Refuses a longest side that does not hold one patch.
 

@@ -1,20 +1,6 @@
 """The model families: pure functions of arrays with one typed output."""
 
-from jaxrecon.models.mapanything.conditions import Conditions, given_world
-from jaxrecon.models.mapanything.inputs import (
-    abstract_conditions,
-    conditions_from,
-    padded_conditions,
-    resized_conditions,
-)
-from jaxrecon.models.mapanything.known import (
-    Given,
-    KnownOfViews,
-    PerView,
-    check_known,
-    given_of,
-)
-from jaxrecon.models.mapanything.masks import multiview_confidence, points_to_keep
+from jaxrecon.deprecation import moved_names
 from jaxrecon.models.mapanything.model import (
     MAPANYTHING,
     MAPANYTHING_V1,
@@ -43,15 +29,11 @@ __all__ = [
     "VGGT_RESIZE",
     "VIEW_AXES",
     "AspectRule",
-    "Conditions",
     "Encoded",
-    "Given",
-    "KnownOfViews",
     "MapAnything",
     "MapAnythingConfig",
     "MapAnythingOutput",
     "Model",
-    "PerView",
     "Pi3",
     "Pi3Config",
     "Prediction",
@@ -62,14 +44,18 @@ __all__ = [
     "Tracks",
     "VGGTConfig",
     "VGGTOutput",
-    "abstract_conditions",
-    "check_known",
     "check_query_points",
-    "conditions_from",
-    "given_of",
-    "given_world",
-    "multiview_confidence",
-    "padded_conditions",
-    "points_to_keep",
-    "resized_conditions",
 ]
+
+__getattr__ = moved_names(
+    __name__,
+    {
+        "Conditions": "jaxrecon.priors:PriorArrays",
+        "KnownOfViews": "jaxrecon.priors:ViewPriors",
+        "PerView": "jaxrecon.priors",
+        "abstract_conditions": "jaxrecon.priors:abstract_priors",
+        "conditions_from": "jaxrecon.models.mapanything.priors",
+        "given_world": "jaxrecon.priors:prior_world",
+        "padded_conditions": "jaxrecon.priors:padded_priors",
+    },
+)

@@ -4,34 +4,40 @@ from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal, cast
+from typing import Unpack, cast
 
 import numpy as np
 
-from jaxrecon.checks import path_given, shown, truth_value, whole_number
+from jaxrecon.checks import path_given, truth_value, whole_number
 from jaxrecon.compiling import without_x64
+from jaxrecon.deprecation import renamed_fields
 from jaxrecon.errors import InputError
 from jaxrecon.formats import PointTracks, check_stream_folder
 from jaxrecon.images import ImageSource, Loading, PixelTransform, load_images, loading_images
-from jaxrecon.models import PerView, TrackingModel
+from jaxrecon.models import TrackingModel
 from jaxrecon.nn.attention import AttentionFn
-from jaxrecon.pipeline.known import Known
+from jaxrecon.pipeline.request import (
+    Request,
+    SceneKeywords,
+    StreamKeywords,
+    resolve,
+    with_keywords,
+)
 from jaxrecon.pipeline.result import note_odd_cameras, reconstruction_of
+from jaxrecon.priors import PriorArrays, ViewPriors, prior_arrays
 from jaxrecon.progress import Stages
 from jaxrecon.reconstruction import Reconstruction
+from jaxrecon.runtime.cameras import CameraConfig
+from jaxrecon.runtime.defaults import PointsChoice
 from jaxrecon.runtime.executor import Engine
-from jaxrecon.runtime.options import (
-    FittedIntrinsics,
-    PointsChoice,
-    PrincipalPoint,
-    choices,
-    stages_of,
-)
+from jaxrecon.runtime.masks import MaskConfig
+from jaxrecon.runtime.options import stages_of
 from jaxrecon.runtime.sharding import check_one_process
 from jaxrecon.runtime.tracking import Query, QueryPoints, check_query, queries
 from jaxrecon.sparse import AttentionName, chosen_attention
 
 
+@renamed_fields(habits="defaults")
 @dataclass(frozen=True)
 class Pipeline(Engine):
     """A model with its weights on the devices, ready to reconstruct; its fields are `Engine`'s."""
@@ -50,27 +56,21 @@ class Pipeline(Engine):
         return replace(self, resize=padded)
 
     @without_x64
+    @with_keywords(SceneKeywords)
     def reconstruct(
         self,
         images: ImageSource,
         *,
         resolution: int | None = None,
         stride: int = 1,
-        min_confidence: float | None = None,
-        confidence_quantile: float | None = None,
-        view_confidence_quantile: float | None = None,
-        multiview_confidence: bool = False,
-        edge_rtol: float | None = 0.03,
-        intrinsics: FittedIntrinsics | PerView = "per_view",
-        principal_point: PrincipalPoint = "free",
-        poses: PerView | None = None,
-        depths: PerView | None = None,
-        metric_poses: bool = True,
-        metric_depths: bool = True,
+        mask: MaskConfig | None = None,
+        camera: CameraConfig | None = None,
+        priors: ViewPriors | None = None,
         points: PointsChoice | None = None,
         query_points: QueryPoints | None = None,
         attention: AttentionFn | AttentionName | None = None,
         stages: Stages | None = None,
+        **keywords: Unpack[SceneKeywords],
     ) -> Reconstruction:
         """Reconstructs the scene that the images show.
 
@@ -80,28 +80,11 @@ class Pipeline(Engine):
           resolution: longest side of the processed images in pixels; if not given, the size that
             the model's upstream uses (π³: about 255,000 pixels an image).
           stride: take every `stride`-th image or video frame.
-          min_confidence: points below it leave the mask. If not given: 0.1 for π³, none for VGGT
-            and MapAnything, whose confidences are above 1.
-          confidence_quantile: this share of the scene's points, the least confident, leaves the
-            mask. If not given: 0.25 for VGGT, 0 for the others.
-          view_confidence_quantile: this share of each view's pixels, the least confident and those
-            equal to the last of them, leaves the mask.
-          multiview_confidence: the confidence is the share of the other views in sight whose depth
-            agrees, in [0, 1], in place of the model's own (MapAnything). No point leaves the mask
-            for it unless one of the numbers above is given; `min_confidence=0` drops those that no
-            other view confirms.
-          edge_rtol: relative depth jump that makes a pixel an edge, which leaves the mask if the
-            normals jump there too; None keeps edges.
-          intrinsics: how cameras are fitted: for each view ("per_view"), or one shared by all views
-            ("shared"). Or, for MapAnything, known camera matrices, in pixels of the original
-            images, where the centre of the top-left pixel is (0, 0); or one (3, 3) for all.
-          principal_point: fitted, or held at the image's centre.
-          poses: known poses (MapAnything): world-from-camera, rigid; x right, y down, z forward.
-            The result is in their world, whose origin must be near enough for float32.
-          depths: known depth (MapAnything) along the optical axis, of the size of the original
-            images; 0 or NaN where unknown.
-          metric_poses, metric_depths: whether they are in metres. Poses in another unit leave the
-            result in metres, in their world scaled to metres.
+          mask: which points stay in the mask; see `MaskConfig`.
+          camera: how cameras are fitted; see `CameraConfig`.
+          priors: what is known of the views (MapAnything); see `ViewPriors`. The result is in the
+            world of known poses, whose origin must be near enough for float32. Poses in another
+            unit than metres leave the result in metres, in their world scaled to metres.
           points: VGGT's points from depth and cameras ("depth", the default) or from its point head
             ("pointmap").
           query_points: points to follow through all views (a model loaded with its track head):
@@ -109,8 +92,9 @@ class Pipeline(Engine):
           attention: in place of the pipeline's own: a function or a name, as `load` takes them.
           stages: collects and shows the time of each stage; silent if not given.
 
-        Known values are given for each view: an array whose first axis counts the views, or a list
-        or a mapping by the number of the view, with None where nothing is known.
+        Each field of `mask`, `camera` and `priors` can be given as a keyword instead, such as
+        `min_confidence=0.2`. The keyword `intrinsics` is a way to fit cameras if it is a text, else
+        known camera matrices.
 
         Returns:
           The reconstruction, its arrays on the device; `seconds` tells the stages' times.
@@ -119,37 +103,26 @@ class Pipeline(Engine):
           InputError: the images or an argument cannot be used.
         """
         stages = stages_of(stages)
-        known = Known.of(
-            intrinsics=intrinsics,
-            poses=poses,
-            depths=depths,
-            metric_poses=metric_poses,
-            metric_depths=metric_depths,
-        )
-        options, limits = choices(
-            self.habits,
-            self.name,
-            known.first,
-            min_confidence,
-            confidence_quantile,
-            edge_rtol,
-            view_confidence_quantile=view_confidence_quantile,
-            multiview=multiview_confidence,
-            intrinsics=intrinsics if isinstance(intrinsics, str) else "per_view",
-            principal_point=principal_point,
+        request = Request.of(
+            mask=mask,
+            camera=camera,
+            priors=priors,
+            keywords=keywords,
             points=points,
-            maps=self._tracks(query_points),
+            query_points=query_points,
         )
+        key, inputs = resolve(self.defaults, request, self.name)
+        self._check_tracks(query_points)
         attention = chosen_attention(attention, self.attention)
-        with self._loading(images, known, resolution, stride, stages) as loading:
+        with self._loading(images, request.priors, resolution, stride, stages) as loading:
             transforms = loading.transforms()
-            conditions = known.conditions(transforms)
+            arrays = self._prior_arrays(request.priors, transforms)
             asked = self._queries(query_points, transforms)
-            self.check_alike(transforms, attention, limits, options, conditions)
+            self.check_alike(transforms, attention, inputs, key, arrays)
             with stages.stage("compile"):
-                self.compile(*self.foreseen(transforms, limits, options), attention)
+                self.compile(*self.expected_program(transforms, inputs, key), attention)
             batch = loading.batch()
-        geometry = self.run(batch, limits, options, stages, known=conditions, attention=attention)
+        geometry = self.run(batch, inputs, key, stages, priors=arrays, attention=attention)
         note_odd_cameras(geometry.intrinsics, stages)
         tracks = None
         if geometry.track_maps is not None:
@@ -157,6 +130,7 @@ class Pipeline(Engine):
         return reconstruction_of(geometry, batch, self.name, tracks, stages)
 
     @without_x64
+    @with_keywords(StreamKeywords)
     def stream(
         self,
         images: ImageSource,
@@ -166,18 +140,13 @@ class Pipeline(Engine):
         overwrite: bool = False,
         resolution: int | None = None,
         stride: int = 1,
-        min_confidence: float | None = None,
-        view_confidence_quantile: float | None = None,
-        edge_rtol: float | None = 0.03,
-        intrinsics: Literal["per_view"] | PerView = "per_view",
-        principal_point: PrincipalPoint = "free",
-        poses: PerView | None = None,
-        depths: PerView | None = None,
-        metric_poses: bool = True,
-        metric_depths: bool = True,
+        mask: MaskConfig | None = None,
+        camera: CameraConfig | None = None,
+        priors: ViewPriors | None = None,
         points: PointsChoice | None = None,
         attention: AttentionFn | AttentionName | None = None,
         stages: Stages | None = None,
+        **keywords: Unpack[StreamKeywords],
     ) -> Path:
         """Reconstructs a scene of very many views into a folder, a file a view.
 
@@ -204,54 +173,35 @@ class Pipeline(Engine):
             far stay.
         """
         from jaxrecon.pipeline.streaming import stream
-        from jaxrecon.runtime.heads import compile_both, has_given_pose
+        from jaxrecon.runtime.heads import compile_both, has_known_pose
 
         check_one_process(self.mesh, "stream")
         views_at_once = whole_number("views_at_once", views_at_once, least=1)
         folder = Path(path_given("folder", folder))
         check_stream_folder(folder, overwrite=truth_value("overwrite", overwrite))
-        if isinstance(intrinsics, str) and intrinsics != "per_view":
-            raise InputError(
-                f"intrinsics={shown(intrinsics)}: one camera for all views is fitted by "
-                "reconstruct, not by stream"
-            )
         stages = stages_of(stages)
-        known = Known.of(
-            intrinsics=intrinsics,
-            poses=poses,
-            depths=depths,
-            metric_poses=metric_poses,
-            metric_depths=metric_depths,
-        )
-        options, limits = choices(
-            self.habits,
-            self.name,
-            known.first,
-            min_confidence,
-            0.0,
-            edge_rtol,
-            view_confidence_quantile=view_confidence_quantile,
-            principal_point=principal_point,
-            points=points,
-        )
+        request = Request.of(
+            mask=mask, camera=camera, priors=priors, keywords=keywords, points=points
+        ).streamed()
+        key, inputs = resolve(self.defaults, request, self.name)
         attention = chosen_attention(attention, self.attention)
-        with self._loading(images, known, resolution, stride, stages) as loading:
+        with self._loading(images, request.priors, resolution, stride, stages) as loading:
             transforms = loading.transforms()
-            conditions = known.conditions(transforms)
+            arrays = self._prior_arrays(request.priors, transforms)
             if not folder.exists():  # else nothing may be left to do
                 with stages.stage("compile"):
-                    foreseen = self.foreseen(transforms, limits, options)
-                    posed = has_given_pose(conditions)
-                    compile_both(self, *foreseen, attention, views_at_once, posed=posed)
+                    expected = self.expected_program(transforms, inputs, key)
+                    posed = has_known_pose(arrays)
+                    compile_both(self, *expected, attention, views_at_once, posed=posed)
             batch = loading.batch()
         return stream(
             self,
             batch,
-            limits,
-            options,
+            inputs,
+            key,
             folder,
             stages,
-            known=conditions,
+            priors=arrays,
             attention=attention,
             views_at_once=views_at_once,
             overwrite=overwrite,
@@ -283,7 +233,7 @@ class Pipeline(Engine):
         """
         stages = stages_of(stages)
         check_query(query_points)
-        self._tracks(query_points)
+        self._check_tracks(query_points)
         batch = load_images(
             images, rule=self.resize, resolution=resolution, stride=stride, stages=stages
         )
@@ -301,7 +251,7 @@ class Pipeline(Engine):
     def _loading(
         self,
         images: ImageSource,
-        known: Known,
+        priors: ViewPriors,
         resolution: int | None,
         stride: int,
         stages: Stages,
@@ -311,18 +261,30 @@ class Pipeline(Engine):
             rule=self.resize,
             resolution=resolution,
             stride=stride,
-            known_cameras=known.intrinsics or (),
+            known_cameras=priors.views_with_intrinsics,
             stages=stages,
         )
 
-    def _tracks(self, query_points: QueryPoints | None) -> bool:
-        """Whether points are to be followed.
+    def _prior_arrays(
+        self, priors: ViewPriors, transforms: Sequence[PixelTransform]
+    ) -> PriorArrays | None:
+        """What the model takes beside images of these transforms; None if nothing is known.
 
         Raises:
-          InputError: they are, and the model cannot do it, or they are no points.
+          InputError: it cannot be used; see `prior_arrays`.
+        """
+        if not priors.kinds:
+            return None
+        return prior_arrays(priors, transforms, self.resize.resized_intrinsics)
+
+    def _check_tracks(self, query_points: QueryPoints | None) -> None:
+        """Refuses to follow points where that cannot be done.
+
+        Raises:
+          InputError: the model cannot do it, or they are no points.
         """
         if query_points is None:
-            return False
+            return
         check_one_process(self.mesh, "following points")
         check_query(query_points)
         model = self.model
@@ -333,7 +295,6 @@ class Pipeline(Engine):
                 "query_points: the model was loaded without its track head; load it with "
                 "tracks=True"
             )
-        return True
 
     def _queries(
         self, query_points: QueryPoints | None, transforms: Sequence[PixelTransform]

@@ -19,14 +19,15 @@ from jaxtyping import Array, Float, UInt8
 from jaxrecon.files import holding_folder
 from jaxrecon.formats import Streamed, write_npz
 from jaxrecon.images import ImageBatch
-from jaxrecon.models import Conditions, Encoded, Model, given_world
+from jaxrecon.models import Encoded, Model
 from jaxrecon.nn.attention import AttentionFn
+from jaxrecon.priors import PriorArrays, prior_world
 from jaxrecon.progress import Stages
 from jaxrecon.reconstruction import NO_STATISTICS, Reconstruction, Statistics
 from jaxrecon.runtime.executor import Engine
 from jaxrecon.runtime.fingerprint import digest, weights_digest
-from jaxrecon.runtime.heads import compile_both, compile_heads, has_given_pose, part_size
-from jaxrecon.runtime.options import Options, Thresholds
+from jaxrecon.runtime.heads import compile_both, compile_heads, has_known_pose, part_size
+from jaxrecon.runtime.options import ProgramKey, RuntimeInputs
 from jaxrecon.runtime.placement import ONE_DEVICE, Placement
 from jaxrecon.runtime.program import Geometry
 from jaxrecon.runtime.sharding import by_view, put, view_devices
@@ -38,45 +39,45 @@ WRITERS = 4
 def digest_of(
     engine: Engine,
     batch: ImageBatch,
-    limits: Thresholds,
-    options: Options,
-    known: Conditions | None,
+    inputs: RuntimeInputs,
+    key: ProgramKey,
+    priors: PriorArrays | None,
     attention: AttentionFn,
 ) -> str:
     """Tells apart reconstructions that would not come out alike."""
-    told = [batch.pixels, batch.names, batch.transforms, limits, options, known, attention]
+    told = [batch.pixels, batch.names, batch.transforms, inputs, key, priors, attention]
     return digest(engine.name, weights_digest(engine.model), *told).hex()
 
 
 def stream(
     engine: Engine,
     batch: ImageBatch,
-    limits: Thresholds,
-    options: Options,
+    inputs: RuntimeInputs,
+    key: ProgramKey,
     folder: Path,
     stages: Stages,
     *,
-    known: Conditions | None,
+    priors: PriorArrays | None,
     attention: AttentionFn,
     views_at_once: int,
     overwrite: bool,
 ) -> Path:
     """Writes the folder; see `Pipeline.stream`."""
-    told = digest_of(engine, batch, limits, options, known, attention)
+    told = digest_of(engine, batch, inputs, key, priors, attention)
     streamed = Streamed(folder, told, batch.names)
     with holding_folder(folder):
         streamed.start({"model": engine.name}, overwrite=overwrite)
         missing = streamed.missing()
         if missing:
-            framed = engine.framed(batch, limits, options)
+            padded = engine.padded(batch, inputs, key)
             with stages.stage("compile"):
-                shape, posed = framed[0].shape, has_given_pose(known)
+                shape, posed = padded[0].shape, has_known_pose(priors)
                 program = compile_both(
-                    engine, shape, framed[2], attention, views_at_once, posed=posed
+                    engine, shape, padded[2], attention, views_at_once, posed=posed
                 )
-            encoded = _encode(engine, program, *framed[:2], known, stages)
-            world = _world(engine, framed, encoded, known)
-            parts = _parts(engine, framed, encoded, views_at_once, world)
+            encoded = _encode(engine, program, *padded[:2], priors, stages)
+            world = _world(engine, padded, encoded, priors)
+            parts = _parts(engine, padded, encoded, views_at_once, world)
             made = (
                 (view, recon[row : row + 1])
                 for views, geometry in _ahead(parts, set(missing))
@@ -115,25 +116,25 @@ def _encode(
     engine: Engine,
     program: Any,
     pixels: UInt8[np.ndarray, "V H W 3"],
-    limits: Thresholds,
-    known: Conditions | None,
+    inputs: RuntimeInputs,
+    priors: PriorArrays | None,
     stages: Stages,
 ) -> Encoded:
     scene = put(pixels[None], by_view(engine.mesh) if engine.mesh else None)
-    known = engine.placed(known, len(pixels))
+    priors = engine.placed(priors, len(pixels))
     with stages.stage("run"):
-        return jax.block_until_ready(program(engine.model, scene, limits, known))
+        return jax.block_until_ready(program(engine.model, scene, inputs, priors))
 
 
 def _parts(
     engine: Engine,
-    framed: tuple[UInt8[np.ndarray, "V H W 3"], Thresholds, Options],
+    padded: tuple[UInt8[np.ndarray, "V H W 3"], RuntimeInputs, ProgramKey],
     encoded: Encoded,
     views_at_once: int,
     world: Float[np.ndarray, "4 4"] | None,
 ) -> list[tuple[list[int], Callable[[], Geometry]]]:
     """Which views each part of the work makes, and the work."""
-    pixels, limits, options = framed
+    pixels, inputs, key = padded
     encoded = replace(encoded, skipped=None)  # else sparse attention would need its own program
     devices = view_devices(engine.mesh)
     each, count = len(pixels) // devices, part_size(engine, len(pixels), views_at_once)
@@ -141,21 +142,21 @@ def _parts(
     parts = []
     for start in starts.tolist():
         views = [device * each + start + i for device in range(devices) for i in range(count)]
-        own = limits
-        if limits.frames is not None:
-            own = replace(limits, frames=np.asarray(limits.frames)[views])
+        own = inputs
+        if inputs.valid_region is not None:
+            own = replace(inputs, valid_region=np.asarray(inputs.valid_region)[views])
         place = np.asarray(start, np.int32)
         arguments = (engine.model, encoded, place, own, world)
-        work = partial(_decode, engine, count, pixels.shape, options, arguments)
+        work = partial(_decode, engine, count, pixels.shape, key, arguments)
         parts.append((views, work))
     return parts
 
 
 def _decode(
-    engine: Engine, count: int, shape: tuple[int, ...], options: Options, arguments: Any
+    engine: Engine, count: int, shape: tuple[int, ...], key: ProgramKey, arguments: Any
 ) -> Geometry:
     posed = arguments[-1] is not None
-    program = compile_heads(engine, arguments[1], count, shape, options, posed=posed)
+    program = compile_heads(engine, arguments[1], count, shape, key, posed=posed)
     return program(*arguments)
 
 
@@ -203,27 +204,27 @@ def _write(recon: Reconstruction, path: Path, advance: Callable[[], None]) -> No
 
 def _world(
     engine: Engine,
-    framed: tuple[UInt8[np.ndarray, "V H W 3"], Thresholds, Options],
+    padded: tuple[UInt8[np.ndarray, "V H W 3"], RuntimeInputs, ProgramKey],
     encoded: Encoded,
-    known: Conditions | None,
+    priors: PriorArrays | None,
 ) -> Float[np.ndarray, "4 4"] | None:
     """Where the model's world is in that of the given poses, if there are any.
 
     Poses of an unknown unit are compared with those of all views, which are worked out for that.
     """
-    if known is None or not has_given_pose(known):
+    if priors is None or not has_known_pose(priors):
         return None
-    pixels, _, options = framed
+    pixels, _, key = padded
     shape = (1, *pixels.shape)
     arguments = (
         engine.model,
         replace(encoded, skipped=None),
-        engine.placed(known, len(pixels)),
+        engine.placed(priors, len(pixels)),
     )
     program = engine.once(
-        ("world", shape, options),
+        ("world", shape, key),
         lambda: engine.lowered(
-            partial(world_program, shape, options, placement=engine.placement), *arguments
+            partial(world_program, shape, key, placement=engine.placement), *arguments
         ),
     )
     return np.asarray(program(*arguments))
@@ -231,15 +232,15 @@ def _world(
 
 def world_program(
     shape: tuple[int, ...],
-    options: Options,
+    key: ProgramKey,
     model: Model,
     encoded: Encoded,
-    known: Conditions,
+    priors: PriorArrays,
     *,
     placement: Placement = ONE_DEVICE,
 ) -> Float[Array, "4 4"]:
-    """See `given_world`; of all that the model tells, the poses alone are worked out."""
+    """See `prior_world`; of all that the model tells, the poses alone are worked out."""
     layout = model.layout(shape)
-    chosen = {} if options.points is None else {"points": options.points}
+    chosen = {} if key.points is None else {"points": key.points}
     found = placement.predict(model, placement.waiting(encoded), layout, **chosen)
-    return given_world(found.world_from_camera, known)[0]
+    return prior_world(found.world_from_camera, priors)[0]

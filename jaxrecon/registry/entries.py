@@ -14,6 +14,7 @@ from convert import mapanything as mapanything_names
 from convert import pi3 as pi3_names
 from convert import vggt as vggt_names
 from convert.rules import Ignore, OptionalPart, Rule
+from jaxrecon.deprecation import renamed_fields
 from jaxrecon.errors import InputError
 from jaxrecon.images import ImageRule
 from jaxrecon.models import (
@@ -33,11 +34,12 @@ from jaxrecon.models import (
     ResizeRule,
     VGGTConfig,
 )
-from jaxrecon.pipeline import DEFAULT_HABITS, Habits
+from jaxrecon.pipeline import MODEL_DEFAULTS, ModelDefaults
 
 type FindIgnored = Callable[[Iterable[str]], tuple[Ignore, ...]]
 
 
+@renamed_fields(habits="defaults")
 @dataclass(frozen=True)
 class Family:
     """What the models of one architecture share.
@@ -48,7 +50,7 @@ class Family:
       build: makes a module with fresh weights from a config.
       rules, ignored: how upstream's tensor names become our parameter paths.
       resize: the size that images get where a checkpoint states none.
-      habits: how its models are used where the caller does not say.
+      defaults: how its models are used where the caller does not say.
       find_ignored: what else to leave out, from the names in a checkpoint.
       optional_parts: what its models may have or be built without.
     """
@@ -59,7 +61,7 @@ class Family:
     rules: tuple[Rule, ...]
     ignored: tuple[Ignore, ...]
     resize: ImageRule
-    habits: Habits = DEFAULT_HABITS
+    defaults: ModelDefaults = MODEL_DEFAULTS
     find_ignored: FindIgnored | None = None
     optional_parts: tuple[OptionalPart, ...] = ()
 
@@ -112,7 +114,7 @@ VGGT_FAMILY = Family(
     rules=vggt_names.RULES,
     ignored=vggt_names.IGNORED,
     resize=VGGT_RESIZE,
-    habits=Habits(0.0, 0.25, points=("depth", "pointmap")),
+    defaults=ModelDefaults(0.0, 0.25, points=("depth", "pointmap")),
     optional_parts=(vggt_names.TRACK_HEAD,),
 )
 
@@ -123,7 +125,7 @@ MAPANYTHING_FAMILY = Family(
     rules=mapanything_names.RULES,
     ignored=mapanything_names.IGNORED,
     resize=MAPANYTHING_RESIZE,
-    habits=Habits(0.0, conditions=True, strict_edges=True, metric=True),
+    defaults=ModelDefaults(0.0, priors=True, strict_edges=True, metric=True),
     find_ignored=mapanything_names.repeated,
 )
 

@@ -94,7 +94,7 @@ def load(
         resize,
         attend,
         mesh,
-        family.habits,
+        family.defaults,
         offload=offload,
         header=told,
     )
@@ -133,8 +133,8 @@ def load_abstract(
         config = family.configured(entry.config, parts)
     model = _placed(family.abstract(config, dtype), mesh, shard_weights)
     resize = entry.resize if entry else _resize_rule(header, family, model, Path(name))
-    habits = family.habits
-    return Pipeline(model, header["model"], resize, attend, mesh, habits, offload=offload)
+    defaults = family.defaults
+    return Pipeline(model, header["model"], resize, attend, mesh, defaults, offload=offload)
 
 
 def _placed[M](model: M, mesh: Mesh | None, shard_weights: bool | WeightRules) -> M:

@@ -33,7 +33,7 @@ def padded(array: Shaped[np.ndarray, "V *rest"], views: int) -> Shaped[np.ndarra
     return np.pad(array, ((0, missing), *((0, 0),) * (array.ndim - 1))) if missing else array
 
 
-def photo_frames(transforms: Sequence[PixelTransform]) -> Int[np.ndarray, "V 4"]:
+def valid_regions(transforms: Sequence[PixelTransform]) -> Int[np.ndarray, "V 4"]:
     """Left, top, right and bottom of each photo, in whole pixels, the last two exclusive."""
     size = np.array([transform.size for transform in transforms])
     original = np.array([transform.original_size for transform in transforms])
@@ -44,10 +44,10 @@ def photo_frames(transforms: Sequence[PixelTransform]) -> Int[np.ndarray, "V 4"]
     return np.concatenate(list(whole), axis=1)
 
 
-def has_margins(frames: Int[np.ndarray, "V 4"], transforms: Sequence[PixelTransform]) -> bool:
+def has_margins(regions: Int[np.ndarray, "V 4"], transforms: Sequence[PixelTransform]) -> bool:
     """Whether some processed image shows more than its photo."""
     whole = np.array([(0, 0, *transform.size) for transform in transforms])
-    return bool((frames != whole).any())
+    return bool((regions != whole).any())
 
 
 def check_program_size(views: int, size: tuple[int, int], patch: int) -> None:

@@ -13,22 +13,25 @@ from jax.sharding import Mesh
 from jaxtyping import Array, Float, UInt8
 
 from jaxrecon.compiling import compiled, told_refusals, without_x64
+from jaxrecon.deprecation import renamed_fields
 from jaxrecon.formats import PointTracks
 from jaxrecon.images import ImageBatch, ImageRule, PixelTransform
-from jaxrecon.models import Conditions, Model, abstract_conditions, padded_conditions
+from jaxrecon.models import Model
 from jaxrecon.nn.attention import AttentionFn, attend_densely
 from jaxrecon.nn.execution import ExecutionConfig
+from jaxrecon.priors import PriorArrays, abstract_priors, padded_priors
 from jaxrecon.progress import Stages
 from jaxrecon.runtime.bucketing import (
     bucket_of,
     has_margins,
     padded,
-    photo_frames,
     serves_fewer,
+    valid_regions,
 )
+from jaxrecon.runtime.defaults import MODEL_DEFAULTS, ModelDefaults
 from jaxrecon.runtime.fingerprint import digest, stable_name
 from jaxrecon.runtime.memory import check_compiled, default_device
-from jaxrecon.runtime.options import DEFAULT_HABITS, Habits, Options, Thresholds, thresholds
+from jaxrecon.runtime.options import PADDING, ProgramKey, RuntimeInputs
 from jaxrecon.runtime.placement import Placement, sharded_weights
 from jaxrecon.runtime.program import Geometry, encoder_program, maps_program, scene_program
 from jaxrecon.runtime.sharding import (
@@ -43,6 +46,7 @@ from jaxrecon.runtime.sharding import (
 from jaxrecon.runtime.tracking import Group, Query, follow_program, groups_of
 
 
+@renamed_fields(habits="defaults")
 @dataclass(frozen=True)
 class Engine:
     """A model with its weights on the devices, ready to reconstruct.
@@ -53,7 +57,7 @@ class Engine:
       resize: the size that the model's upstream gives its images.
       attention: how the trunk's tokens attend.
       mesh: devices over which the views are sharded; None for one device.
-      habits: what the model's family does where the caller does not say.
+      defaults: what the model's family does where the caller does not say.
       exact_views: compiles for each number of views, in place of padding it up to the next of a
         few numbers that share a program (see `bucket_of`).
       offload: whether the features that the heads read wait in the host's memory.
@@ -68,7 +72,7 @@ class Engine:
     resize: ImageRule
     attention: AttentionFn = attend_densely
     mesh: Mesh | None = None
-    habits: Habits = DEFAULT_HABITS
+    defaults: ModelDefaults = MODEL_DEFAULTS
     exact_views: bool = False
     offload: bool = False
     header: Mapping[str, Any] | None = field(default=None, repr=False, compare=False)
@@ -80,23 +84,23 @@ class Engine:
     def run(
         self,
         batch: ImageBatch,
-        limits: Thresholds,
-        options: Options,
+        inputs: RuntimeInputs,
+        key: ProgramKey,
         stages: Stages,
         *,
-        known: Conditions | None = None,
+        priors: PriorArrays | None = None,
         attention: AttentionFn | None = None,
     ) -> Geometry:
         """Runs the program for these shapes, compiled before or now."""
-        pixels, limits, options = self.framed(batch, limits, options)
-        program = self.compile(pixels.shape, options, attention)
+        pixels, inputs, key = self.padded(batch, inputs, key)
+        program = self.compile(pixels.shape, key, attention)
         with stages.stage("run"):
             if in_many_processes(self.mesh):
                 check_alike(self.mesh, {"images": digest(pixels)})
             where = by_view(self.mesh) if self.mesh else None
             scene = put(pixels[None], where)
-            known = self.placed(known, len(pixels))
-            geometry = jax.block_until_ready(program(self.model, scene, limits, known))
+            priors = self.placed(priors, len(pixels))
+            geometry = jax.block_until_ready(program(self.model, scene, inputs, priors))
         geometry = gathered(geometry)
         return without_padding(geometry, len(batch.names))
 
@@ -108,55 +112,52 @@ class Engine:
     def compile(
         self,
         shape: tuple[int, ...],
-        options: Options | None = None,
+        key: ProgramKey | None = None,
         attention: AttentionFn | None = None,
     ) -> Any:
         """The executable for images of `shape` (V, H, W, 3), compiled on first use."""
-        options, attention = options or Options(), attention or self.attention
-        key = (shape, options, attention)
-        return self.once(key, lambda: self.lower(*key))
+        wanted = shape, key or ProgramKey(), attention or self.attention
+        return self.once(wanted, lambda: self.lower(*wanted))
 
     def lower(
         self,
         shape: tuple[int, ...],
-        options: Options | None = None,
+        key: ProgramKey | None = None,
         attention: AttentionFn | None = None,
     ) -> Any:
         """The program for images of `shape` (V, H, W, 3), lowered and not yet compiled."""
-        options, attention = options or Options(), attention or self.attention
-        program = partial(scene_program, attention, options, placement=self.placement)
-        return self.lowered(program, *self._abstract(shape, options))
+        key, attention = key or ProgramKey(), attention or self.attention
+        program = partial(scene_program, attention, key, placement=self.placement)
+        return self.lowered(program, *self._abstract(shape, key))
 
     def compile_encoder(
-        self, shape: tuple[int, ...], options: Options, attention: AttentionFn
+        self, shape: tuple[int, ...], key: ProgramKey, attention: AttentionFn
     ) -> Any:
         """The executable of the part in which views exchange, compiled on first use."""
-        key = (shape, options, attention)
-        return self.once(("encode", *key), lambda: self.lower_encoder(*key))
+        wanted = shape, key, attention
+        return self.once(("encode", *wanted), lambda: self.lower_encoder(*wanted))
 
-    def lower_encoder(
-        self, shape: tuple[int, ...], options: Options, attention: AttentionFn
-    ) -> Any:
+    def lower_encoder(self, shape: tuple[int, ...], key: ProgramKey, attention: AttentionFn) -> Any:
         """The program of that part, lowered and not yet compiled."""
         program = partial(encoder_program, attention, placement=self.placement)
-        return self.lowered(program, *self._abstract(shape, options))
+        return self.lowered(program, *self._abstract(shape, key))
 
     def maps(self, batch: ImageBatch, stages: Stages) -> Float[Array, "V h w C"]:
         """The feature maps for tracks."""
-        limits = thresholds(0.0, 0.0, 0.0)
-        pixels, limits, options = self.framed(batch, limits, Options())
+        key = ProgramKey()
+        pixels, inputs, key = self.padded(batch, key.abstract_inputs(0), key)
         shape, attention = pixels.shape, self.attention
         with stages.stage("compile"):
             program = self.once(
-                ("maps", shape, options, attention),
+                ("maps", shape, key, attention),
                 lambda: self.lowered(
                     partial(maps_program, attention, placement=self.placement),
-                    *self._abstract(shape, options)[:3],
+                    *self._abstract(shape, key)[:3],
                 ),
             )
         with stages.stage("run"):
             scene = put(pixels[None], by_view(self.mesh) if self.mesh else None)
-            return jax.block_until_ready(program(self.model, scene, limits))
+            return jax.block_until_ready(program(self.model, scene, inputs))
 
     def follow(
         self, maps: Float[Array, "V h w C"], asked: Sequence[Query], views: int, stages: Stages
@@ -193,28 +194,28 @@ class Engine:
         program = partial(follow_program, views, execution=execution)
         return self.lowered(program, self.model, maps, *group.arguments)
 
-    def placed(self, known: Conditions | None, views: int) -> Conditions | None:
+    def placed(self, priors: PriorArrays | None, views: int) -> PriorArrays | None:
         """What is known, on the devices, with unknown views behind it."""
-        if known is None:
+        if priors is None:
             return None
-        return put(padded_conditions(known, views), by_view(self.mesh) if self.mesh else None)
+        return put(padded_priors(priors, views), by_view(self.mesh) if self.mesh else None)
 
-    def framed(
-        self, batch: ImageBatch, limits: Thresholds, options: Options
-    ) -> tuple[UInt8[np.ndarray, "V H W 3"], Thresholds, Options]:
-        """Images with padding views behind them, and what the program is told of either."""
-        views, limits, options = self._framing(batch.transforms, limits, options)
-        return padded(batch.pixels, views), limits, options
+    def padded(
+        self, batch: ImageBatch, inputs: RuntimeInputs, key: ProgramKey
+    ) -> tuple[UInt8[np.ndarray, "V H W 3"], RuntimeInputs, ProgramKey]:
+        """Images with padding views behind them, and what that adds to inputs and program."""
+        views, inputs, key = self._padding(batch.transforms, inputs, key)
+        return padded(batch.pixels, views), inputs, key
 
-    def foreseen(
-        self, transforms: Sequence[PixelTransform], limits: Thresholds, options: Options
-    ) -> tuple[tuple[int, ...], Options]:
-        """Shape and options for which `compile` makes the program that images of these transforms,
+    def expected_program(
+        self, transforms: Sequence[PixelTransform], inputs: RuntimeInputs, key: ProgramKey
+    ) -> tuple[tuple[int, ...], ProgramKey]:
+        """Shape and key for which `compile` makes the program that images of these transforms,
         which need not be there yet, will run.
         """
-        views, _, options = self._framing(transforms, limits, options)
+        views, _, key = self._padding(transforms, inputs, key)
         width, height = transforms[0].size
-        return (views, height, width, 3), options
+        return (views, height, width, 3), key
 
     def check_alike(
         self,
@@ -232,39 +233,28 @@ class Engine:
             told = {"images": digest(transforms), "arguments": digest(name, arguments)}
             check_alike(self.mesh, told)
 
-    def _framing(
-        self, transforms: Sequence[PixelTransform], limits: Thresholds, options: Options
-    ) -> tuple[int, Thresholds, Options]:
-        """How many views the program has, and what it is told of padding and margins."""
+    def _padding(
+        self, transforms: Sequence[PixelTransform], inputs: RuntimeInputs, key: ProgramKey
+    ) -> tuple[int, RuntimeInputs, ProgramKey]:
+        """How many views the program has, and what padding and margins add to inputs and key."""
         real, devices = len(transforms), view_devices(self.mesh)
         views = -(-real // devices) * devices if self.exact_views else bucket_of(real, devices)
         fewer = views > real or (not self.exact_views and serves_fewer(views, devices))
-        frames = photo_frames(transforms)
-        if not fewer and not has_margins(frames, transforms):
-            return views, limits, options
-        limits = replace(limits, frames=padded(frames, views))
+        region = valid_regions(transforms)
+        if not fewer and not has_margins(region, transforms):
+            return views, inputs, key
+        inputs = replace(inputs, valid_region=padded(region, views))
         if fewer:
-            limits = replace(limits, views=np.asarray(real, np.int32))
-        return views, limits, replace(options, framed=True, padded=fewer)
+            inputs = replace(inputs, num_valid_views=np.asarray(real, np.int32))
+        return views, inputs, key.taking(*(PADDING if fewer else PADDING[:1]))
 
-    def _abstract(self, shape: tuple[int, ...], options: Options) -> tuple[Any, ...]:
-        """What a program takes: the model, and shapes of images, numbers and what is known."""
+    def _abstract(self, shape: tuple[int, ...], key: ProgramKey) -> tuple[Any, ...]:
+        """What a program takes: the model, and shapes of images, numbers and priors."""
         sharding = by_view(self.mesh) if self.mesh else None
-        limits = self.abstract_limits(shape[0], options)
-        known = abstract_conditions(shape, sharding) if options.conditioned else None
+        inputs = key.abstract_inputs(shape[0])
+        priors = abstract_priors(shape, sharding) if key.priors else None
         pixels = jax.ShapeDtypeStruct((1, *shape), jnp.uint8, sharding=sharding)
-        return self.model, pixels, limits, known
-
-    def abstract_limits(self, views: int, options: Options) -> Thresholds:
-        """Numbers of the kind that a program for so many views takes."""
-        limits = thresholds(0.0, 0.0, 0.0)
-        if options.framed:
-            limits = replace(limits, frames=np.zeros((views, 4), np.int32))
-        if options.use_view_quantile:
-            limits = replace(limits, view_confidence_quantile=np.zeros((), np.float32))
-        if options.padded:
-            limits = replace(limits, views=np.asarray(views, np.int32))
-        return limits
+        return self.model, pixels, inputs, priors
 
     @property
     def execution(self) -> ExecutionConfig:

@@ -9,20 +9,21 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from jaxrecon.models import VIEW_AXES, Conditions, Encoded, Model, Prediction
+from jaxrecon.models import VIEW_AXES, Encoded, Model, Prediction
 from jaxrecon.nn.attention import AttentionFn
 from jaxrecon.nn.offload import to_device
+from jaxrecon.priors import PriorArrays
 from jaxrecon.runtime.executor import Engine
 from jaxrecon.runtime.memory import check_compiled
-from jaxrecon.runtime.options import Options, Thresholds
+from jaxrecon.runtime.options import ProgramKey, RuntimeInputs
 from jaxrecon.runtime.placement import ONE_DEVICE, Placement
 from jaxrecon.runtime.program import Geometry, geometry_of
 from jaxrecon.runtime.sharding import view_devices
 
 
-def has_given_pose(known: Conditions | None) -> bool:
-    """Whether the result is in the world of given poses: the first view's is known."""
-    return known is not None and bool(known.has_pose[0, 0])
+def has_known_pose(priors: PriorArrays | None) -> bool:
+    """Whether the result is in the world of known poses: the first view's is known."""
+    return priors is not None and bool(priors.has_pose[0, 0])
 
 
 def part_size(engine: Engine, views: int, views_at_once: int) -> int:
@@ -34,7 +35,7 @@ def part_size(engine: Engine, views: int, views_at_once: int) -> int:
 def compile_both(
     engine: Engine,
     shape: tuple[int, ...],
-    options: Options,
+    key: ProgramKey,
     attention: AttentionFn,
     views_at_once: int,
     *,
@@ -46,14 +47,14 @@ def compile_both(
 
     Args:
       shape: of the program's images, (V, H, W, 3).
-      posed: see `has_given_pose`.
+      posed: see `has_known_pose`.
 
     Raises:
       InputError: one of them needs more memory than the device has.
     """
-    encoder = engine.compile_encoder(shape, options, attention)
+    encoder = engine.compile_encoder(shape, key, attention)
     count = part_size(engine, shape[0], views_at_once)
-    heads = compile_heads(engine, encoded_by(engine, encoder), count, shape, options, posed=posed)
+    heads = compile_heads(engine, encoded_by(engine, encoder), count, shape, key, posed=posed)
     check_compiled(heads, engine.device, runs=runs_together(engine, count, shape[0]))
     return encoder
 
@@ -68,14 +69,14 @@ def compile_heads(
     encoded: Encoded,
     count: int,
     shape: tuple[int, ...],
-    options: Options,
+    key: ProgramKey,
     *,
     posed: bool,
 ) -> Any:
     """The executable of the heads for `count` views of each device, compiled on first use."""
     return engine.once(
-        ("decode", count, shape, options, posed),
-        lambda: lower_heads(engine, encoded, count, shape, options, posed=posed),
+        ("decode", count, shape, key, posed),
+        lambda: lower_heads(engine, encoded, count, shape, key, posed=posed),
     )
 
 
@@ -84,16 +85,16 @@ def lower_heads(
     encoded: Encoded,
     count: int,
     shape: tuple[int, ...],
-    options: Options,
+    key: ProgramKey,
     *,
     posed: bool,
 ) -> Any:
     """The program of the heads, lowered and not yet compiled; `encoded` may be without numbers."""
-    limits = engine.abstract_limits(count * view_devices(engine.mesh), options)
+    inputs = key.abstract_inputs(count * view_devices(engine.mesh))
     world = np.zeros((4, 4), np.float32) if posed else None
-    program = partial(decode_program, count, (1, *shape), options, placement=engine.placement)
+    program = partial(decode_program, count, (1, *shape), key, placement=engine.placement)
     start = np.zeros((), np.int32)
-    return engine.lowered(program, engine.model, encoded, start, limits, world)
+    return engine.lowered(program, engine.model, encoded, start, inputs, world)
 
 
 def encoded_by(engine: Engine, encoder: Any) -> Encoded:
@@ -111,11 +112,11 @@ def encoded_by(engine: Engine, encoder: Any) -> Encoded:
 def decode_program(
     count: int,
     shape: tuple[int, ...],
-    options: Options,
+    key: ProgramKey,
     model: Model,
     encoded: Encoded,
     start: Int[Array, ""],
-    limits: Thresholds,
+    inputs: RuntimeInputs,
     world: Float[Array, "4 4"] | None,
     *,
     placement: Placement = ONE_DEVICE,
@@ -125,7 +126,7 @@ def decode_program(
     `encoded` is without `skipped`.
     """
     layout = model.layout(shape)
-    chosen = {} if options.points is None else {"points": options.points}
+    chosen = {} if key.points is None else {"points": key.points}
 
     def work(weights: tuple[Model, Array], views: Encoded) -> Prediction:
         model, start = weights
@@ -140,4 +141,4 @@ def decode_program(
     prediction = placement.each_view(work, (model, start), waits, axis=VIEW_AXES)
     if world is not None:
         prediction = prediction.moved(jnp.asarray(world)[None])
-    return geometry_of(prediction, limits, options, placement=placement)
+    return geometry_of(prediction, inputs, key, placement=placement)

@@ -4,21 +4,17 @@ from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jaxtyping import Array, Bool, Float, Int, UInt8
 
-from jaxrecon.geometry import depth_consistency, depth_normal_edges, intrinsics_from_points
-from jaxrecon.models import Conditions, Encoded, Model, Prediction, TrackingModel, given_world
+from jaxrecon.models import Encoded, Model, Prediction, TrackingModel
 from jaxrecon.nn.attention import AttentionFn
 from jaxrecon.nn.execution import Chunk, Chunks, chunk_size
-from jaxrecon.nn.views import map_views
+from jaxrecon.priors import PriorArrays, prior_world
 from jaxrecon.pytree import pytree_dataclass
-from jaxrecon.runtime.options import Options, Thresholds
+from jaxrecon.runtime.cameras import intrinsics_of
+from jaxrecon.runtime.masks import EDGES_AT_ONCE, agreement, mask_of
+from jaxrecon.runtime.options import ProgramKey, RuntimeInputs
 from jaxrecon.runtime.placement import ONE_DEVICE, Placement
-from jaxrecon.runtime.quantile import quantile
-
-EDGES_AT_ONCE = 32
-"""Views in which a device looks for edges together."""
 
 
 @pytree_dataclass
@@ -43,37 +39,37 @@ class Geometry:
 
 def scene_program(
     attention: AttentionFn,
-    options: Options,
+    key: ProgramKey,
     model: Model,
     pixels: UInt8[Array, "1 V H W 3"],
-    limits: Thresholds,
-    known: Conditions | None,
+    inputs: RuntimeInputs,
+    priors: PriorArrays | None,
     *,
     placement: Placement = ONE_DEVICE,
 ) -> Geometry:
     """Everything between 8-bit pixels and geometry."""
-    encoded = encoded_scene(attention, model, pixels, limits, known, placement=placement)
+    encoded = encoded_scene(attention, model, pixels, inputs, priors, placement=placement)
     layout = model.layout(pixels.shape)
-    chosen = {} if options.points is None else {"points": options.points}
+    chosen = {} if key.points is None else {"points": key.points}
     prediction = placement.predict(model, encoded, layout, **chosen)
-    if known is not None:
-        prediction = prediction.moved(given_world(prediction.world_from_camera, known))
+    if priors is not None:
+        prediction = prediction.moved(prior_world(prediction.world_from_camera, priors))
     maps = None
-    if options.maps:
+    if key.maps:
         maps = placement.track_maps(cast(TrackingModel, model), encoded, layout)[0]
-    return geometry_of(prediction, limits, options, maps, placement=placement)
+    return geometry_of(prediction, inputs, key, maps, placement=placement)
 
 
 def maps_program(
     attention: AttentionFn,
     model: TrackingModel,
     pixels: UInt8[Array, "1 V H W 3"],
-    limits: Thresholds,
+    inputs: RuntimeInputs,
     *,
     placement: Placement = ONE_DEVICE,
 ) -> Float[Array, "V h w C"]:
     """The feature maps for tracks alone."""
-    encoded = encoded_scene(attention, model, pixels, limits, None, placement=placement)
+    encoded = encoded_scene(attention, model, pixels, inputs, None, placement=placement)
     return placement.track_maps(model, encoded, model.layout(pixels.shape))[0]
 
 
@@ -81,16 +77,16 @@ def encoded_scene(
     attention: AttentionFn,
     model: Model,
     pixels: UInt8[Array, "1 V H W 3"],
-    limits: Thresholds,
-    known: Conditions | None,
+    inputs: RuntimeInputs,
+    priors: PriorArrays | None,
     *,
     placement: Placement = ONE_DEVICE,
 ) -> Encoded:
     """All for which the views exchange."""
     images = pixels.astype(jnp.float32) / 255
-    conditions: dict[str, Any] = {} if known is None else {"conditions": known}
+    known: dict[str, Any] = {} if priors is None else {"priors": priors}
     return placement.encode(
-        model, images, attention=attention, num_valid_views=limits.views, **conditions
+        model, images, attention=attention, num_valid_views=inputs.num_valid_views, **known
     )
 
 
@@ -98,109 +94,47 @@ def encoder_program(
     attention: AttentionFn,
     model: Model,
     pixels: UInt8[Array, "1 V H W 3"],
-    limits: Thresholds,
-    known: Conditions | None,
+    inputs: RuntimeInputs,
+    priors: PriorArrays | None,
     *,
     placement: Placement = ONE_DEVICE,
 ) -> Encoded:
     """The part in which views exchange, for heads in programs of their own."""
-    encoded = encoded_scene(attention, model, pixels, limits, known, placement=placement)
+    encoded = encoded_scene(attention, model, pixels, inputs, priors, placement=placement)
     return placement.waiting(encoded)
 
 
 def geometry_of(
     prediction: Prediction,
-    limits: Thresholds,
-    options: Options,
+    inputs: RuntimeInputs,
+    key: ProgramKey,
     maps: Float[Array, "V h w C"] | None = None,
     *,
     placement: Placement = ONE_DEVICE,
 ) -> Geometry:
     """What is told of the one scene."""
     scene: Prediction = jax.tree.map(lambda x: x[0], prediction)
-    confidence = _agreement(scene, limits) if options.multiview else scene.confidence
+    views, region = inputs.num_valid_views, inputs.valid_region
+    confidence = agreement(scene, views) if key.multiview else scene.confidence
+    inside = None if region is None else _inside(jnp.asarray(region), confidence.shape[1:])
     return Geometry(
         points_world=scene.points_world,
         points_camera=scene.points_camera,
         confidence=confidence,
-        mask=_mask(scene, confidence, limits, options, placement),
+        mask=mask_of(
+            scene,
+            confidence,
+            inputs,
+            inside=inside,
+            strict_edges=key.strict_edges,
+            placement=placement,
+        ),
         world_from_camera=scene.world_from_camera,
-        intrinsics=_intrinsics(scene, limits, options),
+        intrinsics=intrinsics_of(scene, key.camera, views),
         metric_scale=scene.metric_scale,
         skipped=scene.skipped,
         track_maps=maps,
     )
-
-
-def _intrinsics(scene: Prediction, limits: Thresholds, options: Options) -> Float[Array, "V 3 3"]:
-    """The model's own, unless it has none or the caller asks for what it does not promise."""
-    free = options.intrinsics == "per_view" and options.principal_point == "free"
-    if free and scene.intrinsics is not None:
-        return scene.intrinsics
-    return intrinsics_from_points(
-        scene.points_camera,
-        sharing=options.intrinsics,
-        principal_point=options.principal_point,
-        views=limits.views,
-    )
-
-
-def _agreement(scene: Prediction, limits: Thresholds) -> Float[Array, "V H W"]:
-    """How far the views agree on each point; see `depth_consistency`."""
-    depth = scene.points_camera[..., 2]
-    return depth_consistency(
-        depth,
-        jnp.ones(depth.shape, bool) if scene.mask is None else scene.mask,
-        scene.world_from_camera,
-        _intrinsics(scene, limits, Options()),
-        views=limits.views,
-    )
-
-
-def _mask(
-    scene: Prediction,
-    confidence: Float[Array, "V H W"],
-    limits: Thresholds,
-    options: Options,
-    placement: Placement,
-) -> Bool[Array, "V H W"]:
-    """Confident pixels of the photos that are not on an edge, as upstream's examples keep them."""
-    mask = confidence > limits.min_confidence
-    if scene.mask is not None:
-        mask &= scene.mask
-    inside: Array | bool = True
-    if limits.frames is not None:
-        inside = _inside(jnp.asarray(limits.frames), mask.shape[1:])
-        mask &= inside
-    if options.use_quantile:
-        mask &= confidence >= quantile(confidence, limits.confidence_quantile, inside)
-    share = limits.view_confidence_quantile
-    if share is not None:
-        counted = jnp.broadcast_to(inside, confidence.shape)
-        least = jax.vmap(quantile, (0, None, 0))(confidence, jnp.asarray(share), counted)
-        mask &= confidence > least[:, None, None]
-    if options.use_edges:
-        points, rtol = scene.points_camera, limits.edge_rtol
-        mask &= ~_edges(points, mask, rtol, options.strict_edges, placement)
-    return mask
-
-
-def _edges(
-    points_camera: Float[Array, "V H W 3"],
-    mask: Bool[Array, "V H W"],
-    rtol: Float[Array | np.ndarray, ""] | float,
-    strict: bool,
-    placement: Placement,
-) -> Bool[Array, "V H W"]:
-    """Where depth and normals jump: what it needs beside its results would fill the memory."""
-
-    def work(rtol: Array, views: tuple[Array, Array]) -> Array:
-        def some(views: tuple[Array, Array]) -> Array:
-            return depth_normal_edges(views[0], rtol=rtol, mask=views[1], strict=strict)
-
-        return map_views(some, views, at_once=EDGES_AT_ONCE)
-
-    return placement.each_view(work, jnp.asarray(rtol), (points_camera, mask), axis=0, out=0)
 
 
 def chunks_of(
@@ -226,8 +160,8 @@ def chunks_of(
     return found | {"head views": heads, "edge views": edges}
 
 
-def _inside(frames: Int[Array, "V 4"], size: tuple[int, ...]) -> Bool[Array, "V H W"]:
+def _inside(valid_region: Int[Array, "V 4"], size: tuple[int, ...]) -> Bool[Array, "V H W"]:
     """Which pixels show a photo."""
-    left, top, right, bottom = frames.T[:, :, None, None]
+    left, top, right, bottom = valid_region.T[:, :, None, None]
     row, column = jnp.arange(size[0])[:, None], jnp.arange(size[1])
     return (column >= left) & (column < right) & (row >= top) & (row < bottom)

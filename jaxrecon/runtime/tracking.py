@@ -13,7 +13,7 @@ from jaxrecon.errors import InputError
 from jaxrecon.images import PixelTransform
 from jaxrecon.models import TrackingModel, Tracks, check_query_points
 from jaxrecon.nn.execution import INFERENCE, ExecutionConfig
-from jaxrecon.runtime.bucketing import bucket_of, padded, photo_frames
+from jaxrecon.runtime.bucketing import bucket_of, padded, valid_regions
 
 POINT_VIEWS_AT_ONCE = 2**18
 """Most points followed together, times views: bounds the memory."""
@@ -211,7 +211,7 @@ def _kind(points: object, array: np.ndarray) -> str:
 
 def _spread_out(count: int, transform: PixelTransform) -> Float[np.ndarray, "Q 2"]:
     """About `count` points on a regular grid over the photo, in the middle of its cells."""
-    left, top, right, bottom = photo_frames([transform])[0].tolist()
+    left, top, right, bottom = valid_regions([transform])[0].tolist()
     width, height = right - left, bottom - top
     columns = max(1, round((count * width / height) ** 0.5))
     rows = max(1, round(count / columns))

@@ -1,4 +1,4 @@
-"""MapAnything: conditions, masks, layout of the trunk, precision and compilation."""
+"""MapAnything: priors, masks, layout of the trunk, precision and compilation."""
 
 import time
 from dataclasses import fields, replace
@@ -13,37 +13,38 @@ from flax import nnx
 import golden_data
 from jaxrecon import InputError, geometry
 from jaxrecon.images import PixelTransform
-from jaxrecon.models.mapanything.conditions import Conditions, geometry_of, relative_poses
-from jaxrecon.models.mapanything.inputs import conditions_from
-from jaxrecon.models.mapanything.masks import multiview_confidence, points_to_keep
+from jaxrecon.models import MAPANYTHING_RESIZE
 from jaxrecon.models.mapanything.model import MAPANYTHING, MAPANYTHING_V1, MapAnything
 from jaxrecon.models.mapanything.output import MapAnythingOutput, intrinsics_from_rays
+from jaxrecon.models.mapanything.priors import geometry_of, relative_poses
 from jaxrecon.nn.alternating import GlobalFirstAttention
 from jaxrecon.nn.attention import TokenLayout, attend_densely
 from jaxrecon.nn.block import BlockConfig
+from jaxrecon.priors import PriorArrays, ViewPriors, prior_arrays
+from mapanything_masks import multiview_confidence, points_to_keep
 from mapanything_stages import (
     MAPANYTHING_TINY,
     MAPANYTHING_V1_TINY,
     build_mapanything,
-    conditions_of,
     images_of,
+    priors_of,
 )
 
 PARTIAL = golden_data.case("mapanything_v11_tiny_84x42_v2_b2_partial")
 IMAGES_ONLY = golden_data.case("mapanything_v1_tiny_56x70_v3_b1_img")
 EPS = golden_data.case("eps_mapanything_v11_tiny_56x70_v3")
 POST = golden_data.case("post_mapanything")
-forward = jax.jit(lambda m, x, c: m(x, conditions=c))
+forward = jax.jit(lambda m, x, c: m(x, priors=c))
 
 
-def nothing(conditions: Conditions) -> Conditions:
+def nothing(priors: PriorArrays) -> PriorArrays:
     """The same arrays, of which nothing is known."""
     masks = {
-        field.name: jnp.zeros_like(getattr(conditions, field.name))
-        for field in fields(conditions)
+        field.name: jnp.zeros_like(getattr(priors, field.name))
+        for field in fields(priors)
         if field.name.startswith("has_")
     }
-    return replace(conditions, **masks)
+    return replace(priors, **masks)
 
 
 def views_first(x: np.ndarray) -> jax.Array:
@@ -128,26 +129,26 @@ def masks_by_hand(
 
 
 class TestModel:
-    def test_no_conditions_are_conditions_of_which_none_is_known(self) -> None:
+    def test_no_priors_are_priors_of_which_none_is_known(self) -> None:
         model = build_mapanything(MAPANYTHING_V1_TINY, IMAGES_ONLY.weights())
         images = images_of(IMAGES_ONLY.inputs())
         without = forward(model, images, None)
-        unknown = forward(model, images, conditions_of(IMAGES_ONLY))
+        unknown = forward(model, images, priors_of(IMAGES_ONLY))
         for a, b in zip(jax.tree.leaves(without), jax.tree.leaves(unknown), strict=True):
             np.testing.assert_allclose(a, b, rtol=0, atol=2e-5 * np.abs(a).max())
 
     def test_one_program_serves_every_combination(self) -> None:
         model = build_mapanything(MAPANYTHING_TINY, PARTIAL.weights())
-        images, conditions = images_of(PARTIAL.inputs()), conditions_of(PARTIAL)
+        images, priors = images_of(PARTIAL.inputs()), priors_of(PARTIAL)
         compiled = []
 
-        def points(m: MapAnything, x: jax.Array, c: Conditions) -> jax.Array:
+        def points(m: MapAnything, x: jax.Array, c: PriorArrays) -> jax.Array:
             compiled.append(x.shape)
-            return m(x, conditions=c).points_world
+            return m(x, priors=c).points_world
 
         run = jax.jit(points)
-        some, none = run(model, images, conditions), run(model, images, nothing(conditions))
-        one_view = replace(conditions, has_pose=conditions.has_pose.at[:, 1:].set(False))
+        some, none = run(model, images, priors), run(model, images, nothing(priors))
+        one_view = replace(priors, has_pose=priors.has_pose.at[:, 1:].set(False))
         fewer = run(model, images, one_view)
         assert len(compiled) == 1
         assert len({float(jnp.sum(x)) for x in (some, none, fewer)}) == 3
@@ -166,8 +167,8 @@ class TestModel:
         if place == "norm":
             model.norm.epsilon = 1e-5
         inputs, expected = EPS.inputs(), EPS.outputs()
-        out = jax.jit(lambda m, x, c: m.decode(m.features(x, conditions=c), m.layout(x.shape)))(
-            model, images_of(inputs), conditions_of(EPS)
+        out = jax.jit(lambda m, x, c: m.decode(m.features(x, priors=c), m.layout(x.shape)))(
+            model, images_of(inputs), priors_of(EPS)
         )
         with pytest.raises(AssertionError, match="off by"):
             for key, value in {
@@ -367,8 +368,8 @@ POSE = np.eye(4)
 DEPTH = np.full((40, 60), 2.0)
 
 
-def known(**given: Any) -> Conditions:
-    return conditions_from([WIDE, WIDE], **given)
+def known(**given: Any) -> PriorArrays:
+    return prior_arrays(ViewPriors(**given), [WIDE, WIDE], MAPANYTHING_RESIZE.resized_intrinsics)
 
 
 class TestInputs:

@@ -1,5 +1,6 @@
 """How MapAnything brings images, intrinsics and depth to size, against upstream's numbers."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,8 +12,9 @@ import golden_data
 from image_files import save
 from jaxrecon import InputError
 from jaxrecon.images import PixelTransform, load_images
-from jaxrecon.models import MAPANYTHING_RESIZE, AspectRule, conditions_from
+from jaxrecon.models import MAPANYTHING_RESIZE, AspectRule
 from jaxrecon.nn.dinov2 import IMAGE_MEAN, IMAGE_STD
+from jaxrecon.priors import PriorArrays, ViewPriors, prior_arrays
 
 GOLDEN = golden_data.case("prep_mapanything")
 INFO = GOLDEN.info
@@ -34,6 +36,10 @@ PREPARED = {
     "pp_longest140": (replace(MAPANYTHING_RESIZE, even_crop=True), 140),
     "pp_fixedsize": (AspectRule(sizes=((1.0, 84, 70),), even_crop=True), None),
 }
+
+
+def arrays(transforms: Sequence[PixelTransform], **given: Any) -> PriorArrays:
+    return prior_arrays(ViewPriors(**given), transforms, MAPANYTHING_RESIZE.resized_intrinsics)
 
 
 def normalised(pixels: np.ndarray, *, identity: bool = False) -> np.ndarray:
@@ -70,7 +76,7 @@ def test_depth_and_intrinsics_follow_the_pixels(name: str) -> None:
     """
     (rule, resolution), inputs, outputs = PREPARED[name], GOLDEN.inputs(), GOLDEN.outputs()
     batch = load_images([inputs["png_a"], inputs["png_b"]], rule=rule, resolution=resolution)
-    known = conditions_from(
+    known = arrays(
         batch.transforms,
         intrinsics=[inputs["pp_K_a"], inputs["pp_K_b"]],
         depths=[inputs["pp_depth_a"], inputs["pp_depth_b"]],
@@ -94,10 +100,10 @@ def test_intrinsics_of_the_photo_stay_exact() -> None:
     exact = transform.intrinsics_from_original(original)
     np.testing.assert_allclose(exact[0], [50 * 42 / 61, 0, 42 / 61 * 33.5 - 7.5])
     np.testing.assert_allclose(transform.intrinsics_to_original(exact), original)
-    told = np.asarray(conditions_from([transform], intrinsics=original).intrinsics[0, 0])
+    told = np.asarray(arrays([transform], intrinsics=original).intrinsics[0, 0])
     np.testing.assert_allclose(told, [[35, 0, 13.5 + 0.7 * 3], [0, 35, 6.5], [0, 0, 1]], rtol=1e-6)
     stretched = PixelTransform.stretch((60, 40), (42, 42))
-    told = np.asarray(conditions_from([stretched], intrinsics=original).intrinsics[0, 0])
+    told = np.asarray(arrays([stretched], intrinsics=original).intrinsics[0, 0])
     np.testing.assert_allclose(told, stretched.intrinsics_from_original(original), rtol=1e-6)
 
 

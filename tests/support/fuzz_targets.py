@@ -21,11 +21,11 @@ from image_files import write_video
 from jaxrecon import checkpoint, registry
 from jaxrecon.aot.record import read_record
 from jaxrecon.cli.query_points import read_query_points
-from jaxrecon.conditions import colmap_images, read_known_views
 from jaxrecon.evaluation import open_dataset
 from jaxrecon.images import load_images, view_sizes
 from jaxrecon.models import Pi3, Pi3Config, ResizeRule
 from jaxrecon.nn.dinov2 import DinoV2Config
+from jaxrecon.priors import colmap_images, read_view_priors
 from jaxrecon.reconstruction import Reconstruction
 from jaxrecon.training import TrainConfig
 from jaxrecon.training.log import read_log
@@ -251,7 +251,7 @@ NERF = {
 
 def _known(name: str) -> Callable[[Path], object]:
     def read(folder: Path) -> object:
-        return read_known_views(folder / name, NAMES, sizes=[SIZE] * 2)
+        return read_view_priors(folder / name, NAMES, sizes=[SIZE] * 2)
 
     return read
 
@@ -269,7 +269,7 @@ COLMAP_TEXT = "".join(f"{n} 1 0 0 0 0 0 {n} 1 {name}\n1 2 3\n" for n, name in en
 
 
 def _colmap(folder: Path) -> object:
-    return read_known_views(folder, NAMES, sizes=[SIZE] * 2), colmap_images(folder)
+    return read_view_priors(folder, NAMES, sizes=[SIZE] * 2), colmap_images(folder)
 
 
 _COLMAP_PICTURES = _both(*(_picture(f"images/{name}") for name in NAMES))

@@ -12,7 +12,6 @@ from convert.engine import plan, stream
 from convert.mapanything import IGNORED, RULES, repeated
 from golden_data import Golden
 from jaxrecon import checkpoint, geometry
-from jaxrecon.models.mapanything.conditions import Conditions, distances, geometry_of
 from jaxrecon.models.mapanything.model import (
     MAPANYTHING,
     MAPANYTHING_V1,
@@ -20,9 +19,11 @@ from jaxrecon.models.mapanything.model import (
     MapAnything,
     MapAnythingConfig,
 )
+from jaxrecon.models.mapanything.priors import distances, geometry_of
 from jaxrecon.nn.attention import attend_densely
 from jaxrecon.nn.block import Block
 from jaxrecon.nn.dinov2 import IMAGE_MEAN, IMAGE_STD
+from jaxrecon.priors import PriorArrays
 from upstream_state import InMemory
 from vggt_stages import channels_first, channels_last
 
@@ -74,7 +75,7 @@ def images_of(inputs: Mapping[str, np.ndarray]) -> jax.Array:
     return channels_last(np.swapaxes(inputs["images"], 0, 1))
 
 
-def conditions_of(golden: Golden) -> Conditions:
+def priors_of(golden: Golden) -> PriorArrays:
     """What a case gives; NaN where it gives nothing, which must not be looked at."""
     inputs, flags = golden.inputs(), golden.info["geometric_flags"]
     views, batch, _, height, width = inputs["images"].shape
@@ -92,7 +93,7 @@ def conditions_of(golden: Golden) -> Conditions:
     depth_z, has_depth = given("depth_z", (height, width))
     poses, has_pose = given("camera_poses", (4, 4))
     metric = inputs.get("is_metric_scale", np.ones((views, batch))).astype(bool).T
-    return Conditions(
+    return PriorArrays(
         intrinsics=intrinsics,
         has_intrinsics=has_intrinsics,
         depth_z=depth_z,
@@ -115,9 +116,9 @@ def view_major(x: jax.Array) -> jax.Array:
 
 
 def encoder_stages(
-    model: MapAnything, images: jax.Array, conditions: Conditions
+    model: MapAnything, images: jax.Array, priors: PriorArrays
 ) -> dict[str, jax.Array]:
-    """From pixels and conditions to the fused features."""
+    """From pixels and priors to the fused features."""
     encoder, layout = model.encoder, model.layout(images.shape)
     normalised = (view_major(images) - jnp.array(IMAGE_MEAN)) / jnp.array(IMAGE_STD)
     embedded = encoder.embed(normalised)
@@ -128,8 +129,8 @@ def encoder_stages(
     def as_map(patches: jax.Array) -> jax.Array:
         return channels_first(patches.reshape(-1, *layout.grid, patches.shape[-1]))
 
-    given, encoders = geometry_of(conditions), model.geometry
-    fused, _ = model.fused(images, conditions)
+    given, encoders = geometry_of(priors), model.geometry
+    fused, _ = model.fused(images, priors)
     return {
         "enc_patch_embed": encoder.embed_patches(normalised),
         "enc_block0_input": embedded,
@@ -146,26 +147,26 @@ def encoder_stages(
     }
 
 
-def input_stages(conditions: Conditions) -> dict[str, jax.Array]:
+def input_stages(priors: PriorArrays) -> dict[str, jax.Array]:
     """What upstream makes of the inputs before the model sees them; zero where it has none."""
-    posed = conditions.has_pose[..., None]
-    distance = distances(conditions.depth_z, conditions.intrinsics)[..., None]
-    rotation = conditions.world_from_camera[..., :3, :3]
+    posed = priors.has_pose[..., None]
+    distance = distances(priors.depth_z, priors.intrinsics)[..., None]
+    rotation = priors.world_from_camera[..., :3, :3]
     out = {
-        "pre_ray_directions_cam": geometry_of(conditions).rays,
-        "pre_depth_along_ray": jnp.where(conditions.has_depth[..., None, None, None], distance, 0),
+        "pre_ray_directions_cam": geometry_of(priors).rays,
+        "pre_depth_along_ray": jnp.where(priors.has_depth[..., None, None, None], distance, 0),
         "pre_camera_pose_quats": jnp.where(posed, geometry.quaternion_from_rotation(rotation), 0),
-        "pre_camera_pose_trans": jnp.where(posed, conditions.world_from_camera[..., :3, 3], 0),
+        "pre_camera_pose_trans": jnp.where(posed, priors.world_from_camera[..., :3, 3], 0),
     }
     return {key: value.swapaxes(0, 1) for key, value in out.items()}
 
 
 def trunk_stages(
-    model: MapAnything, images: jax.Array, conditions: Conditions
+    model: MapAnything, images: jax.Array, priors: PriorArrays
 ) -> dict[str, jax.Array]:
     """Each block of the trunk run by itself, whether it is tapped or not."""
     layout, trunk = model.layout(images.shape), model.trunk
-    x, scene = model.tokens(*model.fused(images, conditions))
+    x, scene = model.tokens(*model.fused(images, priors))
 
     def whole() -> jax.Array:
         return jnp.concatenate([x.reshape(x.shape[0], -1, x.shape[3]), scene], axis=1)
@@ -206,12 +207,12 @@ def dense_stages(model: MapAnything, features: Features, images: jax.Array) -> d
     }
 
 
-def stages(model: MapAnything, images: jax.Array, conditions: Conditions) -> dict[str, jax.Array]:
+def stages(model: MapAnything, images: jax.Array, priors: PriorArrays) -> dict[str, jax.Array]:
     """All of them, by upstream's keys."""
     layout = model.layout(images.shape)
-    features = model.features(images, conditions=conditions)
-    out = input_stages(conditions) | encoder_stages(model, images, conditions)
-    out |= trunk_stages(model, images, conditions)
+    features = model.features(images, priors=priors)
+    out = input_stages(priors) | encoder_stages(model, images, priors)
+    out |= trunk_stages(model, images, priors)
     out |= dense_stages(model, features, images)
     decoded = model.decode(features, layout)
 
@@ -237,7 +238,7 @@ def stages(model: MapAnything, images: jax.Array, conditions: Conditions) -> dic
 def check_mapanything(golden: Golden) -> None:
     """Every stored activation; the last ones are what `MapAnything.__call__` is made of."""
     model = build_mapanything(CONFIGS[golden.info["arch"]], golden.weights())
-    actual = jax.jit(stages)(model, images_of(golden.inputs()), conditions_of(golden))
+    actual = jax.jit(stages)(model, images_of(golden.inputs()), priors_of(golden))
     for key, expected in golden.outputs().items():
         value = np.asarray(actual[key])
         if key == "non_ambiguous_mask":

@@ -24,8 +24,6 @@ from jaxrecon.models import (
     VGGT_RESIZE,
     AspectRule,
     SideRule,
-    multiview_confidence,
-    points_to_keep,
 )
 from jaxrecon.pipeline import Pipeline
 from jaxrecon.progress import Stages
@@ -34,6 +32,7 @@ from jaxrecon.runtime.bucketing import bucket_of, serves_fewer
 from jaxrecon.runtime.memory import needs_of
 from jaxrecon.runtime.tracking import padded_count, queries
 from jaxrecon.sparse import SparseAttention
+from mapanything_masks import multiview_confidence, points_to_keep
 from mapanything_stages import MAPANYTHING_TINY, MAPANYTHING_V1_TINY
 from vggt_stages import VGGT_TINY
 
@@ -135,7 +134,7 @@ class TestLoading:
         direct = registry.load(upstream(name), stages=QUIET)
         assert native.name == direct.name == name
         assert native.resize == direct.resize == registry.MODELS[name].resize
-        assert native.habits == direct.habits == registry.MODELS[name].family.habits
+        assert native.defaults == direct.defaults == registry.MODELS[name].family.defaults
         ours, theirs = checkpoint.flatten(native.model), checkpoint.flatten(direct.model)
         assert ours.keys() == theirs.keys()
         for path in ours:

@@ -15,11 +15,11 @@ from PIL import Image
 
 from image_files import noise, save
 from jaxrecon.cli import _parser
-from jaxrecon.cli.known import sources
+from jaxrecon.cli.priors import sources
 from jaxrecon.cli.query_points import read_query_points
-from jaxrecon.conditions import colmap_images, read_known_views
 from jaxrecon.errors import MAX_MESSAGE, InputError
 from jaxrecon.evaluation import open_dataset
+from jaxrecon.priors import colmap_images, read_view_priors
 from jaxrecon.progress import Stages
 
 SIZE = (24, 16)
@@ -42,7 +42,7 @@ def refusal(call: Callable[[], object], *, seconds: float = 3, mebibytes: float 
 
 
 def known(path: Path, *names: str, **options: Any) -> Any:
-    return read_known_views(path, names or ("a.png",), sizes=[SIZE] * max(1, len(names)), **options)
+    return read_view_priors(path, names or ("a.png",), sizes=[SIZE] * max(1, len(names)), **options)
 
 
 def nerf(folder: Path, *frames: dict[str, Any], **shared: Any) -> Path:

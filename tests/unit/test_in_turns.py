@@ -13,7 +13,7 @@ from jaxrecon.nn.attention import TokenLayout, attend_densely
 from jaxrecon.nn.block import Block, BlockConfig
 from jaxrecon.nn.execution import INFERENCE, ExecutionConfig
 from jaxrecon.nn.rope import grid_positions, rotary_table
-from jaxrecon.runtime import program
+from jaxrecon.runtime import masks
 from jaxrecon.runtime.placement import ONE_DEVICE
 
 
@@ -72,7 +72,7 @@ def test_edges_in_turns_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     points[..., 2] = 1 + np.abs(points[..., 2])
     mask = random.random(points.shape[:3]) < 0.9
     given = jnp.asarray(points), jnp.asarray(mask), 0.03, False
-    whole = program._edges(*given, ONE_DEVICE)
-    monkeypatch.setattr(program, "EDGES_AT_ONCE", 3)
+    whole = masks._edges(*given, ONE_DEVICE)
+    monkeypatch.setattr(masks, "EDGES_AT_ONCE", 3)
     assert whole.any() and not whole.all()
-    np.testing.assert_array_equal(program._edges(*given, ONE_DEVICE), whole)
+    np.testing.assert_array_equal(masks._edges(*given, ONE_DEVICE), whole)

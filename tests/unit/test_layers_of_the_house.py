@@ -35,7 +35,7 @@ FLOORS = (
         "jaxrecon.geometry",
         "jaxrecon.scenes",
         "jaxrecon.images",
-        "jaxrecon.conditions",
+        "jaxrecon.priors",
         "jaxrecon.formats",
         "jaxrecon.reconstruction",
         "jaxrecon.bundle_adjustment",

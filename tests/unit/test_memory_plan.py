@@ -91,7 +91,7 @@ def test_released_models_need_no_weights(monkeypatch: pytest.MonkeyPatch, tmp_pa
     assert all(isinstance(leaf, jax.ShapeDtypeStruct) for leaf in leaves)
     assert {str(leaf.dtype) for leaf in leaves} == {"float32", "bfloat16"}
     assert pipeline.name == "vggt"
-    assert pipeline.habits.points == ("depth", "pointmap")
+    assert pipeline.defaults.points == ("depth", "pointmap")
     assert not list(tmp_path.iterdir())
 
 

@@ -13,7 +13,7 @@ from flax import nnx
 import jaxrecon
 from drawn_weights import drawn
 from jaxrecon.cli import main
-from jaxrecon.pipeline import Options, Pipeline
+from jaxrecon.pipeline import Pipeline, ProgramKey
 from jaxrecon.progress import Stages
 from jaxrecon.runtime.program import scene_program
 from tiny_families import FAMILIES, FIELDS, whole_and_streamed
@@ -25,11 +25,9 @@ PUT_ASIDE, FETCHED = '"pinned_host"', '"device"'
 
 def moves(pipeline: Pipeline) -> tuple[int, int]:
     """How often its program for a GPU brings arrays to the host's memory, and to the device's."""
-    options = Options()
-    program = jax.jit(
-        partial(scene_program, pipeline.attention, options, placement=pipeline.placement)
-    )
-    traced = program.trace(*pipeline._abstract((VIEWS, SIDE, SIDE, 3), options))
+    key = ProgramKey()
+    program = jax.jit(partial(scene_program, pipeline.attention, key, placement=pipeline.placement))
+    traced = program.trace(*pipeline._abstract((VIEWS, SIDE, SIDE, 3), key))
     text = traced.lower(lowering_platforms=("cuda",)).as_text()
     lines = [line for line in text.splitlines() if "annotate_device_placement" in line]
     return sum(PUT_ASIDE in line for line in lines), sum(FETCHED in line for line in lines)

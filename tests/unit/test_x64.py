@@ -26,7 +26,7 @@ def pipeline_of(name: str) -> Pipeline:
     entry = registry.MODELS[name]
     build = entry.family.build
     model = drawn(lambda: build(CONFIGS[name], dtype=jnp.float32, rngs=nnx.Rngs(0)))
-    return Pipeline(model, name, entry.resize, habits=entry.family.habits)
+    return Pipeline(model, name, entry.resize, defaults=entry.family.defaults)
 
 
 @pytest.mark.parametrize("name", CONFIGS)

@@ -6,7 +6,7 @@ from jax.lax import Precision
 from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float
 
-from jaxrecon.models.mapanything.conditions import Geometry
+from jaxrecon.models.mapanything.priors import Geometry
 from jaxrecon.nn.dpt import conv
 from jaxrecon.nn.layers import gelu, layer_norm, linear
 

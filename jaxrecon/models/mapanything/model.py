@@ -11,8 +11,7 @@ from flax import nnx
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
-from jaxrecon.deprecation import renamed_keyword
-from jaxrecon.models.mapanything.conditions import Conditions, geometry_of
+from jaxrecon.deprecation import renamed_arguments
 from jaxrecon.models.mapanything.encoders import NORM_EPS, GeometryEncoder
 from jaxrecon.models.mapanything.output import (
     NUMBERS,
@@ -22,6 +21,7 @@ from jaxrecon.models.mapanything.output import (
     compose,
     metres,
 )
+from jaxrecon.models.mapanything.priors import geometry_of
 from jaxrecon.models.model import Encoded, Model, skipped_by_scene
 from jaxrecon.models.prediction import Prediction
 from jaxrecon.nn.alternating import GlobalFirstAttention, check_taps
@@ -39,6 +39,7 @@ from jaxrecon.nn.dpt import DenseHead, DPTConfig
 from jaxrecon.nn.execution import INFERENCE, Chunk, Chunks, ExecutionConfig, chunk_size
 from jaxrecon.nn.layers import layer_norm, linear
 from jaxrecon.nn.views import map_views
+from jaxrecon.priors import PriorArrays
 from jaxrecon.pytree import pytree_dataclass
 from jaxrecon.sizes import MOST_BLOCKS, MOST_WIDTH, check_heads, check_whole
 
@@ -177,13 +178,13 @@ class MapAnything(Model):
         self.pose_head = PoseHead(width, config.pose_width, rngs=rngs)
         self.scale_head = ScaleHead(width, config.scale_width, rngs=rngs)
 
-    @renamed_keyword("real_views", "num_valid_views")
+    @renamed_arguments(conditions="priors", real_views="num_valid_views")
     def __call__(
         self,
         images: Float[Array, "B V H W 3"],
         *,
         attention: AttentionFn = attend_densely,
-        conditions: Conditions | None = None,
+        priors: PriorArrays | None = None,
         num_valid_views: Count | None = None,
         execution: ExecutionConfig = INFERENCE,
     ) -> Prediction:
@@ -192,7 +193,7 @@ class MapAnything(Model):
         Args:
           images: RGB in [0, 1]; H and W are multiples of the patch size.
           attention: how the trunk's tokens attend; dense if not given.
-          conditions: what is known of the views. With none given, the encoders of geometry are
+          priors: what is known of the views. With none given, the encoders of geometry are
             not run.
           num_valid_views: so many first views count; see `encode`.
           execution: how the work is done; a static argument where this is compiled.
@@ -203,27 +204,27 @@ class MapAnything(Model):
         encoded = self.encode(
             images,
             attention=attention,
-            conditions=conditions,
+            priors=priors,
             num_valid_views=num_valid_views,
             execution=execution,
         )
         return self.predict_all(encoded, self.layout(images.shape), execution=execution)
 
-    @renamed_keyword("real_views", "num_valid_views")
+    @renamed_arguments(conditions="priors", real_views="num_valid_views")
     def encode(
         self,
         images: Float[Array, "B V H W 3"],
         *,
         attention: AttentionFn = attend_densely,
         num_valid_views: Count | None = None,
-        conditions: Conditions | None = None,
+        priors: PriorArrays | None = None,
         execution: ExecutionConfig = INFERENCE,
     ) -> Encoded:
-        """As every model's; `conditions` is told at `__call__`."""
+        """As every model's; `priors` is told at `__call__`."""
         features = self.features(
             images,
             attention=attention,
-            conditions=conditions,
+            priors=priors,
             num_valid_views=num_valid_views,
             execution=execution,
         )
@@ -262,13 +263,13 @@ class MapAnything(Model):
         images: Float[Array, "B V H W 3"],
         *,
         attention: AttentionFn = attend_densely,
-        conditions: Conditions | None = None,
+        priors: PriorArrays | None = None,
         num_valid_views: Count | None = None,
         execution: ExecutionConfig = INFERENCE,
     ) -> Features:
         """Features of the views, which all heads share; see `__call__`."""
         layout = replace(self.layout(images.shape), num_valid_views=num_valid_views)
-        fused, classes = self.fused(images, conditions, execution=execution)
+        fused, classes = self.fused(images, priors, execution=execution)
         tokens, scene = self.tokens(fused, classes, execution=execution)
         tapped, scene, stats = self.trunk(tokens, layout, attention, scene, execution=execution)
         skipped = skipped_by_scene(stats)
@@ -277,15 +278,15 @@ class MapAnything(Model):
     def fused(
         self,
         images: Float[Array, "B V H W 3"],
-        conditions: Conditions | None,
+        priors: PriorArrays | None,
         *,
         execution: ExecutionConfig = INFERENCE,
     ) -> tuple[Float[Array, "B V P D"], Float[Array, "B V 1 D"]]:
         """Features of the patches with what is known of them, normed, and the class tokens."""
         encoded = encode_views(self.encoder, images, patches_only=False, execution=execution)
         patches = encoded[:, :, 1:]
-        if conditions is not None:
-            known = geometry_of(conditions, execution.collectives)
+        if priors is not None:
+            known = geometry_of(priors, execution.collectives)
             patches = patches + self.geometry(known)
         return self.fusion_norm(patches), encoded[:, :, :1]
 

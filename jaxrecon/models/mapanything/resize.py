@@ -5,6 +5,8 @@ from dataclasses import dataclass, replace
 from math import inf
 from typing import ClassVar
 
+import numpy as np
+from jaxtyping import Float
 from PIL import Image
 
 from jaxrecon.errors import InputError
@@ -71,6 +73,28 @@ class AspectRule(ImageRule):
 
     def for_known_cameras(self) -> "AspectRule":
         return replace(self, even_crop=True)
+
+    def resized_intrinsics(
+        self, transform: PixelTransform, intrinsics: Float[np.ndarray, "3 3"]
+    ) -> Float[np.ndarray, "3 3"]:
+        """The camera matrix as upstream's preprocessing gives it to the network.
+
+        An image that covers its processed size is scaled to whole pixels. Upstream scales
+        intrinsics by the factor before that rounding, about the middle of the image: up to a
+        pixel's share of the image's side away from where the pixels are.
+
+        Source: upstream `rescale_image_and_other_optional_info`
+        (`mapanything/utils/cropping.py`).
+        """
+        resized = transform.intrinsics_from_original(intrinsics)
+        size = np.array(transform.original_size)
+        wanted = (np.array(transform.size) / size).max()
+        middle = transform.from_original((size - 1) / 2)
+        for axis, scale in enumerate(transform.scale):
+            if abs(wanted - scale) * size[axis] < 1:  # else the image was stretched
+                resized[axis, :2] *= wanted / scale
+                resized[axis, 2] = (resized[axis, 2] - middle[axis]) * wanted / scale + middle[axis]
+        return resized
 
     def fit(self, width: int, height: int, *, resolution: int | None = None) -> Fit:
         """As `fit_all` with this image alone."""

@@ -13,7 +13,7 @@ from flax import nnx
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
-from jaxrecon.deprecation import renamed_keyword
+from jaxrecon.deprecation import renamed_arguments
 from jaxrecon.geometry.rotation import nearest_rotation
 from jaxrecon.geometry.transforms import rigid, transform_points
 from jaxrecon.models.model import Encoded, Model, skipped_by_scene
@@ -170,7 +170,7 @@ class Pi3(Model):
         self.confidence_head = linear(config.point_width, pixels, dtype=jnp.float32, rngs=rngs)
         self.camera_head = CameraHead(config.camera_width, rngs=rngs)
 
-    @renamed_keyword("real_views", "num_valid_views")
+    @renamed_arguments(real_views="num_valid_views")
     def __call__(
         self,
         images: Float[Array, "B V H W 3"],
@@ -195,7 +195,7 @@ class Pi3(Model):
         )
         return self.predict_all(encoded, self.layout(images.shape), execution=execution)
 
-    @renamed_keyword("real_views", "num_valid_views")
+    @renamed_arguments(real_views="num_valid_views")
     def encode(
         self,
         images: Float[Array, "B V H W 3"],

@@ -13,7 +13,7 @@ from flax import nnx
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
-from jaxrecon.deprecation import renamed_keyword
+from jaxrecon.deprecation import renamed_arguments
 from jaxrecon.geometry import decode_pose, invert_rigid, transform_points, unproject_depth
 from jaxrecon.models.model import Encoded, TrackingModel, skipped_by_scene
 from jaxrecon.models.prediction import Prediction
@@ -182,7 +182,7 @@ class VGGT(TrackingModel):
             else None
         )
 
-    @renamed_keyword("real_views", "num_valid_views")
+    @renamed_arguments(real_views="num_valid_views")
     def __call__(
         self,
         images: Float[Array, "B V H W 3"],
@@ -211,7 +211,7 @@ class VGGT(TrackingModel):
         layout = self.layout(images.shape)
         return self.predict_all(encoded, layout, execution=execution, points=points)
 
-    @renamed_keyword("real_views", "num_valid_views")
+    @renamed_arguments(real_views="num_valid_views")
     def encode(
         self,
         images: Float[Array, "B V H W 3"],

@@ -8,14 +8,14 @@ import numpy as np
 from jaxtyping import Float
 
 from jaxrecon.checks import path_given
-from jaxrecon.conditions.camera import check_copy, check_lens, scaled
-from jaxrecon.conditions.colmap_files import Camera, Image, model_folder, read_cameras, read_images
-from jaxrecon.conditions.colmap_lens import nearest_pinhole
-from jaxrecon.conditions.known import Kind, KnownViews
-from jaxrecon.conditions.names import views_by_name
 from jaxrecon.errors import InputError
 from jaxrecon.images.pictures import file_orientation
 from jaxrecon.images.sources import natural_key
+from jaxrecon.priors.camera import check_copy, check_lens, scaled
+from jaxrecon.priors.colmap_files import Camera, Image, model_folder, read_cameras, read_images
+from jaxrecon.priors.colmap_lens import nearest_pinhole
+from jaxrecon.priors.names import views_by_name
+from jaxrecon.priors.view_priors import ViewPriors
 from jaxrecon.reading import inside, is_folder, is_plain_file
 
 
@@ -23,11 +23,11 @@ def read_colmap(
     folder: Path,
     names: Sequence[str],
     sizes: Sequence[tuple[int, int]],
-    wanted: frozenset[Kind],
+    wanted: frozenset[str],
     *,
     allow_outside: bool = False,
-) -> KnownViews:
-    """What a COLMAP folder tells of images of these names; see `read_known_views`.
+) -> ViewPriors:
+    """What a COLMAP folder tells of images of these names; see `read_view_priors`.
 
     Raises:
       InputError: it holds no sound model, knows none of the images, or has a camera that is no
@@ -42,7 +42,7 @@ def read_colmap(
     poses = {}
     if "poses" in wanted:
         poses = {view: image.world_from_camera() for view, image in known.items()}
-    return KnownViews(intrinsics=intrinsics, poses=poses)
+    return ViewPriors(intrinsics=intrinsics, poses=poses, metric_poses=False, metric_depths=False)
 
 
 def colmap_images(folder: str | Path, *, allow_outside: bool = False) -> list[Path]:
@@ -51,7 +51,7 @@ def colmap_images(folder: str | Path, *, allow_outside: bool = False) -> list[Pa
     They lie in `images`, in the folder of the sparse model or one or two above it.
 
     Args:
-      folder: see `read_known_views`.
+      folder: see `read_view_priors`.
       allow_outside: whether names may lead out of `images`, in a model that you trust.
 
     Raises:

@@ -25,7 +25,7 @@ UNITS = ("poses", "depths")
 """What has a unit of length."""
 
 
-def add_known(parser: argparse.ArgumentParser) -> None:
+def add_priors(parser: argparse.ArgumentParser) -> None:
     """Options of what is known of the views."""
     for kind, told in HELP.items():
         parser.add_argument(f"--{kind}", metavar="FILE", help=told)
@@ -59,14 +59,14 @@ def sources(options: argparse.Namespace) -> tuple["ImageSource", dict[str, Path]
         raise InputError(
             f"--colmap {options.colmap} brings its own images; leave out {options.images[0]}"
         )
-    from jaxrecon.conditions import colmap_images
+    from jaxrecon.priors import colmap_images
 
     folder = Path(options.colmap)
     images = colmap_images(folder, allow_outside=options.allow_outside)
     return images, {"intrinsics": folder, "poses": folder} | files
 
 
-def read_known(
+def read_priors(
     options: argparse.Namespace, images: "ImageSource", files: dict[str, Path]
 ) -> dict[str, Any]:
     """The arguments of `Pipeline.reconstruct` that tell what is known.
@@ -80,14 +80,14 @@ def read_known(
     if not files:
         return {}
     from jaxrecon.images import view_names, view_sizes
-    from jaxrecon.pipeline.known import Known
+    from jaxrecon.priors import ViewPriors
 
     _check_model(options.model, files)
     names = view_names(images, stride=options.stride)
     sizes = view_sizes(images, stride=options.stride)
     told = _read(files, names, sizes, allow_outside=options.allow_outside)
     arguments: dict[str, Any] = told | metric
-    Known.of(**arguments).checked(sizes)
+    ViewPriors(**arguments).checked(sizes)
     return arguments
 
 
@@ -98,23 +98,23 @@ def _read(
     *,
     allow_outside: bool,
 ) -> dict[str, Any]:
-    from jaxrecon.conditions import read_known_views
+    from jaxrecon.priors import read_view_priors
 
     arguments: dict[str, Any] = {}
     for path in dict.fromkeys(files.values()):
         kinds: Any = [kind for kind in files if files[kind] == path]
-        known = read_known_views(
+        priors = read_view_priors(
             path, names, sizes=sizes, wanted=kinds, allow_outside=allow_outside
         )
         for kind in kinds:
-            arguments[kind] = getattr(known, kind)
+            arguments[kind] = getattr(priors, kind)
             if not arguments[kind]:
                 raise InputError(
                     f"--{kind}: {path} tells no {kind} of these images; leave it out, or give "
                     "another file"
                 )
             if kind in UNITS:
-                arguments[f"metric_{kind}"] = known.metric
+                arguments[f"metric_{kind}"] = getattr(priors, f"metric_{kind}")
     return arguments
 
 
@@ -135,7 +135,7 @@ def _check_model(model: str, files: dict[str, Path]) -> None:
     from jaxrecon import registry
 
     entry = registry.MODELS.get(model)
-    if entry is not None and not entry.family.habits.conditions:
+    if entry is not None and not entry.family.defaults.priors:
         raise InputError(
             f"--{next(iter(files))}: {model} works from images alone; leave it out, or use "
             "-m mapanything"

@@ -1,4 +1,4 @@
-"""What users know of their views already, read from the files that hold it.
+"""Priors of views, read from the files that hold them.
 
 Three kinds of files tell intrinsics and poses of images: `.npz` archives, COLMAP's sparse models,
 and the `transforms.json` of NeRF tools. All are brought to the conventions of the package: OpenCV
@@ -10,24 +10,22 @@ from collections.abc import Collection, Sequence
 from pathlib import Path
 
 from jaxrecon.checks import path_given, shown
-from jaxrecon.conditions.colmap import colmap_images, read_colmap
-from jaxrecon.conditions.known import KINDS, Kind, KnownViews
-from jaxrecon.conditions.nerf import read_nerf
-from jaxrecon.conditions.npz import read_npz
 from jaxrecon.errors import InputError
+from jaxrecon.priors.colmap import read_colmap
+from jaxrecon.priors.nerf import read_nerf
+from jaxrecon.priors.npz import read_npz
+from jaxrecon.priors.view_priors import KINDS, ViewPriors
 from jaxrecon.reading import is_folder
 
-__all__ = ["KINDS", "Kind", "KnownViews", "colmap_images", "read_known_views"]
 
-
-def read_known_views(
+def read_view_priors(
     path: str | os.PathLike[str],
     names: Sequence[str],
     *,
     sizes: Sequence[tuple[int, int]],
-    wanted: Collection[Kind] = KINDS,
+    wanted: Collection[str] = KINDS,
     allow_outside: bool = False,
-) -> KnownViews:
+) -> ViewPriors:
     """Reads what a file tells of some images.
 
     Args:
@@ -51,6 +49,10 @@ def read_known_views(
       allow_outside: whether pictures that the file names may lie outside of its folder, as those of
         nerfstudio sometimes do; for files that you trust.
 
+    Returns:
+      What the file tells, by the numbers of the images; nothing is known of the units of files
+      other than archives.
+
     Raises:
       InputError: the file is absent, damaged or of another kind; it names a picture that would have
         to be opened outside of its folder; it tells nothing that is wanted of these images; a name
@@ -63,20 +65,20 @@ def read_known_views(
     if unknown:
         raise InputError(f"wanted: found {shown(unknown[0])}; choose of {', '.join(KINDS)}")
     file = Path(os.path.expanduser(path_given("path", path)))
-    known = _read(file, names, sizes, frozenset(wanted), allow_outside)
-    if not any(getattr(known, kind) for kind in wanted):
+    priors = _read(file, names, sizes, frozenset(wanted), allow_outside)
+    if not set(wanted) & set(priors.kinds):
         kinds = " or ".join(kind for kind in KINDS if kind in wanted)
         raise InputError(f"{file} tells no {kinds} of these images; give another file")
-    return known
+    return priors
 
 
 def _read(
     file: Path,
     names: Sequence[str],
     sizes: Sequence[tuple[int, int]],
-    wanted: frozenset[Kind],
+    wanted: frozenset[str],
     allow_outside: bool,
-) -> KnownViews:
+) -> ViewPriors:
     if not os.path.exists(file):
         raise InputError(f"{file} does not exist; check the path")
     if is_folder(file):

@@ -1,5 +1,6 @@
 """What a user says is known of the views: accepted in every sound form, refused in the others."""
 
+from dataclasses import replace
 from typing import Any
 
 import jax.numpy as jnp
@@ -7,9 +8,11 @@ import numpy as np
 import pytest
 
 from jaxrecon import InputError
+from jaxrecon.deprecation import renamed_arguments
 from jaxrecon.images import PixelTransform
-from jaxrecon.models import Conditions, conditions_from, given_world
-from jaxrecon.models.mapanything.conditions import geometry_of
+from jaxrecon.models import MAPANYTHING_RESIZE, PI3_RESIZE, AspectRule
+from jaxrecon.models.mapanything.priors import geometry_of
+from jaxrecon.priors import PriorArrays, ViewPriors, prior_arrays, prior_world
 
 WIDE = PixelTransform.stretch((60, 40), (42, 28))
 MATRIX = np.array([[50.0, 0, 29.5], [0, 48.0, 19.5], [0, 0, 1]])
@@ -17,8 +20,9 @@ POSE = np.eye(4)
 DEPTH = np.full((40, 60), 2.0)
 
 
-def known(views: int = 2, **given: Any) -> Conditions:
-    return conditions_from([WIDE] * views, **given)
+def known(views: int = 2, **given: Any) -> PriorArrays:
+    rule = MAPANYTHING_RESIZE.resized_intrinsics
+    return prior_arrays(ViewPriors(**given), [WIDE] * views, rule)
 
 
 def poses_at(*positions: tuple[float, float, float]) -> np.ndarray:
@@ -117,7 +121,7 @@ class TestPoses:
         translations = geometry_of(two).translations
         np.testing.assert_allclose(translations, geometry_of(one).translations, atol=1e-4)
         np.testing.assert_allclose(geometry_of(two).translation_scale, np.log(5e-4), atol=1e-4)
-        world = given_world(one.world_from_camera, two)
+        world = prior_world(one.world_from_camera, two)
         np.testing.assert_array_equal(world[0, :3, 3], shift.astype(np.float32))
 
     @pytest.mark.parametrize("unit", [1.0, 1e-3, 1e3])
@@ -134,7 +138,7 @@ class TestPoses:
 
     def test_one_pose_of_unknown_unit_has_no_place(self) -> None:
         made = known(poses={0: poses_at((453_211, 5_412_345, 90))[0]}, metric_poses=False)
-        np.testing.assert_array_equal(given_world(made.world_from_camera, made)[0], np.eye(4))
+        np.testing.assert_array_equal(prior_world(made.world_from_camera, made)[0], np.eye(4))
 
     @pytest.mark.parametrize("place", [1e13, 1e39, 1e300])
     def test_beyond_float32_refused(self, place: float) -> None:
@@ -171,3 +175,59 @@ class TestDepths:
         made = geometry_of(known(intrinsics=MATRIX, depths={0: np.full((40, 60), 1e12)}))
         assert np.isfinite(made.depth).all()
         assert np.isfinite(made.depth_scale).all()
+
+
+class TestPriors:
+    def test_every_form_is_kept_and_can_be_given_again(self) -> None:
+        poses = poses_at((0, 0, 0), (0, 0, 1))
+        for given in ({0: poses[0], 1: None}, [poses[0], None], poses):
+            priors = ViewPriors(poses=given)
+            again = replace(priors, metric_poses=False)
+            assert priors.kinds == again.kinds == ("poses",)
+            assert priors.by_view("poses", 2).keys() == again.by_view("poses", 2).keys()
+            assert not again.metric_poses
+
+    def test_which_views_have_intrinsics(self) -> None:
+        one, some, none = (
+            ViewPriors(intrinsics=given).views_with_intrinsics
+            for given in (MATRIX, [None, MATRIX], [None, None])
+        )
+        found = [[view in views for view in (0, 1, 7)] for views in (one, some, none)]
+        assert found == [[True] * 3, [False, True, False], [False] * 3]
+
+    def test_an_image_rule_says_how_cameras_follow(self) -> None:
+        """MapAnything's rounding is its own: another rule maps cameras as the pixels are."""
+        transform = AspectRule(sizes=((2.0, 28, 14),)).fit(61, 20).transform((61, 20))
+        camera = np.array([[50.0, 0, 33], [0, 50, 9.5], [0, 0, 1]])
+        priors = ViewPriors(intrinsics=camera)
+        plain, own = (
+            prior_arrays(priors, [transform], rule.resized_intrinsics).intrinsics[0, 0]
+            for rule in (PI3_RESIZE, MAPANYTHING_RESIZE)
+        )
+        np.testing.assert_allclose(plain, transform.intrinsics_from_original(camera), rtol=1e-6)
+        np.testing.assert_allclose(own[0, 0], 35, rtol=1e-6)
+
+    def test_old_names_warn(self) -> None:
+        import jaxrecon.models
+        import jaxrecon.priors
+
+        with pytest.warns(DeprecationWarning, match=r"jaxrecon\.priors\.PriorArrays now"):
+            assert jaxrecon.models.Conditions is PriorArrays
+        with pytest.warns(DeprecationWarning, match=r"jaxrecon\.priors\.read_view_priors now"):
+            assert jaxrecon.priors.read_known_views is jaxrecon.priors.read_view_priors
+        with pytest.warns(DeprecationWarning, match=r"KnownViews\.metric is called"):
+            assert ViewPriors().metric
+        with pytest.warns(DeprecationWarning, match="conditions_from"):
+            old: Any = jaxrecon.models.conditions_from
+        made: Any = old([WIDE], intrinsics=MATRIX)
+        np.testing.assert_array_equal(made.intrinsics, known(1, intrinsics=MATRIX).intrinsics)
+
+    def test_the_model_takes_its_priors_under_the_old_keyword(self) -> None:
+        @renamed_arguments(conditions="priors")
+        def model(priors: int | None = None) -> int | None:
+            return priors
+
+        old: Any = model
+        with pytest.warns(DeprecationWarning, match=r"model\(conditions=\) is called priors= now"):
+            assert old(conditions=3) == 3
+        assert model(priors=4) == 4

@@ -1,4 +1,7 @@
-"""What is known of the views beforehand, and how MapAnything's encoders want to see it."""
+"""What is known of the views, as MapAnything's encoders want to see it."""
+
+from collections.abc import Sequence
+from typing import Any
 
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
@@ -9,46 +12,18 @@ from jaxrecon.geometry import (
     unproject_depth,
 )
 from jaxrecon.geometry.transforms import invert_rigid, transform_points
+from jaxrecon.images import PixelTransform
+from jaxrecon.models.mapanything.resize import MAPANYTHING_RESIZE
 from jaxrecon.nn.execution import ALONE, Collectives
+from jaxrecon.priors import PriorArrays, ViewPriors, prior_arrays
 from jaxrecon.pytree import pytree_dataclass
 
 SMALLEST = 1e-8
 
 
 @pytree_dataclass
-class Conditions:
-    """Known calibration, depth and poses of `V` views of `B` scenes.
-
-    Each comes with the views for which it is known; elsewhere its numbers are not used. The arrays
-    have one size whatever is known, so that one compiled program serves every combination.
-
-    Attributes:
-      intrinsics: in pixels of the processed images; the centre of the top-left pixel is (0, 0).
-      has_intrinsics: where they are known.
-      depth_z: depth along the optical axis of each pixel, 0 where it is unknown.
-      has_depth: where there is a depth map; such a view needs intrinsics.
-      world_from_camera: rigid poses in any world frame whose axes are the given world's.
-      has_pose: where they are known; none counts in a scene whose first view has none.
-      metric_depth, metric_poses: where depth, or translations, are in metres; elsewhere their
-        unit is unknown.
-      origin: where that frame's origin is in the given world, in the unit of the poses. A scene's
-        views share it.
-    """
-
-    intrinsics: Float[Array, "B V 3 3"]
-    has_intrinsics: Bool[Array, "B V"]
-    depth_z: Float[Array, "B V H W"]
-    has_depth: Bool[Array, "B V"]
-    world_from_camera: Float[Array, "B V 4 4"]
-    has_pose: Bool[Array, "B V"]
-    metric_depth: Bool[Array, "B V"]
-    metric_poses: Bool[Array, "B V"]
-    origin: Float[Array, "B V 3"]
-
-
-@pytree_dataclass
 class Geometry:
-    """Conditions as the encoders see them; zero, or the identity, where nothing is known.
+    """Priors as the encoders see them; zero, or the identity, where nothing is known.
 
     Attributes:
       rays: unit vector of each pixel in its camera's frame.
@@ -75,8 +50,8 @@ class Geometry:
     has_pose_scale: Bool[Array, "B V"]
 
 
-def geometry_of(conditions: Conditions, collectives: Collectives = ALONE) -> Geometry:
-    """Conditions as the encoders see them.
+def geometry_of(priors: PriorArrays, collectives: Collectives = ALONE) -> Geometry:
+    """Priors as the encoders see them.
 
     Poses are relative to the first view's, and scaled by those of all views; where devices share
     the scene, they exchange them.
@@ -84,16 +59,15 @@ def geometry_of(conditions: Conditions, collectives: Collectives = ALONE) -> Geo
     Source: upstream `preprocess_input_views_for_inference` (`mapanything/utils/inference.py`) and
     `MapAnything._encode_and_fuse_*` (`mapanything/models/mapanything/model.py`).
     """
-    has_rays = conditions.has_intrinsics
-    has_depth = conditions.has_depth & has_rays
+    has_rays = priors.has_intrinsics
+    has_depth = priors.has_depth & has_rays
     views = has_rays.shape[1]
     given, poses = (
-        collectives.all_gather(x, axis=1)
-        for x in (conditions.has_pose, conditions.world_from_camera)
+        collectives.all_gather(x, axis=1) for x in (priors.has_pose, priors.world_from_camera)
     )
     posed = given & given[:, :1]
-    intrinsics = _known(has_rays, conditions.intrinsics, jnp.eye(3))
-    depth_z = _known(has_depth, conditions.depth_z, 0)
+    intrinsics = _known(has_rays, priors.intrinsics, jnp.eye(3))
+    depth_z = _known(has_depth, priors.depth_z, 0)
     rays = unproject_depth(jnp.ones_like(depth_z), intrinsics)
     rays = rays / jnp.linalg.norm(rays, axis=-1, keepdims=True)
     depth, depth_scale = scaled_depth(distances(depth_z, intrinsics))
@@ -108,39 +82,15 @@ def geometry_of(conditions: Conditions, collectives: Collectives = ALONE) -> Geo
         depth=depth[..., None],
         depth_scale=jnp.log(_known(has_depth, depth_scale[..., None], 0) + SMALLEST),
         has_depth=has_depth,
-        has_depth_scale=has_depth & conditions.metric_depth,
+        has_depth_scale=has_depth & priors.metric_depth,
         rotations=_known(has_pose, rotations, jnp.array([0.0, 0.0, 0.0, 1.0])),
         translations=translations,
         translation_scale=jnp.broadcast_to(
             jnp.log(translation_scale + SMALLEST)[:, None, None], (*has_pose.shape, 1)
         ),
         has_pose=has_pose,
-        has_pose_scale=has_pose & conditions.metric_poses,
+        has_pose_scale=has_pose & priors.metric_poses,
     )
-
-
-def given_world(found: Float[Array, "B V 4 4"], conditions: Conditions) -> Float[Array, "B 4 4"]:
-    """Where the model's world is in that of the given poses; the identity if none counts.
-
-    The model's world is the first camera's frame. Both are in metres: if the given translations
-    are not known to be, their world is scaled such that the known cameras are as far from the first
-    one, in the mean, as the model finds them.
-
-    Args:
-      found: world-from-camera poses of all views in the model's world.
-      conditions: the given poses.
-    """
-    given = conditions.world_from_camera
-    posed = conditions.has_pose & conditions.has_pose[:, :1]
-    spread, found_spread = (
-        jnp.sum(jnp.where(posed, jnp.linalg.norm(t - t[:, :1], axis=-1), 0), axis=1)
-        for t in (given[..., :3, 3], found[..., :3, 3])
-    )
-    metres = jnp.where(spread > 0, found_spread / jnp.maximum(spread, SMALLEST), 0)
-    metres = jnp.where(conditions.metric_poses[:, 0], 1, metres)
-    place = (conditions.origin[:, 0] + given[:, 0, :3, 3]) * metres[:, None]
-    first = given[:, 0].at[:, :3, 3].set(place)
-    return jnp.where(posed[:, :1, None], first, jnp.eye(4))
 
 
 def distances(
@@ -188,3 +138,8 @@ def scaled_translations(
 def _known(known: Bool[Array, "B V"], values: Array, other: Array | int) -> Array:
     """The values where they are known, `other` elsewhere."""
     return jnp.where(known.reshape(*known.shape, *(1,) * (values.ndim - 2)), values, other)
+
+
+def conditions_from(transforms: Sequence[PixelTransform], **known: Any) -> PriorArrays:
+    """The former name of `prior_arrays`, of the fields of `ViewPriors` and for this model alone."""
+    return prior_arrays(ViewPriors(**known), transforms, MAPANYTHING_RESIZE.resized_intrinsics)

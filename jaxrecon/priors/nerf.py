@@ -19,7 +19,10 @@ from jaxtyping import Float
 
 from jaxrecon import reading
 from jaxrecon.checks import shown
-from jaxrecon.conditions.camera import (
+from jaxrecon.errors import InputError
+from jaxrecon.images import PixelTransform
+from jaxrecon.images.pictures import picture_values
+from jaxrecon.priors.camera import (
     check_copy,
     check_lens,
     is_copy,
@@ -27,11 +30,8 @@ from jaxrecon.conditions.camera import (
     pinhole_from_corner,
     scaled,
 )
-from jaxrecon.conditions.known import Kind, KnownViews
-from jaxrecon.conditions.names import views_by_name
-from jaxrecon.errors import InputError
-from jaxrecon.images import PixelTransform
-from jaxrecon.images.pictures import picture_values
+from jaxrecon.priors.names import views_by_name
+from jaxrecon.priors.view_priors import ViewPriors
 
 _OPENGL_FROM_OPENCV = np.diag([1.0, -1.0, -1.0, 1.0])
 _PERSPECTIVE = ("SIMPLE_PINHOLE", "PINHOLE", "SIMPLE_RADIAL", "RADIAL", "OPENCV")
@@ -70,11 +70,11 @@ def read_nerf(
     path: Path,
     names: Sequence[str],
     sizes: Sequence[tuple[int, int]],
-    wanted: frozenset[Kind],
+    wanted: frozenset[str],
     *,
     allow_outside: bool = False,
-) -> KnownViews:
-    """What a NeRF scene tells of images of these names; see `read_known_views`.
+) -> ViewPriors:
+    """What a NeRF scene tells of images of these names; see `read_view_priors`.
 
     Depth comes from 16-bit PNGs (`depth_file_path`), whose values times `depth_unit_scale_factor`,
     by default 0.001, are in the unit of the poses; one of another size is stretched to its image
@@ -97,7 +97,9 @@ def read_nerf(
             poses[view] = _pose(frame)
         if "depths" in wanted and (file := _depth_file(path, frame, allow_outside)) is not None:
             depths[view] = _depth(file, frame, sizes[view])
-    return KnownViews(intrinsics=intrinsics, poses=poses, depths=depths)
+    return ViewPriors(
+        intrinsics=intrinsics, poses=poses, depths=depths, metric_poses=False, metric_depths=False
+    )
 
 
 def _frames(path: Path) -> list[_Frame]:

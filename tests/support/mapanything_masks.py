@@ -1,4 +1,4 @@
-"""Which of MapAnything's points to keep."""
+"""Which of MapAnything's points upstream keeps."""
 
 import jax
 import jax.numpy as jnp

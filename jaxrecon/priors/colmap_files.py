@@ -16,8 +16,8 @@ from typing import BinaryIO
 import numpy as np
 from jaxtyping import Float
 
-from jaxrecon.conditions.colmap_lens import model_name, parameter_count
 from jaxrecon.errors import InputError, reason_of
+from jaxrecon.priors.colmap_lens import model_name, parameter_count
 from jaxrecon.reading import (
     is_plain_file,
     open_plain,

@@ -15,11 +15,10 @@ from PIL import Image
 
 from image_files import write_video
 from jaxrecon import InputError
-from jaxrecon.conditions import KnownViews, colmap_images, read_known_views
-from jaxrecon.conditions.camera import is_copy
 from jaxrecon.images import load_images, view_names, view_sizes
 from jaxrecon.models import PI3_RESIZE
-from jaxrecon.models.mapanything.inputs import conditions_from
+from jaxrecon.priors import colmap_images, prior_arrays, read_view_priors
+from jaxrecon.priors.camera import is_copy
 from random_recon import VIEWS, random_recon
 
 WIDE = (120, 80)
@@ -28,8 +27,8 @@ MATRIX = np.array([[100, 0, 59.5], [0, 110, 41.5], [0, 0, 1]])  # of COLMAP's 10
 TURN = [[0, -1, 0], [1, 0, 0], [0, 0, 1]]  # 90 degrees about z
 
 
-def read(path: Path, names: tuple[str, ...] = NAMES, size=WIDE, **options: Any) -> KnownViews:
-    return read_known_views(path, names, sizes=[size] * len(names), **options)
+def read(path: Path, names: tuple[str, ...] = NAMES, size=WIDE, **options: Any) -> Any:
+    return read_view_priors(path, names, sizes=[size] * len(names), **options)
 
 
 def refusal(path: Path, names: tuple[str, ...] = NAMES, size=WIDE, **options: Any) -> str:
@@ -61,7 +60,7 @@ def test_archive_with_all(tmp_path):
     matrices = np.stack([MATRIX, MATRIX * [[2], [2], [1]]])
     path = write_npz(tmp_path / "k.npz", poses=poses, intrinsics=matrices, depths=depths)
     known = read(path)
-    assert known.metric
+    assert known.metric_poses and known.metric_depths
     for view in (0, 1):
         np.testing.assert_array_equal(known.poses[view], poses[view])
         np.testing.assert_array_equal(known.intrinsics[view], matrices[view])
@@ -133,7 +132,7 @@ def test_paths_refused(tmp_path):
     assert refusal(tmp_path / "k.npz") == f"{tmp_path / 'k.npz'} does not exist; check the path"
     assert "k.yaml is of no known kind; give an .npz archive" in refusal(tmp_path / "k.yaml")
     with pytest.raises(InputError, match="sizes: found 1 for 2 names"):
-        read_known_views(tmp_path / "k.npz", NAMES, sizes=[WIDE])
+        read_view_priors(tmp_path / "k.npz", NAMES, sizes=[WIDE])
 
 
 # COLMAP
@@ -161,7 +160,7 @@ def write_colmap(folder: Path, *, names=NAMES, model="PINHOLE", text=False, **ca
 def test_colmap_read(tmp_path, place, text):
     write_colmap(tmp_path / place, text=text)
     known = read(tmp_path, ("b.jpg", "other.jpg", "a.jpg"))
-    assert (known.metric, known.depths) == (False, {})
+    assert (known.metric_poses, known.depths) == (False, {})
     assert set(known.intrinsics) == set(known.poses) == {0, 2}
     np.testing.assert_array_equal(known.intrinsics[0], MATRIX)
     # The camera of b.jpg sees R x + (2, 2, 3), so it is at -R^T (2, 2, 3) = (-2, 2, -3).
@@ -342,7 +341,9 @@ def test_saved_reconstruction_read_back(tmp_path, text):
     folder = recon.save(tmp_path / "scene", text=text)
     images = colmap_images(folder)
     batch = load_images(images, rule=PI3_RESIZE)
-    known = read_known_views(folder, batch.names, sizes=[t.original_size for t in batch.transforms])
+    known: Any = read_view_priors(
+        folder, batch.names, sizes=[t.original_size for t in batch.transforms]
+    )
     order = [batch.names.index(name) for name in ("a.png", "b.png", "a_2.png")]
     assert len(known.poses) == VIEWS
     for view, number in enumerate(order):
@@ -350,16 +351,14 @@ def test_saved_reconstruction_read_back(tmp_path, text):
         np.testing.assert_allclose(known.intrinsics[number], recon.intrinsics[view], atol=1e-6)
 
 
-def test_what_is_read_conditions_the_model(tmp_path):
+def test_what_is_read_becomes_arrays(tmp_path):
     folder = random_recon().save(tmp_path / "scene")
     batch = load_images(colmap_images(folder)[:2], rule=PI3_RESIZE)
     sizes = [transform.original_size for transform in batch.transforms]
-    known = read_known_views(folder, batch.names, sizes=sizes)
-    conditions = conditions_from(
-        batch.transforms, intrinsics=known.intrinsics, poses=known.poses, depths=known.depths
-    )
-    assert conditions.has_intrinsics.all() and conditions.has_pose.all()
-    assert not conditions.has_depth.any()
+    known = read_view_priors(folder, batch.names, sizes=sizes)
+    arrays = prior_arrays(known, batch.transforms)
+    assert arrays.has_intrinsics.all() and arrays.has_pose.all()
+    assert not arrays.has_depth.any()
 
 
 # The images of a COLMAP folder
@@ -496,7 +495,7 @@ def write_nerf(folder: Path, frame: dict[str, Any] | None = None, **shared: Any)
 
 def test_nerf_read(tmp_path):
     known = read(write_nerf(tmp_path, **LENGTHS))
-    assert (known.metric, set(known.intrinsics), set(known.poses)) == (False, {0}, {0})
+    assert (known.metric_poses, set(known.intrinsics), set(known.poses)) == (False, {0}, {0})
     np.testing.assert_array_equal(known.intrinsics[0], MATRIX)
     # OpenGL's y and z are the negative ones of OpenCV.
     expected = [[1, 0, 0, 5], [0, -1, 0, 6], [0, 0, -1, 7], [0, 0, 0, 1]]
@@ -569,7 +568,7 @@ def test_nerf_depth(tmp_path):
     np.testing.assert_allclose(
         known.depths[0], [[0, 1.5], [2, 65.535], [0.007, 0.008]], rtol=1e-6, strict=False
     )
-    assert not known.metric
+    assert not known.metric_depths
     scene = write_nerf(tmp_path, {"depth_file_path": "d.png"}, depth_unit_scale_factor=0.5)
     known = read(scene, size=(4, 6))
     assert known.depths[0].shape == (6, 4)

@@ -5,9 +5,9 @@ from types import ModuleType
 import numpy as np
 from jaxtyping import Float
 
-from jaxrecon.conditions.camera import lens_shift, pinhole_from_corner
 from jaxrecon.errors import InputError
 from jaxrecon.extras import Extra
+from jaxrecon.priors.camera import lens_shift, pinhole_from_corner
 
 _PINHOLES = {"SIMPLE_PINHOLE": 3, "PINHOLE": 4}
 """The models without a lens, in the order of their numbers, and how many parameters they have."""

@@ -4,19 +4,19 @@ from pathlib import Path
 
 import numpy as np
 
-from jaxrecon.conditions.known import KINDS, Kind, KnownViews
 from jaxrecon.errors import InputError
+from jaxrecon.priors.view_priors import KINDS, ViewPriors
 from jaxrecon.reading import ArrayHeader, open_npz
 
-_SHAPES: dict[Kind, tuple[int | None, int | None]] = {
+_SHAPES: dict[str, tuple[int | None, int | None]] = {
     "intrinsics": (3, 3),
     "poses": (4, 4),
     "depths": (None, None),
 }
 
 
-def read_npz(path: Path, views: int, wanted: frozenset[Kind]) -> KnownViews:
-    """What an archive tells of all views, in their order; see `read_known_views`.
+def read_npz(path: Path, views: int, wanted: frozenset[str]) -> ViewPriors:
+    """What an archive tells of all views, in their order; see `read_view_priors`.
 
     Raises:
       InputError: it is damaged, holds nothing that is wanted, or an array has another shape or
@@ -27,13 +27,13 @@ def read_npz(path: Path, views: int, wanted: frozenset[Kind]) -> KnownViews:
     for kind, array in arrays.items():
         rows = _rows(kind, array, views)
         known[kind] = {view: row for view, row in enumerate(rows) if _is_known(kind, row)}
-    return KnownViews(**known, metric=True)
+    return ViewPriors(**known, metric_poses=True, metric_depths=True)
 
 
-def _arrays(path: Path, views: int, wanted: frozenset[Kind]) -> dict[Kind, np.ndarray]:
+def _arrays(path: Path, views: int, wanted: frozenset[str]) -> dict[str, np.ndarray]:
     """What is wanted of the archive; shapes and types are checked before numbers are read."""
     with open_npz(path) as stored:
-        kinds: list[Kind] = [kind for kind in KINDS if kind in wanted & set(stored.names)]
+        kinds = [kind for kind in KINDS if kind in wanted & set(stored.names)]
         if not kinds:
             raise InputError(
                 f"{path} has no array named {' or '.join(k for k in KINDS if k in wanted)}: it has "
@@ -44,7 +44,7 @@ def _arrays(path: Path, views: int, wanted: frozenset[Kind]) -> dict[Kind, np.nd
         return {kind: stored.read(kind) for kind in kinds}
 
 
-def _check(path: Path, kind: Kind, header: ArrayHeader, views: int) -> None:
+def _check(path: Path, kind: str, header: ArrayHeader, views: int) -> None:
     expected, shape = _SHAPES[kind], header.shape
     if kind == "intrinsics" and shape == expected:
         shape = (views, *shape)
@@ -62,14 +62,14 @@ def _check(path: Path, kind: Kind, header: ArrayHeader, views: int) -> None:
         raise InputError(f"{path}: {kind} has dtype {header.dtype}; expected {told}")
 
 
-def _rows(kind: Kind, array: np.ndarray, views: int) -> np.ndarray:
+def _rows(kind: str, array: np.ndarray, views: int) -> np.ndarray:
     if array.ndim == 2:
         array = np.broadcast_to(array, (views, *array.shape))
     with np.errstate(over="ignore"):  # of longer floats
         return array.astype(np.float32 if kind == "depths" else np.float64)
 
 
-def _is_known(kind: Kind, row: np.ndarray) -> bool:
+def _is_known(kind: str, row: np.ndarray) -> bool:
     if kind == "depths":
         return bool((np.isfinite(row) & (row != 0)).any())
     return not np.isnan(row).all()
