@@ -16,6 +16,19 @@ OLD = {
     ("jaxrecon.images", "AspectRule"): "jaxrecon.models.AspectRule",
     ("jaxrecon.images", "ResizeRule"): "jaxrecon.models.ResizeRule",
     ("jaxrecon.images", "SideRule"): "jaxrecon.models.SideRule",
+    ("jaxrecon.models", "Conditions"): "jaxrecon.priors.PriorArrays",
+    ("jaxrecon.models", "KnownOfViews"): "jaxrecon.priors.ViewPriors",
+    ("jaxrecon.models", "PerView"): "jaxrecon.priors.PerView",
+    ("jaxrecon.models", "abstract_conditions"): "jaxrecon.priors.abstract_priors",
+    ("jaxrecon.models", "given_world"): "jaxrecon.priors.prior_world",
+    ("jaxrecon.models", "padded_conditions"): "jaxrecon.priors.padded_priors",
+    ("jaxrecon.pipeline", "DEFAULT_HABITS"): "jaxrecon.pipeline.MODEL_DEFAULTS",
+    ("jaxrecon.pipeline", "Habits"): "jaxrecon.pipeline.ModelDefaults",
+    ("jaxrecon.pipeline", "Options"): "jaxrecon.pipeline.ProgramKey",
+    ("jaxrecon.pipeline", "Thresholds"): "jaxrecon.pipeline.RuntimeInputs",
+    ("jaxrecon.pipeline", "thresholds"): "jaxrecon.pipeline.runtime_inputs",
+    ("jaxrecon.priors", "KnownViews"): "jaxrecon.priors.ViewPriors",
+    ("jaxrecon.priors", "read_known_views"): "jaxrecon.priors.read_view_priors",
 }
 
 

@@ -242,20 +242,6 @@ def test_an_option_of_the_mask_stands_in_two_files() -> None:
 
 
 class TestOldNames:
-    @pytest.mark.parametrize(
-        ("old", "new"),
-        [
-            ("Habits", "ModelDefaults"),
-            ("DEFAULT_HABITS", "MODEL_DEFAULTS"),
-            ("Options", "ProgramKey"),
-            ("Thresholds", "RuntimeInputs"),
-            ("thresholds", "runtime_inputs"),
-        ],
-    )
-    def test_they_warn_and_work(self, old: str, new: str) -> None:
-        with pytest.warns(DeprecationWarning, match=f"{old} is jaxrecon.pipeline.{new} now"):
-            assert getattr(pipeline, old) is getattr(pipeline, new)
-
     def test_fields_by_their_old_names(self, tiny: Pipeline) -> None:
         inputs: Any = pipeline.runtime_inputs(0.1, 0.0, 0.03)
         assert inputs.given == ProgramKey().inputs

@@ -209,12 +209,7 @@ class TestPriors:
 
     def test_old_names_warn(self) -> None:
         import jaxrecon.models
-        import jaxrecon.priors
 
-        with pytest.warns(DeprecationWarning, match=r"jaxrecon\.priors\.PriorArrays now"):
-            assert jaxrecon.models.Conditions is PriorArrays
-        with pytest.warns(DeprecationWarning, match=r"jaxrecon\.priors\.read_view_priors now"):
-            assert jaxrecon.priors.read_known_views is jaxrecon.priors.read_view_priors
         with pytest.warns(DeprecationWarning, match=r"KnownViews\.metric is called"):
             assert ViewPriors().metric
         with pytest.warns(DeprecationWarning, match="conditions_from"):
