@@ -189,6 +189,8 @@ def test_features_stay_where_they_are_unless_asked() -> None:
 def test_the_old_keyword_of_padding_still_works(model: Pi3) -> None:
     images = jax.random.uniform(jax.random.key(0), (1, 2, SIDE, SIDE, 3))
     expected = jax.eval_shape(lambda x: model.encode(x, num_valid_views=1), images)
-    with pytest.warns(DeprecationWarning, match=r"encode\(real_views=\) is called num_valid_views="):
+    with pytest.warns(
+        DeprecationWarning, match=r"encode\(real_views=\) is called num_valid_views="
+    ):
         found = jax.eval_shape(lambda x: cast(Any, model).encode(x, real_views=1), images)
     assert jax.tree.map(jnp.shape, found) == jax.tree.map(jnp.shape, expected)
