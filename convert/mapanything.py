@@ -19,6 +19,9 @@ from convert.rules import (
     pointwise_rules,
 )
 
+TELLTALE = "info_sharing."
+"""How names begin that checkpoints of no other family have."""
+
 _ENCODER = (
     *patch_embed_rules(r"encoder\.model\.patch_embed\.proj", "encoder.patch_embed"),
     Rule(r"encoder\.model\.cls_token", "encoder.class_token", "squeeze_leading"),

@@ -10,6 +10,9 @@ from convert.rules import (
     pixel_shuffle_rules,
 )
 
+TELLTALE = "conf_decoder."
+"""How names begin that checkpoints of no other family have."""
+
 _ENCODER = (
     *patch_embed_rules(r"encoder\.patch_embed\.proj", "encoder.patch_embed"),
     Rule(r"encoder\.cls_token", "encoder.class_token", "squeeze_leading"),

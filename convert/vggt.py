@@ -15,6 +15,9 @@ from convert.rules import (
 
 TRACK_HEAD = OptionalPart("tracks", "track", "track_head.", "track head", "follow no points")
 
+TELLTALE = "aggregator."
+"""How names begin that checkpoints of no other family have."""
+
 _ENCODER = (
     *patch_embed_rules(r"aggregator\.patch_embed\.patch_embed\.proj", "encoder.patch_embed"),
     Rule(r"aggregator\.patch_embed\.cls_token", "encoder.class_token", "squeeze_leading"),

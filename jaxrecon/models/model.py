@@ -93,8 +93,11 @@ class Model(nnx.Module):
     def chunks(
         self, views: int, layout: TokenLayout, attention: AttentionFn, execution: ExecutionConfig
     ) -> Chunks:
-        """What `encode` and `predict` work on at a time, of one scene with so many views."""
-        raise NotImplementedError
+        """What `encode` and `predict` work on at a time, of one scene with so many views.
+
+        A model that works on all of them together has nothing to say.
+        """
+        return {}
 
     def predict_all(
         self,

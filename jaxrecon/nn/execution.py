@@ -113,6 +113,9 @@ class Chunk(NamedTuple):
 type Chunks = dict[str, Chunk]
 """What a program works on at a time, by the name of what it is."""
 
+HEAD_VIEWS = "head views"
+"""The name of views whose geometry is made together."""
+
 
 def chunk_size(count: int, most: int) -> int:
     """How many of `count` items are worked on together, if they may be `most`.

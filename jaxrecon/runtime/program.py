@@ -8,7 +8,7 @@ from jaxtyping import Array, Bool, Float, Int, UInt8
 
 from jaxrecon.models import Encoded, Model, Prediction, TrackingModel
 from jaxrecon.nn.attention import AttentionFn
-from jaxrecon.nn.execution import Chunk, Chunks, chunk_size
+from jaxrecon.nn.execution import HEAD_VIEWS, Chunk, Chunks, chunk_size
 from jaxrecon.priors import PriorArrays, prior_world
 from jaxrecon.pytree import pytree_dataclass
 from jaxrecon.runtime.cameras import intrinsics_of
@@ -155,9 +155,9 @@ def chunks_of(
     """
     layout, execution = model.layout((1, *shape)), placement.local
     found = model.chunks(exchanging, layout, attention, execution)
-    heads = model.chunks(predicted, layout, attention, execution)["head views"]
-    edges = Chunk(chunk_size(predicted, EDGES_AT_ONCE), predicted)
-    return found | {"head views": heads, "edge views": edges}
+    heads = model.chunks(predicted, layout, attention, execution)
+    found |= {what: chunk for what, chunk in heads.items() if what == HEAD_VIEWS}
+    return found | {"edge views": Chunk(chunk_size(predicted, EDGES_AT_ONCE), predicted)}
 
 
 def _inside(valid_region: Int[Array, "V 4"], size: tuple[int, ...]) -> Bool[Array, "V H W"]:
