@@ -2,18 +2,33 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test lint docs fuzz clean
+.PHONY: demo test check lint types quick docs fuzz clean
 
 demo: $(VENV)/.installed
 	$(BIN)/python examples/demo.py -o demo_output
 
 test: $(VENV)/.ready
-	$(BIN)/python -m pytest -n 2 --dist loadfile
+	$(BIN)/python -m pytest -n 2 --dist worksteal
+
+# Lint, types and the tests that compile next to nothing: before every commit.
+check: $(VENV)/.ready
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(MAKE) --jobs 2 types quick
 
 lint: $(VENV)/.ready
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/pyright
+
+types: $(VENV)/.ready
+	$(BIN)/pyright
+
+QUICK := arguments compiling evaluation_metrics evaluation_sets extras family_registration files fingerprint \
+	image_formats layers_of_the_house loading old_names pictures progress reading reading_files reconstruction \
+	renamed_modules version
+quick: $(VENV)/.ready
+	$(BIN)/python -m pytest -q $(QUICK:%=tests/unit/test_%.py)
 
 $(VENV)/.installed: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
