@@ -95,6 +95,7 @@ def test_sharding() -> None:
     assert out == "8 views on 2 x cpu\n"
 
 
+@pytest.mark.slow
 def test_training(tmp_path: Path, told: Told, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(step, "render_groups", render_planes)  # which compiles faster than rooms
     out = told("training.py", "-o", tmp_path / "run", "--steps", 3)
@@ -103,9 +104,16 @@ def test_training(tmp_path: Path, told: Told, monkeypatch: pytest.MonkeyPatch) -
 
 
 @pytest.mark.parametrize("path", SCRIPTS, ids=lambda path: path.stem)
-def test_scripts_are_short_and_open_with_their_command(path: Path) -> None:
+def test_scripts_are_short_and_open_with_their_command(
+    path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     text = path.read_text()
     most = LONGEST.get(path.name, 40) if path.parent == EXAMPLES else 140
     assert text.count("\n") <= most
     assert f"python {path.relative_to(ROOT)}" in text.split('"""')[1]
-    assert "usage:" in run(path, "--help")
+    monkeypatch.setattr(sys, "argv", [path.name, "--help"])
+    monkeypatch.syspath_prepend(path.parent)
+    with pytest.raises(SystemExit) as ended:
+        runpy.run_path(str(path), run_name="__main__")
+    assert ended.value.code == 0
+    assert "usage:" in capsys.readouterr().out

@@ -29,7 +29,10 @@ def pipeline_of(name: str) -> Pipeline:
     return Pipeline(model, name, entry.resize, defaults=entry.family.defaults)
 
 
-@pytest.mark.parametrize("name", CONFIGS)
+@pytest.mark.parametrize(
+    "name",
+    ["pi3", *(pytest.param(name, marks=pytest.mark.slow) for name in ("vggt", "mapanything"))],
+)
 def test_reconstructions(name: str) -> None:
     photos = np.random.default_rng(0).integers(0, 256, (5, 56, 70, 3), np.uint8)
     given: dict[str, Any] = {"resolution": 70, "attention": SparseAttention(0.5, 0.5, **SMALL)}
