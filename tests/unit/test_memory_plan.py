@@ -17,7 +17,7 @@ from jaxrecon import SparseAttention, registry
 from jaxrecon.cli import main
 from jaxrecon.errors import InputError
 from jaxrecon.nn.execution import ExecutionConfig
-from jaxrecon.pipeline import Pipeline
+from jaxrecon.pipeline import Pipeline, ProgramKey
 from jaxrecon.plan import StreamedNeeds
 from jaxrecon.progress import Stages
 from jaxrecon.runtime import memory
@@ -59,7 +59,7 @@ def output_bytes(views: int, width: int, height: int) -> int:
 
 
 def test_arguments_and_outputs_are_what_the_arrays_weigh(plan: jaxrecon.MemoryPlan) -> None:
-    pixels, numbers = 4 * 42 * 28 * 3, 3 * 4
+    pixels, numbers = 4 * 42 * 28 * 3, 4 * len(ProgramKey().inputs)
     assert plan.needs.arguments == 4 * TINY_PARAMETERS + pixels + numbers
     assert plan.needs.outputs == pytest.approx(output_bytes(4, *SIZE), abs=100)
     assert (plan.model, plan.views, plan.compiled_views) == ("pi3", 4, 4)
