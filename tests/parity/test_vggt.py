@@ -234,9 +234,9 @@ def first_tracks(scene: Scene) -> Mapping[str, jax.Array]:
 
 
 EPSILONS = {
-    "camera token norm": ("models.vggt_heads.NORM_EPS", 1e-6, cameras),
-    "adaptive norm": ("models.vggt_heads.ADAPTIVE_EPS", 1e-5, cameras),
-    "feature maps of tracks": ("models.vggt_tracks.NORM_EPS", 1e-6, first_tracks),
+    "camera token norm": ("models.vggt.heads.NORM_EPS", 1e-6, cameras),
+    "adaptive norm": ("models.vggt.heads.ADAPTIVE_EPS", 1e-5, cameras),
+    "feature maps of tracks": ("models.vggt.tracks.NORM_EPS", 1e-6, first_tracks),
     "patches of the heads": ("nn.dpt.NORM_EPS", 1e-6, first_patches),
 }
 
