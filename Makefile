@@ -2,7 +2,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test check lint types quick docs fuzz clean
+.PHONY: demo test check lint style types quick docs fuzz clean
 
 demo: $(VENV)/.installed
 	$(BIN)/python examples/demo.py -o demo_output
@@ -11,15 +11,14 @@ test: $(VENV)/.ready
 	$(BIN)/python -m pytest -n 2 --dist worksteal
 
 # Lint, types and the tests that compile next to nothing: before every commit.
-check: $(VENV)/.ready
-	$(BIN)/ruff format --check .
-	$(BIN)/ruff check .
+check: style
 	$(MAKE) --jobs 2 types quick
 
-lint: $(VENV)/.ready
+lint: style types
+
+style: $(VENV)/.ready
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
-	$(BIN)/pyright
 
 types: $(VENV)/.ready
 	$(BIN)/pyright

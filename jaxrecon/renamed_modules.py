@@ -2,10 +2,11 @@
 
 import importlib
 import sys
-import warnings
 from importlib.machinery import ModuleSpec
 from types import ModuleType
 from typing import Any
+
+from jaxrecon.deprecation import warn_renamed
 
 RENAMED = {
     "jaxrecon.conditions": "jaxrecon.priors",
@@ -33,11 +34,7 @@ class RenamedModules:
         """Gives the module what the new one has."""
         new = _new_name(module.__name__)
         assert new is not None
-        warnings.warn(
-            f"{module.__name__} is called {new} now; the old name goes with the next release",
-            DeprecationWarning,
-            stacklevel=2,
-        )
+        warn_renamed(module.__name__, new, stacklevel=3)
         found = importlib.import_module(new)
         module.__getattr__ = lambda name: getattr(found, name)  # type: ignore[method-assign]
 

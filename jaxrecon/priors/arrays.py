@@ -111,8 +111,8 @@ def abstract_priors(shape: tuple[int, ...], sharding: Sharding | None = None) ->
     def placeholder(x: Array) -> Any:
         return jax.ShapeDtypeStruct((1, views, *x.shape[2:]), x.dtype, sharding=sharding)
 
-    transforms = [PixelTransform.stretch((1, 1), (width, height))] * views
-    return jax.tree.map(placeholder, prior_arrays(ViewPriors(), transforms))
+    one_view = prior_arrays(ViewPriors(), [PixelTransform.stretch((1, 1), (width, height))])
+    return jax.tree.map(placeholder, one_view)
 
 
 def prior_world(found: Float[Array, "B V 4 4"], priors: PriorArrays) -> Float[Array, "B 4 4"]:
