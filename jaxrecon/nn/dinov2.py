@@ -13,7 +13,7 @@ from jaxtyping import Array, Float
 
 from jaxrecon.nn.attention import TokenLayout, attend_densely
 from jaxrecon.nn.block import BlockConfig, MlpKind, scan_blocks, stack_blocks
-from jaxrecon.nn.execution import INFERENCE, Chunk, ExecutionConfig, chunk_size
+from jaxrecon.nn.execution import INFERENCE, Chunk, ExecutionConfig, view_chunk
 from jaxrecon.nn.layers import HIGHEST, bias_of, layer_norm, linear, product
 from jaxrecon.nn.views import map_views
 from jaxrecon.sizes import MOST_BLOCKS, MOST_WIDTH, check_heads, check_whole
@@ -206,8 +206,7 @@ def encode_views(
 
 def encoder_chunk(views: int, grid: tuple[int, int], execution: ExecutionConfig) -> Chunk:
     """How many of so many views `encode_views` works on at a time."""
-    most = views if execution.training else _views_at_once(grid, execution)
-    return Chunk(chunk_size(views, most), views)
+    return view_chunk(views, _views_at_once(grid, execution), execution)
 
 
 def _views_at_once(grid: tuple[int, int], execution: ExecutionConfig) -> int:

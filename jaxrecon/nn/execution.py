@@ -128,3 +128,8 @@ def chunk_size(count: int, most: int) -> int:
     chunks = -(-count // most)
     even = (number for number in range(chunks, 2 * chunks) if count % number == 0)
     return -(-count // next(even, chunks))
+
+
+def view_chunk(views: int, most: int, execution: ExecutionConfig) -> Chunk:
+    """How many views are worked on together, if they may be `most`; all where a network learns."""
+    return Chunk(chunk_size(views, views if execution.training else most), views)

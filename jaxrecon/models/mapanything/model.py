@@ -36,7 +36,7 @@ from jaxrecon.nn.dinov2 import (
     encoder_chunk,
 )
 from jaxrecon.nn.dpt import DenseHead, DPTConfig
-from jaxrecon.nn.execution import HEAD_VIEWS, INFERENCE, Chunk, Chunks, ExecutionConfig, chunk_size
+from jaxrecon.nn.execution import HEAD_VIEWS, INFERENCE, Chunks, ExecutionConfig, view_chunk
 from jaxrecon.nn.layers import layer_norm, linear
 from jaxrecon.nn.views import map_views
 from jaxrecon.priors import PriorArrays
@@ -247,10 +247,9 @@ class MapAnything(Model):
         self, views: int, layout: TokenLayout, attention: AttentionFn, execution: ExecutionConfig
     ) -> Chunks:
         with_scene = replace(layout, scene=1)
-        most = views if execution.training else execution.head_views
         return self.trunk.chunks(views, with_scene, attention, execution) | {
             "encoder views": encoder_chunk(views, layout.grid, execution),
-            HEAD_VIEWS: Chunk(chunk_size(views, most), views),
+            HEAD_VIEWS: view_chunk(views, execution.head_views, execution),
         }
 
     def layout(self, shape: tuple[int, ...]) -> TokenLayout:

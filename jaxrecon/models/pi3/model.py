@@ -22,7 +22,7 @@ from jaxrecon.nn.alternating import AlternatingAttention
 from jaxrecon.nn.attention import AttentionFn, Count, TokenLayout, attend_densely
 from jaxrecon.nn.block import BlockConfig, scan_blocks, stack_blocks
 from jaxrecon.nn.dinov2 import DINOV2_LARGE, DinoV2, DinoV2Config, encode_views, encoder_chunk
-from jaxrecon.nn.execution import HEAD_VIEWS, INFERENCE, Chunk, Chunks, ExecutionConfig, chunk_size
+from jaxrecon.nn.execution import HEAD_VIEWS, INFERENCE, Chunks, ExecutionConfig, view_chunk
 from jaxrecon.nn.layers import linear
 from jaxrecon.nn.pose import PoseRegressor
 from jaxrecon.nn.rope import RotaryTable, grid_positions, rotary_table
@@ -218,10 +218,9 @@ class Pi3(Model):
     def chunks(
         self, views: int, layout: TokenLayout, attention: AttentionFn, execution: ExecutionConfig
     ) -> Chunks:
-        most = views if execution.training else execution.at_once(layout.tokens)
         return self.trunk.chunks(views, layout, attention, execution) | {
             "encoder views": encoder_chunk(views, layout.grid, execution),
-            HEAD_VIEWS: Chunk(chunk_size(views, most), views),
+            HEAD_VIEWS: view_chunk(views, execution.at_once(layout.tokens), execution),
         }
 
     def layout(self, shape: tuple[int, ...]) -> TokenLayout:

@@ -24,7 +24,7 @@ from jaxrecon.nn.attention import AttentionFn, Count, TokenLayout, attend_densel
 from jaxrecon.nn.block import BlockConfig
 from jaxrecon.nn.dinov2 import DINOV2_LARGE, DinoV2, DinoV2Config, encode_views, encoder_chunk
 from jaxrecon.nn.dpt import DenseHead, DPTConfig
-from jaxrecon.nn.execution import HEAD_VIEWS, INFERENCE, Chunk, Chunks, ExecutionConfig, chunk_size
+from jaxrecon.nn.execution import HEAD_VIEWS, INFERENCE, Chunks, ExecutionConfig, view_chunk
 from jaxrecon.nn.offload import to_device
 from jaxrecon.nn.rope import RotaryTable, grid_positions, rotary_table
 from jaxrecon.nn.views import map_views
@@ -240,10 +240,9 @@ class VGGT(TrackingModel):
     def chunks(
         self, views: int, layout: TokenLayout, attention: AttentionFn, execution: ExecutionConfig
     ) -> Chunks:
-        most = views if execution.training else execution.head_views
         return self.trunk.chunks(views, layout, attention, execution) | {
             "encoder views": encoder_chunk(views, layout.grid, execution),
-            HEAD_VIEWS: Chunk(chunk_size(views, most), views),
+            HEAD_VIEWS: view_chunk(views, execution.head_views, execution),
         }
 
     def layout(self, shape: tuple[int, ...]) -> TokenLayout:
