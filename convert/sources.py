@@ -1,13 +1,14 @@
 """Upstream checkpoints, read one tensor at a time."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol, final, runtime_checkable
 
 import ml_dtypes
 import numpy as np
 
+from convert.families import guess_family
 from convert.safetensors_file import Specs, StoredTensor, TensorSpec, read_header
 from jaxrecon.errors import WeightsError
 from jaxrecon.reading import is_file_name, is_folder, is_plain_file, read_json, shown
@@ -68,8 +69,24 @@ class TorchSource:
         return _torch_to_numpy(self._tensors[name])
 
 
+@final
+class UnprefixedSource:
+    """A checkpoint without the prefix that a wrapper put before the name of every tensor."""
+
+    def __init__(self, source: Source, prefix: str) -> None:
+        self._source, self._prefix = source, prefix
+        self.specs = {name.removeprefix(prefix): spec for name, spec in source.specs.items()}
+
+    def read(self, name: str) -> np.ndarray:
+        return self._source.read(self._prefix + name)
+
+
 def open_source(path: str | Path) -> Source:
     """Opens an upstream checkpoint and reads the names, shapes and dtypes of its tensors.
+
+    A prefix that all names share, as `module.` of DistributedDataParallel, `_orig_mod.` of
+    `torch.compile` or `model.` of a training framework, is left out if the rest are names of a
+    family.
 
     Args:
       path: a `.safetensors` file, a `.pt` or `.pth` file (needs PyTorch), the
@@ -79,7 +96,25 @@ def open_source(path: str | Path) -> Source:
     Raises:
       WeightsError: nothing is there, it is damaged or incomplete, or its kind is not known.
     """
-    path = Path(path)
+    source = _opened(Path(path))
+    prefix = _wrappers_prefix(tuple(source.specs))
+    return UnprefixedSource(source, prefix) if prefix else source
+
+
+def _wrappers_prefix(names: Sequence[str]) -> str:
+    """What stands before the names of a family; empty if nothing does, or none is known."""
+    prefix = ""
+    while names and guess_family(names) is None:
+        first, dot, _ = names[0].partition(".")
+        shared = first + dot
+        if not dot or not all(name.startswith(shared) for name in names):
+            return ""
+        prefix += shared
+        names = [name.removeprefix(shared) for name in names]
+    return prefix
+
+
+def _opened(path: Path) -> Source:
     if is_folder(path):
         path = _checkpoint_in(path)
     if not is_plain_file(path):

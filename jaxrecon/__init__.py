@@ -17,6 +17,7 @@ ray). Axes are OpenCV's: x right, y down, z forward. Pixel coordinates are OpenC
 of the top-left pixel is (0, 0).
 """
 
+import zlib as _zlib  # noqa: F401
 from importlib import import_module
 from typing import TYPE_CHECKING
 
@@ -87,6 +88,8 @@ __all__ = [
 ]
 
 
+# zlib is imported here for the order alone: pycolmap's wheel exports symbols of its names, and what
+# loads zlib after it (archives of NumPy, PNG of Pillow) would call a mixture of both.
 watch_forks()
 renamed_modules.install()
 

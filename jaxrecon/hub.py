@@ -7,12 +7,22 @@ from jaxrecon.errors import WeightsError
 
 
 def cache_folder() -> Path:
-    """`$JAXRECON_HOME`, else `jaxrecon` in the user's cache folder (`$XDG_CACHE_HOME`)."""
+    """`$JAXRECON_HOME`, else `jaxrecon` in the user's cache folder (`$XDG_CACHE_HOME`).
+
+    Raises:
+      WeightsError: none of them is set and the user has no home, as in a container that runs as a
+        user it does not know.
+    """
     home = os.environ.get("JAXRECON_HOME")
     if home:
-        return Path(home).expanduser()
-    base = os.environ.get("XDG_CACHE_HOME")
-    return (Path(base) if base else Path.home() / ".cache") / "jaxrecon"
+        return Path(os.path.expanduser(home))
+    base = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
+    if base.startswith("~"):
+        raise WeightsError(
+            "this user has no home folder, so there is no place for weights and compiled programs; "
+            "set JAXRECON_HOME to a folder that can be written"
+        )
+    return Path(base) / "jaxrecon"
 
 
 def fetch(

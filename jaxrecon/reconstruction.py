@@ -1,5 +1,6 @@
 """The result of a reconstruction: cameras, depth and points of every view."""
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -235,7 +236,7 @@ class Reconstruction:
         Raises:
           InputError: it is absent, damaged, unfinished, or not a reconstruction.
         """
-        path = Path(path).expanduser()
+        path = Path(os.path.expanduser(path))
         streamed = formats.is_streamed(path)
         scene = formats.read_streamed(path) if streamed else formats.read_npz(path)
         height, width = scene.mask.shape[1:]

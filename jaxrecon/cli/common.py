@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from jaxrecon.choices import ATTENTIONS, ORDERS
 from jaxrecon.cli.process import say
-from jaxrecon.errors import InputError, one_line
+from jaxrecon.errors import InputError, WeightsError, one_line
 from jaxrecon.files import check_output_folder
 from jaxrecon.progress import Forgiving, Stages
 
@@ -174,13 +174,9 @@ def load_pipeline(
 ) -> "Pipeline":
     """The model that the options name; programs compiled for it are kept in the cache folder."""
     from jaxrecon import registry
-    from jaxrecon.hub import cache_folder
-    from jaxrecon.program_cache import use_program_cache
 
     check_sharded(options)
-    programs_folder = cache_folder() / "xla"
-    if not use_program_cache(programs_folder):
-        stages.note(f"{programs_folder} cannot be written: compiled programs are not kept")
+    use_cache(stages)
     return registry.load(
         options.model,
         weights=options.weights,
@@ -193,6 +189,23 @@ def load_pipeline(
         revision=options.revision,
         stages=stages,
     )
+
+
+def use_cache(stages: Stages) -> None:
+    """Keeps compiled programs between processes, where there is a place for them."""
+    from jaxrecon.hub import cache_folder
+    from jaxrecon.program_cache import use_program_cache
+
+    try:
+        folder = cache_folder() / "xla"
+    except WeightsError:
+        stages.note("no home folder: compiled programs are not kept; set JAXRECON_HOME")
+        return
+    if not use_program_cache(folder):
+        stages.note(
+            f"{folder} cannot be written: compiled programs are not kept; set JAXRECON_HOME to a "
+            "folder that can be"
+        )
 
 
 def check_sharded(options: argparse.Namespace) -> None:

@@ -26,8 +26,14 @@ def say(text: str) -> None:
     with _unwritable_told():
         if sys.stdout is None:
             raise OSError(errno.EBADF, "it is closed")
-        sys.stdout.write(text + "\n")
+        sys.stdout.write(_printable(text, sys.stdout.encoding) + "\n")
         sys.stdout.flush()
+
+
+def _printable(text: str, encoding: str | None) -> str:
+    """The text with what an encoding lacks escaped, as standard error does it."""
+    encoding = encoding or "utf-8"
+    return text.encode(encoding, "backslashreplace").decode(encoding)
 
 
 def flush_output() -> None:

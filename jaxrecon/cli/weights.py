@@ -64,7 +64,7 @@ def models(options: argparse.Namespace) -> int:
 
 def _row(entry: Any) -> dict[str, Any]:
     """What `models` says of one model; `repo` is None where the weights are bundled."""
-    from jaxrecon import checkpoint, registry
+    from jaxrecon import registry
 
     hub = isinstance(entry.source, registry.HubFile)
     return {
@@ -74,5 +74,5 @@ def _row(entry: Any) -> dict[str, Any]:
         "weights_licence": entry.weights_licence,
         "code_licence": entry.code_licence,
         "paper": entry.paper,
-        "here": checkpoint.is_native(registry.local_folder(entry)),
+        "here": registry.is_here(entry),
     }

@@ -72,7 +72,7 @@ def check_output_folder(
     """
     path = Path(path)
     if os.path.lexists(path) and not os.path.isdir(path):
-        raise OutputError(f"cannot write {path}: a file of that name exists; choose another name")
+        raise OutputError(f"cannot write {path}: {_what_is_no_folder(path)}")
     for one in inputs:
         if os.path.exists(path) and Path(one).resolve().is_relative_to(path.resolve()):
             raise OutputError(
@@ -84,6 +84,15 @@ def check_output_folder(
     if not overwrite:
         _check_free(path)
     _check_place(path)
+
+
+def _what_is_no_folder(path: Path) -> str:
+    if os.path.exists(path):
+        return "a file of that name exists; choose another name"
+    target = os.path.realpath(path)
+    return (
+        f"it is a link to {target}, which does not exist; make that folder, or choose another name"
+    )
 
 
 def _check_free(path: Path, *, leave_out: Path | None = None) -> None:

@@ -7,6 +7,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from jaxrecon.errors import OutputError
+from jaxrecon.files.hidden import hidden_beside
 from jaxrecon.files.interrupts import put_off, uninterrupted
 from jaxrecon.files.locks import HeldError, Lock, lock_file
 from jaxrecon.files.parents import make_folders, remove_empty
@@ -21,7 +22,8 @@ def replacing_file(path: str | Path) -> Iterator[Path]:
     """Yields a temporary path beside `path`, renamed to `path` if the block ends without error.
 
     Missing parent folders are made. On any error the temporary file is removed and `path` is left
-    as it was; those of runs that were killed are removed, too.
+    as it was; those of runs that were killed are removed, too. A link stays: the file that it leads
+    to is replaced, there.
 
     Raises:
       OutputError: the file cannot be written (disk full, no permission, ...).
@@ -29,7 +31,8 @@ def replacing_file(path: str | Path) -> Iterator[Path]:
     path = Path(path)
     if os.path.isdir(path):
         raise OutputError(f"cannot write {path}: a folder of that name exists; choose another name")
-    temporary = _Temporary(path)
+    target = Path(os.path.realpath(path)) if os.path.islink(path) else path
+    temporary = _Temporary(target)
     try:
         with uninterrupted():
             temporary.open()
@@ -37,7 +40,7 @@ def replacing_file(path: str | Path) -> Iterator[Path]:
         with open(temporary.place, "rb+") as file:
             os.fsync(file.fileno())
         os.chmod(temporary.place, 0o666 & ~umask())
-        os.replace(temporary.place, path)
+        os.replace(temporary.place, target)
     except OutputError:
         raise
     except OSError as error:
@@ -64,12 +67,12 @@ class _Temporary:
     def open(self) -> None:
         """Makes the file; removes those of runs that were killed."""
         self._parents = make_folders(self._path.parent)
-        places = [self._path.with_name(f".{self._path.name}.{n}.part") for n in range(_AT_ONCE)]
+        places = [hidden_beside(self._path, f".{n}.part") for n in range(_AT_ONCE)]
         for place in places:
             if self._lock is None or os.path.lexists(place):
                 self._take(place)
         if self._lock is None:
-            prefix = f".{self._path.name}."
+            prefix = hidden_beside(self._path, ".12345678.part").name.removesuffix("12345678.part")
             handle, name = tempfile.mkstemp(prefix=prefix, suffix=".part", dir=self._path.parent)
             os.close(handle)
             self.place, self._made = Path(name), True

@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import Any
 
 from jaxrecon.errors import OutputError
+from jaxrecon.files.hidden import hidden_beside
 from jaxrecon.files.locks import PATIENCE, HeldError, Lock, check_unheld, lock_file
 from jaxrecon.files.parents import make_folders, remove_empty
 from jaxrecon.files.refusals import in_use_error, may_write, umask
@@ -193,7 +194,8 @@ class Staging:
 
 def staging_place(target: Path) -> Path:
     """Where the hidden folder for an output folder is."""
-    return (target if stays(target) else target.parent) / f".{target.name}.part"
+    hidden = hidden_beside(target, ".part")
+    return target / hidden.name if stays(target) else hidden
 
 
 def stays(folder: Path) -> bool:

@@ -92,7 +92,7 @@ def save(
       InputError: an argument does not fit the format, or there is no point to write.
       OutputError: the path is in use or cannot be written.
     """
-    kind, target = format_of(path), Path(path).expanduser()
+    kind, target = format_of(path), Path(os.path.expanduser(path))
     check_max_points(max_points)
     if text and kind != "colmap":
         raise InputError(f"text=True is for COLMAP folders, but {path} is a {kind} file")

@@ -8,6 +8,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int, UInt8
 
 from jaxrecon.errors import InputError
+from jaxrecon.files.hidden import LONGEST_NAME, shortened
 
 AnyArray = Array | np.ndarray
 
@@ -158,7 +159,8 @@ def select_points(scene: Scene, max_points: int | None) -> ScenePoints:
     if not len(pixel):
         raise InputError(
             "the mask keeps no point with finite coordinates, so there is nothing to write; "
-            "loosen it with a lower min_confidence, or keep depth edges with edge_rtol=None"
+            "loosen it with a lower min_confidence (--min-confidence), or keep depth edges "
+            "(edge_rtol=None, --keep-edges)"
         )
     if max_points is not None and len(pixel) > max_points:
         pixel = pixel[_draw(len(pixel), max_points)]
@@ -213,11 +215,16 @@ def vertical_view_angle(scene: Scene, view: int) -> float:
     return 2 * float(np.arctan2(scene.mask.shape[1] / 2, abs(scene.intrinsics[view, 1, 1])))
 
 
+_LONGEST_STEM = LONGEST_NAME - 32
+"""Bytes of a view's stem, so that a number before it, one behind it and a suffix have room."""
+
+
 def file_stems(names: Sequence[str]) -> list[str]:
     """One file name without suffix a view: the stem of its name, made unique with _2, _3, ...
 
     White space, control characters and path separators become `_`; names that differ in case
-    alone count as equal, since some file systems take them for one.
+    alone count as equal, since some file systems take them for one. Long ones are cut, with
+    a digest at the end, so that a number and a suffix still fit.
     """
     stems: list[str] = []
     taken: set[str] = set()
@@ -235,7 +242,7 @@ def file_stems(names: Sequence[str]) -> list[str]:
 def _plain_stem(name: str) -> str:
     stem = PureWindowsPath(name).stem
     plain = "".join(c if c.isprintable() and not c.isspace() else "_" for c in stem)
-    return plain.strip(".") or "view"
+    return shortened(plain.strip("."), _LONGEST_STEM) or "view"
 
 
 def _draw(count: int, drawn: int) -> Int[np.ndarray, " P"]:

@@ -12,7 +12,7 @@ from jaxrecon.registry.entries import (
     available_models,
     model_entry,
 )
-from jaxrecon.registry.fetching import convert_weights, local_folder, native_folder
+from jaxrecon.registry.fetching import convert_weights, is_here, local_folder, native_folder
 from jaxrecon.registry.loading import load, load_abstract
 
 __all__ = [
@@ -26,6 +26,7 @@ __all__ = [
     "available_models",
     "config_from_json",
     "convert_weights",
+    "is_here",
     "load",
     "load_abstract",
     "local_folder",

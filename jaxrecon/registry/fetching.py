@@ -70,6 +70,14 @@ def local_folder(entry: ModelEntry, *, revision: str | None = None) -> Path:
     return cache_folder() / name
 
 
+def is_here(entry: ModelEntry) -> bool:
+    """Whether a model's native weights are on this machine."""
+    try:
+        return checkpoint.is_native(local_folder(entry))
+    except WeightsError:  # there is no place for them
+        return False
+
+
 def _fetch_and_convert(
     entry: ModelEntry, source: HubFile, folder: Path, revision: str | None, stages: Stages
 ) -> None:

@@ -400,6 +400,33 @@ class TestSafetensorsSource:
         assert "not a checkpoint of a known kind" in one_line(tmp_path / "model.gguf")
 
 
+class TestWrappersPrefix:
+    """`module.` of DDP, `_orig_mod.` of torch.compile, `model.` of a framework, or several."""
+
+    @pytest.mark.parametrize("prefix", ["", "module.", "_orig_mod.", "model.", "net.student."])
+    def test_is_left_out_where_all_share_it(self, tmp_path: Path, prefix: str) -> None:
+        state = {
+            prefix + name: np.zeros(3, np.float32) + number
+            for number, name in enumerate(("conf_decoder.0.ls1.gamma", "register_token"))
+        }
+        save_file(state, tmp_path / "a.safetensors")
+        source = open_source(tmp_path / "a.safetensors")
+        assert sorted(source.specs) == ["conf_decoder.0.ls1.gamma", "register_token"]
+        assert source.read("register_token")[0] == 1
+
+    @pytest.mark.parametrize(
+        "names",
+        [
+            ("module.conf_decoder.0.ls1.gamma", "step"),  # not all share it
+            ("module.weight", "module.bias"),  # of no family without it
+            ("module", "module."),
+        ],
+    )
+    def test_stays_otherwise(self, tmp_path: Path, names: tuple[str, ...]) -> None:
+        save_file({name: np.zeros(3, np.float32) for name in names}, tmp_path / "a.safetensors")
+        assert sorted(open_source(tmp_path / "a.safetensors").specs) == sorted(names)
+
+
 class TestTorchSource:
     def test_without_pytorch(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setitem(sys.modules, "torch", None)
