@@ -101,7 +101,8 @@ def prepared(options: argparse.Namespace) -> Iterator[tuple[dict, Any, Callable[
         given: Any = {"attention": attention, "offload": options.offload}
         given["mesh"] = mesh if options.devices > 1 else None
         pipeline = registry.load_abstract(options.model, dtype="bfloat16", **given)
-        return pipeline.compile((views, *options.size, 3), program_key)
+        shape = (views, *options.size, 3)
+        return pipeline.executor.compile(shape, program_key, pipeline.attention)
 
     ways = [(ratio, order) for ratio in options.ratios for order in options.orders]
     ways = [way for way in ways if way[0] or way[1] == options.orders[0]]

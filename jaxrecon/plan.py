@@ -19,12 +19,14 @@ from jaxrecon.nn.execution import Chunks
 from jaxrecon.pipeline import Pipeline, ProgramKey, Request, resolve
 from jaxrecon.registry import load_abstract
 from jaxrecon.runtime.bucketing import bucket_of, check_program_size, serves_fewer
+from jaxrecon.runtime.executor import Executor
 from jaxrecon.runtime.heads import encoded_by, lower_heads, part_size, runs_together
 from jaxrecon.runtime.memory import MemoryNeeds, bytes_limit, host_limit, needs_of
 from jaxrecon.runtime.options import PADDING
 from jaxrecon.runtime.program import chunks_of
+from jaxrecon.runtime.query_points import check_query, queries
 from jaxrecon.runtime.sharding import WeightRules, make_mesh, view_devices
-from jaxrecon.runtime.tracking import Group, check_query, groups_of, queries
+from jaxrecon.runtime.tracking import Group, groups_of, lower_following
 from jaxrecon.sparse import AttentionName
 
 
@@ -147,6 +149,7 @@ def memory_plan(
         key = key.taking(*PADDING)
     group = None if tracks is None else _group(pipeline, views, size, tracks)
     shape, streamed = (count, size[1], size[0], 3), None
+    device = pipeline.executor.device
     if views_at_once is None:
         needs = _at_once(pipeline, shape, key, group, views)
     else:
@@ -158,27 +161,29 @@ def memory_plan(
         compiled_views=count,
         size=size,
         devices=devices,
-        device_kind=pipeline.device.device_kind,
+        device_kind=device.device_kind,
         needs=needs,
-        limit=bytes_limit(pipeline.device),
+        limit=bytes_limit(device),
         chunks=_chunks(pipeline, shape, views_at_once),
         streamed=streamed,
         tracks=tracks,
-        host_limit=host_limit(pipeline.device),
+        host_limit=host_limit(device),
     )
 
 
 def _chunks(pipeline: Pipeline, shape: tuple[int, ...], views_at_once: int | None) -> Chunks:
     """How much of what each device works on at a time."""
-    exchanging = shape[0] // view_devices(pipeline.mesh)
-    streamed = views_at_once is not None
+    executor = pipeline.executor
+    exchanging = predicted = shape[0] // view_devices(executor.mesh)
+    if views_at_once is not None:
+        predicted = part_size(executor, shape[0], views_at_once)
     return chunks_of(
         pipeline.model,
         pipeline.attention,
         shape,
         exchanging=exchanging,
-        predicted=part_size(pipeline, shape[0], views_at_once) if streamed else exchanging,
-        placement=pipeline.placement,
+        predicted=predicted,
+        placement=executor.placement,
     )
 
 
@@ -186,12 +191,13 @@ def _at_once(
     pipeline: Pipeline, shape: tuple[int, ...], key: ProgramKey, group: Group | None, views: int
 ) -> MemoryNeeds:
     """What the program of `reconstruct` needs, or that which follows points afterwards."""
-    lowered = pipeline.lower(shape, key)
-    program = compiled(lowered, pipeline.device)
-    needs = _told(program, pipeline)
+    executor = pipeline.executor
+    lowered = executor.lower(shape, key, pipeline.attention)
+    program = compiled(lowered, executor.device)
+    needs = _needs_of(program, executor)
     if group is None:
         return needs
-    following = _following(pipeline, lowered.out_info.track_maps, program, group, views)
+    following = _following(executor, lowered.out_info.track_maps, program, group, views)
     return max(needs, following, key=lambda each: each.total)
 
 
@@ -205,13 +211,13 @@ def _group(pipeline: Pipeline, views: int, size: tuple[int, int], tracks: int) -
 
 
 def _following(
-    pipeline: Pipeline, maps: Any, program: Any, group: Group, views: int
+    executor: Executor, maps: Any, program: Any, group: Group, views: int
 ) -> MemoryNeeds:
     """What following needs, beside all that the scene's program returned."""
     sharding = program.output_shardings.track_maps
     placed = jax.ShapeDtypeStruct(maps.shape, maps.dtype, sharding=sharding)
-    follow = compiled(pipeline.lower_following(placed, group, views), pipeline.device)
-    scene, needs = (_told(each, pipeline) for each in (program, follow))
+    follow = compiled(lower_following(executor, placed, group, views), executor.device)
+    scene, needs = (_needs_of(each, executor) for each in (program, follow))
     shown = math.prod(sharding.shard_shape(maps.shape)) * maps.dtype.itemsize
     return replace(needs, arguments=needs.arguments + scene.outputs - shown)
 
@@ -220,27 +226,28 @@ def _streamed(
     pipeline: Pipeline, shape: tuple[int, ...], key: ProgramKey, views_at_once: int
 ) -> StreamedNeeds:
     """What both programs of `stream` need."""
-    lowered = pipeline.lower_encoder(shape, key, pipeline.attention)
-    encoder = compiled(lowered, pipeline.device)
-    count = part_size(pipeline, shape[0], views_at_once)
-    encoded = encoded_by(pipeline, encoder)
-    heads = lower_heads(pipeline, encoded, count, shape, key, posed=False)
+    executor = pipeline.executor
+    lowered = executor.lower_encoder(shape, key, pipeline.attention)
+    encoder = compiled(lowered, executor.device)
+    count = part_size(executor, shape[0], views_at_once)
+    encoded = encoded_by(executor, encoder)
+    heads = lower_heads(executor, encoded, count, shape, key, posed=False)
     first, second = (
-        _told(program, pipeline) for program in (encoder, compiled(heads, pipeline.device))
+        _needs_of(program, executor) for program in (encoder, compiled(heads, executor.device))
     )
     return StreamedNeeds(
-        views_at_once=count * view_devices(pipeline.mesh),
+        views_at_once=count * view_devices(executor.mesh),
         encoder=first,
-        heads=second.keeping(runs_together(pipeline, count, shape[0])),
+        heads=second.keeping(runs_together(executor, count, shape[0])),
         between=first.outputs,
     )
 
 
-def _told(program: Any, pipeline: Pipeline) -> MemoryNeeds:
+def _needs_of(program: Any, executor: Executor) -> MemoryNeeds:
     needs = needs_of(program)
     if needs is None:
         raise InputError(
-            f"devices: the compiler for {pipeline.device.device_kind} does not tell what a program "
+            f"devices: the compiler for {executor.device.device_kind} does not tell what a program "
             "needs; plan on another machine"
         )
     return needs

@@ -189,7 +189,7 @@ def _exported(
     """
     attend = chosen_attention(attention, pipeline.attention)
     program = jax.jit(
-        partial(flat_program, attend, key, pipeline.model, placement=pipeline.placement)
+        partial(flat_program, attend, key, pipeline.model, placement=pipeline.executor.placement)
     )
     allowed = [DisabledSafetyCheck.custom_call(name) for name in KERNEL_CALLS]
     make = export(program, platforms=(target.platform,), disabled_checks=allowed)

@@ -9,7 +9,7 @@ from jaxrecon.runtime.defaults import MODEL_DEFAULTS, ModelDefaults
 from jaxrecon.runtime.masks import MaskConfig
 from jaxrecon.runtime.options import ProgramKey, RuntimeInputs, runtime_inputs
 from jaxrecon.runtime.program import Geometry
-from jaxrecon.runtime.tracking import QueryPoints
+from jaxrecon.runtime.query_points import QueryPoints
 
 __all__ = [
     "MODEL_DEFAULTS",

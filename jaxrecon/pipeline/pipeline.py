@@ -1,21 +1,29 @@
 """Photos in, reconstruction out."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Unpack, cast
+from typing import Any, Unpack, cast
 
 import numpy as np
+from jax.sharding import Mesh
 
 from jaxrecon.checks import path_given, truth_value, whole_number
 from jaxrecon.compiling import without_x64
 from jaxrecon.deprecation import renamed_fields
 from jaxrecon.errors import InputError
 from jaxrecon.formats import PointTracks, check_stream_folder
-from jaxrecon.images import ImageSource, Loading, PixelTransform, load_images, loading_images
-from jaxrecon.models import TrackingModel
-from jaxrecon.nn.attention import AttentionFn
+from jaxrecon.images import (
+    ImageRule,
+    ImageSource,
+    Loading,
+    PixelTransform,
+    load_images,
+    loading_images,
+)
+from jaxrecon.models import Model, TrackingModel
+from jaxrecon.nn.attention import AttentionFn, attend_densely
 from jaxrecon.pipeline.request import (
     Request,
     SceneKeywords,
@@ -28,19 +36,65 @@ from jaxrecon.priors import PriorArrays, ViewPriors, prior_arrays
 from jaxrecon.progress import Stages
 from jaxrecon.reconstruction import Reconstruction
 from jaxrecon.runtime.cameras import CameraConfig
-from jaxrecon.runtime.defaults import PointsChoice
-from jaxrecon.runtime.executor import Engine
+from jaxrecon.runtime.defaults import MODEL_DEFAULTS, ModelDefaults, PointsChoice
+from jaxrecon.runtime.executor import Executor
 from jaxrecon.runtime.masks import MaskConfig
 from jaxrecon.runtime.options import stages_of
+from jaxrecon.runtime.query_points import Query, QueryPoints, check_query, queries
 from jaxrecon.runtime.sharding import check_one_process
-from jaxrecon.runtime.tracking import Query, QueryPoints, check_query, queries
+from jaxrecon.runtime.tracking import follow, track_maps
 from jaxrecon.sparse import AttentionName, chosen_attention
 
 
 @renamed_fields(habits="defaults")
 @dataclass(frozen=True)
-class Pipeline(Engine):
-    """A model with its weights on the devices, ready to reconstruct; its fields are `Engine`'s."""
+class Pipeline:
+    """A model with its weights on the devices, ready to reconstruct.
+
+    `dataclasses.replace` makes another one; it uses the programs that this one has compiled if the
+    model and how it is run stay the same.
+
+    Attributes:
+      model: the network with its weights.
+      name: what the model is called in results.
+      resize: the size that the model's upstream gives its images.
+      attention: how the trunk's tokens attend.
+      mesh: devices over which the views are sharded; None for one device.
+      defaults: what the model's family does where the caller does not say.
+      exact_views: compiles for each number of views, in place of padding it up to the next of a
+        few numbers that share a program (see `bucket_of`).
+      offload: whether the features that the heads read wait in the host's memory.
+      header: what the checkpoint of the weights says of itself; see `checkpoint.write`.
+
+    Raises:
+      InputError: views cannot be sharded over the mesh; see `sharding.check_mesh`.
+    """
+
+    model: Model
+    name: str
+    resize: ImageRule
+    attention: AttentionFn = attend_densely
+    mesh: Mesh | None = None
+    defaults: ModelDefaults = MODEL_DEFAULTS
+    exact_views: bool = False
+    offload: bool = False
+    header: Mapping[str, Any] | None = field(default=None, repr=False, compare=False)
+    _executor: Executor | None = field(default=None, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        executor = Executor(self.model, self.mesh, self.exact_views, self.offload)
+        if self._executor != executor:
+            object.__setattr__(self, "_executor", executor)
+
+    @property
+    def executor(self) -> Executor:
+        """What compiles the model's programs and runs them."""
+        return cast(Executor, self._executor)
+
+    @property
+    def compilations(self) -> int:
+        """How many programs this pipeline has compiled, or taken from the cache on disk."""
+        return self.executor.compilations
 
     def with_padding(self) -> "Pipeline":
         """The same pipeline, which pads photos to squares where it would crop them (VGGT).
@@ -113,20 +167,20 @@ class Pipeline(Engine):
         )
         key, inputs = resolve(self.defaults, request, self.name)
         self._check_tracks(query_points)
-        attention = chosen_attention(attention, self.attention)
+        executor, attention = self.executor, chosen_attention(attention, self.attention)
         with self._loading(images, request.priors, resolution, stride, stages) as loading:
             transforms = loading.transforms()
             arrays = self._prior_arrays(request.priors, transforms)
             asked = self._queries(query_points, transforms)
-            self.check_alike(transforms, attention, inputs, key, arrays)
+            executor.check_alike(transforms, attention, inputs, key, arrays)
             with stages.stage("compile"):
-                self.compile(*self.expected_program(transforms, inputs, key), attention)
+                executor.compile(*executor.expected_program(transforms, inputs, key), attention)
             batch = loading.batch()
-        geometry = self.run(batch, inputs, key, stages, priors=arrays, attention=attention)
+        geometry = executor.run(batch, inputs, key, attention, stages, priors=arrays)
         note_odd_cameras(geometry.intrinsics, stages)
         tracks = None
         if geometry.track_maps is not None:
-            tracks = self.follow(geometry.track_maps, asked, len(batch.names), stages)
+            tracks = follow(executor, geometry.track_maps, asked, len(batch.names), stages)
         return reconstruction_of(geometry, batch, self.name, tracks, stages)
 
     @without_x64
@@ -190,17 +244,18 @@ class Pipeline(Engine):
             arrays = self._prior_arrays(request.priors, transforms)
             if not folder.exists():  # else nothing may be left to do
                 with stages.stage("compile"):
-                    expected = self.expected_program(transforms, inputs, key)
+                    expected = self.executor.expected_program(transforms, inputs, key)
                     posed = has_known_pose(arrays)
-                    compile_both(self, *expected, attention, views_at_once, posed=posed)
+                    compile_both(self.executor, *expected, attention, views_at_once, posed=posed)
             batch = loading.batch()
         return stream(
-            self,
+            self.executor,
             batch,
             inputs,
             key,
             folder,
             stages,
+            name=self.name,
             priors=arrays,
             attention=attention,
             views_at_once=views_at_once,
@@ -238,8 +293,8 @@ class Pipeline(Engine):
             images, rule=self.resize, resolution=resolution, stride=stride, stages=stages
         )
         asked = self._queries(query_points, batch.transforms)
-        maps = self.maps(batch, stages)
-        tracks = self.follow(maps, asked, len(batch.names), stages)
+        maps = track_maps(self.executor, batch, self.attention, stages)
+        tracks = follow(self.executor, maps, asked, len(batch.names), stages)
         xy = np.stack(
             [
                 transform.to_original(xy)

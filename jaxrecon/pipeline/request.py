@@ -13,7 +13,7 @@ from jaxrecon.runtime.cameras import CameraConfig, FittedIntrinsics, PrincipalPo
 from jaxrecon.runtime.defaults import ModelDefaults, PointsChoice
 from jaxrecon.runtime.masks import MaskConfig, MaskKeywords, ViewMaskKeywords
 from jaxrecon.runtime.options import ProgramKey, RuntimeInputs
-from jaxrecon.runtime.tracking import QueryPoints
+from jaxrecon.runtime.query_points import QueryPoints
 
 
 class _ViewKeywords(ViewMaskKeywords, total=False):

@@ -24,20 +24,21 @@ from jaxrecon.nn.attention import AttentionFn
 from jaxrecon.priors import PriorArrays, prior_world
 from jaxrecon.progress import Stages
 from jaxrecon.reconstruction import NO_STATISTICS, Reconstruction, Statistics
-from jaxrecon.runtime.executor import Engine
+from jaxrecon.runtime.executor import Executor
 from jaxrecon.runtime.fingerprint import digest, weights_digest
 from jaxrecon.runtime.heads import compile_both, compile_heads, has_known_pose, part_size
 from jaxrecon.runtime.options import ProgramKey, RuntimeInputs
 from jaxrecon.runtime.placement import ONE_DEVICE, Placement
 from jaxrecon.runtime.program import Geometry
-from jaxrecon.runtime.sharding import by_view, put, view_devices
+from jaxrecon.runtime.sharding import view_devices
 
 WRITERS = 4
 """Threads that write files."""
 
 
 def digest_of(
-    engine: Engine,
+    executor: Executor,
+    name: str,
     batch: ImageBatch,
     inputs: RuntimeInputs,
     key: ProgramKey,
@@ -45,43 +46,44 @@ def digest_of(
     attention: AttentionFn,
 ) -> str:
     """Tells apart reconstructions that would not come out alike."""
-    told = [batch.pixels, batch.names, batch.transforms, inputs, key, priors, attention]
-    return digest(engine.name, weights_digest(engine.model), *told).hex()
+    arguments = [batch.pixels, batch.names, batch.transforms, inputs, key, priors, attention]
+    return digest(name, weights_digest(executor.model), *arguments).hex()
 
 
 def stream(
-    engine: Engine,
+    executor: Executor,
     batch: ImageBatch,
     inputs: RuntimeInputs,
     key: ProgramKey,
     folder: Path,
     stages: Stages,
     *,
+    name: str,
     priors: PriorArrays | None,
     attention: AttentionFn,
     views_at_once: int,
     overwrite: bool,
 ) -> Path:
-    """Writes the folder; see `Pipeline.stream`."""
-    told = digest_of(engine, batch, inputs, key, priors, attention)
-    streamed = Streamed(folder, told, batch.names)
+    """Writes the folder; see `Pipeline.stream`. `name` is the model's in results."""
+    reconstruction = digest_of(executor, name, batch, inputs, key, priors, attention)
+    streamed = Streamed(folder, reconstruction, batch.names)
     with holding_folder(folder):
-        streamed.start({"model": engine.name}, overwrite=overwrite)
+        streamed.start({"model": name}, overwrite=overwrite)
         missing = streamed.missing()
         if missing:
-            padded = engine.padded(batch, inputs, key)
+            padded = executor.padded(batch, inputs, key)
             with stages.stage("compile"):
                 shape, posed = padded[0].shape, has_known_pose(priors)
                 program = compile_both(
-                    engine, shape, padded[2], attention, views_at_once, posed=posed
+                    executor, shape, padded[2], attention, views_at_once, posed=posed
                 )
-            encoded = _encode(engine, program, *padded[:2], priors, stages)
-            world = _world(engine, padded, encoded, priors)
-            parts = _parts(engine, padded, encoded, views_at_once, world)
+            encoded = _encode(executor, program, *padded[:2], priors, stages)
+            world = _world(executor, padded, encoded, priors)
+            parts = _parts(executor, padded, encoded, views_at_once, world)
             made = (
                 (view, recon[row : row + 1])
                 for views, geometry in _ahead(parts, set(missing))
-                for recon in [_rows(geometry, batch, views, engine.name, encoded)]
+                for recon in [_rows(geometry, batch, views, name, encoded)]
                 for row, view in enumerate(views)
             )
             with stages.stage("heads", total=len(missing)) as advance:
@@ -113,21 +115,21 @@ def _write_all(
 
 
 def _encode(
-    engine: Engine,
+    executor: Executor,
     program: Any,
     pixels: UInt8[np.ndarray, "V H W 3"],
     inputs: RuntimeInputs,
     priors: PriorArrays | None,
     stages: Stages,
 ) -> Encoded:
-    scene = put(pixels[None], by_view(engine.mesh) if engine.mesh else None)
-    priors = engine.placed(priors, len(pixels))
+    scene = executor.put_by_view(pixels[None])
+    priors = executor.placed(priors, len(pixels))
     with stages.stage("run"):
-        return jax.block_until_ready(program(engine.model, scene, inputs, priors))
+        return jax.block_until_ready(program(executor.model, scene, inputs, priors))
 
 
 def _parts(
-    engine: Engine,
+    executor: Executor,
     padded: tuple[UInt8[np.ndarray, "V H W 3"], RuntimeInputs, ProgramKey],
     encoded: Encoded,
     views_at_once: int,
@@ -136,8 +138,8 @@ def _parts(
     """Which views each part of the work makes, and the work."""
     pixels, inputs, key = padded
     encoded = replace(encoded, skipped=None)  # else sparse attention would need its own program
-    devices = view_devices(engine.mesh)
-    each, count = len(pixels) // devices, part_size(engine, len(pixels), views_at_once)
+    devices = view_devices(executor.mesh)
+    each, count = len(pixels) // devices, part_size(executor, len(pixels), views_at_once)
     starts = np.minimum(np.arange(0, each, count), each - count)
     parts = []
     for start in starts.tolist():
@@ -146,17 +148,17 @@ def _parts(
         if inputs.valid_region is not None:
             own = replace(inputs, valid_region=np.asarray(inputs.valid_region)[views])
         place = np.asarray(start, np.int32)
-        arguments = (engine.model, encoded, place, own, world)
-        work = partial(_decode, engine, count, pixels.shape, key, arguments)
+        arguments = (executor.model, encoded, place, own, world)
+        work = partial(_decode, executor, count, pixels.shape, key, arguments)
         parts.append((views, work))
     return parts
 
 
 def _decode(
-    engine: Engine, count: int, shape: tuple[int, ...], key: ProgramKey, arguments: Any
+    executor: Executor, count: int, shape: tuple[int, ...], key: ProgramKey, arguments: Any
 ) -> Geometry:
     posed = arguments[-1] is not None
-    program = compile_heads(engine, arguments[1], count, shape, key, posed=posed)
+    program = compile_heads(executor, arguments[1], count, shape, key, posed=posed)
     return program(*arguments)
 
 
@@ -179,18 +181,18 @@ def _rows(
     geometry: Geometry, batch: ImageBatch, views: list[int], name: str, encoded: Encoded
 ) -> Reconstruction:
     """The views of one part; padding views come last and are cut off by the caller's numbers."""
-    real = [view if view < len(batch.names) else 0 for view in views]
+    rows = [view if view < len(batch.names) else 0 for view in views]
     skipped, scale = encoded.skipped, encoded.metric_scale
     return Reconstruction(
         points_world=np.asarray(geometry.points_world),
         points_camera=np.asarray(geometry.points_camera),
         confidence=np.asarray(geometry.confidence),
         mask=np.asarray(geometry.mask),
-        colors=batch.pixels[real],
+        colors=batch.pixels[rows],
         world_from_camera=np.asarray(geometry.world_from_camera),
         intrinsics=np.asarray(geometry.intrinsics),
-        names=tuple(batch.names[view] for view in real),
-        transforms=tuple(batch.transforms[view] for view in real),
+        names=tuple(batch.names[view] for view in rows),
+        transforms=tuple(batch.transforms[view] for view in rows),
         model=name,
         metric_scale=None if scale is None else float(scale[0]),
         stats=NO_STATISTICS if skipped is None else Statistics(np.asarray(skipped[0])),
@@ -203,7 +205,7 @@ def _write(recon: Reconstruction, path: Path, advance: Callable[[], None]) -> No
 
 
 def _world(
-    engine: Engine,
+    executor: Executor,
     padded: tuple[UInt8[np.ndarray, "V H W 3"], RuntimeInputs, ProgramKey],
     encoded: Encoded,
     priors: PriorArrays | None,
@@ -217,14 +219,14 @@ def _world(
     pixels, _, key = padded
     shape = (1, *pixels.shape)
     arguments = (
-        engine.model,
+        executor.model,
         replace(encoded, skipped=None),
-        engine.placed(priors, len(pixels)),
+        executor.placed(priors, len(pixels)),
     )
-    program = engine.once(
+    program = executor.once(
         ("world", shape, key),
-        lambda: engine.lowered(
-            partial(world_program, shape, key, placement=engine.placement), *arguments
+        lambda: executor.lowered(
+            partial(world_program, shape, key, placement=executor.placement), *arguments
         ),
     )
     return np.asarray(program(*arguments))

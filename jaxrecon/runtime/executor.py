@@ -1,7 +1,7 @@
-"""Compiles a model's programs, each on first use, and runs them."""
+"""A model on its devices: compiles its programs, each on first use, and runs them."""
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
@@ -10,14 +10,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
-from jaxtyping import Array, Float, UInt8
+from jaxtyping import UInt8
 
 from jaxrecon.compiling import compiled, told_refusals, without_x64
-from jaxrecon.deprecation import renamed_fields
-from jaxrecon.formats import PointTracks
-from jaxrecon.images import ImageBatch, ImageRule, PixelTransform
+from jaxrecon.images import ImageBatch, PixelTransform
 from jaxrecon.models import Model
-from jaxrecon.nn.attention import AttentionFn, attend_densely
+from jaxrecon.nn.attention import AttentionFn
 from jaxrecon.nn.execution import ExecutionConfig
 from jaxrecon.priors import PriorArrays, abstract_priors, padded_priors
 from jaxrecon.progress import Stages
@@ -28,12 +26,11 @@ from jaxrecon.runtime.bucketing import (
     serves_fewer,
     valid_regions,
 )
-from jaxrecon.runtime.defaults import MODEL_DEFAULTS, ModelDefaults
 from jaxrecon.runtime.fingerprint import digest, stable_name
 from jaxrecon.runtime.memory import check_compiled, default_device
 from jaxrecon.runtime.options import PADDING, ProgramKey, RuntimeInputs
 from jaxrecon.runtime.placement import Placement, sharded_weights
-from jaxrecon.runtime.program import Geometry, encoder_program, maps_program, scene_program
+from jaxrecon.runtime.program import Geometry, encoder_program, scene_program
 from jaxrecon.runtime.sharding import (
     by_view,
     check_alike,
@@ -43,53 +40,62 @@ from jaxrecon.runtime.sharding import (
     put,
     view_devices,
 )
-from jaxrecon.runtime.tracking import Group, Query, follow_program, groups_of
 
 
-@renamed_fields(habits="defaults")
 @dataclass(frozen=True)
-class Engine:
-    """A model with its weights on the devices, ready to reconstruct.
+class Executor:
+    """A model with its weights on the devices, which compiles its programs and runs them.
 
     Attributes:
-      model: the network with its weights.
-      name: what the model is called in results.
-      resize: the size that the model's upstream gives its images.
-      attention: how the trunk's tokens attend.
+      model: the network with its weights, or with their shapes if nothing is to run.
       mesh: devices over which the views are sharded; None for one device.
-      defaults: what the model's family does where the caller does not say.
       exact_views: compiles for each number of views, in place of padding it up to the next of a
         few numbers that share a program (see `bucket_of`).
       offload: whether the features that the heads read wait in the host's memory.
-      header: what the checkpoint of the weights says of itself; see `checkpoint.write`.
 
     Raises:
       InputError: views cannot be sharded over the mesh; see `sharding.check_mesh`.
     """
 
     model: Model
-    name: str
-    resize: ImageRule
-    attention: AttentionFn = attend_densely
     mesh: Mesh | None = None
-    defaults: ModelDefaults = MODEL_DEFAULTS
     exact_views: bool = False
     offload: bool = False
-    header: Mapping[str, Any] | None = field(default=None, repr=False, compare=False)
     _compiled: dict[Any, Any] = field(default_factory=dict, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         check_mesh(self.mesh)
+
+    @property
+    def compilations(self) -> int:
+        """How many programs were compiled, or taken from the cache on disk."""
+        return len(self._compiled)
+
+    @property
+    def device(self) -> Any:
+        """The first of this process's devices (`jax.Device`) that the programs run on."""
+        return self.mesh.local_devices[0] if self.mesh else default_device()
+
+    @property
+    def execution(self) -> ExecutionConfig:
+        """How the programs do their work."""
+        return ExecutionConfig(offload=self.offload)
+
+    @property
+    def placement(self) -> Placement:
+        """Where the parts of the programs run."""
+        sharded = sharded_weights(self.model) if self.mesh else ()
+        return Placement(self.execution, self.mesh, sharded)
 
     def run(
         self,
         batch: ImageBatch,
         inputs: RuntimeInputs,
         key: ProgramKey,
+        attention: AttentionFn,
         stages: Stages,
         *,
         priors: PriorArrays | None = None,
-        attention: AttentionFn | None = None,
     ) -> Geometry:
         """Runs the program for these shapes, compiled before or now."""
         pixels, inputs, key = self.padded(batch, inputs, key)
@@ -97,38 +103,21 @@ class Engine:
         with stages.stage("run"):
             if in_many_processes(self.mesh):
                 check_alike(self.mesh, {"images": digest(pixels)})
-            where = by_view(self.mesh) if self.mesh else None
-            scene = put(pixels[None], where)
+            scene = self.put_by_view(pixels[None])
             priors = self.placed(priors, len(pixels))
             geometry = jax.block_until_ready(program(self.model, scene, inputs, priors))
         geometry = gathered(geometry)
         return without_padding(geometry, len(batch.names))
 
-    @property
-    def compilations(self) -> int:
-        """How many programs this pipeline has compiled, or taken from the cache on disk."""
-        return len(self._compiled)
-
-    def compile(
-        self,
-        shape: tuple[int, ...],
-        key: ProgramKey | None = None,
-        attention: AttentionFn | None = None,
-    ) -> Any:
+    def compile(self, shape: tuple[int, ...], key: ProgramKey, attention: AttentionFn) -> Any:
         """The executable for images of `shape` (V, H, W, 3), compiled on first use."""
-        wanted = shape, key or ProgramKey(), attention or self.attention
+        wanted = shape, key, attention
         return self.once(wanted, lambda: self.lower(*wanted))
 
-    def lower(
-        self,
-        shape: tuple[int, ...],
-        key: ProgramKey | None = None,
-        attention: AttentionFn | None = None,
-    ) -> Any:
+    def lower(self, shape: tuple[int, ...], key: ProgramKey, attention: AttentionFn) -> Any:
         """The program for images of `shape` (V, H, W, 3), lowered and not yet compiled."""
-        key, attention = key or ProgramKey(), attention or self.attention
         program = partial(scene_program, attention, key, placement=self.placement)
-        return self.lowered(program, *self._abstract(shape, key))
+        return self.lowered(program, *self.abstract_arguments(shape, key))
 
     def compile_encoder(
         self, shape: tuple[int, ...], key: ProgramKey, attention: AttentionFn
@@ -140,65 +129,15 @@ class Engine:
     def lower_encoder(self, shape: tuple[int, ...], key: ProgramKey, attention: AttentionFn) -> Any:
         """The program of that part, lowered and not yet compiled."""
         program = partial(encoder_program, attention, placement=self.placement)
-        return self.lowered(program, *self._abstract(shape, key))
-
-    def maps(self, batch: ImageBatch, stages: Stages) -> Float[Array, "V h w C"]:
-        """The feature maps for tracks."""
-        key = ProgramKey()
-        pixels, inputs, key = self.padded(batch, key.abstract_inputs(0), key)
-        shape, attention = pixels.shape, self.attention
-        with stages.stage("compile"):
-            program = self.once(
-                ("maps", shape, key, attention),
-                lambda: self.lowered(
-                    partial(maps_program, attention, placement=self.placement),
-                    *self._abstract(shape, key)[:3],
-                ),
-            )
-        with stages.stage("run"):
-            scene = put(pixels[None], by_view(self.mesh) if self.mesh else None)
-            return jax.block_until_ready(program(self.model, scene, inputs))
-
-    def follow(
-        self, maps: Float[Array, "V h w C"], asked: Sequence[Query], views: int, stages: Stages
-    ) -> PointTracks:
-        """Tracks in pixels of the processed images."""
-        groups = [group for query in asked for group in groups_of(query, views)]
-        with stages.stage("compile"):
-            programs = [self._following(maps, group, views) for group in groups]
-        with stages.stage("track"):
-            parts = [
-                group.wanted(program(self.model, maps, *group.arguments))
-                for program, group in zip(programs, groups, strict=True)
-            ]
-        xy, visibility, confidence = (np.concatenate(x, axis=1) for x in zip(*parts, strict=True))
-        counts = [len(query.points) for query in asked]
-        return PointTracks(
-            xy=xy,
-            visibility=visibility,
-            confidence=confidence,
-            query_view=np.repeat([query.view for query in asked], counts),
-        )
-
-    def _following(self, maps: Float[Array, "V h w C"], group: Group, views: int) -> Any:
-        """The executable that follows such a group, compiled on first use."""
-        key = ("follow", views, maps.shape, group.points.shape)
-        return self.once(key, lambda: self.lower_following(maps, group, views))
-
-    def lower_following(
-        self, maps: Float[Array | jax.ShapeDtypeStruct, "V h w C"], group: Group, views: int
-    ) -> Any:
-        """The program that follows such a group on such maps, lowered and not yet compiled."""
-        parted = view_devices(self.mesh) > 1
-        execution = replace(self.execution, kernels=not parted)
-        program = partial(follow_program, views, execution=execution)
-        return self.lowered(program, self.model, maps, *group.arguments)
+        return self.lowered(program, *self.abstract_arguments(shape, key))
 
     def placed(self, priors: PriorArrays | None, views: int) -> PriorArrays | None:
-        """What is known, on the devices, with unknown views behind it."""
-        if priors is None:
-            return None
-        return put(padded_priors(priors, views), by_view(self.mesh) if self.mesh else None)
+        """Priors on the devices, with unknown views behind them up to so many `views`."""
+        return None if priors is None else self.put_by_view(padded_priors(priors, views))
+
+    def put_by_view[X](self, arrays: X) -> X:
+        """Host arrays (B, V, ...) on the devices that have their views."""
+        return put(arrays, by_view(self.mesh) if self.mesh else None)
 
     def padded(
         self, batch: ImageBatch, inputs: RuntimeInputs, key: ProgramKey
@@ -230,42 +169,32 @@ class Engine:
         """
         if in_many_processes(self.mesh):
             name = re.sub(r" at 0x[0-9a-f]+", "", stable_name(attention))
-            told = {"images": digest(transforms), "arguments": digest(name, arguments)}
-            check_alike(self.mesh, told)
+            digests = {"images": digest(transforms), "arguments": digest(name, arguments)}
+            check_alike(self.mesh, digests)
 
     def _padding(
         self, transforms: Sequence[PixelTransform], inputs: RuntimeInputs, key: ProgramKey
     ) -> tuple[int, RuntimeInputs, ProgramKey]:
         """How many views the program has, and what padding and margins add to inputs and key."""
-        real, devices = len(transforms), view_devices(self.mesh)
-        views = -(-real // devices) * devices if self.exact_views else bucket_of(real, devices)
-        fewer = views > real or (not self.exact_views and serves_fewer(views, devices))
+        num_valid, devices = len(transforms), view_devices(self.mesh)
+        exact = -(-num_valid // devices) * devices
+        views = exact if self.exact_views else bucket_of(num_valid, devices)
+        fewer = views > num_valid or (not self.exact_views and serves_fewer(views, devices))
         region = valid_regions(transforms)
         if not fewer and not has_margins(region, transforms):
             return views, inputs, key
         inputs = replace(inputs, valid_region=padded(region, views))
         if fewer:
-            inputs = replace(inputs, num_valid_views=np.asarray(real, np.int32))
+            inputs = replace(inputs, num_valid_views=np.asarray(num_valid, np.int32))
         return views, inputs, key.taking(*(PADDING if fewer else PADDING[:1]))
 
-    def _abstract(self, shape: tuple[int, ...], key: ProgramKey) -> tuple[Any, ...]:
+    def abstract_arguments(self, shape: tuple[int, ...], key: ProgramKey) -> tuple[Any, ...]:
         """What a program takes: the model, and shapes of images, numbers and priors."""
         sharding = by_view(self.mesh) if self.mesh else None
         inputs = key.abstract_inputs(shape[0])
         priors = abstract_priors(shape, sharding) if key.priors else None
         pixels = jax.ShapeDtypeStruct((1, *shape), jnp.uint8, sharding=sharding)
         return self.model, pixels, inputs, priors
-
-    @property
-    def execution(self) -> ExecutionConfig:
-        """How the programs do their work."""
-        return ExecutionConfig(offload=self.offload)
-
-    @property
-    def placement(self) -> Placement:
-        """Where the parts of the programs run."""
-        sharded = sharded_weights(self.model) if self.mesh else ()
-        return Placement(self.execution, self.mesh, sharded)
 
     @without_x64
     @told_refusals("run here")
@@ -294,11 +223,6 @@ class Engine:
             self._compiled[key] = program
         return self._compiled[key]
 
-    @property
-    def device(self) -> Any:
-        """The first of this process's devices (`jax.Device`) that the programs run on."""
-        return self.mesh.local_devices[0] if self.mesh else default_device()
-
 
 def without_padding(geometry: Geometry, views: int) -> Geometry:
     """Without the padding views; feature maps keep them.
@@ -308,10 +232,10 @@ def without_padding(geometry: Geometry, views: int) -> Geometry:
     if len(geometry.mask) == views:
         return geometry
 
-    def real(array: Any) -> Any:
+    def first_views(array: Any) -> Any:
         sharded = isinstance(array, jax.Array) and len(array.sharding.device_set) > 1
         return (np.asarray(array) if sharded else array)[:views]
 
     names = ("points_world", "points_camera", "confidence", "mask", "world_from_camera")
-    chosen = {name: real(getattr(geometry, name)) for name in (*names, "intrinsics")}
+    chosen = {name: first_views(getattr(geometry, name)) for name in (*names, "intrinsics")}
     return replace(geometry, **chosen)

@@ -13,7 +13,7 @@ from jaxrecon.models import VIEW_AXES, Encoded, Model, Prediction
 from jaxrecon.nn.attention import AttentionFn
 from jaxrecon.nn.offload import to_device
 from jaxrecon.priors import PriorArrays
-from jaxrecon.runtime.executor import Engine
+from jaxrecon.runtime.executor import Executor
 from jaxrecon.runtime.memory import check_compiled
 from jaxrecon.runtime.options import ProgramKey, RuntimeInputs
 from jaxrecon.runtime.placement import ONE_DEVICE, Placement
@@ -26,14 +26,14 @@ def has_known_pose(priors: PriorArrays | None) -> bool:
     return priors is not None and bool(priors.has_pose[0, 0])
 
 
-def part_size(engine: Engine, views: int, views_at_once: int) -> int:
+def part_size(executor: Executor, views: int, views_at_once: int) -> int:
     """How many views each device works on at a time, of the program's number of `views`."""
-    devices = view_devices(engine.mesh)
+    devices = view_devices(executor.mesh)
     return min(views // devices, max(1, -(-views_at_once // devices)))
 
 
 def compile_both(
-    engine: Engine,
+    executor: Executor,
     shape: tuple[int, ...],
     key: ProgramKey,
     attention: AttentionFn,
@@ -52,20 +52,20 @@ def compile_both(
     Raises:
       InputError: one of them needs more memory than the device has.
     """
-    encoder = engine.compile_encoder(shape, key, attention)
-    count = part_size(engine, shape[0], views_at_once)
-    heads = compile_heads(engine, encoded_by(engine, encoder), count, shape, key, posed=posed)
-    check_compiled(heads, engine.device, runs=runs_together(engine, count, shape[0]))
+    encoder = executor.compile_encoder(shape, key, attention)
+    count = part_size(executor, shape[0], views_at_once)
+    heads = compile_heads(executor, encoded_by(executor, encoder), count, shape, key, posed=posed)
+    check_compiled(heads, executor.device, runs=runs_together(executor, count, shape[0]))
     return encoder
 
 
-def runs_together(engine: Engine, count: int, views: int) -> int:
+def runs_together(executor: Executor, count: int, views: int) -> int:
     """The results of how many parts lie on the device together: one is fetched, one is made."""
-    return 1 if count * view_devices(engine.mesh) == views else 2
+    return 1 if count * view_devices(executor.mesh) == views else 2
 
 
 def compile_heads(
-    engine: Engine,
+    executor: Executor,
     encoded: Encoded,
     count: int,
     shape: tuple[int, ...],
@@ -74,14 +74,14 @@ def compile_heads(
     posed: bool,
 ) -> Any:
     """The executable of the heads for `count` views of each device, compiled on first use."""
-    return engine.once(
+    return executor.once(
         ("decode", count, shape, key, posed),
-        lambda: lower_heads(engine, encoded, count, shape, key, posed=posed),
+        lambda: lower_heads(executor, encoded, count, shape, key, posed=posed),
     )
 
 
 def lower_heads(
-    engine: Engine,
+    executor: Executor,
     encoded: Encoded,
     count: int,
     shape: tuple[int, ...],
@@ -90,16 +90,16 @@ def lower_heads(
     posed: bool,
 ) -> Any:
     """The program of the heads, lowered and not yet compiled; `encoded` may be without numbers."""
-    inputs = key.abstract_inputs(count * view_devices(engine.mesh))
+    inputs = key.abstract_inputs(count * view_devices(executor.mesh))
     world = np.zeros((4, 4), np.float32) if posed else None
-    program = partial(decode_program, count, (1, *shape), key, placement=engine.placement)
+    program = partial(decode_program, count, (1, *shape), key, placement=executor.placement)
     start = np.zeros((), np.int32)
-    return engine.lowered(program, engine.model, encoded, start, inputs, world)
+    return executor.lowered(program, executor.model, encoded, start, inputs, world)
 
 
-def encoded_by(engine: Engine, encoder: Any) -> Encoded:
-    """Shapes of what an executable of `Engine.compile_encoder` returns, but for `skipped`."""
-    if engine.mesh is None:
+def encoded_by(executor: Executor, encoder: Any) -> Encoded:
+    """Shapes of what an executable of `Executor.compile_encoder` returns, but for `skipped`."""
+    if executor.mesh is None:
         return replace(encoder.out_info, skipped=None)
     placed = jax.tree.map(
         lambda x, sharding: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding),

@@ -56,25 +56,25 @@ class Placement:
         *,
         attention: AttentionFn,
         num_valid_views: Count | None = None,
-        **conditions: Any,
+        **arguments: Any,
     ) -> Encoded:
         """All for which the views exchange; see `Model.encode`.
 
         Args:
-          conditions: of a family that takes some, pytrees of arrays (B, V, ...).
+          arguments: what else the family takes of the views, pytrees of arrays (B, V, ...).
         """
 
         def work(given: tuple[Model, Count | None], views: tuple[Array, Any]) -> Encoded:
-            (model, real), (images, conditions) = given, views
+            (model, num_valid_views), (images, arguments) = given, views
             return model.encode(
                 images,
                 attention=attention,
-                num_valid_views=real,
+                num_valid_views=num_valid_views,
                 execution=self.local,
-                **conditions,
+                **arguments,
             )
 
-        return self.each_view(work, (model, num_valid_views), (images, conditions), out=VIEW_AXES)
+        return self.each_view(work, (model, num_valid_views), (images, arguments), out=VIEW_AXES)
 
     def predict(
         self, model: Model, encoded: Encoded, layout: TokenLayout, **options: Any

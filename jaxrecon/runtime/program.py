@@ -84,9 +84,9 @@ def encoded_scene(
 ) -> Encoded:
     """All for which the views exchange."""
     images = pixels.astype(jnp.float32) / 255
-    known: dict[str, Any] = {} if priors is None else {"priors": priors}
+    arguments: dict[str, Any] = {} if priors is None else {"priors": priors}
     return placement.encode(
-        model, images, attention=attention, num_valid_views=inputs.num_valid_views, **known
+        model, images, attention=attention, num_valid_views=inputs.num_valid_views, **arguments
     )
 
 

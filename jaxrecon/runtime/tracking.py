@@ -1,90 +1,32 @@
-"""Points of some photos, and the program that follows them through all views."""
+"""Points of some views followed through all views, by programs of their own."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from jaxrecon.checks import is_whole, shown
-from jaxrecon.errors import InputError
-from jaxrecon.images import PixelTransform
-from jaxrecon.models import TrackingModel, Tracks, check_query_points
+from jaxrecon.formats import PointTracks
+from jaxrecon.images import ImageBatch
+from jaxrecon.models import TrackingModel, Tracks
+from jaxrecon.nn.attention import AttentionFn
 from jaxrecon.nn.execution import INFERENCE, ExecutionConfig
-from jaxrecon.runtime.bucketing import bucket_of, padded, valid_regions
+from jaxrecon.progress import Stages
+from jaxrecon.runtime.bucketing import bucket_of, padded
+from jaxrecon.runtime.executor import Executor
+from jaxrecon.runtime.options import ProgramKey
+from jaxrecon.runtime.program import maps_program
+from jaxrecon.runtime.query_points import Query
+from jaxrecon.runtime.sharding import view_devices
 
 POINT_VIEWS_AT_ONCE = 2**18
 """Most points followed together, times views: bounds the memory."""
 LEAST_POINTS = 16
 """Fewer points are padded up to so many."""
-MOST_POINTS = 2**20
-"""Most points that are spread over one photo: more than it has pixels."""
-_MOST_VIEWS = 10**9
-QUERY_EVERY = 8
-"""A number of points is asked for in every view of this stride."""
-
-type Points = int | np.ndarray | Sequence[Sequence[float]]
-type QueryPoints = Points | Mapping[int, Points]
-"""(x, y) in pixels of the first photo as it was given, shape (Q, 2); or by the number of their
-photo; or how many to spread over every eighth photo."""
-
-
-@dataclass(frozen=True, eq=False)
-class Query:
-    """Points, in pixels of the processed image, that are given in one view."""
-
-    view: int
-    points: Float[np.ndarray, "Q 2"]
-
-
-def check_query(query_points: QueryPoints) -> None:
-    """Refuses what can't be points, before any long work is done.
-
-    Raises:
-      InputError: a number is below 1, a shape is not (Q, 2), what is given are no real numbers, a
-        photo's number is no whole one, or there are no points.
-    """
-    if not isinstance(query_points, Mapping):
-        _check_points(query_points, "query_points")
-        return
-    if not query_points:
-        raise InputError("query_points is empty; give points by the number of their view")
-    for view, points in query_points.items():
-        if not is_whole(view) or abs(view) > _MOST_VIEWS:
-            raise InputError(
-                f"query_points has the key {shown(view)}; give points by the number of their view, "
-                "a whole number from 0"
-            )
-        _check_points(points, _name(query_points, view))
-
-
-def queries(
-    query_points: QueryPoints, transforms: Sequence[PixelTransform], *, smallest: int
-) -> list[Query]:
-    """The points of each view in which some are given; see `check_query`.
-
-    Raises:
-      InputError: there is no such view; a point is not finite, outside its photo or cropped off;
-        or the images are smaller than `smallest`.
-    """
-    if isinstance(query_points, Mapping):
-        given: Mapping[int, Points] = query_points
-    elif is_whole(query_points):
-        given = dict.fromkeys(range(0, len(transforms), QUERY_EVERY), query_points)
-    else:
-        given = {0: query_points}
-    for view in given:
-        if view not in range(len(transforms)):
-            raise InputError(
-                f"query_points: there is no view {view}; the {len(transforms)} views count from 0 "
-                f"to {len(transforms) - 1}"
-            )
-    return [
-        Query(int(view), _processed(points, transforms[view], _name(query_points, view), smallest))
-        for view, points in given.items()
-    ]
 
 
 @dataclass(frozen=True, eq=False)
@@ -93,26 +35,26 @@ class Group:
 
     Attributes:
       view: the number of the view.
-      points: in pixels of the processed image; from `real` on they are padding, so that few
+      points: in pixels of the processed image; from `num_valid` on they are padding, so that few
         programs serve many numbers of points.
-      real: how many count.
+      num_valid: how many count.
       first: the first one whose track is wanted; those before it are in another group too.
     """
 
     view: int
     points: Float[np.ndarray, "P 2"]
-    real: int
+    num_valid: int
     first: int
 
     @property
     def arguments(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """What `follow_program` takes of it."""
-        return self.points, np.asarray(self.view, np.int32), np.asarray(self.real, np.int32)
+        return self.points, np.asarray(self.view, np.int32), np.asarray(self.num_valid, np.int32)
 
     def wanted(self, followed: Tracks) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Positions (V, Q, 2), visibility and confidence (V, Q) of the tracks that are wanted."""
         arrays = followed.positions, followed.visibility, followed.confidence
-        xy, visibility, confidence = (np.asarray(x)[:, self.first : self.real] for x in arrays)
+        xy, visibility, confidence = (np.asarray(x)[:, self.first : self.num_valid] for x in arrays)
         return xy, visibility, confidence
 
 
@@ -142,101 +84,77 @@ def follow_program(
     maps: Float[Array, "V h w C"],
     query_points: Float[Array, "P 2"],
     query_view: Int[Array, ""],
-    real: Int[Array, ""],
+    num_valid_points: Int[Array, ""],
     *,
     execution: ExecutionConfig = INFERENCE,
 ) -> Tracks:
-    """Follows the first `real` points of one view through the first `views`; no batch axis."""
+    """Follows the first points of one view through the first `views`; no batch axis."""
     order = jnp.arange(views)
     swapped = jnp.where(order == query_view, 0, order).at[0].set(query_view)
     entering = maps[:views][swapped][None]
-    tracks = model.follow(entering, query_points[None], real, execution=execution)
+    tracks = model.follow(entering, query_points[None], num_valid_points, execution=execution)
     return jax.tree.map(lambda x: x[0][swapped], tracks)
 
 
-def _name(query_points: QueryPoints, view: int) -> str:
-    """What messages call the points of one view."""
-    return f"query_points[{view}]" if isinstance(query_points, Mapping) else "query_points"
-
-
-def _check_points(points: Points, name: str) -> None:
-    if is_whole(points):
-        if not 1 <= points <= MOST_POINTS:
-            raise InputError(
-                f"{name}={shown(points)} must be at least 1 and at most {MOST_POINTS}, or an array "
-                "of points"
-            )
-        return
-    array = _array(points, name)
-    if array.ndim != 2 or array.shape[1] != 2 or not len(array):
-        raise InputError(
-            f"{name} has shape {array.shape}; expected (Q, 2), at least one (x, y) in pixels"
+def track_maps(
+    executor: Executor, batch: ImageBatch, attention: AttentionFn, stages: Stages
+) -> Float[Array, "V h w C"]:
+    """The feature maps on which points are followed, of all views and those of padding."""
+    key = ProgramKey()
+    pixels, inputs, key = executor.padded(batch, key.abstract_inputs(0), key)
+    with stages.stage("compile"):
+        program = executor.once(
+            ("maps", pixels.shape, key, attention),
+            lambda: executor.lowered(
+                partial(maps_program, attention, placement=executor.placement),
+                *executor.abstract_arguments(pixels.shape, key)[:3],
+            ),
         )
+    with stages.stage("run"):
+        scene = executor.put_by_view(pixels[None])
+        return jax.block_until_ready(program(executor.model, scene, inputs))
 
 
-def _processed(
-    given: Points, transform: PixelTransform, name: str, smallest: int
-) -> Float[np.ndarray, "Q 2"]:
-    width, height = transform.size
-    if is_whole(given):
-        points = _spread_out(int(given), transform)
-    else:
-        photo = _array(given, name)
-        columns, rows = transform.original_size
-        check_query_points(photo, rows, columns, name=name)
-        points = transform.from_original(photo)
-        _check_not_cropped(photo, points, transform, name)
-    points = points.clip(0, (width - 1, height - 1)).astype(np.float32)
-    check_query_points(points, height, width, smallest=smallest)
-    return points
-
-
-def _array(points: Points, name: str) -> Float[np.ndarray, "..."]:
-    """The points in double precision."""
-    try:
-        array = np.asarray(points)
-    except (TypeError, ValueError):
-        array = np.array(None)
-    if not any(jnp.issubdtype(array.dtype, kind) for kind in (np.integer, np.floating)):
-        raise InputError(
-            f"{name} is not an array of numbers, found {_kind(points, array)}; give (x, y) in "
-            "pixels, shape (Q, 2), or how many points to spread over the photo"
-        )
-    return array.astype(np.float64)
-
-
-def _kind(points: object, array: np.ndarray) -> str:
-    return type(points).__name__ if array.dtype == object else str(array.dtype)
-
-
-def _spread_out(count: int, transform: PixelTransform) -> Float[np.ndarray, "Q 2"]:
-    """About `count` points on a regular grid over the photo, in the middle of its cells."""
-    left, top, right, bottom = valid_regions([transform])[0].tolist()
-    width, height = right - left, bottom - top
-    columns = max(1, round((count * width / height) ** 0.5))
-    rows = max(1, round(count / columns))
-    x = left + (np.arange(columns) + 0.5) * width / columns - 0.5
-    y = top + (np.arange(rows) + 0.5) * height / rows - 0.5
-    return np.stack(np.meshgrid(x, y), axis=-1).reshape(-1, 2)
-
-
-def _check_not_cropped(
-    given: Float[np.ndarray, "Q 2"],
-    points: Float[np.ndarray, "Q 2"],
-    transform: PixelTransform,
-    name: str,
-) -> None:
-    """The photo's outermost pixels may lie half a pixel outside the processed ones."""
-    size = np.array(transform.size)
-    lost = ~((points >= -0.5) & (points <= size - 0.5)).all(axis=1)
-    if not lost.any():
-        return
-    number = int(lost.argmax())
-    x, y = given[number].tolist()
-    (left, top), (right, bottom) = (
-        transform.to_original(corner) for corner in (np.zeros(2), size - 1.0)
+def follow(
+    executor: Executor,
+    maps: Float[Array, "V h w C"],
+    asked: Sequence[Query],
+    views: int,
+    stages: Stages,
+) -> PointTracks:
+    """Tracks through the first `views` views, in pixels of the processed images."""
+    groups = [group for query in asked for group in groups_of(query, views)]
+    with stages.stage("compile"):
+        programs = [_compiled(executor, maps, group, views) for group in groups]
+    with stages.stage("track"):
+        parts = [
+            group.wanted(program(executor.model, maps, *group.arguments))
+            for program, group in zip(programs, groups, strict=True)
+        ]
+    xy, visibility, confidence = (np.concatenate(x, axis=1) for x in zip(*parts, strict=True))
+    counts = [len(query.points) for query in asked]
+    return PointTracks(
+        xy=xy,
+        visibility=visibility,
+        confidence=confidence,
+        query_view=np.repeat([query.view for query in asked], counts),
     )
-    raise InputError(
-        f"{name}[{number}] = ({x:g}, {y:g}) is cropped off its photo; give x from {left:.1f} to "
-        f"{right:.1f} and y from {top:.1f} to {bottom:.1f}"
-    )
+
+
+def _compiled(executor: Executor, maps: Float[Array, "V h w C"], group: Group, views: int) -> Any:
+    """The executable that follows such a group, compiled on first use."""
+    key = ("follow", views, maps.shape, group.points.shape)
+    return executor.once(key, lambda: lower_following(executor, maps, group, views))
+
+
+def lower_following(
+    executor: Executor,
+    maps: Float[Array | jax.ShapeDtypeStruct, "V h w C"],
+    group: Group,
+    views: int,
+) -> Any:
+    """The program that follows such a group on such maps, lowered and not yet compiled."""
+    one_device = view_devices(executor.mesh) == 1
+    execution = replace(executor.execution, kernels=one_device)
+    program = partial(follow_program, views, execution=execution)
+    return executor.lowered(program, executor.model, maps, *group.arguments)

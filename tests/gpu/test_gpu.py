@@ -9,12 +9,15 @@ import pytest
 from jax.typing import DTypeLike
 
 import golden_data
+from compiled_programs import programs_of
 from convert.engine import plan, stream
 from convert.pi3 import IGNORED, RULES
 from jaxrecon import checkpoint
-from jaxrecon.models import PI3, PI3_RESIZE, Pi3, Prediction
-from jaxrecon.pipeline import Pipeline
+from jaxrecon.models import PI3, Pi3, Prediction
+from jaxrecon.nn.attention import attend_densely
+from jaxrecon.pipeline import Pipeline, ProgramKey
 from jaxrecon.registry import PI3_FAMILY
+from jaxrecon.runtime.executor import Executor
 from jaxrecon.runtime.memory import needs_of
 from jaxrecon.scenes import render_scene
 from pi3_stages import build_pi3
@@ -41,7 +44,7 @@ def test_bfloat16_attention_is_cudnn() -> None:
     model = build_pi3(PI3_TINY, golden_data.case("pi3_tiny_56x70_n3_b1").weights())
     weights = ((path, np.asarray(leaf)) for path, leaf in checkpoint.flatten(model).items())
     half = checkpoint.restore(PI3_FAMILY.abstract(PI3_TINY, jnp.bfloat16), weights)
-    text = Pipeline(half, "tiny", PI3_RESIZE).lower((3, 56, 70, 3)).as_text()
+    text = Executor(half).lower((3, 56, 70, 3), ProgramKey(), attend_densely).as_text()
     assert "__cudnn$fmhaSoftmax" in text
     assert "callback" not in text
 
@@ -79,7 +82,7 @@ def test_features_wait_on_the_host(name: str, tmp_path: Path) -> None:
     for offload in (False, True):
         pipeline = Pipeline(model, name, resize, offload=offload)
         found.append(whole_and_streamed(pipeline, tmp_path / str(offload)))
-        needs = needs_of(next(iter(pipeline._compiled.values())))
+        needs = needs_of(next(iter(programs_of(pipeline).values())))
         assert needs is not None
         assert (needs.host > 0) == offload
     for field in FIELDS:

@@ -15,6 +15,8 @@ import sys
 from dataclasses import replace
 from typing import Any
 
+from compiled_programs import programs_of
+
 os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=8"
 os.environ["JAX_PLATFORMS"] = "cpu"
 os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "1"
@@ -86,7 +88,7 @@ def main(family: str) -> None:
                 )
             pipeline = Pipeline(spread, family, resize, mesh=mesh)
             recon = pipeline.reconstruct(pixels, **given)
-            (program,) = pipeline._compiled.values()
+            (program,) = programs_of(pipeline).values()
             exchanges = exchanged(program.as_text())
             weights = {"weights": bytes_here(spread) / bytes_here(model)}
             share = {"share": share_of(program, padded_views=16 if label != "three" else 12)}

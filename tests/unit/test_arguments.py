@@ -16,7 +16,7 @@ from jaxrecon.evaluation import Settings, evaluate, open_dataset
 from jaxrecon.models import PI3_RESIZE, VGGT, VGGT_RESIZE, Pi3
 from jaxrecon.pipeline import Pipeline
 from jaxrecon.runtime.bucketing import check_program_size
-from jaxrecon.runtime.tracking import MOST_POINTS
+from jaxrecon.runtime.query_points import MOST_POINTS
 from tiny_models import PI3_TINY
 from vggt_stages import VGGT_TINY
 

@@ -14,6 +14,7 @@ import pytest
 from safetensors.numpy import save_file
 
 import jaxrecon
+from compiled_programs import programs_of, without_programs
 from golden_data import GOLDEN, state_dict
 from jaxrecon import InputError, WeightsError, checkpoint, registry
 from jaxrecon.cli import main
@@ -29,8 +30,10 @@ from jaxrecon.pipeline import Pipeline
 from jaxrecon.progress import Stages
 from jaxrecon.registry import ModelEntry, loading
 from jaxrecon.runtime.bucketing import bucket_of, serves_fewer
+from jaxrecon.runtime.executor import Executor
 from jaxrecon.runtime.memory import needs_of
-from jaxrecon.runtime.tracking import padded_count, queries
+from jaxrecon.runtime.query_points import queries
+from jaxrecon.runtime.tracking import follow, padded_count, track_maps
 from jaxrecon.sparse import SparseAttention
 from mapanything_masks import multiview_confidence, points_to_keep
 from mapanything_stages import MAPANYTHING_TINY, MAPANYTHING_V1_TINY
@@ -283,7 +286,7 @@ class TestTracks:
         """Each point is in a group, the last of which reaches back."""
         points = np.stack([np.arange(5.0) * 20 + 9, np.full(5, 40.0)], axis=1).astype(np.float32)
         monkeypatch.setattr("jaxrecon.runtime.tracking.POINT_VIEWS_AT_ONCE", 6)
-        fresh = replace(vggt, _compiled={})
+        fresh = without_programs(vggt)
         tracks = fresh.track(photos, points, resolution=SIDE)
         np.testing.assert_allclose(tracks.xy[0], points, atol=1e-4)
         pair = fresh.track(photos, points[:2], resolution=SIDE)
@@ -293,12 +296,12 @@ class TestTracks:
         """As the model follows them without any."""
         points = np.stack([np.arange(5.0) * 20 + 9, np.full(5, 40.0)], axis=1).astype(np.float32)
         batch = load_images(photos, rule=vggt.resize, resolution=SIDE)
-        maps = vggt.maps(batch, QUIET)
+        maps = track_maps(vggt.executor, batch, vggt.attention, QUIET)
         (query,) = queries(points, batch.transforms, smallest=1)
         alone = jax.jit(lambda model, maps, points: model.follow(maps[None], points[None]))(
             model_of(vggt), maps[:3], query.points
         )
-        tracks = vggt.follow(maps, [query], 3, QUIET)
+        tracks = follow(vggt.executor, maps, [query], 3, QUIET)
         np.testing.assert_allclose(tracks.xy, alone.positions[0], atol=1e-3)
         np.testing.assert_allclose(tracks.visibility, alone.visibility[0], atol=1e-5)
         np.testing.assert_allclose(tracks.confidence, alone.confidence[0], atol=1e-5)
@@ -308,14 +311,14 @@ class TestTracks:
     ) -> None:
         """Which compiles under "compile"."""
         stages, asked = Naming(), []
-        once = Pipeline.once
+        once = Executor.once
 
-        def noted(self: Pipeline, key: Any, lower: Callable[[], Any]) -> Any:
+        def noted(self: Executor, key: Any, lower: Callable[[], Any]) -> Any:
             asked.append((key[0], stages.open[-1]))
             return once(self, key, lower)
 
-        monkeypatch.setattr(Pipeline, "once", noted)
-        fresh = replace(vggt, _compiled={})
+        monkeypatch.setattr(Executor, "once", noted)
+        fresh = without_programs(vggt)
         for points in (self.POINTS, self.POINTS[:1], {0: self.POINTS, 1: self.POINTS[:1]}):
             fresh.track(photos, points, resolution=SIDE, stages=stages)
         assert fresh.compilations == 2
@@ -377,10 +380,10 @@ class TestTracks:
         self, vggt: Pipeline, upstream: Callable[[str], Path], photos: np.ndarray
     ) -> None:
         """The larger of both programs; the second runs beside what the first returned."""
-        fresh = replace(vggt, _compiled={})
+        fresh = without_programs(vggt)
         for count in (6, 4000):
             fresh.reconstruct(photos, resolution=SIDE, query_points=count)
-        scene, few, many = (needs_of(program) for program in fresh._compiled.values())
+        scene, few, many = (needs_of(program) for program in programs_of(fresh).values())
         assert scene is not None and few is not None and many is not None
         beside = scene.outputs - 3 * 28 * 42 * 16 * 4  # 16 channels of 28x42 are its argument
         many = replace(many, arguments=many.arguments + beside)
@@ -458,7 +461,7 @@ class TestMapAnything:
     def test_one_program_for_all_that_may_be_known(
         self, mapanything: Pipeline, photos: np.ndarray
     ) -> None:
-        fresh = replace(mapanything, _compiled={})
+        fresh = without_programs(mapanything)
         depths = np.ones((3, 84, 126), np.float32)
         combinations: tuple[dict[str, Any], ...] = (
             {"intrinsics": [INTRINSICS, None, None]},
@@ -597,12 +600,12 @@ class TestNumbersOfViews:
         pipeline: Pipeline = request.getfixturevalue(name)
         twenty = np.random.default_rng(1).integers(0, 256, (20, 28, 28, 3), np.uint8)
         photos = twenty[:19]
-        shared = replace(pipeline, _compiled={})
+        shared = without_programs(pipeline)
         sparse = SparseAttention(0.5, None, block_q=16, block_kv=8)
         for attention in (pipeline.attention, sparse):
             given: dict[str, Any] = {"resolution": 28, "attention": attention}
             padded = shared.reconstruct(photos, **given).numpy()
-            exact = replace(pipeline, exact_views=True, _compiled={})
+            exact = replace(pipeline, exact_views=True)
             alone = exact.reconstruct(photos, **given).numpy()
             assert len(padded) == 19
             scale = np.abs(alone.points_world).max()

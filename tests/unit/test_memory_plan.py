@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 import jaxrecon
+from compiled_programs import programs_of, without_programs
 from jaxrecon import SparseAttention, registry
 from jaxrecon.cli import main
 from jaxrecon.errors import InputError
@@ -80,7 +81,7 @@ def test_the_plan_is_that_of_the_program_that_runs(pipeline: Pipeline, native: P
     plan = jaxrecon.memory_plan(native, views=17, size=(28, 28), dtype="float32")
     assert plan.compiled_views == 18
     pipeline.reconstruct(np.zeros((17, 28, 28, 3), np.uint8), resolution=28)
-    (ran,) = pipeline._compiled.values()
+    (ran,) = programs_of(pipeline).values()
     assert plan.needs == needs_of(ran)
 
 
@@ -123,14 +124,14 @@ def test_views_spread_over_devices(native: Path, plan: jaxrecon.MemoryPlan) -> N
 
 def test_streaming_is_planned_as_it_runs(pipeline: Pipeline, native: Path, tmp_path: Path) -> None:
     """17 views share the program of 18; the last part of 4 does not lie there with another."""
-    size, fresh = (28, 28), replace(pipeline, _compiled={})
+    size, fresh = (28, 28), without_programs(pipeline)
     images = np.zeros((17, 28, 28, 3), np.uint8)
     for views_at_once, runs in ((4, 2), (40, 1)):
         fresh.stream(images, tmp_path / str(runs), resolution=28, views_at_once=views_at_once)
         plan = jaxrecon.memory_plan(
             native, views=17, size=size, dtype="float32", views_at_once=views_at_once
         )
-        encoder, *_, heads = (needs_of(program) for program in fresh._compiled.values())
+        encoder, *_, heads = (needs_of(program) for program in programs_of(fresh).values())
         assert plan.streamed is not None and encoder is not None and heads is not None
         assert plan.streamed.encoder == encoder
         assert plan.streamed.heads == heads.keeping(runs)
@@ -278,7 +279,7 @@ def test_the_cpu_has_the_memory_of_the_machine(monkeypatch: pytest.MonkeyPatch) 
 def test_reconstruct_refuses_before_it_runs(
     pipeline: Pipeline, plan: jaxrecon.MemoryPlan, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    fresh = replace(pipeline, _compiled={})
+    fresh = without_programs(pipeline)
     monkeypatch.setattr(memory, "bytes_limit", lambda device: plan.needs.total - 1)
     stages = Stages(quiet=True)
     with pytest.raises(InputError, match=r"images: the program needs .* MiB of memory"):

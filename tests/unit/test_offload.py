@@ -26,8 +26,9 @@ PUT_ASIDE, FETCHED = '"pinned_host"', '"device"'
 def moves(pipeline: Pipeline) -> tuple[int, int]:
     """How often its program for a GPU brings arrays to the host's memory, and to the device's."""
     key = ProgramKey()
-    program = jax.jit(partial(scene_program, pipeline.attention, key, placement=pipeline.placement))
-    traced = program.trace(*pipeline._abstract((VIEWS, SIDE, SIDE, 3), key))
+    executor = pipeline.executor
+    program = jax.jit(partial(scene_program, pipeline.attention, key, placement=executor.placement))
+    traced = program.trace(*executor.abstract_arguments((VIEWS, SIDE, SIDE, 3), key))
     text = traced.lower(lowering_platforms=("cuda",)).as_text()
     lines = [line for line in text.splitlines() if "annotate_device_placement" in line]
     return sum(PUT_ASIDE in line for line in lines), sum(FETCHED in line for line in lines)
@@ -48,7 +49,7 @@ def test_results_stay(tmp_path: Path) -> None:
     plain = Pipeline(drawn(make), "pi3", resize)
     found = [
         whole_and_streamed(pipeline, tmp_path / str(pipeline.offload))
-        for pipeline in (plain, replace(plain, offload=True, _compiled={}))
+        for pipeline in (plain, replace(plain, offload=True))
     ]
     for plainly, offloaded in zip(*found, strict=True):
         for field in FIELDS:

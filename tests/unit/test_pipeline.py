@@ -13,6 +13,7 @@ from flax import nnx
 
 import jaxrecon
 import jaxrecon.images
+from compiled_programs import programs_of, without_programs
 from drawn_weights import drawn
 from jaxrecon.errors import InputError
 from jaxrecon.geometry import depth_normal_edges, intrinsics_from_points
@@ -20,9 +21,10 @@ from jaxrecon.models import PI3, PI3_RESIZE, Pi3, Pi3Config
 from jaxrecon.nn.attention import TokenLayout, attend_densely
 from jaxrecon.nn.dinov2 import DinoV2Config
 from jaxrecon.nn.execution import ExecutionConfig
-from jaxrecon.pipeline import Pipeline
+from jaxrecon.pipeline import Pipeline, ProgramKey
 from jaxrecon.progress import Stages
 from jaxrecon.registry import PI3_FAMILY
+from jaxrecon.runtime.executor import Executor
 
 SMALL = Pi3Config(
     encoder=DinoV2Config(width=32, depth=2, heads=2, grid=5),
@@ -50,21 +52,21 @@ def pixels() -> np.ndarray:
 def test_photos_are_read_while_the_program_compiles(
     pipeline: Pipeline, pixels: np.ndarray, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    compiled, resize, compile_program = Event(), jaxrecon.images._resize, Pipeline.compile
+    compiled, resize, compile_program = Event(), jaxrecon.images._resize, Executor.compile
     shapes: list[tuple[int, ...]] = []
 
     def read_late(*args: Any) -> Any:
         assert compiled.wait(60)
         return resize(*args)
 
-    def compile_first(self: Pipeline, shape: tuple[int, ...], *rest: Any) -> Any:
+    def compile_first(self: Executor, shape: tuple[int, ...], *rest: Any) -> Any:
         program = compile_program(self, shape, *rest)
         shapes.append(shape)
         compiled.set()
         return program
 
     monkeypatch.setattr(jaxrecon.images, "_resize", read_late)
-    monkeypatch.setattr(Pipeline, "compile", compile_first)
+    monkeypatch.setattr(Executor, "compile", compile_first)
     recon = pipeline.reconstruct(pixels, resolution=42)
     assert len(recon.names) == 3
     assert shapes == [(3, 28, 42, 3)] * 2
@@ -118,7 +120,7 @@ def test_each_view_loses_its_own_share(pipeline: Pipeline, pixels: np.ndarray) -
     """With padding views too; upstream leaves out what equals the quantile."""
     many = np.concatenate([pixels] * 6)[:17]
     given: dict[str, Any] = {"edge_rtol": None, "min_confidence": 0.0, "resolution": 42}
-    fresh = replace(pipeline, _compiled={})
+    fresh = without_programs(pipeline)
     for share in (0.25, 0.5):
         recon = fresh.reconstruct(many, **given, view_confidence_quantile=share).numpy()
         least = np.quantile(recon.confidence, share, axis=(1, 2), keepdims=True)
@@ -127,19 +129,36 @@ def test_each_view_loses_its_own_share(pipeline: Pipeline, pixels: np.ndarray) -
 
 
 def test_thresholds_do_not_compile_again(pipeline: Pipeline, pixels: np.ndarray) -> None:
-    pipeline = replace(pipeline, _compiled={})
-    program = pipeline.compile(pixels.shape)
+    pipeline = without_programs(pipeline)
+    program = pipeline.executor.compile(pixels.shape, ProgramKey(), pipeline.attention)
     pipeline.reconstruct(pixels, resolution=42, min_confidence=0.3, edge_rtol=0.1)
-    assert pipeline.compile(pixels.shape) is program
-    assert len(pipeline._compiled) == 1
+    assert list(programs_of(pipeline).values()) == [program]
     pipeline.reconstruct(pixels[:2], resolution=42)
-    assert len(pipeline._compiled) == 2
+    assert len(programs_of(pipeline)) == 2
+
+
+def test_a_replaced_pipeline_shares_programs_that_stay_the_same(
+    pipeline: Pipeline, pixels: np.ndarray
+) -> None:
+    pipeline = without_programs(pipeline)
+    pipeline.reconstruct(pixels, resolution=42)
+    for same in (
+        {"name": "other"},
+        {"attention": jaxrecon.SparseAttention()},
+        {"resize": PI3_RESIZE},
+    ):
+        assert replace(pipeline, **same).executor is pipeline.executor
+    model = jax.tree.map(lambda x: x, pipeline.model)
+    for other in ({"exact_views": True}, {"offload": True}, {"model": model}):
+        changed = replace(pipeline, **other)
+        assert changed.compilations == 0
+        assert {name: getattr(changed.executor, name) for name in other} == other
 
 
 def test_padded_numbers_of_views_share_a_program(pipeline: Pipeline) -> None:
     """37 to 40 views run as 40, 33 to 36 as 36."""
     pixels = np.random.default_rng(1).integers(0, 256, (40, 14, 14, 3), np.uint8)
-    pipeline = replace(pipeline, _compiled={})
+    pipeline = without_programs(pipeline)
     for views, compilations in ((37, 1), (38, 1), (40, 1), (36, 2), (39, 2)):
         assert len(pipeline.reconstruct(pixels[:views], resolution=14)) == views
         assert pipeline.compilations == compilations
@@ -227,7 +246,7 @@ def test_attention_is_told_where_it_is(pixels: np.ndarray) -> None:
 def test_released_model_is_one_executable_without_host_callback() -> None:
     model = PI3_FAMILY.abstract(PI3)
     assert sum(leaf.size for leaf in jax.tree.leaves(model)) == 958_696_732
-    lowered = Pipeline(model, "pi3", PI3_RESIZE).lower((8, 126, 224, 3))
+    lowered = Executor(model).lower((8, 126, 224, 3), ProgramKey(), attend_densely)
     text = lowered.as_text()
     assert "callback" not in text
     assert text.count("module @") == 1

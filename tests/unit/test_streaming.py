@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
+from compiled_programs import programs_of, without_programs
 from drawn_weights import drawn
 from jaxrecon import InputError, OutputError, Reconstruction, SparseAttention
 from jaxrecon.formats import VIEW_ARRAYS, read_streamed
@@ -305,7 +306,7 @@ def test_models_dtype_belongs_to_the_digest(
     folder = pipeline.stream(pixels[:2], tmp_path / "out", resolution=42)
     half = jax.tree.map(lambda x: x.astype("bfloat16"), pipeline.model)
     with pytest.raises(OutputError, match="holds another reconstruction"):
-        replace(pipeline, model=half, _compiled={}).stream(pixels[:2], folder, resolution=42)
+        replace(pipeline, model=half).stream(pixels[:2], folder, resolution=42)
 
 
 def test_weights_belong_to_the_digest(
@@ -348,16 +349,16 @@ def test_heads_that_do_not_fit_are_refused_before_the_encoder_runs(
         fresh.stream(pixels, tmp_path / folder, stages=stages, **options)
         return stages
 
-    fresh, stages = replace(pipeline, _compiled={}), Stages(quiet=True)
+    fresh, stages = without_programs(pipeline), Stages(quiet=True)
     assert "run" in streamed("out").seconds
-    encoder, heads = (needs_of(program) for program in fresh._compiled.values())
+    encoder, heads = (needs_of(program) for program in programs_of(fresh).values())
     assert encoder is not None and heads is not None
     enough = heads.keeping(runs).total
     assert enough > encoder.total
-    fresh, stages = replace(pipeline, _compiled={}), Stages(quiet=True)
+    fresh, stages = without_programs(pipeline), Stages(quiet=True)
     monkeypatch.setattr(memory, "bytes_limit", lambda device: enough - 1)
     with pytest.raises(InputError, match=r"fewer of them at once \(views_at_once\)"):
         streamed("other")
     assert "run" not in stages.seconds
     assert not (tmp_path / "other").exists()
-    assert next(iter(fresh._compiled))[0] == "encode"
+    assert next(iter(programs_of(fresh)))[0] == "encode"

@@ -1,6 +1,5 @@
 """With `jax_enable_x64` set everything still works in float32, and comes out the same."""
 
-from dataclasses import replace
 from typing import Any
 
 import jax
@@ -10,6 +9,7 @@ import pytest
 from flax import nnx
 
 import jaxrecon
+from compiled_programs import without_programs
 from drawn_weights import drawn
 from jaxrecon import SparseAttention, registry
 from jaxrecon.pipeline import Pipeline
@@ -43,7 +43,7 @@ def test_reconstructions(name: str) -> None:
     pipeline = pipeline_of(name)
     plain = pipeline.reconstruct(photos, **given).numpy()
     with jax.enable_x64(True):
-        wide = replace(pipeline, _compiled={}).reconstruct(photos, **given).numpy()
+        wide = without_programs(pipeline).reconstruct(photos, **given).numpy()
     for field in ("points_world", "confidence", "intrinsics", "world_from_camera"):
         ours, theirs = getattr(wide, field), getattr(plain, field)
         assert ours.dtype == np.float32
