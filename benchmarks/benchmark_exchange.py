@@ -28,7 +28,7 @@ def main() -> None:
     add("--views", type=int, nargs="+", default=[400])
     add("--size", type=int, nargs=2, default=[392, 518], help="height and width")
     add("--ratios", type=float, nargs="+", default=[0.75, 0.0], help="shares of key blocks to skip")
-    add("--devices", type=int, default=2, help="GPUs to spread over")
+    add("--devices", type=int, default=2, help="GPUs to shard views over")
     parser.set_defaults(orders=["pca_tree"], offload=False)
     options = parser.parse_args()
     print("views  skipped  seconds    peak    plan  exchange  share  alone (GiB, seconds)")

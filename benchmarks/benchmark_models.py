@@ -35,7 +35,7 @@ def main() -> None:
     add("--ratios", type=float, nargs="+", default=[0.0], help="shares of key blocks to skip")
     add("--orders", nargs="+", default=["pca_tree"], help="of patches; :N for compensation_q")
     add("--repeats", type=int, default=5, help="after a warm-up; 0: the first run counts")
-    add("--devices", type=int, default=1, help="GPUs that our side spreads over")
+    add("--devices", type=int, default=1, help="GPUs that our side shards views over")
     add("--offload", action="store_true", help="our features wait in the host's memory")
     add("--peer", help="checkout of upstream's code")
     add("--ours-alone", action="store_true", help=argparse.SUPPRESS)

@@ -1,6 +1,6 @@
 """Several devices: `python examples/sharding.py [--devices 2]`.
 
-Spreads the views of the bundled scene over devices. `JAX_NUM_CPU_DEVICES=2` divides a CPU into two;
+Shards the views of the bundled scene over devices. `JAX_NUM_CPU_DEVICES=2` divides a CPU into two;
 with GPUs or TPUs, leave it out.
 """
 

@@ -56,7 +56,7 @@ def without_x64[**P, R](function: Callable[P, R]) -> Callable[P, R]:
 
 
 @contextmanager
-def told_refusals(what: str) -> Iterator[None]:
+def reported_refusals(what: str) -> Iterator[None]:
     """Tells the user of an attention backend that was asked for by name and cannot do `what`.
 
     Raises:

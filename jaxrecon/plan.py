@@ -57,7 +57,7 @@ class MemoryPlan:
       views: the images to reconstruct.
       compiled_views: for how many the program is compiled; the views beyond `views` are padding.
       size: width and height of the processed images, in pixels.
-      devices: over how many the views are spread.
+      devices: over how many the views are sharded.
       device_kind: what these are.
       needs: bytes on each of them, as the compiler plans them; of the program that needs more, if
         the scene is streamed or points are followed.
@@ -119,7 +119,7 @@ def memory_plan(
       views: how many images.
       size: width and height of the processed images, in pixels; whole patches.
       tracks: how many points of every eighth image are followed, as by `query_points`.
-      devices: over how many of this machine's the views are spread.
+      devices: over how many of this machine's the views are sharded.
       shard_weights, offload, attention, dtype: see `load`.
       views_at_once: plans `stream`, which works out so many views together.
 

@@ -43,10 +43,10 @@ def flat_program(
     filled = checkpoint.unflatten(model, weights)
     inputs = RuntimeInputs(**{name: stored[STORED_NAMES[name]] for name in key.inputs})
     geometry = scene_program(attention, key, filled, pixels, inputs, None, placement=placement)
-    return told_fields(geometry)
+    return present_fields(geometry)
 
 
-def told_fields(values: Any) -> dict[str, Any]:
+def present_fields(values: Any) -> dict[str, Any]:
     """The fields of a dataclass that are not None."""
     return {name: value for name, value in vars(values).items() if value is not None}
 
@@ -57,7 +57,7 @@ def stored_inputs(inputs: RuntimeInputs) -> dict[str, Any]:
     No point's confidence is in the least share of 0, and no depth jump is above infinity.
     """
     unused = {"confidence_quantile": np.float32(0), "edge_rtol": np.float32(np.inf)}
-    found = {name: unused[name] for name in unused} | told_fields(inputs)
+    found = {name: unused[name] for name in unused} | present_fields(inputs)
     return {stored: np.asarray(found[name]) for name, stored in STORED_NAMES.items()}
 
 

@@ -226,7 +226,7 @@ def header_refusal(exported: Any, platform: str) -> str | None:
         "it has effects": exported.ordered_effects or exported.unordered_effects,
         "its shapes are open": exported.uses_global_constants
         or not all(type(side) is int for aval in avals for side in aval.shape),
-        "its arrays are spread over devices": any(each is not None for each in shardings),
+        "its arrays are sharded over devices": any(each is not None for each in shardings),
         "it brings a gradient": exported.has_vjp(),
         "it turns checks off": not disabled <= set(KERNEL_CALLS),
         "its name is none": not exported.fun_name.isidentifier(),

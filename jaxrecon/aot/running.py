@@ -90,9 +90,9 @@ class ExportedPipeline:
         with stages.stage("compile"):
             program = self._program()
         arguments = self._arguments(batch, inputs)
-        with stages.stage("run"), _told_failures("run"):
-            told = jax.block_until_ready(program(*arguments))
-        geometry = without_padding(Geometry(**told), len(batch.names))
+        with stages.stage("run"), _reported_failures("run"):
+            results = jax.block_until_ready(program(*arguments))
+        geometry = without_padding(Geometry(**results), len(batch.names))
         note_odd_cameras(geometry.intrinsics, stages)
         return reconstruction_of(geometry, batch, self.record.model, None, stages)
 
@@ -125,7 +125,7 @@ class ExportedPipeline:
             device = default_device()
             shapes = jax.tree.map(_shape_of, self.exported.in_avals)
             arguments, _ = jax.tree.unflatten(self.exported.in_tree, shapes)
-            with _told_failures("be compiled"):
+            with _reported_failures("be compiled"):
                 program = compiled(jax.jit(self.exported.call).lower(*arguments), device)
             check_compiled(program, device)
             self._compiled["program"] = program
@@ -133,7 +133,7 @@ class ExportedPipeline:
 
 
 @contextmanager
-def _told_failures(what: str) -> Iterator[None]:
+def _reported_failures(what: str) -> Iterator[None]:
     """Tells the user of a program that could be read, and yet cannot do `what`.
 
     Raises:

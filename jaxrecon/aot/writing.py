@@ -25,7 +25,7 @@ from jaxrecon.aot.record import (
     StoredOptions,
     write_record,
 )
-from jaxrecon.compiling import told_refusals, without_x64
+from jaxrecon.compiling import reported_refusals, without_x64
 from jaxrecon.errors import InputError
 from jaxrecon.files import check_output_folder, replacing_folder
 from jaxrecon.nn.attention import AttentionFn
@@ -194,7 +194,7 @@ def _exported(
     allowed = [DisabledSafetyCheck.custom_call(name) for name in KERNEL_CALLS]
     make = export(program, platforms=(target.platform,), disabled_checks=allowed)
     try:
-        refusals = told_refusals(f"be written for {target.platform}")
+        refusals = reported_refusals(f"be written for {target.platform}")
         with target.tracing(), refusals:
             return make(*arguments)
     except ValueError as error:

@@ -131,7 +131,7 @@ def add_computing(parser: argparse.ArgumentParser) -> None:
         default="auto",
         help="auto: exact; fast: block-sparse where that is faster; or one of them by name",
     )
-    add("--devices", default="1", metavar="N", help="spread views over so many devices, or all")
+    add("--devices", default="1", metavar="N", help="shard views over so many devices, or all")
     add("--shard-weights", action="store_true", help="each device holds a part of the weights")
     add("--offload", action="store_true", help="features wait for the heads in the host's memory")
     shares: dict[str, Any] = {"type": _share, "default": argparse.SUPPRESS, "metavar": "X"}

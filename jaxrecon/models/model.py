@@ -7,8 +7,15 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
+from jaxrecon.deprecation import renamed_arguments
 from jaxrecon.models.prediction import Prediction, Tracks
-from jaxrecon.nn.attention import AttentionFn, AttentionStats, Count, TokenLayout
+from jaxrecon.nn.attention import (
+    AttentionFn,
+    AttentionStats,
+    Count,
+    TokenLayout,
+    attend_densely,
+)
 from jaxrecon.nn.execution import INFERENCE, Chunks, ExecutionConfig
 from jaxrecon.pytree import pytree_dataclass
 
@@ -44,15 +51,30 @@ class Model(nnx.Module):
     A family defines `layout`, `encode` and `predict`; a call does all of it.
     """
 
+    @renamed_arguments(real_views="num_valid_views")
     def __call__(
         self,
         images: Float[Array, "B V H W 3"],
         *,
-        attention: AttentionFn,
+        attention: AttentionFn = attend_densely,
+        num_valid_views: Count | None = None,
         execution: ExecutionConfig = INFERENCE,
     ) -> Prediction:
-        """Reconstructs `B` scenes from RGB images in [0, 1], attending as told."""
-        raise NotImplementedError
+        """Reconstructs `B` scenes.
+
+        Args:
+          images: RGB in [0, 1]; H and W are multiples of the patch size.
+          attention: how the trunk's tokens attend; dense if not given.
+          num_valid_views: so many first views count; see `encode`.
+          execution: how the work is done; a static argument where this is compiled.
+
+        Raises:
+          ValueError: H or W is not a multiple of the patch size.
+        """
+        encoded = self.encode(
+            images, attention=attention, num_valid_views=num_valid_views, execution=execution
+        )
+        return self.predict_all(encoded, self.layout(images.shape), execution=execution)
 
     def layout(self, shape: tuple[int, ...]) -> TokenLayout:
         """Token layout of one view of images of shape (B, V, H, W, 3).
@@ -66,7 +88,7 @@ class Model(nnx.Module):
         self,
         images: Float[Array, "B V H W 3"],
         *,
-        attention: AttentionFn,
+        attention: AttentionFn = attend_densely,
         num_valid_views: Count | None = None,
         execution: ExecutionConfig = INFERENCE,
     ) -> Encoded:
@@ -74,7 +96,7 @@ class Model(nnx.Module):
 
         Args:
           images: RGB in [0, 1].
-          attention: how the trunk's tokens attend.
+          attention: how the trunk's tokens attend; dense if not given.
           num_valid_views: so many first views count; the others are padding, which changes nothing
             of the first ones. All count if not given.
           execution: how the work is done; a static argument where this is compiled.
@@ -134,14 +156,14 @@ class TrackingModel(Model):
         self,
         maps: Float[Array, "B V h w C"],
         query_points: Float[Array, "B Q 2"],
-        real: Count | None = None,
+        num_valid_points: Count | None = None,
         *,
         execution: ExecutionConfig = INFERENCE,
     ) -> Tracks:
         """Follows points, given as (x, y) in pixels of the first view.
 
-        Only the first `real` points count, all if not given; the others are padding, which changes
-        nothing of the first ones.
+        Only the first `num_valid_points` count, all if not given; the others are padding, which
+        changes nothing of the first ones.
 
         Raises:
           ValueError: the model has no track head, or the images are smaller than it can take.

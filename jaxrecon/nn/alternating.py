@@ -23,11 +23,21 @@ from jaxrecon.nn.offload import to_host
 from jaxrecon.nn.rope import RotaryTable
 
 
-class AlternatingAttention(nnx.Module):
-    """`pairs` times (frame block, global block), scanned; returns the outputs of a few pairs.
+class BlockPairs(nnx.Module):
+    """`pairs` frame blocks and as many global ones, of which a trunk runs one of each in turns.
 
-    Source: VGGT (arXiv 2503.11651), section 3.2.
+    Args:
+      config: of each block.
+      pairs: how many there are of either kind.
+      taps: whose outputs are returned, in rising order.
+      dtype: of the blocks' matrices, and of what is returned.
+
+    Raises:
+      ValueError: the taps do not rise, or one does not exist.
     """
+
+    TAPS_PER_PAIR = 1
+    """Between how many outputs of a pair taps tell."""
 
     def __init__(
         self,
@@ -38,19 +48,54 @@ class AlternatingAttention(nnx.Module):
         dtype: DTypeLike,
         rngs: nnx.Rngs,
     ) -> None:
-        self.check_taps(taps, pairs)
+        count = self.TAPS_PER_PAIR * pairs
+        if tuple(sorted(set(taps))) != taps or not 0 <= taps[0] <= taps[-1] < count:
+            raise ValueError(f"{taps=} must rise within 0 .. {count - 1}")
         self.pairs, self.taps, self.dtype = pairs, taps, dtype
         self.frame_blocks = stack_blocks(config, pairs, dtype=dtype, rngs=rngs)
         self.global_blocks = stack_blocks(config, pairs, dtype=dtype, rngs=rngs)
 
-    @staticmethod
-    def check_taps(taps: tuple[int, ...], pairs: int) -> None:
-        """Refuses taps that are not pairs in rising order.
+    def chunks(
+        self, views: int, layout: TokenLayout, attention: AttentionFn, execution: ExecutionConfig
+    ) -> Chunks:
+        """What blocks work on at a time, of one scene with so many views on this device.
 
-        Raises:
-          ValueError: naming the taps.
+        Args:
+          layout: describes one view's tokens, and how many the scene has.
+          attention: that of both kinds of block.
         """
-        _check_rising(taps, pairs)
+        heads, collectives = self.global_blocks.attention.heads, execution.collectives
+        whole = layout.joined(collectives.devices * views, collectives.devices)
+        across = attention_chunks(collectives.across_views(attention), whole, heads)
+        return block_chunks(layout.joined(views), execution) | across
+
+    def within_views(
+        self,
+        block: Block,
+        x: Float[Array, "B V P D"],
+        layout: TokenLayout,
+        attention: AttentionFn,
+        rope: RotaryTable | None,
+        *,
+        execution: ExecutionConfig = INFERENCE,
+    ) -> Float[Array, "B V P D"]:
+        """One frame block: each view is a sequence of its own."""
+        flat = x.reshape(-1, *x.shape[2:])
+        return block(flat, layout, attention, rope, execution=execution).reshape(x.shape)
+
+    def _layers(
+        self, first: Block, second: Block, slots: Int[np.ndarray, "pairs *blocks"]
+    ) -> tuple[Block, Block, Int[np.ndarray, "pairs *blocks"], Int[np.ndarray, "pairs"]]:
+        """What a scan goes through: blocks, slots and number of each pair up to the last tap."""
+        last = self.taps[-1] // self.TAPS_PER_PAIR + 1
+        return jax.tree.map(lambda x: x[:last], (first, second, slots, np.arange(self.pairs)))
+
+
+class AlternatingAttention(BlockPairs):
+    """`pairs` times (frame block, global block), scanned; returns the outputs of a few pairs.
+
+    Source: VGGT (arXiv 2503.11651), section 3.2.
+    """
 
     def __call__(
         self,
@@ -70,9 +115,7 @@ class AlternatingAttention(nnx.Module):
           attention: used in both kinds of block; the layout that it receives tells them apart.
         """
         slots = _slots(self.taps, self.pairs)
-        last = self.taps[-1] + 1
-        numbered = (self.frame_blocks, self.global_blocks, slots, np.arange(self.pairs))
-        layers = jax.tree.map(lambda x: x[:last], numbered)
+        layers = self._layers(self.frame_blocks, self.global_blocks, slots)
         shape = len(self.taps), *tokens.shape[:3], 2 * tokens.shape[3]
         buffer = to_host(jnp.zeros(shape, self.dtype), execution)
 
@@ -86,39 +129,11 @@ class AlternatingAttention(nnx.Module):
             x, stats = self.across_views(
                 global_block, framed, here, attention, rope, execution=execution
             )
-            both = to_host(jnp.concatenate([framed, x], axis=-1).astype(taps.dtype), execution)
-            return (x, jax.lax.dynamic_update_index_in_dim(taps, both, slot, 0)), stats
+            both = jnp.concatenate([framed, x], axis=-1)
+            return (x, _written(taps, both, slot, execution)), stats
 
         (_, taps), stats = scan_layers(step, (tokens, buffer), layers, execution=execution)
         return taps, stats
-
-    def chunks(
-        self, views: int, layout: TokenLayout, attention: AttentionFn, execution: ExecutionConfig
-    ) -> Chunks:
-        """What blocks work on at a time, of one scene with so many views on this device.
-
-        Args:
-          layout: describes one view's tokens, and how many the scene has.
-          attention: as in `__call__`.
-        """
-        heads, collectives = self.global_blocks.attention.heads, execution.collectives
-        whole = layout.joined(collectives.devices * views, collectives.devices)
-        told = attention_chunks(collectives.across_views(attention), whole, heads)
-        return block_chunks(layout.joined(views), execution) | told
-
-    def within_views(
-        self,
-        block: Block,
-        x: Float[Array, "B V P D"],
-        layout: TokenLayout,
-        attention: AttentionFn,
-        rope: RotaryTable | None,
-        *,
-        execution: ExecutionConfig = INFERENCE,
-    ) -> Float[Array, "B V P D"]:
-        """One frame block: each view is a sequence of its own."""
-        flat = x.reshape(-1, *x.shape[2:])
-        return block(flat, layout, attention, rope, execution=execution).reshape(x.shape)
 
     def across_views(
         self,
@@ -137,7 +152,7 @@ class AlternatingAttention(nnx.Module):
         return out.reshape(x.shape), stats
 
 
-class GlobalFirstAttention(AlternatingAttention):
+class GlobalFirstAttention(BlockPairs):
     """`pairs` times (global block, frame block), scanned; returns the outputs of a few blocks.
 
     The scene may have tokens of its own. They lie behind all views, take part in global blocks and
@@ -147,16 +162,9 @@ class GlobalFirstAttention(AlternatingAttention):
     (`uniception/models/info_sharing/alternating_attention_transformer.py`).
     """
 
-    @staticmethod
-    def check_taps(taps: tuple[int, ...], pairs: int) -> None:
-        """Refuses taps that are not blocks in rising order.
+    TAPS_PER_PAIR = 2
 
-        Raises:
-          ValueError: naming the taps.
-        """
-        _check_rising(taps, 2 * pairs)
-
-    def __call__(  # pyright: ignore[reportIncompatibleMethodOverride]
+    def __call__(
         self,
         tokens: Float[Array, "B V P D"],
         layout: TokenLayout,
@@ -175,14 +183,8 @@ class GlobalFirstAttention(AlternatingAttention):
           scene: tokens of the scene itself.
         """
         slots = _slots(self.taps, 2 * self.pairs).reshape(-1, 2)
-        last = self.taps[-1] // 2 + 1
-        numbered = (self.global_blocks, self.frame_blocks, slots, np.arange(self.pairs))
-        layers = jax.tree.map(lambda x: x[:last], numbered)
+        layers = self._layers(self.global_blocks, self.frame_blocks, slots)
         buffer = to_host(jnp.zeros((len(self.taps), *tokens.shape), self.dtype), execution)
-
-        def written(taps: Array, x: Array, slot: Array) -> Array:
-            features = to_host(x.astype(taps.dtype), execution)
-            return jax.lax.dynamic_update_index_in_dim(taps, features, slot, 0)
 
         def step(
             carry: tuple[Array, Array, Array], layer: tuple[Block, Block, Array, Array]
@@ -193,9 +195,9 @@ class GlobalFirstAttention(AlternatingAttention):
             x, scene, stats = self.across_scene(
                 global_block, x, here, attention, scene, execution=execution
             )
-            taps = written(taps, x, slots[0])
+            taps = _written(taps, x, slots[0], execution)
             x = self.within_views(frame_block, x, here, attention, None, execution=execution)
-            return (x, scene, written(taps, x, slots[1])), stats
+            return (x, scene, _written(taps, x, slots[1], execution)), stats
 
         (_, scene, taps), stats = scan_layers(
             step, (tokens, scene, buffer), layers, execution=execution
@@ -248,14 +250,21 @@ def check_taps(taps: tuple[int, ...], count: int, what: str) -> None:
         )
 
 
-def _check_rising(taps: tuple[int, ...], count: int) -> None:
-    if tuple(sorted(set(taps))) != taps or not 0 <= taps[0] <= taps[-1] < count:
-        raise ValueError(f"{taps=} must rise within 0 .. {count - 1}")
-
-
 def _slots(taps: tuple[int, ...], count: int) -> Int[np.ndarray, "layers"]:
     """Where each layer writes its output: the last to write a slot is its tap.
 
     Layer i writes the slot of the tap at or after it.
     """
     return np.searchsorted(taps, np.arange(count)).clip(max=len(taps) - 1)
+
+
+def _written(
+    taps: Float[Array, "taps *shape"],
+    x: Float[Array, "*shape"],
+    slot: Int[Array, ""],
+    execution: ExecutionConfig,
+) -> Float[Array, "taps *shape"]:
+    """The buffer of tapped outputs with `x` in a slot."""
+    return jax.lax.dynamic_update_index_in_dim(
+        taps, to_host(x.astype(taps.dtype), execution), slot, 0
+    )

@@ -165,9 +165,9 @@ def _attend(
         return dense_attention(q, k, v, implementation=name), None
     # The tokens of padding views come last.
     k, v = (jnp.roll(x, layout.scene, axis=1) if layout.scene else x for x in (k, v))
-    real = layout.num_valid_views * layout.tokens_per_view + layout.scene
-    num_valid_keys = jnp.asarray(real, jnp.int32)
-    return dense_attention(q, k, v, real_keys=num_valid_keys, implementation=name), None
+    num_valid = layout.num_valid_views * layout.tokens_per_view + layout.scene
+    num_valid_keys = jnp.asarray(num_valid, jnp.int32)
+    return dense_attention(q, k, v, num_valid_keys=num_valid_keys, implementation=name), None
 
 
 _NAMED: dict[str, AttentionFn] = {name: partial(_attend, name=name) for name in IMPLEMENTATIONS}

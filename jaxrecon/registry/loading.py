@@ -60,7 +60,7 @@ def load(
         "dense": exact, with the fastest backend; "mosaic_gpu", "cudnn" or "xla": exact, with that
         one; "fast": block-sparse in scenes large enough for that to pay; "sparse": block-sparse
         always.
-      mesh: devices to spread the views over; see `make_mesh`.
+      mesh: devices to shard the views over; see `make_mesh`.
       shard_weights: whether each device holds but a part of the weights, for models that one device
         cannot hold beside its views; or which weights and how, see `sharding.weight_shardings`.
       offload: whether what the trunk finds waits in the host's memory until the heads read it, for
@@ -87,7 +87,7 @@ def load(
         resize = _resize_rule(header, family, abstract, place)
         model = restore(abstract)
     _state_licence(header["model"], header["license"], shown)
-    told = checkpoint.header_of(header) | {"config": asdict(config)}
+    full_header = checkpoint.header_of(header) | {"config": asdict(config)}
     return Pipeline(
         model,
         header["model"],
@@ -96,7 +96,7 @@ def load(
         mesh,
         family.defaults,
         offload=offload,
-        header=told,
+        header=full_header,
     )
 
 
@@ -141,7 +141,7 @@ def _placed[M](model: M, mesh: Mesh | None, shard_weights: bool | WeightRules) -
     """Shapes of weights, with where they are to lie if there is a mesh.
 
     Raises:
-      InputError: weights are to be spread, but over nothing.
+      InputError: weights are to be sharded, but over nothing.
     """
     if mesh is None:
         if shard_weights:

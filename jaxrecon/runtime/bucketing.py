@@ -1,4 +1,4 @@
-"""Which views of a program are real, and where in the processed images their photos are."""
+"""Which views of a program are valid, and where in the processed images their photos are."""
 
 from collections.abc import Sequence
 

@@ -12,7 +12,7 @@ import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import UInt8
 
-from jaxrecon.compiling import compiled, told_refusals, without_x64
+from jaxrecon.compiling import compiled, reported_refusals, without_x64
 from jaxrecon.images import ImageBatch, PixelTransform
 from jaxrecon.models import Model
 from jaxrecon.nn.attention import AttentionFn
@@ -197,7 +197,7 @@ class Executor:
         return self.model, pixels, inputs, priors
 
     @without_x64
-    @told_refusals("run here")
+    @reported_refusals("run here")
     def lowered(self, program: Callable[..., Any], *arguments: Any) -> Any:
         """A program lowered for these arguments and devices.
 

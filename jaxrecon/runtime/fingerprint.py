@@ -54,13 +54,13 @@ def digest(*values: Any) -> bytes:
 def weights_digest(model: nnx.Module) -> bytes:
     """Tells the weights of models apart: names, shapes, dtypes and numbers of all leaves."""
     leaves = jax.tree_util.tree_leaves_with_path(model)
-    told = hashlib.blake2b(digest_size=16)
+    whole = hashlib.blake2b(digest_size=16)
     with ThreadPoolExecutor(_HASHERS) as pool:
         digests = pool.map(lambda leaf: _array_digest(leaf[1]), leaves)
         for (keys, leaf), digest in zip(leaves, digests, strict=True):
-            told.update(f"{jax.tree_util.keystr(keys)} {leaf.shape} {leaf.dtype} ".encode())
-            told.update(digest)
-    return told.digest()
+            whole.update(f"{jax.tree_util.keystr(keys)} {leaf.shape} {leaf.dtype} ".encode())
+            whole.update(digest)
+    return whole.digest()
 
 
 def _array_digest(array: Any) -> bytes:

@@ -40,17 +40,17 @@ class MemoryNeeds:
 
 def needs_of(compiled: Any) -> MemoryNeeds | None:
     """What the compiler says of a program (`jax.stages.Compiled`); None if it does not tell."""
-    told = compiled.memory_analysis()
-    if told is None:
+    analysis = compiled.memory_analysis()
+    if analysis is None:
         return None
     return MemoryNeeds(
-        arguments=told.argument_size_in_bytes,
-        outputs=told.output_size_in_bytes,
-        temporaries=told.temp_size_in_bytes,
-        shared=told.alias_size_in_bytes,
-        host=told.host_argument_size_in_bytes
-        + told.host_output_size_in_bytes
-        + told.host_temp_size_in_bytes,
+        arguments=analysis.argument_size_in_bytes,
+        outputs=analysis.output_size_in_bytes,
+        temporaries=analysis.temp_size_in_bytes,
+        shared=analysis.alias_size_in_bytes,
+        host=analysis.host_argument_size_in_bytes
+        + analysis.host_output_size_in_bytes
+        + analysis.host_temp_size_in_bytes,
     )
 
 
@@ -106,7 +106,7 @@ def check_compiled(compiled: Any, device: Any, *, runs: int = 1) -> None:
 
 
 FEWER_IMAGES = (
-    "give fewer views or a lower resolution, spread them over more devices (mesh), or write view "
+    "give fewer views or a lower resolution, shard them over more devices (mesh), or write view "
     "by view (stream), fewer of them at once (views_at_once)"
 )
 """What helps where images need too much memory."""

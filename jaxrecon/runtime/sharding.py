@@ -81,7 +81,7 @@ def check_mesh(mesh: Mesh | None) -> None:
     if VIEW_AXIS not in mesh.axis_names:
         found = ", ".join(map(repr, mesh.axis_names)) or "none"
         raise InputError(
-            f"mesh: its axes are {found}; name the one to spread views over {VIEW_AXIS!r}, or use "
+            f"mesh: its axes are {found}; name the one to shard views over {VIEW_AXIS!r}, or use "
             "`make_mesh`"
         )
     for axis, kind in zip(mesh.axis_names, mesh.axis_types, strict=True):
@@ -195,8 +195,8 @@ def check_alike(mesh: Mesh | None, digests: Mapping[str, bytes]) -> None:
         return
     own = np.frombuffer(b"".join(digests.values()), np.uint8)[None]
     one_each = NamedSharding(mesh, PartitionSpec(mesh.axis_names))
-    told = jax.make_array_from_callback((mesh.size, own.size), one_each, lambda _: own)
-    rows = np.asarray(gathered(told)).reshape(mesh.size, len(digests), -1)
+    everyone = jax.make_array_from_callback((mesh.size, own.size), one_each, lambda _: own)
+    rows = np.asarray(gathered(everyone)).reshape(mesh.size, len(digests), -1)
     processes = np.array([device.process_index for device in mesh.devices.flat])
     for name, differs in zip(digests, (rows != rows[:1]).any(axis=2).T, strict=True):
         if differs.any():

@@ -201,12 +201,12 @@ class SparseAttention:
     def _attend(self, blocks: BlockLayout, q: Array, k: Array, v: Array) -> tuple[Array, Array]:
         mask = self.block_selector.select(q, k, blocks)
         skipped = _share_skipped(mask, blocks)
-        real = None if blocks.real is None else blocks.real.queries
+        num_valid = None if blocks.num_valid is None else blocks.num_valid.queries
         replicas = blocks.layout.replicas
         if replicas == 1:
-            return self._attend_blocks(q, k, v, mask, real), skipped
-        own = own_rows(q, mask, real, replicas, blocks.layout.replica_rank)
-        out = self._attend_blocks(own.q, k, v, own.mask, own.real)
+            return self._attend_blocks(q, k, v, mask, num_valid), skipped
+        own = own_rows(q, mask, num_valid, replicas, blocks.layout.replica_rank)
+        out = self._attend_blocks(own.q, k, v, own.mask, own.num_valid)
         gathered = blocks.layout.collectives.gather_replicas(out, axis=1, replicas=replicas)
         return gathered[:, : q.shape[1]], skipped
 
@@ -259,11 +259,11 @@ def _check_inputs(layout: TokenLayout, *inputs: Array) -> None:
 def _share_skipped(mask: BlockMask, blocks: BlockLayout) -> Float[Array, "G N"]:
     """Of the key blocks, by the blocks of patch queries; padding counts in neither."""
     counts = mask.counts[:, :, blocks.dense_queries // blocks.block_q :]
-    if blocks.real is None:
+    if blocks.num_valid is None:
         return 1 - jnp.mean(counts, axis=-1, dtype=jnp.float32) / blocks.key_blocks
-    rows = -(-(blocks.real.queries - blocks.dense_queries) // blocks.block_q)
+    rows = -(-(blocks.num_valid.queries - blocks.dense_queries) // blocks.block_q)
     counts = jnp.where(jnp.arange(counts.shape[-1]) < rows, counts, 0)
-    key_blocks = -(-blocks.real.keys // blocks.block_kv)
+    key_blocks = -(-blocks.num_valid.keys // blocks.block_kv)
     return 1 - jnp.sum(counts, axis=-1, dtype=jnp.float32) / (rows * key_blocks)
 
 

@@ -8,8 +8,9 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, Shaped
 
+from jaxrecon.deprecation import warn_renamed
 from jaxrecon.nn.attention import Count, TokenLayout
-from pallas_kernels.block_selection import Candidates, Real
+from pallas_kernels.block_selection import Candidates, NumValid
 
 type SpecialTokens = Literal["aligned", "packed"]
 
@@ -70,7 +71,7 @@ class BlockLayout:
     ("aligned": the first blocks, which hold all specials, are seen by all) or [patches | specials]
     ("packed", upstream's order: the last block of patches holds the first specials too, and
     competes). Specials stand view after view, and so do patches, unless the order mixes views.
-    Where only some views are real, keys of padding views come behind all others.
+    Where only some views are valid, keys of padding views come behind all others.
 
     Attributes:
       layout: what the model's tokens are.
@@ -100,7 +101,7 @@ class BlockLayout:
 
     @property
     def counted_views(self) -> Count:
-        """How many views are real."""
+        """How many views are valid."""
         return (
             self.layout.views
             if self.layout.num_valid_views is None
@@ -119,23 +120,29 @@ class BlockLayout:
         return Candidates(start, tokens)
 
     @property
-    def real(self) -> Real | None:
+    def real(self) -> NumValid | None:
+        """The former name of `num_valid`."""
+        warn_renamed("BlockLayout.real", "num_valid", stacklevel=3)
+        return self.num_valid
+
+    @property
+    def num_valid(self) -> NumValid | None:
         """How many queries and keys are not of padding views; None if all."""
         if self.layout.num_valid_views is None:
             return None
         views, layout = jnp.asarray(self.layout.num_valid_views, jnp.int32), self.layout
-        return Real(
+        return NumValid(
             self.dense_queries + views * (layout.grid[0] * layout.grid[1]),
             views * layout.tokens_per_view + layout.scene,
         )
 
     def of(self, views: int) -> "BlockLayout":
-        """The layout of so many such views, all real."""
+        """The layout of so many such views, all valid."""
         return replace(self, layout=replace(self.layout, views=views, num_valid_views=None))
 
     @property
     def competing(self) -> int:
-        """How many key blocks compete, where all views are real."""
+        """How many key blocks compete, where all views are valid."""
         start, stop = int(self.candidates.start), int(self.candidates.stop)
         return max(0, -(-(stop - start) // self.block_kv))
 
@@ -203,11 +210,11 @@ class BlockLayout:
 
     def _joined_keys(self, x: Array, specials: Array, patches: Array) -> Shaped[Array, "G T *rest"]:
         if self.layout.num_valid_views is not None:
-            return self._real_first(x, specials, patches)
+            return self._valid_first(x, specials, patches)
         parts = [specials, patches] if self.special_tokens == "aligned" else [patches, specials]
         return jnp.concatenate(parts, axis=1)
 
-    def _real_first(self, x: Array, specials: Array, patches: Array) -> Array:
+    def _valid_first(self, x: Array, specials: Array, patches: Array) -> Array:
         """Keys with those of padding views behind all others: each part overwrites the last's."""
         layout, views = self.layout, self.counted_views
         around = layout.leading + layout.trailing
@@ -216,10 +223,10 @@ class BlockLayout:
         seen = patches, views * layout.grid[0] * layout.grid[1]
         aligned = self.special_tokens == "aligned"
         start = 0
-        for part, real in (own, scene, seen) if aligned else (seen, own, scene):
+        for part, count in (own, scene, seen) if aligned else (seen, own, scene):
             if part.shape[1]:
                 x = jax.lax.dynamic_update_slice_in_dim(x, part, start, 1)
-            start = start + real
+            start = start + count
         return x
 
     def restore(

@@ -16,16 +16,16 @@ class OwnRows(NamedTuple):
 
     q: Float[Array, "G part N K"]
     mask: BlockMask
-    real: Count
+    num_valid: Count
 
 
 def own_rows(
-    q: Float[Array, "G T N K"], mask: BlockMask, real: Count | None, replicas: int, rank: Count
+    q: Float[Array, "G T N K"], mask: BlockMask, num_valid: Count | None, replicas: int, rank: Count
 ) -> OwnRows:
     """What one of `replicas` devices attends for: as many query blocks each, padded at the end.
 
     Args:
-      real: so many first queries count, the others are padding; all if not given.
+      num_valid: so many first queries count, the others are padding; all if not given.
     """
     blocks = -(-mask.query_blocks // replicas)
     length = blocks * mask.block_q
@@ -38,6 +38,6 @@ def own_rows(
         return jax.lax.dynamic_slice_in_dim(padded, rank * size, size, axis)
 
     counts, indices = (part(x, 2, blocks, "edge") for x in (mask.counts, mask.indices))
-    own = jnp.clip((q.shape[1] if real is None else real) - rank * length, 0, length)
+    own = jnp.clip((q.shape[1] if num_valid is None else num_valid) - rank * length, 0, length)
     lists = replace(mask, counts=counts, indices=indices, q_length=length)
     return OwnRows(part(q, 1, length, "constant"), lists, own)

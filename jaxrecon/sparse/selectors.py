@@ -26,8 +26,8 @@ class BlockSelector(Protocol):
           q: queries in blocks, as `layout.queries` gives them.
           k: keys in blocks, as `layout.keys` gives them.
           layout: which blocks compete (`candidates`), which queries see all (`dense_queries`),
-            what is padding (`real`), and which layer and heads these are (`layout.layout`). Inputs
-            may be some of the heads.
+            what is padding (`num_valid`), and which layer and heads these are (`layout.layout`).
+            Inputs may be some of the heads.
         """
         ...
 
@@ -85,7 +85,7 @@ class TopKTopP:
             dense_queries=layout.dense_queries,
             pooling=self.pooling,
             pool_q=self.pooled(layout.block_q, layout.special_tokens),
-            real=layout.real,
+            num_valid=layout.num_valid,
         )
 
     def pooled(self, block_q: int, special_tokens: str) -> int:

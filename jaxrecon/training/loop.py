@@ -90,7 +90,7 @@ def train(
       init: a native checkpoint of the same sizes to start from; random weights if not given.
       textures: a folder of pictures to lie on the surfaces of the scenes, see
         `SceneConfig.picture_share`; give it again when the run goes on.
-      mesh: devices to spread the scenes over; all local devices if not given.
+      mesh: devices to shard the scenes over; all local devices if not given.
       stop_after: seconds after which the run, at its next line of the log, is saved and stops.
       stages: shows progress; silent if not given.
 
@@ -338,7 +338,7 @@ def _check_memory(bucket: Bucket, program: Any, device: Any) -> None:
 
 
 def _outputs(lowered: Any, mesh: Mesh) -> RenderedScenes:
-    """What a renderer will return, as shapes that lie spread over the devices."""
+    """What a renderer will return, as shapes that are sharded over the devices."""
     return jax.tree.map(
         lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=each_scene(mesh)),
         lowered.out_info,

@@ -40,7 +40,7 @@ type Metrics = dict[str, Array]
 
 
 def make_data_mesh(devices: list[Any] | None = None) -> Mesh:
-    """A mesh that spreads scenes over `devices` (all local devices if not given)."""
+    """A mesh that shards scenes over `devices` (all local devices if not given)."""
     devices = jax.local_devices() if devices is None else devices
     return jax.make_mesh((len(devices),), (SCENE_AXIS,), (AxisType.Auto,), devices=devices)
 
@@ -51,7 +51,7 @@ def everywhere(mesh: Mesh) -> NamedSharding:
 
 
 def each_scene(mesh: Mesh) -> NamedSharding:
-    """Arrays (B, ...) with their scenes spread over the devices."""
+    """Arrays (B, ...) with their scenes sharded over the devices."""
     return NamedSharding(mesh, _EACH)
 
 
@@ -91,7 +91,7 @@ def validation_bucket(config: TrainConfig) -> Bucket:
 
 
 def make_render(config: TrainConfig, bucket: Bucket, mesh: Mesh, key: Array) -> Wrapped:
-    """`render(step)`: the scenes of a step, spread over the devices.
+    """`render(step)`: the scenes of a step, sharded over the devices.
 
     Where the config has pictures, `render(step, pictures)`.
     """
@@ -110,11 +110,11 @@ def make_render(config: TrainConfig, bucket: Bucket, mesh: Mesh, key: Array) -> 
         return draw(keys, pictures=pictures)
 
     work, specs = (draw_printed, (_EACH, _SHARED)) if config.pictures else (draw, _EACH)
-    spread = jax.shard_map(work, mesh=mesh, in_specs=specs, out_specs=_EACH, check_vma=False)
+    sharded = jax.shard_map(work, mesh=mesh, in_specs=specs, out_specs=_EACH, check_vma=False)
 
     def render(step: Int[Array, ""], *pictures: Pictures) -> RenderedScenes:
         keys = jax.random.split(jax.random.fold_in(key, step), groups)
-        return spread(keys, *pictures)
+        return sharded(keys, *pictures)
 
     return jax.jit(render)
 

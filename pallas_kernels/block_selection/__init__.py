@@ -1,6 +1,7 @@
 """Which key blocks are worth attending to, judged by pooled queries and keys."""
 
-from pallas_kernels.block_selection.api import IMPLEMENTATIONS, Candidates, Real, select_blocks
+from jaxrecon.deprecation import moved_names
+from pallas_kernels.block_selection.api import IMPLEMENTATIONS, Candidates, NumValid, select_blocks
 from pallas_kernels.block_selection.compensation import (
     SkippedAttention,
     attend_to_skipped,
@@ -12,11 +13,13 @@ __all__ = [
     "FOLDS",
     "IMPLEMENTATIONS",
     "Candidates",
+    "NumValid",
     "Pooling",
-    "Real",
     "SkippedAttention",
     "attend_to_skipped",
     "merged_with_skipped",
     "pool_blocks",
     "select_blocks",
 ]
+
+__getattr__ = moved_names(__name__, {"Real": "pallas_kernels.block_selection:NumValid"})

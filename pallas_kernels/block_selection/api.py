@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
+from jaxrecon.deprecation import renamed_arguments
 from pallas_kernels.backends import check_backend, run_backend
 from pallas_kernels.block_selection.checks import (
     check_blocks,
@@ -46,13 +47,14 @@ class Candidates:
     stop: Count
 
 
-class Real(NamedTuple):
+class NumValid(NamedTuple):
     """So many first queries and keys count, the others are padding."""
 
     queries: Int[Array, ""]
     keys: Int[Array, ""]
 
 
+@renamed_arguments(real="num_valid")
 def select_blocks(
     q: Float[Array, "B T N K"],
     k: Float[Array, "B S N K"],
@@ -66,7 +68,7 @@ def select_blocks(
     pooling: Pooling = "mean",
     pool_q: int | None = None,
     scale: float | None = None,
-    real: Real | None = None,
+    num_valid: NumValid | None = None,
     implementation: str | None = None,
 ) -> BlockMask:
     """Chooses key blocks by the attention between pooled queries and pooled keys.
@@ -91,8 +93,8 @@ def select_blocks(
       pooling: "mean" or "max".
       pool_q: queries pooled to one, a divisor of `block_q`; `block_q` if not given.
       scale: positive factor on the scores; `K ** -0.5` if not given.
-      real: how many queries and keys are not padding; all if not given. Padding changes no choice;
-        no block of padding alone is listed.
+      num_valid: how many queries and keys are not padding; all if not given. Padding changes no
+        choice; no block of padding alone is listed.
       implementation: "triton", "xla", or None for the first of these that can do the job.
 
     Raises:
@@ -111,22 +113,22 @@ def select_blocks(
     check_options(factor, pooling)
     check_backend(IMPLEMENTATIONS, implementation)
     if candidates is None:
-        candidates = Candidates(0, k.shape[1] if real is None else real.keys)
-    if real is None:
+        candidates = Candidates(0, k.shape[1] if num_valid is None else num_valid.keys)
+    if num_valid is None:
         check_candidates(candidates.start, candidates.stop, k.shape[1], block_kv)
     sizes = {"block_q": block_q, "block_kv": block_kv}
     sizes |= {"q_length": q.shape[1], "kv_length": k.shape[1]}
-    keys = None if real is None else jnp.asarray(real.keys, jnp.int32)
+    keys = None if num_valid is None else jnp.asarray(num_valid.keys, jnp.int32)
     batch, heads, dense = q.shape[0], q.shape[2], dense_queries // block_q
-    none_compete = real is None and candidates.start >= candidates.stop
+    none_compete = num_valid is None and candidates.start >= candidates.stop
     if none_compete or dense_queries >= q.shape[1]:
-        return full_mask(batch, heads, **sizes, real_keys=keys)
+        return full_mask(batch, heads, **sizes, num_valid_keys=keys)
     rows, blocks = -(-q.shape[1] // block_q), -(-k.shape[1] // block_kv)
-    stop = None if real is None else jnp.asarray(real.queries)
+    stop = None if num_valid is None else jnp.asarray(num_valid.queries)
     queries = pooled_queries(
         q, block=block_q, part=part, pooling=pooling, dense=dense_queries, stop=stop
     )
-    pooled_k, marks = _pooled_keys(k, block_kv, pooling, candidates, real)
+    pooled_k, marks = _pooled_keys(k, block_kv, pooling, candidates, num_valid)
     least = jnp.broadcast_to(jnp.maximum(1, jnp.asarray(top_k, jnp.int32)), (heads,))[:, None]
     share = jnp.broadcast_to(jnp.asarray(-1.0 if top_p is None else top_p, jnp.float32), (heads,))
     # Rows of padding take as little as they may.
@@ -140,15 +142,15 @@ def select_blocks(
         pooled_k.reshape(batch * heads, *pooled_k.shape[2:]),
         marks,
     )
-    first = candidates.start // block_kv if real is None else 0
-    options = {"first": first, "blocks": blocks, "marked": real is not None}
+    first = candidates.start // block_kv if num_valid is None else 0
+    options = {"first": first, "blocks": blocks, "marked": num_valid is not None}
     scoring = _scoring(implementation, work.q)
     choose = partial(run_backend, IMPLEMENTATIONS, implementation, "choose these blocks", **options)
     counts, indices = _by_chunks(work, scoring, choose, blocks)
     shape = (batch, heads, rows)
     # Scores that are no numbers choose nothing; a list must hold a block all the same.
     counts = jnp.maximum(counts, 1).reshape(shape)
-    return BlockMask(counts, indices.reshape(*shape, blocks), **sizes, real_keys=keys)
+    return BlockMask(counts, indices.reshape(*shape, blocks), **sizes, num_valid_keys=keys)
 
 
 def _pooled_keys(
@@ -156,19 +158,19 @@ def _pooled_keys(
     block_kv: int,
     pooling: Pooling,
     candidates: Candidates,
-    real: Real | None,
+    num_valid: NumValid | None,
 ) -> tuple[Float[Array, "B N candidates K"], Float[Array, " candidates"] | None]:
     """The pooled candidates; where some keys are padding, all blocks, and their marks.
 
     Marks are added to scores: infinity for blocks that all see, minus infinity for padding.
     """
-    if real is None:
+    if num_valid is None:
         start, stop = int(candidates.start), int(candidates.stop)
         return pool_blocks(k[:, :stop], block_kv, pooling, start=start), None
     pooled = pool_blocks(k, block_kv, pooling, stop=jnp.asarray(candidates.stop))
     start = block_kv * jnp.arange(pooled.shape[2])
     competing = (start >= candidates.start) & (start < candidates.stop)
-    others = jnp.where(start < real.keys, jnp.inf, -jnp.inf)
+    others = jnp.where(start < num_valid.keys, jnp.inf, -jnp.inf)
     return pooled, jnp.where(competing, 0.0, others)
 
 

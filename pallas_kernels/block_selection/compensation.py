@@ -69,8 +69,8 @@ def attend_to_skipped(
     sizes = jnp.clip(mask.keys - starts, 0, mask.block_kv).astype(jnp.float32)
     work = (
         means,
-        _means(k, mask.block_kv, mask.real_keys),
-        _means(v, mask.block_kv, mask.real_keys),
+        _means(k, mask.block_kv, mask.num_valid_keys),
+        _means(v, mask.block_kv, mask.num_valid_keys),
         sizes,
         mask.counts.reshape(batch * heads, rows),
         mask.indices.reshape(batch * heads, rows, -1),

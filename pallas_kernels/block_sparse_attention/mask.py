@@ -9,14 +9,17 @@ import numpy as np
 from jax.core import Tracer
 from jaxtyping import Array, Bool, Float, Int
 
-CHILDREN = ("counts", "indices", "real_keys")
+from jaxrecon.deprecation import renamed_arguments, renamed_fields
+
+CHILDREN = ("counts", "indices", "num_valid_keys")
 SIZES = ("block_q", "block_kv", "q_length", "kv_length")
-FIELDS = ("counts", "indices", *SIZES, "real_keys")
+FIELDS = ("counts", "indices", *SIZES, "num_valid_keys")
 
 type Count = int | Int[Array | np.ndarray, ""]
 
 
 @jax.tree_util.register_pytree_with_keys_class
+@renamed_fields(real_keys="num_valid_keys")
 @dataclass(frozen=True)
 class BlockMask:
     """For each (batch, head, query block) a list of key blocks; a dense meaning: `as_array()`.
@@ -31,8 +34,8 @@ class BlockMask:
       indices: int16 or int32 (B, N, query blocks, capacity).
       block_q, block_kv: tokens of a block; static.
       q_length, kv_length: tokens of the sequences that the mask was made for; static.
-      real_keys: an int32 scalar in 1 .. `kv_length`: so many first keys can be seen, the others are
-        padding, and no list names a block of padding alone; None for all `kv_length`.
+      num_valid_keys: an int32 scalar in 1 .. `kv_length`: so many first keys can be seen, the
+        others are padding, and no list names a block of padding alone; None for all `kv_length`.
 
     Traced values are taken on trust: kernels give no meaningful result, and may read beyond the
     inputs, where they break what is said above.
@@ -40,7 +43,7 @@ class BlockMask:
     Raises:
       ValueError: shapes or dtypes do not fit the sizes; or, where the values can be looked at, a
         list is empty, does not rise, or names a block that does not exist or is padding alone, or
-        `real_keys` is out of range.
+        `num_valid_keys` is out of range.
     """
 
     counts: Int[Array, "B N query_blocks"]
@@ -49,7 +52,7 @@ class BlockMask:
     block_kv: int
     q_length: int
     kv_length: int
-    real_keys: Int[Array, ""] | None = None
+    num_valid_keys: Int[Array, ""] | None = None
 
     def __post_init__(self) -> None:
         for name in SIZES:
@@ -72,7 +75,7 @@ class BlockMask:
                 f"{self.indices.shape=} does not fit {self.query_blocks} query blocks and "
                 f"{self.key_blocks} key blocks"
             )
-        _check_real_keys(self.real_keys, self.kv_length)
+        _check_num_valid_keys(self.num_valid_keys, self.kv_length)
         if _has_values(self.counts) and _has_values(self.indices):
             keys = int(self.keys) if _has_values(self.keys) else self.kv_length
             blocks = -(-keys // self.block_kv)
@@ -89,13 +92,13 @@ class BlockMask:
     @property
     def keys(self) -> Count:
         """How many keys can be seen."""
-        return self.kv_length if self.real_keys is None else self.real_keys
+        return self.kv_length if self.num_valid_keys is None else self.num_valid_keys
 
     @property
     def lists(self) -> tuple[Array, ...]:
-        """What a kernel reads: counts, indices and, if there is padding, (1,) the real keys."""
-        real = () if self.real_keys is None else (self.real_keys.reshape(1),)
-        return (self.counts, self.indices, *real)
+        """What a kernel reads: counts, indices and, if there is padding, (1,) `num_valid_keys`."""
+        number = () if self.num_valid_keys is None else (self.num_valid_keys.reshape(1),)
+        return (self.counts, self.indices, *number)
 
     @property
     def capacity(self) -> int:
@@ -156,8 +159,8 @@ class BlockMask:
     def tree_unflatten(cls, sizes: tuple[int, ...], children: Any) -> "BlockMask":
         # JAX rebuilds trees with placeholders too, so the constructor's checks are passed by.
         value = object.__new__(cls)
-        counts, indices, real_keys = children
-        for name, part in zip(FIELDS, (counts, indices, *sizes, real_keys), strict=True):
+        counts, indices, num_valid_keys = children
+        for name, part in zip(FIELDS, (counts, indices, *sizes, num_valid_keys), strict=True):
             object.__setattr__(value, name, part)
         return value
 
@@ -167,6 +170,7 @@ def index_dtype(blocks: int) -> Any:
     return jnp.int16 if blocks <= np.iinfo(np.int16).max else jnp.int32
 
 
+@renamed_arguments(real_keys="num_valid_keys")
 def full_mask(
     batch: int,
     heads: int,
@@ -175,12 +179,12 @@ def full_mask(
     block_kv: int,
     q_length: int,
     kv_length: int,
-    real_keys: Int[Array, ""] | None = None,
+    num_valid_keys: Int[Array, ""] | None = None,
 ) -> BlockMask:
     """Every query block attends to every key block that is not padding alone."""
     query_blocks, key_blocks = -(-q_length // block_q), -(-kv_length // block_kv)
     shape = (batch, heads, query_blocks)
-    seen = key_blocks if real_keys is None else -(-real_keys // block_kv)
+    seen = key_blocks if num_valid_keys is None else -(-num_valid_keys // block_kv)
     return BlockMask(
         jnp.full(shape, seen, jnp.int32),
         jnp.broadcast_to(
@@ -190,23 +194,23 @@ def full_mask(
         block_kv,
         q_length,
         kv_length,
-        real_keys,
+        num_valid_keys,
     )
 
 
 def without_padding(v: Float[Array, "B S N K"], mask: BlockMask | None) -> Float[Array, "B S N K"]:
-    """Values with zeros behind the last real key, in the one listed block that holds padding.
+    """Values with zeros behind the last valid key, in the one listed block that holds padding.
 
     A kernel multiplies what it does not see by zero, which mends no infinity.
     """
-    if mask is None or mask.real_keys is None:
+    if mask is None or mask.num_valid_keys is None:
         return v
     size = min(mask.block_kv, v.shape[1])
-    start = (mask.real_keys - 1) // mask.block_kv * mask.block_kv
+    start = (mask.num_valid_keys - 1) // mask.block_kv * mask.block_kv
     start = jnp.clip(start, 0, v.shape[1] - size)
     block = jax.lax.dynamic_slice_in_dim(v, start, size, axis=1)
-    real = (start + jnp.arange(size) < mask.real_keys)[:, None, None]
-    block = jnp.where(real, block, jnp.zeros((), v.dtype))
+    valid = (start + jnp.arange(size) < mask.num_valid_keys)[:, None, None]
+    block = jnp.where(valid, block, jnp.zeros((), v.dtype))
     return jax.lax.dynamic_update_slice_in_dim(v, block, start, axis=1)
 
 
@@ -214,15 +218,16 @@ def _has_values(x: Any) -> bool:
     return not isinstance(x, Tracer | jax.ShapeDtypeStruct)
 
 
-def _check_real_keys(real_keys: Any, kv_length: int) -> None:
-    if real_keys is None:
+def _check_num_valid_keys(num_valid_keys: Any, kv_length: int) -> None:
+    if num_valid_keys is None:
         return
-    if real_keys.shape != () or real_keys.dtype != jnp.int32:
+    if num_valid_keys.shape != () or num_valid_keys.dtype != jnp.int32:
         raise ValueError(
-            f"real_keys must be an int32 scalar, found {real_keys.dtype} {real_keys.shape}"
+            f"num_valid_keys must be an int32 scalar, found {num_valid_keys.dtype} "
+            f"{num_valid_keys.shape}"
         )
-    if _has_values(real_keys) and not 1 <= int(real_keys) <= kv_length:
-        raise ValueError(f"real_keys={int(real_keys)} must lie in 1 .. {kv_length=}")
+    if _has_values(num_valid_keys) and not 1 <= int(num_valid_keys) <= kv_length:
+        raise ValueError(f"num_valid_keys={int(num_valid_keys)} must lie in 1 .. {kv_length=}")
 
 
 def _check_lists(counts: np.ndarray, indices: np.ndarray, key_blocks: int) -> None:
@@ -235,7 +240,7 @@ def _check_lists(counts: np.ndarray, indices: np.ndarray, key_blocks: int) -> No
     listed = np.arange(capacity) < counts[..., None]
     if indices[listed].min() < 0 or indices[listed].max() >= key_blocks:
         raise ValueError(
-            f"listed blocks of real keys must lie in 0 .. {key_blocks - 1}, found "
+            f"listed blocks of valid keys must lie in 0 .. {key_blocks - 1}, found "
             f"{indices[listed].min()} to {indices[listed].max()}"
         )
     if (np.diff(indices.astype(np.int32), axis=-1)[listed[..., 1:]] <= 0).any():

@@ -83,15 +83,15 @@ def attention_mosaic_gpu(
     mask: BlockMask | None,
     *,
     scale: float,
-    real_keys: Int[Array, ""] | None = None,
+    num_valid_keys: Int[Array, ""] | None = None,
     config: TuningConfig | None = None,
     interpret: Any = None,
 ) -> tuple[Float[Array, "B T N K"], Float[Array, "B N T"]]:
     """Float16 and bfloat16 on Hopper GPUs, head widths up to 128; also returns the log of the sums.
 
     Args:
-      real_keys: without a mask, so many first keys are seen, the others are padding; all if not
-        given. (A mask has its own.)
+      num_valid_keys: without a mask, so many first keys are seen, the others are padding; all if
+        not given. (A mask has its own.)
       config: how to cut the work; `default_config` if not given.
       interpret: `plgpu.InterpretGPUParams` to run on the CPU.
 
@@ -121,9 +121,11 @@ def attention_mosaic_gpu(
             f"a Hopper GPU has {SHARED_BYTES}"
         )
     if mask is None:
-        told = () if real_keys is None else (jnp.asarray(real_keys, jnp.int32).reshape(1),)
+        arrays = (
+            () if num_valid_keys is None else (jnp.asarray(num_valid_keys, jnp.int32).reshape(1),)
+        )
     else:
-        told, real_keys = mask.lists, mask.real_keys
+        arrays, num_valid_keys = mask.lists, mask.num_valid_keys
     sizes = Sizes(
         config=config,
         heads=q.shape[2],
@@ -131,13 +133,13 @@ def attention_mosaic_gpu(
         query_blocks=pl.cdiv(q.shape[1], config.block_q),
         keys=k.shape[1],
         listed=mask is not None,
-        padded_keys=real_keys is not None,
+        padded_keys=num_valid_keys is not None,
         dtype=q.dtype,
         scale=scale,
         interpreted=interpret is not None,
     )
     padded = (_padded(x, width) for x in (q, k, without_padding(v, mask)))
-    out, sums = _call(*padded, *told, sizes=sizes, interpret=interpret)
+    out, sums = _call(*padded, *arrays, sizes=sizes, interpret=interpret)
     return out[:, : q.shape[1], :, : q.shape[-1]], sums[..., : q.shape[1]]
 
 
@@ -147,14 +149,14 @@ def _padded(x: Float[Array, "B T N K"], width: int) -> Float[Array, "B T_padded 
 
 
 def _call(
-    q: Array, k: Array, v: Array, *told: Array, sizes: Sizes, interpret: Any
+    q: Array, k: Array, v: Array, *arrays: Array, sizes: Sizes, interpret: Any
 ) -> tuple[Array, Array]:
     config, batch, heads = sizes.config, q.shape[0], sizes.heads
     rows = sizes.query_blocks * config.block_q
     sums = jax.ShapeDtypeStruct((batch, heads, rows), jnp.float32)
 
     def entry(*refs: Any) -> None:
-        inputs, outputs = refs[: 3 + len(told)], refs[3 + len(told) :]
+        inputs, outputs = refs[: 3 + len(arrays)], refs[3 + len(arrays) :]
         pl.run_scoped(
             lambda scratch: run_program(sizes, inputs[:3], inputs[3:], outputs, scratch),
             scratch_of(sizes),
@@ -173,4 +175,4 @@ def _call(
         # `ex2.approx` and `lg2.approx`: their error is far below that of bfloat16 weights.
         compiler_params=plgpu.CompilerParams(approx_math=True),
         interpret=interpret,
-    )(q, k, v, *told)
+    )(q, k, v, *arrays)

@@ -49,18 +49,18 @@ def scratch_of(sizes: Sizes) -> dict[str, Any]:
 
 
 def run_program(
-    sizes: Sizes, inputs: Any, told: Any, outputs: Any, scratch: dict[str, Any]
+    sizes: Sizes, inputs: Any, arrays: Any, outputs: Any, scratch: dict[str, Any]
 ) -> None:
     """What each warpgroup of a program does.
 
     Args:
       inputs: queries, keys and values in global memory.
-      told: the lists, if there are any, and the number of keys, if some are padding.
+      arrays: the lists, if there are any, and the number of keys, if some are padding.
       outputs: results and logs of the sums in global memory.
       scratch: from `scratch_of`.
     """
     config = sizes.config
-    lists = _Lists(sizes, told)
+    lists = _Lists(sizes, arrays)
     place = sizes.place(lax.axis_index("program"))
     warpgroup = lax.axis_index("warpgroup")
 
@@ -85,14 +85,14 @@ def run_program(
 
 @dataclass(frozen=True)
 class _Lists:
-    """Reads the lists of key blocks; `told` is as in `run_program`."""
+    """Reads the lists of key blocks; `arrays` is as in `run_program`."""
 
     sizes: Sizes
-    told: tuple[Any, ...]
+    arrays: tuple[Any, ...]
 
     @property
     def keys(self) -> Array:
-        return self.told[-1][0] if self.sizes.padded_keys else jnp.int32(self.sizes.keys)
+        return self.arrays[-1][0] if self.sizes.padded_keys else jnp.int32(self.sizes.keys)
 
     @property
     def blocks(self) -> Array:
@@ -101,12 +101,12 @@ class _Lists:
         return lax.div(self.keys + block_kv - 1, block_kv)
 
     def count(self, place: Place) -> Array:
-        return self.told[0][place] if self.sizes.listed else self.blocks
+        return self.arrays[0][place] if self.sizes.listed else self.blocks
 
     def block(self, place: Place, count: Array, position: Array) -> Array:
         """The listed key block at a position, of `count`; the last one beyond it."""
         position = jnp.minimum(position, count - 1)
-        return self.told[1][*place, position].astype(jnp.int32) if self.sizes.listed else position
+        return self.arrays[1][*place, position].astype(jnp.int32) if self.sizes.listed else position
 
     def length(self, place: Place) -> tuple[Array, Array]:
         """How many blocks are listed, and how many keys they hold."""
@@ -123,8 +123,8 @@ class _Lists:
             return count, *(self.block(place, count, jnp.int32(at)) for at in range(gather))
         # A read of global memory takes hundreds of cycles, and nothing else runs yet: all of these
         # start together, and none waits for the length of the list.
-        places = range(min(gather, self.told[1].shape[-1]))
-        found = [self.told[1][*place, at].astype(jnp.int32) for at in places]
+        places = range(min(gather, self.arrays[1].shape[-1]))
+        found = [self.arrays[1][*place, at].astype(jnp.int32) for at in places]
         found += found[:1] * (gather - len(places))
         # Places beyond the list are masked; they only need to be those of some block.
         return count, *(jnp.where(at < count, block, found[0]) for at, block in enumerate(found))

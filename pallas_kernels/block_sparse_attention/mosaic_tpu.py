@@ -192,7 +192,7 @@ def _kernel(prefetched: int, *refs: Any, mask: BlockMask, scale: float, steps: i
 
 
 def _seen(lists: Sequence[Any], row: Array, step: Array, mask: BlockMask) -> Array:
-    """(1, GATHER * block_kv): which places of a step hold a key that is listed and real.
+    """(1, GATHER * block_kv): which places of a step hold a key that is listed and valid.
 
     Lists rise, so only the last listed block can be cut short by the end of the keys.
     """

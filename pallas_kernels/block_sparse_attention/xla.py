@@ -22,7 +22,7 @@ HIGHEST = jax.lax.Precision.HIGHEST
 
 
 class Blocks(NamedTuple):
-    """Keys and values cut into blocks; `length` of the keys are real."""
+    """Keys and values cut into blocks; `length` of the keys are valid."""
 
     k: Float[Array, "G blocks block_kv K"]
     v: Float[Array, "G blocks block_kv K"]

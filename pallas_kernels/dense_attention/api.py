@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping
 
 from jaxtyping import Array, Float, Int
 
+from jaxrecon.deprecation import renamed_arguments
 from pallas_kernels.backends import run_backend
 from pallas_kernels.dense_attention.cudnn import attention_cudnn
 from pallas_kernels.dense_attention.mosaic_gpu import attention_mosaic_gpu
@@ -23,13 +24,14 @@ NARROW = 64
 """Head width up to which it is."""
 
 
+@renamed_arguments(real_keys="num_valid_keys")
 def dense_attention(
     q: Float[Array, "B T N K"],
     k: Float[Array, "B S N K"],
     v: Float[Array, "B S N K"],
     *,
     scale: float | None = None,
-    real_keys: Int[Array, ""] | None = None,
+    num_valid_keys: Int[Array, ""] | None = None,
     implementation: str | None = None,
 ) -> Float[Array, "B T N K"]:
     """Exact attention, `softmax(scale * q k^T) v`, softmax in float32.
@@ -39,7 +41,7 @@ def dense_attention(
       k: keys, of the same batch, heads, head width and dtype as `q`.
       v: values, shaped like `k`.
       scale: factor on the scores; `K ** -0.5` if not given.
-      real_keys: so many first keys are seen, the others are padding; all if not given.
+      num_valid_keys: so many first keys are seen, the others are padding; all if not given.
       implementation: "mosaic_gpu", "cudnn", "xla", or None for the fastest that can do the job.
 
     Raises:
@@ -51,7 +53,7 @@ def dense_attention(
     backends = dict(IMPLEMENTATIONS)
     if implementation is None and not _is_long(q, k):
         del backends["mosaic_gpu"]
-    options = {"scale": scale, "real_keys": real_keys}
+    options = {"scale": scale, "num_valid_keys": num_valid_keys}
     return run_backend(backends, implementation, "run this attention", q, k, v, **options)
 
 

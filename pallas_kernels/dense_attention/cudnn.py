@@ -16,7 +16,7 @@ def attention_cudnn(
     v: Float[Array, "B S N K"],
     *,
     scale: float,
-    real_keys: Int[Array, ""] | None = None,
+    num_valid_keys: Int[Array, ""] | None = None,
 ) -> Float[Array, "B T N K"]:
     """Float16 and bfloat16 on NVIDIA GPUs, head widths that are multiples of 8 up to 128.
 
@@ -30,9 +30,9 @@ def attention_cudnn(
         raise NotImplementedError(
             f"cudnn: the head width must be a multiple of 8 up to 128, found {q.shape[-1]}"
         )
-    if real_keys is None:
+    if num_valid_keys is None:
         return _attend(q, k, v, scale)
-    return _call(q, k, v, scale, real_keys)
+    return _call(q, k, v, scale, num_valid_keys)
 
 
 def _call(

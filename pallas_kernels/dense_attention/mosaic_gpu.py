@@ -19,25 +19,25 @@ def attention_mosaic_gpu(
     v: Float[Array, "B S N K"],
     *,
     scale: float,
-    real_keys: Int[Array, ""] | None = None,
+    num_valid_keys: Int[Array, ""] | None = None,
 ) -> Float[Array, "B T N K"]:
     """Float16 and bfloat16 on Hopper GPUs, head widths up to 128. A gradient is cuDNN's.
 
     Raises:
       NotImplementedError: the kernel cannot do this job here.
     """
-    return _attend(q, k, v, real_keys, scale)
+    return _attend(q, k, v, num_valid_keys, scale)
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(4,))
-def _attend(q: Array, k: Array, v: Array, real_keys: Array | None, scale: float) -> Array:
-    return attend_to_blocks(q, k, v, None, scale=scale, real_keys=real_keys)[0]
+def _attend(q: Array, k: Array, v: Array, num_valid_keys: Array | None, scale: float) -> Array:
+    return attend_to_blocks(q, k, v, None, scale=scale, num_valid_keys=num_valid_keys)[0]
 
 
 def _forward(
-    q: Array, k: Array, v: Array, real_keys: Array | None, scale: float
+    q: Array, k: Array, v: Array, num_valid_keys: Array | None, scale: float
 ) -> tuple[Array, Callable[[Array], tuple[Array, ...]]]:
-    return jax.vjp(partial(attention_cudnn, scale=scale, real_keys=real_keys), q, k, v)
+    return jax.vjp(partial(attention_cudnn, scale=scale, num_valid_keys=num_valid_keys), q, k, v)
 
 
 def _backward(

@@ -14,12 +14,12 @@ def attention_xla(
     v: Float[Array, "B S N K"],
     *,
     scale: float,
-    real_keys: Int[Array, ""] | None = None,
+    num_valid_keys: Int[Array, ""] | None = None,
 ) -> Float[Array, "B T N K"]:
     """Works through the queries in chunks, so that the scores never exist as a whole."""
     batch, tokens, heads, width = q.shape
     chunk = _chunk_size(tokens, row_bytes=4 * batch * heads * k.shape[1])
-    lengths = None if real_keys is None else jnp.full(batch, real_keys, jnp.int32)
+    lengths = None if num_valid_keys is None else jnp.full(batch, num_valid_keys, jnp.int32)
     if chunk >= tokens:
         return _attend(q, k, v, scale, lengths)
     chunks = -(-tokens // chunk)

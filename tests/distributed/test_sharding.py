@@ -115,7 +115,7 @@ MESHES: list[tuple[Any, str]] = [
 
 @pytest.mark.usefixtures("without_shape_checks")
 @pytest.mark.parametrize(("mesh", "message"), MESHES)
-def test_meshes_that_cannot_spread_views(mesh: Any, message: str) -> None:
+def test_meshes_that_cannot_shard_views(mesh: Any, message: str) -> None:
     """Refused before weights are looked for."""
     for load in (jaxrecon.load, load_abstract):
         with pytest.raises(InputError, match=message):

@@ -26,6 +26,7 @@ from mapanything_stages import (
     MAPANYTHING_TINY,
     MAPANYTHING_V1_TINY,
     build_mapanything,
+    decoded,
     images_of,
     priors_of,
 )
@@ -167,7 +168,7 @@ class TestModel:
         if place == "norm":
             model.norm.epsilon = 1e-5
         inputs, expected = EPS.inputs(), EPS.outputs()
-        out = jax.jit(lambda m, x, c: m.decode(m.features(x, priors=c), m.layout(x.shape)))(
+        out = jax.jit(lambda m, x, c: decoded(m, m.features(x, priors=c), m.layout(x.shape)))(
             model, images_of(inputs), priors_of(EPS)
         )
         with pytest.raises(AssertionError, match="off by"):

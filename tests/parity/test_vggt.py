@@ -34,6 +34,9 @@ from vggt_stages import (
     build_vggt,
     channels_last,
     check_iterated,
+    decoded,
+    features_of,
+    tracked,
 )
 
 UNITS = golden_data.case("units")
@@ -53,13 +56,13 @@ class Scene:
 
     @property
     def output(self) -> VGGTOutput:
-        return jax.jit(lambda m, x: m.decode(x, self.layout))(self.model, self.features)
+        return jax.jit(lambda m, x: decoded(m, x, self.layout))(self.model, self.features)
 
 
 def run_trunk(golden: golden_data.Golden) -> Scene:
     model = build_vggt(VGGT_TINY, golden.weights())
     images = channels_last(golden.inputs()["images"])
-    features = jax.jit(lambda m, x: m.features(x))(model, images)
+    features = jax.jit(features_of)(model, images)
     points = jnp.asarray(golden.inputs()["query_points"])
     return Scene(model, images, points, model.layout(images.shape), features)
 
@@ -136,9 +139,9 @@ def test_the_head_that_is_not_asked_for_is_not_run() -> None:
     model, layout = abstract_vggt(VGGT_TINY), TokenLayout(1, (2, 3), leading=5)
     features = jax.ShapeDtypeStruct((4, 1, 2, 11, 128), jnp.float32)
 
-    both = str(jax.make_jaxpr(lambda m, x: m.decode(x, layout))(model, features))
+    both = str(jax.make_jaxpr(lambda m, x: decoded(m, x, layout))(model, features))
     for points in ("depth", "pointmap"):
-        one = jax.jit(lambda m, x, p=points: m.decode(x, layout).prediction(p))
+        one = jax.jit(lambda m, x, p=points: decoded(m, x, layout).prediction(p))
         compiled = one.lower(model, features).compile().as_text()
         assert compiled is not None
         assert compiled.count(" convolution(") == both.count("conv_general_dilated[") / 2 > 0
@@ -179,9 +182,9 @@ def test_bfloat16_is_near_float32(scene: Scene, output: VGGTOutput) -> None:
     model = checkpoint.restore(abstract, weights.items())
     kinds = {leaf.dtype for leaf in jax.tree.leaves(model.camera_head)}
     assert kinds == {jnp.dtype(jnp.float32)}
-    features = jax.jit(lambda m, x: m.features(x))(model, scene.images)
+    features = jax.jit(features_of)(model, scene.images)
     assert features.dtype == jnp.bfloat16
-    rough = jax.jit(lambda m, x: m.decode(x, scene.layout))(model, features)
+    rough = jax.jit(lambda m, x: decoded(m, x, scene.layout))(model, features)
     for name, exact in vars(output).items():
         value = getattr(rough, name)
         assert value.dtype == jnp.float32
@@ -282,7 +285,7 @@ def test_epsilon_of_the_cameras_blocks() -> None:
 
 
 def test_tracks_start_at_the_query_points(scene: Scene) -> None:
-    tracks = jax.jit(lambda m, x, q: m.track(x, scene.layout, q))(
+    tracks = jax.jit(lambda m, x, q: tracked(m, x, scene.layout, q))(
         scene.model, scene.features, scene.points
     )
     expected = BATCH.outputs()
@@ -310,7 +313,7 @@ def test_a_model_without_track_head() -> None:
     points = jax.ShapeDtypeStruct((1, 3, 2), jnp.float32)
     with pytest.raises(ValueError, match="no track head"):
         jax.eval_shape(
-            lambda m, x, q: m.track(x, TokenLayout(1, (6, 3), 5), q), model, features, points
+            lambda m, x, q: tracked(m, x, TokenLayout(1, (6, 3), 5), q), model, features, points
         )
 
 

@@ -48,7 +48,7 @@ EXCHANGES = ["all-to-all", "all-gather", "all-reduce", "reduce-scatter", "collec
 def meshes() -> dict[str, Mesh]:
     """All devices; a number that divides neither views nor heads; and some as copies.
 
-    With the last, the weights lie spread as well.
+    With the last, the weights lie sharded as well.
     """
     two_axes = jax.make_mesh((2, 4), ("copies", "views"), (AxisType.Auto,) * 2)
     return {"eight": jaxrecon.make_mesh(), "three": jaxrecon.make_mesh(3), "two axes": two_axes}
@@ -79,18 +79,18 @@ def main(family: str) -> None:
         for label, mesh in meshes().items():
             if (name, label) not in TRIED:
                 continue
-            spread = jax.device_put(model, replicated(mesh))
+            sharded = jax.device_put(model, replicated(mesh))
             if label == "two axes":
-                spread = jax.tree.map(
+                sharded = jax.tree.map(
                     lambda x, like: jax.device_put(x, like.sharding),
                     model,
                     weight_shardings(model, mesh),
                 )
-            pipeline = Pipeline(spread, family, resize, mesh=mesh)
+            pipeline = Pipeline(sharded, family, resize, mesh=mesh)
             recon = pipeline.reconstruct(pixels, **given)
             (program,) = programs_of(pipeline).values()
             exchanges = exchanged(program.as_text())
-            weights = {"weights": bytes_here(spread) / bytes_here(model)}
+            weights = {"weights": bytes_here(sharded) / bytes_here(model)}
             share = {"share": share_of(program, padded_views=16 if label != "three" else 12)}
             found[f"{name}, {label}"] = compared(alone, recon) | exchanges | weights | share
     sys.stdout.write(json.dumps({"block": block_in_turns(), "ways": found}) + "\n")
@@ -136,7 +136,7 @@ def in_teams() -> dict[str, dict[str, float]]:
         shape = 3, 1, alone.tokens, heads, 8
         whole = jnp.asarray(np.random.default_rng(heads).normal(size=shape), jnp.float32)
         end = layout.views * layout.tokens_per_view
-        spread = [scene_in_each_shard(x[:, :end], x[:, end:], 8) for x in whole]
+        sharded = [scene_in_each_shard(x[:, :end], x[:, end:], 8) for x in whole]
         count = None if real is None else jnp.int32(real)
         padded, expected = (
             replace(layout, num_valid_views=count),
@@ -144,7 +144,7 @@ def in_teams() -> dict[str, dict[str, float]]:
         )
         attend = ViewCollectives(8).across_views(way)
         run = on_each(lambda q, k, v, do=attend, at=padded: do(q, k, v, at), mesh)
-        out, stats = run(*(jax.device_put(x, by_view(mesh)) for x in spread))
+        out, stats = run(*(jax.device_put(x, by_view(mesh)) for x in sharded))
         tokens = jnp.concatenate(scene_once(out, 1, 8), axis=1)
         alike = jax.jit(lambda q, k, v, do=way, at=expected: do(q, k, v, at))
         right, same_stats = alike(*whole)
@@ -201,15 +201,15 @@ def bytes_here(model: Model) -> int:
     return sum(leaf.addressable_shards[0].data.nbytes for leaf in leaves)
 
 
-def compared(alone: jaxrecon.Reconstruction, spread: jaxrecon.Reconstruction) -> dict[str, Any]:
+def compared(alone: jaxrecon.Reconstruction, sharded: jaxrecon.Reconstruction) -> dict[str, Any]:
     """The largest difference of each field, by the field's largest value."""
     values: dict[str, Any] = {}
     for name in FIELDS:
         expected = np.asarray(getattr(alone, name))
-        gap = np.abs(np.asarray(getattr(spread, name)) - expected).max()
+        gap = np.abs(np.asarray(getattr(sharded, name)) - expected).max()
         values[name] = float(gap / np.abs(expected).max())
-    values["masks differ"] = int((np.asarray(spread.mask) != np.asarray(alone.mask)).sum())
-    shares = alone.stats.sparsity, spread.stats.sparsity
+    values["masks differ"] = int((np.asarray(sharded.mask) != np.asarray(alone.mask)).sum())
+    shares = alone.stats.sparsity, sharded.stats.sparsity
     if shares[0] is not None and shares[1] is not None:
         values["sparsity"] = float(np.abs(shares[0] - shares[1]).max())
     return values

@@ -19,8 +19,9 @@ from jaxrecon.models.mapanything.model import (
     MapAnything,
     MapAnythingConfig,
 )
+from jaxrecon.models.mapanything.output import MapAnythingOutput, metres
 from jaxrecon.models.mapanything.priors import distances, geometry_of
-from jaxrecon.nn.attention import attend_densely
+from jaxrecon.nn.attention import TokenLayout, attend_densely
 from jaxrecon.nn.block import Block
 from jaxrecon.nn.dinov2 import IMAGE_MEAN, IMAGE_STD
 from jaxrecon.priors import PriorArrays
@@ -207,6 +208,12 @@ def dense_stages(model: MapAnything, features: Features, images: jax.Array) -> d
     }
 
 
+def decoded(model: MapAnything, features: Features, layout: TokenLayout) -> MapAnythingOutput:
+    """Geometry from `features`."""
+    scale = metres(model.scale(features.scale))
+    return model.read(features.fused, features.tapped, scale, layout)
+
+
 def stages(model: MapAnything, images: jax.Array, priors: PriorArrays) -> dict[str, jax.Array]:
     """All of them, by upstream's keys."""
     layout = model.layout(images.shape)
@@ -214,7 +221,7 @@ def stages(model: MapAnything, images: jax.Array, priors: PriorArrays) -> dict[s
     out = input_stages(priors) | encoder_stages(model, images, priors)
     out |= trunk_stages(model, images, priors)
     out |= dense_stages(model, features, images)
-    decoded = model.decode(features, layout)
+    output = decoded(model, features, layout)
 
     def by_view(x: jax.Array) -> jax.Array:
         return x.swapaxes(0, 1)
@@ -222,16 +229,16 @@ def stages(model: MapAnything, images: jax.Array, priors: PriorArrays) -> dict[s
     return out | {
         "pose_raw": view_major(model.poses(features.tapped, layout)),
         "scale_raw": model.scale(features.scale)[:, None, None],
-        "pts3d": by_view(decoded.points_world),
-        "pts3d_cam": by_view(decoded.points_camera),
-        "ray_directions": by_view(decoded.ray_directions),
-        "depth_along_ray": by_view(decoded.depth_along_ray)[..., None],
-        "cam_trans": by_view(decoded.translations),
-        "cam_quats": by_view(decoded.quaternions),
-        "metric_scaling_factor": decoded.metric_scale[:, None],
-        "conf": by_view(decoded.confidence),
-        "non_ambiguous_mask": by_view(decoded.unambiguous),
-        "non_ambiguous_mask_logits": by_view(decoded.mask_logits),
+        "pts3d": by_view(output.points_world),
+        "pts3d_cam": by_view(output.points_camera),
+        "ray_directions": by_view(output.ray_directions),
+        "depth_along_ray": by_view(output.depth_along_ray)[..., None],
+        "cam_trans": by_view(output.translations),
+        "cam_quats": by_view(output.quaternions),
+        "metric_scaling_factor": output.metric_scale[:, None],
+        "conf": by_view(output.confidence),
+        "non_ambiguous_mask": by_view(output.unambiguous),
+        "non_ambiguous_mask_logits": by_view(output.mask_logits),
     }
 
 

@@ -15,7 +15,7 @@ from jaxrecon.nn.attention import TokenLayout
 from jaxrecon.nn.block import Block
 from jaxrecon.nn.rope import RotaryTable
 from jaxrecon.sparse import SparseAttention, hilbert_order
-from vggt_stages import VGGT_TINY, build_vggt, channels_last
+from vggt_stages import VGGT_TINY, build_vggt, channels_last, decoded, features_of
 
 TINY = 1e-9
 
@@ -166,8 +166,8 @@ def check_sparse_vggt(golden: Golden) -> None:
 
     @jax.jit
     def run(model: VGGT, images: jax.Array) -> tuple[jax.Array, VGGTOutput]:
-        features = model.features(images, attention=sparse)
-        return features, model.decode(features, model.layout(images.shape))
+        features = features_of(model, images, attention=sparse)
+        return features, decoded(model, features, model.layout(images.shape))
 
     features, output = run(model, images)
     actual = {

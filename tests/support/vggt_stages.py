@@ -12,11 +12,12 @@ from convert.engine import plan, stream
 from convert.vggt import IGNORED, RULES, TRACK_HEAD
 from golden_data import Golden
 from jaxrecon import checkpoint
+from jaxrecon.models import Encoded, Tracks
 from jaxrecon.models.vggt.correlation import correlate, feature_pyramid
 from jaxrecon.models.vggt.heads import activate_depth, activate_points
-from jaxrecon.models.vggt.model import VGGT, VGGT_1B, VGGTConfig
+from jaxrecon.models.vggt.model import VGGT, VGGT_1B, VGGTConfig, VGGTOutput
 from jaxrecon.models.vggt.tracks import TrackerConfig
-from jaxrecon.nn.attention import TokenLayout, attend_densely
+from jaxrecon.nn.attention import AttentionFn, TokenLayout, attend_densely
 from jaxrecon.nn.block import Block
 from jaxrecon.nn.dinov2 import IMAGE_MEAN, IMAGE_STD, DinoV2Config
 from jaxrecon.nn.dpt import DenseHead, add_position, resize_bilinear
@@ -61,6 +62,25 @@ def channels_first(maps: jax.Array) -> jax.Array:
 
 def _layer(blocks: Block, index: int) -> Block:
     return jax.tree.map(lambda x: x[index], blocks)
+
+
+def features_of(
+    model: VGGT, images: jax.Array, *, attention: AttentionFn = attend_densely
+) -> jax.Array:
+    """Outputs of the tapped pairs, which all heads share."""
+    return model.encode(images, attention=attention).stacked[0]
+
+
+def decoded(model: VGGT, features: jax.Array, layout: TokenLayout) -> VGGTOutput:
+    """Cameras, depth and points from `features`."""
+    return model.read(features, model.cameras(features), layout)
+
+
+def tracked(
+    model: VGGT, features: jax.Array, layout: TokenLayout, query_points: jax.Array
+) -> Tracks:
+    """Points of the first view followed through all views, from `features`."""
+    return model.follow(model.track_maps(Encoded(stacked=(features,)), layout), query_points)
 
 
 def trunk_stages(model: VGGT, images: jax.Array) -> dict[str, jax.Array]:
@@ -141,7 +161,7 @@ def track_stages(
 def stages(model: VGGT, images: jax.Array, query_points: jax.Array | None) -> dict[str, jax.Array]:
     """All of them, by upstream's keys."""
     layout, out = model.layout(images.shape), trunk_stages(model, images)
-    features = model.features(images)
+    features = features_of(model, images)
     head, camera = model.camera_head, features[-1, :, :, 0]
     normed = head.token_norm(camera)
     out |= {

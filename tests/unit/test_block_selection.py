@@ -177,8 +177,8 @@ def test_parts_of_blocks_with_padding_and_dense_rows(part: int) -> None:
     q, k = qk(19, 13)
     options: dict[str, Any] = {"top_k": 2, "top_p": 0.6, "dense_queries": 4, "pool_q": part} | SMALL
     short = select_blocks(q[:, :10], k[:, :9], candidates=Candidates(2, 9), **options)
-    real = api.Real(jnp.int32(10), jnp.int32(9))
-    padded = select_blocks(q, k, candidates=Candidates(2, 9), real=real, **options)
+    real = api.NumValid(jnp.int32(10), jnp.int32(9))
+    padded = select_blocks(q, k, candidates=Candidates(2, 9), num_valid=real, **options)
     assert np.asarray(short.as_array())[:, :, 0].all()
     np.testing.assert_array_equal(padded.as_array()[:, :, :3, :5], short.as_array())
     assert not np.asarray(padded.as_array())[..., 5:].any()
@@ -224,9 +224,9 @@ def test_one_kernel_scores_as_xla_does(shape: tuple[int, ...], marks: list[float
 )
 def test_kernels_lower(name: str | None, part: int, padded: bool, kernels: list[str]) -> None:
     x = jax.ShapeDtypeStruct((1, 40 * 1041, 16, 64), jnp.bfloat16)
-    real = api.Real(jnp.int32(41000), jnp.int32(40000)) if padded else None
+    real = api.NumValid(jnp.int32(41000), jnp.int32(40000)) if padded else None
     select = partial(
-        select_blocks, top_k=20, top_p=0.9, pool_q=part, implementation=name, real=real
+        select_blocks, top_k=20, top_p=0.9, pool_q=part, implementation=name, num_valid=real
     )
     with jax.sharding.use_abstract_mesh(AbstractMesh((), (), abstract_device=H100)):
         text = jax.jit(select).trace(x, x).lower(lowering_platforms=("cuda",)).as_text()
@@ -328,8 +328,8 @@ def test_a_thousand_views_fit(padded: bool) -> None:
     q = jax.ShapeDtypeStruct((1, patches, 16, 64), jnp.bfloat16)
     k = jax.ShapeDtypeStruct((1, keys, 16, 64), jnp.bfloat16)
     number = jax.ShapeDtypeStruct((), jnp.int32)
-    real = api.Real(cast(Any, number), cast(Any, number)) if padded else None
-    select = jax.jit(lambda q, k, real: select_blocks(q, k, top_k=4000, top_p=0.9, real=real))
+    real = api.NumValid(cast(Any, number), cast(Any, number)) if padded else None
+    select = jax.jit(lambda q, k, real: select_blocks(q, k, top_k=4000, top_p=0.9, num_valid=real))
     analysis = select.lower(q, k, real).compile().memory_analysis()
     assert analysis is not None
     assert analysis.temp_size_in_bytes <= 1.5 * 2**30

@@ -136,7 +136,7 @@ def test_padding_keys_are_not_seen(name: str, real: int) -> None:
     q, k, v = (x.astype(dtype) for x in qkv(shape, jnp.float32))
     k, v = (x.at[:, real:].multiply(100) for x in (k, v))
     alone = random_mask((1, 130, real, 1, 64))
-    mask = replace(alone, kv_length=400, real_keys=jnp.int32(real))
+    mask = replace(alone, kv_length=400, num_valid_keys=jnp.int32(real))
     out, sums = run(q, k, v, mask, scale=0.2)
     expected, expected_sums = in_float64(q, k[:, :real], v[:, :real], alone, 0.2)
     assert relative_error(out, expected) <= allowed
@@ -159,7 +159,7 @@ def test_what_is_not_seen_never_matters(name: str, real: int | None) -> None:
     alone = q, k[:, :keys], v[:, :keys]
     expected, expected_sums = in_float64(*alone, mask, 0.2)
     if real is not None:
-        mask = replace(mask, kv_length=250, real_keys=jnp.int32(real))
+        mask = replace(mask, kv_length=250, num_valid_keys=jnp.int32(real))
         k, v = (x.at[:, real:].set(jnp.nan) for x in (k, v))
     k, v = (x.at[:, :128].set(jnp.nan) for x in (k, v))
     out, sums = run(q, k, v, mask, scale=0.2)
@@ -185,11 +185,11 @@ def test_all_blocks_are_dense_attention(name: str) -> None:
         (390, {"block_kv": 64}),
     ],
 )
-def test_mosaic_gpu_sees_real_keys_without_lists(real: int, options: dict[str, Any]) -> None:
+def test_mosaic_gpu_sees_num_valid_keys_without_lists(real: int, options: dict[str, Any]) -> None:
     q, k, v = qkv((1, 130, 520, 2, 64), jnp.bfloat16)
     k, v = (x.at[:, real:].multiply(100) for x in (k, v))
     config = replace(mosaic_gpu.default_config(None, 64), **options)
-    options = {"real_keys": jnp.int32(real), "config": config}
+    options = {"num_valid_keys": jnp.int32(real), "config": config}
     out, sums = mosaic_gpu_on_cpu(q, k, v, None, scale=0.2, **options)
     expected, expected_sums = in_float64(q, k[:, :real], v[:, :real], None, 0.2)
     assert relative_error(out, expected) <= 1e-2
@@ -350,14 +350,23 @@ def a_mask(counts: Any, indices: Any, **sizes: Any) -> BlockMask:
         (lambda: a_mask([[[2]]], [[[[1, 0]]]]), "must rise strictly"),
         (lambda: a_mask([[[2]]], [[[[1, 1]]]]), "must rise strictly"),
         (lambda: a_mask([[[1]]], [[[[3]]]]), "must lie in 0 .. 2, found 3 to 3"),
-        (lambda: a_mask([[[1]]], [[[[2]]]], real_keys=jnp.int32(4)), "0 .. 1, found 2 to 2"),
-        (lambda: a_mask([[[1]]], [[[[0]]]], real_keys=jnp.int32(0)), "real_keys=0 must lie in 1"),
+        (lambda: a_mask([[[1]]], [[[[2]]]], num_valid_keys=jnp.int32(4)), "0 .. 1, found 2 to 2"),
         (
-            lambda: a_mask([[[1]]], [[[[0]]]], real_keys=jnp.int32(7)),
+            lambda: a_mask([[[1]]], [[[[0]]]], num_valid_keys=jnp.int32(0)),
+            "num_valid_keys=0 must lie in 1",
+        ),
+        (
+            lambda: a_mask([[[1]]], [[[[0]]]], num_valid_keys=jnp.int32(7)),
             "must lie in 1 .. kv_length=6",
         ),
-        (lambda: a_mask([[[1]]], [[[[0]]]], real_keys=jnp.float32(2)), "an int32 scalar, found"),
-        (lambda: a_mask([[[1]]], [[[[0]]]], real_keys=jnp.array([2], jnp.int32)), "int32 scalar"),
+        (
+            lambda: a_mask([[[1]]], [[[[0]]]], num_valid_keys=jnp.float32(2)),
+            "an int32 scalar, found",
+        ),
+        (
+            lambda: a_mask([[[1]]], [[[[0]]]], num_valid_keys=jnp.array([2], jnp.int32)),
+            "int32 scalar",
+        ),
         (lambda: a_mask([[[1]]], [[[[0]]]], q_length=5), "does not fit 2 query blocks"),
         (lambda: a_mask([[[1]]], [[[[0]]]], block_q=0), "block_q=0 must be at least 1"),
         (lambda: a_mask([[1]], [[[[0]]]]), "disagree"),
@@ -500,7 +509,9 @@ def lowered(
     if mask:
         sizes = {"q_length": queries, "kv_length": keys}
         real = jnp.int32(keys - 1) if padded else None
-        lists = jax.eval_shape(lambda: full_mask(batch, heads, **sizes, **mask, real_keys=real))
+        lists = jax.eval_shape(
+            lambda: full_mask(batch, heads, **sizes, **mask, num_valid_keys=real)
+        )
     platform = "tpu" if device is TPU else "cuda"
     run = partial(block_sparse_attention, implementation=name, return_logsumexp=True)
     with jax.sharding.use_abstract_mesh(AbstractMesh((), (), abstract_device=device)):

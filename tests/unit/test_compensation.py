@@ -117,7 +117,7 @@ def test_the_kernel_is_the_chunks(
     if real is not None:
         listed = np.asarray(mask.as_array()) & (np.arange(mask.key_blocks) < -(-real // 4))
         mask = BlockMask.from_array(listed, **SIZES, q_length=61, kv_length=601)
-        mask = replace(mask, real_keys=jnp.int32(real))
+        mask = replace(mask, num_valid_keys=jnp.int32(real))
     ours, theirs = (
         attend_to_skipped(q, k, v, mask, group=group, implementation=name)
         for name in ("triton", "xla")

@@ -121,7 +121,7 @@ def lowered(tokens: int, width: int, function: Callable[..., Any], *rest: jax.Ar
 @pytest.mark.parametrize("padded", [False, True])
 def test_long_sequences_are_for_our_kernel(padded: bool) -> None:
     def attend(q: jax.Array, k: jax.Array, v: jax.Array, *real: jax.Array) -> jax.Array:
-        return dense_attention(q, k, v, real_keys=real[0] if padded else None)
+        return dense_attention(q, k, v, num_valid_keys=real[0] if padded else None)
 
     keys = (jnp.int32(5),) if padded else ()
     assert lowered(api.LONG, 64, attend, *keys) == {"mosaic_gpu"}
@@ -145,10 +145,10 @@ def test_our_kernel_and_padding_keys_on_the_gpu(tokens: int) -> None:
     q, k, v = qkv((1, 300, tokens, 2, 64), jnp.bfloat16)
     real = jnp.int32(tokens - 333)
     run = jax.jit(partial(dense_attention, implementation="mosaic_gpu"))
-    out = run(q, k, v, real_keys=real)
+    out = run(q, k, v, num_valid_keys=real)
     expected = in_float64(q, k[:, : int(real)], v[:, : int(real)], 64**-0.5)
     assert relative_error(out, expected) <= 1e-2
-    np.testing.assert_array_equal(out, run(q, k, v, real_keys=real))
+    np.testing.assert_array_equal(out, run(q, k, v, num_valid_keys=real))
 
 
 @pytest.mark.gpu

@@ -18,7 +18,7 @@ from jaxlib.mlir import ir
 import jaxrecon
 from jaxrecon.aot import checking, program_check
 from jaxrecon.aot.record import read_record
-from jaxrecon.aot.running import ExportedPipeline, _told_failures
+from jaxrecon.aot.running import ExportedPipeline, _reported_failures
 from jaxrecon.errors import InputError, WeightsError
 from jaxrecon.progress import Stages
 from tiny_models import write_native
@@ -358,12 +358,12 @@ def _results(told: Any) -> dict[str, Any]:
 def test_failures_of_the_compiler_are_told() -> None:
     with (
         pytest.raises(WeightsError, match=r"the program cannot be compiled \(one two\); export it"),
-        _told_failures("be compiled"),
+        _reported_failures("be compiled"),
     ):
         raise jax.errors.JaxRuntimeError("one\ntwo")
-    with pytest.raises(InputError, match="mine"), _told_failures("run"):
+    with pytest.raises(InputError, match="mine"), _reported_failures("run"):
         raise InputError("mine")
-    with pytest.raises(jax.errors.JaxRuntimeError), _told_failures("run"):
+    with pytest.raises(jax.errors.JaxRuntimeError), _reported_failures("run"):
         raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory")
 
 

@@ -36,7 +36,7 @@ from jaxrecon.runtime.query_points import queries
 from jaxrecon.runtime.tracking import follow, padded_count, track_maps
 from jaxrecon.sparse import SparseAttention
 from mapanything_masks import multiview_confidence, points_to_keep
-from mapanything_stages import MAPANYTHING_TINY, MAPANYTHING_V1_TINY
+from mapanything_stages import MAPANYTHING_TINY, MAPANYTHING_V1_TINY, decoded
 from vggt_stages import VGGT_TINY
 
 QUIET = Stages(quiet=True)
@@ -430,7 +430,7 @@ class TestMapAnything:
         recon = mapanything.reconstruct(photos, **AGREEING).numpy()
 
         def expected(model: Any, images: jax.Array) -> tuple[jax.Array, ...]:
-            output = model.decode(model.features(images), model.layout(images.shape))
+            output = decoded(model, model.features(images), model.layout(images.shape))
             confidence = multiview_confidence(output)
             kept = points_to_keep(output, confidence=confidence, percentile=30.0)
             return confidence[0], points_to_keep(output)[0], kept[0]

@@ -22,6 +22,7 @@ from jaxrecon.pipeline import Pipeline, ProgramKey
 from jaxrecon.plan import StreamedNeeds
 from jaxrecon.progress import Stages
 from jaxrecon.runtime import memory
+from jaxrecon.runtime.executor import Executor
 from jaxrecon.runtime.memory import (
     MemoryNeeds,
     bytes_limit,
@@ -96,7 +97,7 @@ def test_released_models_need_no_weights(monkeypatch: pytest.MonkeyPatch, tmp_pa
     assert not list(tmp_path.iterdir())
 
 
-SPREAD = """
+SHARDED = """
 import json, sys
 from dataclasses import asdict
 import jaxrecon
@@ -104,11 +105,11 @@ print(json.dumps(asdict(jaxrecon.memory_plan(sys.argv[1], views=4, size=(42, 28)
 """
 
 
-def test_views_spread_over_devices(native: Path, plan: jaxrecon.MemoryPlan) -> None:
+def test_views_sharded_over_devices(native: Path, plan: jaxrecon.MemoryPlan) -> None:
     """Each of two devices has all weights and half the views."""
     flags = "--xla_force_host_platform_device_count=2"
     done = subprocess.run(
-        [sys.executable, "-c", SPREAD, str(native)],
+        [sys.executable, "-c", SHARDED, str(native)],
         env={"XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu", "PYTHONPATH": ":".join(sys.path)},
         capture_output=True,
         text=True,
@@ -146,7 +147,7 @@ def test_streaming_is_planned_as_it_runs(pipeline: Pipeline, native: Path, tmp_p
 def test_what_is_worked_on_at_a_time(native: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Views of 28x42 pixels have 6 patches and 5 special tokens."""
     few = ExecutionConfig(encoder_patches=12, chunk_tokens=22)
-    monkeypatch.setattr(Pipeline, "execution", property(lambda _: few))
+    monkeypatch.setattr(Executor, "execution", property(lambda _: few))
     sparse = SparseAttention(block_q=16, block_kv=16)
     for attention, heads in ((None, {}), (sparse, {"heads of sparse attention": (4, 4)})):
         plan = jaxrecon.memory_plan(
@@ -181,7 +182,7 @@ def test_a_program_that_does_not_fit() -> None:
         check_fits(3 * 2**30, 2 * 2**30 + 2**29)
     assert str(caught.value) == (
         "images: the program needs 3.00 GiB of memory on each device, which has 2.50 GiB; give "
-        "fewer views or a lower resolution, spread them over more devices (mesh), or write view by "
+        "fewer views or a lower resolution, shard them over more devices (mesh), or write view by "
         "view (stream), fewer of them at once (views_at_once)"
     )
 

@@ -2,7 +2,15 @@
 
 import importlib
 
+import jax.numpy as jnp
+import numpy as np
 import pytest
+
+from jaxrecon.nn.attention import TokenLayout
+from jaxrecon.sparse.layout import BlockLayout
+from pallas_kernels.block_selection import NumValid, select_blocks
+from pallas_kernels.block_sparse_attention import full_mask
+from pallas_kernels.dense_attention import dense_attention
 
 OLD = {
     ("jaxrecon.evaluation", "EVALUATION_SETS"): "jaxrecon.evaluation.DATASETS",
@@ -29,6 +37,7 @@ OLD = {
     ("jaxrecon.pipeline", "thresholds"): "jaxrecon.pipeline.runtime_inputs",
     ("jaxrecon.priors", "KnownViews"): "jaxrecon.priors.ViewPriors",
     ("jaxrecon.priors", "read_known_views"): "jaxrecon.priors.read_view_priors",
+    ("pallas_kernels.block_selection", "Real"): "pallas_kernels.block_selection.NumValid",
 }
 
 
@@ -39,6 +48,26 @@ def test_it_is_the_new_one(old: tuple[str, str], new: str) -> None:
     with pytest.warns(DeprecationWarning, match=f"{module}.{name} is {new} now"):
         found = getattr(importlib.import_module(module), name)
     assert found is getattr(importlib.import_module(home), new_name)
+
+
+def test_arguments_and_fields_of_kernels() -> None:
+    """Keys and queries that count were called real."""
+    x, count = jnp.ones((1, 8, 2, 4)), jnp.int32(6)
+    with pytest.warns(DeprecationWarning, match="num_valid_keys="):
+        out = dense_attention(x, x, x, real_keys=count)
+    np.testing.assert_array_equal(out, dense_attention(x, x, x, num_valid_keys=count))
+    sizes = {"block_q": 4, "block_kv": 4, "q_length": 8, "kv_length": 8}
+    with pytest.warns(DeprecationWarning, match="num_valid_keys="):
+        mask = full_mask(1, 2, **sizes, real_keys=count)
+    with pytest.warns(DeprecationWarning, match="BlockMask.real_keys is called num_valid_keys"):
+        assert mask.real_keys is mask.num_valid_keys is count
+    numbers = NumValid(count, count)
+    with pytest.warns(DeprecationWarning, match="num_valid="):
+        chosen = select_blocks(x, x, top_k=1, block_q=4, block_kv=4, real=numbers)
+    assert chosen.num_valid_keys is not None
+    layout = BlockLayout(TokenLayout(2, (1, 4), num_valid_views=1), block_q=4, block_kv=4)
+    with pytest.warns(DeprecationWarning, match="BlockLayout.real is called num_valid"):
+        assert layout.real == layout.num_valid
 
 
 def test_other_names_are_absent() -> None:

@@ -40,7 +40,7 @@ def test_every_patch_stands_once(patches: int, leaf: int, front: int, data: Any)
     front %= leaf
     real = data.draw(st.integers(1, patches))
     x = features(2, patches, 5)
-    order = jax.jit(partial(pca_tree_order, leaf=leaf, front=(front, 0), real=real))(x)
+    order = jax.jit(partial(pca_tree_order, leaf=leaf, front=(front, 0), num_valid=real))(x)
     np.testing.assert_array_equal(np.sort(order[:, :real]), np.tile(np.arange(real), (2, 1)))
     np.testing.assert_array_equal(order[:, real:], np.tile(np.arange(real, patches), (2, 1)))
 
@@ -53,7 +53,7 @@ def test_padding_changes_nothing(front: int) -> None:
     junk = jnp.full((1, 400, 6), jnp.nan)
 
     def run(x: jax.Array, front: jax.Array, real: jax.Array) -> jax.Array:
-        return pca_tree_order(x, leaf=8, front=(front,), real=real)
+        return pca_tree_order(x, leaf=8, front=(front,), num_valid=real)
 
     padded = jax.jit(run)(jnp.concatenate([x, junk], 1), jnp.int32(front), jnp.int32(90))
     np.testing.assert_array_equal(padded[:, :90], alone)

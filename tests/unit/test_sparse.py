@@ -82,7 +82,7 @@ def test_the_rows_of_replicas_are_all_rows(replicas: int, real: int | None) -> N
     found = (
         np.concatenate([part.q for part in parts], axis=1)[:, :tokens],
         np.concatenate([part.mask.as_array() for part in parts], axis=2)[:, :, : lists.shape[2]],
-        sum(int(part.real) for part in parts),
+        sum(int(part.num_valid) for part in parts),
     )
     for part, whole in zip(found, (q, lists, tokens if real is None else real), strict=True):
         np.testing.assert_array_equal(part, whole)

@@ -220,7 +220,7 @@ class MapAnything(Model):
         priors: PriorArrays | None = None,
         execution: ExecutionConfig = INFERENCE,
     ) -> Encoded:
-        """As every model's; `priors` is told at `__call__`."""
+        """As every model's; for `priors` see `__call__`."""
         features = self.features(
             images,
             attention=attention,
@@ -310,13 +310,6 @@ class MapAnything(Model):
         marks = jnp.asarray(is_first[:, None, None] * mark, jnp.float32)
         return tokens + marks, scene
 
-    def decode(
-        self, features: Features, layout: TokenLayout, *, execution: ExecutionConfig = INFERENCE
-    ) -> MapAnythingOutput:
-        """Geometry from `features`."""
-        scale = metres(self.scale(features.scale))
-        return self.read(features.fused, features.tapped, scale, layout, execution=execution)
-
     def read(
         self,
         fused: Float[Array, "B V P D"],
@@ -326,7 +319,7 @@ class MapAnything(Model):
         *,
         execution: ExecutionConfig = INFERENCE,
     ) -> MapAnythingOutput:
-        """Geometry from what is told at `Features`; each view on its own."""
+        """Geometry from the fields of `Features`; each view on its own."""
         dense = self.dense(fused, tapped, layout, execution=execution)
         return compose(dense, self.poses(tapped, layout, execution=execution), metric_scale)
 

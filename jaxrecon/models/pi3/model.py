@@ -171,31 +171,6 @@ class Pi3(Model):
         self.camera_head = CameraHead(config.camera_width, rngs=rngs)
 
     @renamed_arguments(real_views="num_valid_views")
-    def __call__(
-        self,
-        images: Float[Array, "B V H W 3"],
-        *,
-        attention: AttentionFn = attend_densely,
-        num_valid_views: Count | None = None,
-        execution: ExecutionConfig = INFERENCE,
-    ) -> Prediction:
-        """Reconstructs the scenes.
-
-        Args:
-          images: RGB in [0, 1]; H and W are multiples of the patch size.
-          attention: how the trunk's tokens attend; dense if not given.
-          num_valid_views: so many first views count; see `encode`.
-          execution: how the work is done; a static argument where this is compiled.
-
-        Raises:
-          ValueError: H or W is not a multiple of the patch size.
-        """
-        encoded = self.encode(
-            images, attention=attention, num_valid_views=num_valid_views, execution=execution
-        )
-        return self.predict_all(encoded, self.layout(images.shape), execution=execution)
-
-    @renamed_arguments(real_views="num_valid_views")
     def encode(
         self,
         images: Float[Array, "B V H W 3"],

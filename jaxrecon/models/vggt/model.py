@@ -269,28 +269,6 @@ class VGGT(TrackingModel):
         chosen = specials[1 - is_first]
         return jnp.concatenate([jnp.broadcast_to(chosen, (batch, *chosen.shape)), patches], axis=2)
 
-    def features(
-        self,
-        images: Float[Array, "B V H W 3"],
-        *,
-        attention: AttentionFn = attend_densely,
-        execution: ExecutionConfig = INFERENCE,
-    ) -> Float[Array, "4 B V P E"]:
-        """Outputs of the tapped pairs, which all heads share; see `__call__`."""
-        layout, tokens = self.layout(images.shape), self.tokens(images, execution=execution)
-        return self.trunk(tokens, layout, attention, self.rope(layout), execution=execution)[0]
-
-    def decode(
-        self,
-        features: Float[Array, "4 B V P E"],
-        layout: TokenLayout,
-        *,
-        execution: ExecutionConfig = INFERENCE,
-    ) -> VGGTOutput:
-        """Cameras, depth and points from `features`."""
-        cameras = self.cameras(features, execution=execution)
-        return self.read(features, cameras, layout, execution=execution)
-
     def cameras(
         self,
         features: Float[Array, "4 B V P E"],
@@ -310,7 +288,7 @@ class VGGT(TrackingModel):
         *,
         execution: ExecutionConfig = INFERENCE,
     ) -> VGGTOutput:
-        """Depth and points from `features`, beside `cameras`; each view on its own."""
+        """Depth and points from the tapped outputs, beside `cameras`; each view on its own."""
         dense = partial(self.dense, features=features, layout=layout, execution=execution)
         depth, depth_confidence = activate_depth(dense(self.depth_head))
         points, points_confidence = activate_points(dense(self.point_head))
@@ -342,27 +320,6 @@ class VGGT(TrackingModel):
         )
         return raw.reshape(*features.shape[1:3], *raw.shape[1:])
 
-    def track(
-        self,
-        features: Float[Array, "4 B V P E"],
-        layout: TokenLayout,
-        query_points: Float[Array, "B Q 2"],
-        *,
-        execution: ExecutionConfig = INFERENCE,
-    ) -> Tracks:
-        """Follows points of the first view through all views.
-
-        Args:
-          features: from `features`.
-          layout: from `layout`.
-          query_points: (x, y) in pixels of the first view; see `check_query_points`.
-
-        Raises:
-          ValueError: the model has no track head, or the images are smaller than it can take.
-        """
-        maps = self._track_head().maps(features, layout, self.size(layout), execution=execution)
-        return self.follow(maps, query_points, execution=execution)
-
     @property
     def smallest_tracked(self) -> int | None:
         return None if self.track_head is None else self.config.tracker.smallest_image
@@ -373,15 +330,17 @@ class VGGT(TrackingModel):
         head, features = self._track_head(), encoded.stacked[0]
         return head.maps(features, layout, self.size(layout), execution=execution)
 
+    @renamed_arguments(real="num_valid_points")
     def follow(
         self,
         maps: Float[Array, "B V h w C"],
         query_points: Float[Array, "B Q 2"],
-        real: Count | None = None,
+        num_valid_points: Count | None = None,
         *,
         execution: ExecutionConfig = INFERENCE,
     ) -> Tracks:
-        return self._track_head().follow(maps, query_points, real, execution=execution)
+        head = self._track_head()
+        return head.follow(maps, query_points, num_valid_points, execution=execution)
 
     def _track_head(self) -> TrackHead:
         if self.track_head is None:

@@ -159,13 +159,13 @@ class UpdateTransformer(nnx.Module):
     def __call__(
         self,
         x: Float[Array, "B Q V E"],
-        real: Count | None = None,
+        num_valid_points: Count | None = None,
         *,
         execution: ExecutionConfig = INFERENCE,
     ) -> Float[Array, "B Q V F"]:
         """Changes of place (2) and of features of each track in each view.
 
-        Only the first `real` tracks are seen by others; all if not given.
+        Only tracks of the first `num_valid_points` points are seen by others; all if not given.
         """
         tokens = self.project(self.norm_in(x))
         batch, queries, views, width = tokens.shape
@@ -175,7 +175,7 @@ class UpdateTransformer(nnx.Module):
         layers = self.along, self.gather, self.between, self.spread
 
         def step(x: Array, layer: tuple[Block, Block, Block, Block]) -> tuple[Array, None]:
-            return _exchange(x, layer, queries, real, execution=execution), None
+            return _exchange(x, layer, queries, num_valid_points, execution=execution), None
 
         tracks, _ = scan_layers(step, tracks, layers, execution=execution)
         return self.out(self.norm_out(tracks[:, :queries] + tokens))
@@ -185,7 +185,7 @@ def _exchange(
     tracks: Float[Array, "B T V D"],
     blocks: tuple[Block, Block, Block, Block],
     queries: int,
-    real: Count | None,
+    num_valid: Count | None,
     *,
     execution: ExecutionConfig,
 ) -> Float[Array, "B T V D"]:
@@ -196,7 +196,7 @@ def _exchange(
     tracks = attend(along, tracks.reshape(-1, views, width)).reshape(tracks.shape)
     by_view = tracks.swapaxes(1, 2).reshape(-1, count, width)
     points, virtual = by_view[:, :queries], by_view[:, queries:]
-    virtual = attend(between, attend(gather, virtual, points, real))
+    virtual = attend(between, attend(gather, virtual, points, num_valid))
     points = attend(spread, points, virtual)
     joined = jnp.concatenate([points, virtual], axis=1)
     return joined.reshape(batch, views, count, width).swapaxes(1, 2)
@@ -206,13 +206,13 @@ def _attend(
     block: Block,
     x: Float[Array, "G T D"],
     context: Float[Array, "G S D"] | None = None,
-    real: Count | None = None,
+    num_valid: Count | None = None,
     *,
     execution: ExecutionConfig,
 ) -> Float[Array, "G T D"]:
-    """Each token sees the context, or its first `real` tokens; without one, all other tokens."""
+    """Each token sees the context, or its first `num_valid` tokens; without one, all others."""
     seen = x.shape[1] if context is None else context.shape[1]
-    layout = TokenLayout(seen, (1, 1), num_valid_views=real)
+    layout = TokenLayout(seen, (1, 1), num_valid_views=num_valid)
     return block(x, layout, attend_densely, context=context, execution=execution)
 
 
@@ -236,7 +236,7 @@ class Tracker(nnx.Module):
         self,
         maps: Float[Array, "B V h w C"],
         query_points: Float[Array, "B Q 2"],
-        real: Count | None = None,
+        num_valid_points: Count | None = None,
         *,
         execution: ExecutionConfig = INFERENCE,
     ) -> tuple[Float[Array, "rounds B V Q 2"], Float[Array, "B V Q"], Float[Array, "B V Q"]]:
@@ -245,8 +245,8 @@ class Tracker(nnx.Module):
         Args:
           maps: features of all views at the tracker's stride.
           query_points: (x, y) in pixels of the first image.
-          real: so many first points count; the others are padding, which changes nothing of the
-            first ones. All count if not given.
+          num_valid_points: so many first points count; the others are padding, which changes
+            nothing of the first ones. All count if not given.
 
         Raises:
           ValueError: the maps are too small.
@@ -260,7 +260,7 @@ class Tracker(nnx.Module):
             places = jax.lax.stop_gradient(places)
             window = correlate(pyramid, features, places, self.config.radius)
             entering = self.tokens(window, places, features, execution=execution) + fixed
-            change = self.transformer(entering, real, execution=execution)
+            change = self.transformer(entering, num_valid_points, execution=execution)
             places = (places + _by_view(change[..., :2])).at[:, 0].set(start)
             update = self.update(self.update_norm(_by_view(change[..., 2:])))
             features = features + gelu(update)
@@ -324,30 +324,17 @@ class TrackHead(nnx.Module):
         self.dpt = DPT(dpt, dtype=dtype, rngs=rngs)
         self.tracker = Tracker(config, rngs=rngs)
 
-    def __call__(
-        self,
-        features: Float[Array, "4 B V P E"],
-        layout: TokenLayout,
-        size: tuple[int, int],
-        query_points: Float[Array, "B Q 2"],
-        *,
-        execution: ExecutionConfig = INFERENCE,
-    ) -> Tracks:
-        """Follows the points; `size` is the images' height and width."""
-        maps = self.maps(features, layout, size, execution=execution)
-        return self.follow(maps, query_points, execution=execution)
-
     def follow(
         self,
         maps: Float[Array, "B V h w C"],
         query_points: Float[Array, "B Q 2"],
-        real: Count | None = None,
+        num_valid_points: Count | None = None,
         *,
         execution: ExecutionConfig = INFERENCE,
     ) -> Tracks:
         """Follows the points on feature maps; see `Tracker`."""
         positions, visibility, confidence = self.tracker(
-            maps, query_points, real, execution=execution
+            maps, query_points, num_valid_points, execution=execution
         )
         return Tracks(positions[-1], visibility, confidence)
 

@@ -38,13 +38,15 @@ class PcaTreeOrder:
     ) -> Permutation:
         """One tree over the queries and one over the keys of each scene, built together."""
         tokens, views = layout.layout, layout.counted_views
-        real = None if tokens.num_valid_views is None else views * tokens.grid[0] * tokens.grid[1]
+        num_valid = (
+            None if tokens.num_valid_views is None else views * tokens.grid[0] * tokens.grid[1]
+        )
         own = views * (tokens.leading + tokens.trailing) + tokens.scene
         # Aligned keys begin with the specials, which share their last block with patches.
         front = own % layout.block_kv if layout.special_tokens == "aligned" else 0
         groups, both = q.shape[0], jnp.concatenate([_features(x, layout) for x in (q, k)])
         fronts = (*(0,) * groups, *(front,) * groups)
-        found = pca_tree_order(both, leaf=layout.block_kv, front=fronts, real=real)
+        found = pca_tree_order(both, leaf=layout.block_kv, front=fronts, num_valid=num_valid)
         return Permutation(queries=found[:groups], keys=found[groups:])
 
 
@@ -85,7 +87,7 @@ def pca_tree_order(
     *,
     leaf: int,
     front: Sequence[Count] | None = None,
-    real: Count | None = None,
+    num_valid: Count | None = None,
 ) -> Int[Array, "G P"]:
     """The numbers of the patches of each group, those with like features next to each other.
 
@@ -98,7 +100,8 @@ def pca_tree_order(
       leaf: patches of a leaf.
       front: the first leaf of each group holds so many patches less, fewer than `leaf`; none less
         if not given.
-      real: so many first patches count; the others come last, and change nothing. All if not given.
+      num_valid: so many first patches count; the others come last, and change nothing. All if not
+        given.
     """
     groups, patches, width = features.shape
     front = [0] * groups if front is None else front
@@ -107,7 +110,7 @@ def pca_tree_order(
     levels = (-(-(patches + ahead) // leaf) - 1).bit_length()
     size = leaf << levels
     first = jnp.stack([jnp.asarray(count, jnp.int32) for count in front])
-    stop = patches if real is None else real
+    stop = patches if num_valid is None else num_valid
     counts = (jnp.arange(patches) < stop)[:, None]
     mean = jnp.sum(jnp.where(counts, features, 0), 1, keepdims=True, dtype=jnp.float32) / stop
     centred = jnp.where(counts, features - mean.astype(features.dtype), 0)
