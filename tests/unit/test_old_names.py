@@ -8,6 +8,7 @@ import pytest
 
 from jaxrecon.nn.attention import TokenLayout
 from jaxrecon.sparse.layout import BlockLayout
+from jaxrecon.sparse.orders import RasterOrder
 from pallas_kernels.block_selection import NumValid, select_blocks
 from pallas_kernels.block_sparse_attention import full_mask
 from pallas_kernels.dense_attention import dense_attention
@@ -65,7 +66,8 @@ def test_arguments_and_fields_of_kernels() -> None:
     with pytest.warns(DeprecationWarning, match="num_valid="):
         chosen = select_blocks(x, x, top_k=1, block_q=4, block_kv=4, real=numbers)
     assert chosen.num_valid_keys is not None
-    layout = BlockLayout(TokenLayout(2, (1, 4), num_valid_views=1), block_q=4, block_kv=4)
+    tokens = TokenLayout(2, (1, 4), num_valid_views=1)
+    layout = BlockLayout(tokens, RasterOrder(), "aligned", 4, 4)
     with pytest.warns(DeprecationWarning, match="BlockLayout.real is called num_valid"):
         assert layout.real == layout.num_valid
 
