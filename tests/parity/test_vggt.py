@@ -141,7 +141,8 @@ def test_the_head_that_is_not_asked_for_is_not_run() -> None:
 
     both = str(jax.make_jaxpr(lambda m, x: decoded(m, x, layout))(model, features))
     for points in ("depth", "pointmap"):
-        one = jax.jit(lambda m, x, p=points: decoded(m, x, layout).prediction(p))
+        given: Any = points
+        one = jax.jit(lambda m, x, points=given: decoded(m, x, layout).prediction(points))
         compiled = one.lower(model, features).compile().as_text()
         assert compiled is not None
         assert compiled.count(" convolution(") == both.count("conv_general_dilated[") / 2 > 0

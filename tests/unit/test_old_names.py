@@ -1,6 +1,7 @@
 """Names of the release before work and warn."""
 
 import importlib
+from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
@@ -54,17 +55,18 @@ def test_it_is_the_new_one(old: tuple[str, str], new: str) -> None:
 def test_arguments_and_fields_of_kernels() -> None:
     """Keys and queries that count were called real."""
     x, count = jnp.ones((1, 8, 2, 4)), jnp.int32(6)
+    earlier: dict[str, Any] = {"real_keys": count}
     with pytest.warns(DeprecationWarning, match="num_valid_keys="):
-        out = dense_attention(x, x, x, real_keys=count)
+        out = dense_attention(x, x, x, **earlier)
     np.testing.assert_array_equal(out, dense_attention(x, x, x, num_valid_keys=count))
     sizes = {"block_q": 4, "block_kv": 4, "q_length": 8, "kv_length": 8}
     with pytest.warns(DeprecationWarning, match="num_valid_keys="):
-        mask = full_mask(1, 2, **sizes, real_keys=count)
+        mask = full_mask(1, 2, **sizes, **earlier)
     with pytest.warns(DeprecationWarning, match="BlockMask.real_keys is called num_valid_keys"):
         assert mask.real_keys is mask.num_valid_keys is count
-    numbers = NumValid(count, count)
+    earlier = {"real": NumValid(count, count)}
     with pytest.warns(DeprecationWarning, match="num_valid="):
-        chosen = select_blocks(x, x, top_k=1, block_q=4, block_kv=4, real=numbers)
+        chosen = select_blocks(x, x, top_k=1, block_q=4, block_kv=4, **earlier)
     assert chosen.num_valid_keys is not None
     tokens = TokenLayout(2, (1, 4), num_valid_views=1)
     layout = BlockLayout(tokens, RasterOrder(), "aligned", 4, 4)
