@@ -61,7 +61,7 @@ def test_arguments_and_fields_of_kernels() -> None:
     np.testing.assert_array_equal(out, dense_attention(x, x, x, num_valid_keys=count))
     sizes = {"block_q": 4, "block_kv": 4, "q_length": 8, "kv_length": 8}
     with pytest.warns(DeprecationWarning, match="num_valid_keys="):
-        mask = full_mask(1, 2, **sizes, **earlier)
+        mask: Any = full_mask(1, 2, **sizes, **earlier)
     with pytest.warns(DeprecationWarning, match="BlockMask.real_keys is called num_valid_keys"):
         assert mask.real_keys is mask.num_valid_keys is count
     earlier = {"real": NumValid(count, count)}
