@@ -27,7 +27,7 @@ from jaxrecon.errors import InputError, JaxreconError, WeightsError, reason_of
 from jaxrecon.forking import check_not_forked
 from jaxrecon.images import ImageBatch, ImageSource, load_images
 from jaxrecon.pipeline import Geometry, MaskConfig, Request, RuntimeInputs, resolve
-from jaxrecon.pipeline.result import note_odd_cameras, reconstruction_of
+from jaxrecon.pipeline.result import note_oddities, reconstruction_of
 from jaxrecon.progress import Stages
 from jaxrecon.reconstruction import Reconstruction
 from jaxrecon.runtime.bucketing import padded, valid_regions
@@ -93,7 +93,7 @@ class ExportedPipeline:
         with stages.stage("run"), _reported_failures("run"):
             results = jax.block_until_ready(program(*arguments))
         geometry = without_padding(Geometry(**results), len(batch.names))
-        note_odd_cameras(geometry.intrinsics, stages)
+        note_oddities(geometry, stages)
         return reconstruction_of(geometry, batch, self.record.model, None, stages)
 
     def _inputs(self, mask: MaskConfig) -> RuntimeInputs:

@@ -31,7 +31,7 @@ from jaxrecon.pipeline.request import (
     resolve,
     with_keywords,
 )
-from jaxrecon.pipeline.result import note_odd_cameras, reconstruction_of
+from jaxrecon.pipeline.result import note_oddities, reconstruction_of
 from jaxrecon.priors import PriorArrays, ViewPriors, prior_arrays
 from jaxrecon.progress import Stages
 from jaxrecon.reconstruction import Reconstruction
@@ -177,7 +177,7 @@ class Pipeline:
                 executor.compile(*executor.expected_program(transforms, inputs, key), attention)
             batch = loading.batch()
         geometry = executor.run(batch, inputs, key, attention, stages, priors=arrays)
-        note_odd_cameras(geometry.intrinsics, stages)
+        note_oddities(geometry, stages)
         tracks = None
         if geometry.track_maps is not None:
             tracks = follow(executor, geometry.track_maps, asked, len(batch.names), stages)

@@ -9,8 +9,16 @@ from jaxrecon.progress import Stages
 from jaxrecon.reconstruction import Reconstruction, Statistics
 from jaxrecon.runtime.program import Geometry
 
+_THIN = 0.02
 
-def note_odd_cameras(intrinsics: Float[Array, "V 3 3"], stages: Stages) -> None:
+
+def note_oddities(geometry: Geometry, stages: Stages) -> None:
+    """Says what looks like a failure: rays that form no camera, a mask that keeps next to nothing."""
+    _note_odd_cameras(geometry.intrinsics, stages)
+    _note_thin_mask(geometry, stages)
+
+
+def _note_odd_cameras(intrinsics: Float[Array, "V 3 3"], stages: Stages) -> None:
     """Says how many views' rays form no camera, if some do not."""
     focal = np.asarray(intrinsics)[:, [0, 1], [0, 1]]
     odd = int((~(focal > 0) | ~np.isfinite(focal)).any(axis=1).sum())
@@ -18,6 +26,18 @@ def note_odd_cameras(intrinsics: Float[Array, "V 3 3"], stages: Stages) -> None:
         stages.note(
             f"NOTE: the rays of {odd} of {len(focal)} views do not form a camera "
             "(the focal length is not positive and finite): do not trust their intrinsics"
+        )
+
+
+def _note_thin_mask(geometry: Geometry, stages: Stages) -> None:
+    """Says so where the mask keeps next to nothing, since a cloud of that looks like a failure."""
+    mask = np.asarray(geometry.mask)
+    share = np.count_nonzero(mask) / mask.size
+    if share < _THIN:
+        median = float(np.median(np.asarray(geometry.confidence)))
+        stages.note(
+            f"NOTE: the mask keeps {share:.1%} of the pixels (median confidence {median:.2g}): a "
+            "lower min_confidence (--min-confidence) shows more points, of which fewer are right"
         )
 
 

@@ -270,3 +270,12 @@ def test_bfloat16_keeps_norms_and_heads_in_float32() -> None:
     images = jax.ShapeDtypeStruct((1, 2, 28, 42, 3), jnp.float32)
     out = jax.eval_shape(lambda m, x: m(x), model, images)
     assert {leaf.dtype for leaf in jax.tree.leaves(out)} == {jnp.dtype(jnp.float32)}
+
+
+def test_a_mask_that_keeps_next_to_nothing_is_noted(
+    pipeline: Pipeline, pixels: np.ndarray, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pipeline.reconstruct(pixels, min_confidence=2.0, stages=Stages(quiet=False))
+    assert "the mask keeps 0.0% of the pixels (median confidence" in capsys.readouterr().err
+    pipeline.reconstruct(pixels, min_confidence=0.0, edge_rtol=None, stages=Stages(quiet=False))
+    assert "the mask keeps" not in capsys.readouterr().err
