@@ -13,7 +13,7 @@ _THIN = 0.02
 
 
 def note_oddities(geometry: Geometry, stages: Stages) -> None:
-    """Says what looks like a failure: rays that form no camera, a mask that keeps next to nothing."""
+    """Says what looks like a failure: rays that form no camera, a mask that keeps nothing."""
     _note_odd_cameras(geometry.intrinsics, stages)
     _note_thin_mask(geometry, stages)
 
