@@ -13,6 +13,7 @@ from jaxtyping import Array, Bool, Float, UInt8
 from jaxrecon import formats
 from jaxrecon.deprecation import warn_renamed
 from jaxrecon.errors import InputError
+from jaxrecon.formats.recorded import recorded_transforms
 from jaxrecon.geometry import normals_from_points
 from jaxrecon.images import PixelTransform
 from jaxrecon.images.original import OriginalPixels, Views, view_numbers
@@ -240,15 +241,8 @@ class Reconstruction:
         streamed = formats.is_streamed(path)
         scene = formats.read_streamed(path) if streamed else formats.read_npz(path)
         height, width = scene.mask.shape[1:]
-        rows = zip(
-            scene.original_sizes.tolist(),
-            scene.scales.tolist(),
-            scene.offsets.tolist(),
-            strict=True,
-        )
-        transforms = tuple(
-            PixelTransform(tuple(original), (width, height), tuple(scale), tuple(offset))
-            for original, scale, offset in rows
+        transforms = recorded_transforms(
+            scene.original_sizes, scene.scales, scene.offsets, (width, height)
         )
         arrays = {name: getattr(scene, name) for name in formats.VIEW_ARRAYS}
         return cls(

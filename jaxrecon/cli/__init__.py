@@ -69,7 +69,8 @@ def _run(arguments: Sequence[str] | None) -> int:
     except SystemExit:
         process.flush_output()
         raise
-    code = options.run(options)
+    with common.trusted_photos(options):
+        code = options.run(options)
     process.flush_output()
     return code
 

@@ -6,6 +6,8 @@ import json
 import math
 import os
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from jaxrecon.choices import ATTENTIONS, ORDERS
@@ -35,6 +37,33 @@ def add_common(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--overwrite", action="store_true", help="replace an existing folder")
     parser.add_argument("-q", "--quiet", action="store_true", help="show no progress")
     parser.add_argument("--json", action="store_true", help="print a summary as JSON")
+
+
+def add_photos(parser: argparse.ArgumentParser) -> None:
+    """Options of every command that reads photos."""
+    parser.add_argument(
+        "--max-pixels",
+        type=at_least_one,
+        metavar="N",
+        help="photos of up to N pixels are trusted, where else very large ones are refused",
+    )
+
+
+@contextmanager
+def trusted_photos(options: argparse.Namespace) -> Iterator[None]:
+    """Inside, photos of as many pixels as `--max-pixels` says are read."""
+    wanted = getattr(options, "max_pixels", None)
+    if wanted is None:
+        yield
+        return
+    from PIL import Image
+
+    before = Image.MAX_IMAGE_PIXELS
+    Image.MAX_IMAGE_PIXELS = max(wanted, before or wanted)
+    try:
+        yield
+    finally:
+        Image.MAX_IMAGE_PIXELS = before
 
 
 def add_backend(parser: argparse.ArgumentParser) -> None:

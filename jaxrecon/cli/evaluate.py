@@ -56,6 +56,7 @@ def add_to(commands: Any) -> None:
         help="of the procedural scenes, or of the draw of views",
     )
     common.allow_outside(parser)
+    common.add_photos(parser)
     common.add_backend(parser)
     common.add_common(parser)
     parser.set_defaults(run=run)

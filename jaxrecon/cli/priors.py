@@ -5,19 +5,23 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from jaxrecon.cli import common
 from jaxrecon.errors import InputError
 
 if TYPE_CHECKING:
     from jaxrecon.images import ImageSource
+    from jaxrecon.images.pictures import PhotoSize
 
 HELP = {
-    "intrinsics": "known camera matrices, in pixels of the photos (mapanything): .npz archive with "
-    "intrinsics (V, 3, 3) or (3, 3), COLMAP folder, or NeRF transforms.json",
+    "intrinsics": "known camera matrices, in pixels of the upright photos (mapanything): .npz "
+    "archive with intrinsics (V, 3, 3) or (3, 3), COLMAP folder, NeRF transforms.json, or a "
+    "reconstruction of these photos",
     "poses": "known camera-to-world poses, rigid (mapanything): .npz archive with poses (V, 4, 4), "
-    "x right, y down, z forward, in metres; COLMAP folder or NeRF transforms.json, of unknown unit",
+    "x right, y down, z forward, in metres; COLMAP folder or NeRF transforms.json, of unknown "
+    "unit; or a reconstruction of these photos",
     "depths": "known depth along the optical axis, 0 where unknown (mapanything): .npz archive "
-    "with depths (V, H, W) of the photos' size, in metres; or NeRF transforms.json that names "
-    "depth maps, of unknown unit",
+    "with depths (V, H, W) of the upright photos' size, in metres; NeRF transforms.json that names "
+    "depth maps, of unknown unit; or the .npz of a reconstruction of these photos",
 }
 """Options that name files, by the kind of what these tell."""
 
@@ -86,6 +90,7 @@ def read_priors(
     names = view_names(images, stride=options.stride)
     sizes = view_sizes(images, stride=options.stride)
     told = _read(files, names, sizes, allow_outside=options.allow_outside)
+    _note_turned(options, names, sizes, files)
     arguments: dict[str, Any] = told | metric
     ViewPriors(**arguments).checked(sizes)
     return arguments
@@ -116,6 +121,22 @@ def _read(
             if kind in UNITS:
                 arguments[f"metric_{kind}"] = getattr(priors, f"metric_{kind}")
     return arguments
+
+
+def _note_turned(
+    options: argparse.Namespace,
+    names: Sequence[str],
+    sizes: Sequence["PhotoSize"],
+    files: dict[str, Path],
+) -> None:
+    """Says of archives, which are told to be of upright photos, that some photos are turned."""
+    archive = next((path for path in files.values() if path.suffix.lower() == ".npz"), None)
+    turned = [name for name, size in zip(names, sizes, strict=True) if size.orientation != 1]
+    if archive is not None and turned and not options.quiet:
+        common.complain(
+            f"{turned[0]} ({len(turned)} of {len(names)} photos) is turned by its EXIF "
+            f"orientation: {archive} is taken to be of the upright photos"
+        )
 
 
 def _metric(options: argparse.Namespace, files: dict[str, Path]) -> dict[str, bool]:

@@ -44,6 +44,7 @@ def add_to(commands: Any) -> None:
     tracking.add_tracking(parser)
     priors.add_priors(parser)
     common.allow_outside(parser)
+    common.add_photos(parser)
     common.add_backend(parser)
     common.add_common(parser)
     parser.set_defaults(run=run)

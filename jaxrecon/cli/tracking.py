@@ -30,7 +30,7 @@ def add_tracking(parser: argparse.ArgumentParser) -> None:
         "--query-points",
         type=Path,
         metavar="FILE",
-        help="VGGT: follow points of a .csv or .npz file: x, y (pixels of the photo) and view",
+        help="VGGT: follow points of a .csv or .npz file: x, y (pixels of the upright photo), view",
     )
     add("--bundle-adjust", action="store_true", help="refine cameras by tracks (needs pycolmap)")
     add(

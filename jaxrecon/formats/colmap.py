@@ -14,6 +14,7 @@ import numpy as np
 from jaxtyping import Float, Int, UInt8
 
 from jaxrecon.files import replacing_folder
+from jaxrecon.formats.colmap_photos import write_photos
 from jaxrecon.formats.pictures import write_color
 from jaxrecon.formats.scene import Scene, ScenePoints, check_cameras, file_stems, select_points
 from jaxrecon.formats.tracks import TrackedPoints, pixel_distance, tracked_points
@@ -68,7 +69,8 @@ def write_colmap(
 ) -> None:
     """Writes `sparse/0/{cameras,images,points3D}` and `images/<view>.png` into `folder`.
 
-    One PINHOLE camera a view, in pixels of the processed pictures, which are written beside it.
+    One PINHOLE camera a view, in pixels of the processed pictures, which are written beside it, and
+    `photos.json`, which tells of each picture its photo.
     If the scene has tracks, the good ones (see `export.tracks`) come first: one point each, seen
     in several pictures. Then comes the cloud, of which at most `max_points` points are written, by
     default 100,000. Each of its points is seen in one picture, at the pixel that it comes from. A
@@ -89,6 +91,7 @@ def write_colmap(
         (_write_text if text else _write_binary)(model, sparse)
         for name, color in zip(model.names, scene.colors, strict=True):
             write_color(color, pictures / name)
+        write_photos(scene, model.names, temporary)
 
 
 def _points(scene: Scene, cloud: ScenePoints) -> _Points:

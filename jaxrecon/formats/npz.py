@@ -9,10 +9,11 @@ import numpy as np
 
 from jaxrecon.errors import InputError
 from jaxrecon.files import replacing_file
+from jaxrecon.formats.recorded import RecordedViews, recorded_transforms
 from jaxrecon.formats.scene import VIEW_ARRAYS, PointTracks, Scene
 from jaxrecon.reading import ArrayHeader, NpzArchive, open_npz, shown
 
-_VERSION = 1
+_MARK, _VERSION = "jaxrecon_npz", 1
 _ARRAYS = (*VIEW_ARRAYS, "original_sizes", "scales", "offsets")
 _TRACK_ARRAYS = ("xy", "visibility", "confidence", "query_view")
 
@@ -45,7 +46,7 @@ _KINDS = {
     "colors": "u",
     "original_sizes": _WHOLE,
     "track_query_view": _WHOLE,
-    "jaxrecon_npz": _WHOLE,
+    _MARK: _WHOLE,
     "names": "U",
     "model": "U",
     "stages": "U",
@@ -71,7 +72,7 @@ def write_npz(scene: Scene, path: Path, *, compressed: bool = True) -> None:
     """
     arrays = {name: getattr(scene, name) for name in _ARRAYS}
     notes = {
-        "jaxrecon_npz": np.int64(_VERSION),
+        _MARK: np.int64(_VERSION),
         "names": np.array(scene.names, np.str_),
         "model": np.array(scene.model, np.str_),
         "stages": np.array(list(scene.seconds), np.str_),
@@ -122,6 +123,26 @@ def read_npz(path: str | Path) -> Scene:
         return _Reader(path, archive, {}).scene()
 
 
+def is_reconstruction(path: str | Path) -> bool:
+    """Whether an archive is one that `write_npz` wrote, by the names of its arrays.
+
+    Raises:
+      InputError: it is absent, damaged, or no archive.
+    """
+    with open_npz(path) as archive:
+        return _MARK in archive
+
+
+def read_npz_views(path: str | Path, *, depths: bool) -> RecordedViews:
+    """What a file of `write_npz` says of its views; of its points only their depth, if wanted.
+
+    Raises:
+      InputError: see `read_npz`.
+    """
+    with open_npz(path, what=_WHAT, advice=_ADVICE) as archive:
+        return _Reader(path, archive, {}).views(depths=depths)
+
+
 @dataclass(frozen=True)
 class _Reader:
     """An archive, whose arrays must agree on the lengths of the axes that `_SHAPES` names."""
@@ -130,10 +151,30 @@ class _Reader:
     archive: NpzArchive
     lengths: dict[str, int]
 
-    def scene(self) -> Scene:
-        version = self.read("jaxrecon_npz")
+    def check_version(self) -> None:
+        version = self.read(_MARK)
         if version != _VERSION:
-            self.refuse(f"jaxrecon_npz, its version, is {version}, expected {_VERSION}")
+            self.refuse(f"{_MARK}, its version, is {version}, expected {_VERSION}")
+
+    def views(self, *, depths: bool) -> RecordedViews:
+        self.check_version()
+        self.check_shape("points_camera", self.archive.header("points_camera"))
+        names = ("original_sizes", "scales", "offsets")
+        sizes, scales, offsets = (self.read(name) for name in names)
+        self.check_transforms(sizes, scales, offsets)
+        return RecordedViews(
+            names=tuple(self.read("names").tolist()),
+            transforms=recorded_transforms(
+                sizes, scales, offsets, (self.lengths["W"], self.lengths["H"])
+            ),
+            intrinsics=self.read("intrinsics"),
+            world_from_camera=self.read("world_from_camera"),
+            depth_z=self.read("points_camera")[..., 2] if depths else None,
+            metric=self.metric_scale() is not None,
+        )
+
+    def scene(self) -> Scene:
+        self.check_version()
         arrays = {name: self.read(name) for name in _ARRAYS}
         for axis in "VHW":
             if not self.lengths[axis]:

@@ -19,7 +19,8 @@ from jaxrecon.files import (
     replacing_file,
     sweep,
 )
-from jaxrecon.formats.npz import read_npz
+from jaxrecon.formats.npz import read_npz, read_npz_views
+from jaxrecon.formats.recorded import RecordedViews
 from jaxrecon.formats.scene import VIEW_ARRAYS, Scene, file_stems
 from jaxrecon.reading import is_file_name, is_plain_file, read_json, shown, unpacked_limit
 
@@ -139,13 +140,7 @@ def read_streamed(folder: Path) -> Scene:
     Raises:
       InputError: the folder is damaged, or not all of its views are written.
     """
-    files = [folder / name for name in _listed(folder)]
-    missing = [file for file in files if not is_plain_file(file)]
-    if missing:
-        raise InputError(
-            f"{folder} is not finished: {len(missing)} of {len(files)} views are missing, the "
-            f"first is {missing[0].name}; run the same reconstruction again to finish it"
-        )
+    files = _whole_files(folder)
     first = read_npz(files[0])
     _check_room(folder, files, first)
     rows: dict[str, Any] = {name: _room(getattr(first, name), len(files)) for name in _ROWS}
@@ -156,6 +151,45 @@ def read_streamed(folder: Path) -> Scene:
             array[view] = _row(scene, name, array, file)
         names.append(scene.names[0])
     return Scene(**rows, names=tuple(names), model=first.model, metric_scale=first.metric_scale)
+
+
+def read_streamed_views(folder: Path, *, depths: bool) -> RecordedViews:
+    """What the files of a folder say of their views; of their points only depth, if wanted.
+
+    Raises:
+      InputError: see `read_streamed`.
+    """
+    views = [read_npz_views(file, depths=depths) for file in _whole_files(folder)]
+    size = views[0].transforms[0].size
+    odd = next((view for view in views if view.transforms[0].size != size), None)
+    if odd is not None:
+        raise InputError(f"{folder}: the picture of {odd.names[0]} has another size; {_ADVICE}")
+    return RecordedViews(
+        names=tuple(name for view in views for name in view.names),
+        transforms=tuple(each for view in views for each in view.transforms),
+        intrinsics=np.concatenate([view.intrinsics for view in views]),
+        world_from_camera=np.concatenate([view.world_from_camera for view in views]),
+        depth_z=np.concatenate([v.depth_z for v in views if v.depth_z is not None])
+        if depths
+        else None,
+        metric=views[0].metric,
+    )
+
+
+def _whole_files(folder: Path) -> list[Path]:
+    """The files of all views, in order.
+
+    Raises:
+      InputError: not all are there.
+    """
+    files = [folder / name for name in _listed(folder)]
+    missing = [file for file in files if not is_plain_file(file)]
+    if missing:
+        raise InputError(
+            f"{folder} is not finished: {len(missing)} of {len(files)} views are missing, the "
+            f"first is {missing[0].name}; run the same reconstruction again to finish it"
+        )
+    return files
 
 
 def _check_room(folder: Path, files: list[Path], first: Scene) -> None:

@@ -16,7 +16,7 @@ from jaxrecon.checks import is_whole, shown, whole_number
 from jaxrecon.deprecation import moved_names
 from jaxrecon.errors import InputError
 from jaxrecon.images.limits import check_before_crop, check_processed
-from jaxrecon.images.pictures import pillow_warnings_handled
+from jaxrecon.images.pictures import PhotoSize, pillow_warnings_handled
 from jaxrecon.images.resize import (
     Fit,
     ImageRule,
@@ -205,22 +205,26 @@ def view_names(source: ImageSource, *, stride: int = 1) -> tuple[str, ...]:
     return tuple(view.name for view in _listed(source, stride))
 
 
-def view_sizes(source: ImageSource, *, stride: int = 1) -> tuple[tuple[int, int], ...]:
+def view_sizes(source: ImageSource, *, stride: int = 1) -> tuple[PhotoSize, ...]:
     """Widths and heights of the views, once upright; of files the headers alone are read.
+
+    Each also knows the EXIF orientation that was applied (`orientation`) and where the photo lies
+    (`file`), by which `read_view_priors` tells what was made of pixels that lie another way, and
+    photos of one name in several folders apart.
 
     Raises:
       InputError: as `view_names`; or a file is no image.
     """
     with pillow_warnings_handled():
-        return tuple(view.size() for view in _listed(source, stride) if view.size is not None)
+        return tuple(view.size() for view in _listed(source, stride) if view.size)
 
 
 def _listed(source: ImageSource, stride: int) -> Sequence[View]:
     views = _open(source, stride).views
     if not isinstance(views, Sequence):
         raise InputError(
-            f"{source} is a video, whose frames are not known before it is read; give a folder of "
-            "its frames"
+            f"{source} is a video or an animation, whose frames are not known before it is read; "
+            "give a folder of its frames"
         )
     return views
 
@@ -275,7 +279,7 @@ def _foreseen(source: Source, fits: _Fits) -> tuple[PixelTransform, ...] | None:
         return None
     try:
         with ThreadPoolExecutor(_workers()) as pool:
-            sizes = list(pool.map(lambda view: view.size(), source.views))
+            sizes = list(pool.map(_plain_size, source.views))
         for size in sizes:
             check_pixels(*size)
         fit = fits.of(sizes)
@@ -284,6 +288,12 @@ def _foreseen(source: Source, fits: _Fits) -> tuple[PixelTransform, ...] | None:
     transforms = [fit(view).transform(size) for view, size in enumerate(sizes)]
     width, height = (max(side) for side in zip(*(t.size for t in transforms), strict=True))
     return tuple(transform.centred((width, height)) for transform in transforms)
+
+
+def _plain_size(view: View) -> tuple[int, int]:
+    assert view.size is not None
+    width, height = view.size()
+    return width, height
 
 
 def _read(
@@ -297,7 +307,7 @@ def _read(
     image = first.read()
     sizes = [image.size]
     if fits.rule.uses_all_sizes and isinstance(source.views, Sequence):
-        sizes += [view.size() for view in source.views[1:] if view.size is not None]
+        sizes += [_plain_size(view) for view in source.views[1:]]
     fit = fits.of(sizes)
     size = fit(0).transform(image.size).size
     capacity = len(source.views) if isinstance(source.views, Sequence) else _CAPACITY_WHEN_UNKNOWN

@@ -32,7 +32,7 @@ def from_file(path: Path) -> Image.Image:
     """
     with open_picture(path, pixels=True) as image:
         image.load()
-        return _to_rgb(image, str(path))
+        return upright_rgb(image, str(path))
 
 
 def from_pillow(image: Image.Image, name: str) -> Image.Image:
@@ -48,7 +48,7 @@ def from_pillow(image: Image.Image, name: str) -> Image.Image:
         with _LAZY_LOAD:
             image.load()
             orientation_of(image)  # read now; Pillow keeps it
-        return _to_rgb(image, name)
+        return upright_rgb(image, name)
     except InputError:
         raise
     except Exception as error:
@@ -66,8 +66,12 @@ def from_array(array: Num[np.ndarray, "H W 3"], name: str) -> Image.Image:
     return Image.fromarray(_eight_bit(array, name))
 
 
-def _to_rgb(image: Image.Image, name: str) -> Image.Image:
-    """Upright, 8 bits a channel; a full alpha channel is kept, and left to the resize rule."""
+def upright_rgb(image: Image.Image, name: str) -> Image.Image:
+    """Upright, 8 bits a channel; a full alpha channel is kept, and left to the resize rule.
+
+    Raises:
+      InputError: its pixels cannot be brought to 8 bits.
+    """
     method = _UPRIGHT.get(orientation_of(image))
     if method is not None:
         image = image.transpose(method)

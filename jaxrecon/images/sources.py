@@ -15,9 +15,10 @@ from PIL import Image
 
 from jaxrecon.checks import path_given
 from jaxrecon.errors import InputError
-from jaxrecon.extras import Extra
 from jaxrecon.images.decode import from_array, from_file, from_pillow
-from jaxrecon.images.pictures import file_size, upright_size
+from jaxrecon.images.pictures import PhotoSize, file_size, upright_size
+from jaxrecon.images.sequence import holds_several, open_sequence
+from jaxrecon.images.signatures import may_be_heif, register_heif
 from jaxrecon.images.video import open_video
 from jaxrecon.images.views import Source, View
 from jaxrecon.reading import is_folder, is_plain_file
@@ -48,6 +49,8 @@ def open_source(source: object, stride: int) -> Source:
         path = _as_path(source)
         if is_plain_file(path) and path.suffix.lower() in VIDEO_SUFFIXES:
             return open_video(path, stride)
+        if is_plain_file(path) and holds_several(path):
+            return open_sequence(path, stride)
         items: Sequence[object] = _listed_files(path)
     elif isinstance(source, Image.Image):
         items = [source]
@@ -143,9 +146,8 @@ def _check_array(array: np.ndarray, name: str, expected: str, *, ranks: tuple[in
 def _listed(items: Sequence[object], stride: int) -> Source:
     numbers = range(0, len(items), stride)
     chosen = [_checked(items[number], f"view_{number:04d}") for number in numbers]
-    names = [f"view_{number:04d}" for number in numbers]
-    for index, name in _file_names(chosen).items():
-        names[index] = name
+    file_names = _file_names(chosen if stride == 1 else items)
+    names = [file_names.get(number, f"view_{number:04d}") for number in numbers]
     views = [_view(item, name) for item, name in zip(chosen, names, strict=True)]
     return Source(len(views), views)
 
@@ -172,24 +174,22 @@ def _checked_file(path: Path) -> Path:
         raise InputError(f"{path} does not exist; check the path")
     if not is_plain_file(path):
         raise InputError(f"{path} is a pipe or a device, not a file; save the images in files")
-    if path.suffix.lower() in _HEIF_SUFFIXES:
-        _register_heif(path)
+    if path.suffix.lower() in _HEIF_SUFFIXES and may_be_heif(path):
+        register_heif(path)
     return path
 
 
-def _register_heif(path: Path) -> None:
-    with Extra("heic", f"cannot read {path}: HEIC images need pillow-heif"):
-        import pillow_heif
-    pillow_heif.register_heif_opener()
-
-
 def _file_names(items: Sequence[object]) -> dict[int, str]:
-    """A distinct name for each item that is a path, by its index.
+    """A distinct name for each item that is a path, by its index, whichever of them are taken.
 
     File names where they differ; else paths below the common folder; else, for a file that is
     listed twice, file names behind their number.
     """
-    paths = {index: item for index, item in enumerate(items) if isinstance(item, Path)}
+    paths = {
+        index: item if isinstance(item, Path) else Path(os.path.expanduser(item))
+        for index, item in enumerate(items)
+        if isinstance(item, str | os.PathLike)
+    }
     names = {index: path.name for index, path in paths.items()}
     if len(set(names.values())) < len(names):
         root = os.path.commonpath([path.absolute().parent for path in paths.values()])
@@ -206,7 +206,9 @@ def _view(item: Path | Image.Image | np.ndarray, name: str) -> View:
         return View(name, partial(from_file, item), partial(file_size, item))
     if isinstance(item, Image.Image):
         return View(name, partial(from_pillow, item, name), partial(upright_size, item))
-    return View(name, partial(from_array, item, name), lambda: (item.shape[1], item.shape[0]))
+    return View(
+        name, partial(from_array, item, name), lambda: PhotoSize(item.shape[1], item.shape[0])
+    )
 
 
 def _unknown(name: str, found: object) -> str:

@@ -21,6 +21,7 @@ from jaxrecon.reading import open_plain
 if TYPE_CHECKING:
     from av.container import InputContainer
     from av.video.frame import VideoFrame
+    from av.video.stream import VideoStream
 
 CONTAINERS = (
     *("mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm", "avi", "mpeg", "mpegts", "mpegvideo", "m4v"),
@@ -41,9 +42,7 @@ def open_video(path: Path, stride: int) -> Source:
         frames are asked for, it is damaged, has none, or has frames that fill the memory.
     """
     with _opened(path) as (container, stored):
-        if not container.streams.video:
-            raise InputError(f"cannot read {path}: no video stream found; give a whole video")
-        frames = min(container.streams.video[0].frames, stored)
+        frames = min(_main_stream(container, path).frames, stored)
     return Source(-(-frames // stride) or None, _frames(path, stride))
 
 
@@ -92,12 +91,41 @@ def _frames(path: Path, stride: int) -> Iterator[View]:
 
 def _decoded(container: "InputContainer", path: Path) -> Iterator["VideoFrame"]:
     """All frames; a packet cut short is refused, where FFmpeg would end in silence."""
-    stream = container.streams.video[0]
+    stream = _main_stream(container, path)
     stream.thread_type = "AUTO"
     for packet in container.demux(stream):
         if packet.is_corrupt:
             raise InputError(f"cannot read {path}: the video is cut short; copy or save it again")
         yield from packet.decode()
+
+
+def _main_stream(container: "InputContainer", path: Path) -> "VideoStream":
+    """The video itself: neither cover art nor thumbnails, and a track that players show by default.
+
+    Of several such it is the largest.
+
+    Raises:
+      InputError: there is none, or two are alike.
+    """
+    from av.stream import Disposition
+
+    stills = Disposition.attached_pic | Disposition.timed_thumbnails
+    videos = [stream for stream in container.streams.video if not stream.disposition & stills]
+    if not videos:
+        raise InputError(f"cannot read {path}: no video stream found; give a whole video")
+
+    def rank(stream: "VideoStream") -> tuple[bool, int]:
+        return bool(stream.disposition & Disposition.default), stream.width * stream.height
+
+    best = max(map(rank, videos))
+    chosen = [stream for stream in videos if rank(stream) == best]
+    if len(chosen) > 1:
+        size = f"{chosen[0].width}x{chosen[0].height}"
+        raise InputError(
+            f"cannot read {path}: it holds {len(chosen)} videos of {size} pixels; save the one "
+            "that you want in a file of its own"
+        )
+    return chosen[0]
 
 
 def _upright(frame: "VideoFrame") -> UInt8[np.ndarray, "H W 3"]:

@@ -5,6 +5,8 @@ from dataclasses import dataclass
 
 from PIL import Image
 
+from jaxrecon.images.pictures import PhotoSize
+
 
 @dataclass(frozen=True)
 class View:
@@ -17,7 +19,7 @@ class View:
 
     name: str
     read: Callable[[], Image.Image]
-    size: Callable[[], tuple[int, int]] | None = None
+    size: Callable[[], PhotoSize] | None = None
 
 
 @dataclass(frozen=True)

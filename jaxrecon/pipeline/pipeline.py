@@ -276,11 +276,11 @@ class Pipeline:
 
         Args:
           images, resolution, stride, stages: see `reconstruct`.
-          query_points: (x, y) in pixels of the first photo as it was given, shape (Q, 2); or such
+          query_points: (x, y) in pixels of the first photo, once upright, shape (Q, 2); or such
             points by the number of their photo, from 0; or how many to spread over every eighth.
 
         Returns:
-          The tracks, in pixels of the photos as they were given.
+          The tracks, in pixels of the photos, once upright.
 
         Raises:
           InputError: there are no points, or a point is no number, not finite, outside its photo or

@@ -1,12 +1,15 @@
 """What COLMAP's and NeRF's cameras share: pixels counted from the corner, copies, and lenses."""
 
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 from jaxtyping import Float
 
 from jaxrecon.errors import InputError
 from jaxrecon.images import PixelTransform
+from jaxrecon.images.pictures import PhotoSize, file_size
+from jaxrecon.reading import is_plain_file
 
 MAX_LENS_SHIFT = 0.5
 """How far, in pixels, a lens may move a pixel and still count as a pinhole camera."""
@@ -43,6 +46,66 @@ def check_copy(made_for: tuple[int, int], size: tuple[int, int], where: str) -> 
     raise InputError(
         f"{where} is for an image of {width}x{height}, this one is {wide}x{high}; {advice}"
     )
+
+
+def check_not_turned(made_for: tuple[int, int], size: tuple[int, int], where: str) -> None:
+    """Refuses an image of `size` if it is a copy of one of `made_for` that lies on its side.
+
+    For poses, which hold for whatever was cut out of a photo.
+
+    Raises:
+      InputError: see `check_copy`.
+    """
+    width, height = made_for
+    if is_copy((height, width), size):
+        check_copy(made_for, size, where)
+
+
+def check_orientation(
+    size: tuple[int, int], made_for: tuple[int, int] | None, photo: str, maker: str, advice: str
+) -> None:
+    """Refuses what a file tells of a photo that EXIF turns, if it is of the pixels as stored.
+
+    Tools leave EXIF out of account or do not, and few say which; where the file tells the size of
+    the image that it is for, that shows it for photos that lay on their side.
+
+    Args:
+      size: of the upright photo, an `PhotoSize` if its orientation is known.
+      made_for: the size that the file tells.
+      photo: its name, for the message.
+      maker: the tool or file that does not speak of EXIF, for the message.
+      advice: what the user can do with upright photos; ends the message.
+
+    Raises:
+      InputError: naming the photo.
+    """
+    if not isinstance(size, PhotoSize) or size.orientation == 1:
+        return
+    if size.sideways and made_for is not None and _is_upright(made_for, size):
+        return
+    raise InputError(
+        f"{photo} is turned by its EXIF orientation, which {maker} leaves out of account; save the "
+        f"photos upright and {advice}"
+    )
+
+
+def _is_upright(made_for: tuple[int, int], size: tuple[int, int]) -> bool:
+    """Whether an image of `made_for` is a copy of the upright photo, and not of the stored one."""
+    width, height = size
+    return is_copy(made_for, size) and not is_copy(made_for, (height, width))
+
+
+def photo_size(file: Path) -> PhotoSize | None:
+    """The size of a photo that a file names; None if it is not there, or no sound image.
+
+    What is no sound image is refused when it is read.
+    """
+    if not is_plain_file(file):
+        return None
+    try:
+        return file_size(file)
+    except InputError:
+        return None
 
 
 def is_copy(made_for: tuple[int, int], size: tuple[int, int]) -> bool:
@@ -84,8 +147,8 @@ def lens_shift(
     return float(shift) if np.isfinite(shift) else float("inf")
 
 
-def check_lens(shift: float, model: str, where: str) -> None:
-    """Refuses a camera that is too far from a pinhole camera.
+def check_lens(shift: float, model: str, where: str, advice: str) -> None:
+    """Refuses a camera that is too far from a pinhole camera; `advice` ends the message.
 
     Raises:
       InputError: naming `where` and the camera model.
@@ -94,6 +157,5 @@ def check_lens(shift: float, model: str, where: str) -> None:
         return
     how = f"moves pixels by up to {shift:.2f}" if np.isfinite(shift) else "is no pinhole's"
     raise InputError(
-        f"{where}: its lens ({model}) {how}, but images must be free of distortion; run "
-        "`colmap image_undistorter`, and give its images and output folder"
+        f"{where}: its lens ({model}) {how}, but images must be free of distortion; {advice}"
     )

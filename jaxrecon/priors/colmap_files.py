@@ -17,6 +17,7 @@ import numpy as np
 from jaxtyping import Float
 
 from jaxrecon.errors import InputError, reason_of
+from jaxrecon.images.sources import natural_key
 from jaxrecon.priors.colmap_lens import model_name, parameter_count
 from jaxrecon.reading import (
     is_plain_file,
@@ -28,6 +29,7 @@ from jaxrecon.reading import (
 from jaxrecon.reading.values import LARGEST_SIZE, LONGEST_TEXT
 
 _POINT_BYTES = 24
+_MOST_TOLD = 5
 _ADVICE = "export the model again"
 
 
@@ -66,17 +68,60 @@ class Image:
 
 
 def model_folder(folder: Path) -> Path:
-    """Where the sparse model lies: the folder itself, or `sparse/0` or `sparse` in it.
+    """Where the sparse model lies: the folder itself, `sparse` in it, or a folder in that.
 
     Raises:
-      InputError: in none of them.
+      InputError: in none of them, or there are several models.
     """
-    for candidate in (folder, folder / "sparse" / "0", folder / "sparse"):
-        if _suffix(candidate):
-            return candidate
-    raise InputError(
-        f"{folder} holds no COLMAP model; give the folder with its files cameras and images, .bin "
-        "or .txt, or one with sparse/0 in it"
+    if _suffix(folder):
+        return folder
+    models = _models_below(folder)
+    if len(models) > 1:
+        raise InputError(_several(folder, models))
+    if models:
+        return models[0]
+    raise InputError(f"{folder} holds no COLMAP model; {_what_to_give(folder)}")
+
+
+def _models_below(folder: Path) -> list[Path]:
+    """The models that COLMAP's mapper and its tools leave in a folder, in natural order."""
+    sparse = folder / "sparse"
+    numbered = [child for child in _children(folder) if child.name.isdecimal()]
+    candidates = [sparse, *_children(sparse), *numbered]
+    found = [candidate for candidate in candidates if _suffix(candidate)]
+    return sorted(found, key=lambda model: natural_key(str(model)))
+
+
+def _children(folder: Path) -> list[Path]:
+    try:
+        return list(folder.iterdir())
+    except OSError:
+        return []
+
+
+def _several(folder: Path, models: list[Path]) -> str:
+    counts = {model: len(read_images(model)) for model in models}
+    told = [f"{model.relative_to(folder)} ({count} photos)" for model, count in counts.items()]
+    more = ", ..." if len(told) > _MOST_TOLD else ""
+    return (
+        f"{folder} holds {len(models)} COLMAP models: {', '.join(told[:_MOST_TOLD])}{more}; give "
+        f"one of them, such as {max(models, key=counts.__getitem__)}"
+    )
+
+
+def _what_to_give(folder: Path) -> str:
+    """What a folder without a model holds that can be given; else what a model looks like."""
+    wanted = ("transforms", "scene.npz")
+    files = sorted(
+        child
+        for child in _children(folder)
+        if child.name.startswith(wanted) and child.suffix in (".json", ".npz")
+    )
+    if files:
+        return f"give a file of it: {', '.join(map(str, files[:_MOST_TOLD]))}"
+    return (
+        "give the folder with its files cameras and images, .bin or .txt, or one with sparse/0 in "
+        "it"
     )
 
 

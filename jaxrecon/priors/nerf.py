@@ -8,6 +8,7 @@ docs/nerf_dataset_tips.md.
 """
 
 import math
+import os
 from collections import ChainMap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -25,8 +26,11 @@ from jaxrecon.images.pictures import picture_values
 from jaxrecon.priors.camera import (
     check_copy,
     check_lens,
+    check_not_turned,
+    check_orientation,
     is_copy,
     lens_shift,
+    photo_size,
     pinhole_from_corner,
     scaled,
 )
@@ -37,6 +41,11 @@ _OPENGL_FROM_OPENCV = np.diag([1.0, -1.0, -1.0, 1.0])
 _PERSPECTIVE = ("SIMPLE_PINHOLE", "PINHOLE", "SIMPLE_RADIAL", "RADIAL", "OPENCV")
 _DISTORTION = ("k1", "k2", "k3", "k4", "p1", "p2")
 _MILLIMETRE = 0.001
+_AGAIN = "make the file anew from those"
+_UNDISTORT = (
+    "undistort them with OpenCV or nerfstudio and give a file with the new cameras, or leave out "
+    "the intrinsics and keep the poses"
+)
 _NARROWEST = 1e-6
 _UNITS = (1e-12, 1e12)
 
@@ -71,6 +80,7 @@ def read_nerf(
     names: Sequence[str],
     sizes: Sequence[tuple[int, int]],
     wanted: frozenset[str],
+    files: Sequence[Path | None],
     *,
     allow_outside: bool = False,
 ) -> ViewPriors:
@@ -83,14 +93,15 @@ def read_nerf(
     Raises:
       InputError: the file or a depth map is damaged, a value has another type or shape, a depth map
         lies outside of the file's folder and `allow_outside` is false, it knows none of the images,
-        or has a camera that is no pinhole camera of its image.
+        was made of photos that EXIF turns, or has a camera that is no pinhole camera of its image.
     """
     frames = _frames(path)
     stored = [frame.keys["file_path"] for frame in frames]
-    found = views_by_name(path, stored, names)
+    found = views_by_name(path, stored, names, files)
     known = {view: frames[number] for view, number in found.items()}
     intrinsics, poses, depths = {}, {}, {}
     for view, frame in known.items():
+        _check_upright(path, frame, names[view], sizes[view], files[view])
         if "intrinsics" in wanted and (matrix := _intrinsics(frame, sizes[view])) is not None:
             intrinsics[view] = matrix
         if "poses" in wanted and "transform_matrix" in frame.keys:
@@ -117,6 +128,34 @@ def _frame(path: Path, number: int, frame: Any, shared: Mapping[str, Any]) -> _F
         raise InputError(f"{path}: frame {number} has no file_path; name its image there")
     reading.text(name, f"{path}: file_path of frame {number}")
     return _Frame(f"{path}: {name}", ChainMap(frame, shared))  # pyright: ignore[reportArgumentType]
+
+
+def _check_upright(
+    path: Path, frame: _Frame, name: str, size: tuple[int, int], file: Path | None
+) -> None:
+    """Refuses a photo that lies otherwise than the pixels that the frame tells of.
+
+    That is the photo given, and the one that the frame names if that is another file.
+    """
+    made_for = None
+    if frame.keys.get("w") is not None and frame.keys.get("h") is not None:
+        made_for = frame.side("w", size[0]), frame.side("h", size[1])
+        check_not_turned(made_for, size, frame.where)
+    check_orientation(size, made_for, name, f"{path}", _AGAIN)
+    own = _photo_of(path, frame)
+    if own is None or (file is not None and os.path.abspath(own) == os.path.abspath(file)):
+        return
+    stored = photo_size(own)
+    if stored is not None:
+        check_orientation(stored, made_for, f"{own}", f"{path}", _AGAIN)
+
+
+def _photo_of(path: Path, frame: _Frame) -> Path | None:
+    """Where the frame's photo lies; None if that is out of the file's folder."""
+    try:
+        return reading.inside(path.parent, frame.keys["file_path"], where=frame.where)
+    except InputError:
+        return None
 
 
 def _pose(frame: _Frame) -> Float[np.ndarray, "4 4"]:
@@ -167,7 +206,8 @@ def _check_model(frame: _Frame) -> None:
     if frame.keys.get("is_fisheye"):
         model = "is_fisheye"
     if model not in _PERSPECTIVE:
-        check_lens(math.inf, model if isinstance(model, str) else shown(model), frame.where)
+        told = model if isinstance(model, str) else shown(model)
+        check_lens(math.inf, told, frame.where, _UNDISTORT)
 
 
 def _check_distortion(
@@ -192,7 +232,8 @@ def _check_distortion(
         bent_y = y * radial + 2 * p2 * x * y + p1 * (r2 + 2 * y * y)
         return np.stack([bent_x, bent_y], axis=-1) * focal + center
 
-    check_lens(lens_shift(through_lens, size), "distortion k1 to p2", frame.where)
+    shift = lens_shift(through_lens, size)
+    check_lens(shift, "distortion k1 to p2", frame.where, _UNDISTORT)
 
 
 def _depth_file(path: Path, frame: _Frame, allow_outside: bool) -> Path | None:

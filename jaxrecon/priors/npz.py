@@ -1,5 +1,6 @@
 """Archives of numpy: arrays whose first axis counts the views."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -7,6 +8,22 @@ import numpy as np
 from jaxrecon.errors import InputError
 from jaxrecon.priors.view_priors import KINDS, ViewPriors
 from jaxrecon.reading import ArrayHeader, open_npz
+
+_CONVENTIONS = {
+    "intrinsics": "intrinsics as (V, 3, 3) in pixels of the upright photos, not of resized copies",
+    "poses": "poses as (V, 4, 4), from camera to world, with x right, y down, z forward",
+    "depths": "depths as (V, H, W) of the upright photos' size, along the optical axis",
+}
+_INVERSE = (
+    *("extrinsic", "extrinsics", "w2c", "w2cs", "world_to_camera", "world_to_cam", "world2cam"),
+    *("camera_from_world", "cam_from_world", "viewmat", "viewmats", "rt"),
+)
+"""Names, in small letters, under which other programs save the inverse of poses."""
+
+_INVERT = (
+    "complete each to 4x4 with the row [0 0 0 1] and save its inverse (numpy.linalg.inv) as poses, "
+    "which map camera to world"
+)
 
 _SHAPES: dict[str, tuple[int | None, int | None]] = {
     "intrinsics": (3, 3),
@@ -35,13 +52,23 @@ def _arrays(path: Path, views: int, wanted: frozenset[str]) -> dict[str, np.ndar
     with open_npz(path) as stored:
         kinds = [kind for kind in KINDS if kind in wanted & set(stored.names)]
         if not kinds:
-            raise InputError(
-                f"{path} has no array named {' or '.join(k for k in KINDS if k in wanted)}: it has "
-                f"{', '.join(stored.names) or 'none'}; rename them"
-            )
+            raise _unnamed(path, stored.names, wanted)
         for kind in kinds:
             _check(path, kind, stored.header(kind), views)
         return {kind: stored.read(kind) for kind in kinds}
+
+
+def _unnamed(path: Path, found: Sequence[str], wanted: frozenset[str]) -> InputError:
+    kinds = [kind for kind in KINDS if kind in wanted]
+    inverse = next((name for name in found if name.lower() in _INVERSE), None)
+    if "poses" in wanted and inverse is not None:
+        advice = f"{inverse} is camera from world by its name: {_INVERT}"
+    else:
+        advice = f"save {'; '.join(_CONVENTIONS[kind] for kind in kinds)}"
+    return InputError(
+        f"{path} has no array named {' or '.join(kinds)}: it has {', '.join(found) or 'none'}; "
+        f"{advice}"
+    )
 
 
 def _check(path: Path, kind: str, header: ArrayHeader, views: int) -> None:
@@ -55,11 +82,20 @@ def _check(path: Path, kind: str, header: ArrayHeader, views: int) -> None:
         rows, columns = (side or letter for side, letter in zip(expected, "HW", strict=True))
         raise InputError(
             f"{path}: {kind} has shape {shape}; expected ({views}, {rows}, {columns}), one "
-            "for each image in their order"
+            f"for each image in their order{_way_out(kind, shape, views)}"
         )
     if header.dtype.kind not in ("f" if kind == "depths" else "fiu"):
         told = "floats, in metres" if kind == "depths" else "numbers"
         raise InputError(f"{path}: {kind} has dtype {header.dtype}; expected {told}")
+
+
+def _way_out(kind: str, shape: tuple[int, ...], views: int) -> str:
+    """How to bring an array of the most frequent wrong shapes to the right one."""
+    if kind == "poses" and shape == (views, 3, 4):
+        return f"; if they map camera to world add the row [0 0 0 1], if world to camera {_INVERT}"
+    if kind == "depths" and len(shape) == 4 and shape[-1] == 1:
+        return "; leave out the last axis, and give maps of the photos' own size"
+    return ""
 
 
 def _rows(kind: str, array: np.ndarray, views: int) -> np.ndarray:

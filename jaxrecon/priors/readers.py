@@ -11,9 +11,13 @@ from pathlib import Path
 
 from jaxrecon.checks import path_given, shown
 from jaxrecon.errors import InputError
+from jaxrecon.formats.npz import is_reconstruction
+from jaxrecon.formats.streamed import is_streamed
+from jaxrecon.images.pictures import PhotoSize
 from jaxrecon.priors.colmap import read_colmap
 from jaxrecon.priors.nerf import read_nerf
 from jaxrecon.priors.npz import read_npz
+from jaxrecon.priors.results import read_result
 from jaxrecon.priors.view_priors import KINDS, ViewPriors
 from jaxrecon.reading import is_folder
 
@@ -33,17 +37,23 @@ def read_view_priors(
 
         - an `.npz` archive with any of `poses` (V, 4, 4), camera to world; `intrinsics` (V, 3, 3),
           or (3, 3) for all views; `depths` (V, H, W), along the optical axis, in the poses' unit,
-          metres. Its views are the images in their order. A matrix of NaN, or a map without a
-          depth, is an unknown view.
-        - a COLMAP folder: the sparse model itself, binary or text, or a folder with it in
-          `sparse/0` or `sparse`. Found by the names of the images.
+          metres; all of the upright photos. Its views are the images in their order. A matrix of
+          NaN, or a map without a depth, is an unknown view.
+        - a COLMAP folder: the sparse model itself, binary or text, or a folder with it in `sparse`,
+          such as `sparse/0`; of several models one must be given itself. Found by the names of the
+          images.
         - the `.json` of instant-ngp, nerfstudio or Blender's NeRF scenes. Found by the names of the
           images, with or without suffix.
+        - a reconstruction of ours: the `.npz` file, a COLMAP folder or a streamed folder, which are
+          mapped back to the photos that they were made of. Found by the names of the photos.
 
-        A name in a file and that of an image agree if one is the other's end, folder by folder.
-      names: of the images, as in `ImageBatch.names`.
-      sizes: their widths and heights, once upright. Cameras made for larger or smaller copies of
-        the images are scaled.
+        A name in a file and that of an image agree if one is the other's end, folder by folder, or
+        but for the suffix.
+      names: of the images, as `view_names` gives them.
+      sizes: their widths and heights, once upright, as `view_sizes` gives them: those also know
+        which photos were turned by EXIF, for which other programs' cameras may not count, and where
+        the photos lie, which tells those of one name apart. Cameras made for larger or smaller
+        copies of the images are scaled.
       wanted: what is read; the rest is not looked at. An image of which the file tells nothing is
         left out, and so is what it tells of other images.
       allow_outside: whether pictures that the file names may lie outside of its folder, as those of
@@ -51,13 +61,14 @@ def read_view_priors(
 
     Returns:
       What the file tells, by the numbers of the images; nothing is known of the units of files
-      other than archives.
+      other than archives, and of reconstructions of models that do not tell lengths in metres.
 
     Raises:
       InputError: the file is absent, damaged or of another kind; it names a picture that would have
         to be opened outside of its folder; it tells nothing that is wanted of these images; a name
-        fits two of them; a camera was made for an image of another shape, or its lens moves a pixel
-        by more than half a pixel.
+        fits two of them; a photo is turned by its EXIF orientation, and the file is for its pixels
+        as stored, or does not tell; a camera was made for an image of another shape, or its lens
+        moves a pixel by more than half a pixel.
     """
     if len(sizes) != len(names):
         raise InputError(f"sizes: found {len(sizes)} for {len(names)} names; give one for each")
@@ -79,15 +90,28 @@ def _read(
     wanted: frozenset[str],
     allow_outside: bool,
 ) -> ViewPriors:
+    files = [_file_of(name, size) for name, size in zip(names, sizes, strict=True)]
     if not os.path.exists(file):
         raise InputError(f"{file} does not exist; check the path")
+    if is_streamed(file):
+        return read_result(file, names, sizes, wanted, files)
     if is_folder(file):
-        return read_colmap(file, names, sizes, wanted, allow_outside=allow_outside)
+        return read_colmap(file, names, sizes, wanted, files, allow_outside=allow_outside)
     if file.suffix.lower() == ".npz":
+        if is_reconstruction(file):
+            return read_result(file, names, sizes, wanted, files)
         return read_npz(file, len(names), wanted)
     if file.suffix.lower() == ".json":
-        return read_nerf(file, names, sizes, wanted, allow_outside=allow_outside)
+        return read_nerf(file, names, sizes, wanted, files, allow_outside=allow_outside)
     raise InputError(
         f"{file} is of no known kind; give an .npz archive, a COLMAP folder, or the .json of a "
         "NeRF scene"
     )
+
+
+def _file_of(name: str, size: tuple[int, int]) -> Path | None:
+    """Where an image lies, if its size tells; None if that is the size of another image."""
+    file = size.file if isinstance(size, PhotoSize) else None
+    if file is None or not os.path.abspath(file).endswith(os.path.normpath(name)):
+        return None
+    return file

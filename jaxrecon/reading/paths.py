@@ -1,6 +1,7 @@
 """Paths that a file names: kept inside the folder that the file describes."""
 
 import os
+import unicodedata
 from pathlib import Path, PureWindowsPath
 
 from jaxrecon.errors import InputError, reason_of
@@ -22,9 +23,7 @@ def inside(
     Raises:
       InputError: the path leads out of the folder, or no file can be called so.
     """
-    path = Path(folder) / name
-    if not os.path.lexists(path):
-        path = Path(folder) / PureWindowsPath(name).as_posix()
+    path = _as_written(Path(folder), name)
     try:
         leaves = not Path(os.path.realpath(path)).is_relative_to(os.path.realpath(folder))
         if os.path.lexists(path):
@@ -42,6 +41,14 @@ def inside(
             "folder"
         )
     return path
+
+
+def _as_written(folder: Path, name: str) -> Path:
+    """The path of a name on this system, where Windows or a Mac may have written it otherwise."""
+    plain = PureWindowsPath(name).as_posix()
+    forms = (unicodedata.normalize(form, plain) for form in ("NFC", "NFD"))
+    tried = [folder / each for each in (name, plain, *forms)]
+    return next((path for path in tried if os.path.lexists(path)), tried[1])
 
 
 def is_file_name(name: str) -> bool:

@@ -21,7 +21,7 @@ QUERY_EVERY = 8
 
 type Points = int | np.ndarray | Sequence[Sequence[float]]
 type QueryPoints = Points | Mapping[int, Points]
-"""(x, y) in pixels of the first photo as it was given, shape (Q, 2); or by the number of their
+"""(x, y) in pixels of the first photo, once upright, shape (Q, 2); or by the number of their
 photo; or how many to spread over every eighth photo."""
 
 

@@ -474,7 +474,7 @@ class TestUsage:
         for told in (
             "poses (V, 4, 4), x right, y down, z forward, in metres",
             "intrinsics (V, 3, 3) or (3, 3)",
-            "depths (V, H, W) of the photos' size, in metres; or NeRF transforms.json",
+            "depths (V, H, W) of the upright photos' size, in metres; NeRF transforms.json",
             "--metric-poses, --no-metric-poses",
         ):
             assert told in text

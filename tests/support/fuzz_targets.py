@@ -272,6 +272,16 @@ def _colmap(folder: Path) -> object:
     return read_view_priors(folder, NAMES, sizes=[SIZE] * 2), colmap_images(folder)
 
 
+def _own() -> Reconstruction:
+    return random_recon()[:2]
+
+
+def _own_of(name: str) -> Callable[[Path], object]:
+    """Reads a reconstruction as what is known of its photos."""
+    sizes = [(24, 16), (120, 40)]
+    return lambda folder: read_view_priors(folder / name, _own().names, sizes=sizes)
+
+
 _COLMAP_PICTURES = _both(*(_picture(f"images/{name}") for name in NAMES))
 CAMERAS = (
     Target(
@@ -310,6 +320,16 @@ CAMERAS = (
         _known("c.npz"),
     ),
     Target(
+        "own_npz", lambda folder: _own().save(folder / "scene.npz"), "*.npz", _own_of("scene.npz")
+    ),
+    Target("own_streamed", _streamed, "views/*", _own_of("views"), 0.5),
+    Target(
+        "own_colmap",
+        lambda folder: _own().save(folder / "colmap/"),
+        "colmap/**/*",
+        _own_of("colmap"),
+    ),
+    Target(
         "query_csv",
         _text("q.csv", "x,y,view\n1,2,0\n3.5,4,1\n"),
         "q.csv",
@@ -335,6 +355,13 @@ def _one(name: str) -> Callable[[Path], object]:
     return lambda folder: load_images(folder / name, rule=RULE)
 
 
+def _several(name: str) -> Callable[[Path], object]:
+    """Three pictures in one file."""
+    pictures = [Image.new("RGB", (14, 14), (80 * number,) * 3) for number in range(3)]
+    options = {"save_all": True, "append_images": pictures[1:]}
+    return lambda folder: pictures[0].save(folder / name, **options)
+
+
 def _exif() -> Image.Exif:
     exif = Image.Exif()
     exif[0x0112] = 6
@@ -351,6 +378,10 @@ PHOTOS = (
     Target("bmp", _picture("a.bmp"), "a.bmp", _photos, 0.5),
     Target("ppm", _picture("a.ppm"), "a.ppm", _photos, 0.5),
     Target("avif", _picture("a.avif"), "a.avif", _photos, 0.3),
+    Target("tiff_pages", _several("a.tif"), "a.tif", _one("a.tif"), 0.5),
+    Target("png_animation", _several("a.png"), "a.png", _one("a.png"), 0.5),
+    Target("webp_animation", _several("a.webp"), "a.webp", _one("a.webp"), 0.5),
+    Target("mpo", _several("a.mpo"), "a.mpo", _one("a.mpo"), 0.5),
     Target("video_mp4", lambda folder: write_video(folder / "v.mp4", 3), "v.mp4", _one("v.mp4")),
     Target("video_avi", lambda folder: write_video(folder / "v.avi", 3), "v.avi", _one("v.avi")),
 )

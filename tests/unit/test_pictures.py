@@ -20,7 +20,6 @@ from image_files import ONE_PATCH, noise, save, write_video
 from jaxrecon.errors import InputError
 from jaxrecon.images import load_images, view_sizes
 from jaxrecon.images.pictures import (
-    file_orientation,
     file_size,
     holds_too_much,
     open_picture,
@@ -57,7 +56,7 @@ FOREIGN = {
 def test_formats_that_are_not_listed(kind: str, suffix: str, tmp_path: Path) -> None:
     path = tmp_path / f"a{suffix}"
     path.write_bytes(FOREIGN[kind])
-    for read in (file_size, file_orientation, picture_values):
+    for read in (file_size, picture_values):
         with pytest.raises(InputError, match="it is not an image of a known kind"):
             read(path)
 
@@ -88,7 +87,7 @@ def test_orientations_that_mean_nothing(value: int, tmp_path: Path) -> None:
     exif[0x0112] = value
     for suffix in ("png", "jpg", "tif"):
         path = save(noise(14, 28), tmp_path / f"a.{suffix}", exif=exif)
-        assert (file_orientation(path), file_size(path)) == (1, (28, 14))
+        assert (file_size(path).orientation, file_size(path)) == (1, (28, 14))
         assert load_images(path, rule=ONE_PATCH).transforms[0].original_size == (28, 14)
 
 

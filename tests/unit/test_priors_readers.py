@@ -8,6 +8,7 @@ import sys
 import zipfile
 from pathlib import Path
 from typing import Any
+from unicodedata import normalize
 
 import numpy as np
 import pytest
@@ -100,7 +101,7 @@ def test_only_what_is_wanted_is_looked_at(tmp_path):
         ({"depths": np.zeros((2, 3))}, "depths has shape (2, 3); expected (2, H, W), one for each"),
         ({"depths": np.ones((2, 3, 4), np.uint16)}, "depths has dtype uint16; expected floats, in"),
         ({"poses": np.full((2, 4, 4), "x")}, "poses has dtype <U1; expected numbers"),
-        ({"K": MATRIX}, "has no array named intrinsics or poses or depths: it has K; rename"),
+        ({"K": MATRIX}, "has no array named intrinsics or poses or depths: it has K; save"),
         ({"poses": np.full((2, 4, 4), np.nan)}, "tells no intrinsics or poses or depths of these"),
         ({"poses": np.array([None])}, "is not a sound .npz file ('poses' has the dtype object"),
     ],
@@ -125,6 +126,36 @@ def test_damaged_archives_refused(tmp_path):
     ):
         path.write_bytes(damaged)
         assert message in refusal(path)
+
+
+@pytest.mark.parametrize(
+    "name", ["extrinsic", "extrinsics", "w2c", "world_to_camera", "cam_from_world", "viewmats"]
+)
+def test_inverse_poses_are_not_to_be_renamed(tmp_path, name):
+    path = write_npz(tmp_path / "k.npz", **{name: np.zeros((2, 3, 4)), "depth": np.ones((2, 3, 4))})
+    message = refusal(path, wanted=["poses"])
+    assert f"{name} is camera from world by its name: complete each to 4x4 with the row" in message
+    assert "save its inverse" in message and "rename" not in message
+
+
+@pytest.mark.parametrize(
+    ("wanted", "convention"),
+    [
+        ("poses", "save poses as (V, 4, 4), from camera to world, with x right, y down, z forward"),
+        ("intrinsics", "save intrinsics as (V, 3, 3) in pixels of the upright photos, not of res"),
+        ("depths", "save depths as (V, H, W) of the upright photos' size, along the optical axis"),
+    ],
+)
+def test_arrays_of_other_names(tmp_path, wanted, convention):
+    path = write_npz(tmp_path / "k.npz", camera_poses=np.zeros((2, 4, 4)), K=MATRIX)
+    assert convention in refusal(path, wanted=[wanted])
+
+
+def test_arrays_of_frequent_shapes(tmp_path):
+    path = write_npz(tmp_path / "k.npz", poses=np.zeros((2, 3, 4)))
+    assert "if they map camera to world add the row [0 0 0 1], if world to camera" in refusal(path)
+    path = write_npz(tmp_path / "k.npz", depths=np.ones((2, 80, 120, 1)))
+    assert "(2, H, W), one for each image in their order; leave out the last axis" in refusal(path)
 
 
 def test_paths_refused(tmp_path):
@@ -408,6 +439,45 @@ def test_colmap_photos_turned_by_exif_refused(tmp_path):
     assert set(read(tmp_path, ("a.jpg",)).poses) == {0}
 
 
+@pytest.mark.parametrize("text", [False, True])
+@pytest.mark.parametrize(
+    ("places", "given", "told"),
+    [
+        (("sparse/0", "sparse/1"), "", "sparse/0 (1 photos), sparse/1 (2 photos); give one of"),
+        (("0", "1"), "", "0 (1 photos), 1 (2 photos)"),
+        (("sparse/0", "sparse/1"), "sparse", "0 (1 photos), 1 (2 photos); give one of"),
+        (("sparse", "sparse/0"), "", "sparse (1 photos), sparse/0 (2 photos)"),
+        (("sparse/2", "sparse/10"), "", "sparse/2 (1 photos), sparse/10 (2 photos)"),
+        (("sparse/0", "sparse/aligned"), "", "sparse/0 (1 photos), sparse/aligned (2 photos)"),
+    ],
+)
+def test_several_models(tmp_path, places, given, told, text):
+    for place, names in zip(places, (("a.jpg",), NAMES), strict=True):
+        write_colmap(tmp_path / place, names=names, text=text)
+    write_images(tmp_path / "images", NAMES)
+    message = refusal(tmp_path / given)
+    assert f"{tmp_path / given} holds 2 COLMAP models: {told}" in message
+    assert message.endswith(f"such as {tmp_path / places[1]}")
+    with pytest.raises(InputError, match="holds 2 COLMAP models"):
+        colmap_images(tmp_path / given)
+    for place, views in zip(places, ({0}, {0, 1}), strict=True):
+        assert set(read(tmp_path / place).poses) == views
+
+
+@pytest.mark.parametrize("place", ["sparse/1", "sparse/10", "sparse/aligned", "0"])
+def test_the_only_model(tmp_path, place):
+    write_colmap(tmp_path / place)
+    assert set(read(tmp_path).poses) == {0, 1}
+
+
+def test_folders_of_nerf_scenes(tmp_path):
+    for name in ("transforms_train.json", "transforms_test.json"):
+        (tmp_path / name).write_text("{}")
+    message = refusal(tmp_path)
+    files = f"{tmp_path / 'transforms_test.json'}, {tmp_path / 'transforms_train.json'}"
+    assert message.endswith(f"holds no COLMAP model; give a file of it: {files}")
+
+
 # Names
 
 
@@ -432,12 +502,92 @@ def numbers(tmp_path: Path, stored: tuple[str, ...], names: tuple[str, ...]) -> 
         (("a.png",), ("left/a.png", "left/b.png"), {0: 0}),
         (("left/a.png",), ("photos/left/a.png", "photos/right/a.png"), {0: 0}),
         (("a.png",), ("a.png", "sub/a.png"), {0: 0}),
-        (("a.png", "b.png"), ("b.jpg", "a.png"), {1: 0}),
+        (("a.png", "b.png"), ("b.jpg", "a.png"), {0: 1, 1: 0}),
         (("ba.png", "a.png"), ("a.png",), {0: 1}),
     ],
 )
 def test_names_that_agree(tmp_path, stored, names, expected):
     assert numbers(tmp_path, stored, names) == expected
+
+
+@pytest.mark.parametrize(
+    ("stored", "names", "expected"),
+    [
+        (("S\u00fcd/\u00e9.jpg",), ("Su\u0308d/e\u0301.jpg",), {0: 0}),
+        (("images/Su\u0308d.jpg", "Nord.jpg"), ("Nord.jpg", "S\u00fcd.jpg"), {0: 1, 1: 0}),
+        (("\u1112\u1161\u11ab",), ("\ud55c.PNG",), {0: 0}),
+        (("a.JPG", "b.JPG"), ("b.png", "a.tiff"), {0: 1, 1: 0}),
+        (("left/a.jpg", "right/a.jpg"), ("right/a.png", "left/a.webp"), {0: 1, 1: 0}),
+        (("a.jpg", "a.png"), ("a.png", "a.jpg"), {0: 1, 1: 0}),
+        (("a.jpg",), ("a.jpg", "a.png"), {0: 0}),
+        (("frame_000001.png",), ("frame_000001", "frame_000002"), {0: 0}),
+    ],
+)
+def test_names_written_otherwise(tmp_path, stored, names, expected):
+    """Decomposed letters of a Mac's file systems, and pictures that were converted."""
+    assert numbers(tmp_path, stored, names) == expected
+
+
+@pytest.mark.parametrize(
+    ("stored", "given", "expected"),
+    [
+        (("l/a.jpg", "r/a.jpg"), ("r/a.jpg",), {0: 1}),
+        (("images/l/a.jpg", "images/r/a.jpg"), ("r/a.jpg", "r/b.jpg"), {0: 1}),
+        (("a.jpg", "r/a.jpg"), ("r/a.jpg",), {0: 1}),  # it is in the folder that a name tells
+        (("a.jpg", "r/a.jpg"), ("other/a.jpg",), {0: 0}),
+        (("l/a.jpg", "r/a.jpg"), ("r/a.png",), {0: 1}),
+    ],
+)
+def test_files_tell_photos_of_one_name_apart(tmp_path, stored, given, expected):
+    for file in given:
+        write_images(tmp_path / "photos", (file,))
+    photos = [tmp_path / "photos" / file for file in given]
+    frames = [
+        {"file_path": name, "transform_matrix": (np.eye(4) + np.eye(4, k=3) * number).tolist()}
+        for number, name in enumerate(stored)
+    ]
+    path = tmp_path / "transforms.json"
+    path.write_text(json.dumps({"frames": frames}))
+    names, sizes = view_names(photos), view_sizes(photos)
+    assert names == tuple(Path(file).name for file in given)
+    known = read_view_priors(path, names, sizes=sizes, wanted=["poses"])
+    assert {view: pose[0, 3] for view, pose in known.poses.items()} == expected
+
+
+def test_files_of_other_views_are_left_out_of_account(tmp_path):
+    """One size may be given for all views, as all are alike."""
+    write_images(tmp_path, NAMES)
+    (tmp_path / "k.json").write_text(
+        json.dumps(
+            {"frames": [{"file_path": n, "transform_matrix": np.eye(4).tolist()} for n in NAMES]}
+        )
+    )
+    (size, _) = view_sizes(tmp_path)
+    known = read_view_priors(tmp_path / "k.json", NAMES, sizes=[size] * 2, wanted=["poses"])
+    assert set(known.poses) == {0, 1}
+
+
+@pytest.mark.parametrize("stride", [1, 2, 3])
+def test_images_of_a_model_know_their_names(tmp_path, stride):
+    names = ("l/1.jpg", "l/2.jpg", "l/4.jpg", "r/1.jpg", "r/3.jpg")
+    write_colmap(tmp_path / "sparse", names=names)
+    write_images(tmp_path / "images", names)
+    images = colmap_images(tmp_path)
+    taken = view_names(images, stride=stride)
+    known = read_view_priors(tmp_path, taken, sizes=view_sizes(images, stride=stride))
+    every = read(tmp_path, names).poses
+    assert taken == names[::stride]
+    for view, number in enumerate(range(0, 5, stride)):
+        np.testing.assert_array_equal(known.poses[view], every[number])
+
+
+@pytest.mark.parametrize(("stored", "there"), [("NFD", "NFC"), ("NFC", "NFD")])
+def test_files_whose_names_are_written_otherwise(tmp_path, stored, there):
+    name = "images/Su\u0308d/e\u0301.jpg"
+    write_colmap(tmp_path / "sparse", names=(normalize(stored, name.removeprefix("images/")),))
+    write_images(tmp_path, (normalize(there, name),))
+    (file,) = colmap_images(tmp_path)
+    assert file.is_file()
 
 
 @pytest.mark.parametrize(
@@ -448,6 +598,9 @@ def test_names_that_agree(tmp_path, stored, names, expected):
         (("a",), ("a.png", "a.jpg"), "a could be the image a.png or a.jpg"),
         (("./a.png", "a.png"), ("a.png",), "has './a.png' twice"),
         (("a.png",), ("A.png",), "it has a.png, the images are A.png; give the images"),
+        (("a.png", "a.jpg"), ("a.tif",), "the image a.tif could be a.png or a.jpg; give"),
+        (("a.jpg",), ("a.png", "a.tif"), "a.jpg could be the image a.png or a.tif; give"),
+        (("e\u0301.png", "\u00e9.png"), ("b.png",), " twice; remove one of them"),
     ],
 )
 def test_names_that_do_not(tmp_path, stored, names, message):
@@ -473,7 +626,7 @@ def test_names_and_sizes_of_a_source(tmp_path):
 def test_names_of_a_video_refused(tmp_path):
     path = write_video(tmp_path / "v.mp4")
     for listing in (view_names, view_sizes):
-        with pytest.raises(InputError, match=r"v\.mp4 is a video, whose frames are not known"):
+        with pytest.raises(InputError, match=r"v\.mp4 is a video or an animation, whose frames"):
             listing(path)
         with pytest.raises(InputError, match="stride=0"):
             listing(path, stride=0)
@@ -554,6 +707,12 @@ def test_nerf_distortion_refused_if_it_can_be_seen(tmp_path, key, small, large):
     assert read(write_nerf(tmp_path, {key: small}, **camera)).intrinsics.keys() == {0}
     message = refusal(write_nerf(tmp_path, {key: large}, **camera))
     assert "images/a.jpg: its lens (distortion k1 to p2) moves pixels by up to 0.50, but" in message
+    assert (
+        "undistort them with OpenCV or nerfstudio and give a file with the new cameras" in message
+    )
+    assert "colmap" not in message and message.endswith(
+        "leave out the intrinsics and keep the poses"
+    )
     assert read(write_nerf(tmp_path, {key: large}), wanted=["poses"]).poses.keys() == {0}
 
 

@@ -21,7 +21,7 @@ def folder_scenes(path: Path, subset: Subset) -> Iterator[GroundTruth]:
 
     The images are taken in the natural order of their names, 2.png before 10.png, and hidden files
     are left out, as everywhere in the package. The archive holds any of `poses` (V, 4, 4), camera
-    to world; `intrinsics` (V, 3, 3), or (3, 3) for all, in pixels of the stored images; `depths`
+    to world; `intrinsics` (V, 3, 3), or (3, 3) for all, in pixels of the upright images; `depths`
     (V, H, W), along the optical axis in the unit of the poses, 0 or NaN where unknown. If there are
     several archives, `condition.npz` is meant.
 
