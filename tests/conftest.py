@@ -4,6 +4,8 @@ Annotations are checked at run time (jaxtyping and beartype) where beartype is i
 """
 
 import gc
+import os
+import sys
 from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
@@ -13,6 +15,9 @@ import jaxtyping
 import pytest
 
 import golden_data
+
+# Most of what JAX makes stays: to look through it time and again is a tenth of the time.
+gc.set_threshold(50_000, 20, 20)
 
 if find_spec("beartype"):
     jaxtyping.install_import_hook(["jaxrecon", "pallas_kernels", "convert"], "beartype.beartype")
@@ -51,15 +56,23 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def cheap_compilation(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """On a CPU tests mostly compile, what then runs once: so little of it is optimised.
 
-    What still takes long a worker compiles once, for all its tests and the processes they start.
+    What still takes long is compiled once, for all workers and the processes that tests start.
     """
     with pytest.MonkeyPatch.context() as patch:
         if jax.default_backend() == "cpu":
             configure(patch, "jax_disable_most_optimizations", True)
-            folder = tmp_path_factory.mktemp("compiled")
+            folder = shared_folder(tmp_path_factory) / "compiled"
             configure(patch, "jax_compilation_cache_dir", str(folder))
             configure(patch, "jax_persistent_cache_min_compile_time_secs", 0.3)
+            # With a limit to its size JAX locks the cache, so that none reads what another writes.
+            configure(patch, "jax_compilation_cache_max_size", 1 << 40)
         yield
+
+
+def shared_folder(factory: pytest.TempPathFactory) -> Path:
+    """A folder of this run of the tests, the same one in all its workers."""
+    own = factory.getbasetemp()
+    return own.parent if "PYTEST_XDIST_WORKER" in os.environ else own
 
 
 def configure(patch: pytest.MonkeyPatch, name: str, value: object) -> None:
@@ -70,8 +83,24 @@ def configure(patch: pytest.MonkeyPatch, name: str, value: object) -> None:
 
 @pytest.fixture(scope="module", autouse=True)
 def programs_are_let_go() -> Iterator[None]:
-    """Each kernel of a program compiled for the CPU is mapped three times, of 65,530 a process."""
+    """Each kernel of a program compiled for the CPU is mapped three times, of 65,530 a process.
+
+    Until then programs stay: modules share many small ones.
+    """
     yield
+    if mapped_regions() > 20_000:
+        let_go()
+
+
+def mapped_regions() -> int:
+    """Regions of this process's memory, where the system tells them."""
+    try:
+        return Path("/proc/self/maps").read_bytes().count(b"\n")
+    except OSError:
+        return sys.maxsize
+
+
+def let_go() -> None:
     jax.clear_caches()
     gc.collect()
 
@@ -79,10 +108,12 @@ def programs_are_let_go() -> Iterator[None]:
 @pytest.fixture(scope="module")
 def full_optimization() -> Iterator[None]:
     """Programs are compiled as users' are."""
+    let_go()
     with pytest.MonkeyPatch.context() as patch:
         configure(patch, "jax_disable_most_optimizations", False)
         yield
     jax.config.update("jax_disable_most_optimizations", jax.default_backend() == "cpu")
+    let_go()
 
 
 @pytest.fixture

@@ -10,14 +10,13 @@ import pytest
 from jaxrecon.geometry.transforms import rigid, transform_points
 from jaxrecon.models import Prediction
 from jaxrecon.scenes import RenderedScenes
-from jaxrecon.training import LossWeights
-from jaxrecon.training.losses import (
-    Target,
-    align,
-    loss,
-    relative_poses,
-    target,
-)
+from jaxrecon.training import LossWeights, losses
+from jaxrecon.training.losses import Target
+
+align = jax.jit(losses.align)
+loss = jax.jit(losses.loss, static_argnums=2)
+relative_poses = jax.jit(losses.relative_poses)
+target = jax.jit(losses.target)
 
 TERMS = ("points", "normals", "rotation", "translation")
 
@@ -54,6 +53,7 @@ def scenes(views: int = 3) -> RenderedScenes:
     )
 
 
+@jax.jit
 def perfect(truth: Target) -> Prediction:
     """What a model that knows the truth would say."""
     pose = truth.world_from_camera
@@ -117,6 +117,7 @@ def test_scenes_count_alike_wherever_they_are() -> None:
         assert float(value) == pytest.approx(mean, rel=1e-5), name
 
 
+@jax.jit
 def noisy(truth: Target) -> Prediction:
     keys = jax.random.split(jax.random.key(1), 3)
     guess = perfect(truth)
@@ -208,7 +209,7 @@ def test_a_confidence_that_is_certain_and_wrong_still_learns() -> None:
     def term(guess: Prediction) -> jax.Array:
         return loss(guess, truth, LossWeights())[1]["confidence"]
 
-    slope = jax.grad(term)(sure).confidence_logits
+    slope = jax.jit(jax.grad(term))(sure).confidence_logits
     np.testing.assert_allclose(slope[~truth.mask] * truth.mask.size, 1.0, rtol=1e-5)
 
 
@@ -218,8 +219,8 @@ def test_gradients_are_finite_at_the_truth() -> None:
     def total(guess: Prediction) -> jax.Array:
         return loss(guess, truth, LossWeights())[0]
 
-    gradients = jax.grad(total)(perfect(truth))
-    assert all(bool(jnp.isfinite(leaf).all()) for leaf in jax.tree.leaves(gradients))
+    gradients = jax.jit(jax.grad(total))(perfect(truth))
+    assert all(bool(np.isfinite(leaf).all()) for leaf in jax.tree.leaves(gradients))
 
 
 def test_weights_scale_their_terms() -> None:
