@@ -57,7 +57,7 @@ def test_a_rotation_is_its_own_nearest_rotation() -> None:
 
 
 def test_rows_are_scaled_before_the_nearest_rotation_is_taken() -> None:
-    stretched = np.diag(np.float32([5, 0.1, 3])) @ QUARTER_TURN
+    stretched = np.diag(np.array([5, 0.1, 3], np.float32)) @ QUARTER_TURN
     np.testing.assert_allclose(nearest_rotation(stretched), QUARTER_TURN, atol=1e-6)
 
 
@@ -146,8 +146,8 @@ def test_points_that_are_not_finite_or_not_in_the_mask_do_not_count() -> None:
 
 def test_the_nearest_rotation_has_a_gradient_even_at_the_identity() -> None:
     """Equal singular values: turning M turns R by as much, stretching M does nothing."""
-    spin = np.float32([[0, -1, 0], [1, 0, 0], [0, 0, 0]])
-    stretch = np.diag(np.float32([1, 2, 3]))
+    spin = np.array([[0, -1, 0], [1, 0, 0], [0, 0, 0]], np.float32)
+    stretch = np.diag(np.array([1, 2, 3], np.float32))
     for change, expected in ((spin, spin), (stretch, np.zeros((3, 3)))):
         _, moved = slope(np.eye(3, dtype=np.float32), change)
         np.testing.assert_allclose(moved, expected, atol=1e-6)

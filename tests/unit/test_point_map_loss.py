@@ -30,12 +30,12 @@ def surface(shape: tuple[int, int, int]) -> tuple[plain.Guess, plain.Truth]:
     step = 3.0 * (random.uniform(size=shape) > 0.95)
     z = np.where(mask, 2 + 0.05 * rows + 0.03 * columns + step, 0)
     true = Planes(
-        *(np.asarray(u, np.float32) for u in ((columns - width // 2) / 40 * z, rows / 40 * z, z))
+        *(jnp.asarray(u, jnp.float32) for u in ((columns - width // 2) / 40 * z, rows / 40 * z, z))
     )
     noise = [np.asarray(1 + 0.1 * random.normal(size=shape), np.float32) for _ in range(3)]
     logits = jnp.asarray(3 * random.normal(size=shape), jnp.float32)
-    guess = Planes(*(u * n for u, n in zip(true, noise, strict=True)))
-    return jax.tree.map(jnp.asarray, (plain.Guess(guess, logits), plain.Truth(true, mask)))
+    guess = Planes(*(jnp.asarray(np.asarray(u) * n) for u, n in zip(true, noise, strict=True)))
+    return plain.Guess(guess, logits), plain.Truth(true, jnp.asarray(mask))
 
 
 def slopes(images: int) -> Sums:
