@@ -31,6 +31,7 @@ from jaxrecon.pipeline.result import note_oddities, reconstruction_of
 from jaxrecon.progress import Stages
 from jaxrecon.reconstruction import Reconstruction
 from jaxrecon.runtime.bucketing import padded, valid_regions
+from jaxrecon.runtime.cameras import CameraConfig, check_one_camera
 from jaxrecon.runtime.executor import without_padding
 from jaxrecon.runtime.memory import check_compiled, default_device
 from pallas_kernels.platform import target_is_hopper, target_platform
@@ -81,12 +82,15 @@ class ExportedPipeline:
         inputs = self._inputs(mask)
         batch = load_images(
             images,
-            rule=self.record.image_rule,
+            rule=self.record.image_rule.unstretched(),
             resolution=resolution,
             stride=stride,
             stages=stages,
         )
         check_views(len(batch.names), self.record.views)
+        options = self.record.options
+        camera = CameraConfig(options.intrinsics, options.principal_point)
+        check_one_camera(camera, batch.transforms, lambda: batch.names)
         with stages.stage("compile"):
             program = self._program()
         arguments = self._arguments(batch, inputs)

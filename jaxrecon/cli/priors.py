@@ -1,12 +1,15 @@
 """What is known of the views beforehand, from files that options name."""
 
 import argparse
+import glob
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from jaxrecon.cli import common
 from jaxrecon.errors import InputError
+from jaxrecon.progress import Stages
+from jaxrecon.reading import is_folder
 
 if TYPE_CHECKING:
     from jaxrecon.images import ImageSource
@@ -46,8 +49,8 @@ def add_priors(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def sources(options: argparse.Namespace) -> tuple["ImageSource", dict[str, Path]]:
-    """The images, and which file tells what.
+def sources(options: argparse.Namespace, stages: Stages) -> tuple["ImageSource", dict[str, Path]]:
+    """The images, and which file tells what; notes which images are left out.
 
     Raises:
       InputError: there are no images, or two sources of them.
@@ -58,16 +61,37 @@ def sources(options: argparse.Namespace) -> tuple["ImageSource", dict[str, Path]
             raise InputError(
                 "images: none given; name a folder, photos or a video, or use --colmap"
             )
-        return options.images if len(options.images) > 1 else options.images[0], files
+        if len(options.images) > 1:
+            return options.images, files
+        return _chosen(options.images[0], files, stages), files
     if options.images:
         raise InputError(
             f"--colmap {options.colmap} brings its own images; leave out {options.images[0]}"
         )
     from jaxrecon.priors import colmap_images
+    from jaxrecon.priors.chosen import left_out, unregistered_images
 
     folder = Path(options.colmap)
     images = colmap_images(folder, allow_outside=options.allow_outside)
+    if others := unregistered_images(images):
+        stages.note(f"NOTE: {left_out(others, f'the model of {folder}')}")
     return images, {"intrinsics": folder, "poses": folder} | files
+
+
+def _chosen(images: str, files: dict[str, Path], stages: Stages) -> "ImageSource":
+    """The images, or of a folder those that the files name if they name some."""
+    from jaxrecon.priors.chosen import chosen_images, left_out
+
+    folder = Path(images).expanduser()
+    if not files or not is_folder(folder):
+        return images
+    chosen, others = chosen_images(folder, list(dict.fromkeys(files.values())))
+    if not others:
+        return images
+    where = " or ".join(dict.fromkeys(str(file) for file in files.values()))
+    every = f"{glob.escape(str(folder))}/*"
+    stages.note(f'NOTE: {left_out(others, where)}: to take them as well give "{every}"')
+    return chosen
 
 
 def read_priors(

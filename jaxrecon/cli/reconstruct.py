@@ -64,7 +64,8 @@ def run(options: argparse.Namespace) -> int:
 
     from jaxrecon.images import check_source
 
-    images, files = priors.sources(options)
+    stages = Stages(quiet=options.quiet)
+    images, files = priors.sources(options, stages)
     check_source(images, stride=options.stride)
     if options.bundle_adjust:
         tracking.check_adjustable(images, options)
@@ -72,7 +73,6 @@ def run(options: argparse.Namespace) -> int:
     if options.shared_intrinsics:
         _check_shared(told)
         told["intrinsics"] = "shared"
-    stages = Stages(quiet=options.quiet)
     pipeline = common.load_pipeline(options, stages, tracks=points is not None)
     if options.pad:
         pipeline = pipeline.with_padding()

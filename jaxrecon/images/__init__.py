@@ -1,12 +1,10 @@
 """Photos in, one uint8 array of processed images out, and where each pixel came from."""
 
-import os
 import threading
-from collections import deque
-from collections.abc import Callable, Container, Iterable, Iterator, Sequence
+from collections.abc import Callable, Container, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain
 
 import numpy as np
@@ -15,7 +13,9 @@ from jaxtyping import UInt8
 from jaxrecon.checks import is_whole, shown, whole_number
 from jaxrecon.deprecation import moved_names
 from jaxrecon.errors import InputError
-from jaxrecon.images.limits import check_before_crop, check_processed
+from jaxrecon.images.findings import notes, shapes_found
+from jaxrecon.images.limits import check_processed
+from jaxrecon.images.listing import IMAGE_SUFFIXES, VIDEO_SUFFIXES
 from jaxrecon.images.pictures import PhotoSize, pillow_warnings_handled
 from jaxrecon.images.resize import (
     Fit,
@@ -23,7 +23,8 @@ from jaxrecon.images.resize import (
     PixelTransform,
     check_pixels,
 )
-from jaxrecon.images.sources import IMAGE_SUFFIXES, VIDEO_SUFFIXES, ImageSource, open_source
+from jaxrecon.images.resizing import resized_views, worker_count
+from jaxrecon.images.sources import ImageSource, open_source
 from jaxrecon.images.stack import Stack
 from jaxrecon.images.views import Source, View
 from jaxrecon.progress import Stages
@@ -101,7 +102,8 @@ def load_images(
       rule: how the model family chooses the size.
       resolution: wanted longest side in pixels, in place of the rule's own size.
       stride: takes each `stride`-th view, starting with the first.
-      stages: shows and times the stage "read".
+      stages: shows and times the stage "read", and notes what is left out and what a model does not
+        expect of these photos.
 
     Raises:
       InputError: a view is absent, damaged, empty or of the wrong kind, `stride` is less than 1, or
@@ -165,7 +167,10 @@ def loading_images(
 
     def read() -> ImageBatch:
         with stages.stage("read", total=opened.count) as advance:
-            return _read(opened, fits, advance, unwanted)
+            batch, told = _read(opened, fits, advance, unwanted)
+        for note in told:
+            stages.note(f"NOTE: {note}")
+        return batch
 
     with pillow_warnings_handled(), ThreadPoolExecutor(1) as pool:
         foreseen = _foreseen(opened, fits)
@@ -244,13 +249,6 @@ def _checked_resolution(resolution: int | None, rule: ImageRule) -> int | None:
 
 
 @dataclass(frozen=True)
-class _Resized:
-    name: str
-    pixels: UInt8[np.ndarray, "H W 3"]
-    transform: PixelTransform
-
-
-@dataclass(frozen=True)
 class _Fits:
     """What settles how each image of a scene is brought to size, once their sizes are there."""
 
@@ -278,7 +276,7 @@ def _foreseen(source: Source, fits: _Fits) -> tuple[PixelTransform, ...] | None:
     if not isinstance(source.views, Sequence):
         return None
     try:
-        with ThreadPoolExecutor(_workers()) as pool:
+        with ThreadPoolExecutor(worker_count()) as pool:
             sizes = list(pool.map(_plain_size, source.views))
         for size in sizes:
             check_pixels(*size)
@@ -301,7 +299,8 @@ def _read(
     fits: _Fits,
     advance: Callable[[], None],
     unwanted: threading.Event,
-) -> ImageBatch:
+) -> tuple[ImageBatch, list[str]]:
+    """The images, and what to tell of them."""
     views = iter(source.views)
     first = next(views)
     image = first.read()
@@ -312,40 +311,18 @@ def _read(
     size = fit(0).transform(image.size).size
     capacity = len(source.views) if isinstance(source.views, Sequence) else _CAPACITY_WHEN_UNKNOWN
     stack = Stack(capacity, size, fits.argument)
-    transforms, names = [], []
-    for resized in _resized(chain([View(first.name, lambda: image)], views), fit):
+    transforms, names, found = [], [], []
+    for resized in resized_views(chain([replace(first, read=lambda: image)], views), fit):
         stack.add(resized.pixels)
         transforms.append(resized.transform)
         names.append(resized.name)
+        found.append(resized.found)
         advance()
         if unwanted.is_set():
             break
     pixels = stack.whole()
     size = pixels.shape[2], pixels.shape[1]
-    return ImageBatch(pixels, tuple(t.centred(size) for t in transforms), tuple(names))
-
-
-def _resized(views: Iterable[View], fit: Callable[[int], Fit]) -> Iterator[_Resized]:
-    """Reads and resizes in threads, in order, with only a few full-size images held at once."""
-    workers = _workers()
-    with ThreadPoolExecutor(workers) as pool:
-        pending: deque[Future[_Resized]] = deque()
-        for number, view in enumerate(views):
-            pending.append(pool.submit(_resize, view, fit(number)))
-            if len(pending) > 2 * workers:
-                yield pending.popleft().result()
-        while pending:
-            yield pending.popleft().result()
-
-
-def _workers() -> int:
-    return min(8, os.cpu_count() or 1)
-
-
-def _resize(view: View, fit: Fit) -> _Resized:
-    image = view.read()
-    scale = fit.transform(image.size).scale
-    scaled = round(image.size[0] * scale[0]), round(image.size[1] * scale[1])
-    check_before_crop(view.name, image.size, scaled)
-    pixels, transform = fit.apply(image)
-    return _Resized(view.name, pixels, transform)
+    batch = ImageBatch(pixels, tuple(t.centred(size) for t in transforms), tuple(names))
+    for view, finding in shapes_found(batch.transforms).items():
+        found[view].append(finding)
+    return batch, [*source.notes, *notes(found, names)]

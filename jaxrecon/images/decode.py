@@ -8,6 +8,8 @@ from jaxtyping import Num, UInt8
 from PIL import Image
 
 from jaxrecon.errors import InputError
+from jaxrecon.images.findings import Finding
+from jaxrecon.images.inspection import inspected
 from jaxrecon.images.pictures import open_picture, orientation_of, picture_fault
 
 _UPRIGHT = {
@@ -24,19 +26,28 @@ _SIXTEEN_BIT_MODES = ("I", "I;16", "I;16L", "I;16B", "I;16N")
 _LAZY_LOAD = threading.Lock()  # the caller may pass one unread image twice
 
 
-def from_file(path: Path) -> Image.Image:
+def from_file(path: Path, found: list[Finding] | None = None) -> Image.Image:
     """Reads an image file.
+
+    Args:
+      path: the file.
+      found: gets what a model does not expect of it.
 
     Raises:
       InputError: the file is absent, no image, truncated, damaged or too large.
     """
     with open_picture(path, pixels=True) as image:
         image.load()
-        return upright_rgb(image, str(path))
+        return upright_rgb(image, str(path), found)
 
 
-def from_pillow(image: Image.Image, name: str) -> Image.Image:
+def from_pillow(image: Image.Image, name: str, found: list[Finding] | None = None) -> Image.Image:
     """Converts a Pillow image, which is left as it is.
+
+    Args:
+      image: see above.
+      name: of it, for messages.
+      found: gets what a model does not expect of it.
 
     Raises:
       InputError: the image has no pixels or cannot be loaded.
@@ -48,7 +59,7 @@ def from_pillow(image: Image.Image, name: str) -> Image.Image:
         with _LAZY_LOAD:
             image.load()
             orientation_of(image)  # read now; Pillow keeps it
-        return upright_rgb(image, name)
+        return upright_rgb(image, name, found)
     except InputError:
         raise
     except Exception as error:
@@ -66,12 +77,19 @@ def from_array(array: Num[np.ndarray, "H W 3"], name: str) -> Image.Image:
     return Image.fromarray(_eight_bit(array, name))
 
 
-def upright_rgb(image: Image.Image, name: str) -> Image.Image:
+def upright_rgb(image: Image.Image, name: str, found: list[Finding] | None = None) -> Image.Image:
     """Upright, 8 bits a channel; a full alpha channel is kept, and left to the resize rule.
+
+    Args:
+      image: as Pillow has loaded it.
+      name: of it, for messages.
+      found: gets what a model does not expect of it.
 
     Raises:
       InputError: its pixels cannot be brought to 8 bits.
     """
+    if found is not None:
+        found += inspected(image)
     method = _UPRIGHT.get(orientation_of(image))
     if method is not None:
         image = image.transpose(method)

@@ -11,6 +11,8 @@ from PIL import Image
 
 from jaxrecon.errors import InputError
 
+type Sides = tuple[int, int] | tuple[float, float]
+
 
 @dataclass(frozen=True)
 class PixelTransform:
@@ -35,6 +37,30 @@ class PixelTransform:
     def stretch(cls, original_size: tuple[int, int], size: tuple[int, int]) -> "PixelTransform":
         """The transform of an image resized from one (width, height) to another, uncropped."""
         return cls(original_size, size, (size[0] / original_size[0], size[1] / original_size[1]))
+
+    @classmethod
+    def inside(cls, original_size: tuple[int, int], size: tuple[int, int]) -> "PixelTransform":
+        """The transform of an image that lies in the middle of one of `size`, whole, unstretched.
+
+        Its sides are rounded to whole pixels.
+        """
+        sides = list(zip(original_size, size, strict=True))
+        scale = min(new / old for old, new in sides)
+        width, height = (max(round(old * scale), 1) for old in original_size)
+        return cls.stretch(original_size, (width, height)).centred(size)
+
+    @property
+    def shown(self) -> tuple[int, int, int, int]:
+        """Left, top, right and bottom of the original, in whole pixels of the processed image.
+
+        The last two are exclusive.
+        """
+        edges = zip(self.offset, self.scale, self.original_size, self.size, strict=True)
+        (left, right), (top, bottom) = [
+            [min(max(round(edge), 0), new) for edge in (start, start + scale * old)]
+            for start, scale, old, new in edges
+        ]
+        return left, top, right, bottom
 
     def centred(self, size: tuple[int, int]) -> "PixelTransform":
         """The transform once the processed image lies in the middle of one of `size`."""
@@ -102,15 +128,17 @@ class Fit:
       resampling: Pillow's filter.
       enlarging: Pillow's filter for images that grow, if it is another one.
       over_white: lays transparent pixels over white; else alpha is dropped.
+      around: colour where the image does not reach.
     """
 
     transform: Callable[[tuple[int, int]], PixelTransform]
     resampling: Image.Resampling = Image.Resampling.LANCZOS
     enlarging: Image.Resampling | None = None
     over_white: bool = False
+    around: tuple[int, int, int] = (255, 255, 255)
 
     def apply(self, image: Image.Image) -> tuple[UInt8[np.ndarray, "H W 3"], PixelTransform]:
-        """The processed pixels of an image of mode RGB or RGBA, white where it does not reach."""
+        """The processed pixels of an image of mode RGB or RGBA."""
         transform = self.transform(image.size)
         (width, height), (scale_x, scale_y) = image.size, transform.scale
         scaled = round(width * scale_x), round(height * scale_y)
@@ -118,7 +146,7 @@ class Fit:
         resized = self._opaque(image).resize(scaled, self.enlarging if grows else self.resampling)
         if transform.offset == (0, 0) and scaled == transform.size:
             return np.asarray(resized), transform
-        canvas = Image.new("RGB", transform.size, "white")
+        canvas = Image.new("RGB", transform.size, self.around)
         canvas.paste(resized, (int(transform.offset[0]), int(transform.offset[1])))
         return np.asarray(canvas), transform
 
@@ -159,6 +187,10 @@ class ImageRule(ABC):
         """The rule that pads photos to squares where this one would crop them; None without one."""
         return None
 
+    def unstretched(self) -> "ImageRule":
+        """The rule that gives images of other shapes margins where this one would stretch them."""
+        return self
+
     def for_known_cameras(self) -> "ImageRule":
         """The rule for images whose intrinsics are known."""
         return self
@@ -179,6 +211,16 @@ class ImageRule(ABC):
             raise InputError(
                 f"resolution={resolution} is less than one patch; give at least {self.patch}"
             )
+
+
+_ALIKE = 1.02
+"""Rounding to whole patches changes shapes by as much."""
+
+
+def same_shape(one: Sides, other: Sides) -> bool:
+    """Whether two pairs of sides, or of scales, have the same ratio but for rounding."""
+    ratio = one[0] * other[1] / (one[1] * other[0])
+    return max(ratio, 1 / ratio) <= _ALIKE
 
 
 def check_pixels(width: int, height: int) -> None:

@@ -8,6 +8,7 @@ from PIL import Image
 
 from jaxrecon.errors import InputError
 from jaxrecon.images.decode import upright_rgb
+from jaxrecon.images.findings import Finding
 from jaxrecon.images.pictures import check_pixels, open_pictures
 from jaxrecon.images.views import Source, View
 
@@ -41,7 +42,9 @@ def _pictures(path: Path, stride: int) -> Iterator[View]:
                 check_pixels(path, picture, stored)
                 picture.load()
                 name = f"frame_{index:06d}"
-                yield View(name, partial(_same, upright_rgb(picture, name)))
+                found: list[Finding] = []
+                read = partial(_same, upright_rgb(picture, name, found))
+                yield View(name, read, found=found)
 
 
 def _same(image: Image.Image) -> Image.Image:

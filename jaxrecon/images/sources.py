@@ -1,10 +1,7 @@
 """Finds out what the caller passed as images, and lists its views."""
 
-import glob
 import os
-import re
-import unicodedata
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import cast
@@ -16,6 +13,9 @@ from PIL import Image
 from jaxrecon.checks import path_given
 from jaxrecon.errors import InputError
 from jaxrecon.images.decode import from_array, from_file, from_pillow
+from jaxrecon.images.findings import Finding
+from jaxrecon.images.kinds import kind_of
+from jaxrecon.images.listing import IMAGE_SUFFIXES, VIDEO_SUFFIXES, listed_files
 from jaxrecon.images.pictures import PhotoSize, file_size, upright_size
 from jaxrecon.images.sequence import holds_several, open_sequence
 from jaxrecon.images.signatures import may_be_heif, register_heif
@@ -23,16 +23,7 @@ from jaxrecon.images.video import open_video
 from jaxrecon.images.views import Source, View
 from jaxrecon.reading import is_folder, is_plain_file
 
-IMAGE_SUFFIXES = (
-    *(".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".ppm", ".pgm", ".avif"),
-    *(".heic", ".heif"),
-)
-"""What counts as an image in a folder or glob pattern, in upper or lower case."""
-
-VIDEO_SUFFIXES = (".mp4", ".mov", ".m4v", ".avi", ".mkv", ".webm", ".mpg", ".mpeg")
-"""A file with one of these, in upper or lower case, is read as a video."""
-
-_HEIF_SUFFIXES = (".heic", ".heif")
+_HEIF_SUFFIXES = (".heic", ".heif", ".hif")
 
 type _Array = np.ndarray | jax.Array
 type ImageItem = str | os.PathLike[str] | Image.Image | _Array
@@ -47,13 +38,14 @@ def open_source(source: object, stride: int) -> Source:
     """
     if isinstance(source, str | os.PathLike):
         path = _as_path(source)
-        if is_plain_file(path) and path.suffix.lower() in VIDEO_SUFFIXES:
+        if _is_video(path):
             return open_video(path, stride)
         if is_plain_file(path) and holds_several(path):
             return open_sequence(path, stride)
-        items: Sequence[object] = _listed_files(path)
+        listing = listed_files(path)
+        return _listed(listing.images, stride, listing.notes)
     elif isinstance(source, Image.Image):
-        items = [source]
+        items: Sequence[object] = [source]
     elif isinstance(source, np.ndarray | jax.Array):
         items = _split_array(np.asarray(source))
     elif isinstance(source, list | tuple):
@@ -65,18 +57,6 @@ def open_source(source: object, stride: int) -> Source:
     return _listed(items, stride)
 
 
-def natural_key(text: str) -> tuple[list[str | tuple[int, str]], str]:
-    """Sorts img_2 before img_10, whatever the case of the letters."""
-    parts = re.split(r"(\d+)", text.casefold())
-    return [digits_key(part) if part.isdecimal() else part for part in parts], text
-
-
-def digits_key(digits: str) -> tuple[int, str]:
-    """Sorts digits of any length by the number that they write, and is alike if that is."""
-    plain = "".join(str(unicodedata.decimal(digit)) for digit in digits).lstrip("0")
-    return len(plain), plain
-
-
 def _as_path(source: str | os.PathLike[str]) -> Path:
     path = Path(os.path.expanduser(path_given("images", source)))
     try:
@@ -86,41 +66,12 @@ def _as_path(source: str | os.PathLike[str]) -> Path:
     return path
 
 
-def _listed_files(path: Path) -> list[Path]:
-    """The image files that one path means: a file, a folder, or a glob pattern."""
-    if is_folder(path):
-        return _not_empty(folder_images(path), f"the folder {path}")
-    if path.exists():
-        return [path]
-    if not glob.has_magic(str(path)):
-        raise InputError(f"{path} does not exist; check the path")
-    return _not_empty(_images_among(map(Path, glob.glob(str(path), recursive=True))), str(path))
-
-
-def folder_images(folder: Path) -> list[Path]:
-    """The images in a folder that are not hidden, in the natural order of their names.
-
-    Raises:
-      InputError: the folder cannot be read.
-    """
-    try:
-        return _images_among(child for child in folder.iterdir() if not child.name.startswith("."))
-    except OSError as error:
-        raise InputError(f"cannot read the folder {folder}: {error.strerror}") from error
-
-
-def _images_among(paths: Iterable[Path]) -> list[Path]:
-    images = [
-        path for path in paths if path.suffix.lower() in IMAGE_SUFFIXES and not is_folder(path)
-    ]
-    return sorted(images, key=lambda path: natural_key(str(path)))
-
-
-def _not_empty(images: list[Path], where: str) -> list[Path]:
-    if not images:
-        suffixes = " ".join(IMAGE_SUFFIXES)
-        raise InputError(f"no images in {where}; looked for files ending in {suffixes}")
-    return images
+def _is_video(path: Path) -> bool:
+    """Whether a file is read as a video: its suffix says so, or its content where none is known."""
+    suffix = path.suffix.lower()
+    if suffix in VIDEO_SUFFIXES and kind_of(path) != "picture":
+        return is_plain_file(path)
+    return suffix not in IMAGE_SUFFIXES and kind_of(path) == "video"
 
 
 def _split_array(array: np.ndarray) -> list[np.ndarray]:
@@ -143,13 +94,13 @@ def _check_array(array: np.ndarray, name: str, expected: str, *, ranks: tuple[in
         )
 
 
-def _listed(items: Sequence[object], stride: int) -> Source:
+def _listed(items: Sequence[object], stride: int, notes: Sequence[str] = ()) -> Source:
     numbers = range(0, len(items), stride)
     chosen = [_checked(items[number], f"view_{number:04d}") for number in numbers]
     file_names = _file_names(chosen if stride == 1 else items)
     names = [file_names.get(number, f"view_{number:04d}") for number in numbers]
     views = [_view(item, name) for item, name in zip(chosen, names, strict=True)]
-    return Source(len(views), views)
+    return Source(len(views), views, list(notes))
 
 
 def _checked(item: object, name: str) -> Path | Image.Image | np.ndarray:
@@ -168,7 +119,7 @@ def _checked(item: object, name: str) -> Path | Image.Image | np.ndarray:
 def _checked_file(path: Path) -> Path:
     if is_folder(path):
         raise InputError(f"{path} is a folder; in a list give files, or pass the folder alone")
-    if path.suffix.lower() in VIDEO_SUFFIXES and (is_plain_file(path) or not path.exists()):
+    if _is_video(path) or (path.suffix.lower() in VIDEO_SUFFIXES and not path.exists()):
         raise InputError(f"{path} is a video; in a list give images, or pass the video alone")
     if not path.exists():
         raise InputError(f"{path} does not exist; check the path")
@@ -202,10 +153,12 @@ def _file_names(items: Sequence[object]) -> dict[int, str]:
 
 
 def _view(item: Path | Image.Image | np.ndarray, name: str) -> View:
+    found: list[Finding] = []
     if isinstance(item, Path):
-        return View(name, partial(from_file, item), partial(file_size, item))
+        return View(name, partial(from_file, item, found), partial(file_size, item), found)
     if isinstance(item, Image.Image):
-        return View(name, partial(from_pillow, item, name), partial(upright_size, item))
+        read = partial(from_pillow, item, name, found)
+        return View(name, read, partial(upright_size, item), found)
     return View(
         name, partial(from_array, item, name), lambda: PhotoSize(item.shape[1], item.shape[0])
     )

@@ -15,6 +15,14 @@ from jaxrecon.errors import InputError, reason_of
 from jaxrecon.extras import Extra
 from jaxrecon.images.decode import from_array
 from jaxrecon.images.pictures import holds_too_much
+from jaxrecon.images.video_facts import (
+    frame_end,
+    pixel_aspect,
+    promised_end,
+    shown_size,
+    squared,
+    told_of,
+)
 from jaxrecon.images.views import Source, View
 from jaxrecon.reading import open_plain
 
@@ -43,7 +51,8 @@ def open_video(path: Path, stride: int) -> Source:
     """
     with _opened(path) as (container, stored):
         frames = min(_main_stream(container, path).frames, stored)
-    return Source(-(-frames // stride) or None, _frames(path, stride))
+    notes: list[str] = []
+    return Source(-(-frames // stride) or None, _frames(path, stride, notes), notes)
 
 
 @contextmanager
@@ -73,18 +82,25 @@ def _opened(path: Path) -> Iterator[tuple["InputContainer", int]]:
         raise _damaged(path, error) from error
 
 
-def _frames(path: Path, stride: int) -> Iterator[View]:
-    index = -1
+def _frames(path: Path, stride: int, notes: list[str]) -> Iterator[View]:
+    """The frames as they are asked for; with the last one, what to tell of the video."""
+    index, end, interlaced = -1, None, 0
     with _opened(path) as (container, stored):
+        stream = _main_stream(container, path)
+        aspect, promised = pixel_aspect(stream), promised_end(container, stream)
         for index, frame in enumerate(_decoded(container, path)):
-            if holds_too_much(frame.width, frame.height, stored):
+            end, interlaced = frame_end(frame, stream), interlaced + frame.interlaced_frame
+            width, height = shown_size((frame.width, frame.height), aspect)
+            if holds_too_much(width, height, stored):
                 raise InputError(
-                    f"cannot read {path}: its frames have {frame.width}x{frame.height} pixels, in "
-                    f"a file of {stored} bytes; save it again"
+                    f"cannot read {path}: its frames have {width}x{height} pixels, in a file of "
+                    f"{stored} bytes; save it again"
                 )
             if index % stride == 0:
                 name = f"frame_{index:06d}"
-                yield View(name, partial(from_array, _upright(frame), name))
+                turned = bool(_quarter_turns(frame) % 2)
+                yield View(name, partial(_read, _upright(frame), name, aspect, turned=turned))
+        notes += told_of(path, stream, index + 1, end, promised, interlaced)
     if index < 0:
         raise InputError(f"cannot read {path}: it has no frames; give a longer video")
 
@@ -130,8 +146,17 @@ def _main_stream(container: "InputContainer", path: Path) -> "VideoStream":
 
 def _upright(frame: "VideoFrame") -> UInt8[np.ndarray, "H W 3"]:
     """Turns a frame as its display matrix says; phones store portrait videos on their side."""
-    quarter_turns = round(frame.rotation / 90) % 4
-    return np.rot90(frame.to_ndarray(format="rgb24"), quarter_turns)
+    return np.rot90(frame.to_ndarray(format="rgb24"), _quarter_turns(frame))
+
+
+def _quarter_turns(frame: "VideoFrame") -> int:
+    return round(frame.rotation / 90) % 4
+
+
+def _read(
+    pixels: UInt8[np.ndarray, "H W 3"], name: str, aspect: float | None, *, turned: bool
+) -> Image.Image:
+    return squared(from_array(pixels, name), aspect, turned=turned)
 
 
 def _damaged(path: Path, error: Exception) -> InputError:

@@ -35,7 +35,7 @@ from jaxrecon.pipeline.result import note_oddities, reconstruction_of
 from jaxrecon.priors import PriorArrays, ViewPriors, prior_arrays
 from jaxrecon.progress import Stages
 from jaxrecon.reconstruction import Reconstruction
-from jaxrecon.runtime.cameras import CameraConfig
+from jaxrecon.runtime.cameras import CameraConfig, check_one_camera
 from jaxrecon.runtime.defaults import MODEL_DEFAULTS, ModelDefaults, PointsChoice
 from jaxrecon.runtime.executor import Executor
 from jaxrecon.runtime.masks import MaskConfig
@@ -170,6 +170,7 @@ class Pipeline:
         executor, attention = self.executor, chosen_attention(attention, self.attention)
         with self._loading(images, request.priors, resolution, stride, stages) as loading:
             transforms = loading.transforms()
+            check_one_camera(request.camera, transforms, lambda: loading.batch().names)
             arrays = self._prior_arrays(request.priors, transforms)
             asked = self._queries(query_points, transforms)
             executor.check_alike(transforms, attention, inputs, key, arrays)
@@ -290,7 +291,11 @@ class Pipeline:
         check_query(query_points)
         self._check_tracks(query_points)
         batch = load_images(
-            images, rule=self.resize, resolution=resolution, stride=stride, stages=stages
+            images,
+            rule=self.resize.unstretched(),
+            resolution=resolution,
+            stride=stride,
+            stages=stages,
         )
         asked = self._queries(query_points, batch.transforms)
         maps = track_maps(self.executor, batch, self.attention, stages)
@@ -313,7 +318,7 @@ class Pipeline:
     ) -> AbstractContextManager[Loading]:
         return loading_images(
             images,
-            rule=self.resize,
+            rule=self.resize.unstretched(),
             resolution=resolution,
             stride=stride,
             known_cameras=priors.views_with_intrinsics,

@@ -12,7 +12,7 @@ from jaxrecon.errors import InputError
 from jaxrecon.formats.colmap_photos import read_photos
 from jaxrecon.formats.recorded import RecordedViews
 from jaxrecon.images import PixelTransform
-from jaxrecon.images.sources import natural_key
+from jaxrecon.images.listing import natural_key
 from jaxrecon.priors.camera import (
     check_copy,
     check_lens,

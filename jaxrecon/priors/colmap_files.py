@@ -17,7 +17,7 @@ import numpy as np
 from jaxtyping import Float
 
 from jaxrecon.errors import InputError, reason_of
-from jaxrecon.images.sources import natural_key
+from jaxrecon.images.listing import natural_key
 from jaxrecon.priors.colmap_lens import model_name, parameter_count
 from jaxrecon.reading import (
     is_plain_file,
@@ -190,7 +190,10 @@ def _read[T](
         if path.suffix == ".txt":
             return list(text(read_lines(path, cut=True, advice=_ADVICE)))
         with open_plain(path, advice=_ADVICE) as file:
-            return list(binary(file))
+            found = list(binary(file))
+            if file.read(1):
+                raise ValueError(f"it tells of {len(found)} {stem}, and has more behind them")
+            return found
     except InputError:
         raise
     except (OSError, ValueError, OverflowError, EOFError) as error:
@@ -250,9 +253,12 @@ def _text_cameras(lines: Iterator[str]) -> Iterator[Camera]:
 
 
 def _text_images(lines: Iterator[str]) -> Iterator[Image]:
-    """Each image is followed by a line of its points, which may be empty."""
+    """Each image is followed by a line of its points, which may be empty or left out."""
+    after_image = False
     for line in lines:
-        if _tells(line):
+        if after_image and _lists_points(line):
+            after_image = False
+        elif _tells(line):
             number, *numbers, camera, name = line.strip().split(maxsplit=9)
             pose = tuple(map(parse_number, numbers))
             if len(pose) != 7:
@@ -260,7 +266,21 @@ def _text_images(lines: Iterator[str]) -> Iterator[Image]:
             if len(name.encode()) > LONGEST_TEXT or "\0" in name:
                 raise ValueError(f"a name has more than {LONGEST_TEXT} bytes, or a NUL")
             yield Image(parse_whole(number), name, parse_whole(camera), pose[:4], pose[4:])
-            next(lines, None)
+            after_image = True
+
+
+def _lists_points(line: str) -> bool:
+    """Whether a line has x, y and number of points, and is not that of an image, with its name."""
+    words = line.split()
+    return bool(words) and len(words) % 3 == 0 and all(map(_is_number, words[9:12] or words))
+
+
+def _is_number(word: str) -> bool:
+    try:
+        float(word)
+    except ValueError:
+        return False
+    return True
 
 
 def _tells(line: str) -> bool:

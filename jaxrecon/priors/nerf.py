@@ -113,6 +113,15 @@ def read_nerf(
     )
 
 
+def frame_names(path: Path) -> list[str]:
+    """The names of the images that a NeRF scene is about.
+
+    Raises:
+      InputError: the file is damaged, or a frame has no name.
+    """
+    return [frame.keys["file_path"] for frame in _frames(path)]
+
+
 def _frames(path: Path) -> list[_Frame]:
     scene = reading.read_json(path)
     frames = scene.get("frames") if isinstance(scene, dict) else None

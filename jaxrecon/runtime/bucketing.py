@@ -35,13 +35,7 @@ def padded(array: Shaped[np.ndarray, "V *rest"], views: int) -> Shaped[np.ndarra
 
 def valid_regions(transforms: Sequence[PixelTransform]) -> Int[np.ndarray, "V 4"]:
     """Left, top, right and bottom of each photo, in whole pixels, the last two exclusive."""
-    size = np.array([transform.size for transform in transforms])
-    original = np.array([transform.original_size for transform in transforms])
-    scale = np.array([transform.scale for transform in transforms])
-    offset = np.array([transform.offset for transform in transforms])
-    edges = np.stack([offset, offset + scale * original])
-    whole = np.rint(edges).clip(0, size).astype(np.int32)
-    return np.concatenate(list(whole), axis=1)
+    return np.array([transform.shown for transform in transforms], np.int32)
 
 
 def has_margins(regions: Int[np.ndarray, "V 4"], transforms: Sequence[PixelTransform]) -> bool:

@@ -1,16 +1,23 @@
 """How cameras are fitted to what a model predicts."""
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+import numpy as np
 from jaxtyping import Array, Float
 
+from jaxrecon.errors import InputError
 from jaxrecon.geometry import intrinsics_from_points
+from jaxrecon.images import PixelTransform
+from jaxrecon.images.resize import same_shape
 from jaxrecon.models import Prediction
 from jaxrecon.runtime.defaults import check_choice
 
 type FittedIntrinsics = Literal["per_view", "shared"]
 type PrincipalPoint = Literal["free", "centre"]
+
+_SAME_SCALE = 0.02
 
 
 @dataclass(frozen=True)
@@ -35,6 +42,40 @@ class CameraConfig:
 
 PER_VIEW = CameraConfig()
 """Each view's own camera, with nothing held fixed."""
+
+
+def check_one_camera(
+    camera: CameraConfig, transforms: Sequence[PixelTransform], names: Callable[[], Sequence[str]]
+) -> None:
+    """Refuses one camera for photos that were brought to size so that they cannot share one.
+
+    They can if their pixels have one scale, or if they are copies of each other's size.
+
+    Args:
+      camera: how cameras are fitted.
+      transforms: of the photos.
+      names: gives theirs, for the message.
+
+    Raises:
+      InputError: naming two photos that cannot have one camera.
+    """
+    if camera.intrinsics != "shared":
+        return
+    first = transforms[0]
+    for view, transform in enumerate(transforms):
+        one_scale = np.allclose(transform.scale, first.scale, rtol=_SAME_SCALE, atol=0)
+        one_place = np.allclose(transform.shown, first.shown, rtol=0, atol=1)
+        copies = one_place and same_shape(transform.original_size, first.original_size)
+        if not (one_scale or copies):
+            found = [
+                f"{names()[number]} ({'x'.join(map(str, transforms[number].original_size))})"
+                for number in (0, view)
+            ]
+            raise InputError(
+                'intrinsics="shared" (--shared-intrinsics): one camera for all views needs photos '
+                f"of one shape, found {found[0]} and {found[1]}; leave it out, or leave out the "
+                "others"
+            )
 
 
 def intrinsics_of(

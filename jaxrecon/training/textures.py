@@ -7,8 +7,8 @@ import numpy as np
 from jaxtyping import UInt8
 
 from jaxrecon.errors import InputError
+from jaxrecon.images.listing import IMAGE_SUFFIXES, natural_key
 from jaxrecon.images.pictures import open_picture
-from jaxrecon.images.sources import IMAGE_SUFFIXES, natural_key
 from jaxrecon.scenes.photographs import Pictures, pyramid
 
 SIDE = 256

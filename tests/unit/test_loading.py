@@ -97,13 +97,13 @@ def test_a_file_that_changes_is_refused(tmp_path: Path, monkeypatch: pytest.Monk
 @pytest.fixture
 def gate(monkeypatch: pytest.MonkeyPatch) -> Iterator[threading.Event]:
     """No image is resized before it opens."""
-    opened, resize = threading.Event(), jaxrecon.images._resize
+    opened, resize = threading.Event(), jaxrecon.images.resizing._resize
 
     def wait(*args: Any) -> Any:
         assert opened.wait(30)
         return resize(*args)
 
-    monkeypatch.setattr(jaxrecon.images, "_resize", wait)
+    monkeypatch.setattr(jaxrecon.images.resizing, "_resize", wait)
     yield opened
     opened.set()
 

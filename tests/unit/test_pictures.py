@@ -19,13 +19,13 @@ import jaxrecon.images.video
 from image_files import ONE_PATCH, noise, save, write_video
 from jaxrecon.errors import InputError
 from jaxrecon.images import load_images, view_sizes
+from jaxrecon.images.listing import digits_key, natural_key
 from jaxrecon.images.pictures import (
     file_size,
     holds_too_much,
     open_picture,
     picture_values,
 )
-from jaxrecon.images.sources import digits_key, natural_key
 from jaxrecon.models import MAPANYTHING_RESIZE, VGGT_RESIZE
 
 

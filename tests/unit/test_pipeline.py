@@ -52,7 +52,7 @@ def pixels() -> np.ndarray:
 def test_photos_are_read_while_the_program_compiles(
     pipeline: Pipeline, pixels: np.ndarray, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    compiled, resize, compile_program = Event(), jaxrecon.images._resize, Executor.compile
+    compiled, resize, compile_program = Event(), jaxrecon.images.resizing._resize, Executor.compile
     shapes: list[tuple[int, ...]] = []
 
     def read_late(*args: Any) -> Any:
@@ -65,7 +65,7 @@ def test_photos_are_read_while_the_program_compiles(
         compiled.set()
         return program
 
-    monkeypatch.setattr(jaxrecon.images, "_resize", read_late)
+    monkeypatch.setattr(jaxrecon.images.resizing, "_resize", read_late)
     monkeypatch.setattr(Executor, "compile", compile_first)
     recon = pipeline.reconstruct(pixels, resolution=42)
     assert len(recon.names) == 3
@@ -101,6 +101,40 @@ def test_one_photo_is_good_input(pipeline: Pipeline, pixels: np.ndarray) -> None
     recon = pipeline.reconstruct(pixels[0], resolution=42)
     assert len(recon) == 1
     assert np.isfinite(recon.points_world).all()
+
+
+def test_photos_of_other_shapes_have_margins(pipeline: Pipeline, pixels: np.ndarray) -> None:
+    """None is stretched, and margins count for nothing; photos of one shape are as ever."""
+    upright = np.ascontiguousarray(pixels[1].transpose(1, 0, 2))
+    images = [pixels[0], upright, pixels[2]]
+    recon = pipeline.reconstruct(images, resolution=42, min_confidence=0.0, edge_rtol=None)
+    assert [transform.shown for transform in recon.transforms] == [
+        (0, 0, 42, 28),
+        (11, 0, 30, 28),
+        (0, 0, 42, 28),
+    ]
+    mask = np.asarray(recon.mask)
+    assert mask[[0, 2]].all()
+    assert mask[1, :, 11:30].all()
+    assert mask[1].sum() == 28 * 19
+    np.testing.assert_array_equal(recon.colors[[0, 2]], pixels[[0, 2]])
+    scale = np.array(recon.transforms[1].scale)
+    assert scale == pytest.approx([28 / 42, 28 / 42], rel=0.02)
+    focal = np.asarray(recon.intrinsics)[1, [0, 1], [0, 1]]
+    original = recon.to_original().intrinsics[1, [0, 1], [0, 1]]
+    np.testing.assert_allclose(original, focal / scale, rtol=1e-5)
+
+
+def test_one_camera_for_photos_of_one_scale_alone(pipeline: Pipeline, pixels: np.ndarray) -> None:
+    upright = np.ascontiguousarray(pixels[1].transpose(1, 0, 2))
+    message = r"photos of one shape, found view_0000 \(42x28\) and view_0001 \(28x42\); leave it"
+    with pytest.raises(InputError, match=message):
+        pipeline.reconstruct([pixels[0], upright], resolution=42, intrinsics="shared")
+    cut = pixels[1, :, 14:28]  # of the same scale
+    copy = np.repeat(np.repeat(pixels[1], 2, axis=0), 2, axis=1)
+    for other in (cut, copy):
+        recon = pipeline.reconstruct([pixels[0], other], resolution=42, intrinsics="shared")
+        np.testing.assert_array_equal(recon.intrinsics[0], recon.intrinsics[1])
 
 
 def test_the_mask_follows_its_arguments(pipeline: Pipeline, pixels: np.ndarray) -> None:

@@ -317,6 +317,51 @@ def test_colmap_text_cut_short_refused(tmp_path, stem, cut):
     assert f"cannot read {path}: it is damaged or cut short" in refusal(tmp_path)
 
 
+def test_colmap_binary_with_more_than_it_tells_refused(tmp_path):
+    write_colmap(tmp_path)
+    with (tmp_path / "images.bin").open("r+b") as file:
+        count = int.from_bytes(file.read(8), "little")
+        file.seek(0)
+        file.write((count - 1).to_bytes(8, "little"))
+    told = f"it tells of {count - 1} images, and has more behind them"
+    assert told in refusal(tmp_path, wanted=["poses"])
+
+
+POINTS = "10 20 -1 30.5 40 7"
+
+
+@pytest.mark.parametrize(
+    ("rows", "expected"),
+    [
+        (["{a}", "{b}", "{c}"], "abc"),
+        (["{a}", "", "{b}", POINTS, "{c}"], "abc"),
+        (["{a}", "# points", "{b}", POINTS, "# more", "", "", "{c}", ""], "abc"),
+        (["{a}", POINTS, "{b}", "{c}", POINTS], "abc"),
+        (["", "  ", "{a}", "{b}", "", "{c}"], "abc"),
+    ],
+)
+@pytest.mark.parametrize("end", ["\n", "\r\n"])
+@pytest.mark.parametrize("name", ["{}.jpg", "my photo {} 2.jpg", "{}"])
+def test_colmap_lines_of_points_may_be_left_out(tmp_path, rows, expected, end, name):
+    write_colmap(tmp_path, names=("a", "b"), text=True)
+    lines = {
+        letter: f"{number} 1 0 0 0 {-number} 0 0 1 {name.format(letter)}"
+        for number, letter in enumerate("abc", start=1)
+    }
+    text = end.join(row.format(**lines) for row in rows) + end
+    (tmp_path / "images.txt").write_bytes(text.encode())
+    names = tuple(name.format(letter) for letter in expected)
+    found = read(tmp_path, names, wanted=["poses"])
+    assert [found.poses[view][0, 3] for view in range(3)] == [1, 2, 3]
+
+
+def test_colmap_second_line_of_points_refused(tmp_path):
+    write_colmap(tmp_path, names=("a.jpg",), text=True)
+    with (tmp_path / "images.txt").open("a") as file:
+        file.write(f"{POINTS}\n{POINTS}\n")
+    assert "images.txt: it is damaged" in refusal(tmp_path, ("a.jpg",), wanted=["poses"])
+
+
 def patched(path: Path, old: bytes, new: bytes) -> None:
     data = path.read_bytes()
     assert data.count(old) >= 1

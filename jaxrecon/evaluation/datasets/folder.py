@@ -9,8 +9,8 @@ from jaxrecon import reading
 from jaxrecon.errors import InputError
 from jaxrecon.evaluation.datasets.common import Subset, folders_in, scene_name
 from jaxrecon.evaluation.datasets.ground_truth import GroundTruth, check_shape
+from jaxrecon.images.listing import folder_images
 from jaxrecon.images.pictures import file_size
-from jaxrecon.images.sources import folder_images
 
 _NAME = "condition.npz"
 _FIELDS = {"poses": "world_from_camera", "intrinsics": "intrinsics", "depths": "depth_z"}

@@ -19,7 +19,7 @@ from jaxrecon.evaluation.datasets.common import (
     stack_depths,
 )
 from jaxrecon.evaluation.datasets.ground_truth import GroundTruth
-from jaxrecon.images.sources import digits_key
+from jaxrecon.images.listing import digits_key
 from jaxrecon.reading import is_plain_file
 
 _INTRINSICS = pinhole(585.0, 585.0, 320.0, 240.0)

@@ -10,8 +10,12 @@ from jaxrecon.images.resize import (
     ImageRule,
     PixelTransform,
     check_pixels,
+    same_shape,
 )
 from jaxrecon.sizes import check_whole
+
+_MEAN_COLOUR = (124, 116, 104)
+"""The mean of ImageNet, which is 0 to the network."""
 
 
 @dataclass(frozen=True)
@@ -42,6 +46,9 @@ class ResizeRule(ImageRule):
         """Every image is stretched to `size_for` the first one, by the Lanczos filter."""
         size = self.size_for(width, height, resolution=resolution)
         return Fit(lambda original: PixelTransform.stretch(original, size))
+
+    def unstretched(self) -> "ResizeRule":
+        return _UnstretchedRule(self.patch, self.pixel_limit)
 
     def size_for(
         self, width: int, height: int, *, resolution: int | None = None
@@ -74,6 +81,22 @@ class ResizeRule(ImageRule):
             else:
                 rows -= 1
         return max(columns, 1) * self.patch, max(rows, 1) * self.patch
+
+
+@dataclass(frozen=True)
+class _UnstretchedRule(ResizeRule):
+    """The same, but that an image of another shape than the first lies whole inside margins."""
+
+    def fit(self, width: int, height: int, *, resolution: int | None = None) -> Fit:
+        """As `ResizeRule.fit` for images of the first one's shape."""
+        size = self.size_for(width, height, resolution=resolution)
+
+        def transform(original: tuple[int, int]) -> PixelTransform:
+            if same_shape(original, (width, height)):
+                return PixelTransform.stretch(original, size)
+            return PixelTransform.inside(original, size)
+
+        return Fit(transform, around=_MEAN_COLOUR)
 
 
 PI3_RESIZE = ResizeRule()
