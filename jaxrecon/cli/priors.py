@@ -2,6 +2,7 @@
 
 import argparse
 import glob
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -82,7 +83,7 @@ def _chosen(images: str, files: dict[str, Path], stages: Stages) -> "ImageSource
     """The images, or of a folder those that the files name if they name some."""
     from jaxrecon.priors.chosen import chosen_images, left_out
 
-    folder = Path(images).expanduser()
+    folder = Path(os.path.expanduser(images))
     if not files or not is_folder(folder):
         return images
     chosen, others = chosen_images(folder, list(dict.fromkeys(files.values())))

@@ -5,6 +5,8 @@ from collections.abc import Collection, Sequence
 from pathlib import Path
 
 from jaxrecon.errors import InputError
+from jaxrecon.formats.colmap_photos import read_photos
+from jaxrecon.formats.streamed import is_streamed
 from jaxrecon.images.findings import some
 from jaxrecon.images.listing import folder_images
 from jaxrecon.priors.colmap_files import model_folder, read_images
@@ -56,9 +58,13 @@ def left_out(images: Sequence[Path], where: str) -> str:
 
 def _stored_names(file: Path) -> list[str] | None:
     """The names of the images that a file is about; None if it does not name any."""
-    file = file.expanduser()
+    file = Path(os.path.expanduser(file))
     if not file.exists():  # which is told when it is read
         return None
+    if is_streamed(file):  # a result of our own
+        return None
     if is_folder(file):
-        return [image.name for image in read_images(model_folder(file))]
+        model = model_folder(file)
+        record = read_photos(model)
+        return list(record.names.values()) if record else [i.name for i in read_images(model)]
     return frame_names(file) if file.suffix.lower() == ".json" else None

@@ -27,6 +27,7 @@ from jaxrecon.errors import InputError
 from jaxrecon.pipeline import Pipeline
 from jaxrecon.reconstruction import Reconstruction
 from jaxrecon.registry import loading
+from jaxrecon.runtime.executor import Executor
 from tiny_models import (
     TINY_PARAMETERS,
     tiny_entry,
@@ -813,7 +814,7 @@ class TestBadOutput:
         )
 
 
-@pytest.mark.parametrize(("owner", "method"), [(Pipeline, "run"), (Reconstruction, "save")])
+@pytest.mark.parametrize(("owner", "method"), [(Executor, "run"), (Reconstruction, "save")])
 def test_interrupted(
     owner: type,
     method: str,

@@ -11,8 +11,10 @@ import pytest
 from image_files import noise, save
 from jaxrecon.cli import priors
 from jaxrecon.errors import InputError
+from jaxrecon.formats.streamed import Streamed
 from jaxrecon.images import view_names
 from kept_notes import KeptNotes
+from random_recon import random_recon
 
 
 def given(*images: str, **files: Any) -> Namespace:
@@ -106,3 +108,21 @@ def test_photos_that_colmap_did_not_register_are_told(photos: Path, tmp_path: Pa
     names, note = chosen(colmap=str(tmp_path))
     assert names == ("r_0.png", "r_1.png")
     assert f"NOTE: 6 images are not in the model of {tmp_path} and left out (" in note
+
+
+@pytest.mark.parametrize("kind", ["npz", "streamed", "colmap"])
+def test_results_of_our_own_leave_out_what_they_do_not_know(kind: str, tmp_path: Path) -> None:
+    recon = random_recon()
+    folder = tmp_path / "photos"
+    (folder / "sub").mkdir(parents=True)
+    for name in ("a.jpg", "b.JPG", "a.png"):
+        save(noise(14, 28), folder / name)
+    file = tmp_path / {"npz": "scene.npz", "streamed": "streamed", "colmap": "colmap/"}[kind]
+    if kind == "streamed":
+        target = Streamed(file, "digest", recon.names)
+        target.folder.mkdir()
+        target.start({}, overwrite=False)
+    else:
+        recon.save(f"{file}/" if kind == "colmap" else file)
+    names, _ = chosen(str(folder), poses=str(file))
+    assert set(names) >= {"a.jpg", "b.JPG"}

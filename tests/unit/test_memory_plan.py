@@ -253,7 +253,7 @@ def test_a_compiler_that_does_not_tell(native: Path, monkeypatch: pytest.MonkeyP
     silent = SimpleNamespace(memory_analysis=lambda: None)
     assert needs_of(silent) is None
     memory.check_compiled(silent, jax.devices()[0])
-    monkeypatch.setattr(Pipeline, "lower", lambda *_: SimpleNamespace(compile=lambda **_: silent))
+    monkeypatch.setattr(Executor, "lower", lambda *_: SimpleNamespace(compile=lambda **_: silent))
     with pytest.raises(InputError, match=r"devices: the compiler for .* does not tell"):
         jaxrecon.memory_plan(native, views=4, size=SIZE)
 

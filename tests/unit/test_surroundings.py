@@ -3,6 +3,7 @@
 import io
 import os
 import pwd
+import re
 import subprocess
 import sys
 from dataclasses import replace
@@ -21,7 +22,7 @@ from jaxrecon.formats.scene import file_stems
 from jaxrecon.hub import cache_folder
 from jaxrecon.images import load_images
 from jaxrecon.progress import Stages
-from places import fresh_process
+from places import ROOT, fresh_process
 from random_recon import random_recon
 from tiny_models import tiny_entry
 
@@ -225,3 +226,17 @@ def test_pycolmap_imported_beside(tmp_path: Path) -> None:
 
 def test_the_size_that_a_file_system_allows() -> None:
     assert os.pathconf("/", "PC_NAME_MAX") >= LONGEST_NAME
+
+
+def test_paths_are_expanded_by_what_never_fails() -> None:
+    """`Path.expanduser` and `Path.home` raise where a user has no home; `os.path`'s do not."""
+    code = {
+        file: file.read_text()
+        for room in ("jaxrecon", "convert")
+        for file in (ROOT / room).rglob("*.py")
+    }
+    assert len(code) > 100
+    found = [
+        file for file, text in code.items() if re.search(r"\.expanduser\(\)|Path\.home\(", text)
+    ]
+    assert found == []
