@@ -173,9 +173,9 @@ def test_the_option_of_the_command_line(own: Path) -> None:
     outside_colmap(own, "../../other/a.png")
     for command in (["reconstruct", "--colmap", str(own)], ["evaluate", "pi3"]):
         assert not _parser().parse_args([*command, "-o", "x"]).allow_outside
-    arguments = ["reconstruct", "--colmap", str(own), "-o", "x"]
-    assert "leads out of" in refusal(lambda: sources(_parser().parse_args(arguments)))
-    images, _ = sources(_parser().parse_args([*arguments, "--allow-outside"]))
+    arguments, quiet = ["reconstruct", "--colmap", str(own), "-o", "x"], Stages(quiet=True)
+    assert "leads out of" in refusal(lambda: sources(_parser().parse_args(arguments), quiet))
+    images, _ = sources(_parser().parse_args([*arguments, "--allow-outside"]), quiet)
     assert [os.path.realpath(image) for image in cast(Any, images)] == [
         os.path.realpath(own.parent / "other" / "a.png")
     ]
