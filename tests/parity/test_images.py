@@ -17,7 +17,7 @@ import golden_data
 import jaxrecon.images
 from image_files import ONE_PATCH, load_one, noise, save
 from jaxrecon import InputError
-from jaxrecon.images import PixelTransform, load_images
+from jaxrecon.images import PixelTransform, load_images, resizing
 from jaxrecon.images.listing import natural_key
 from jaxrecon.models import PI3_RESIZE, ResizeRule
 from jaxrecon.progress import Stages
@@ -249,7 +249,7 @@ def test_order_is_kept_however_long_each_image_takes(monkeypatch: pytest.MonkeyP
     """The first of each three is slow, so that later ones are finished before it."""
     finished = []
     lock = threading.Lock()
-    resize = jaxrecon.images.resizing._resize
+    resize = resizing._resize
 
     def slow_resize(view: Any, fit: Any) -> Any:
         number = int(view.name.removeprefix("view_"))
@@ -259,7 +259,7 @@ def test_order_is_kept_however_long_each_image_takes(monkeypatch: pytest.MonkeyP
             finished.append(number)
         return result
 
-    monkeypatch.setattr(jaxrecon.images.resizing, "_resize", slow_resize)
+    monkeypatch.setattr(resizing, "_resize", slow_resize)
     monkeypatch.setattr("os.cpu_count", lambda: 3)
     pixels = np.stack([np.full((14, 14, 3), n, np.uint8) for n in range(30)])
     batch = load_images(pixels, rule=ONE_PATCH)
@@ -278,7 +278,7 @@ def test_few_images_are_read_ahead(monkeypatch: pytest.MonkeyPatch) -> None:
             yield jaxrecon.images.View(f"{number}", partial(lambda image: image, image))
 
     fit = ONE_PATCH.fit(14, 14)
-    for done, _ in enumerate(jaxrecon.images.resizing.resized_views(views(), lambda view: fit)):
+    for done, _ in enumerate(resizing.resized_views(views(), lambda view: fit)):
         assert len(asked) <= done + 5  # twice the workers, and one
     assert len(asked) == 50
 

@@ -13,7 +13,7 @@ from PIL import Image
 import jaxrecon.images
 from image_files import ONE_PATCH, noise, save, write_video
 from jaxrecon import InputError
-from jaxrecon.images import ImageRule, loading_images
+from jaxrecon.images import ImageRule, loading_images, resizing
 from jaxrecon.images.pictures import pillow_warnings_handled, upright_size
 from jaxrecon.models import MAPANYTHING_RESIZE, PI3_RESIZE, VGGT_RESIZE, ResizeRule, SideRule
 
@@ -97,13 +97,13 @@ def test_a_file_that_changes_is_refused(tmp_path: Path, monkeypatch: pytest.Monk
 @pytest.fixture
 def gate(monkeypatch: pytest.MonkeyPatch) -> Iterator[threading.Event]:
     """No image is resized before it opens."""
-    opened, resize = threading.Event(), jaxrecon.images.resizing._resize
+    opened, resize = threading.Event(), resizing._resize
 
     def wait(*args: Any) -> Any:
         assert opened.wait(30)
         return resize(*args)
 
-    monkeypatch.setattr(jaxrecon.images.resizing, "_resize", wait)
+    monkeypatch.setattr(resizing, "_resize", wait)
     yield opened
     opened.set()
 

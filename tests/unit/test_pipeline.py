@@ -12,11 +12,11 @@ import pytest
 from flax import nnx
 
 import jaxrecon
-import jaxrecon.images
 from compiled_programs import programs_of, without_programs
 from drawn_weights import drawn
 from jaxrecon.errors import InputError
 from jaxrecon.geometry import depth_normal_edges, intrinsics_from_points
+from jaxrecon.images import resizing
 from jaxrecon.models import PI3, PI3_RESIZE, Pi3, Pi3Config
 from jaxrecon.nn.attention import TokenLayout, attend_densely
 from jaxrecon.nn.dinov2 import DinoV2Config
@@ -52,7 +52,7 @@ def pixels() -> np.ndarray:
 def test_photos_are_read_while_the_program_compiles(
     pipeline: Pipeline, pixels: np.ndarray, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    compiled, resize, compile_program = Event(), jaxrecon.images.resizing._resize, Executor.compile
+    compiled, resize, compile_program = Event(), resizing._resize, Executor.compile
     shapes: list[tuple[int, ...]] = []
 
     def read_late(*args: Any) -> Any:
@@ -65,7 +65,7 @@ def test_photos_are_read_while_the_program_compiles(
         compiled.set()
         return program
 
-    monkeypatch.setattr(jaxrecon.images.resizing, "_resize", read_late)
+    monkeypatch.setattr(resizing, "_resize", read_late)
     monkeypatch.setattr(Executor, "compile", compile_first)
     recon = pipeline.reconstruct(pixels, resolution=42)
     assert len(recon.names) == 3

@@ -595,8 +595,8 @@ def test_files_tell_photos_of_one_name_apart(tmp_path, stored, given, expected):
     path.write_text(json.dumps({"frames": frames}))
     names, sizes = view_names(photos), view_sizes(photos)
     assert names == tuple(Path(file).name for file in given)
-    known = read_view_priors(path, names, sizes=sizes, wanted=["poses"])
-    assert {view: pose[0, 3] for view, pose in known.poses.items()} == expected
+    poses: Any = read_view_priors(path, names, sizes=sizes, wanted=["poses"]).poses
+    assert {view: pose[0, 3] for view, pose in poses.items()} == expected
 
 
 def test_files_of_other_views_are_left_out_of_account(tmp_path):
@@ -608,8 +608,10 @@ def test_files_of_other_views_are_left_out_of_account(tmp_path):
         )
     )
     (size, _) = view_sizes(tmp_path)
-    known = read_view_priors(tmp_path / "k.json", NAMES, sizes=[size] * 2, wanted=["poses"])
-    assert set(known.poses) == {0, 1}
+    poses: Any = read_view_priors(
+        tmp_path / "k.json", NAMES, sizes=[size] * 2, wanted=["poses"]
+    ).poses
+    assert set(poses) == {0, 1}
 
 
 @pytest.mark.parametrize("stride", [1, 2, 3])
@@ -619,8 +621,8 @@ def test_images_of_a_model_know_their_names(tmp_path, stride):
     write_images(tmp_path / "images", names)
     images = colmap_images(tmp_path)
     taken = view_names(images, stride=stride)
-    known = read_view_priors(tmp_path, taken, sizes=view_sizes(images, stride=stride))
-    every = read(tmp_path, names).poses
+    known: Any = read_view_priors(tmp_path, taken, sizes=view_sizes(images, stride=stride))
+    every: Any = read(tmp_path, names).poses
     assert taken == names[::stride]
     for view, number in enumerate(range(0, 5, stride)):
         np.testing.assert_array_equal(known.poses[view], every[number])
