@@ -13,8 +13,8 @@ from jaxrecon.errors import InputError
 from jaxrecon.formats import PointTracks
 from jaxrecon.geometry import umeyama
 from jaxrecon.images import PixelTransform
-from jaxrecon.progress import Stages
 from jaxrecon.reconstruction import Reconstruction
+from kept_notes import KeptNotes
 
 # Installed for development; a machine lent for GPU tests may lack it.
 pycolmap = pytest.importorskip("pycolmap")
@@ -150,17 +150,6 @@ def moved(recon: Any, shift: np.ndarray) -> Any:
     return replace(recon, tracks=replace(recon.tracks, xy=recon.tracks.xy + shift))
 
 
-class Notes(Stages):
-    """Keeps what it is told."""
-
-    def __init__(self) -> None:
-        super().__init__(quiet=True)
-        self.texts: list[str] = []
-
-    def note(self, text: str) -> None:
-        self.texts.append(text)
-
-
 def test_the_truth_stays_as_it_is():
     truth = exact()
     refined = adjust(truth)
@@ -246,13 +235,13 @@ def test_a_few_wrong_observations_that_pass_weigh_little():
 def test_a_view_without_tracks_keeps_its_camera():
     truth = exact()
     start = unseen(perturbed(truth), [3])
-    notes = Notes()
+    notes = KeptNotes()
     refined = adjust(start, stages=notes)
     for name in ("world_from_camera", "intrinsics", "points_world", "points_camera"):
         np.testing.assert_array_equal(getattr(refined, name)[3], getattr(start, name)[3])
     others = [0, 1, 2, 4, 5]
     assert pose_error(refined[others], truth[others]) < 1e-6
-    (note,) = notes.texts
+    (note,) = notes.notes
     assert "1 of 6 views" in note and note.endswith(": 3.jpg")
 
 
@@ -263,11 +252,11 @@ def test_two_groups_without_a_link_are_not_mixed():
     linked = group[:, None] == group[truth.tracks.query_view]
     tracks = replace(truth.tracks, visibility=truth.tracks.visibility * linked)
     start = perturbed(replace(truth, tracks=tracks))
-    notes = Notes()
+    notes = KeptNotes()
     refined = adjust(start, stages=notes)
     np.testing.assert_array_equal(refined.world_from_camera[4:], start.world_from_camera[4:])
     assert pose_error(refined, truth, slice(4)) < 1e-6
-    assert notes.texts[0].endswith(": 4.jpg, 5.jpg")
+    assert notes.notes[0].endswith(": 4.jpg, 5.jpg")
 
 
 @pytest.mark.parametrize("count", [MIN_SHARED_TRACKS - 1, MIN_SHARED_TRACKS])

@@ -26,6 +26,7 @@ from jaxrecon.nn.attention import TokenLayout
 from jaxrecon.pipeline import Pipeline
 from jaxrecon.progress import Stages
 from jaxrecon.reconstruction import Reconstruction
+from kept_notes import KeptNotes
 from tiny_models import TINY_PARAMETERS, write_native
 
 VIEWS, WIDTH, HEIGHT = 18, 42, 28
@@ -173,7 +174,7 @@ def half(pipeline: Pipeline, tmp_path_factory: pytest.TempPathFactory) -> Pipeli
 def test_sparse_attention_for_a_gpu_that_is_not_here(
     half: Pipeline, tmp_path: Path, kind: str | None, calls: set[str]
 ) -> None:
-    notes = Notes()
+    notes = KeptNotes()
     jaxrecon.export_program(
         half,
         tmp_path / "gpu",
@@ -208,7 +209,7 @@ def test_slow_sparse_attention_is_told(
     slow: bool,
     kind: str | None,
 ) -> None:
-    notes = Notes()
+    notes = KeptNotes()
     arguments: dict[str, Any] = {"views": 4, "size": (70, 56), "platforms": ("cuda",)}
     sparse = jaxrecon.SparseAttention(block_q=block_q)
     chosen = half if dtype == "bfloat16" else pipeline
@@ -227,17 +228,6 @@ def test_sparse_attention_for_a_tpu_that_is_not_here(half: Pipeline, tmp_path: P
     assert "tpu_custom_call" in programs["tpu"].custom_calls
     with pytest.raises(InputError, match="device_kind='TPU v0' is no TPU that JAX knows"):
         jaxrecon.export_program(half, tmp_path / "new", **arguments, device_kind="TPU v0")
-
-
-class Notes(Stages):
-    """Keeps the notes."""
-
-    def __init__(self) -> None:
-        super().__init__(quiet=True)
-        self.notes: list[str] = []
-
-    def note(self, text: str) -> None:
-        self.notes.append(text)
 
 
 def test_kernels_of_another_gpu_are_refused(folder: Path, tmp_path: Path) -> None:
