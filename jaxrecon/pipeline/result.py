@@ -31,6 +31,8 @@ def _note_odd_cameras(intrinsics: Float[Array, "V 3 3"], stages: Stages) -> None
 
 def _note_thin_mask(geometry: Geometry, stages: Stages) -> None:
     """Says so where the mask keeps next to nothing, since a cloud of that looks like a failure."""
+    if stages.quiet:  # nobody would read it, and the mask is copied from the device for it
+        return
     mask = np.asarray(geometry.mask)
     share = np.count_nonzero(mask) / mask.size
     if share < _THIN:
