@@ -19,7 +19,7 @@ def add_to(commands: Any) -> None:
     parser = commands.add_parser("train", help="train a model on rendered scenes")
     add = parser.add_argument
     add("-o", "--output", required=True, help="folder of the run: checkpoints, log and weights")
-    add("--config", default="mini", help="mini, mini-second, mini-real, or a JSON file")
+    add("--config", default="mini", help="mini, mini-second, mini-real, mini-fine, or a JSON file")
     add("--set", nargs="+", default=[], metavar="NAME=VALUE", help="change fields of the config")
     add("--steps", type=int, help="length of the whole run; short for --set steps=STEPS")
     add("--resume", action="store_true", help="go on with the run in the folder, if there is one")

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from math import gcd
 from pathlib import Path
 from typing import Any, Literal
@@ -299,5 +299,26 @@ MINI_REAL = TrainConfig(
 )
 """Towards photographs: fuller scenes seen as phones see them, with `textures` on most surfaces."""
 
-CONFIGS = {"mini": MINI, "mini-second": MINI_SECOND, "mini-real": MINI_REAL}
+MINI_FINE = replace(
+    MINI_REAL,
+    model=replace(PI3_MINI, refine_width=32),
+    buckets=(
+        Bucket(scenes=32, views=16, height=168, width=224, share=3),
+        Bucket(scenes=48, views=8, height=196, width=252, share=3),
+        Bucket(scenes=64, views=8, height=224, width=168, share=2),
+        Bucket(scenes=48, views=8, height=168, width=294, share=2),
+    ),
+    steps=5600,
+    learning_rate=5e-4,
+    decay_share=0.9,
+    seed=4,
+)
+"""From the weights of `MINI_REAL`: convolutions behind the heads, and 16:9 among the shapes."""
+
+CONFIGS = {
+    "mini": MINI,
+    "mini-second": MINI_SECOND,
+    "mini-real": MINI_REAL,
+    "mini-fine": MINI_FINE,
+}
 """Runs that have a name."""

@@ -1,6 +1,7 @@
 """How much arithmetic a step of training is."""
 
 from jaxrecon.models import Pi3Config
+from jaxrecon.nn.refine import BLOCKS, CELL, PATCH_FEATURES
 from jaxrecon.training.config import Bucket
 
 
@@ -23,9 +24,21 @@ def step_flops(config: Pi3Config, bucket: Bucket) -> int:
     image += 2 * head * (2 * config.point_width + config.camera_width) * tokens
     image += 2 * config.point_width * 4 * config.encoder.patch**2 * patches
     image += 2 * 6 * config.camera_width**2 * patches
+    image += _refined(config, bucket.height * bucket.width)
     return 3 * bucket.images * image
 
 
 def _block(width: int, queries: int, keys: int) -> int:
     """A block of attention and an MLP of four times the width, for one image's tokens."""
     return 24 * width * width * queries + 4 * width * queries * keys
+
+
+def _refined(config: Pi3Config, pixels: int) -> int:
+    """The linear map and the 3x3 convolutions of a `PixelRefiner`."""
+    width = config.refine_width
+    if not width:
+        return 0
+    cells = pixels // CELL**2
+    dealt = 2 * 2 * config.point_width * PATCH_FEATURES * cells
+    inner = width * (PATCH_FEATURES + 7 * CELL**2 + 2 * BLOCKS * width + 4 * CELL**2)
+    return dealt + 2 * 9 * inner * cells

@@ -41,6 +41,7 @@ from jaxrecon.training.state import (
     initial_state,
     initial_weights,
     learning_rate,
+    starting_weights,
 )
 from jaxrecon.training.step import (
     Metrics,
@@ -134,7 +135,7 @@ def _trained(
     """Takes the steps and writes the weights; returns the number of the last step."""
     given = None
     if init is not None and not has_begun(folder):
-        given = checkpoint.flatten(checkpoint.load(init, abstract_model(config)))
+        given = starting_weights(config, init)
     claim_folder(folder / CONFIG_NAME, config)
     with Checkpoints(folder / CHECKPOINTS_NAME) as checkpoints:
         state = _start(config, checkpoints, mesh, given)

@@ -3,6 +3,8 @@
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
+from math import prod
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -66,9 +68,9 @@ def initial_weights(config: TrainConfig) -> Weights:
     """Random weights from which training sets out, the same on every platform.
 
     Matrices are normal with a variance of one over the width that enters, those of the outputs a
-    tenth of that; tokens and positions are normal with a deviation of 0.02; norms are the
-    identity, biases zero, and every LayerScale is `config.layer_scale`. Rotations start near the
-    identity.
+    tenth of that and those of what refines them zero; tokens and positions are normal with a
+    deviation of 0.02; norms are the identity, biases zero, and every LayerScale is
+    `config.layer_scale`. Rotations start near the identity.
     """
     random = np.random.default_rng(config.seed)
     shapes = checkpoint.shapes(abstract_model(config))
@@ -77,13 +79,30 @@ def initial_weights(config: TrainConfig) -> Weights:
     return {path: jnp.asarray(value, jnp.float32) for path, value in drawn.items()}
 
 
+def starting_weights(config: TrainConfig, init: str | Path) -> Weights:
+    """The weights of a checkpoint; of a refiner, if it lacks one, those of `initial_weights`.
+
+    Raises:
+      WeightsError: it cannot be read, or has other sizes.
+    """
+    lacks = config.model.refine_width and not checkpoint.read_config(init)["config"].get(
+        "refine_width"
+    )
+    if not lacks:
+        return checkpoint.flatten(checkpoint.load(init, abstract_model(config)))
+    without = replace(config, model=replace(config.model, refine_width=0))
+    found = checkpoint.flatten(checkpoint.load(init, abstract_model(without)))
+    return initial_weights(config) | found
+
+
 def _initial(
     path: str, shape: tuple[int, ...], config: TrainConfig, random: np.random.Generator
 ) -> np.ndarray:
     leaf = path.rpartition(".")[2]
     if leaf == "kernel":
-        gain = 0.1 if path in _OUTPUTS else 1.0
-        return gain * random.standard_normal(shape) * shape[-2] ** -0.5
+        gain = 0.0 if path in _UPDATES else 0.1 if path in _OUTPUTS else 1.0
+        window = prod(shape[:-2]) if len(shape) == 4 else 1  # of a convolution; else layers
+        return gain * random.standard_normal(shape) * (window * shape[-2]) ** -0.5
     constant = {"bias": 0.0, "scale": 1.0, "gamma": config.layer_scale}
     return np.full(shape, constant[leaf]) if leaf in constant else 0.02 * random.normal(size=shape)
 
@@ -94,6 +113,7 @@ _OUTPUTS = (
     "camera_head.rotation.kernel",
     "camera_head.translation.kernel",
 )
+_UPDATES = ("refiner.leave.kernel",)
 
 
 def make_optimizer(config: TrainConfig) -> optax.GradientTransformation:

@@ -5,7 +5,6 @@ whatever frame the predicted poses share.
 """
 
 from dataclasses import dataclass, field, replace
-from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -14,6 +13,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from jaxrecon.deprecation import renamed_arguments
+from jaxrecon.errors import InputError
 from jaxrecon.geometry.rotation import nearest_rotation
 from jaxrecon.geometry.transforms import rigid, transform_points
 from jaxrecon.models.model import Encoded, Model, skipped_by_scene
@@ -25,6 +25,7 @@ from jaxrecon.nn.dinov2 import DINOV2_LARGE, DinoV2, DinoV2Config, encode_views,
 from jaxrecon.nn.execution import HEAD_VIEWS, INFERENCE, Chunks, ExecutionConfig, view_chunk
 from jaxrecon.nn.layers import linear
 from jaxrecon.nn.pose import PoseRegressor
+from jaxrecon.nn.refine import CELL, PixelRefiner
 from jaxrecon.nn.rope import RotaryTable, grid_positions, rotary_table
 from jaxrecon.nn.views import map_views
 from jaxrecon.sizes import MOST_BLOCKS, MOST_WIDTH, check_heads, check_real, check_whole
@@ -44,9 +45,12 @@ class Pi3Config:
       point_width: features that the point and the confidence decoder hand to their heads.
       camera_width: the same for the camera.
       rope_base: wavelength base of the rotary embedding.
+      refine_width: features of the convolutions that refine points and confidence across patches
+        (`PixelRefiner`); 0 for none, as released.
 
     Raises:
-      InputError: a size is out of range, or heads do not divide a width into multiples of 4.
+      InputError: a size is out of range, heads do not divide a width into multiples of 4, or there
+        are convolutions and an odd patch.
     """
 
     encoder: DinoV2Config = field(default=DINOV2_LARGE)
@@ -59,6 +63,7 @@ class Pi3Config:
     point_width: int = 1024
     camera_width: int = 512
     rope_base: float = 100.0
+    refine_width: int = 0
 
     def __post_init__(self) -> None:
         check_whole(self, "pairs", "head_depth", most=MOST_BLOCKS)
@@ -67,6 +72,12 @@ class Pi3Config:
         check_heads(self, "heads", self.encoder.width, multiple=4)
         check_heads(self, "head_heads", self.head_width, multiple=4)
         check_real(self, "rope_base", least=1.0, most=1e9)
+        check_whole(self, "refine_width", least=0, most=MOST_WIDTH)
+        if self.refine_width and self.encoder.patch % CELL:
+            raise InputError(
+                f"Pi3Config: encoder.patch is {self.encoder.patch}; with refine_width it must be a "
+                f"multiple of {CELL}"
+            )
 
     @property
     def trunk_block(self) -> BlockConfig:
@@ -169,6 +180,18 @@ class Pi3(Model):
         self.point_head = linear(config.point_width, 3 * pixels, dtype=jnp.float32, rngs=rngs)
         self.confidence_head = linear(config.point_width, pixels, dtype=jnp.float32, rngs=rngs)
         self.camera_head = CameraHead(config.camera_width, rngs=rngs)
+        self.refiner = (
+            PixelRefiner(
+                config.refine_width,
+                channels=4,
+                patch=config.encoder.patch,
+                width_in=2 * config.point_width,
+                dtype=dtype,
+                rngs=rngs,
+            )
+            if config.refine_width
+            else None
+        )
 
     @renamed_arguments(real_views="num_valid_views")
     def encode(
@@ -183,12 +206,13 @@ class Pi3(Model):
         rope = self.rope(layout, self.config.trunk_block)
         tokens = self.tokens(images, execution=execution)
         features, stats = self.trunk(tokens, layout, attention, rope, execution=execution)
-        return Encoded(views=features[-1], skipped=skipped_by_scene(stats))
+        seen = () if self.refiner is None else (images,)
+        return Encoded(views=(features[-1], *seen), skipped=skipped_by_scene(stats))
 
     def predict(
         self, encoded: Encoded, layout: TokenLayout, *, execution: ExecutionConfig = INFERENCE
     ) -> Prediction:
-        return self.decode(encoded.views, layout, execution=execution)
+        return self.decode(*encoded.views, layout=layout, execution=execution)
 
     def chunks(
         self, views: int, layout: TokenLayout, attention: AttentionFn, execution: ExecutionConfig
@@ -221,15 +245,18 @@ class Pi3(Model):
     def decode(
         self,
         features: Float[Array, "B V P E"],
+        *images: Float[Array, "B V H W 3"],
         layout: TokenLayout,
-        *,
         execution: ExecutionConfig = INFERENCE,
     ) -> Prediction:
-        """Trunk features to geometry, each view on its own, a few at a time."""
+        """Trunk features, and images for a refiner, to geometry, a few views at a time."""
         views = features.shape[:2]
-        flat = features.reshape(-1, *features.shape[2:])
+        flat = tuple(x.reshape(-1, *x.shape[2:]) for x in (features, *images))
         at_once = execution.at_once(layout.tokens)
-        raw_geometry = partial(self.raw_geometry, layout, execution=execution)
+
+        def raw_geometry(views: tuple[Array, ...]) -> tuple[Array, Array, Array]:
+            return self.raw_geometry(layout, *views, execution=execution)
+
         numbers = map_views(raw_geometry, flat, at_once=at_once, execution=execution)
         raw, logits, pose = (x.reshape(*views, *x.shape[1:]) for x in numbers)
         points_camera, logits = points_from_raw(raw), logits[..., 0]
@@ -245,7 +272,7 @@ class Pi3(Model):
         self,
         layout: TokenLayout,
         features: Float[Array, "G P E"],
-        *,
+        *images: Float[Array, "G H W 3"],
         execution: ExecutionConfig = INFERENCE,
     ) -> tuple[Float[Array, "G H W 3"], Float[Array, "G H W 1"], Float[Array, "G 4 4"]]:
         """What the heads say: points as (x/z, y/z, log z), confidence logits, poses."""
@@ -255,8 +282,14 @@ class Pi3(Model):
             hidden = decoder(features, layout, attend_densely, rope, execution=execution)
             return hidden[:, layout.leading :].astype(jnp.float32)
 
-        points = self.to_pixels(self.point_head(patches(self.point_decoder)), layout.grid)
-        logits = self.to_pixels(self.confidence_head(patches(self.confidence_decoder)), layout.grid)
+        of_points, of_confidence = patches(self.point_decoder), patches(self.confidence_decoder)
+        points = self.to_pixels(self.point_head(of_points), layout.grid)
+        logits = self.to_pixels(self.confidence_head(of_confidence), layout.grid)
+        if self.refiner is not None:
+            maps = jnp.concatenate([points, logits], axis=-1)
+            hidden = jnp.concatenate([of_points, of_confidence], axis=-1)
+            maps = maps + self.refiner(maps, *images, hidden)
+            points, logits = maps[..., :3], maps[..., 3:]
         pose = self.camera_head(patches(self.camera_decoder), execution=execution)
         return points, logits, pose
 

@@ -1,0 +1,109 @@
+"""Convolutions that refine what linear heads say of each patch, with the image before them."""
+
+import jax.numpy as jnp
+from flax import nnx
+from jax.typing import DTypeLike
+from jaxtyping import Array, Float
+
+from jaxrecon.nn.dpt import conv
+from jaxrecon.nn.layers import gelu, linear
+
+CELL = 2
+"""The convolutions run on cells of so many pixels a side."""
+
+PATCH_FEATURES = 16
+"""Features of each cell that come from its patch."""
+
+BLOCKS = 3
+"""Residual blocks of two convolutions."""
+
+
+class PixelRefiner(nnx.Module):
+    """What to add to maps that were predicted patch by patch.
+
+    A linear head sees one patch at a time, so that its maps are soft at edges and do not join
+    where patches meet. Here the maps, the image and features of each patch, dealt out to its cells
+    of 2x2 pixels, pass a few residual 3x3 convolutions across patches (the idea of the
+    convolutional head of MoGe, arXiv 2410.19115). The last layer is zero in an untrained refiner,
+    which then adds nothing.
+
+    Args:
+      width: features of a cell in the convolutions.
+      channels: of the maps.
+      patch: side of a patch in pixels, a multiple of 2.
+      width_in: features of each patch.
+      dtype: of the convolutions but the last; sums and the last are in float32.
+    """
+
+    def __init__(
+        self,
+        width: int,
+        *,
+        channels: int,
+        patch: int,
+        width_in: int,
+        dtype: DTypeLike,
+        rngs: nnx.Rngs,
+    ) -> None:
+        self.cells = patch // CELL
+        seen = PATCH_FEATURES + CELL**2 * (channels + 3)
+        self.deal_out = linear(width_in, self.cells**2 * PATCH_FEATURES, dtype=dtype, rngs=rngs)
+        self.enter = conv(seen, width, dtype=dtype, rngs=rngs)
+        self.blocks = nnx.List(
+            [_ResidualConv(width, dtype=dtype, rngs=rngs) for _ in range(BLOCKS)]
+        )
+        self.leave = conv(width, CELL**2 * channels, dtype=jnp.float32, rngs=rngs)
+        for parameter in (self.leave.kernel, self.leave.bias):
+            parameter[...] = jnp.zeros_like(parameter[...])
+
+    def __call__(
+        self,
+        maps: Float[Array, "G H W C"],
+        images: Float[Array, "G H W 3"],
+        patches: Float[Array, "G P E"],
+    ) -> Float[Array, "G H W C"]:
+        """The update of the maps, in float32.
+
+        Args:
+          maps: what was predicted patch by patch.
+          images: RGB in [0, 1].
+          patches: features of the patches, row by row.
+        """
+        height, width = maps.shape[1] // CELL, maps.shape[2] // CELL
+        pixels = _folded(jnp.concatenate([maps, images.astype(maps.dtype) - 0.5], axis=-1))
+        rows, columns = height // self.cells, width // self.cells
+        dealt = self.deal_out(patches).reshape(
+            -1, rows, columns, self.cells, self.cells, PATCH_FEATURES
+        )
+        dealt = dealt.swapaxes(2, 3).reshape(-1, height, width, PATCH_FEATURES)
+        x = jnp.concatenate([pixels.astype(dealt.dtype), dealt], axis=-1)
+        x = self.enter(x).astype(jnp.float32)
+        for block in self.blocks:
+            x = block(x)
+        return _unfolded(self.leave(gelu(x)))
+
+
+class _ResidualConv(nnx.Module):
+    """`x + conv2(gelu(conv1(gelu(x))))`, the sum in float32."""
+
+    def __init__(self, width: int, *, dtype: DTypeLike, rngs: nnx.Rngs) -> None:
+        self.conv1 = conv(width, width, dtype=dtype, rngs=rngs)
+        self.conv2 = conv(width, width, dtype=dtype, rngs=rngs)
+
+    def __call__(self, x: Float[Array, "G h w F"]) -> Float[Array, "G h w F"]:
+        update = self.conv2(gelu(self.conv1(gelu(x))))
+        return x + update.astype(jnp.float32)
+
+
+def _folded(x: Float[Array, "G H W C"]) -> Float[Array, "G h w D"]:
+    """The pixels of each cell (row, column, channel) as the features of one."""
+    views, height, width, channels = x.shape
+    cells = x.reshape(views, height // CELL, CELL, width // CELL, CELL, channels)
+    return cells.swapaxes(2, 3).reshape(views, height // CELL, width // CELL, -1)
+
+
+def _unfolded(x: Float[Array, "G h w D"]) -> Float[Array, "G H W C"]:
+    """The features of each cell as its pixels; undoes `_folded`."""
+    views, height, width, features = x.shape
+    cells = x.reshape(views, height, width, CELL, CELL, features // CELL**2)
+    return cells.swapaxes(2, 3).reshape(views, height * CELL, width * CELL, -1)
