@@ -14,7 +14,7 @@ from jaxrecon.checkpoint.digests import check_digests, digests_of
 from jaxrecon.checkpoint.modules import load, load_orbax, restore, save, save_orbax
 from jaxrecon.checkpoint.orbax_failures import orbax_failure, orbax_silenced
 from jaxrecon.checkpoint.paths import flatten, shapes, unflatten
-from jaxrecon.checkpoint.tensors import convert_checkpoint, read_tensors, write
+from jaxrecon.checkpoint.tensors import convert_checkpoint, read_tensors, rewrite, write
 
 __all__ = [
     "check_digests",
@@ -30,6 +30,7 @@ __all__ = [
     "read_config",
     "read_tensors",
     "restore",
+    "rewrite",
     "save",
     "save_orbax",
     "shapes",

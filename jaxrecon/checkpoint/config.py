@@ -7,11 +7,14 @@ from pathlib import Path
 from typing import Any
 
 from convert.safetensors_file import TensorSpec, is_dtype_name, is_possible
+from jaxrecon.checkpoint.quantized import check_scale, parameters, scale_path
 from jaxrecon.errors import WeightsError
 from jaxrecon.reading import is_plain_file, read_json, shown
 
 CONFIG_NAME = "config.json"
-FORMAT_VERSION = 1
+FORMAT_VERSION, QUANTIZED_VERSION = 1, 2
+"""Of checkpoints with all tensors in their own number format, and of those with some in 8 bits."""
+
 ORBAX_FOLDER = "arrays"
 """What stands for a file where Orbax has the numbers, and where in the checkpoint's folder."""
 
@@ -46,6 +49,8 @@ def write_config(
     header: Mapping[str, Any],
     entries: Mapping[str, Any],
     files: Mapping[str, Any] | None = None,
+    *,
+    int8: bool = False,
 ) -> None:
     """Writes the config of a checkpoint into its folder.
 
@@ -54,16 +59,23 @@ def write_config(
       header: see `checkpoint.write`.
       entries: what `entry_of` tells of each tensor.
       files: size and SHA-256 of each file of Orbax's, where it has the numbers.
+      int8: whether matrices are stored in 8 bits; see `checkpoint/quantized.py`.
     """
     values = {
         "format": "jaxrecon",
-        "format_version": FORMAT_VERSION,
+        "format_version": QUANTIZED_VERSION if int8 else FORMAT_VERSION,
         **header_of(header),
         **({} if files is None else {"files": files}),
         "tensors": entries,
     }
     text = json.dumps(values, indent=1, ensure_ascii=False) + "\n"
     (place / CONFIG_NAME).write_text(text, encoding="utf-8")
+
+
+def parameter_entries(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The entries of the model's parameters, of what `read_config` returns."""
+    quantized = config["format_version"] == QUANTIZED_VERSION
+    return parameters(config["tensors"]) if quantized else config["tensors"]
 
 
 def is_native(folder: str | Path) -> bool:
@@ -92,10 +104,11 @@ def read_config(folder: str | Path) -> dict[str, Any]:
             f"{path} is not the config of a native checkpoint; "
             "convert upstream weights with `jaxrecon convert`"
         )
-    if values.get("format_version") != FORMAT_VERSION:
+    version = values.get("format_version")
+    if type(version) is not int or version not in (FORMAT_VERSION, QUANTIZED_VERSION):
         raise WeightsError(
-            f"{path} has format_version {shown(values.get('format_version'))}, this version reads "
-            f"{FORMAT_VERSION}; install a newer jaxrecon or convert the weights again"
+            f"{path} has format_version {shown(version)}, this version reads {FORMAT_VERSION} and "
+            f"{QUANTIZED_VERSION}; install a newer jaxrecon or convert the weights again"
         )
     optional = _OPTIONAL | _DIGESTS
     stated = {key: kind for key, kind in optional.items() if key in values}
@@ -103,6 +116,8 @@ def read_config(folder: str | Path) -> dict[str, Any]:
     for name, entry in values["tensors"].items():
         _check_tensor(entry, f"{path}: tensor {name[:100]}")
     _check_files(values, path)
+    if version == QUANTIZED_VERSION:
+        _check_scales(values["tensors"], path)
     return values
 
 
@@ -127,6 +142,12 @@ def _check_tensor(entry: Any, where: str) -> None:
     hashed = entry["sha256"] is not None
     if hashed == (entry["file"] == ORBAX_FOLDER) or (hashed and not _is_sha256(entry["sha256"])):
         raise WeightsError(f"{where} has the sha256 {shown(entry['sha256'])}; {_ADVICE}")
+
+
+def _check_scales(tensors: Mapping[str, Any], path: Path) -> None:
+    for name, entry in tensors.items():
+        if entry["dtype"] == "int8":
+            check_scale(f"{path}: tensor {name[:100]}", entry, tensors.get(scale_path(name)))
 
 
 def _check_files(values: Mapping[str, Any], path: Path) -> None:

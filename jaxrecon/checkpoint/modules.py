@@ -17,6 +17,7 @@ from jaxrecon.checkpoint.config import (
     ORBAX_FOLDER,
     check_header,
     entry_of,
+    parameter_entries,
     read_config,
     write_config,
 )
@@ -81,7 +82,7 @@ def load[M: nnx.Module](
     Raises:
       WeightsError: the checkpoint is absent or damaged, or does not hold exactly these parameters.
     """
-    entries = read_config(folder)["tensors"]
+    entries = parameter_entries(read_config(folder))
     if any(entry["file"] == ORBAX_FOLDER for entry in entries.values()):
         return load_orbax(folder, abstract, sharding=sharding, unread=unread)
     wanted = _wanted(entries, unread)
@@ -103,9 +104,16 @@ def _check_shapes(
 
 
 def save(
-    module: nnx.Module, folder: str | Path, header: Mapping[str, Any], *, overwrite: bool = False
+    module: nnx.Module,
+    folder: str | Path,
+    header: Mapping[str, Any],
+    *,
+    overwrite: bool = False,
+    int8: bool = False,
 ) -> None:
     """Writes a module's weights as a native checkpoint, in the dtypes that they have.
+
+    With `int8`, large matrices are stored in 8 bits; see `write`.
 
     Raises:
       OutputError: the folder exists and is not empty, or cannot be written.
@@ -113,7 +121,7 @@ def save(
     check_not_forked()
     leaves = flatten(module)
     tensors = ((path, _to_host(leaf)) for path, leaf in leaves.items())
-    write(folder, tensors, _specs(leaves), header, overwrite=overwrite)
+    write(folder, tensors, _specs(leaves), header, overwrite=overwrite, int8=int8)
 
 
 def _to_host(leaf: Array) -> Shaped[np.ndarray, "..."]:

@@ -5,6 +5,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Shaped
 
@@ -15,11 +16,15 @@ from convert.sources import open_source
 from jaxrecon.checkpoint.config import (
     CONFIG_NAME,
     ORBAX_FOLDER,
+    QUANTIZED_VERSION,
     check_header,
     entry_of,
+    header_of,
+    parameter_entries,
     read_config,
     write_config,
 )
+from jaxrecon.checkpoint.quantized import dequantized, quantized, quantized_specs, scale_path
 from jaxrecon.errors import WeightsError
 from jaxrecon.files import check_output_folder, replacing_folder
 from jaxrecon.reading import is_file_name, is_plain_file, shown
@@ -36,6 +41,7 @@ def convert_checkpoint(
     targets: Mapping[str, tuple[int, ...]],
     header: Mapping[str, Any],
     overwrite: bool = False,
+    int8: bool = False,
 ) -> Plan:
     """Converts an upstream checkpoint into a native one; returns what went where.
 
@@ -46,6 +52,7 @@ def convert_checkpoint(
       targets: path and shape of every parameter of the model.
       header: see `write`.
       overwrite: replace the folder if it exists.
+      int8: see `write`.
 
     Raises:
       WeightsError: the source is damaged, or does not hold exactly this model's parameters.
@@ -54,7 +61,7 @@ def convert_checkpoint(
     check_output_folder(folder, overwrite=overwrite)
     source = open_source(source_path)
     planned = plan(source.specs, rules, ignored, targets, label=str(source_path))
-    write(folder, stream(planned, source), planned.specs, header, overwrite=overwrite)
+    write(folder, stream(planned, source), planned.specs, header, overwrite=overwrite, int8=int8)
     return planned
 
 
@@ -66,6 +73,7 @@ def write(
     *,
     overwrite: bool = False,
     max_shard_bytes: int = MAX_SHARD_BYTES,
+    int8: bool = False,
 ) -> None:
     """Writes a native checkpoint while its tensors arrive; the folder appears when it is complete.
 
@@ -77,12 +85,16 @@ def write(
         images' size is not the family's; plain JSON.
       overwrite: replace the folder if it exists.
       max_shard_bytes: starts another file where one would grow larger than this.
+      int8: store large matrices in 8 bits, with a scale for each column. They are read as float32.
 
     Raises:
       OutputError: the folder exists and is not empty, or cannot be written.
-      ValueError: the header has other keys, or another tensor comes than the one whose turn it is.
+      ValueError: the header has other keys, another tensor comes than the one whose turn it is, or
+        one that is to be stored in 8 bits is not finite.
     """
     check_header(header)
+    if int8:
+        tensors, specs = quantized(tensors), quantized_specs(specs)
     entries: dict[str, Any] = {}
     with replacing_folder(folder, overwrite=overwrite) as place:
         arriving = iter(tensors)
@@ -91,13 +103,39 @@ def write(
             entries |= {path: entry_of(name, spec, hashes[path]) for path, spec in members.items()}
         for path, _ in arriving:
             raise ValueError(f"{path} comes after the last tensor of the checkpoint")
-        write_config(place, header, entries)
+        write_config(place, header, entries, int8=int8)
+
+
+def rewrite(
+    source: str | Path, folder: str | Path, *, overwrite: bool = False, int8: bool = False
+) -> None:
+    """Writes the parameters of a native checkpoint into another, see `write`.
+
+    Raises:
+      WeightsError: the source is absent or damaged, or was written by Orbax.
+      OutputError: the folder exists and is not empty, or cannot be written.
+    """
+    config = read_config(source)
+    specs = {
+        path: TensorSpec(tuple(entry["shape"]), _read_dtype(entry["dtype"], config))
+        for path, entry in parameter_entries(config).items()
+    }
+    tensors = read_tensors(source)
+    write(folder, tensors, specs, header_of(config), overwrite=overwrite, int8=int8)
+
+
+def _read_dtype(name: str, config: Mapping[str, Any]) -> np.dtype:
+    """The number format in which `read_tensors` yields what is stored in another."""
+    quantized = name == "int8" and config["format_version"] == QUANTIZED_VERSION
+    return np.dtype(np.float32) if quantized else jnp.dtype(name)
 
 
 def read_tensors(
     folder: str | Path, paths: Iterable[str] | None = None, *, verify: bool = True
 ) -> Iterator[tuple[str, Shaped[np.ndarray, "..."]]]:
-    """Yields the tensors of a native checkpoint one at a time, each in memory of its own.
+    """Yields the parameters in a native checkpoint one at a time, each in memory of its own.
+
+    Matrices that are stored in 8 bits come as float32.
 
     Args:
       folder: the checkpoint.
@@ -108,12 +146,21 @@ def read_tensors(
       WeightsError: a tensor is absent, or a file is missing, truncated or damaged.
     """
     folder = Path(folder)
-    entries = read_config(folder)["tensors"]
+    config = read_config(folder)
+    entries, wanted = config["tensors"], parameter_entries(config)
     stored = _stored_tensors(folder, entries)
-    for path in entries if paths is None else paths:
-        if path not in entries:
+
+    def read(path: str) -> Shaped[np.ndarray, "..."]:
+        return _read(stored[path], path, entries[path]["sha256"] if verify else None)
+
+    for path in wanted if paths is None else paths:
+        if path not in wanted:
             raise WeightsError(f"{folder} holds no tensor {path[:100]}; check the name")
-        yield path, _read(stored[path], path, entries[path]["sha256"] if verify else None)
+        scale = scale_path(path)
+        if scale in entries and scale not in wanted:
+            yield path, dequantized(f"{folder}: {path[:100]}", read(path), read(scale))
+        else:
+            yield path, read(path)
 
 
 def _read(stored: StoredTensor, path: str, sha256: str | None) -> Shaped[np.ndarray, "..."]:

@@ -13,8 +13,14 @@ def add_convert_to(commands: Any) -> None:
     """Adds the command `convert` to the parser."""
     parser = commands.add_parser("convert", help="upstream weights to a native checkpoint")
     parser.add_argument("model", help="name of the model, such as pi3")
-    parser.add_argument("weights", help="upstream file: .safetensors, its index, .pt or .pth")
+    parser.add_argument(
+        "weights",
+        help="upstream file: .safetensors, its index, .pt or .pth; or a native checkpoint",
+    )
     parser.add_argument("-o", "--output", required=True, help="folder to write")
+    parser.add_argument(
+        "--int8", action="store_true", help="store large matrices in 8 bits, a scale a column"
+    )
     common.add_common(parser)
     parser.set_defaults(run=convert)
 
@@ -35,7 +41,11 @@ def convert(options: argparse.Namespace) -> int:
     stages = Stages(quiet=options.quiet)
     with stages.stage("convert"):
         registry.convert_weights(
-            entry, options.weights, options.output, overwrite=options.overwrite
+            entry,
+            options.weights,
+            options.output,
+            overwrite=options.overwrite,
+            int8=options.int8,
         )
     stages.note(f"weights of {entry.name}: {entry.weights_licence}")
     summary = {"model": entry.name, "output": options.output, "seconds": common.seconds(stages)}

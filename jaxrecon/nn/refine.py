@@ -24,8 +24,8 @@ class PixelRefiner(nnx.Module):
     A linear head sees one patch at a time, so that its maps are soft at edges and do not join
     where patches meet. Here the maps, the image and features of each patch, dealt out to its cells
     of 2x2 pixels, pass a few residual 3x3 convolutions across patches (the idea of the
-    convolutional head of MoGe, arXiv 2410.19115). The last layer is zero in an untrained refiner,
-    which then adds nothing.
+    convolutional head of MoGe, arXiv 2410.19115). Training sets out from a last layer of zeros, so
+    that nothing is added at first.
 
     Args:
       width: features of a cell in the convolutions.
@@ -53,8 +53,6 @@ class PixelRefiner(nnx.Module):
             [_ResidualConv(width, dtype=dtype, rngs=rngs) for _ in range(BLOCKS)]
         )
         self.leave = conv(width, CELL**2 * channels, dtype=jnp.float32, rngs=rngs)
-        for parameter in (self.leave.kernel, self.leave.bias):
-            parameter[...] = jnp.zeros_like(parameter[...])
 
     def __call__(
         self,

@@ -96,15 +96,33 @@ def _fetch_and_convert(
 
 
 def convert_weights(
-    entry: ModelEntry, source: str | Path, folder: str | Path, *, overwrite: bool = False
+    entry: ModelEntry,
+    source: str | Path,
+    folder: str | Path,
+    *,
+    overwrite: bool = False,
+    int8: bool = False,
 ) -> None:
-    """Converts an upstream weight file into a native checkpoint folder.
+    """Converts an upstream weight file, or another native checkpoint, into a native checkpoint.
+
+    Args:
+      entry: the model.
+      source: see `convert.sources.open_source`; or the folder of a native checkpoint.
+      folder: the checkpoint to write.
+      overwrite: replace the folder if it exists.
+      int8: store large matrices in 8 bits; see `checkpoint.write`.
 
     Raises:
-      InputError: the model has no upstream.
+      InputError: the model has no upstream, or the native checkpoint is another model's.
       WeightsError: a tensor is missing, unexpected or of another shape, or the file is damaged.
       OutputError: the folder exists and is not empty, or cannot be written.
     """
+    if checkpoint.is_native(source):
+        found = checkpoint.read_config(source)["model"]
+        if found != entry.name:
+            raise InputError(f"{source} holds {found[:100]}, not {entry.name}; name that model")
+        checkpoint.rewrite(source, folder, overwrite=overwrite, int8=int8)
+        return
     if isinstance(entry.source, Bundled):
         raise InputError(
             f"{entry.name} has no upstream weights to convert: its own ship with the package; "
@@ -121,4 +139,5 @@ def convert_weights(
         targets=checkpoint.shapes(family.abstract(entry.config)),
         header=entry.header,
         overwrite=overwrite,
+        int8=int8,
     )

@@ -225,7 +225,11 @@ class TestDamage:
     @pytest.mark.parametrize(
         ("change", "expected"),
         [
-            ({"format_version": 2}, "has format_version 2, this version reads 1; install a newer"),
+            (
+                {"format_version": 3},
+                "has format_version 3, this version reads 1 and 2; install a newer",
+            ),
+            ({"format_version": True}, "has format_version True, this version reads 1 and 2"),
             ({"quantisation": "int4"}, "must have exactly the fields"),
             ({"tensors": []}, "must have exactly the fields"),
             ({"tensors": {"a": {"file": "x"}}}, "tensor a must have exactly the fields"),

@@ -282,7 +282,7 @@ def test_a_trunk_for_a_gpu_is_made_of_them() -> None:
         where = Placement(execution, None if devices is None else mesh)
 
         def run(model: Pi3, images: jax.Array) -> jax.Array:
-            return where.encode(model, images, attention=attend_densely).views
+            return where.encode(model, images, attention=attend_densely).views[0]
 
         images = jax.ShapeDtypeStruct((1, views, 28, 28, 3), jnp.float32)
         with jax.sharding.use_abstract_mesh(mesh):

@@ -288,7 +288,7 @@ class Pi3(Model):
         if self.refiner is not None:
             maps = jnp.concatenate([points, logits], axis=-1)
             hidden = jnp.concatenate([of_points, of_confidence], axis=-1)
-            maps = maps + self.refiner(maps, *images, hidden)
+            maps = maps + self.refiner(maps, images[0], hidden)
             points, logits = maps[..., :3], maps[..., 3:]
         pose = self.camera_head(patches(self.camera_decoder), execution=execution)
         return points, logits, pose
