@@ -301,7 +301,6 @@ MINI_REAL = TrainConfig(
 
 MINI_FINE = replace(
     MINI_REAL,
-    model=replace(PI3_MINI, refine_width=32),
     buckets=(
         Bucket(scenes=32, views=16, height=168, width=224, share=3),
         Bucket(scenes=48, views=8, height=196, width=252, share=3),

@@ -101,6 +101,7 @@ PI3_MINI = Pi3Config(
     head_depth=1,
     point_width=256,
     camera_width=128,
+    refine_width=32,
 )
 """A small model that this project trains on rendered scenes and ships."""
 
