@@ -18,4 +18,5 @@ def layer_norm(x: Float[Array, "*dims D"], norm: Norm, eps: float) -> Float[Arra
     """The plain form, of float32 numbers."""
     centred = x - x.mean(axis=-1, keepdims=True)
     variance = jnp.square(centred).mean(axis=-1, keepdims=True)
-    return centred * (jax.lax.rsqrt(variance + eps) * norm.scale) + norm.bias
+    scale, bias = (jax.lax.broadcast_to_rank(parameter, x.ndim) for parameter in norm)
+    return centred * (jax.lax.rsqrt(variance + eps) * scale) + bias

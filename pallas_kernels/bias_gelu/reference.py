@@ -11,7 +11,8 @@ def bias_gelu_xla(
 ) -> Float[Array, "*dims D"]:
     """`gelu(x + bias)` in the dtype of `x`, computed in float32; where it lies is XLA's choice."""
     del in_place
-    dtype, x = x.dtype, x.astype(jnp.float32) + bias.astype(jnp.float32)
+    added = jax.lax.broadcast_to_rank(bias.astype(jnp.float32), x.ndim)
+    dtype, x = x.dtype, x.astype(jnp.float32) + added
     return (0.5 * x * (1 + jax.lax.erf(x * np.sqrt(0.5, dtype=np.float32)))).astype(dtype)
 
 

@@ -103,7 +103,7 @@ def skipped_xla(
         def some(chunk: tuple[Array, ...]) -> tuple[Array, Array]:
             q, counts, lists = chunk
             kept = _listed(counts, lists, blocks)
-            scores = jnp.einsum("rpk,ck->rpc", q, k, precision=exact) + jnp.log(sizes)
+            scores = jnp.einsum("rpk,ck->rpc", q, k, precision=exact) + jnp.log(sizes)[None, None]
             scores = jnp.where(kept[:, None], -jnp.inf, scores)
             top = jnp.maximum(scores.max(-1, keepdims=True), jnp.finfo(jnp.float32).min)
             weights = jnp.exp(scores - top)
@@ -134,7 +134,8 @@ def merged_with_skipped(
     others = jnp.repeat(skipped.logsumexp, group, axis=2)[:, :, :tokens]
     share = jax.nn.sigmoid(others - logsumexp).swapaxes(1, 2)[..., None]
     values = jnp.repeat(skipped.values, group, axis=2)[:, :, :tokens].swapaxes(1, 2)
-    return (out + share * (values - out)).astype(out.dtype)
+    whole = out.astype(share.dtype)
+    return (whole + share * (values - whole)).astype(out.dtype)
 
 
 def _means(
@@ -147,7 +148,7 @@ def _means(
 
 
 def _listed(counts: Int[Array, " R"], lists: Int[Array, "R capacity"], blocks: int) -> Array:
-    live = jnp.arange(lists.shape[1]) < counts[:, None]
+    live = jnp.arange(lists.shape[1])[None] < counts[:, None]
     places = jnp.where(live, lists.astype(jnp.int32), blocks)
     empty = jnp.zeros((lists.shape[0], blocks), bool)
     return jnp.put_along_axis(empty, places, True, axis=-1, inplace=False, mode="drop")

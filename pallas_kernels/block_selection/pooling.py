@@ -42,9 +42,9 @@ def pool_blocks(
         own = _folded(own, block, pooling, 0)
         pooled = jax.lax.dynamic_update_slice_in_dim(pooled, own, last, axis=1)
     tokens = x.shape[1] - start if stop is None else stop - start
-    left = (tokens - block * jnp.arange(pooled.shape[1]))[:, None, None]
+    left = (tokens - block * jnp.arange(pooled.shape[1]))[None, :, None, None]
     if pooling == "mean":
-        pooled = pooled / jnp.clip(left, 1, block)
+        pooled = pooled / jnp.clip(left, 1, block).astype(pooled.dtype)
     if stop is not None:
         pooled = jnp.where(left > 0, pooled, 0.0)
     return pooled.swapaxes(1, 2)

@@ -89,7 +89,7 @@ def _attend(
     scale: float,
 ) -> tuple[Float[Array, "R block_q K"], Float[Array, "R block_q"]]:
     """Full lists of a few query blocks."""
-    dtype = jnp.promote_types(q.dtype, jnp.float32)
+    dtype = jnp.float64 if q.dtype == jnp.float64 else jnp.float32
     step = max(1, min(KEYS // keys.k.shape[2], indices.shape[1]))
     indices = jnp.pad(indices, ((0, 0), (0, -indices.shape[1] % step)))
     start = Running(
@@ -100,13 +100,13 @@ def _attend(
 
     def fold(index: Array, running: Running) -> Running:
         listed = jax.lax.dynamic_slice_in_dim(indices, index * step, step, axis=1).astype(jnp.int32)
-        live = index * step + jnp.arange(step) < counts[:, None]
+        live = (index * step + jnp.arange(step))[None] < counts[:, None]
         listed = jnp.where(live, listed, 0)
         k, v = (
             x[group[:, None], listed].reshape(q.shape[0], -1, q.shape[2]).astype(dtype)
             for x in (keys.k, keys.v)
         )
-        places = listed[..., None] * keys.k.shape[2] + jnp.arange(keys.k.shape[2])
+        places = listed[..., None] * keys.k.shape[2] + jnp.arange(keys.k.shape[2])[None, None]
         seen = (live[..., None] & (places < keys.length)).reshape(q.shape[0], -1)
         scores = scale * jnp.einsum("rqk,rsk->rqs", q.astype(dtype), k, precision=HIGHEST)
         scores = jnp.where(seen[:, None], scores, -jnp.inf)

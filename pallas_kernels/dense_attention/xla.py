@@ -32,7 +32,8 @@ def attention_xla(
 def _attend(q: Array, k: Array, v: Array, scale: float, lengths: Array | None) -> Array:
     # In float32 the products are full float32 products on every device (no TF32).
     precision = "highest" if q.dtype == jnp.float32 else None
-    with jax.default_matmul_precision(precision):
+    # Where promotion is strict, jax.nn.dot_product_attention itself fails in bfloat16 (jax 0.12).
+    with jax.default_matmul_precision(precision), jax.numpy_dtype_promotion("standard"):
         return jax.nn.dot_product_attention(
             q, k, v, scale=scale, key_value_seq_lengths=lengths, implementation="xla"
         )

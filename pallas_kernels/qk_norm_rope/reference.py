@@ -33,7 +33,7 @@ type Outputs = tuple[Float[Array, "G T N K"], Float[Array, "G T N K"], Float[Arr
 def qk_norm_rope_xla(inputs: Inputs, *, eps: float) -> Outputs:
     """Queries, keys and values, ready to attend."""
     qkv, dtype = inputs.qkv.astype(jnp.float32), inputs.qkv.dtype
-    qkv = qkv if inputs.bias is None else qkv + inputs.bias.astype(jnp.float32)
+    qkv = qkv if inputs.bias is None else qkv + inputs.bias[None, None].astype(jnp.float32)
     q, k, v = (qkv[:, :, part] for part in range(3))
     q = _ready(q, inputs.q_norm, inputs.rotary, eps)
     k = _ready(k, inputs.k_norm, inputs.rotary, eps)
@@ -54,6 +54,6 @@ def _turned(x: Float[Array, "G T N K"], rotary: Rotary) -> Float[Array, "G T N K
     """Each half of a head is a pair of quarters (a, b): (a cos - b sin, b cos + a sin)."""
     groups, _, heads, width = x.shape
     pairs = x.reshape(groups, -1, rotary.cos.shape[0], heads, 2, 2, width // 4)
-    cos, sin = (angles[:, None, :, None] for angles in rotary)
+    cos, sin = (angles[None, None, :, None, :, None] for angles in rotary)
     sin = jnp.concatenate([-sin, sin], axis=-2)
     return (pairs * cos + jnp.flip(pairs, axis=-2) * sin).reshape(x.shape)

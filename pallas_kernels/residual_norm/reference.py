@@ -28,7 +28,7 @@ def residual_norm_xla(inputs: Inputs, *, eps: float, dtype: Any) -> Outputs:
     x, _, _, gamma, norm = inputs
     if inputs.update is not None:
         update = _whole_update(inputs)
-        x = x + (update if gamma is None else gamma * update)
+        x = x + (update if gamma is None else _along(gamma, x) * update)
     return x, None if norm is None else layer_norm(x, norm, eps).astype(dtype)
 
 
@@ -48,7 +48,7 @@ def gradients_xla(kept: Inputs, gradients: Outputs, *, eps: float) -> Inputs:
     if update is None:
         return Inputs(x, None, None, None, norm)
     rows = tuple(range(x.ndim - 1))
-    of_update = x if gamma is None else gamma * x
+    of_update = x if gamma is None else _along(gamma, x) * x
     of_gamma = None if gamma is None else jnp.sum(x * _whole_update(kept), axis=rows)
     of_bias = None if bias is None else jnp.sum(of_update, axis=rows).astype(bias.dtype)
     return Inputs(x, of_update.astype(update.dtype), of_bias, of_gamma, norm)
@@ -58,4 +58,9 @@ def _whole_update(inputs: Inputs) -> Array:
     """The update and its bias, in float32."""
     assert inputs.update is not None
     update, bias = inputs.update.astype(jnp.float32), inputs.update_bias
-    return update if bias is None else update + bias.astype(jnp.float32)
+    return update if bias is None else update + _along(bias, update)
+
+
+def _along(vector: Float[Array, " D"], x: Array) -> Array:
+    """Numbers for the channels of `x`, in float32."""
+    return jax.lax.broadcast_to_rank(vector.astype(jnp.float32), x.ndim)
