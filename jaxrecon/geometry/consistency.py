@@ -44,7 +44,7 @@ def depth_consistency(
     )
     valid, others = mask & (depth_z > 0), _others(depth_z, world_from_camera, intrinsics)
     if views is not None:
-        others &= jnp.arange(len(others)) < views
+        others &= jnp.arange(len(others))[None] < views
     targets = invert_rigid(world_from_camera), intrinsics, depth_z
 
     def one_view(source: tuple[Array, Array, Array]) -> Float[Array, "H W"]:
@@ -55,7 +55,8 @@ def depth_consistency(
             seen, gap, z = _seen(points, pose, matrix, depth)
             seen &= valid & meets
             agrees = gap < atol + rtol * z
-            return totals + jnp.stack([seen & agrees, seen & ~agrees]), None
+            found = jnp.stack([seen & agrees, seen & ~agrees])
+            return totals + found.astype(totals.dtype), None
 
         start = jnp.zeros((2, *valid.shape))
         (agreeing, other), _ = jax.lax.scan(count, start, (*targets, others))

@@ -29,7 +29,7 @@ def frustum_corners(
     """
     reach = intrinsics[:, :2, 2] / jnp.diagonal(intrinsics, axis1=1, axis2=2)[:, :2]
     slopes = jnp.concatenate(
-        [_CORNERS * reach[:, None], jnp.ones((len(reach), len(_CORNERS), 1))], axis=-1
+        [_CORNERS[None] * reach[:, None], jnp.ones((len(reach), len(_CORNERS), 1))], axis=-1
     )
     corners = jnp.concatenate([slopes * near[:, None, None], slopes * far[:, None, None]], axis=1)
     return transform_points(world_from_camera[:, None], corners)
@@ -56,7 +56,7 @@ def _separated(
     normals2: Float[Array, "5 3"],
 ) -> Bool[Array, ""]:
     """Whether the two are apart along one of the axes that decide it."""
-    crossed = _unit(jnp.cross(edges1[:, None], edges2).reshape(-1, 3))
+    crossed = _unit(jnp.cross(edges1[:, None], edges2[None]).reshape(-1, 3))
     axes = jnp.concatenate([normals1, normals2, crossed])
     first, second = (jnp.matmul(axes, c.T, precision=_HIGHEST) for c in (corners1, corners2))
     apart = jnp.maximum(
@@ -68,4 +68,4 @@ def _separated(
 def _unit(vectors: Float[Array, "*dims 3"]) -> Float[Array, "*dims 3"]:
     """Vectors of length one; zero where they have no length to speak of."""
     length = jnp.linalg.norm(vectors, axis=-1, keepdims=True)
-    return vectors / jnp.maximum(length, _SMALLEST) * (length > 1e-6)
+    return vectors / jnp.maximum(length, _SMALLEST) * (length > 1e-6).astype(length.dtype)

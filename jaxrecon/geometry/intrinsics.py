@@ -4,6 +4,7 @@ from typing import Literal
 
 import jax.numpy as jnp
 import numpy as np
+from jax import lax
 from jaxtyping import Array, Bool, Float, Int
 
 type Count = int | Int[Array | np.ndarray, ""]
@@ -59,9 +60,10 @@ def unproject_depth(
     """
     height, width = depth_z.shape[-2:]
     column, row = jnp.arange(width, dtype=depth_z.dtype), jnp.arange(height, dtype=depth_z.dtype)
+    column, row = (lax.broadcast_to_rank(x, depth_z.ndim) for x in (column, row[:, None]))
     k = intrinsics[..., None, None, :, :]
     x = (column - k[..., 0, 2]) / k[..., 0, 0]
-    y = (row[:, None] - k[..., 1, 2]) / k[..., 1, 1]
+    y = (row - k[..., 1, 2]) / k[..., 1, 1]
     return jnp.stack([x * depth_z, y * depth_z, depth_z], axis=-1)
 
 
@@ -78,7 +80,6 @@ def _fit_line(
     if principal_point == "centre":
         mean = jnp.zeros_like(mean)
     s = slope - mean
-    focal = jnp.sum(s * (pixel - centre), axis=axes, where=counts) / jnp.sum(
-        s * s, axis=axes, where=counts
-    )
+    off = lax.broadcast_to_rank(pixel - centre, s.ndim)
+    focal = jnp.sum(s * off, axis=axes, where=counts) / jnp.sum(s * s, axis=axes, where=counts)
     return focal, centre - focal * mean.reshape(focal.shape)

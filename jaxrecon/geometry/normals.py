@@ -1,6 +1,7 @@
 """Surface normals of point maps."""
 
 import jax.numpy as jnp
+from jax import lax
 from jaxtyping import Array, Bool, Float
 
 
@@ -43,9 +44,9 @@ def _neighbour(points: Array, valid: Array, down: int, right: int) -> tuple[Arra
     shifted = jnp.roll(points, (-down, -right), axis=(-3, -2))
     shifted_valid = jnp.roll(valid, (-down, -right), axis=(-2, -1))
     height, width = valid.shape[-2:]
-    row, column = jnp.arange(height)[:, None] + down, jnp.arange(width) + right
+    row, column = jnp.arange(height)[:, None] + down, jnp.arange(width)[None] + right
     inside = (row >= 0) & (row < height) & (column >= 0) & (column < width)
-    return shifted, shifted_valid & inside
+    return shifted, shifted_valid & lax.broadcast_to_rank(inside, valid.ndim)
 
 
 def _unit(vectors: Array) -> Array:

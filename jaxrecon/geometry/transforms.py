@@ -28,4 +28,4 @@ def transform_points(
 ) -> Float[Array, "*dims 3"]:
     """`R p + t`, in full precision on every device; leading axes broadcast."""
     rotated = jnp.einsum("...ij,...j->...i", matrix[..., :3, :3], points, precision=_HIGHEST)
-    return rotated + matrix[..., :3, 3]
+    return rotated + jax.lax.broadcast_to_rank(matrix[..., :3, 3], rotated.ndim)
