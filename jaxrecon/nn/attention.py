@@ -262,6 +262,6 @@ class Attention(nnx.Module):
         """Those of (queries, keys, values) from the `first` up to the `last`, split into heads."""
         groups, tokens, width = x.shape
         columns = slice(first * width, last * width)
-        parts = product(self.qkv, x, columns) + bias_of(self.qkv)[columns]
+        parts = product(self.qkv, x, columns) + bias_of(self.qkv)[None, None, columns]
         split = parts.reshape(groups, tokens, last - first, self.heads, width // self.heads)
         return tuple(split[:, :, part] for part in range(last - first))

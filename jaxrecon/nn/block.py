@@ -15,6 +15,7 @@ from jaxrecon.nn.layers import (
     LayerScale,
     Mlp,
     SwiGlu,
+    apply_norm,
     bias_of,
     layer_norm,
     norm_parameters,
@@ -151,7 +152,7 @@ class Block(nnx.Module):
         """What the updates are added to, and the queries, keys and values."""
         x, normed = residual_norm(x, **_norm_of(self.norm1), implementation=backend)
         if self.norm_context is not None:
-            context = self.norm_context(context)
+            context = apply_norm(self.norm_context, context)
         q, k, v = self.attention.inputs(normed, rope, context, backend=backend)
         return normed if self.normed_residual else x, q, k, v
 

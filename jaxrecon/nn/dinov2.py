@@ -144,12 +144,12 @@ class DinoV2(nnx.Module):
         (rows, columns), patch = self.patch_grid(images.shape), self.config.patch
         pixels = images.reshape(-1, rows, patch, columns, patch, 3).swapaxes(2, 3)
         flat = pixels.reshape(-1, rows * columns, 3 * patch**2)
-        return product(self.patch_embed, flat) + bias_of(self.patch_embed)
+        return product(self.patch_embed, flat) + bias_of(self.patch_embed)[None, None]
 
     def placed_patches(self, images: Float[Array, "G H W 3"]) -> Float[Array, "G P D"]:
         """Embedded patches with their positions, in float32."""
         position = self.position_table(self.patch_grid(images.shape))
-        return self.embed_patches(images).astype(jnp.float32) + position[1:]
+        return self.embed_patches(images).astype(jnp.float32) + position[None, 1:]
 
     def embed(self, images: Float[Array, "G H W 3"]) -> Float[Array, "G T D"]:
         """Tokens that enter the first block: [class | registers | patches], in float32.
@@ -157,7 +157,7 @@ class DinoV2(nnx.Module):
         Class and patches carry a position, registers do not.
         """
         patches = self.placed_patches(images)
-        first = self.class_token[...] + self.position_embedding[...][:1]
+        first = self.class_token[...][None] + self.position_embedding[...][:1]
         if self.register_tokens is not None:
             first = jnp.concatenate([first, self.register_tokens[...]])
         return jnp.concatenate(
@@ -197,7 +197,10 @@ def encode_views(
       patches_only: leaves out the class token and the registers.
     """
     at_once = _views_at_once(encoder.patch_grid(images.shape[1:]), execution)
-    normalised = (images - jnp.asarray(IMAGE_MEAN)) / jnp.asarray(IMAGE_STD)
+    mean, deviation = (
+        jax.lax.broadcast_to_rank(jnp.asarray(x), images.ndim) for x in (IMAGE_MEAN, IMAGE_STD)
+    )
+    normalised = (images - mean) / deviation
     flat = normalised.reshape(-1, *images.shape[2:])
     work = partial(encoder if patches_only else encoder.tokens, execution=execution)
     tokens = map_views(work, flat, at_once=at_once, execution=execution)

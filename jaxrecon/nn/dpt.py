@@ -11,7 +11,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from jaxrecon.errors import InputError
-from jaxrecon.nn.layers import HIGHEST, layer_norm, linear
+from jaxrecon.nn.layers import HIGHEST, apply_norm, layer_norm, linear
 from jaxrecon.sizes import MOST_WIDTH, check_whole
 
 NORM_EPS = 1e-5
@@ -105,7 +105,8 @@ class ConvTranspose(nnx.Module):
         (views, height, width, _), (_, factor, _, channels) = x.shape, kernel.shape
         x = x.astype(kernel.dtype)
         spread = jnp.einsum("ghwc,cijd->ghiwjd", x, kernel, precision=self.precision)
-        return spread.reshape(views, height * factor, width * factor, channels) + self.bias[...]
+        spread = spread.reshape(views, height * factor, width * factor, channels)
+        return spread + jax.lax.broadcast_to_rank(self.bias[...], 4)
 
 
 class Reassemble(nnx.Module):
@@ -223,8 +224,8 @@ class DPT(nnx.Module):
 
     def normed(self, patches: Float[Array, "G P D"], grid: Size) -> Float[Array, "G h w D"]:
         """The patches of one depth, after the norm that all depths share if any, as a map."""
-        normed = patches if self.norm is None else self.norm(patches)
-        return normed.reshape(-1, *grid, patches.shape[-1])
+        tokens = patches if self.norm is None else apply_norm(self.norm, patches)
+        return tokens.reshape(-1, *grid, patches.shape[-1])
 
     def fuse(self, *maps: Float[Array, "G _h _w F"]) -> Float[Array, "G H W F"]:
         """The four maps, the finest first, to one at twice the size of the finest."""
@@ -290,7 +291,9 @@ def add_position(x: Float[Array, "G h w C"], aspect: float) -> Float[Array, "G h
     nothing = np.zeros_like
     columns = np.concatenate([column, nothing(column)], axis=1).astype(np.float32)
     rows = np.concatenate([nothing(row), row], axis=1).astype(np.float32)
-    return x.astype(jnp.float32) + jnp.asarray(columns) + jnp.asarray(rows)[:, None]
+    return (
+        x.astype(jnp.float32) + jnp.asarray(columns)[None, None] + jnp.asarray(rows)[None, :, None]
+    )
 
 
 def _position_table(count: int, span: float, channels: int) -> Float[np.ndarray, "count C"]:

@@ -31,6 +31,12 @@ def layer_norm(width: int, *, eps: float, dtype: DTypeLike, rngs: nnx.Rngs) -> n
     return nnx.LayerNorm(width, epsilon=eps, dtype=dtype, use_fast_variance=False, rngs=rngs)
 
 
+def apply_norm(norm: nnx.LayerNorm, x: Float[Array, "*dims D"]) -> Float[Array, "*dims D"]:
+    """What a LayerNorm of any dtype makes of `x`; flax promotes by itself below float32."""
+    with jax.numpy_dtype_promotion("standard"):
+        return norm(x)
+
+
 def gelu(x: Float[Array, "*dims"]) -> Float[Array, "*dims"]:
     """The exact GELU, `x * (1 + erf(x / sqrt 2)) / 2`, in float32 (arXiv 1606.08415)."""
     x = x.astype(jnp.float32)

@@ -40,7 +40,7 @@ def rotary_table(
     """
     half = width // 2
     frequencies = base ** (-jnp.arange(0, half, 2, dtype=jnp.float32) / half)
-    angles = jnp.asarray(positions, jnp.float32)[:, :, None] * frequencies
+    angles = jnp.asarray(positions, jnp.float32)[:, :, None] * frequencies[None, None]
     return RotaryTable(jnp.cos(angles), jnp.sin(angles))
 
 
@@ -52,6 +52,6 @@ def apply_rotary(x: Float[Array, "G T N K"], table: RotaryTable) -> Float[Array,
     """
     tokens = table.cos.shape[0]
     pairs = x.reshape(x.shape[0], -1, tokens, x.shape[2], 2, 2, x.shape[3] // 4)
-    cos, sin = (u[:, None, :, None].astype(x.dtype) for u in (table.cos, table.sin))
+    cos, sin = (u[None, None, :, None, :, None].astype(x.dtype) for u in (table.cos, table.sin))
     sin = jnp.concatenate([-sin, sin], axis=-2)
     return (pairs * cos + jnp.flip(pairs, axis=-2) * sin).reshape(x.shape)
