@@ -143,7 +143,7 @@ def intrinsics_from_rays(rays: Float[Array, "B V H W 3"]) -> Float[Array, "B V 3
     down, right = (max(1, side // SAMPLES) for side in rays.shape[2:4])
     sampled = rays[:, :, ::down, ::right]
     fitted = intrinsics_from_points(sampled.reshape(-1, *sampled.shape[2:]))
-    pixels = fitted * jnp.array([right, down, 1])[:, None]
+    pixels = fitted * jnp.array([right, down, 1], jnp.float32)[None, :, None]
     return pixels.reshape(*rays.shape[:2], 3, 3)
 
 

@@ -104,7 +104,7 @@ def scaled_depth(
     distance: Float[Array, "*dims H W"],
 ) -> tuple[Float[Array, "*dims H W"], Float[Array, "*dims"]]:
     """`log(1 + d / mean)` of the distances of each view, and their mean where they are known."""
-    count = jnp.sum(distance > 0, axis=(-2, -1))
+    count = jnp.sum(distance > 0, axis=(-2, -1)).astype(distance.dtype)
     mean = jnp.maximum(jnp.sum(distance, axis=(-2, -1)) / (count + SMALLEST), SMALLEST)
     return jnp.log1p(distance / mean[..., None, None]), mean
 
@@ -118,7 +118,7 @@ def relative_poses(
     """
     first = world_from_camera[:, :1]
     quaternions = quaternion_from_rotation(world_from_camera[..., :3, :3])
-    inverse = quaternions[:, :1] * jnp.array([-1, -1, -1, 1])
+    inverse = quaternions[:, :1] * jnp.array([-1, -1, -1, 1], jnp.float32)[None, None]
     # Differences first: the first view's own translation becomes an exact zero.
     shifts = world_from_camera[..., :3, 3] - first[..., :3, 3]
     turn = invert_rigid(first).at[..., :3, 3].set(0)
@@ -130,7 +130,7 @@ def scaled_translations(
 ) -> tuple[Float[Array, "B V 3"], Float[Array, "B"]]:
     """Translations over their mean length, which leaves out those of length zero."""
     length = jnp.linalg.norm(translations, axis=-1)
-    count = jnp.sum(length > 0, axis=-1)
+    count = jnp.sum(length > 0, axis=-1).astype(length.dtype)
     mean = jnp.maximum(jnp.sum(length, axis=-1) / (count + SMALLEST), SMALLEST)
     return translations / mean[:, None, None], mean
 

@@ -78,12 +78,13 @@ def _window(
     height, width, channels = features.shape
     base = jnp.floor(places)
     part = places - base
-    steps = jnp.arange(-radius, radius + 2)
+    steps = jnp.arange(-radius, radius + 2)[None]
     across, seen_across = _pixels(base[:, :1].astype(jnp.int32) + steps, width)
     down, seen_down = _pixels(base[:, 1:].astype(jnp.int32) + steps, height)
     patch = features[down[:, None, :], across[:, :, None]]
     likeness = jnp.einsum("qijc,qc->qij", patch, targets, precision=HIGHEST) / channels**0.5
-    likeness = likeness * (seen_across[:, :, None] & seen_down[:, None, :])
+    seen = seen_across[:, :, None] & seen_down[:, None, :]
+    likeness = likeness * seen.astype(likeness.dtype)
     likeness = _between(likeness, part[:, :1, None])
     likeness = _between(likeness.swapaxes(1, 2), part[:, 1:, None]).swapaxes(1, 2)
     return likeness.reshape(len(targets), -1)
@@ -152,6 +153,6 @@ def _place_table(count: int, channels: int) -> Float[np.ndarray, "count C"]:
 def embed_motion(motion: Float[Array, "*dims 2"], channels: int) -> Float[Array, "*dims C"]:
     """Sine and cosine of each frequency in turn, `channels` of them of x, then as many of y."""
     frequencies = jnp.arange(0, channels, 2, dtype=jnp.float32) * (SINE_RANGE / channels)
-    angles = motion[..., None] * frequencies
+    angles = motion[..., None] * jax.lax.broadcast_to_rank(frequencies, motion.ndim + 1)
     waves = jnp.stack([jnp.sin(angles), jnp.cos(angles)], axis=-1)
     return waves.reshape(*motion.shape[:-1], 2 * channels)

@@ -292,7 +292,7 @@ class Tracker(nnx.Module):
         """The part of the transformer's input that no round changes: query place and view."""
         place = embed_places(start, (maps[2], maps[3]), self.config.token)
         view = self.view_tokens[...][np.minimum(np.arange(maps[1]), 1)]
-        return place[:, :, None] + view
+        return place[:, :, None] + view[None, None]
 
     def tokens(
         self,
