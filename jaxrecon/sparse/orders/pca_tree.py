@@ -111,12 +111,13 @@ def pca_tree_order(
     size = leaf << levels
     first = jnp.stack([jnp.asarray(count, jnp.int32) for count in front])
     stop = patches if num_valid is None else num_valid
-    counts = (jnp.arange(patches) < stop)[:, None]
-    mean = jnp.sum(jnp.where(counts, features, 0), 1, keepdims=True, dtype=jnp.float32) / stop
+    counts = (jnp.arange(patches) < stop)[None, :, None]
+    total = jnp.sum(jnp.where(counts, features, 0), 1, keepdims=True, dtype=jnp.float32)
+    mean = total / jnp.asarray(stop, jnp.float32)
     centred = jnp.where(counts, features - mean.astype(features.dtype), 0)
     centred = jnp.pad(centred, ((0, 0), (0, size - patches), (0, 0)))
     x = jax.vmap(partial(jnp.roll, axis=0))(centred, first)
-    numbers = jnp.arange(size, dtype=jnp.int32) - first[:, None]
+    numbers = jnp.arange(size, dtype=jnp.int32)[None] - first[:, None]
     for level in range(levels):
         length = size >> level
         numbers, x = _sorted_along_axis(
@@ -157,8 +158,9 @@ def _main_direction(
     products = jnp.einsum("snf,sng->sfg", parts, parts, preferred_element_type=jnp.float32)
     products = products.reshape(segments, -1, width, width).sum(1)
     total = jnp.sum(x, axis=1, dtype=jnp.float32)
-    count = jnp.sum((numbers >= 0) & (numbers < stop), axis=1)[:, None, None]
-    spread = products - total[:, :, None] * total[:, None, :] / jnp.maximum(count, 1)
+    count = jnp.maximum(jnp.sum((numbers >= 0) & (numbers < stop), axis=1), 1)
+    count = count.astype(jnp.float32)[:, None, None]
+    spread = products - total[:, :, None] * total[:, None, :] / count
     largest = jnp.trace(spread, axis1=1, axis2=2)[:, None, None]
     spread = spread / jnp.where(largest > 0, largest, 1)
     start = np.random.default_rng(1).normal(size=width).astype(np.float32)
