@@ -163,5 +163,5 @@ def chunks_of(
 def _inside(valid_region: Int[Array, "V 4"], size: tuple[int, ...]) -> Bool[Array, "V H W"]:
     """Which pixels show a photo."""
     left, top, right, bottom = valid_region.T[:, :, None, None]
-    row, column = jnp.arange(size[0])[:, None], jnp.arange(size[1])
+    row, column = jnp.arange(size[0])[None, :, None], jnp.arange(size[1])[None, None]
     return (column >= left) & (column < right) & (row >= top) & (row < bottom)

@@ -33,8 +33,9 @@ def quantile(
     above = jnp.min(jnp.where(chosen & (keys > low), keys, ~jnp.uint32(0)))
     high = jnp.where((upto >= rank + 2) | (upto >= count), low, above)
     low, high = _number(low), _number(high)
-    exact = (place == rank) | (low == high)  # where the other may be infinite
-    between = low + (place - rank) * (high - low)
+    whole = rank.astype(jnp.float32)
+    exact = (place == whole) | (low == high)  # where the other may be infinite
+    between = low + (place - whole) * (high - low)
     return jnp.where(count > 0, jnp.where(exact, low, between), jnp.nan)
 
 
