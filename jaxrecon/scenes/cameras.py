@@ -70,7 +70,7 @@ def path(rng: Rng, views: int, heading: Array, distance: Array) -> tuple[Array, 
     order = jnp.argsort(streams[0].uniform(views))
     jitter = 0.5 * streams[1].centred(3, views)
     kind, arc, length, slant = streams[2].uniform(4)
-    along = (order + 0.5 + 0.7 * jitter[0]) / views - 0.5
+    along = (order.astype(jnp.float32) + 0.5 + 0.7 * jitter[0]) / views - 0.5
     side, ahead = 0.22 * jitter[1] * distance, 0.22 * jitter[2] * distance
     turned = along * (0.8 + 1.6 * arc)
     walk = along * distance * (0.9 + 0.9 * length)
@@ -99,7 +99,7 @@ def wander(rng: Rng, views: int, heading: Array, distance: Array) -> tuple[Array
     order = jnp.argsort(streams[0].uniform(views))
     jitter = 0.5 * streams[1].centred(3, views)
     kind, arc, length, slant, shake = streams[2].uniform(5)
-    even = (order + 0.5 + 0.7 * jitter[0]) / views - 0.5
+    even = (order.astype(jnp.float32) + 0.5 + 0.7 * jitter[0]) / views - 0.5
     size = 0.2 * 8.0**length
     rough = 0.25 * shake * size * distance
     side, ahead = rough * jitter[1], rough * jitter[2]

@@ -32,7 +32,7 @@ def build(rng: Rng, stance: Stance, count: int) -> Boxes:
     """Houses whose fronts look about towards `heading`; heights of centres above the ground."""
     streams = rng.split(2)
     u = streams[0].uniform(count, 3)
-    half = jnp.array([3.0, 2.0, 2.2]) * jnp.array([5.0, 3.0, 4.0]) ** u
+    half = jnp.array([[3.0, 2.0, 2.2]]) * jnp.array([[5.0, 3.0, 4.0]]) ** u
     first = jnp.arange(count) == 0
     across, away, yaw, side = streams[1].uniform(4, count)
     sign = jnp.where(side < 0.5, -1.0, 1.0)

@@ -249,7 +249,7 @@ def _scatter(
     away, turned = 0.5 + 13.0 * u[..., 0], 2 * jnp.pi * u[..., 1]
     x, y = away * jnp.cos(turned), away * jnp.sin(turned)
     sunk = 0.8 * standing_height(half, axes, config.spheres) - 0.05
-    z = ground.height(x, y) + sunk
+    z = ground.height(x, y) + sunk[None]
     centre = at_best(x, y, z, half, axes, cameras)
     centre = _crown(centre, half, count - config.spheres - config.cylinders, count - config.spheres)
     if stance is not None:
@@ -263,8 +263,8 @@ def _draw_sizes(rng: Rng, boxes: int, count: int, config: SceneConfig) -> tuple[
     streams = rng.split(3)
     u = streams[0].uniform(count, 3)
     number = jnp.arange(count)
-    box = 0.25 * jnp.array([8.0, 8.0, 8.0]) ** u
-    trunk = jnp.array([0.12, 0.12, 0.6]) * jnp.array([3.5, 1.0, 4.0]) ** u
+    box = 0.25 * jnp.array([[8.0, 8.0, 8.0]]) ** u
+    trunk = jnp.array([[0.12, 0.12, 0.6]]) * jnp.array([[3.5, 1.0, 4.0]]) ** u
     trunk = trunk.at[:, 1].set(trunk[:, 0])
     ball = (0.35 * 4.0 ** u[:, :1]) * (0.7 + 0.6 * streams[1].uniform(count, 3))
     is_box, is_ball = number < boxes, number >= boxes + config.cylinders

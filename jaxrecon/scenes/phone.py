@@ -40,12 +40,13 @@ def draw_phone(rng: Rng, views: int, strength: float) -> Phone:
         much * (0.16 * streams[1].normal(3, 1) + 0.06 * streams[2].normal(3, views))
     )
     shaken = streams[3].uniform(views)
+    is_shaken = (shaken > 0.75).astype(jnp.float32)
     return Phone(
         vignette=much * 0.5 * u[0] ** 2,
         balance=Vector(red, green, blue),
         contrast=jnp.exp2(much * (u[1] - 0.5)),
         saturation=1 + much * (u[2] - 0.5),
-        blur=much * jnp.clip(0.2 + 0.5 * u[3] + 1.2 * (shaken - 0.75) * (shaken > 0.75), 0, 1),
+        blur=much * jnp.clip(0.2 + 0.5 * u[3] + 1.2 * (shaken - 0.75) * is_shaken, 0, 1),
         sharpening=much * jnp.maximum(1.6 * u[4] - 0.6, 0),
         noise=much * 0.07 * u[5] ** 3,
         blocks=much * 0.09 * u[6] ** 3,
@@ -55,10 +56,10 @@ def draw_phone(rng: Rng, views: int, strength: float) -> Phone:
 def before_film(light: Vector, phone: Phone) -> Vector:
     """Light as it falls on the sensor: less in the corners, tinted, and blurred."""
     height, width = light.x.shape[1:]
-    y = (jnp.arange(height) - (height - 1) / 2) / (width / 2)
-    x = (jnp.arange(width) - (width - 1) / 2) / (width / 2)
-    shade = 1 - phone.vignette * (y[:, None] ** 2 + x**2) / 2
-    tinted = light * phone.balance[:, None, None] * jnp.maximum(shade, 0.1)
+    y = (jnp.arange(height, dtype=jnp.float32) - (height - 1) / 2) / (width / 2)
+    x = (jnp.arange(width, dtype=jnp.float32) - (width - 1) / 2) / (width / 2)
+    shade = 1 - phone.vignette * (y[:, None] ** 2 + x[None] ** 2) / 2
+    tinted = light * phone.balance[:, None, None] * jnp.maximum(shade, 0.1)[None]
     blur = phone.blur[:, None, None]
     return Vector(
         *(part + (_smooth(part) - part) * blur for part in (tinted.x, tinted.y, tinted.z))
@@ -100,7 +101,8 @@ def _in_blocks(images: Float[Array, "V H W 3"], step: Array) -> Float[Array, "V 
     )
     number = np.arange(_BLOCK, dtype=np.float32)
     coarse = 0.3 + 0.25 * (number[:, None] + number)
-    unit = jnp.maximum(step, 1e-4) * coarse[:, None, :, None] * np.array([1, 2, 2], np.float32)
+    colours = np.array([1, 2, 2], np.float32).reshape(1, 1, 1, 1, 1, 3)
+    unit = jnp.maximum(step, 1e-4) * coarse[None, None, :, None, :, None] * colours
     rounded = jnp.round(told / unit) * unit
     back = jnp.asarray(np.linalg.inv(_CHROMA))
     blocks = jnp.einsum(

@@ -28,7 +28,7 @@ def draw_film(rng: Rng, views: int, config: SceneConfig) -> Film:
     stops = config.exposure * streams[0].normal(views)
     tint = jnp.exp(0.06 * streams[1].normal(3, 1))
     drift = jnp.exp(0.02 * streams[2].normal(3, views))
-    red, green, blue = jnp.exp2(stops) * tint * drift
+    red, green, blue = jnp.exp2(stops)[None] * tint * drift
     level = config.noise * streams[3].uniform() ** 2
     return Film(Vector(red, green, blue), level)
 

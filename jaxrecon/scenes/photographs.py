@@ -92,9 +92,9 @@ def draw_prints(rng: Rng, size: Float[Array, " M"], pictures: Pictures, share: f
     angle = jnp.where(u[3] < 0.7, jnp.floor(4 * u[4]) * (jnp.pi / 2), 2 * jnp.pi * u[4])
     stops = 0.7 * streams[1].centred(count)
     tint = 0.2 * streams[2].centred(3, count)
-    red, green, blue = jnp.exp2(stops + tint)
+    red, green, blue = jnp.exp2(stops[None] + tint)
     return Prints(
-        share=(u[0] < present) * 1.0,
+        share=(u[0] < present).astype(jnp.float32),
         number=jnp.floor(u[5] * pictures.texels.shape[0]).astype(jnp.int32),
         width=width,
         across=2 * u[6],
@@ -162,7 +162,8 @@ def _packed(picture: np.ndarray) -> UInt32[np.ndarray, " T"]:
 def _cell(place: Array, side: Array) -> tuple[Array, Array]:
     """Number of the texel at or before a place of a mirrored picture, and the share of the next."""
     mirrored = 1 - jnp.abs(jnp.mod(place, 2.0) - 1)
-    at = jnp.clip(mirrored * side - 0.5, 0, side - 1)
+    at = mirrored * side.astype(jnp.float32) - 0.5
+    at = jnp.clip(at, 0, (side - 1).astype(jnp.float32))
     low = jnp.floor(at)
     return low.astype(jnp.int32), at - low
 

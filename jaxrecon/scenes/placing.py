@@ -36,9 +36,15 @@ def out_of_the_way(centre: Vector, half: Vector, axes: Turn, cameras: Vector) ->
 
 def clearance(centre: Vector, half: Vector, axes: Turn, cameras: Vector) -> Float[Array, "*dims N"]:
     """Distance from each solid's bounding box to the nearest camera."""
-    offset = cameras - centre[..., None]
-    own = Vector(*(_column(axis).dot(offset) for axis in (axes.x, axes.y, axes.z)))
-    size = _column(half)
+    rank = centre.x.ndim + 1
+
+    def each_camera(vector: Vector) -> Vector:
+        # Room for an axis of cameras behind the axis of solids.
+        return vector[..., None].of_rank(rank)
+
+    offset = cameras.of_rank(rank) - centre[..., None]
+    own = Vector(*(each_camera(axis).dot(offset) for axis in (axes.x, axes.y, axes.z)))
+    size = each_camera(half)
     outside = Vector(
         jnp.maximum(jnp.abs(own.x) - size.x, 0),
         jnp.maximum(jnp.abs(own.y) - size.y, 0),
@@ -53,8 +59,3 @@ def standing_height(half: Vector, axes: Turn, spheres: int) -> Float[Array, " N"
     box = jnp.abs(x) + jnp.abs(y) + jnp.abs(z)
     is_ball = jnp.arange(box.shape[0]) >= box.shape[0] - spheres
     return jnp.where(is_ball, jnp.sqrt(x * x + y * y + z * z), box)
-
-
-def _column(vector: Vector) -> Vector:
-    """Room for an axis of cameras behind the axis of solids."""
-    return vector[..., None]

@@ -262,10 +262,12 @@ def _sample(
 ) -> tuple[Vector, Array, Array]:
     """Light, depth and mask of one sample of each pixel: the centre, then points around it."""
     tests = intervals(config)
-    turned = uniform(bits) * (2 * jnp.pi) + number * (2 * jnp.pi / max(config.samples - 1, 1))
+    turned = uniform(bits) * (2 * jnp.pi) + number.astype(jnp.float32) * (
+        2 * jnp.pi / max(config.samples - 1, 1)
+    )
     off = jnp.where(number == 0, 0.0, _RING)
-    row = jnp.arange(size[0], dtype=jnp.float32)[:, None] - (size[0] - 1) / 2
-    column = jnp.arange(size[1], dtype=jnp.float32) - (size[1] - 1) / 2
+    row = jnp.arange(size[0], dtype=jnp.float32)[None, :, None] - (size[0] - 1) / 2
+    column = jnp.arange(size[1], dtype=jnp.float32)[None, None] - (size[1] - 1) / 2
     rays = world.cameras.rays(row + off * jnp.sin(turned), column + off * jnp.cos(turned))
     origin = world.cameras.position[:, None, None]
     hit = cast(world, tests, origin, rays)

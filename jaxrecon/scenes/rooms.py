@@ -209,7 +209,7 @@ def _furnish(
     places = streams[1].centred(8, count, 2)
     x = places[..., 0] * (room.half_width - 0.3)
     y = places[..., 1] * (room.half_depth - 0.3)
-    wall = jnp.sign(x) * (room.half_width - half.x - 0.01)
+    wall = jnp.sign(x) * (room.half_width - half.x - 0.01)[None]
     x = jnp.where(_at_wall(count), wall, x)
     centre = at_best(x, y, jnp.broadcast_to(rise, x.shape), half, axes, cameras)
     if spot is not None:
@@ -249,8 +249,8 @@ def _draw_sizes(rng: Rng, count: int, config: SceneConfig) -> tuple[Vector, Turn
     u = streams[0].uniform(count, 3)
     boxes = 1 + config.boxes
     number = jnp.arange(count)[:, None]
-    box = jnp.array([0.15, 0.15, 0.15]) * jnp.array([5.0, 5.0, 7.0]) ** u
-    drum = jnp.array([0.08, 0.08, 0.15]) * jnp.array([4.5, 1.0, 5.0]) ** u
+    box = jnp.array([[0.15, 0.15, 0.15]]) * jnp.array([[5.0, 5.0, 7.0]]) ** u
+    drum = jnp.array([[0.08, 0.08, 0.15]]) * jnp.array([[4.5, 1.0, 5.0]]) ** u
     drum = drum.at[:, 1].set(drum[:, 0])
     ball = (0.13 * 4.0 ** u[:, :1]) * (0.7 + 0.6 * streams[2].uniform(count, 3))
     half = jnp.where(number < boxes, box, jnp.where(number < boxes + config.cylinders, drum, ball))

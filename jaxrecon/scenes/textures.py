@@ -67,15 +67,15 @@ def draw_materials(rng: Rng, size: Float[Array, " M"]) -> Materials:
     u = streams[0].uniform(20, count)
     kind = jnp.floor(u[0] * len(_PATTERNS)).astype(jnp.int32)
     aspect, shift, joint, tone, parity, disc = jnp.asarray(_PATTERNS).T[:, kind]
-    swap = u[1] < 0.5
+    swap = (u[1] < 0.5).astype(jnp.float32)
     bright, dim = (
         _colour(u[2], u[3] ** 2, 0.45 + 0.45 * u[4]),
         _colour(u[5], u[6], 0.06 + 0.3 * u[7]),
     )
     angle = jnp.where(u[8] < 0.5, jnp.round(u[9] * 4) * (jnp.pi / 2), u[9] * 2 * jnp.pi)
     return Materials(
-        light=mix(bright, dim, swap * 1.0),
-        dark=mix(dim, bright, swap * 1.0),
+        light=mix(bright, dim, swap),
+        dark=mix(dim, bright, swap),
         accent=_colour(u[10], u[11], 0.08 + 0.7 * u[12]),
         frequency=(0.8 + 1.2 * u[13]) / size,
         seed=streams[1].integer(count),
@@ -150,7 +150,8 @@ def _tiles(material: Materials, u: Array, v: Array, footprint: Array) -> tuple[A
     radius = jnp.sqrt(right * right + below * below)
     disc = 1 - _step(radius, 0.12 + 0.2 * own, 0.02 + blur)
     edge = jnp.minimum(0.5 - jnp.abs(x), (0.5 - jnp.abs(y)) * material.aspect)
-    joint = (1 - _step(edge, material.joint, 0.5 * blur + 0.004)) * (material.joint > 0)
+    has_joint = (material.joint > 0).astype(jnp.float32)
+    joint = (1 - _step(edge, material.joint, 0.5 * blur + 0.004)) * has_joint
     value = material.tone * own + material.parity * odd + material.disc * disc
     narrow = jnp.minimum(material.aspect, 1.0)
     sharp = jnp.clip(1.5 - 1.5 * blur / narrow, 0, 1)

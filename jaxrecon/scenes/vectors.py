@@ -5,6 +5,7 @@ small matrix product would run in TF32 on a GPU.
 """
 
 import jax.numpy as jnp
+from jax import lax
 from jaxtyping import Array, Float
 
 from jaxrecon.pytree import pytree_dataclass
@@ -51,6 +52,10 @@ class Vector:
 
     def unit(self) -> "Vector":
         return self * (1 / jnp.maximum(self.length(), 1e-12))
+
+    def of_rank(self, rank: int) -> "Vector":
+        """The same with so many axes, the new ones in front."""
+        return Vector(*(lax.broadcast_to_rank(part, rank) for part in (self.x, self.y, self.z)))
 
     def stack(self) -> Float[Array, "*dims 3"]:
         """One array with a trailing axis of 3."""
