@@ -297,7 +297,10 @@ class Programs:
             render = make_render(config, shape, mesh, validation_key())
             held_out = add("held out", render.lower(number, *self._pictures))
             for bucket in config.buckets:
-                add(("step", bucket), train_step.lower(like, _outputs(drawn[bucket], mesh)))
+                add(
+                    ("step", bucket),
+                    _lowered(train_step.trace(like, _outputs(drawn[bucket], mesh))),
+                )
             add("validate", validate.lower(like.average, _outputs(held_out, mesh)))
             self._compiled = {name: program.result() for name, program in made.items()}
         for bucket in config.buckets:
@@ -336,6 +339,16 @@ def _check_memory(bucket: Bucket, program: Any, device: Any) -> None:
             "learn from its scenes in parts (accumulate), use more devices, or give it fewer scenes"
         )
         check_fits(needs.total, bytes_limit(device), what=what, advice=advice)
+
+
+def _lowered(traced: Any) -> Any:
+    """The program of a step, where promotion may be strict.
+
+    JAX (0.12) then refuses to lower the products of bfloat16 and float32 in its own gradient of
+    `jax.nn.dot_product_attention`; what is ours has been traced before.
+    """
+    with jax.numpy_dtype_promotion("standard"):
+        return traced.lower()
 
 
 def _outputs(lowered: Any, mesh: Mesh) -> RenderedScenes:

@@ -100,7 +100,8 @@ def align(points: Float[Array, "B V H W 3"], truth: Target) -> Float[Array, " B"
     chosen = (slice(None), slice(None), slice(stride // 2, None, stride))
     chosen += (slice(stride // 2, None, stride),)
     guess, true = points[chosen], truth.points_camera[chosen]
-    weight = jnp.abs(guess) * (truth.mask[chosen] / _depth(truth)[chosen])[..., None]
+    seen = truth.mask[chosen].astype(jnp.float32)
+    weight = jnp.abs(guess) * (seen / _depth(truth)[chosen])[..., None]
     ratio = true / jnp.where(jnp.abs(guess) < 1e-6, 1e-6, guess)
     ratio, weight = (x.reshape(x.shape[0], -1) for x in (ratio, weight))
     ratio, weight = jax.lax.sort((ratio, weight), dimension=1, num_keys=1)
@@ -114,7 +115,7 @@ def _depth(truth: Target) -> Float[Array, "B V H W"]:
 
 
 def _masked_mean(values: Array, mask: Array, axes: tuple[int, ...] | None = None) -> Array:
-    count = jnp.maximum(jnp.sum(mask, axis=axes), 1)
+    count = jnp.maximum(jnp.sum(mask, axis=axes), 1).astype(jnp.float32)
     return jnp.sum(jnp.where(mask, values, 0), axis=axes) / count
 
 
@@ -148,7 +149,8 @@ def _pose_metrics(chord: Array, guess: Array, true: Array, pairs: Array) -> dict
     along = cosine(*(Planes(*jnp.moveaxis(x, -1, 0)) for x in (guess, true)))
     direction = jnp.rad2deg(jnp.arccos(jnp.clip(along, -1, 1)))
     worst = jnp.maximum(rotation, direction)
-    within = jnp.mean(worst[..., None] < jnp.arange(1, 31), axis=-1)
+    degrees = jnp.arange(1, 31, dtype=jnp.float32)
+    within = jnp.mean(worst[..., None] < degrees[None, None, None], axis=-1)
     return {
         "rotation_degrees": _masked_mean(rotation, pairs),
         "direction_degrees": _masked_mean(direction, pairs),

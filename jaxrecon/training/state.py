@@ -168,7 +168,8 @@ def updated(
     state: TrainState, gradients: Weights, optimizer: optax.GradientTransformation, decay: float
 ) -> TrainState:
     """The state after one step along `gradients`."""
-    updates, moments = optimizer.update(gradients, state.optimizer, state.weights)
+    with jax.numpy_dtype_promotion("standard"):  # optax's schedules divide counts by numbers
+        updates, moments = optimizer.update(gradients, state.optimizer, state.weights)
     weights = optax.apply_updates(state.weights, updates)
     seen = state.step.astype(jnp.float32)
     rate = 1 - jnp.minimum(decay, (1 + seen) / (10 + seen))
