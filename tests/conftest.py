@@ -53,6 +53,15 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 @pytest.fixture(scope="session", autouse=True)
+def explicit_promotion() -> Iterator[None]:
+    """What differs in dtype or rank is made alike by the code, not by JAX."""
+    with pytest.MonkeyPatch.context() as patch:
+        configure(patch, "jax_numpy_dtype_promotion", "strict")
+        configure(patch, "jax_numpy_rank_promotion", "raise")
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
 def cheap_compilation(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """On a CPU tests mostly compile, what then runs once: so little of it is optimised.
 

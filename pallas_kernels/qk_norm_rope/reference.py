@@ -33,7 +33,7 @@ type Outputs = tuple[Float[Array, "G T N K"], Float[Array, "G T N K"], Float[Arr
 def qk_norm_rope_xla(inputs: Inputs, *, eps: float) -> Outputs:
     """Queries, keys and values, ready to attend."""
     qkv, dtype = inputs.qkv.astype(jnp.float32), inputs.qkv.dtype
-    qkv = qkv if inputs.bias is None else qkv + inputs.bias[None, None].astype(jnp.float32)
+    qkv = qkv if inputs.bias is None else qkv + inputs.bias.astype(jnp.float32)[None, None]
     q, k, v = (qkv[:, :, part] for part in range(3))
     q = _ready(q, inputs.q_norm, inputs.rotary, eps)
     k = _ready(k, inputs.k_norm, inputs.rotary, eps)

@@ -307,8 +307,8 @@ class MapAnything(Model):
         views = fused.shape[1]
         is_first = execution.collectives.first_view(views) + np.arange(views) == 0
         mark = np.arange(self.config.width) % 2
-        marks = jnp.asarray(is_first[:, None, None] * mark[None, None], jnp.float32)
-        return tokens + marks[None], scene
+        marks = is_first[:, None, None].astype(np.int32) * mark[None, None]
+        return tokens + jnp.asarray(marks, jnp.float32)[None], scene
 
     def read(
         self,

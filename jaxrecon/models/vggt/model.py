@@ -266,7 +266,7 @@ class VGGT(TrackingModel):
         patches = encode_views(self.encoder, images, execution=execution)
         specials = jnp.concatenate([self.camera_tokens[...], self.register_tokens[...]], axis=1)
         is_first = execution.collectives.first_view(views) + np.arange(views) == 0
-        chosen = specials[1 - is_first]
+        chosen = specials[1 - is_first.astype(np.int32)]
         return jnp.concatenate([jnp.broadcast_to(chosen, (batch, *chosen.shape)), patches], axis=2)
 
     def cameras(
