@@ -163,7 +163,7 @@ def _draw_ground(rng: Rng, config: SceneConfig) -> tuple[Ground, Lights]:
     horizon = Vector(0.75 + 0.25 * u[2], 0.75 + 0.15 * u[3], 0.75 + 0.2 * u[4])
     zenith = Vector(0.15 + 0.3 * u[5], 0.3 + 0.3 * u[5], 0.6 + 0.3 * u[6])
     if config.contrast:
-        overcast = 0.8 * (u[11] > 0.6) * config.contrast
+        overcast = 0.8 * (u[11] > 0.6).astype(jnp.float32) * config.contrast
         zenith = mix(zenith, horizon * 0.8, overcast)
         horizon = horizon * jnp.exp2(config.contrast * (2 * u[2] - 1.2))
     ground = Ground(
@@ -233,7 +233,7 @@ def _strew(
     u = streams[0].uniform(config.clutter)
     half, axes, rise = draw_sizes(streams[1], config, 0.3 * 3.0**u)
     x, y = strewn(streams[2], jnp.float32(7.0), config.clutter)
-    centre = at_best(x, y, ground.height(x, y) + 0.9 * rise, half, axes, cameras)
+    centre = at_best(x, y, ground.height(x, y) + 0.9 * rise[None], half, axes, cameras)
     small = place(out_of_the_way(centre, half, axes, cameras), half, axes)
     return merged(config, solids, small)
 
