@@ -149,7 +149,7 @@ def _pose_metrics(chord: Array, guess: Array, true: Array, pairs: Array) -> dict
     along = cosine(*(Planes(*jnp.moveaxis(x, -1, 0)) for x in (guess, true)))
     direction = jnp.rad2deg(jnp.arccos(jnp.clip(along, -1, 1)))
     worst = jnp.maximum(rotation, direction)
-    degrees = jnp.arange(1, 31, dtype=jnp.float32)
+    degrees = jnp.arange(1, 31).astype(jnp.float32)
     within = jnp.mean(worst[..., None] < degrees[None, None, None], axis=-1)
     return {
         "rotation_degrees": _masked_mean(rotation, pairs),

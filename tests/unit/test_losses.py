@@ -107,7 +107,7 @@ def test_the_order_of_the_views_does_not_count() -> None:
 def test_scenes_count_alike_wherever_they_are() -> None:
     """The loss of a batch is the mean of its scenes', so devices may share them in any way."""
     one = target(scenes())
-    sky = replace(one, mask=one.mask & (jnp.arange(8) < 5))
+    sky = replace(one, mask=one.mask & (jnp.arange(8) < 5)[None, None, None])
     both = jax.tree.map(lambda *x: jnp.concatenate(x), one, sky)
     guess = jax.tree.map(lambda x: jnp.concatenate([x, x]), noisy(one))
     each = [loss(noisy(one), truth, LossWeights())[1] for truth in (one, sky)]
