@@ -42,6 +42,8 @@ from places import fresh_process
 from plane_scenes import SMALL, render_planes, small_config
 
 TIMES = {"seconds", "images_per_second", "tflops_per_device"}
+ONE_STEP = small_config(log_every=1)
+"""The run of a few steps, which may stop after the first."""
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -178,9 +180,9 @@ def test_a_folder_of_another_run_is_refused(whole: Path) -> None:
 
 
 def test_starting_from_weights(whole: Path, tmp_path: Path) -> None:
-    """One step at a rate of zero returns the weights that it started from."""
-    config = small_config(steps=1, warmup_steps=0, learning_rate=0.0)
-    train(config, tmp_path, init=whole / "weights")
+    """The first step's rate is zero: it returns the weights that it started from."""
+    assert train(ONE_STEP, tmp_path, init=whole / "weights", stop_after=0.0) is None
+    assert checkpoint.read_config(tmp_path / "weights")["source"]["steps"] == 1
     ours, theirs = weights_of(tmp_path), weights_of(whole)
     assert all((ours[path] == theirs[path]).all() for path in ours)
 
@@ -250,11 +252,11 @@ def test_weights_that_a_run_starts_from_are_kept_before_its_first_step(
     def interrupted(*_: object) -> None:
         raise KeyboardInterrupt
 
-    config = small_config(steps=1, warmup_steps=0, learning_rate=0.0)
     with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
         patched.setattr(loop, "Programs", interrupted)
-        train(config, tmp_path, init=whole / "weights")
-    train(config, tmp_path)
+        train(ONE_STEP, tmp_path, init=whole / "weights")
+    assert train(ONE_STEP, tmp_path, stop_after=0.0) is None
+    assert checkpoint.read_config(tmp_path / "weights")["source"]["steps"] == 1
     ours, theirs = weights_of(tmp_path), weights_of(whole)
     assert all((ours[path] == theirs[path]).all() for path in ours)
 
@@ -286,7 +288,7 @@ def test_pictures_reach_the_renderer_and_are_counted_in_the_config(
         return replace(scenes, images=scenes.images * 0 + first / 2**24)
 
     monkeypatch.setattr(step, "render_groups", render)
-    folder, config = picture_folder(tmp_path / "pictures", 3), small_config(steps=4)
+    folder, config = picture_folder(tmp_path / "pictures", 3), small_config()
     train(config, tmp_path / "run", textures=folder, stop_after=0.0)
     assert set(seen) == {3}
     assert TrainConfig.from_json(tmp_path / "run" / "train.json").pictures == 3
