@@ -13,6 +13,7 @@ from flax import nnx
 import golden_data
 from convert.engine import plan, stream
 from convert.pi3 import IGNORED, RULES
+from drawn_weights import drawn
 from golden_data import Golden
 from jaxrecon import checkpoint, geometry
 from jaxrecon.models.pi3.model import PI3, Pi3Config
@@ -20,6 +21,7 @@ from jaxrecon.nn.dinov2 import DINOV2_LARGE, IMAGE_MEAN, IMAGE_STD, DinoV2, Dino
 from jaxrecon.nn.rope import apply_rotary, rotary_table
 from jaxrecon.registry import PI3_FAMILY
 from mapanything_stages import check_mapanything
+from one_program import one_program
 from pi3_stages import build_pi3, pi3_stages
 from sparse_cases import (
     check_masks,
@@ -65,14 +67,15 @@ def check_sparse_pi3(golden: Golden) -> None:
     images = channels_last(golden.inputs()["images_u8"] / np.float32(255))
     layout = model.layout(images.shape)
     rope = model.rope(layout, model.config.trunk_block)
-    pairs = walk(model.trunk, model.tokens(images), layout, sparse, rope)
+    tokens = jax.jit(lambda m, x: m.tokens(x))(model, images)
+    pairs = walk(model.trunk, tokens, layout, sparse, rope)
     for key, value in (("attn", pairs[0].attended), ("global", pairs[0].out)):
         name = f"dec_block1_{key}"
         golden.check(name, stored_order(value, layout, sparse), expected[name])
     check_masks(pairs, layout, sparse, expected)
-    features = jnp.concatenate([pairs[-1].framed, pairs[-1].out], axis=-1)
+    features = np.concatenate([pairs[-1].framed, pairs[-1].out], axis=-1)
     flat = features.reshape(-1, *features.shape[2:])
-    golden.check("dec_concat", np.asarray(flat), expected["dec_concat"])
+    golden.check("dec_concat", flat, expected["dec_concat"])
     whole = jax.jit(lambda m, x: m(x, attention=sparse))(model, images)
     assert whole.confidence_logits is not None
     golden.check("conf", np.asarray(whole.confidence_logits)[..., None], expected["conf"])
@@ -107,39 +110,21 @@ def build_encoder(golden: Golden) -> Any:
 
 def check_postprocessing(golden: Golden) -> None:
     """Edges, normals, intrinsics and rotations of upstream's geometry utilities."""
-    given = {key: jnp.asarray(value) for key, value in golden.inputs().items()}
-    expected = golden.outputs()
-    depth, mask, points = given["depth"], given["mask"].astype(bool), given["points"]
-    edges = {
-        "edge_rtol": geometry.depth_edges(depth, rtol=0.03),
-        "edge_atol": geometry.depth_edges(depth, atol=0.5),
-        "edge_both_k5": geometry.depth_edges(depth, atol=0.8, rtol=0.1, window=5),
-        "edge_mask": geometry.depth_edges(depth, rtol=0.05, mask=mask),
-    }
-    for key, actual in edges.items():
+    given, expected = golden.inputs(), golden.outputs()
+    found = one_program(pi3_postprocessing)(given | {"normals": expected["normals"]})
+    edges = {key: value for key, value in found.items() if key.startswith("edge_")}
+    for key, value in edges.items():
         clear = ~expected[f"{key}_ambiguous"].astype(bool)
-        np.testing.assert_array_equal(np.asarray(actual)[clear], expected[key].astype(bool)[clear])
-    normals, _ = geometry.normals_from_points(points)
-    masked, valid = geometry.normals_from_points(points, mask)
-    np.testing.assert_array_equal(valid, expected["normals_masked_valid"].astype(bool))
-    np.testing.assert_array_equal(
-        geometry.normal_edges(jnp.asarray(expected["normals"])), expected["normal_edge"] != 0
-    )
-    rays = given["rays"]
-    ndc = np.diag([2 / (rays.shape[2] - 1), 2 / (rays.shape[1] - 1), 1.0])
+        np.testing.assert_array_equal(value[clear], expected[key].astype(bool)[clear])
+    for key in ("normals_masked_valid", "normal_edge"):
+        np.testing.assert_array_equal(found.pop(key), expected[key] != 0)
+    height, width = given["rays"].shape[1:3]
+    ndc = np.diag([2 / (width - 1), 2 / (height - 1), 1.0])
     ndc[:2, 2] = -1
-    free = geometry.intrinsics_from_points(rays)
-    actual = {
-        "normals": normals,
-        "normals_masked": masked,
-        "K_free": free,
-        "K_center": geometry.intrinsics_from_points(rays, principal_point="centre"),
-        "K_ndc": jnp.asarray(ndc, jnp.float32) @ free,
-        "se3_inverse": geometry.invert_rigid(given["poses"]),
-        "svd_orthogonalize": geometry.nearest_rotation(given["mat9"].reshape(-1, 3, 3)),
-    }
+    found["K_ndc"] = np.float32(ndc) @ found["K_free"]
+    actual = {key: value for key, value in found.items() if key not in edges}
     for key, value in actual.items():
-        golden.check(key, np.asarray(value), expected[key])
+        golden.check(key, value, expected[key])
     # The signs of the inputs' determinants and upstream's pixel grid (centres at +0.5, which
     # jaxrecon does not use) are inputs rather than results.
     rest = {"svd_input_det_sign", "get_pixel"} | {f"{key}_ambiguous" for key in edges}
@@ -148,25 +133,47 @@ def check_postprocessing(golden: Golden) -> None:
     )
 
 
+def pi3_postprocessing(given: dict[str, jax.Array]) -> dict[str, jax.Array]:
+    """What upstream's utilities make of a case's inputs, and of its normals."""
+    depth, mask, points = given["depth"], given["mask"].astype(bool), given["points"]
+    masked, valid = geometry.normals_from_points(points, mask)
+    return {
+        "edge_rtol": geometry.depth_edges(depth, rtol=0.03),
+        "edge_atol": geometry.depth_edges(depth, atol=0.5),
+        "edge_both_k5": geometry.depth_edges(depth, atol=0.8, rtol=0.1, window=5),
+        "edge_mask": geometry.depth_edges(depth, rtol=0.05, mask=mask),
+        "normals": geometry.normals_from_points(points)[0],
+        "normals_masked": masked,
+        "normals_masked_valid": valid,
+        "normal_edge": geometry.normal_edges(given["normals"]),
+        "K_free": geometry.intrinsics_from_points(given["rays"]),
+        "K_center": geometry.intrinsics_from_points(given["rays"], principal_point="centre"),
+        "se3_inverse": geometry.invert_rigid(given["poses"]),
+        "svd_orthogonalize": geometry.nearest_rotation(given["mat9"].reshape(-1, 3, 3)),
+    }
+
+
 def check_vggt_postprocessing(golden: Golden) -> None:
     """Pose encodings, quaternions and unprojection."""
     given, size = golden.inputs(), tuple(golden.info["config"]["image_size_hw"])
-    encoding, depth = jnp.asarray(given["pose_encoding"]), jnp.asarray(given["depth"])
-    camera_from_world, intrinsics = geometry.decode_pose(encoding, size)
-    world_from_camera = geometry.invert_rigid(camera_from_world)[0]
-    rotation = geometry.rotation_from_quaternion(encoding[..., 3:7])
-    actual = {
-        "extrinsics": camera_from_world[..., :3, :],
-        "intrinsics": intrinsics,
-        "pose_encoding_back": geometry.encode_pose(camera_from_world, intrinsics, size),
-        "world_points": geometry.transform_points(
-            world_from_camera[:, None, None], geometry.unproject_depth(depth, intrinsics[0])
-        ),
-        "quat_to_mat": rotation,
-        "mat_to_quat": geometry.quaternion_from_rotation(rotation),
-        "inverse_se3": world_from_camera,
-    }
-    expected = golden.outputs()
+
+    def run(encoding: jax.Array, depth: jax.Array) -> dict[str, jax.Array]:
+        camera_from_world, intrinsics = geometry.decode_pose(encoding, size)
+        world_from_camera = geometry.invert_rigid(camera_from_world)[0]
+        rotation = geometry.rotation_from_quaternion(encoding[..., 3:7])
+        return {
+            "extrinsics": camera_from_world[..., :3, :],
+            "intrinsics": intrinsics,
+            "pose_encoding_back": geometry.encode_pose(camera_from_world, intrinsics, size),
+            "world_points": geometry.transform_points(
+                world_from_camera[:, None, None], geometry.unproject_depth(depth, intrinsics[0])
+            ),
+            "quat_to_mat": rotation,
+            "mat_to_quat": geometry.quaternion_from_rotation(rotation),
+            "inverse_se3": world_from_camera,
+        }
+
+    actual, expected = one_program(run)(given["pose_encoding"], given["depth"]), golden.outputs()
     assert actual.keys() == expected.keys()
     for key, value in actual.items():
         golden.check(key, np.asarray(value), expected[key])
@@ -219,13 +226,15 @@ def test_golden(golden: Golden) -> None:
 def test_position_table_is_resampled_as_upstream() -> None:
     golden = golden_data.case("dinov2reg_vitl_enc")
     table = golden.weights("encoder.pos_embed")["encoder.pos_embed"][0]
-    encoder = DinoV2(replace(DINOV2_LARGE, depth=1), dtype=jnp.float32, rngs=nnx.Rngs(0))
+    config = replace(DINOV2_LARGE, depth=0)
+    encoder = drawn(lambda: DinoV2(config, dtype=jnp.float32, rngs=nnx.Rngs(0)))
     encoder.position_embedding[...] = jnp.asarray(table)
+    resampled = one_program(lambda encoder, grid: encoder.position_table(grid), "grid")
     for key, expected in golden.outputs().items():
         if key.startswith("pos_embed"):
             height, width = (int(n) for n in key.rsplit("_", 1)[1].split("x"))
-            actual = encoder.position_table((height // 14, width // 14))[None]
-            golden.check(key, np.asarray(actual), expected)
+            actual = resampled(encoder, grid=(height // 14, width // 14))[None]
+            golden.check(key, actual, expected)
 
 
 @pytest.mark.parametrize("place", ["encoder", "trunk", "heads", "qk_norm"])

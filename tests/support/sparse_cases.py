@@ -94,7 +94,8 @@ def walk(
     """Every pair in turn, with the mask that its global block uses."""
 
     @jax.jit
-    def run(frame: Block, across: Block, x: jax.Array) -> Pair:
+    def run(blocks: tuple[Block, Block], index: jax.Array, x: jax.Array) -> Pair:
+        frame, across = jax.tree.map(lambda leaf: leaf[index], blocks)
         masks = []
 
         def attend(q: jax.Array, k: jax.Array, v: jax.Array, layout: TokenLayout) -> Any:
@@ -110,14 +111,12 @@ def walk(
 
     pairs, x = [], tokens
     for index in range(trunk.pairs):
-        blocks = trunk.frame_blocks, trunk.global_blocks
-        frame, across = jax.tree.map(lambda x, i=index: x[i], blocks)
-        pairs.append(run(frame, across, x))
+        pairs.append(run((trunk.frame_blocks, trunk.global_blocks), jnp.int32(index), x))
         x = pairs[-1].out
     return pairs
 
 
-def along_curve(x: jax.Array, layout: TokenLayout) -> jax.Array:
+def along_curve(x: np.ndarray, layout: TokenLayout) -> np.ndarray:
     """Tokens (..., views * P, D) with each view's patches put along the Hilbert curve."""
     views = x.reshape(*x.shape[:-2], -1, replace(layout, views=1).tokens, x.shape[-1])
     order = np.concatenate([np.arange(layout.leading), layout.leading + hilbert_order(layout.grid)])
@@ -137,8 +136,8 @@ def policy_of(golden: Golden) -> SparseAttention:
 
 def stored_order(x: jax.Array, layout: TokenLayout, sparse: SparseAttention) -> np.ndarray:
     """Tokens of all views as upstream has them inside its trunk: (B, views * P, D)."""
-    flat = x.reshape(x.shape[0], -1, x.shape[-1])
-    return np.asarray(along_curve(flat, layout) if sparse.order == "hilbert" else flat)
+    flat = np.asarray(x).reshape(x.shape[0], -1, x.shape[-1])
+    return along_curve(flat, layout) if sparse.order == "hilbert" else flat
 
 
 def check_masks(
@@ -159,7 +158,8 @@ def check_sparse_vggt(golden: Golden) -> None:
     model = build_vggt(VGGT_TINY, golden.weights())
     images = channels_last(golden.inputs()["images_u8"] / np.float32(255))
     layout = model.layout(images.shape)
-    pairs = walk(model.trunk, model.tokens(images), layout, sparse, model.rope(layout))
+    tokens = jax.jit(lambda m, x: m.tokens(x))(model, images)
+    pairs = walk(model.trunk, tokens, layout, sparse, model.rope(layout))
     first = stored_order(pairs[0].out, layout, sparse)
     golden.check("global_block0", first, expected.pop("global_block0"))
     check_masks(pairs, layout, sparse, expected)
