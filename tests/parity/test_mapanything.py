@@ -11,6 +11,7 @@ import pytest
 from flax import nnx
 
 import golden_data
+from drawn_weights import drawn
 from jaxrecon import InputError, geometry
 from jaxrecon.images import PixelTransform
 from jaxrecon.models import MAPANYTHING_RESIZE
@@ -30,6 +31,7 @@ from mapanything_stages import (
     images_of,
     priors_of,
 )
+from one_program import one_program
 
 PARTIAL = golden_data.case("mapanything_v11_tiny_84x42_v2_b2_partial")
 IMAGES_ONLY = golden_data.case("mapanything_v1_tiny_56x70_v3_b1_img")
@@ -119,14 +121,19 @@ def masks_by_hand(
     output: MapAnythingOutput, options: dict[str, Any], *, mistaken: bool
 ) -> np.ndarray:
     """`points_to_keep` with its normals and their edges as upstream has them."""
-    keep = jnp.asarray(points_to_keep(output, **options, edges=False))
-    jumps = geometry.depth_edges(output.points_camera[..., 2], rtol=0.03, mask=keep)
+
+    def kept_and_jumps(output: MapAnythingOutput) -> tuple[jax.Array, jax.Array]:
+        keep = points_to_keep(output, **options, edges=False)
+        depth = output.points_camera[..., 2]
+        return keep, geometry.depth_edges(depth, rtol=0.03, mask=keep)
+
+    keep, jumps = one_program(kept_and_jumps)(output)
     bends = []
-    for points, kept in zip(np.asarray(output.points_world[0]), np.asarray(keep[0]), strict=True):
+    for points, kept in zip(np.asarray(output.points_world[0]), keep[0], strict=True):
         normals, has_normal = upstream_normals(points, kept)
         edges = upstream_normal_edges(normals, has_normal, mistaken=mistaken)
         bends.append(edges | ~has_normal)
-    return np.asarray(keep & ~(jumps & np.stack(bends)))
+    return keep & ~(jumps & np.stack(bends))
 
 
 class TestModel:
@@ -211,6 +218,14 @@ class TestModel:
             MapAnything(replace(MAPANYTHING_TINY, taps=(1, 2, 3)), rngs=nnx.Rngs(0))
 
 
+def small_trunk(taps: tuple[int, ...]) -> GlobalFirstAttention:
+    return drawn(
+        lambda: GlobalFirstAttention(
+            BlockConfig(8, 2), 2, taps=taps, dtype=jnp.float32, rngs=nnx.Rngs(0)
+        )
+    )
+
+
 class TestTrunk:
     def test_layouts_that_the_attention_is_told(self) -> None:
         seen = []
@@ -219,12 +234,12 @@ class TestTrunk:
             seen.append((layout, q.shape[0], q.shape[1]))
             return attend_densely(q, k, v, layout)
 
-        trunk = GlobalFirstAttention(
-            BlockConfig(8, 2), 2, taps=(0, 3), dtype=jnp.float32, rngs=nnx.Rngs(0)
-        )
+        trunk = small_trunk((0, 3))
         layout = TokenLayout(1, (2, 3), trailing=1, layers=2)
-        tokens, scene = jnp.ones((2, 5, 7, 8)), jnp.ones((2, 1, 8))
-        taps, after, _ = trunk(tokens, layout, attention, scene)
+        tokens, scene = (jax.ShapeDtypeStruct(x, jnp.float32) for x in ((2, 5, 7, 8), (2, 1, 8)))
+        taps, after, _ = jax.eval_shape(
+            lambda tokens, scene: trunk(tokens, layout, attention, scene), tokens, scene
+        )
         joined = TokenLayout(5, (2, 3), trailing=1, scene=1, layers=2)
         assert seen == [(joined, 2, 36), (layout, 10, 7)]
         assert joined.tokens == 36
@@ -232,21 +247,29 @@ class TestTrunk:
         assert after.shape == scene.shape
 
     def test_scene_tokens_pass_frame_blocks_unchanged(self) -> None:
-        trunk = GlobalFirstAttention(
-            BlockConfig(8, 2), 2, taps=(2, 3), dtype=jnp.float32, rngs=nnx.Rngs(0)
+        trunk, layout = small_trunk((2, 3)), TokenLayout(1, (2, 3))
+        random = np.random.default_rng(0)
+        tokens, scene = (
+            random.normal(size=x).astype(np.float32) for x in ((1, 2, 6, 8), (1, 1, 8))
         )
-        layout = TokenLayout(1, (2, 3))
-        tokens = jax.random.normal(jax.random.key(0), (1, 2, 6, 8))
-        scene = jax.random.normal(jax.random.key(1), (1, 1, 8))
-        taps, after, _ = trunk(tokens, layout, attend_densely, scene)
-        x, s, across = tokens, scene, tokens
-        for pair in range(2):
-            block, frame = (
-                jax.tree.map(lambda leaf, i=pair: leaf[i], blocks)
-                for blocks in (trunk.global_blocks, trunk.frame_blocks)
-            )
-            across, s, _ = trunk.across_scene(block, x, layout, attend_densely, s)
-            x = trunk.within_views(frame, across, layout, attend_densely, None)
+
+        def by_hand(
+            trunk: GlobalFirstAttention, x: jax.Array, s: jax.Array
+        ) -> tuple[jax.Array, ...]:
+            across = x
+            for pair in range(2):
+                block, frame = (
+                    jax.tree.map(lambda leaf, i=pair: leaf[i], blocks)
+                    for blocks in (trunk.global_blocks, trunk.frame_blocks)
+                )
+                across, s, _ = trunk.across_scene(block, x, layout, attend_densely, s)
+                x = trunk.within_views(frame, across, layout, attend_densely, None)
+            return across, x, s
+
+        taps, after, _ = one_program(lambda m, x, s: m(x, layout, attend_densely, s))(
+            trunk, tokens, scene
+        )
+        across, x, s = one_program(by_hand)(trunk, tokens, scene)
         np.testing.assert_allclose(taps[0], across, atol=1e-5)
         np.testing.assert_allclose(taps[1], x, atol=1e-5)
         np.testing.assert_allclose(after, s, atol=1e-5)
@@ -254,9 +277,7 @@ class TestTrunk:
     @pytest.mark.parametrize("taps", [(3, 1), (1, 4)])
     def test_taps(self, taps: tuple[int, ...]) -> None:
         with pytest.raises(ValueError, match=r"must rise within 0 \.\. 3"):
-            GlobalFirstAttention(
-                BlockConfig(8, 2), 2, taps=taps, dtype=jnp.float32, rngs=nnx.Rngs(0)
-            )
+            small_trunk(taps)
 
 
 class TestMasks:
@@ -288,19 +309,24 @@ class TestMasks:
 
     def test_edges_of_the_first_view_are_upstreams(self, output: MapAnythingOutput) -> None:
         """What the mask is made of; where there is no normal, our angles are not looked at."""
-        expected, keep = POST.outputs(), output.unambiguous[0, 0]
-        normals, has_normal = geometry.normals_from_points(output.points_world[0, 0], keep)
+
+        def found(output: MapAnythingOutput) -> tuple[jax.Array, ...]:
+            keep, depth = output.unambiguous[0, 0], output.points_camera[0, 0, ..., 2]
+            normals, has_normal = geometry.normals_from_points(output.points_world[0, 0], keep)
+            jumps = geometry.depth_edges(depth, rtol=0.03, mask=keep)
+            return normals, has_normal, jumps, geometry.normal_edges(normals, mask=has_normal)
+
+        expected = POST.outputs()
+        normals, has_normal, jumps, ours = one_program(found)(output)
         np.testing.assert_array_equal(has_normal, expected["normals_mask_v0b0"] > 0)
-        POST.check("normals_v0b0", np.asarray(normals), expected["normals_v0b0"])
-        jumps = geometry.depth_edges(output.points_camera[0, 0, ..., 2], rtol=0.03, mask=keep)
+        POST.check("normals_v0b0", normals, expected["normals_v0b0"])
         np.testing.assert_array_equal(jumps, expected["depth_edge_v0b0"] > 0)
-        stored, known = expected["normals_v0b0"], np.asarray(has_normal)
+        stored, known = expected["normals_v0b0"], has_normal
         bends = expected["normals_edge_v0b0"] > 0
         np.testing.assert_array_equal(upstream_normal_edges(stored, known, mistaken=True), bends)
         right = upstream_normal_edges(stored, known, mistaken=False)
-        ours = geometry.normal_edges(normals, mask=has_normal)
         np.testing.assert_array_equal(np.where(known, right, False), ours)
-        assert (known & (np.asarray(ours) != bends)).sum() == 7
+        assert (known & (ours != bends)).sum() == 7
 
     def test_masked_geometry(self, output: MapAnythingOutput) -> None:
         """Upstream stores zero where its mask is not set."""
@@ -319,20 +345,33 @@ class TestMasks:
 
     def test_cameras(self, output: MapAnythingOutput) -> None:
         expected = POST.outputs()
-        intrinsics = intrinsics_from_rays(output.ray_directions)
+        intrinsics, poses, quaternions = one_program(
+            lambda output, rotations: (
+                intrinsics_from_rays(output.ray_directions),
+                output.world_from_camera,
+                geometry.quaternion_from_rotation(rotations),
+            )
+        )(output, POST.inputs()["rotmats"])
         POST.check(
             "default_intrinsics", np.swapaxes(intrinsics, 0, 1), expected["default_intrinsics"]
         )
-        POST.check("K_geometric", np.asarray(intrinsics[:, 0]), expected["K_geometric"])
-        poses = np.swapaxes(output.world_from_camera, 0, 1)
+        POST.check("K_geometric", intrinsics[:, 0], expected["K_geometric"])
+        poses = np.swapaxes(poses, 0, 1)
         POST.check("default_camera_poses", poses, expected["default_camera_poses"])
-        quaternions = geometry.quaternion_from_rotation(jnp.asarray(POST.inputs()["rotmats"]))
-        POST.check("rotmat_to_quat", np.asarray(quaternions), expected["rotmat_to_quat"])
+        POST.check("rotmat_to_quat", quaternions, expected["rotmat_to_quat"])
 
     def test_intrinsics_of_a_large_image_from_some_of_its_rays(self) -> None:
-        matrix = jnp.array([[[[300.0, 0, 160], [0, 280, 60], [0, 0, 1]]]])
-        rays = geometry.unproject_depth(jnp.ones((1, 1, 120, 310)), matrix)
-        np.testing.assert_allclose(intrinsics_from_rays(rays), matrix, rtol=1e-4)
+        matrix = np.float32([[[[300.0, 0, 160], [0, 280, 60], [0, 0, 1]]]])
+        found = one_program(lambda x: intrinsics_from_rays(geometry.unproject_depth(*x)))
+        np.testing.assert_allclose(
+            found((np.ones((1, 1, 120, 310), np.float32), matrix)), matrix, rtol=1e-4
+        )
+
+
+@one_program
+def corners_and_overlap(*given: jax.Array) -> tuple[jax.Array, jax.Array]:
+    corners = geometry.frustum_corners(*given)
+    return corners, geometry.frustums_overlap(corners)
 
 
 class TestFrustums:
@@ -351,14 +390,13 @@ class TestFrustums:
     def test_by_hand(self, x: float, z: float, turned: bool, meets: bool) -> None:
         pose = np.diag([-1.0, 1, -1, 1] if turned else [1.0, 1, 1, 1]).astype(np.float32)
         pose[:3, 3] = x, 0, z
-        poses = jnp.asarray(np.stack([np.eye(4, dtype=np.float32), pose]))
-        matrix = jnp.asarray(
-            np.tile(np.array([[5.0, 0, 5], [0, 5, 5], [0, 0, 1]], np.float32), (2, 1, 1))
+        poses = np.stack([np.eye(4, dtype=np.float32), pose])
+        matrix = np.tile(np.array([[5.0, 0, 5], [0, 5, 5], [0, 0, 1]], np.float32), (2, 1, 1))
+        corners, overlap = corners_and_overlap(
+            matrix, poses, np.ones(2, np.float32), np.full(2, 2.0, np.float32)
         )
-        corners = geometry.frustum_corners(matrix, poses, jnp.array([1.0, 1]), jnp.array([2.0, 2]))
         np.testing.assert_array_equal(corners[0, 0], [1, 1, 1])
         np.testing.assert_array_equal(corners[0, 6], [-2, -2, 2])
-        overlap = geometry.frustums_overlap(corners)
         np.testing.assert_array_equal(overlap, [[True, meets], [meets, True]])
 
 
@@ -392,7 +430,7 @@ class TestInputs:
         assert made.depth_z.shape == (1, 2, 28, 42)
         assert set(np.unique(made.depth_z[0, 1, :, :21])) == {0.0}
         assert set(np.unique(made.depth_z[0, 1, :, 21:])) == {2.0}
-        known_to_model = geometry_of(made)
+        known_to_model = one_program(geometry_of)(made)
         np.testing.assert_allclose(
             known_to_model.translation_scale[0, :, 0], np.log(5.0), rtol=1e-6
         )
@@ -406,16 +444,15 @@ class TestInputs:
         turn = np.array([[0.0, -1, 0], [1, 0, 0], [0, 0, 1]])
         first, second = np.eye(4), np.eye(4)
         first[:3, :3], first[:3, 3], second[:3, 3] = turn, (1, 2, 3), (1, 5, 3)
-        quaternions, translations = relative_poses(
-            jnp.asarray(np.stack([first, second])[None], jnp.float32)
-        )
+        poses = np.stack([first, second])[None].astype(np.float32)
+        quaternions, translations = one_program(relative_poses)(poses)
         # Three along y, seen from a camera that is turned by +90 degrees about z, is along x.
         np.testing.assert_allclose(translations[0], [[0, 0, 0], [3, 0, 0]], atol=1e-6)
         half = np.sqrt(0.5)
         np.testing.assert_allclose(quaternions[0], [[0, 0, 0, 1], [0, 0, -half, half]], atol=1e-6)
 
     def test_depth_is_scaled_by_its_own_mean(self) -> None:
-        made = geometry_of(known(intrinsics=[MATRIX, MATRIX], depths={0: DEPTH}))
+        made = one_program(geometry_of)(known(intrinsics=[MATRIX, MATRIX], depths={0: DEPTH}))
         rays = geometry.unproject_depth(
             jnp.full((28, 42), 2.0), jnp.asarray(known(intrinsics=[MATRIX, None]).intrinsics[0, 0])
         )
@@ -428,7 +465,7 @@ class TestInputs:
 
     def test_a_pose_without_the_first_is_left_out(self) -> None:
         both = known(poses=[POSE, POSE])
-        made = geometry_of(replace(both, has_pose=jnp.array([[False, True]])))
+        made = one_program(geometry_of)(replace(both, has_pose=jnp.array([[False, True]])))
         assert not made.has_pose.any()
 
     @pytest.mark.parametrize(

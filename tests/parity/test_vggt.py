@@ -27,6 +27,7 @@ from jaxrecon.models.vggt.heads import activate_depth, activate_points, activate
 from jaxrecon.nn.attention import TokenLayout, attend_densely
 from jaxrecon.nn.block import BlockConfig, stack_blocks
 from jaxrecon.nn.dinov2 import DinoV2Config
+from one_program import one_program
 from upstream_state import InMemory
 from vggt_stages import (
     VGGT_TINY,
@@ -126,13 +127,16 @@ def test_point_map_in_the_frames_of_the_cameras(output: VGGTOutput) -> None:
     np.testing.assert_allclose(world, output.points_world[0, 1], atol=2e-5)
 
 
+to_quaternion, to_rotation = map(one_program, (quaternion_from_rotation, rotation_from_quaternion))
+
+
 @pytest.mark.parametrize("axis", [0, 1, 2, 3])
 def test_quaternions_of_half_turns_and_of_none(axis: int) -> None:
     diagonal = np.full(3, -1.0 if axis < 3 else 1.0, np.float32)
     diagonal[axis if axis < 3 else 0] = 1.0  # a half turn keeps its axis
-    rotation, expected = jnp.diag(jnp.asarray(diagonal)), np.eye(4, dtype=np.float32)[axis]
-    np.testing.assert_array_equal(quaternion_from_rotation(rotation), expected)
-    np.testing.assert_array_equal(rotation_from_quaternion(jnp.asarray(-3 * expected)), rotation)
+    rotation, expected = np.diag(diagonal), np.eye(4, dtype=np.float32)[axis]
+    np.testing.assert_array_equal(to_quaternion(rotation), expected)
+    np.testing.assert_array_equal(to_rotation(-3 * expected), rotation)
 
 
 def test_the_head_that_is_not_asked_for_is_not_run() -> None:
@@ -157,12 +161,12 @@ def test_only_the_first_view_is_special(scene: Scene) -> None:
 
 
 def test_permuting_the_other_views_permutes_the_output(scene: Scene) -> None:
-    images = jnp.concatenate([scene.images[:1], scene.images[1:]], axis=1)  # four views
-    order = jnp.array([0, 3, 1, 2])
-    forward = jax.jit(lambda m, x: m(x))
+    images = np.concatenate([scene.images[:1], scene.images[1:]], axis=1)  # four views
+    order = np.array([0, 3, 1, 2])
+    forward = one_program(lambda m, x: m(x))
     straight, permuted = forward(scene.model, images), forward(scene.model, images[:, order])
     for a, b in zip(jax.tree.leaves(straight), jax.tree.leaves(permuted), strict=True):
-        assert np.abs(np.asarray(a[:, order]) - np.asarray(b)).max() <= 2e-5 * np.abs(a).max()
+        assert np.abs(a[:, order] - b).max() <= 2e-5 * np.abs(a).max()
 
 
 def test_attention_is_told_what_it_attends_to(scene: Scene) -> None:
@@ -323,7 +327,9 @@ def test_images_that_are_too_small_for_tracks() -> None:
     assert VGGTConfig().tracker.smallest_image == 128
     with pytest.raises(ValueError, match="too small for 4 levels"):
         feature_pyramid(jnp.zeros((1, 2, 9, 7, 3)), 4)
-    assert [x.shape[2:4] for x in feature_pyramid(jnp.zeros((1, 2, 9, 8, 3)), 4)] == [
+    maps = jax.ShapeDtypeStruct((1, 2, 9, 8, 3), jnp.float32)
+    pyramid = jax.eval_shape(lambda x: feature_pyramid(x, 4), maps)
+    assert [x.shape[2:4] for x in pyramid] == [
         (9, 8),
         (4, 4),
         (2, 2),
@@ -390,9 +396,9 @@ def test_windows_inside_and_far_outside_the_map() -> None:
     maps = rng.normal(size=(2, 2, 5, 9, 3))
     targets, places = rng.normal(size=(2, 2, 6, 3)), rng.uniform(-4, 12, (2, 2, 6, 2))
     places[0, 0, 0], places[0, 0, 1] = (3.0, 2.0), (-50.0, 400.0)
-    pyramid = feature_pyramid(jnp.asarray(maps, jnp.float32), 3)  # 9 x 5, 4 x 2, 2 x 1
-    actual = jax.jit(lambda *x: correlate(*x, radius=2))(
-        pyramid, jnp.asarray(targets, jnp.float32), jnp.asarray(places, jnp.float32)
+    pyramid = one_program(feature_pyramid, "levels")(np.float32(maps), levels=3)  # to 2 x 1
+    actual = one_program(lambda *x: correlate(*x, radius=2))(
+        pyramid, np.float32(targets), np.float32(places)
     )
     for index in np.ndindex(2, 2, 6):
         levels = [np.asarray(level[index[:2]], np.float64) for level in pyramid]
@@ -405,10 +411,10 @@ def test_windows_inside_and_far_outside_the_map() -> None:
 
 def test_windows_are_upstreams() -> None:
     given, expected = UNITS.inputs(), UNITS.outputs()
-    maps = jnp.moveaxis(jnp.asarray(given["corr_fmaps"]), 2, -1)
-    targets, places = jnp.asarray(given["corr_targets"]), jnp.asarray(given["corr_coords"])
-    actual = correlate(feature_pyramid(maps, 3), targets, places, 2)
-    UNITS.check("corr_l3_r2", np.asarray(actual), expected["corr_l3_r2"])
+    maps = np.moveaxis(given["corr_fmaps"], 2, -1)
+    windows = one_program(lambda maps, *rest: correlate(feature_pyramid(maps, 3), *rest, 2))
+    actual = windows(maps, given["corr_targets"], given["corr_coords"])
+    UNITS.check("corr_l3_r2", actual, expected["corr_l3_r2"])
 
 
 @pytest.mark.parametrize("cross", [False, True])
@@ -436,33 +442,38 @@ def test_blocks_of_the_tracker_are_upstreams(cross: bool) -> None:
 
 def test_samples_and_embeddings_are_upstreams() -> None:
     given, expected = UNITS.inputs(), UNITS.outputs()
-    maps = jnp.moveaxis(jnp.asarray(given["samp_fmap"]), 1, -1)
-    grid = jnp.stack(jnp.meshgrid(jnp.arange(5.0), jnp.arange(3.0)), axis=-1).reshape(1, -1, 2)
-    places = embed_places(grid, (3, 5), 16).reshape(1, 3, 5, 16)
-    between = embed_places(jnp.array([[[1.25, 9.0]]]), (3, 5), 16)[0, 0]
+    maps = np.moveaxis(given["samp_fmap"], 1, -1)
+    y, x = np.indices((3, 5), np.float32)
+    grid, outside = np.stack([x, y], axis=-1).reshape(1, -1, 2), np.float32([[[1.25, 9.0]]])
+
+    @one_program
+    def embedded(*x: jax.Array) -> tuple[jax.Array, ...]:
+        return *(embed_places(points, (3, 5), 16) for points in x[:2]), embed_motion(x[2], 8)
+
+    places, between, motion = embedded(grid, outside, given["flow"])
+    table, between = places.reshape(3, 5, 16), between[0, 0]
     actual = {
-        "sample_features4d_border": sample_features(maps, jnp.asarray(given["samp_xy"])),
-        "get_2d_embedding_c8": embed_motion(jnp.asarray(given["flow"]), 8),
-        "sincos_c16": jnp.moveaxis(places, -1, 1),
+        "sample_features4d_border": one_program(sample_features)(maps, given["samp_xy"]),
+        "get_2d_embedding_c8": motion,
+        "sincos_c16": np.moveaxis(table[None], -1, 1),
     }
     for key, value in actual.items():
-        UNITS.check(key, np.asarray(value), expected[key])
-    table = np.asarray(places[0])
+        UNITS.check(key, value, expected[key])
     mixed = np.concatenate([0.75 * table[2, 1, :8] + 0.25 * table[2, 2, :8], table[2, 1, 8:]])
     np.testing.assert_allclose(between, mixed, rtol=0, atol=1e-6)
 
 
 def test_activations_are_upstreams() -> None:
     given, expected = UNITS.inputs(), UNITS.outputs()
-    raw = jnp.moveaxis(jnp.asarray(given["act"]), 1, -1)
-    points, confidence = activate_points(raw)
-    depth, depth_confidence = activate_depth(raw[..., 2:])
+    raw = np.moveaxis(given["act"], 1, -1)
+    points, confidence = one_program(activate_points)(raw)
+    depth, depth_confidence = one_program(activate_depth)(raw[..., 2:])
     actual = {
         "act_inv_log": points,
         "act_conf_expp1": confidence,
-        "pose_act": activate_pose(jnp.asarray(given["pose_act"])),
+        "pose_act": one_program(activate_pose)(given["pose_act"]),
     }
     for key, value in actual.items():
-        UNITS.check(key, np.asarray(value), expected[key])
+        UNITS.check(key, value, expected[key])
     np.testing.assert_allclose(depth, expected["act_exp"][..., 2], rtol=1e-6)
     np.testing.assert_array_equal(depth_confidence, confidence)

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax.export import deserialize
@@ -150,7 +149,7 @@ def test_weights_of_a_folder_load_by_themselves(
     again = jaxrecon.load(folder / "weights", stages=Stages(quiet=True))
     assert again.resize == pipeline.resize
     first, second = (jax.tree.leaves(each.model) for each in (again, pipeline))
-    assert all(bool(jnp.array_equal(x, y)) for x, y in zip(first, second, strict=True))
+    assert all(np.array_equal(x, y) for x, y in zip(first, second, strict=True))
 
 
 # Programs for machines that are not here
@@ -164,6 +163,34 @@ def half(pipeline: Pipeline, tmp_path_factory: pytest.TempPathFactory) -> Pipeli
     return jaxrecon.load(weights, dtype="bfloat16", stages=Stages(quiet=True))
 
 
+type ForGpu = Callable[[Pipeline, int, str | None], tuple[Path, list[str]]]
+
+
+@pytest.fixture(scope="module")
+def for_gpu(tmp_path_factory: pytest.TempPathFactory) -> ForGpu:
+    """A pipeline's program with sparse attention for a GPU, and the notes of its making."""
+    made: dict[Any, tuple[Path, list[str]]] = {}
+
+    def export(pipeline: Pipeline, block_q: int, kind: str | None) -> tuple[Path, list[str]]:
+        name = (id(pipeline), block_q, kind)
+        if name not in made:
+            notes, folder = KeptNotes(), tmp_path_factory.mktemp("gpu") / "gpu"
+            jaxrecon.export_program(
+                pipeline,
+                folder,
+                views=4,
+                size=(70, 56),
+                platforms=("cuda",),
+                device_kind=kind,
+                attention=jaxrecon.SparseAttention(block_q=block_q),
+                stages=notes,
+            )
+            made[name] = folder, notes.notes
+        return made[name]
+
+    return export
+
+
 @pytest.mark.parametrize(
     ("kind", "calls"),
     [
@@ -172,27 +199,18 @@ def half(pipeline: Pipeline, tmp_path_factory: pytest.TempPathFactory) -> Pipeli
     ],
 )
 def test_sparse_attention_for_a_gpu_that_is_not_here(
-    half: Pipeline, tmp_path: Path, kind: str | None, calls: set[str]
+    half: Pipeline, for_gpu: ForGpu, kind: str | None, calls: set[str]
 ) -> None:
-    notes = KeptNotes()
-    jaxrecon.export_program(
-        half,
-        tmp_path / "gpu",
-        views=4,
-        size=(70, 56),
-        platforms=("cuda",),
-        device_kind=kind,
-        attention=jaxrecon.SparseAttention(),
-        stages=notes,
-    )
-    programs = read_record(tmp_path / "gpu").programs
+    assert jaxrecon.SparseAttention().block_q == 128
+    folder, notes = for_gpu(half, 128, kind)
+    programs = read_record(folder).programs
     assert calls <= set(programs["cuda"].custom_calls) <= calls | set(KERNEL_CALLS)
     assert programs["cuda"].device_kind == kind or kind is None
     cudnn = "__cudnn$fmhaSoftmax" in programs["cuda"].custom_calls
-    assert cudnn != any("XLA's, which is slower" in note for note in notes.notes)
+    assert cudnn != any("XLA's, which is slower" in note for note in notes)
     if jax.default_backend() == "cpu":
         with pytest.raises(InputError, match=r"made for cuda, this machine runs cpu; export"):
-            jaxrecon.load_exported(tmp_path / "gpu")
+            jaxrecon.load_exported(folder)
 
 
 @pytest.mark.parametrize(
@@ -203,20 +221,14 @@ def test_sparse_attention_for_a_gpu_that_is_not_here(
 def test_slow_sparse_attention_is_told(
     pipeline: Pipeline,
     half: Pipeline,
-    tmp_path: Path,
+    for_gpu: ForGpu,
     dtype: str,
     block_q: int,
     slow: bool,
     kind: str | None,
 ) -> None:
-    notes = KeptNotes()
-    arguments: dict[str, Any] = {"views": 4, "size": (70, 56), "platforms": ("cuda",)}
-    sparse = jaxrecon.SparseAttention(block_q=block_q)
-    chosen = half if dtype == "bfloat16" else pipeline
-    jaxrecon.export_program(
-        chosen, tmp_path / "gpu", **arguments, device_kind=kind, attention=sparse, stages=notes
-    )
-    assert slow == any("block-sparse attention in the program" in note for note in notes.notes)
+    _, notes = for_gpu(half if dtype == "bfloat16" else pipeline, block_q, kind)
+    assert slow == any("block-sparse attention in the program" in note for note in notes)
 
 
 def test_sparse_attention_for_a_tpu_that_is_not_here(half: Pipeline, tmp_path: Path) -> None:

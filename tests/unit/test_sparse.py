@@ -63,6 +63,11 @@ def attended(
     return jax.jit(partial(policy.attend, layout=layout))(*inputs)
 
 
+@partial(jax.jit, static_argnums=3)
+def densely(q: jax.Array, k: jax.Array, v: jax.Array, layout: TokenLayout) -> jax.Array:
+    return attend_densely(q, k, v, layout)[0]
+
+
 def patch_places(layout: TokenLayout) -> np.ndarray:
     """Where the patches stand in the model's order."""
     own = layout.leading + np.arange(layout.grid[0] * layout.grid[1])
@@ -95,7 +100,7 @@ def test_keeping_all_blocks_is_dense_attention(order: Any, special_tokens: Any) 
     attend = SparseAttention(sparse_ratio=0.0, cdf_threshold=None, **options)
     inputs = qkv(LAYOUT)
     out, skipped = attended(attend, LAYOUT, *inputs)
-    np.testing.assert_allclose(out, attend_densely(*inputs, LAYOUT)[0], rtol=0, atol=2e-6)
+    np.testing.assert_allclose(out, densely(*inputs, LAYOUT), rtol=0, atol=2e-6)
     np.testing.assert_allclose(skipped, np.zeros((2, 2)), atol=1e-6)
 
 
@@ -119,10 +124,10 @@ def test_padding_views_change_nothing(order: Any, special_tokens: Any, pooling: 
     place = layout.views * layout.tokens_per_view
     spare = padded.tokens - layout.tokens
 
-    def with_junk(x: jax.Array) -> jax.Array:
-        junk = 9 * jnp.sin(jnp.arange(spare)[:, None, None] * jnp.ones(x.shape[2:]))
-        parts = [x[:, :place], jnp.broadcast_to(junk, (2, *junk.shape)), x[:, place:]]
-        return jnp.concatenate(parts, axis=1)
+    def with_junk(x: jax.Array) -> np.ndarray:
+        junk = 9 * np.sin(np.arange(spare)[:, None, None] * np.ones(x.shape[2:], np.float32))
+        parts = [x[:, :place], np.broadcast_to(junk, (2, *junk.shape)), x[:, place:]]
+        return np.concatenate(parts, axis=1, dtype=np.float32)
 
     expected, skipped = attended(attend, layout, *inputs)
 
@@ -135,17 +140,21 @@ def test_padding_views_change_nothing(order: Any, special_tokens: Any, pooling: 
     own = np.r_[:place, place + spare : padded.tokens]
     np.testing.assert_allclose(found[0][:, own], expected, rtol=0, atol=2e-6)
     np.testing.assert_allclose(found[1], skipped, rtol=0, atol=1e-6)
-    dense, _ = attend_densely(*inputs, layout)
-    np.testing.assert_allclose(found[2][:, own], dense, rtol=0, atol=2e-6)
+    np.testing.assert_allclose(found[2][:, own], densely(*inputs, layout), rtol=0, atol=2e-6)
 
 
 @pytest.mark.parametrize("order", ["raster", "hilbert", "pca_tree"])
 def test_the_way_back_undoes_the_layout(order: Any) -> None:
     made = SparseAttention(**SMALL | {"order": order}).block_layout(LAYOUT)
     x, k, _ = qkv(LAYOUT)
-    orders = made.orders(x, k)
-    assert (orders.queries is None) == (order != "pca_tree")
-    np.testing.assert_array_equal(made.restore(made.queries(x, orders), orders), x)
+
+    @jax.jit
+    def there_and_back(x: jax.Array, k: jax.Array) -> jax.Array:
+        orders = made.orders(x, k)
+        assert (orders.queries is None) == (order != "pca_tree")
+        return made.restore(made.queries(x, orders), orders)
+
+    np.testing.assert_array_equal(there_and_back(x, k), x)
     # 11 specials fill two blocks of 8 queries; they are the first keys.
     assert (made.specials, made.dense_queries) == (11, 16)
     specials = np.setdiff1d(np.arange(LAYOUT.tokens), patch_places(LAYOUT))
@@ -168,7 +177,7 @@ def test_specials_see_and_are_seen_by_all() -> None:
     attend = SparseAttention(sparse_ratio=0.9, cdf_threshold=None, **SMALL)
     q, k, v = qkv(LAYOUT)
     out = run(attend, q, k, v, LAYOUT)
-    dense, _ = attend_densely(q, k, v, LAYOUT)
+    dense = densely(q, k, v, LAYOUT)
     specials = np.setdiff1d(np.arange(LAYOUT.tokens), patch_places(LAYOUT))
     np.testing.assert_allclose(out[:, specials], dense[:, specials], rtol=0, atol=2e-6)
     assert np.abs(np.asarray(out - dense)[:, patch_places(LAYOUT)]).max() > 1e-2
@@ -233,18 +242,22 @@ def test_budgets_by_layer_and_head() -> None:
     layout = TokenLayout(views=4, grid=(4, 4), layers=2)
     by_layer = SparseAttention((0.75, 0.0), None, **SMALL)
     by_head = SparseAttention(((0.75, 0.5), (0.0, 0.25)), None, **SMALL)
+
+    @jax.jit
+    def skipped(layer: jax.Array, *inputs: jax.Array) -> tuple[jax.Array, ...]:
+        here = replace(layout, layer=layer)
+        return tuple(attend.attend(*inputs, here)[1] for attend in (by_layer, by_head))
+
     for layer, one, rows in ((0, 0.75, [0.75, 0.5]), (1, 0.0, [0.0, 0.25])):
-        here = replace(layout, layer=jnp.int32(layer))
-        _, skipped = attended(by_layer, here, *qkv(layout))
-        np.testing.assert_allclose(skipped, np.full((2, 2), one))
-        _, skipped = attended(by_head, here, *qkv(layout))
-        np.testing.assert_allclose(skipped, [rows, rows])
+        alike, each = skipped(jnp.int32(layer), *qkv(layout))
+        np.testing.assert_allclose(alike, np.full((2, 2), one))
+        np.testing.assert_allclose(each, [rows, rows])
 
 
 def test_the_scanned_trunk_tells_its_layer() -> None:
     config = BlockConfig(width=16, heads=2)
-    make = partial(AlternatingAttention, config, dtype=jnp.float32, rngs=nnx.Rngs(0))
-    trunk = make(pairs=2, taps=(0, 1))
+    make = partial(AlternatingAttention, config, dtype=jnp.float32, pairs=2, taps=(0, 1))
+    trunk = drawn(lambda: make(rngs=nnx.Rngs(0)))
     layout = TokenLayout(views=1, grid=(4, 4))
     tokens = jnp.asarray(np.random.default_rng(0).normal(size=(1, 4, 16, 16)), jnp.float32)
     forward = jax.jit(lambda attention: trunk(tokens, layout, attention)[0], static_argnums=0)
