@@ -26,9 +26,11 @@ def run_on_eight(family: str) -> Any:
     return json.loads(done.stdout.splitlines()[-1])
 
 
-def test_sparse_heads_are_shared() -> None:
+def test_blocks_take_turns_and_sparse_heads_are_shared() -> None:
     """One head on eight devices, two on teams of four, three on teams of two and one idle team."""
-    found = run_on_eight("teams")
+    told = run_on_eight("parts")
+    found, block = told["teams"], told["block"]
+    assert block["loops"] == 2 and block["summed"] == 0 and block["difference"] < 1e-6, block
     assert len(found) == 4
     for way, values in found.items():
         assert values["out"] <= 1e-5 and values["skipped"] <= 1e-6, (way, values)
@@ -37,9 +39,7 @@ def test_sparse_heads_are_shared() -> None:
 @pytest.mark.parametrize("family", ["pi3", "vggt", "mapanything"])
 def test_sharded_is_unsharded(family: str) -> None:
     """11 views and 4 heads: no mesh divides the views, one has more devices than heads."""
-    told = run_on_eight(family)
-    found, block = told["ways"], told["block"]
-    assert block["loops"] == 2 and block["summed"] == 0 and block["difference"] < 1e-6, block
+    found = run_on_eight(family)
     assert len(found) == 4
     for way, values in found.items():
         attention, _, mesh = way.partition(", ")

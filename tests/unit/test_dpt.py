@@ -10,6 +10,7 @@ from flax import nnx
 
 import golden_data
 from convert.transforms import TRANSFORMS
+from drawn_weights import drawn
 from golden_data import golden_weight
 from jaxrecon import checkpoint
 from jaxrecon.nn.dpt import (
@@ -21,8 +22,10 @@ from jaxrecon.nn.dpt import (
     resize_bilinear,
 )
 from jaxrecon.nn.views import map_views
+from one_program import one_program
 
 UNITS = golden_data.case("units")
+resized = one_program(resize_bilinear, "size")
 SMALL = DPTConfig(width=8, channels=(4, 8, 8, 12), features=12, features_out=8)
 
 
@@ -37,7 +40,7 @@ def expected() -> Mapping[str, np.ndarray]:
 
 
 def last(maps: np.ndarray) -> jax.Array:
-    return jnp.moveaxis(jnp.asarray(maps), 1, -1)
+    return jnp.asarray(np.moveaxis(maps, 1, -1))
 
 
 def first(maps: jax.Array) -> np.ndarray:
@@ -75,14 +78,15 @@ def test_fusion(
     given: Mapping[str, np.ndarray],
     expected: Mapping[str, np.ndarray],
 ) -> None:
-    out = fusion(last(given["fusion_x"]), last(given["fusion_skip"]), size)
+    run = one_program(lambda fusion, *maps: fusion(*maps, size))
+    out = run(fusion, last(given["fusion_x"]), last(given["fusion_skip"]))
     UNITS.check(f"fusion_out_{key}", first(out), expected[f"fusion_out_{key}"])
 
 
 def test_residual_convolution(
     fusion: Fusion, given: Mapping[str, np.ndarray], expected: Mapping[str, np.ndarray]
 ) -> None:
-    out = fusion.refine(last(given["fusion_x"]))
+    out = one_program(lambda fusion, x: fusion.refine(x))(fusion, last(given["fusion_x"]))
     UNITS.check("resconv_unit2", first(out), expected["resconv_unit2"])
 
 
@@ -90,24 +94,24 @@ def test_bilinear_resize(
     given: Mapping[str, np.ndarray], expected: Mapping[str, np.ndarray]
 ) -> None:
     key = "bilinear_ac_true_13x20"
-    UNITS.check(key, first(resize_bilinear(last(given["interp"]), (13, 20))), expected[key])
+    UNITS.check(key, first(resized(last(given["interp"]), size=(13, 20))), expected[key])
 
 
 def test_bilinear_resize_by_hand() -> None:
-    x = jnp.array([0.0, 2.0, 10.0]).reshape(1, 1, 3, 1)
-    wider = resize_bilinear(x, (2, 5))  # places 0, 0.5, 1, 1.5, 2; the single row twice
+    x = np.float32([0.0, 2.0, 10.0]).reshape(1, 1, 3, 1)
+    wider = resized(x, size=(2, 5))  # places 0, 0.5, 1, 1.5, 2; the single row twice
     np.testing.assert_array_equal(wider[0, :, :, 0], [[0, 1, 2, 6, 10]] * 2)
-    np.testing.assert_array_equal(resize_bilinear(x, (1, 2))[0, 0, :, 0], [0, 10])
-    np.testing.assert_array_equal(resize_bilinear(x, (1, 1))[0, 0, :, 0], [0])
+    np.testing.assert_array_equal(resized(x, size=(1, 2))[0, 0, :, 0], [0, 10])
+    np.testing.assert_array_equal(resized(x, size=(1, 1))[0, 0, :, 0], [0])
 
 
 def test_transposed_convolution(
     given: Mapping[str, np.ndarray], expected: Mapping[str, np.ndarray]
 ) -> None:
     kernel = TRANSFORMS["transposed_convolution"](given["convT_w"], 4)
-    layer = ConvTranspose(3, 4, dtype=jnp.float32, rngs=nnx.Rngs(0))
+    layer = drawn(lambda: ConvTranspose(3, 4, dtype=jnp.float32, rngs=nnx.Rngs(0)))
     layer.kernel, layer.bias = nnx.Param(jnp.asarray(kernel)), nnx.Param(jnp.arange(5.0))
-    out = first(layer(last(given["convT_x"])))
+    out = first(one_program(lambda layer, x: layer(x))(layer, last(given["convT_x"])))
     bias = np.arange(5, dtype=np.float32)[:, None, None]
     UNITS.check("convT_k4_s4", out - bias, expected["convT_k4_s4"])
 
@@ -118,21 +122,22 @@ def test_position_embedding(width: int, height: int, expected: Mapping[str, np.n
     grid = expected[f"uv_grid_w{width}_h{height}"]
     # The grid's corner is at (w - 1) / w of the span across, which tells the aspect ratio.
     aspect = (grid[0, -1, 0] * width / (width - 1)) / (grid[-1, 0, 1] * height / (height - 1))
-    added = add_position(jnp.ones((1, height, width, 12), jnp.bfloat16), float(aspect))
+    maps = jnp.ones((1, height, width, 12), jnp.bfloat16)
+    added = one_program(add_position, "aspect")(maps, aspect=float(aspect))
     assert added.dtype == jnp.float32
     UNITS.check(f"uv_embed_{key}", np.asarray(added[0] - 1) * 10, expected[f"uv_embed_{key}"])
 
 
 @pytest.mark.parametrize("views", [1, 7, 8, 9, 16, 21, 23])
 def test_groups_of_views_cover_each_view_once(views: int) -> None:
-    patches = jnp.arange(4.0 * views * 2 * 3).reshape(4, views, 2, 3)
+    patches = np.arange(4.0 * views * 2 * 3, dtype=np.float32).reshape(4, views, 2, 3)
     groups = []
 
     def double(x: jax.Array) -> jax.Array:
         groups.append(x.shape[1])
         return 2 * x[1, :, :, :2]
 
-    out = map_views(double, patches, at_once=8, axis=1)
+    out = one_program(lambda x: map_views(double, x, at_once=8, axis=1))(patches)
     np.testing.assert_array_equal(out, 2 * patches[1, :, :, :2])
     assert groups == [{1: 1, 7: 7, 8: 8, 9: 3, 16: 8, 21: 7, 23: 8}[views]]
 
