@@ -14,6 +14,7 @@ from abstract_devices import H100
 from jaxrecon import SparseAttention
 from jaxrecon.errors import InputError
 from jaxrecon.nn.attention import TokenLayout, attend_densely
+from one_program import one_program
 from pallas_kernels.block_selection import (
     attend_to_skipped,
     compensation,
@@ -58,20 +59,23 @@ def some_lists(queries: int, keys: int) -> BlockMask:
     return BlockMask.from_array(array, **SIZES, q_length=queries, kv_length=keys)
 
 
-def joined(q: jax.Array, k: jax.Array, v: jax.Array, mask: BlockMask, group: int) -> jax.Array:
+def compensated(q: jax.Array, k: jax.Array, v: jax.Array, mask: BlockMask, group: int) -> jax.Array:
     out, sums = block_sparse_attention(q, k, v, mask, return_logsumexp=True)
     return merged_with_skipped(out, sums, attend_to_skipped(q, k, v, mask, group=group), group)
+
+
+joined = one_program(compensated, "group")
 
 
 @pytest.mark.parametrize(("queries", "keys"), [(32, 24), (29, 23), (5, 41)])
 @pytest.mark.parametrize("group", [2, 8])
 def test_exact_where_blocks_are_uniform(queries: int, keys: int, group: int) -> None:
     q, k, v = qkv(queries, keys, alike=(group, 4))
-    dense = attention_reference(q, k, v, None, scale=8**-0.5)[0]
     mask = some_lists(queries, keys)
-    np.testing.assert_allclose(joined(q, k, v, mask, group), dense, rtol=0, atol=2e-6)
-    dropped = block_sparse_attention(q, k, v, mask)
-    assert np.abs(np.asarray(dropped) - np.asarray(dense)).max() > 0.1
+    dense = one_program(lambda *x: attention_reference(*x, None, scale=8**-0.5)[0])(q, k, v)
+    np.testing.assert_allclose(joined(q, k, v, mask, group=group), dense, rtol=0, atol=2e-6)
+    dropped = one_program(block_sparse_attention)(q, k, v, mask)
+    assert np.abs(dropped - dense).max() > 0.1
 
 
 @pytest.mark.parametrize("group", [1, 4, 8])
@@ -79,7 +83,7 @@ def test_plain_sums(group: int) -> None:
     q, k, v = qkv(21, 23)
     mask = some_lists(21, 23)
     skipped = ~np.asarray(mask.as_array())
-    found = joined(q, k, v, mask, group)
+    found = joined(q, k, v, mask, group=group)
     for batch, head, query in ((0, 0, 3), (0, 1, 9), (1, 2, 20)):
         own = np.asarray(q, np.float64)[batch, :, head]
         keys, values = (np.asarray(x, np.float64)[batch, :, head] for x in (k, v))
@@ -99,9 +103,9 @@ def test_plain_sums(group: int) -> None:
 def test_chunks_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     q, k, v = qkv(61, 23)
     mask = some_lists(61, 23)
-    whole = attend_to_skipped(q, k, v, mask, group=4)
+    whole = one_program(partial(attend_to_skipped, group=4))(q, k, v, mask)
     monkeypatch.setattr(compensation, "SCORE_BYTES_LIMIT", 3 * 4 * 2 * mask.key_blocks)
-    cut = attend_to_skipped(q, k, v, mask, group=4)
+    cut = one_program(partial(attend_to_skipped, group=4))(q, k, v, mask)
     np.testing.assert_allclose(cut.values, whole.values, atol=1e-6)
     np.testing.assert_allclose(cut.logsumexp, whole.logsumexp, atol=1e-6)
 
@@ -119,7 +123,7 @@ def test_the_kernel_is_the_chunks(
         mask = BlockMask.from_array(listed, **SIZES, q_length=61, kv_length=601)
         mask = replace(mask, num_valid_keys=jnp.int32(real))
     ours, theirs = (
-        attend_to_skipped(q, k, v, mask, group=group, implementation=name)
+        one_program(partial(attend_to_skipped, group=group, implementation=name))(q, k, v, mask)
         for name in ("triton", "xla")
     )
     assert np.isneginf(np.asarray(theirs.logsumexp)[0, 0, : 8 // group]).all()
@@ -185,11 +189,11 @@ def test_padding_views_change_nothing(special_tokens: Any) -> None:
     q, k, v = jnp.asarray(random.normal(size=(3, 1, padded.tokens, 2, 8)), jnp.float32)
     inputs = q, k, v
     place, spare = 3 * LAYOUT.tokens_per_view, 2 * LAYOUT.tokens_per_view
-    short = [jnp.concatenate([x[:, :place], x[:, place + spare :]], axis=1) for x in inputs]
+    short = [np.concatenate([x[:, :place], x[:, place + spare :]], axis=1) for x in inputs]
     expected, skipped = jax.jit(partial(attend.attend, layout=LAYOUT))(*short)
     some = replace(padded, num_valid_views=jnp.int32(3))
     found, same = jax.jit(partial(attend.attend, layout=some))(*inputs)
-    found = jnp.concatenate([found[:, :place], found[:, place + spare :]], axis=1)
+    found = np.concatenate([found[:, :place], found[:, place + spare :]], axis=1)
     np.testing.assert_allclose(found, expected, rtol=0, atol=2e-6)
     np.testing.assert_allclose(same, skipped, atol=1e-6)
 
@@ -198,11 +202,12 @@ def test_closer_to_dense_attention_than_without() -> None:
     random = np.random.default_rng(3)
     smooth = np.repeat(random.normal(size=(3, 1, 20, 2, 8)), 4, axis=2)[:, :, : LAYOUT.tokens]
     q, k, v = jnp.asarray(smooth + 0.5 * random.normal(size=smooth.shape), jnp.float32)
-    dense = np.asarray(attend_densely(q, k, v, LAYOUT)[0])
+    dense = one_program(lambda *x: attend_densely(*x, LAYOUT)[0])(q, k, v)
     errors = {}
     for group in (0, 4):
         attend = SparseAttention(0.7, None, order="raster", pool_q=2, compensation_q=group, **SIZES)
-        errors[group] = np.linalg.norm(np.asarray(attend(q, k, v, LAYOUT)[0]) - dense)
+        found = one_program(partial(attend.attend, layout=LAYOUT))(q, k, v)[0]
+        errors[group] = np.linalg.norm(found - dense)
     assert errors[4] < 0.7 * errors[0]
 
 
