@@ -361,7 +361,7 @@ class TestMasks:
         POST.check("rotmat_to_quat", quaternions, expected["rotmat_to_quat"])
 
     def test_intrinsics_of_a_large_image_from_some_of_its_rays(self) -> None:
-        matrix = np.float32([[[[300.0, 0, 160], [0, 280, 60], [0, 0, 1]]]])
+        matrix = np.array([[[[300.0, 0, 160], [0, 280, 60], [0, 0, 1]]]], np.float32)
         found = one_program(lambda x: intrinsics_from_rays(geometry.unproject_depth(*x)))
         np.testing.assert_allclose(
             found((np.ones((1, 1, 120, 310), np.float32), matrix)), matrix, rtol=1e-4

@@ -444,7 +444,10 @@ def test_samples_and_embeddings_are_upstreams() -> None:
     given, expected = UNITS.inputs(), UNITS.outputs()
     maps = np.moveaxis(given["samp_fmap"], 1, -1)
     y, x = np.indices((3, 5), np.float32)
-    grid, outside = np.stack([x, y], axis=-1).reshape(1, -1, 2), np.float32([[[1.25, 9.0]]])
+    grid, outside = (
+        np.stack([x, y], axis=-1).reshape(1, -1, 2),
+        np.array([[[1.25, 9.0]]], np.float32),
+    )
 
     @one_program
     def embedded(*x: jax.Array) -> tuple[jax.Array, ...]:

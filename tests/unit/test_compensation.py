@@ -72,7 +72,7 @@ joined = one_program(compensated, "group")
 def test_exact_where_blocks_are_uniform(queries: int, keys: int, group: int) -> None:
     q, k, v = qkv(queries, keys, alike=(group, 4))
     mask = some_lists(queries, keys)
-    dense = one_program(lambda *x: attention_reference(*x, None, scale=8**-0.5)[0])(q, k, v)
+    dense = one_program(partial(attention_reference, mask=None, scale=8**-0.5))(q, k, v)[0]
     np.testing.assert_allclose(joined(q, k, v, mask, group=group), dense, rtol=0, atol=2e-6)
     dropped = one_program(block_sparse_attention)(q, k, v, mask)
     assert np.abs(dropped - dense).max() > 0.1
@@ -202,7 +202,7 @@ def test_closer_to_dense_attention_than_without() -> None:
     random = np.random.default_rng(3)
     smooth = np.repeat(random.normal(size=(3, 1, 20, 2, 8)), 4, axis=2)[:, :, : LAYOUT.tokens]
     q, k, v = jnp.asarray(smooth + 0.5 * random.normal(size=smooth.shape), jnp.float32)
-    dense = one_program(lambda *x: attend_densely(*x, LAYOUT)[0])(q, k, v)
+    dense = one_program(partial(attend_densely, layout=LAYOUT))(q, k, v)[0]
     errors = {}
     for group in (0, 4):
         attend = SparseAttention(0.7, None, order="raster", pool_q=2, compensation_q=group, **SIZES)

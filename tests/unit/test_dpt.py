@@ -98,7 +98,7 @@ def test_bilinear_resize(
 
 
 def test_bilinear_resize_by_hand() -> None:
-    x = np.float32([0.0, 2.0, 10.0]).reshape(1, 1, 3, 1)
+    x = np.array([0.0, 2.0, 10.0], np.float32).reshape(1, 1, 3, 1)
     wider = resized(x, size=(2, 5))  # places 0, 0.5, 1, 1.5, 2; the single row twice
     np.testing.assert_array_equal(wider[0, :, :, 0], [[0, 1, 2, 6, 10]] * 2)
     np.testing.assert_array_equal(resized(x, size=(1, 2))[0, 0, :, 0], [0, 10])

@@ -244,9 +244,11 @@ def test_budgets_by_layer_and_head() -> None:
     by_head = SparseAttention(((0.75, 0.5), (0.0, 0.25)), None, **SMALL)
 
     @jax.jit
-    def skipped(layer: jax.Array, *inputs: jax.Array) -> tuple[jax.Array, ...]:
+    def skipped(
+        layer: jax.Array, q: jax.Array, k: jax.Array, v: jax.Array
+    ) -> tuple[jax.Array, ...]:
         here = replace(layout, layer=layer)
-        return tuple(attend.attend(*inputs, here)[1] for attend in (by_layer, by_head))
+        return tuple(attend.attend(q, k, v, here)[1] for attend in (by_layer, by_head))
 
     for layer, one, rows in ((0, 0.75, [0.75, 0.5]), (1, 0.0, [0.0, 0.25])):
         alike, each = skipped(jnp.int32(layer), *qkv(layout))
