@@ -412,7 +412,9 @@ def test_windows_inside_and_far_outside_the_map() -> None:
 def test_windows_are_upstreams() -> None:
     given, expected = UNITS.inputs(), UNITS.outputs()
     maps = np.moveaxis(given["corr_fmaps"], 2, -1)
-    windows = one_program(lambda maps, *rest: correlate(feature_pyramid(maps, 3), *rest, 2))
+    windows = one_program(
+        lambda maps, targets, places: correlate(feature_pyramid(maps, 3), targets, places, 2)
+    )
     actual = windows(maps, given["corr_targets"], given["corr_coords"])
     UNITS.check("corr_l3_r2", actual, expected["corr_l3_r2"])
 
