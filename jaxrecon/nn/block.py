@@ -151,7 +151,7 @@ class Block(nnx.Module):
     ) -> tuple[Array, Array, Array, Array]:
         """What the updates are added to, and the queries, keys and values."""
         x, normed = residual_norm(x, **_norm_of(self.norm1), implementation=backend)
-        if self.norm_context is not None:
+        if self.norm_context is not None and context is not None:
             context = apply_norm(self.norm_context, context)
         q, k, v = self.attention.inputs(normed, rope, context, backend=backend)
         return normed if self.normed_residual else x, q, k, v

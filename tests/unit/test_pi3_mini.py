@@ -60,7 +60,8 @@ def test_the_header(folder: Path) -> None:
     assert header["license"] == "Apache-2.0"
     assert config_from_json(type(PI3_MINI), header["config"], folder) == PI3_MINI
     assert header["resize"] == {"patch": 14, "pixel_limit": 224 * 224}
-    assert {entry["dtype"] for entry in header["tensors"].values()} == {"int8", "float32", "bfloat16"}
+    dtypes = {entry["dtype"] for entry in header["tensors"].values()}
+    assert dtypes == {"int8", "float32", "bfloat16"}
 
 
 def test_the_order_of_the_views_does_not_matter(pipeline: Pipeline) -> None:
