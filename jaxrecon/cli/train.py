@@ -1,12 +1,13 @@
 """`jaxrecon train -o run/ --set learning_rate=5e-4`."""
 
 import argparse
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from jaxrecon.cli import common
 from jaxrecon.cli.process import say
-from jaxrecon.errors import InputError
+from jaxrecon.errors import InputError, WeightsError
 from jaxrecon.files import check_output_folder
 from jaxrecon.progress import Stages
 
@@ -16,10 +17,14 @@ if TYPE_CHECKING:
 
 def add_to(commands: Any) -> None:
     """Adds the command to the parser."""
-    parser = commands.add_parser("train", help="train a model on rendered scenes")
+    parser = commands.add_parser("train", help="train a model on rendered and own scenes")
     add = parser.add_argument
     add("-o", "--output", required=True, help="folder of the run: checkpoints, log and weights")
-    add("--config", default="mini", help="mini, mini-second, mini-real, mini-fine, or a JSON file")
+    add(
+        "--config",
+        help="mini (the default), mini-second, mini-real, mini-fine, fine-tune (with --data), or a "
+        "JSON file",
+    )
     add("--set", nargs="+", default=[], metavar="NAME=VALUE", help="change fields of the config")
     add("--steps", type=int, help="length of the whole run; short for --set steps=STEPS")
     add("--resume", action="store_true", help="go on with the run in the folder, if there is one")
@@ -35,6 +40,23 @@ def add_to(commands: Any) -> None:
         metavar="FOLDER",
         help="pictures that lie on surfaces of the scenes (scenes.picture_share of them)",
     )
+    add(
+        "--data",
+        nargs="+",
+        metavar="FOLDER",
+        help="own scenes: folders with images/ and condition.npz, a COLMAP model, ...",
+    )
+    add(
+        "--data-share",
+        metavar="SHARE",
+        help="of the steps that learn from --data; short for --set data_share=SHARE",
+    )
+    add(
+        "--data-held-out",
+        metavar="N",
+        help="evaluate every N-th view of own scenes instead of training on it; short for --set "
+        "data_held_out=N",
+    )
     add("-q", "--quiet", action="store_true", help="show no progress")
     parser.set_defaults(run=run)
 
@@ -49,11 +71,13 @@ def run(options: argparse.Namespace) -> int:
         )
     from jaxrecon import training
 
+    config, init = _config(options), _start(options.init)
     weights = training.train(
-        _config(options),
+        config,
         folder,
-        init=_start(options.init),
+        init=init,
         textures=options.textures,
+        data=options.data,
         stop_after=options.stop_after,
         stages=Stages(quiet=options.quiet),
     )
@@ -63,12 +87,43 @@ def run(options: argparse.Namespace) -> int:
 
 
 def _config(options: argparse.Namespace) -> "TrainConfig":
+    """The config that is named, of the size of the weights to start from, with what is set."""
     from jaxrecon import training
 
-    named = training.CONFIGS.get(options.config)
-    config = training.TrainConfig.from_json(options.config) if named is None else named
-    steps = [] if options.steps is None else [f"steps={options.steps}"]
-    return config.with_overrides([*options.set, *steps])
+    name = options.config or ("fine-tune" if options.data else "mini")
+    named = training.CONFIGS.get(name)
+    config = training.TrainConfig.from_json(name) if named is None else named
+    if options.init is not None and named is not None:
+        config = _of_size(config, options.init)
+    short = {
+        "steps": options.steps,
+        "data_share": options.data_share,
+        "data_held_out": options.data_held_out,
+    }
+    given = [f"{field}={value}" for field, value in short.items() if value is not None]
+    return config.with_overrides([*options.set, *given])
+
+
+def _of_size(config: "TrainConfig", init: str) -> "TrainConfig":
+    """The config with the sizes of the model whose weights a run starts from."""
+    from jaxrecon import checkpoint, registry
+    from jaxrecon.models import Pi3Config
+    from jaxrecon.structured import structured
+
+    if init in registry.available_models():
+        model: Any = registry.model_entry(init).config
+        if not isinstance(model, Pi3Config):
+            raise InputError(f"--init: {init} is no π³, which alone can be trained; give pi3")
+        return replace(config, model=model)
+    if not checkpoint.is_native(Path(init)):  # which is told when it is read
+        return config
+    stored = checkpoint.read_config(init)
+    if stored["family"] != registry.model_entry("pi3").family.name:
+        raise InputError(f"--init: {init} is no π³, which alone can be trained; give one")
+    try:
+        return replace(config, model=structured(Pi3Config, stored["config"]))
+    except ValueError as error:
+        raise WeightsError(f"{init}: {error}; convert the weights again") from error
 
 
 def _start(init: str | None) -> Path | None:

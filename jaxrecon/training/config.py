@@ -60,6 +60,8 @@ class Bucket:
 class LossWeights:
     """Factors of the terms of the loss, see `jaxrecon.training.losses`.
 
+    `rays` counts on one's own scenes alone, for pixels of known intrinsics and unknown depth.
+
     Raises:
       InputError: a factor is negative, not finite, or above a million.
     """
@@ -69,9 +71,10 @@ class LossWeights:
     confidence: float = 0.05
     rotation: float = 2.0
     translation: float = 0.75
+    rays: float = 1.0
 
     def __post_init__(self) -> None:
-        for name in ("points", "normals", "confidence", "rotation", "translation"):
+        for name in ("points", "normals", "confidence", "rotation", "translation", "rays"):
             check_real(self, name, least=0, most=_MOST_FACTOR)
 
 
@@ -95,6 +98,13 @@ class TrainConfig:
       accumulate: in so many parts the scenes of a step are learnt from, one part after another: the
         same step with less memory.
       pictures: how many pictures lie on surfaces of the scenes; set from the folder that is given.
+      data_share: share of the steps that learn from one's own scenes, where there are any.
+      data_held_out: every so manieth view of each own scene is evaluated and not trained on; 0 for
+        none.
+      data_views: how many views the own scenes have; set from the folders that are given.
+      sharding: whether each device holds a part of weights, average and moments ("sharded") or all
+        of them ("whole"); "auto" shards them over several devices where they and the gradients
+        would fill more than half of each.
       seed: of the weights and of the stream of scenes.
       log_every, save_every, validate_every: in steps; runs are saved where a line of the log ends.
       validation_scenes: of the first bucket's shape, held out.
@@ -125,6 +135,10 @@ class TrainConfig:
     dtype: Literal["bfloat16", "float32"] = "bfloat16"
     accumulate: int = 1
     pictures: int = 0
+    data_share: float = 0.5
+    data_held_out: int = 0
+    data_views: int = 0
+    sharding: Literal["auto", "whole", "sharded"] = "auto"
     seed: int = 0
     log_every: int = 50
     save_every: int = 2000
@@ -147,11 +161,15 @@ class TrainConfig:
         check_whole(self, "steps", "log_every", "save_every", "validate_every", most=_MOST_STEPS)
         check_whole(self, "validation_scenes", "accumulate", most=2**20)
         check_whole(self, "warmup_steps", least=0, most=_MOST_STEPS)
-        check_whole(self, "pictures", least=0, most=2**20)
+        check_whole(self, "pictures", "data_held_out", "data_views", least=0, most=2**20)
+        if self.data_held_out == 1:
+            raise InputError(
+                "data_held_out=1 leaves no view to train on; give 2 for every other one, or more"
+            )
         check_whole(self, "seed", least=0, most=_MOST_SEED)
         check_real(self, "learning_rate", "weight_decay", least=0, most=_MOST_FACTOR)
         check_real(self, "clip_norm", least=1e-12, most=1e12)
-        check_real(self, "decay_share", "ema_decay", least=0, most=1)
+        check_real(self, "decay_share", "ema_decay", "data_share", least=0, most=1)
         check_real(self, "layer_scale", least=-_MOST_FACTOR, most=_MOST_FACTOR)
 
     def _check_batches(self) -> None:
@@ -314,10 +332,26 @@ MINI_FINE = replace(
 )
 """From the weights of `MINI_REAL`: convolutions behind the heads, and 16:9 among the shapes."""
 
+FINE_TUNING = TrainConfig(
+    buckets=(
+        Bucket(scenes=32, views=8, height=168, width=224, share=2),
+        Bucket(scenes=64, views=4, height=196, width=224, share=1),
+    ),
+    steps=600,
+    learning_rate=1e-4,
+    warmup_steps=50,
+    decay_share=0.8,
+    seed=3,
+    save_every=200,
+    validate_every=200,
+)
+"""One's own scenes beside rendered ones, from weights that are given."""
+
 CONFIGS = {
     "mini": MINI,
     "mini-second": MINI_SECOND,
     "mini-real": MINI_REAL,
     "mini-fine": MINI_FINE,
+    "fine-tune": FINE_TUNING,
 }
 """Runs that have a name."""

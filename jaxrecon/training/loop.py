@@ -1,11 +1,11 @@
 """The training run: resumes where its folder says, leaves weights ready to load."""
 
+import os
 import time
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Sequence
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -13,58 +13,42 @@ import numpy as np
 from jax.sharding import Mesh
 
 from jaxrecon import checkpoint
-from jaxrecon.compiling import compiled
 from jaxrecon.errors import InputError, OutputError
 from jaxrecon.extras import check_installed
 from jaxrecon.files import holding_folder
 from jaxrecon.forking import check_not_forked
 from jaxrecon.progress import Stages
 from jaxrecon.registry import model_entry
-from jaxrecon.runtime.memory import bytes_limit, check_fits, needs_of
 from jaxrecon.scenes import RenderedScenes
 from jaxrecon.scenes.photographs import Pictures
-from jaxrecon.training.config import (
-    CHECKPOINTS_NAME,
-    Bucket,
-    TrainConfig,
-    claim_folder,
-    has_begun,
-)
-from jaxrecon.training.flops import step_flops
+from jaxrecon.training.config import CHECKPOINTS_NAME, TrainConfig, claim_folder, has_begun
 from jaxrecon.training.log import Log
+from jaxrecon.training.origin import keep_origin, read_origin
+from jaxrecon.training.own import OwnData, read_own_data
+from jaxrecon.training.own.batches import Feeder
+from jaxrecon.training.plan import abstract_state, check_state, is_sharded
 from jaxrecon.training.plot import draw_log
-from jaxrecon.training.saving import Checkpoints, abstract_like
+from jaxrecon.training.programs import Programs
+from jaxrecon.training.saving import Checkpoints
+from jaxrecon.training.sharding import abstract_placed, placed
 from jaxrecon.training.state import (
     TrainState,
     Weights,
     abstract_model,
     initial_state,
     initial_weights,
-    learning_rate,
     starting_weights,
 )
-from jaxrecon.training.step import (
-    Metrics,
-    check_devices,
-    choose_bucket,
-    each_scene,
-    everywhere,
-    make_data_mesh,
-    make_render,
-    make_step,
-    make_validate,
-    training_key,
-    validation_bucket,
-    validation_key,
-)
+from jaxrecon.training.step import check_devices, choose_bucket, make_data_mesh
 from jaxrecon.training.textures import read_pictures
+from jaxrecon.training.window import SHOWN, Window, told
 
 CONFIG_NAME = "train.json"
 LOG_NAME = "log.jsonl"
 WEIGHTS_NAME = "weights"
 CURVES_NAME = "curves.png"
-SHOWN = ("abs_rel", "delta125", "rotation_degrees", "direction_degrees", "auc30")
-"""Metrics that a line of progress shows."""
+HELD_OUT = "held_out_"
+"""How the names of metrics on held-out views of own scenes begin in the log."""
 
 
 def train(
@@ -73,6 +57,7 @@ def train(
     *,
     init: str | Path | None = None,
     textures: str | Path | None = None,
+    data: Sequence[str | os.PathLike[str]] | None = None,
     mesh: Mesh | None = None,
     stop_after: float | None = None,
     stages: Stages | None = None,
@@ -91,6 +76,9 @@ def train(
       init: a native checkpoint of the same sizes to start from; random weights if not given.
       textures: a folder of pictures to lie on the surfaces of the scenes, see
         `SceneConfig.picture_share`; give it again when the run goes on.
+      data: folders of one's own scenes, from which the share `config.data_share` of the steps
+        learns; give them again when the run goes on. Each has `images/` and beside it
+        `condition.npz`, `transforms.json` or a COLMAP model. What is unknown carries no loss.
       mesh: devices to shard the scenes over; all local devices if not given.
       stop_after: seconds after which the run, at its next line of the log, is saved and stops.
       stages: shows progress; silent if not given.
@@ -100,7 +88,8 @@ def train(
 
     Raises:
       InputError: matplotlib is not installed, the folder holds a run of another config, the
-        devices cannot share the batches, or the textures are absent or no pictures.
+        devices cannot share the batches, the textures are absent or no pictures, an own scene
+        cannot be used, or the run needs more memory than the devices have.
       WeightsError: `init` or a checkpoint cannot be read.
       OutputError: the folder cannot be written, a full disk among the reasons, or another run is
         writing there.
@@ -111,9 +100,11 @@ def train(
     folder = Path(folder)
     check_installed("matplotlib", "train", "curves of a run need matplotlib")
     check_devices(config, mesh)
+    check_state(config, mesh, folder, begun=has_begun(folder))
     config, pictures = _with_pictures(config, textures)
+    config, own = _with_data(config, data, stages)
     with holding_folder(folder):
-        step = _trained(config, folder, init, mesh, stop_after, stages, pictures)
+        step = _trained(config, folder, init, mesh, stop_after, stages, pictures, own)
     if step < config.steps:
         stages.note(
             f"stopped at step {step} of {config.steps}, with the weights so far in "
@@ -131,15 +122,19 @@ def _trained(
     stop_after: float | None,
     stages: Stages,
     pictures: Pictures | None,
+    own: OwnData | None,
 ) -> int:
     """Takes the steps and writes the weights; returns the number of the last step."""
-    given = None
-    if init is not None and not has_begun(folder):
+    given, begun = None, has_begun(folder)
+    if init is not None and not begun:
         given = starting_weights(config, init)
     claim_folder(folder / CONFIG_NAME, config)
+    if not begun:
+        keep_origin(folder, init)
     with Checkpoints(folder / CHECKPOINTS_NAME) as checkpoints:
         state = _start(config, checkpoints, mesh, given)
-        run = _Run(config, mesh, Log(folder / LOG_NAME, upto=int(state.step)), stages, pictures)
+        log = Log(folder / LOG_NAME, upto=int(state.step) or -1)
+        run = _Run(config, mesh, log, stages, pictures, own)
         state = run.until(state, checkpoints, stop_after, folder / WEIGHTS_NAME)
         checkpoints.wait()
     step = int(state.step)
@@ -164,6 +159,21 @@ def _with_pictures(
     return config, None
 
 
+def _with_data(
+    config: TrainConfig, folders: Sequence[str | os.PathLike[str]] | None, stages: Stages
+) -> tuple[TrainConfig, OwnData | None]:
+    """The own scenes of some folders, and the config with the number of their views."""
+    if folders is not None:
+        own = read_own_data(config, folders, stages)
+        return own.config, own
+    if config.data_views:
+        raise InputError(
+            f"data: the config has {config.data_views} views of own scenes; give the folders where "
+            "they lie (--data)"
+        )
+    return config, None
+
+
 def save_weights(config: TrainConfig, weights: Weights, folder: Path, step: int) -> None:
     """Writes the weights of a step in bfloat16 as a native checkpoint, replacing an older one.
 
@@ -171,10 +181,10 @@ def save_weights(config: TrainConfig, weights: Weights, folder: Path, step: int)
       OutputError: the folder cannot be written.
     """
     half = {path: value.astype(jnp.bfloat16) for path, value in weights.items()}
-    header = model_entry("pi3-mini").header | {
-        "config": asdict(config.model),
-        "source": {"trained_by": "jaxrecon train", "steps": step, "seed": config.seed},
-    }
+    origin = read_origin(folder.parent)
+    trained = {"trained_by": "jaxrecon train", "steps": step, "seed": config.seed}
+    header = model_entry("pi3-mini").header | origin | {"config": asdict(config.model)}
+    header["source"] = trained | ({"from": origin["source"]} if origin else {})
     module = checkpoint.unflatten(abstract_model(config), half)
     checkpoint.save(module, folder, header, overwrite=True)
 
@@ -186,13 +196,13 @@ def _start(
 
     These are in a checkpoint from then on: a run that is resumed need not be given them again.
     """
-    latest = checkpoints.latest()
+    latest, sharded = checkpoints.latest(), is_sharded(config, mesh)
     if latest is not None:
-        weights = checkpoint.flatten(abstract_model(config))
-        blank = jax.eval_shape(partial(initial_state, config), weights)
-        return checkpoints.restore(abstract_like(blank, everywhere(mesh)), latest)
+        like = abstract_placed(abstract_state(config), mesh, sharded=sharded)
+        return checkpoints.restore(like, latest)
     weights = initial_weights(config) if given is None else given
-    state = jax.jit(partial(initial_state, config), out_shardings=everywhere(mesh))(weights)
+    where = placed(abstract_state(config), mesh, sharded=sharded)
+    state = jax.jit(partial(initial_state, config), out_shardings=where)(weights)
     if given is not None:
         checkpoints.save(state, 0)
         checkpoints.wait()
@@ -209,10 +219,10 @@ class _Run:
         log: Log,
         stages: Stages,
         pictures: Pictures | None,
+        own: OwnData | None,
     ) -> None:
         self.config, self.mesh, self.log, self.stages = config, mesh, log, stages
-        self.pictures = pictures
-        self.place = everywhere(mesh)
+        self.pictures, self.own = pictures, own
 
     def until(
         self,
@@ -223,18 +233,18 @@ class _Run:
     ) -> TrainState:
         """Takes the steps that are left, or those that fit into `stop_after` seconds."""
         config, begin = self.config, time.perf_counter()
-        programs = Programs(config, self.mesh, state, self.stages, self.pictures)
-        held_out = programs.held_out()
-        window = _Window(config, self.mesh, self.log)
+        programs = Programs(config, self.mesh, state, self.stages, self.pictures, self.own)
+        held_out = programs.held_out() if programs.renders else None
+        steps = _Steps(config, programs, self.own, Window(config, self.mesh, self.log))
+        if int(state.step) == 0:
+            self._measure_own(programs, state, 0)
         for step in range(int(state.step), config.steps):
-            bucket = choose_bucket(config, step)
-            state, metrics = programs.step(bucket, state, step)
-            window.add(bucket, metrics)
+            state = steps.take(state, step)
             done, last = step + 1, step + 1 == config.steps
             logged = done % config.log_every == 0 or last
             late = stop_after is not None and time.perf_counter() - begin > stop_after
             if logged:
-                self.stages.note(window.close(done))
+                self.stages.note(steps.window.close(done))
             if done % config.validate_every == 0 or last:
                 self._validate(programs, state, held_out, done)
             if done % config.save_every == 0 or last or (late and logged):
@@ -242,6 +252,7 @@ class _Run:
                 self._save_weights(state, checkpoints, weights, done)
             if late and logged:
                 break
+        steps.close()
         return state
 
     def _save_weights(
@@ -254,144 +265,50 @@ class _Run:
             raise
 
     def _validate(
-        self, programs: "Programs", state: TrainState, scenes: RenderedScenes, step: int
+        self, programs: Programs, state: TrainState, scenes: RenderedScenes | None, step: int
     ) -> None:
-        metrics = jax.device_get(programs.validate(state.average, scenes))
-        values = {f"validation_{name}": float(metrics[name]) for name in SHOWN}
-        self.log.add(step, **values)
-        shown = ", ".join(f"{name} {metrics[name]:.4f}" for name in SHOWN)
-        self.stages.note(f"step {step} held out: {shown}")
+        if scenes is not None:
+            metrics = jax.device_get(programs.validate(state.average, scenes))
+            values = {f"validation_{name}": float(metrics[name]) for name in SHOWN}
+            self.log.add(step, **values)
+            shown = ", ".join(f"{name} {metrics[name]:.4f}" for name in SHOWN)
+            self.stages.note(f"step {step} held out: {shown}")
+        self._measure_own(programs, state, step)
+
+    def _measure_own(self, programs: Programs, state: TrainState, step: int) -> None:
+        """Errors on held-out views, each a mean over the own scenes of which it is known."""
+        if self.own is None or not self.config.data_held_out:
+            return
+        found = programs.own_held_out(state.average, self.own)
+        known = {name: found[name][~np.isnan(found[name])] for name in SHOWN}
+        means = {name: float(values.mean()) for name, values in known.items() if len(values)}
+        self.log.add(step, **{HELD_OUT + name: value for name, value in means.items()})
+        self.stages.note(f"step {step} held-out views of own scenes: {told(means, SHOWN)}")
 
 
-class Programs:
-    """All compiled programs of a run."""
+class _Steps:
+    """Takes steps of either kind."""
 
     def __init__(
-        self,
-        config: TrainConfig,
-        mesh: Mesh,
-        state: TrainState,
-        stages: Stages,
-        pictures: Pictures | None = None,
+        self, config: TrainConfig, programs: Programs, own: OwnData | None, window: Window
     ) -> None:
-        """Traces one program after another, and compiles those behind it meanwhile."""
-        self.place = everywhere(mesh)
-        self._pictures = () if pictures is None else (jax.device_put(pictures, self.place),)
-        number = jax.ShapeDtypeStruct((), jnp.int32, sharding=self.place)
-        like, shape = abstract_like(state, self.place), validation_bucket(config)
-        train_step, validate = make_step(config, mesh), make_validate(config, mesh)
-        device = mesh.devices.flat[0]
-        with stages.stage("compile"), ThreadPoolExecutor() as pool:
-            made: dict[Any, Future[Any]] = {}
+        self.window = window
+        self._config, self._programs, self._own = config, programs, own
+        self._feeder = None if own is None else Feeder(own)
 
-            def add(name: Any, lowered: Any) -> Any:
-                made[name] = pool.submit(compiled, lowered, device)
-                return lowered
+    def take(self, state: TrainState, step: int) -> TrainState:
+        """The state after a step on rendered or on own scenes."""
+        if self._own is not None and self._feeder is not None and self._own.takes(step):
+            bucket = self._own.bucket(step)
+            state, metrics = self._programs.own_step(bucket, state, self._feeder.take(step))
+            self.window.add(bucket, metrics, own=True)
+            return state
+        bucket = choose_bucket(self._config, step)
+        state, metrics = self._programs.step(bucket, state, step)
+        self.window.add(bucket, metrics)
+        return state
 
-            # Renderers take longest to compile: they come first.
-            drawn: dict[Any, Any] = {}
-            for bucket in config.buckets:
-                render = make_render(config, bucket, mesh, training_key(config))
-                lowered = render.lower(number, *self._pictures)
-                drawn[bucket] = add(("render", bucket), lowered)
-            render = make_render(config, shape, mesh, validation_key())
-            held_out = add("held out", render.lower(number, *self._pictures))
-            for bucket in config.buckets:
-                add(
-                    ("step", bucket),
-                    _lowered(train_step.trace(like, _outputs(drawn[bucket], mesh))),
-                )
-            add("validate", validate.lower(like.average, _outputs(held_out, mesh)))
-            self._compiled = {name: program.result() for name, program in made.items()}
-        for bucket in config.buckets:
-            _check_memory(bucket, self._compiled["step", bucket], device)
-
-    def step(self, bucket: Bucket, state: TrainState, step: int) -> tuple[TrainState, Metrics]:
-        """Renders the scenes of a step and learns from them; returns before the device is done."""
-        return self._compiled["step", bucket](state, self.render(bucket, step))
-
-    def render(self, bucket: Bucket, step: int) -> RenderedScenes:
-        """The scenes of a training step."""
-        return self._compiled["render", bucket](self._number(step), *self._pictures)
-
-    def held_out(self) -> RenderedScenes:
-        """The scenes for `validate`."""
-        return self._compiled["held out"](self._number(0), *self._pictures)
-
-    def validate(self, weights: Weights, scenes: RenderedScenes) -> Metrics:
-        """Metrics of weights on held-out scenes."""
-        return self._compiled["validate"](weights, scenes)
-
-    def _number(self, step: int) -> jax.Array:
-        return jax.device_put(np.int32(step), self.place)
-
-
-def _check_memory(bucket: Bucket, program: Any, device: Any) -> None:
-    """Refuses a step that needs more memory than each device has.
-
-    Raises:
-      InputError: see `check_fits`.
-    """
-    needs = needs_of(program)
-    if needs is not None:
-        what = f"buckets: a step of {bucket}"
-        advice = (
-            "learn from its scenes in parts (accumulate), use more devices, or give it fewer scenes"
-        )
-        check_fits(needs.total, bytes_limit(device), what=what, advice=advice)
-
-
-def _lowered(traced: Any) -> Any:
-    """The program of a step, where promotion may be strict.
-
-    JAX (0.12) then refuses to lower the products of bfloat16 and float32 in its own gradient of
-    `jax.nn.dot_product_attention`; what is ours has been traced before.
-    """
-    with jax.numpy_dtype_promotion("standard"):
-        return traced.lower()
-
-
-def _outputs(lowered: Any, mesh: Mesh) -> RenderedScenes:
-    """What a renderer will return, as shapes that are sharded over the devices."""
-    return jax.tree.map(
-        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=each_scene(mesh)),
-        lowered.out_info,
-    )
-
-
-class _Window:
-    """The metrics of the steps since the last line of the log."""
-
-    def __init__(self, config: TrainConfig, mesh: Mesh, log: Log) -> None:
-        self._config, self._log, self._mesh = config, log, mesh
-        self._rate = learning_rate(config)
-        self._before = log.seconds
-        self._begin = self._opened = time.perf_counter()
-        self._steps: list[tuple[Bucket, Metrics]] = []
-
-    def add(self, bucket: Bucket, metrics: Metrics) -> None:
-        """Takes a step's metrics; waits for the step before the last, so as not to run ahead."""
-        self._steps.append((bucket, metrics))
-        if len(self._steps) > 2:
-            jax.block_until_ready(self._steps[-3][1]["loss"])
-
-    def close(self, step: int) -> str:
-        """Writes the mean of every metric to the log, and says the same in a line."""
-        buckets = [bucket for bucket, _ in self._steps]
-        rows = jax.device_get([metrics for _, metrics in self._steps])
-        means = {name: float(np.mean([row[name] for row in rows])) for name in rows[0]}
-        now = time.perf_counter()
-        took, self._opened, self._steps = now - self._opened, now, []
-        flops = sum(step_flops(self._config.model, bucket) for bucket in buckets)
-        speed = {
-            "seconds": self._before + now - self._begin,
-            "learning_rate": float(np.asarray(self._rate(step))),
-            "images_per_second": sum(bucket.images for bucket in buckets) / took,
-            "tflops_per_device": flops / took / self._mesh.size / 1e12,
-        }
-        self._log.add(step, **means, **speed)
-        shown = ", ".join(f"{name} {means[name]:.4f}" for name in ("loss", *SHOWN))
-        rates = (
-            f"{speed['images_per_second']:.0f} images/s, {speed['tflops_per_device']:.0f} TFLOP/s"
-        )
-        return f"step {step}/{self._config.steps}, {speed['seconds']:.0f} s: {shown}, {rates}"
+    def close(self) -> None:
+        """Ends what makes batches meanwhile."""
+        if self._feeder is not None:
+            self._feeder.close()

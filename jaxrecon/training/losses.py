@@ -13,7 +13,7 @@ from jaxrecon.models import Prediction
 from jaxrecon.pytree import pytree_dataclass
 from jaxrecon.scenes import RenderedScenes
 from jaxrecon.training.config import LossWeights
-from pallas_kernels.point_map_loss import Planes, cosine, point_map_loss
+from pallas_kernels.point_map_loss import Planes, Sums, Tallies, cosine, point_map_loss
 
 _ALIGN_POINTS = 6000
 _SMALLEST_BASELINE = 0.1
@@ -61,18 +61,8 @@ def _point_map_terms(
     points: Float[Array, "B V H W 3"], logits: Float[Array, "B V H W"], truth: Target
 ) -> tuple[dict[str, Array], dict[str, Array]]:
     """Terms and metrics, averaged over the scenes so that devices may share them in any way."""
-    scenes, images = points.shape[0], (-1, *logits.shape[2:])
-
-    def planes(points: Array) -> Planes:
-        return Planes(*(points[..., axis].reshape(images) for axis in range(3)))
-
-    found = point_map_loss(
-        planes(points),
-        logits.reshape(images),
-        planes(truth.points_camera),
-        truth.mask.reshape(images),
-    )
-    sums, tallies = jax.tree.map(lambda x: x.reshape(scenes, -1).sum(axis=1), found)
+    found = view_sums(points, logits, truth)
+    sums, tallies = jax.tree.map(lambda x: x.sum(axis=1), found)
 
     def mean(total: Array, count: Array) -> Array:
         return (total / jnp.maximum(count, 1)).mean()
@@ -87,6 +77,24 @@ def _point_map_terms(
         "delta125": mean(tallies.close, tallies.seen),
     }
     return terms, metrics
+
+
+def view_sums(
+    points: Float[Array, "B V H W 3"], logits: Float[Array, "B V H W"], truth: Target
+) -> tuple[Sums, Tallies]:
+    """What `point_map_loss` sums over the pixels of each view, (B, V)."""
+    batch, images = logits.shape[:2], (-1, *logits.shape[2:])
+
+    def planes(points: Array) -> Planes:
+        return Planes(*(points[..., axis].reshape(images) for axis in range(3)))
+
+    found = point_map_loss(
+        planes(points),
+        logits.reshape(images),
+        planes(truth.points_camera),
+        truth.mask.reshape(images),
+    )
+    return jax.tree.map(lambda x: x.reshape(batch), found)
 
 
 def align(points: Float[Array, "B V H W 3"], truth: Target) -> Float[Array, " B"]:
@@ -123,36 +131,53 @@ def _pose_terms(
     pose: Float[Array, "B V 4 4"], truth: Target, scale: Float[Array, " B"]
 ) -> tuple[Array, Array, dict[str, Array]]:
     """Rotation and translation terms over all ordered pairs of views, and the angles' metrics."""
+    views = pose.shape[1]
+    errors = pair_errors(pose, truth, scale)
+    pairs = jnp.broadcast_to(~jnp.eye(views, dtype=bool), errors.rotation.shape)
+    return (
+        _masked_mean(errors.rotation, pairs),
+        _masked_mean(errors.translation, pairs),
+        {name: _masked_mean(x, pairs) for name, x in errors.metrics().items()},
+    )
+
+
+@pytree_dataclass
+class PairErrors:
+    """Of every ordered pair of views: what is to become small, and both relative translations.
+
+    `rotation` is the chord of the angle, `translation` relative to the true baseline.
+    """
+
+    rotation: Float[Array, "B V V"]
+    translation: Float[Array, "B V V"]
+    guess: Float[Array, "B V V 3"]
+    true: Float[Array, "B V V 3"]
+
+    def metrics(self) -> dict[str, Float[Array, "B V V"]]:
+        """Angles in degrees, and the area under the curve of those up to 30."""
+        rotation = jnp.rad2deg(2 * jnp.arcsin(jnp.clip(self.rotation / 2, 0, 1)))
+        along = cosine(*(Planes(*jnp.moveaxis(x, -1, 0)) for x in (self.guess, self.true)))
+        direction = jnp.rad2deg(jnp.arccos(jnp.clip(along, -1, 1)))
+        worst = jnp.maximum(rotation, direction)
+        degrees = jnp.arange(1, 31).astype(jnp.float32)
+        within = jnp.mean(worst[..., None] < degrees[None, None, None], axis=-1)
+        return {"rotation_degrees": rotation, "direction_degrees": direction, "auc30": within}
+
+
+def pair_errors(
+    pose: Float[Array, "B V 4 4"], truth: Target, scale: Float[Array, " B"]
+) -> PairErrors:
+    """How far the relative poses are from the true ones, once scaled."""
     aligned = pose.at[..., :3, 3].multiply(scale[:, None, None])
     guess, true = relative_poses(aligned), relative_poses(truth.world_from_camera)
-    views = pose.shape[1]
-    pairs = jnp.broadcast_to(~jnp.eye(views, dtype=bool), guess.shape[:3])
     turned = jnp.sum((guess[..., :3, :3] - true[..., :3, :3]) ** 2, axis=(-1, -2)) / 2
     rotation = jnp.sqrt(turned + 1e-6)
     moved = jnp.sum((guess[..., :3, 3] - true[..., :3, 3]) ** 2, axis=-1)
     baseline = jnp.sqrt(jnp.sum(true[..., :3, 3] ** 2, axis=-1) + 1e-12)
     translation = (jnp.sqrt(moved + _CLOSE**2) - _CLOSE) / (baseline + _SMALLEST_BASELINE)
-    return (
-        _masked_mean(rotation, pairs),
-        _masked_mean(translation, pairs),
-        _pose_metrics(rotation, guess[..., :3, 3], true[..., :3, 3], pairs),
-    )
+    return PairErrors(rotation, translation, guess[..., :3, 3], true[..., :3, 3])
 
 
 def relative_poses(pose: Float[Array, "B V 4 4"]) -> Float[Array, "B V V 4 4"]:
     """`[b, i, j]` maps camera j's coordinates to camera i's."""
     return jnp.einsum("biac,bjcd->bijad", invert_rigid(pose), pose, precision=_HIGHEST)
-
-
-def _pose_metrics(chord: Array, guess: Array, true: Array, pairs: Array) -> dict[str, Array]:
-    rotation = jnp.rad2deg(2 * jnp.arcsin(jnp.clip(chord / 2, 0, 1)))
-    along = cosine(*(Planes(*jnp.moveaxis(x, -1, 0)) for x in (guess, true)))
-    direction = jnp.rad2deg(jnp.arccos(jnp.clip(along, -1, 1)))
-    worst = jnp.maximum(rotation, direction)
-    degrees = jnp.arange(1, 31).astype(jnp.float32)
-    within = jnp.mean(worst[..., None] < degrees[None, None, None], axis=-1)
-    return {
-        "rotation_degrees": _masked_mean(rotation, pairs),
-        "direction_degrees": _masked_mean(direction, pairs),
-        "auc30": _masked_mean(within, pairs),
-    }

@@ -6,7 +6,6 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-import jax
 import orbax.checkpoint as ocp
 
 from jaxrecon.checkpoint import check_digests, digests_of, orbax_failure, orbax_silenced
@@ -156,8 +155,3 @@ def _is_digests(found: Any) -> bool:
         )
         for files in found.values()
     )
-
-
-def abstract_like(state: TrainState, sharding: Any) -> TrainState:
-    """Shapes and dtypes of a state, each to be put where `sharding` says."""
-    return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), state)

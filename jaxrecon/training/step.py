@@ -1,7 +1,8 @@
 """One step of training as two compiled programs: render the scenes, and learn from them.
 
 Both run on every device of the mesh, each device on its own scenes; only gradients and metrics are
-averaged over the devices. Which scenes a step sees does not depend on the number of devices.
+averaged over the devices. Which scenes a step sees does not depend on the number of devices. The
+state lies whole on every device, or each holds a part, and weights are gathered for the step.
 """
 
 from collections.abc import Callable
@@ -15,12 +16,23 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from jax.stages import Wrapped
 from jaxtyping import Array, Int
 
+from jaxrecon import checkpoint
 from jaxrecon.errors import InputError
 from jaxrecon.nn.execution import INFERENCE, TRAINING, ExecutionConfig
 from jaxrecon.scenes import RenderedScenes, render_groups, scene_key
 from jaxrecon.scenes.photographs import Pictures
 from jaxrecon.training import losses
 from jaxrecon.training.config import Bucket, TrainConfig
+from jaxrecon.training.known_losses import known_errors, known_loss, shown
+from jaxrecon.training.own.known import KnownScenes, developed
+from jaxrecon.training.sharding import (
+    SCENE_AXIS,
+    Specs,
+    averaged,
+    gathered,
+    placed,
+    spec_of,
+)
 from jaxrecon.training.state import (
     TrainState,
     Weights,
@@ -30,13 +42,13 @@ from jaxrecon.training.state import (
     with_weights,
 )
 
-SCENE_AXIS = "scenes"
 VALIDATION_SEED = 1_000_000
 """Of the test stream; evaluation on procedural scenes uses small seeds."""
 
 _EACH, _SHARED = PartitionSpec(SCENE_AXIS), PartitionSpec()
 
 type Metrics = dict[str, Array]
+type Scenes = RenderedScenes | KnownScenes
 
 
 def make_data_mesh(devices: list[Any] | None = None) -> Mesh:
@@ -119,30 +131,42 @@ def make_render(config: TrainConfig, bucket: Bucket, mesh: Mesh, key: Array) -> 
     return jax.jit(render)
 
 
-def make_step(config: TrainConfig, mesh: Mesh) -> Wrapped:
-    """`step(state, scenes)`: the state after learning from the scenes, and the metrics."""
-    optimizer = make_optimizer(config)
+def make_step(config: TrainConfig, mesh: Mesh, *, sharded: bool = False) -> Wrapped:
+    """`step(state, scenes)`: the state after learning from the scenes, and the metrics.
 
-    def local(weights: Weights, scenes: RenderedScenes) -> tuple[Weights, Metrics]:
+    The scenes are `RenderedScenes`, or `KnownScenes`. With `sharded`, each device holds a part of
+    the state.
+    """
+    optimizer, specs = make_optimizer(config), _specs(config, mesh, sharded)
+
+    def local(weights: Weights, scenes: Scenes) -> tuple[Weights, Metrics]:
         loss = partial(_loss, config, execution=TRAINING)
-        gradient = partial(jax.grad(loss, has_aux=True), weights)
-        learnt = in_parts(gradient, scenes, config.accumulate)
-        return jax.lax.pmean(learnt, SCENE_AXIS)
+        gradient = partial(jax.grad(loss, has_aux=True), gathered(weights, specs))
+        gradients, metrics = in_parts(gradient, scenes, config.accumulate)
+        return averaged(gradients, specs), jax.lax.pmean(metrics, SCENE_AXIS)
 
     gradient = jax.shard_map(
-        local, mesh=mesh, in_specs=(_SHARED, _EACH), out_specs=_SHARED, check_vma=False
+        local, mesh=mesh, in_specs=(specs, _EACH), out_specs=(specs, _SHARED), check_vma=False
     )
 
-    def step(state: TrainState, scenes: RenderedScenes) -> tuple[TrainState, Metrics]:
+    def step(state: TrainState, scenes: Scenes) -> tuple[TrainState, Metrics]:
         gradients, metrics = gradient(state.weights, scenes)
         norm = jnp.sqrt(sum((jnp.sum(g * g) for g in gradients.values()), jnp.zeros(())))
         new = updated(state, gradients, optimizer, config.ema_decay)
+        if sharded:
+            new = jax.lax.with_sharding_constraint(new, placed(new, mesh, sharded=True))
+        metrics = shown(metrics) if isinstance(scenes, KnownScenes) else metrics
         return new, metrics | {"gradient_norm": norm}
 
     return jax.jit(step, donate_argnums=0)
 
 
-def in_parts[X](work: Callable[[RenderedScenes], X], scenes: RenderedScenes, parts: int) -> X:
+def _specs(config: TrainConfig, mesh: Mesh, sharded: bool) -> Specs:
+    shapes = checkpoint.shapes(abstract_model(config))
+    return {path: spec_of(shape, mesh.size, sharded=sharded) for path, shape in shapes.items()}
+
+
+def in_parts[S, X](work: Callable[[S], X], scenes: S, parts: int) -> X:
     """The mean of what `work` makes of equal parts of the scenes, taken one after another."""
     if parts == 1:
         return work(scenes)
@@ -150,30 +174,63 @@ def in_parts[X](work: Callable[[RenderedScenes], X], scenes: RenderedScenes, par
     first = jax.eval_shape(work, jax.tree.map(lambda x: x[0], split))
     zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), first)
 
-    def add(total: X, part: RenderedScenes) -> tuple[X, None]:
+    def add(total: X, part: S) -> tuple[X, None]:
         return jax.tree.map(jnp.add, total, work(part)), None
 
     total, _ = jax.lax.scan(add, zeros, split)
     return jax.tree.map(lambda x: x / parts, total)
 
 
-def make_validate(config: TrainConfig, mesh: Mesh) -> Wrapped:
+def make_validate(config: TrainConfig, mesh: Mesh, *, sharded: bool = False) -> Wrapped:
     """`validate(weights, scenes)`: the metrics of the weights on held-out scenes."""
+    specs = _specs(config, mesh, sharded)
 
     def local(weights: Weights, scenes: RenderedScenes) -> Metrics:
-        return jax.lax.pmean(_loss(config, weights, scenes, execution=INFERENCE)[1], SCENE_AXIS)
+        whole = gathered(weights, specs)
+        return jax.lax.pmean(_loss(config, whole, scenes, execution=INFERENCE)[1], SCENE_AXIS)
+
+    return jax.jit(
+        jax.shard_map(local, mesh=mesh, in_specs=(specs, _EACH), out_specs=_SHARED, check_vma=False)
+    )
+
+
+def make_held_out(config: TrainConfig, mesh: Mesh, *, sharded: bool = False) -> Wrapped:
+    """`held_out(weights, scenes, counts)`: metrics of each own scene by its first views.
+
+    NaN where nothing is known that a metric needs.
+    """
+    specs = _specs(config, mesh, sharded)
+
+    def local(weights: Weights, scenes: KnownScenes, counts: Int[Array, " B"]) -> Metrics:
+        model = with_weights(
+            abstract_model(config, jnp.dtype(config.dtype)), gathered(weights, specs)
+        )
+
+        def measured(one: tuple[KnownScenes, Int[Array, ""]]) -> Metrics:
+            scene = jax.tree.map(lambda x: x[None], one[0])
+            found = model(developed(scene), num_valid_views=one[1], execution=INFERENCE)
+            terms, metrics = known_errors(found, scene)
+            known = terms | metrics
+            return {
+                name: jnp.where(at[0], value[0], jnp.nan) for name, (value, at) in known.items()
+            }
+
+        return jax.lax.map(measured, (scenes, counts))
 
     return jax.jit(
         jax.shard_map(
-            local, mesh=mesh, in_specs=(_SHARED, _EACH), out_specs=_SHARED, check_vma=False
+            local, mesh=mesh, in_specs=(specs, _EACH, _EACH), out_specs=_EACH, check_vma=False
         )
     )
 
 
 def _loss(
-    config: TrainConfig, weights: Weights, scenes: RenderedScenes, *, execution: ExecutionConfig
+    config: TrainConfig, weights: Weights, scenes: Scenes, *, execution: ExecutionConfig
 ) -> tuple[Array, Metrics]:
     model = with_weights(abstract_model(config, jnp.dtype(config.dtype)), weights)
+    if isinstance(scenes, KnownScenes):
+        prediction = model(developed(scenes), execution=execution)
+        return known_loss(prediction, scenes, config.losses)
     prediction = model(scenes.images, execution=execution)
     return losses.loss(prediction, losses.target(scenes), config.losses)
 

@@ -24,7 +24,7 @@ from jaxrecon.errors import InputError, OutputError, WeightsError
 from jaxrecon.models import PI3_MINI
 from jaxrecon.scenes import SCENES
 from jaxrecon.scenes.photographs import Pictures
-from jaxrecon.training import MINI, Bucket, TrainConfig, loop, step, train
+from jaxrecon.training import MINI, Bucket, TrainConfig, loop, programs, step, train
 from jaxrecon.training.flops import step_flops
 from jaxrecon.training.log import Log, read_log
 from jaxrecon.training.plot import draw_log
@@ -60,7 +60,7 @@ def programs_are_kept(planes: None) -> Iterator[None]:
     kept: dict[str, loop.Programs] = {}
     make = loop.Programs
 
-    def programs(config: TrainConfig, mesh: Mesh, *rest: Any) -> loop.Programs:
+    def kept_programs(config: TrainConfig, mesh: Mesh, *rest: Any) -> loop.Programs:
         if step.render_groups is not render_planes:  # another test's own renderer
             return make(config, mesh, *rest)
         name = replace(config, save_every=config.steps, log_every=1).to_json()
@@ -69,7 +69,7 @@ def programs_are_kept(planes: None) -> Iterator[None]:
         return kept[name]
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(loop, "Programs", programs)
+        patch.setattr(loop, "Programs", kept_programs)
         yield
 
 
@@ -418,7 +418,7 @@ def test_parts_of_different_sizes_are_refused(tmp_path: Path) -> None:
 def test_a_step_that_does_not_fit_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(loop, "bytes_limit", lambda device: 1000)
+    monkeypatch.setattr(programs, "bytes_limit", lambda device: 1000)
     config = small_config(validate_every=3)  # no other run's, whose programs are kept
     message = r"buckets: a step of Bucket\(scenes=4.* needs .* MiB .* has 1000 bytes; .*accumulate"
     with pytest.raises(InputError, match=message):

@@ -1,0 +1,75 @@
+"""What the log says of the steps since its last line."""
+
+import time
+
+import jax
+import numpy as np
+from jax.sharding import Mesh
+
+from jaxrecon.training.config import Bucket, TrainConfig
+from jaxrecon.training.flops import step_flops
+from jaxrecon.training.log import Log
+from jaxrecon.training.state import learning_rate
+from jaxrecon.training.step import Metrics
+
+SHOWN = ("abs_rel", "delta125", "rotation_degrees", "direction_degrees", "auc30")
+"""Metrics that a line of progress shows."""
+
+OWN = "own_"
+"""How the names of metrics on own scenes begin in the log."""
+
+
+class Window:
+    """The metrics of the steps since the last line of the log."""
+
+    def __init__(self, config: TrainConfig, mesh: Mesh, log: Log) -> None:
+        self._config, self._log, self._mesh = config, log, mesh
+        self._rate = learning_rate(config)
+        self._before = log.seconds
+        self._begin = self._opened = time.perf_counter()
+        self._steps: list[tuple[Bucket, Metrics]] = []
+        self._own: list[bool] = []
+
+    def add(self, bucket: Bucket, metrics: Metrics, *, own: bool = False) -> None:
+        """Takes a step's metrics; waits for the step before the last, so as not to run ahead."""
+        self._steps.append((bucket, metrics))
+        self._own.append(own)
+        if len(self._steps) > 2:
+            jax.block_until_ready(self._steps[-3][1]["loss"])
+
+    def close(self, step: int) -> str:
+        """Writes the mean of every metric to the log, and says the same in a line."""
+        buckets = [bucket for bucket, _ in self._steps]
+        rows = jax.device_get([metrics for _, metrics in self._steps])
+        means = _means([row for row, own in zip(rows, self._own, strict=True) if not own])
+        own_means = _means([row for row, own in zip(rows, self._own, strict=True) if own])
+        means |= {OWN + name: value for name, value in own_means.items()}
+        now = time.perf_counter()
+        took, self._opened, self._steps, self._own = now - self._opened, now, [], []
+        flops = sum(step_flops(self._config.model, bucket) for bucket in buckets)
+        speed = {
+            "seconds": self._before + now - self._begin,
+            "learning_rate": float(np.asarray(self._rate(step))),
+            "images_per_second": sum(bucket.images for bucket in buckets) / took,
+            "tflops_per_device": flops / took / self._mesh.size / 1e12,
+        }
+        self._log.add(step, **means, **speed)
+        shown = told(means, ("loss", *SHOWN, *(OWN + name for name in ("loss", *SHOWN))))
+        rates = (
+            f"{speed['images_per_second']:.0f} images/s, {speed['tflops_per_device']:.0f} TFLOP/s"
+        )
+        return f"step {step}/{self._config.steps}, {speed['seconds']:.0f} s: {shown}, {rates}"
+
+
+def told(values: dict[str, float], names: tuple[str, ...]) -> str:
+    """Those of the values that there are, as a line of progress has them."""
+    return ", ".join(f"{name} {values[name]:.4f}" for name in names if name in values)
+
+
+def _means(rows: list[dict[str, np.ndarray]]) -> dict[str, float]:
+    """The mean of each metric over the steps of which it is known."""
+    known = {
+        name: [row[name] for row in rows if not np.isnan(row[name]) or name == "loss"]
+        for name in (rows[0] if rows else ())
+    }
+    return {name: float(np.mean(values)) for name, values in known.items() if values}
