@@ -1,7 +1,8 @@
-"""Training of a π³ model on rendered scenes."""
+"""Training of a π³ model on rendered scenes and on one's own."""
 
 from jaxrecon.training.config import (
     CONFIGS,
+    FINE_TUNING,
     MINI,
     MINI_REAL,
     MINI_SECOND,
@@ -16,6 +17,7 @@ from jaxrecon.training.textures import read_pictures
 
 __all__ = [
     "CONFIGS",
+    "FINE_TUNING",
     "MINI",
     "MINI_REAL",
     "MINI_SECOND",

@@ -188,21 +188,22 @@ def _gain(random: np.random.Generator, views: int, exposure: float) -> np.ndarra
 
 
 def _known(scene: ResizedScene, views: np.ndarray, size: Size, gain: np.ndarray) -> KnownScenes:
+    """A batch of one scene."""
     sized = scene.sized[size]
     return KnownScenes(
-        images=sized.images[views],
-        gain=gain,
-        depth_z=sized.depth_z[views],
-        world_from_camera=scene.poses[views],
-        has_pose=scene.has_pose[views],
-        intrinsics=sized.intrinsics[views],
-        has_rays=scene.has_rays[views],
+        images=sized.images[views][None],
+        gain=gain[None],
+        depth_z=sized.depth_z[views][None],
+        world_from_camera=scene.poses[views][None],
+        has_pose=scene.has_pose[views][None],
+        intrinsics=sized.intrinsics[views][None],
+        has_rays=scene.has_rays[views][None],
     )
 
 
 def _forgotten(scene: KnownScenes, count: int) -> KnownScenes:
     """The scene, of which only the first views are known."""
-    kept = np.arange(len(scene.has_pose)) < count
+    kept = np.arange(scene.has_pose.shape[1]) < count
     return replace(
         scene,
         depth_z=np.where(kept[:, None, None], scene.depth_z, 0),
@@ -213,7 +214,9 @@ def _forgotten(scene: KnownScenes, count: int) -> KnownScenes:
 
 def _stacked(scenes: Sequence[KnownScenes]) -> KnownScenes:
     names = KnownScenes.__dataclass_fields__
-    return KnownScenes(**{name: np.stack([getattr(s, name) for s in scenes]) for name in names})
+    return KnownScenes(
+        **{name: np.concatenate([getattr(scene, name) for scene in scenes]) for name in names}
+    )
 
 
 def _random(config: TrainConfig, step: int, stream: int) -> np.random.Generator:
