@@ -133,6 +133,7 @@ def _trained(
         keep_origin(folder, init)
     with Checkpoints(folder / CHECKPOINTS_NAME) as checkpoints:
         state = _start(config, checkpoints, mesh, given)
+        del given  # which would take a device's memory for the whole run
         log = Log(folder / LOG_NAME, upto=int(state.step) or -1)
         run = _Run(config, mesh, log, stages, pictures, own)
         state = run.until(state, checkpoints, stop_after, folder / WEIGHTS_NAME)

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +10,7 @@ import pytest
 
 from jaxrecon import registry, training
 from jaxrecon.cli import main
+from jaxrecon.models import PI3
 
 Run = Callable[..., tuple[int, str, str]]
 
@@ -87,6 +88,30 @@ def test_a_model_to_start_from(
     monkeypatch.setattr(registry, "native_folder", lambda entry: tmp_path / entry.name)
     run("-o", tmp_path / "run", "--init", "pi3-mini")
     assert given["init"] == tmp_path / "pi3-mini"
+
+
+def test_own_scenes(run: Run, given: dict[str, Any], tmp_path: Path) -> None:
+    options = ("--data", "a", "b", "--data-share", "0.25", "--data-held-out", "8")
+    assert run("-o", tmp_path / "run", *options)[0] == 0
+    assert given["data"] == ["a", "b"]
+    changed = {"data_share": 0.25, "data_held_out": 8}
+    assert asdict(given["config"]) == asdict(training.FINE_TUNING) | changed
+    assert run("-o", tmp_path / "run", "--config", "mini", "--data", "a")[0] == 0
+    assert given["config"] == training.MINI
+
+
+def test_the_config_has_the_sizes_of_the_weights_to_start_from(
+    run: Run, given: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(registry, "native_folder", lambda entry: tmp_path / entry.name)
+    assert run("-o", tmp_path / "run", "--init", "pi3", "--data", "a")[0] == 0
+    assert given["config"] == replace(training.FINE_TUNING, model=PI3)
+    assert given["init"] == tmp_path / "pi3"
+    code, _, err = run("-o", tmp_path / "run", "--init", "vggt")
+    assert (code, err) == (
+        2,
+        "jaxrecon: --init: vggt is no π³, which alone can be trained; give pi3\n",
+    )
 
 
 def test_a_run_goes_on_only_if_asked_to(run: Run, given: dict[str, Any], tmp_path: Path) -> None:
