@@ -12,6 +12,7 @@ from jaxrecon.files import check_output_folder
 from jaxrecon.progress import Stages
 
 if TYPE_CHECKING:
+    from jaxrecon.models import Pi3Config
     from jaxrecon.training import TrainConfig
 
 
@@ -105,7 +106,10 @@ def _config(options: argparse.Namespace) -> "TrainConfig":
 
 
 def _of_size(config: "TrainConfig", init: str) -> "TrainConfig":
-    """The config with the sizes of the model whose weights a run starts from."""
+    """The config with the sizes of the model whose weights a run starts from.
+
+    A refiner that the config has and the weights lack is kept: see `starting_weights`.
+    """
     from jaxrecon import checkpoint, registry
     from jaxrecon.models import Pi3Config
     from jaxrecon.structured import structured
@@ -114,16 +118,21 @@ def _of_size(config: "TrainConfig", init: str) -> "TrainConfig":
         model: Any = registry.model_entry(init).config
         if not isinstance(model, Pi3Config):
             raise InputError(f"--init: {init} is no π³, which alone can be trained; give pi3")
-        return replace(config, model=model)
+        return replace(config, model=_refined(model, config))
     if not checkpoint.is_native(Path(init)):  # which is told when it is read
         return config
     stored = checkpoint.read_config(init)
     if stored["family"] != registry.model_entry("pi3").family.name:
         raise InputError(f"--init: {init} is no π³, which alone can be trained; give one")
     try:
-        return replace(config, model=structured(Pi3Config, stored["config"]))
+        model = structured(Pi3Config, stored["config"])
     except ValueError as error:
         raise WeightsError(f"{init}: {error}; convert the weights again") from error
+    return replace(config, model=_refined(model, config))
+
+
+def _refined(model: "Pi3Config", config: "TrainConfig") -> "Pi3Config":
+    return replace(model, refine_width=model.refine_width or config.model.refine_width)
 
 
 def _start(init: str | None) -> Path | None:

@@ -107,6 +107,8 @@ def test_the_config_has_the_sizes_of_the_weights_to_start_from(
     assert run("-o", tmp_path / "run", "--init", "pi3", "--data", "a")[0] == 0
     assert given["config"] == replace(training.FINE_TUNING, model=PI3)
     assert given["init"] == tmp_path / "pi3"
+    run("-o", tmp_path / "run", "--config", "mini-fine", "--init", "pi3-mini")
+    assert given["config"] == training.CONFIGS["mini-fine"]
     code, _, err = run("-o", tmp_path / "run", "--init", "vggt")
     assert (code, err) == (
         2,
