@@ -259,7 +259,9 @@ def test_folders_that_are_none_and_folders_given_twice(scene: Path, tmp_path: Pa
 def test_scenes_of_too_few_views(scene: Path) -> None:
     with pytest.raises(InputError, match=r"has 3 views to train on, and the smallest .* has 5"):
         read([scene], buckets=(Bucket(4, 5, *SIZE),))
-    with pytest.raises(InputError, match=r"of the 3 views of .* every 2th are 1; give a lower"):
+    with pytest.raises(
+        InputError, match=r"data_held_out=2 holds out 1 of the 3 views of .*; give a lower"
+    ):
         read([scene], data_held_out=2)
     with pytest.raises(InputError, match="data_held_out=1 leaves no view"):
         small_config(data_held_out=1)

@@ -140,8 +140,8 @@ def _check_views(config: TrainConfig, buckets: Sequence[Bucket], name: str, view
     fewest = min(bucket.views for bucket in buckets)
     if config.data_held_out and held.sum() < 2:
         raise InputError(
-            f"data_held_out: of the {views} views of {name} every {config.data_held_out}th are "
-            f"{held.sum()}; give a lower number, so that at least two can be evaluated"
+            f"data_held_out={config.data_held_out} holds out {held.sum()} of the {views} views of "
+            f"{name}; give a lower number, so that at least two can be evaluated"
         )
     if (~held).sum() < fewest:
         raise InputError(
