@@ -99,7 +99,7 @@ class TrainConfig:
         same step with less memory.
       pictures: how many pictures lie on surfaces of the scenes; set from the folder that is given.
       data_share: share of the steps that learn from one's own scenes, where there are any.
-      data_held_out: every so manieth view of each own scene is evaluated and not trained on; 0 for
+      data_held_out: every n-th view of each own scene is evaluated and not trained on; 0 for
         none.
       data_views: how many views the own scenes have; set from the folders that are given.
       sharding: whether each device holds a part of weights, average and moments ("sharded") or all

@@ -104,7 +104,10 @@ class Programs:
         """What learns from own scenes, and measures on their held-out views."""
         place = each_scene(self.mesh)
         for bucket in own.buckets if config.data_share else ():
-            add(("own step", bucket), _lowered(train_step.trace(like, abstract_known(bucket, place))))
+            add(
+                ("own step", bucket),
+                _lowered(train_step.trace(like, abstract_known(bucket, place))),
+            )
         shape = own.held_out_shape
         if shape is not None:
             scenes = -(-shape.scenes // self.mesh.size) * self.mesh.size
