@@ -4,9 +4,8 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
-import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, UInt8
 
@@ -14,7 +13,6 @@ from jaxrecon import formats
 from jaxrecon.deprecation import warn_renamed
 from jaxrecon.errors import InputError
 from jaxrecon.formats.recorded import recorded_transforms
-from jaxrecon.geometry import normals_from_points
 from jaxrecon.images import PixelTransform
 from jaxrecon.images.original import OriginalPixels, Views, view_numbers
 
@@ -59,6 +57,7 @@ class Reconstruction:
         model tells it: lengths are then in metres.
       stats: what attention skipped.
       tracks: where points that were given in some view are in all of them, if any were followed.
+      files: one a view, the absolute path of its photo; None for arrays and frames of videos.
 
     Raises:
       InputError: the fields' shapes do not agree, or the mask or colours have another dtype.
@@ -78,8 +77,11 @@ class Reconstruction:
     metric_scale: float | None = None
     stats: Statistics = NO_STATISTICS
     tracks: formats.PointTracks | None = None
+    files: tuple[str | None, ...] = ()
 
     def __post_init__(self) -> None:
+        if not self.files:
+            object.__setattr__(self, "files", (None,) * len(self.names))
         shape = self.points_world.shape
         if len(shape) != 4 or shape[3] != 3 or 0 in shape:
             raise InputError(
@@ -105,6 +107,7 @@ class Reconstruction:
             **arrays,
             names=tuple(self.names[view] for view in chosen),
             transforms=tuple(self.transforms[view] for view in chosen),
+            files=tuple(self.files[view] for view in chosen),
             tracks=None if self.tracks is None else self.tracks.of_views(chosen),
         )
 
@@ -131,34 +134,31 @@ class Reconstruction:
     def save(
         self,
         path: str | Path,
-        *,
-        overwrite: bool = False,
-        max_points: int | None = None,
-        text: bool = False,
+        format: str | None = None,
+        **options: Unpack[formats.ExportKeywords],
     ) -> Path:
-        """Writes the reconstruction in the format that the path names.
+        """Writes the reconstruction in one format.
 
-        `.ply` points, `.glb` points and cameras for viewers, `.npz` everything, and a folder (no
-        suffix, a trailing slash, or one that exists) COLMAP. A file is replaced at once and whole;
-        a folder with something in it is replaced only if `overwrite` is true.
+        Without a format the path tells it: `.ply` points, `.glb` points and cameras for viewers,
+        `.npz` everything, and a folder (no suffix, a trailing slash, or one that exists) COLMAP. A
+        file is replaced at once and whole; a folder with something in it is replaced only if
+        `overwrite` is true.
 
         Args:
-          path: where to.
-          overwrite: whether a COLMAP folder may be replaced.
-          max_points: the most points to write, drawn evenly and repeatably. None means the
-            format's default: all in PLY, 1,000,000 in GLB, 100,000 in COLMAP.
-          text: whether COLMAP's files are written as text.
+          path: where to. A file's format that is asked for by name gets its own name in a folder.
+          format: one of `jaxrecon.formats.FORMATS`.
+          options: fields of `ExportOptions`, such as `overwrite=True`, `max_points=50_000`,
+            `voxel=0.01`, `size="original"` or `images="link"`.
 
         Returns:
-          The path.
+          The path of what was written.
 
         Raises:
-          InputError: an argument does not fit the format, or the mask keeps no point.
+          InputError: an option does not fit the format, its library is missing, or the mask keeps
+            no point.
           OutputError: the path is in use or cannot be written; nothing was left half-written.
         """
-        return formats.save(
-            self.scene(), path, overwrite=overwrite, max_points=max_points, text=text
-        )
+        return formats.save(self.scene(), path, format, **options)
 
     def save_pictures(self, folder: str | Path, *, overwrite: bool = False) -> Path:
         """Writes depth as 16-bit PNG and normals as RGB PNG, one of each a view.
@@ -173,10 +173,7 @@ class Reconstruction:
         Raises:
           OutputError: the folder is in use or cannot be written; nothing was left half-written.
         """
-        points, mask = jnp.asarray(self.points_camera), jnp.asarray(self.mask)
-        normals, _ = normals_from_points(points, mask)
-        scene = replace(self.scene(), normals=np.asarray(normals))
-        return formats.save_pictures(scene, folder, overwrite=overwrite)
+        return self.save(folder, "pictures", overwrite=overwrite)
 
     def save_summary(
         self,
@@ -253,6 +250,7 @@ class Reconstruction:
             seconds=scene.seconds,
             metric_scale=scene.metric_scale,
             tracks=scene.tracks,
+            files=scene.files,
         )
 
     def _host_arrays(self) -> dict[str, np.ndarray]:
@@ -279,6 +277,7 @@ class Reconstruction:
             seconds=self.seconds,
             metric_scale=self.metric_scale,
             tracks=self._host_tracks(),
+            files=self.files,
         )
 
 
@@ -299,7 +298,7 @@ def _check_shapes(recon: Reconstruction, views: int, height: int, width: int) ->
             raise InputError(
                 f"{name} has dtype {getattr(recon, name).dtype}; expected {np.dtype(dtype)}"
             )
-    for name in ("names", "transforms"):
+    for name in ("names", "transforms", "files"):
         _check_shape(name, (len(getattr(recon, name)),), (views,), (*image, 3))
     if recon.tracks is not None:
         found = recon.tracks.xy.shape

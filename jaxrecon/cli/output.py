@@ -8,29 +8,15 @@ from typing import TYPE_CHECKING, Any
 
 from jaxrecon.cli import common
 from jaxrecon.errors import InputError
-from jaxrecon.extras import check_installed
 from jaxrecon.files import replacing_folder
+from jaxrecon.formats import FORMATS, Format
 from jaxrecon.progress import Stages
 
 if TYPE_CHECKING:
     from jaxrecon.reconstruction import Reconstruction
 
-FILES = {
-    "ply": "scene.ply",
-    "glb": "scene.glb",
-    "npz": "scene.npz",
-    "colmap": "colmap/",
-    "pictures": "pictures/",
-    "summary": "summary.png",
-}
-"""What can be written, and under which name in the output folder."""
-
-OLD_FILES = {"sheet": "sheet.png"}
-"""The summary as the release before called it; for one release more."""
-
-MATPLOTLIB = ("matplotlib", "eval")
-LIBRARIES = {"glb": ("trimesh", "mesh"), "summary": MATPLOTLIB, "sheet": MATPLOTLIB}
-"""What some formats need, and the extra that installs it."""
+OLD_NAMES = {"sheet": ("summary", "sheet.png")}
+"""Formats as the release before called them, and their files; for one release more."""
 
 
 def formats_of(text: str) -> list[str]:
@@ -40,10 +26,10 @@ def formats_of(text: str) -> list[str]:
       InputError: one is unknown, or there is none.
     """
     names = [name.strip() for name in text.split(",") if name.strip()]
-    unknown = [name for name in names if name not in FILES | OLD_FILES]
+    unknown = [name for name in names if name not in FORMATS | OLD_NAMES]
     if unknown or not names:
         found = ", ".join(unknown) or "nothing"
-        raise InputError(f"--formats: found {found}; choose from {', '.join(FILES)}")
+        raise InputError(f"--formats: found {found}; choose from {', '.join(FORMATS)}")
     if "sheet" in names:
         common.complain("--formats sheet is called summary now; the old name goes soon")
     return list(dict.fromkeys(names))
@@ -51,7 +37,12 @@ def formats_of(text: str) -> list[str]:
 
 def file_of(name: str) -> str:
     """The name in the output folder of a format that `formats_of` has accepted."""
-    return (FILES | OLD_FILES)[name]
+    return OLD_NAMES[name][1] if name in OLD_NAMES else FORMATS[name].file
+
+
+def format_of(name: str) -> Format:
+    """The format of a name that `formats_of` has accepted."""
+    return FORMATS[OLD_NAMES[name][0] if name in OLD_NAMES else name]
 
 
 def check_libraries(formats: Sequence[str]) -> None:
@@ -61,9 +52,7 @@ def check_libraries(formats: Sequence[str]) -> None:
       InputError: a library is not installed; names its extra.
     """
     for name in formats:
-        if name in LIBRARIES:
-            library, extra = LIBRARIES[name]
-            check_installed(library, extra, f"--formats: {name} needs {library}, or leave it out")
+        format_of(name).check_library("--formats: ")
 
 
 def write(
@@ -119,12 +108,7 @@ def _write_formats(
 
 
 def _write_format(recon: "Reconstruction", name: str, folder: Path) -> None:
-    if name == "pictures":
-        recon.save_pictures(folder / file_of(name))
-    elif name in ("summary", "sheet"):
-        recon.save_summary(folder / file_of(name))
-    else:
-        recon.save(f"{folder}/{file_of(name)}")
+    recon.save(f"{folder}/{file_of(name)}", format_of(name).name)
 
 
 def _summary(

@@ -5,9 +5,10 @@ from typing import Any
 
 from jaxrecon.cli import common, output, priors, streaming, tracking
 from jaxrecon.errors import InputError
+from jaxrecon.formats import FORMATS
 from jaxrecon.progress import Stages
 
-FORMATS = "ply,glb,npz,colmap"
+DEFAULT_FORMATS = "ply,glb,npz,colmap"
 """What is written if nothing else is asked for."""
 
 
@@ -20,7 +21,7 @@ def add_to(commands: Any) -> None:
     add("-o", "--output", required=True, help="folder to write")
     add("--resolution", type=common.whole, help="longest side of the processed images, in pixels")
     add("--stride", type=common.whole, default=1, help="take every n-th image or video frame")
-    add("--formats", help=f"comma-separated: {', '.join(output.FILES)}; default: {FORMATS}")
+    add("--formats", help=f"comma-separated: {', '.join(FORMATS)}; default: {DEFAULT_FORMATS}")
     add("--min-confidence", type=float, help="drop less confident points")
     add("--confidence-quantile", type=float, help="drop this share of the scene's points")
     add("--view-confidence-quantile", type=float, help="drop this share of each view's points")
@@ -52,7 +53,7 @@ def add_to(commands: Any) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Reconstructs the scene and writes the output folder; returns the exit code."""
-    formats = output.formats_of(options.formats or FORMATS)
+    formats = output.formats_of(options.formats or DEFAULT_FORMATS)
     streaming.check_options(options)
     tracking.check_options(options)
     points = tracking.query_points(options)

@@ -1,109 +1,246 @@
-"""Writes reconstructions to the formats of other tools.
+"""Writes reconstructions to the formats of other tools; `FORMATS` lists them.
 
-| path | what is written |
-|---|---|
-| `*.ply` | the coloured points with their confidence |
-| `*.glb` | coloured points and cameras, for viewers |
-| `*.npz` | everything, to load again |
-| a folder | a COLMAP model with its pictures |
+`save` tells the format by the path's suffix, and a folder is a COLMAP model; the others are asked
+for by name. Names resolve on first use, so that the command line starts without JAX.
 """
 
 import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Unpack
 
+from jaxrecon.checks import path_given, shown
 from jaxrecon.errors import InputError
-from jaxrecon.formats.colmap import write_colmap
-from jaxrecon.formats.glb import write_glb
-from jaxrecon.formats.npz import read_npz, write_npz
-from jaxrecon.formats.pictures import save_pictures
-from jaxrecon.formats.ply import write_ply
-from jaxrecon.formats.scene import VIEW_ARRAYS, PointTracks, Scene, check_max_points
-from jaxrecon.formats.streamed import Streamed, check_stream_folder, is_streamed, read_streamed
-from jaxrecon.formats.summary import write_summary
-from jaxrecon.formats.viewer import serve
+from jaxrecon.extras import check_installed
+from jaxrecon.formats.options import ExportKeywords, ExportOptions
+
+if TYPE_CHECKING:
+    from jaxrecon.formats.npz import read_npz, write_npz
+    from jaxrecon.formats.scene import VIEW_ARRAYS, PointTracks, Scene
+    from jaxrecon.formats.streamed import (
+        Streamed,
+        check_stream_folder,
+        is_streamed,
+        read_streamed,
+    )
+    from jaxrecon.formats.summary import write_summary
+    from jaxrecon.formats.viewer import serve
+
+_HOMES = {
+    "VIEW_ARRAYS": "scene",
+    "PointTracks": "scene",
+    "Scene": "scene",
+    "Streamed": "streamed",
+    "check_stream_folder": "streamed",
+    "is_streamed": "streamed",
+    "read_npz": "npz",
+    "read_streamed": "streamed",
+    "serve": "viewer",
+    "write_npz": "npz",
+    "write_summary": "summary",
+}
 
 __all__ = [
+    "FORMATS",
     "VIEW_ARRAYS",
+    "ExportKeywords",
+    "ExportOptions",
+    "Format",
     "PointTracks",
     "Scene",
     "Streamed",
+    "check_options",
     "check_stream_folder",
+    "format_named",
     "format_of",
     "is_streamed",
     "read_npz",
     "read_streamed",
     "save",
-    "save_pictures",
     "serve",
     "write_npz",
     "write_summary",
 ]
 
-type Format = Literal["ply", "glb", "npz", "colmap"]
 
-_FILES: dict[str, Format] = {".ply": "ply", ".glb": "glb", ".npz": "npz"}
+@dataclass(frozen=True)
+class Format:
+    """A format that reconstructions are written in.
+
+    Attributes:
+      name: what users call it.
+      file: what it is called in a folder of several formats; a folder's name ends in a slash.
+      home: the module in this package that holds its writer.
+      writer: the name there of a function of a `Scene`, a path and `ExportOptions`.
+      takes: the options that it takes, beside `overwrite` and `stages`.
+      by_suffix: whether a path with the suffix of `file` means this format.
+      library: what it needs that a plain installation leaves out, and `extra` which installs it.
+    """
+
+    name: str
+    file: str
+    home: str
+    writer: str
+    takes: frozenset[str] = frozenset()
+    by_suffix: bool = False
+    library: str | None = None
+    extra: str = ""
+
+    @property
+    def is_folder(self) -> bool:
+        """Whether it is a folder, not a file."""
+        return self.file.endswith("/")
+
+    @property
+    def suffix(self) -> str:
+        """The suffix of its file; empty for a folder."""
+        return Path(self.file).suffix
+
+    @property
+    def write(self) -> "Callable[[Scene, Path, ExportOptions], None]":
+        """The writer, imported now."""
+        return getattr(import_module(f"jaxrecon.formats.{self.home}"), self.writer)
+
+    def check_library(self, where: str = "") -> None:
+        """Refuses a format whose library is not installed.
+
+        Raises:
+          InputError: naming the extra that installs it; `where` begins the message.
+        """
+        if self.library is not None:
+            check_installed(self.library, self.extra, f"{where}{self.name} needs {self.library}")
 
 
-def format_of(path: str | Path) -> Format:
-    """The format that `save` would write at `path`.
+_POINTS = frozenset({"max_points", "voxel"})
+_COLMAP = _POINTS | {"text"}
+
+FORMATS = {
+    each.name: each
+    for each in (
+        Format("ply", "scene.ply", "ply", "write_ply", _POINTS, by_suffix=True),
+        Format(
+            *("glb", "scene.glb", "glb", "write_glb", _POINTS),
+            by_suffix=True,
+            library="trimesh",
+            extra="mesh",
+        ),
+        Format("npz", "scene.npz", "npz", "write_whole", by_suffix=True),
+        Format("colmap", "colmap/", "colmap", "write_colmap", _COLMAP),
+        Format("pictures", "pictures/", "pictures", "write_pictures"),
+        Format(
+            *("summary", "summary.png", "summary", "write_plain_summary"),
+            library="matplotlib",
+            extra="eval",
+        ),
+    )
+}
+"""The formats by their names."""
+
+
+def __getattr__(name: str) -> object:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"jaxrecon.formats.{_HOMES[name]}"), name)
+
+
+def format_named(name: object) -> Format:
+    """The format of a name.
+
+    Raises:
+      InputError: there is none.
+    """
+    if not isinstance(name, str) or name not in FORMATS:
+        raise InputError(f"format={shown(name)}: choose from {', '.join(FORMATS)}")
+    return FORMATS[name]
+
+
+def format_of(path: str | Path) -> str:
+    """The name of the format that `save` would write at `path` if none is named.
 
     A trailing slash, an existing folder, or no suffix means a COLMAP folder.
 
     Raises:
       InputError: the suffix is unknown.
     """
-    suffix = Path(path).suffix.lower()
-    if str(path).endswith(("/", "\\")) or os.path.isdir(path) or not suffix:
+    suffixes = {each.suffix: each.name for each in FORMATS.values() if each.by_suffix}
+    path, suffix = os.path.expanduser(path), Path(path).suffix.lower()
+    if path.endswith(("/", "\\")) or os.path.isdir(path) or not suffix:
         return "colmap"
-    if suffix not in _FILES:
+    if suffix not in suffixes:
         raise InputError(
-            f"cannot tell the format of {path} from its suffix {suffix}; use {', '.join(_FILES)}, "
-            "or a folder (end it with a slash) for COLMAP"
+            f"cannot tell the format of {path} from its suffix {suffix}; use {', '.join(suffixes)},"
+            " or a folder (end it with a slash) for COLMAP; or name it (format=...)"
         )
-    return _FILES[suffix]
+    return suffixes[suffix]
 
 
 def save(
-    scene: Scene,
+    scene: "Scene",
     path: str | Path,
-    *,
-    overwrite: bool = False,
-    max_points: int | None = None,
-    text: bool = False,
+    format: str | None = None,
+    **options: Unpack[ExportKeywords],
 ) -> Path:
-    """Writes the scene in the format that the path names.
+    """Writes the scene in one format.
 
-    A file is replaced at once and whole; a COLMAP folder with something in it is replaced only if
+    A file is replaced at once and whole; a folder with something in it is replaced only if
     `overwrite` is true. After an error the path is as it was.
 
     Args:
       scene: what to write.
-      path: see the table at the head of this module.
-      overwrite: whether a COLMAP folder may be replaced.
-      max_points: the most points to write, drawn evenly and repeatably. None means the format's
-        default: all in PLY, 1,000,000 in GLB, 100,000 in COLMAP. NPZ always holds everything.
-      text: whether COLMAP's files are written as text.
+      path: where to. A file's format that is asked for by name gets its own name in a folder.
+      format: one of `FORMATS`; if it is not given, the path tells it: see `format_of`.
+      options: see `ExportOptions`.
 
     Returns:
-      The path.
+      The path of what was written.
 
     Raises:
-      InputError: an argument does not fit the format, or there is no point to write.
+      InputError: an option does not fit the format, its library is missing, or there is nothing to
+        write.
       OutputError: the path is in use or cannot be written.
     """
-    kind, target = format_of(path), Path(os.path.expanduser(path))
-    check_max_points(max_points)
-    if text and kind != "colmap":
-        raise InputError(f"text=True is for COLMAP folders, but {path} is a {kind} file")
-    if kind == "colmap":
-        write_colmap(scene, target, overwrite=overwrite, max_points=max_points, text=text)
-    elif kind == "ply":
-        write_ply(scene, target, max_points=max_points)
-    elif kind == "glb":
-        write_glb(scene, target, max_points=max_points)
-    elif max_points is None:
-        write_npz(scene, target)
-    else:
-        raise InputError(f"max_points={max_points} is not for {path}: NPZ holds every pixel")
+    path = path_given("path", path)
+    kind = FORMATS[format_of(path)] if format is None else format_named(format)
+    chosen = ExportOptions(**options)
+    check_options(chosen, (kind,))
+    kind.check_library()
+    target = _target(path, kind)
+    kind.write(scene, target, chosen)
+    return target
+
+
+def check_options(options: ExportOptions, formats: "tuple[Format, ...]") -> None:
+    """Refuses options that none of the formats takes.
+
+    Raises:
+      InputError: naming the option.
+    """
+    taken = frozenset({"overwrite"}).union(*(each.takes for each in formats))
+    for name in options.given:
+        if name not in taken:
+            takers = [each.name for each in FORMATS.values() if name in each.takes]
+            raise InputError(
+                f"{name}={shown(getattr(options, name))} is not for "
+                f"{', '.join(each.name for each in formats)}: it is taken by {', '.join(takers)}"
+            )
+
+
+def _target(path: str, kind: Format) -> Path:
+    """Where a format is written: in a folder, a file gets its usual name.
+
+    Raises:
+      InputError: the path has another suffix than the format's file.
+    """
+    target = Path(os.path.expanduser(path))
+    if kind.is_folder:
+        return target
+    if path.endswith(("/", "\\")) or os.path.isdir(target):
+        return target / kind.file
+    if target.suffix.lower() != kind.suffix:
+        raise InputError(
+            f"{path}: {kind.name} is written to a file that ends in {kind.suffix}; call it so, or "
+            "give a folder (end it with a slash)"
+        )
     return target

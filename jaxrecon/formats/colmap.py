@@ -15,8 +15,10 @@ from jaxtyping import Float, Int, UInt8
 
 from jaxrecon.files import replacing_folder
 from jaxrecon.formats.colmap_photos import write_photos
+from jaxrecon.formats.options import ExportOptions
 from jaxrecon.formats.pictures import write_color
-from jaxrecon.formats.scene import Scene, ScenePoints, check_cameras, file_stems, select_points
+from jaxrecon.formats.scene import Scene, ScenePoints, check_cameras, file_stems
+from jaxrecon.formats.thinning import chosen_points
 from jaxrecon.formats.tracks import TrackedPoints, pixel_distance, tracked_points
 
 DEFAULT_POINTS = 100_000
@@ -59,14 +61,7 @@ class _Model:
     bounds: Int[np.ndarray, " V+1"]  # observations bounds[v] to bounds[v + 1] belong to view v
 
 
-def write_colmap(
-    scene: Scene,
-    folder: Path,
-    *,
-    overwrite: bool = False,
-    max_points: int | None = None,
-    text: bool = False,
-) -> None:
+def write_colmap(scene: Scene, folder: Path, options: ExportOptions) -> None:
     """Writes `sparse/0/{cameras,images,points3D}` and `images/<view>.png` into `folder`.
 
     One PINHOLE camera a view, in pixels of the processed pictures, which are written beside it, and
@@ -82,13 +77,13 @@ def write_colmap(
       OutputError: the folder is in use or cannot be written.
     """
     check_cameras(scene)
-    cloud = select_points(scene, DEFAULT_POINTS if max_points is None else max_points)
+    cloud = chosen_points(scene, options, DEFAULT_POINTS)
     model = _model(scene, _points(scene, cloud))
-    with replacing_folder(folder, overwrite=overwrite) as temporary:
+    with replacing_folder(folder, overwrite=options.overwrite) as temporary:
         sparse, pictures = temporary / "sparse" / "0", temporary / "images"
         sparse.mkdir(parents=True)
         pictures.mkdir()
-        (_write_text if text else _write_binary)(model, sparse)
+        (_write_text if options.text else _write_binary)(model, sparse)
         for name, color in zip(model.names, scene.colors, strict=True):
             write_color(color, pictures / name)
         write_photos(scene, model.names, temporary)

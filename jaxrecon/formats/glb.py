@@ -8,6 +8,7 @@ from jaxtyping import Float, UInt8
 
 from jaxrecon.extras import Extra
 from jaxrecon.files import replacing_file
+from jaxrecon.formats.options import ExportOptions
 from jaxrecon.formats.scene import (
     FRUSTUM_SIZE,
     Scene,
@@ -15,9 +16,9 @@ from jaxrecon.formats.scene import (
     check_cameras,
     file_stems,
     scene_size,
-    select_points,
     vertical_view_angle,
 )
+from jaxrecon.formats.thinning import chosen_points
 
 DEFAULT_POINTS = 1_000_000
 
@@ -28,7 +29,7 @@ _FLOAT = 5126  # glTF component type
 _FRUSTUM_LINES = ((0, 1), (0, 2), (0, 3), (0, 4), (1, 2, 3, 4, 1))
 
 
-def write_glb(scene: Scene, path: Path, *, max_points: int | None = None) -> None:
+def write_glb(scene: Scene, path: Path, options: ExportOptions) -> None:
     """Writes coloured points and, for each view, a camera and its frustum drawn in lines.
 
     World and camera axes are turned to glTF's (y up, z backward). Colours are stored linear, as
@@ -41,7 +42,7 @@ def write_glb(scene: Scene, path: Path, *, max_points: int | None = None) -> Non
       OutputError: the file cannot be written.
     """
     check_cameras(scene)
-    points = select_points(scene, DEFAULT_POINTS if max_points is None else max_points)
+    points = chosen_points(scene, options, DEFAULT_POINTS)
     content = _glb(scene, points)
     with replacing_file(path) as temporary:
         temporary.write_bytes(content)

@@ -1,5 +1,6 @@
 """Everything of a reconstruction in one compressed numpy archive."""
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,9 +10,10 @@ import numpy as np
 
 from jaxrecon.errors import InputError
 from jaxrecon.files import replacing_file
+from jaxrecon.formats.options import ExportOptions
 from jaxrecon.formats.recorded import RecordedViews, recorded_transforms
 from jaxrecon.formats.scene import VIEW_ARRAYS, PointTracks, Scene
-from jaxrecon.reading import ArrayHeader, NpzArchive, open_npz, shown
+from jaxrecon.reading import ArrayHeader, NpzArchive, is_plain_file, open_npz, shown
 
 _MARK, _VERSION = "jaxrecon_npz", 1
 _ARRAYS = (*VIEW_ARRAYS, "original_sizes", "scales", "offsets")
@@ -35,6 +37,7 @@ _SHAPES = {
     "track_query_view": ("Q",),
     "track_points_world": ("Q", 3),
     "names": ("V",),
+    "files": ("V",),
     "stages": ("S",),
     "stage_seconds": ("S",),
 }
@@ -48,6 +51,7 @@ _KINDS = {
     "track_query_view": _WHOLE,
     _MARK: _WHOLE,
     "names": "U",
+    "files": "U",
     "model": "U",
     "stages": "U",
 }
@@ -62,6 +66,9 @@ _ADVICE = "write it again with Reconstruction.save"
 
 def write_npz(scene: Scene, path: Path, *, compressed: bool = True) -> None:
     """Writes every array of the scene, its names, model and timings; `numpy.load` opens it too.
+
+    The absolute paths of the photos are in the array `files`, empty for a view without one, so that
+    formats that need the photos can be written later. Nothing else depends on them.
 
     The arrays of its tracks, if it has any, are named `track_xy` and so on. What would unpack to
     more than ten times its size, as a scene does whose numbers are all the same, is not compressed:
@@ -80,6 +87,8 @@ def write_npz(scene: Scene, path: Path, *, compressed: bool = True) -> None:
     }
     if scene.metric_scale is not None:
         notes["metric_scale"] = np.float64(scene.metric_scale)
+    if any(scene.files):
+        notes["files"] = np.array([file or "" for file in scene.files], np.str_)
     told = {name: _plain(x) for name, x in (arrays | _track_arrays(scene.tracks) | notes).items()}
     with replacing_file(path) as temporary:
         if compressed:
@@ -87,6 +96,12 @@ def write_npz(scene: Scene, path: Path, *, compressed: bool = True) -> None:
         unpacked = sum(array.nbytes for array in told.values())
         if not compressed or unpacked > _MOST_RATIO * temporary.stat().st_size:
             _save(temporary, told, np.savez)
+
+
+def write_whole(scene: Scene, path: Path, options: ExportOptions) -> None:
+    """`write_npz`, as the other formats are written; it takes none of the options."""
+    del options
+    write_npz(scene, path)
 
 
 def _save(path: Path, arrays: Mapping[str, np.ndarray], save: Any) -> None:
@@ -98,6 +113,11 @@ def _plain(array: Any) -> np.ndarray:
     """An array of a dtype that NumPy's files can name; bfloat16 is none."""
     array = np.asarray(array)
     return array.astype(np.float32) if array.dtype.kind == "V" else array
+
+
+def _is_photo(path: str) -> bool:
+    """Whether a recorded path leads to a file on this machine."""
+    return os.path.isabs(path) and is_plain_file(path)
 
 
 def _track_arrays(tracks: PointTracks | None) -> dict[str, np.ndarray]:
@@ -191,6 +211,7 @@ class _Reader:
             seconds=dict(zip(stages.tolist(), self.read("stage_seconds").tolist(), strict=True)),
             tracks=self.tracks(),
             metric_scale=self.metric_scale(),
+            files=self.files(),
         )
 
     def read(self, name: str) -> np.ndarray:
@@ -223,6 +244,13 @@ class _Reader:
         ends = scales.astype(np.float64) * sizes + offsets
         if not ((offsets < size) & (ends > 0) & np.isfinite(ends)).all():
             self.refuse("offsets lead out of the pictures, or are not finite")
+
+    def files(self) -> tuple[str | None, ...]:
+        """Where the photos lie; None for each that is not there, or was not recorded."""
+        if "files" not in self.archive:
+            return ()
+        told = self.read("files").tolist()
+        return tuple(path if _is_photo(path) else None for path in told)
 
     def metric_scale(self) -> float | None:
         if "metric_scale" not in self.archive:

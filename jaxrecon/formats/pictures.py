@@ -3,44 +3,41 @@
 import json
 from pathlib import Path
 
+import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float, UInt8, UInt16
 
-from jaxrecon.errors import InputError
 from jaxrecon.files import replacing_folder
+from jaxrecon.formats.options import ExportOptions
 from jaxrecon.formats.scene import Scene, file_stems
+from jaxrecon.geometry import normals_from_points
 
 _DEEPEST = 65535
 
 
-def save_pictures(scene: Scene, folder: str | Path, *, overwrite: bool = False) -> Path:
+def write_pictures(scene: Scene, folder: Path, options: ExportOptions) -> None:
     """Writes `depth/<view>.png`, `normal/<view>.png` and `depth_scale.json` into `folder`.
 
     Depth (along the optical axis) is 16-bit grey, linear from 0 to the view's largest finite
     depth: depth = value * depth_per_unit, and 0 means no depth. `depth_per_unit` stands in the
     PNG's text chunk of that name and, for all views, in `depth_scale.json`. Normals are in the
     camera's frame (x right, y down, z forward) with n as the colour 255 * (n + 1) / 2, and black
-    where there is none.
-
-    Returns:
-      The folder.
+    where there is none. They come from the pixels under the mask.
 
     Raises:
-      InputError: the scene has no normals.
       OutputError: the folder is in use or cannot be written.
     """
-    if scene.normals is None:
-        raise InputError("the scene has no normals; compute them before writing pictures")
+    points, mask = jnp.asarray(scene.points_camera), jnp.asarray(scene.mask)
+    normals = np.asarray(normals_from_points(points, mask)[0])
     scales = {}
-    with replacing_folder(folder, overwrite=overwrite) as temporary:
+    with replacing_folder(folder, overwrite=options.overwrite) as temporary:
         (temporary / "depth").mkdir()
         (temporary / "normal").mkdir()
         for view, stem in enumerate(file_stems(scene.names)):
             depth = scene.points_camera[view, ..., 2]
             scales[f"{stem}.png"] = _write_depth(depth, temporary / "depth" / f"{stem}.png")
-            _write_normal(scene.normals[view], temporary / "normal" / f"{stem}.png")
+            _write_normal(normals[view], temporary / "normal" / f"{stem}.png")
         (temporary / "depth_scale.json").write_text(json.dumps(scales, indent=2) + "\n")
-    return Path(folder)
 
 
 def write_color(color: UInt8[np.ndarray, "H W 3"], path: Path) -> None:

@@ -5,7 +5,9 @@ from pathlib import Path
 import numpy as np
 
 from jaxrecon.files import replacing_file
-from jaxrecon.formats.scene import Scene, select_points
+from jaxrecon.formats.options import ExportOptions
+from jaxrecon.formats.scene import Scene
+from jaxrecon.formats.thinning import chosen_points
 
 _VERTEX = np.dtype(
     [
@@ -20,10 +22,11 @@ _VERTEX = np.dtype(
 )
 
 
-def write_ply(scene: Scene, path: Path, *, max_points: int | None = None) -> None:
+def write_ply(scene: Scene, path: Path, options: ExportOptions) -> None:
     """Writes the points as binary little-endian PLY: x y z red green blue confidence.
 
-    Coordinates are the world's (OpenCV axes). All points are written unless `max_points` is given.
+    Coordinates are the world's (OpenCV axes). All points are written unless `max_points` or
+    `voxel` is given.
 
     Raises:
       InputError: there is no point to write.
@@ -31,7 +34,7 @@ def write_ply(scene: Scene, path: Path, *, max_points: int | None = None) -> Non
     """
     from plyfile import PlyData, PlyElement
 
-    points = select_points(scene, max_points)
+    points = chosen_points(scene, options, None)
     vertex = np.empty(len(points.pixel), _VERTEX)
     for axis, (coordinate, channel) in enumerate(zip("xyz", ("red", "green", "blue"), strict=True)):
         vertex[coordinate] = points.xyz[:, axis]

@@ -9,6 +9,7 @@ from jaxtyping import Array, Bool, Float, Int, UInt8
 
 from jaxrecon.errors import InputError
 from jaxrecon.files.hidden import LONGEST_NAME, shortened
+from jaxrecon.formats.options import check_max_points
 
 AnyArray = Array | np.ndarray
 
@@ -107,9 +108,9 @@ class Scene:
     """A reconstruction in host memory, in the conventions of the package (OpenCV axes and pixels).
 
     `original_sizes` (width, height), `scales` and `offsets` (x, y) are the pixel transforms of the
-    views: processed = scale * (original + 0.5) + offset - 0.5. `normals` are unit vectors in the
-    camera's frame, zero where there is none; only the pictures need them. `tracks` are there if
-    points were followed, and `metric_scale` if lengths are in metres: see `Reconstruction`.
+    views: processed = scale * (original + 0.5) + offset - 0.5. `tracks` are there if points were
+    followed, and `metric_scale` if lengths are in metres: see `Reconstruction`. `files` are the
+    absolute paths of the photos, None for each that lies in no file of its own.
     """
 
     points_world: Float[np.ndarray, "V H W 3"]
@@ -125,9 +126,13 @@ class Scene:
     offsets: Float[np.ndarray, "V 2"]
     model: str = ""
     seconds: Mapping[str, float] = field(default_factory=dict)
-    normals: Float[np.ndarray, "V H W 3"] | None = None
     tracks: PointTracks | None = None
     metric_scale: float | None = None
+    files: tuple[str | None, ...] = ()
+
+    def __post_init__(self) -> None:
+        if not self.files:
+            object.__setattr__(self, "files", (None,) * len(self.names))
 
 
 FRUSTUM_SIZE = 0.05
@@ -136,7 +141,7 @@ FRUSTUM_SIZE = 0.05
 
 @dataclass(frozen=True, eq=False)
 class ScenePoints:
-    """The points of a scene that are written; `pixel` is the flat index into (V, H, W), rising."""
+    """The points of a scene that are written; `pixel` is the flat index into (V, H, W)."""
 
     pixel: Int[np.ndarray, " P"]
     xyz: Float[np.ndarray, "P 3"]
@@ -145,7 +150,7 @@ class ScenePoints:
 
 
 def select_points(scene: Scene, max_points: int | None) -> ScenePoints:
-    """The finite points under the mask, in world coordinates.
+    """The finite points under the mask, in world coordinates, in the order of their pixels.
 
     If there are more than `max_points`, that many are drawn without replacement, evenly over all
     of them. The draw depends on nothing but the two counts, so it repeats on every machine.
@@ -154,35 +159,39 @@ def select_points(scene: Scene, max_points: int | None) -> ScenePoints:
       InputError: `max_points` is below 1, or no point is left.
     """
     check_max_points(max_points)
-    keep = scene.mask & np.isfinite(scene.points_world).all(axis=-1)
-    pixel = np.flatnonzero(keep)
+    pixel = np.flatnonzero(usable_pixels(scene))
     if not len(pixel):
-        raise InputError(
-            "the mask keeps no point with finite coordinates, so there is nothing to write; "
-            "loosen it with a lower min_confidence (--min-confidence), or keep depth edges "
-            "(edge_rtol=None, --keep-edges)"
-        )
+        raise no_points()
     if max_points is not None and len(pixel) > max_points:
         pixel = pixel[_draw(len(pixel), max_points)]
+    return points_at(scene, pixel)
+
+
+def usable_pixels(scene: Scene) -> Bool[np.ndarray, "V H W"]:
+    """The pixels under the mask whose points are finite."""
+    usable = scene.mask.copy()
+    for axis in range(3):
+        usable &= np.isfinite(scene.points_world[..., axis])
+    return usable
+
+
+def no_points() -> InputError:
+    """The refusal of a scene without a point to write."""
+    return InputError(
+        "the mask keeps no point with finite coordinates, so there is nothing to write; "
+        "loosen it with a lower min_confidence (--min-confidence), or keep depth edges "
+        "(edge_rtol=None, --keep-edges)"
+    )
+
+
+def points_at(scene: Scene, pixel: Int[np.ndarray, " P"]) -> ScenePoints:
+    """The points of some pixels, by their flat index into (V, H, W)."""
     return ScenePoints(
         pixel=pixel,
         xyz=scene.points_world.reshape(-1, 3)[pixel],
         rgb=scene.colors.reshape(-1, 3)[pixel],
         confidence=scene.confidence.reshape(-1)[pixel],
     )
-
-
-def check_max_points(max_points: int | None) -> None:
-    """Refuses a `max_points` below 1.
-
-    Raises:
-      InputError: see above.
-    """
-    if max_points is not None and max_points < 1:
-        raise InputError(
-            f"max_points is {max_points}; give a number of at least 1, or None for the default "
-            "of the format"
-        )
 
 
 def check_cameras(scene: Scene) -> None:

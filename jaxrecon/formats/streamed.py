@@ -144,13 +144,20 @@ def read_streamed(folder: Path) -> Scene:
     first = read_npz(files[0])
     _check_room(folder, files, first)
     rows: dict[str, Any] = {name: _room(getattr(first, name), len(files)) for name in _ROWS}
-    names = []
+    names, photos = [], []
     for view, file in enumerate(files):  # one at a time, so that no view lies in memory twice
         scene = read_npz(file)
         for name, array in rows.items():
             array[view] = _row(scene, name, array, file)
         names.append(scene.names[0])
-    return Scene(**rows, names=tuple(names), model=first.model, metric_scale=first.metric_scale)
+        photos.append(scene.files[0])
+    return Scene(
+        **rows,
+        names=tuple(names),
+        model=first.model,
+        metric_scale=first.metric_scale,
+        files=tuple(photos),
+    )
 
 
 def read_streamed_views(folder: Path, *, depths: bool) -> RecordedViews:

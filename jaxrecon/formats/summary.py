@@ -11,6 +11,7 @@ from PIL import Image, ImageDraw, ImageFont
 from jaxrecon.errors import InputError
 from jaxrecon.extras import Extra
 from jaxrecon.files import replacing_file
+from jaxrecon.formats.options import ExportOptions
 from jaxrecon.formats.scene import Scene
 from jaxrecon.formats.top_view import PREDICTED, TRUE, draw_top_view
 
@@ -66,6 +67,12 @@ def write_summary(
     picture = _composed(_rows(scene, true_depth_z), above, legend)
     with replacing_file(path) as temporary:
         picture.save(temporary, format="PNG", optimize=True)
+
+
+def write_plain_summary(scene: Scene, path: Path, options: ExportOptions) -> None:
+    """`write_summary` without a truth, as the other formats are written."""
+    del options
+    write_summary(scene, path)
 
 
 def _check_views(name: str, truth: np.ndarray | None, scene: Scene) -> None:

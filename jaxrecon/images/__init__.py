@@ -73,11 +73,13 @@ class ImageBatch:
       transforms: for each view, how its original pixels map to `pixels`.
       names: for each view a distinct name: a file name, `frame_000012` (its number in the video)
         or `view_0003` (its number in the list or array).
+      files: for each view the absolute path of its photo; None for arrays and frames of videos.
     """
 
     pixels: UInt8[np.ndarray, "V H W 3"]
     transforms: tuple[PixelTransform, ...]
     names: tuple[str, ...]
+    files: tuple[str | None, ...]
 
 
 def load_images(
@@ -311,18 +313,20 @@ def _read(
     size = fit(0).transform(image.size).size
     capacity = len(source.views) if isinstance(source.views, Sequence) else _CAPACITY_WHEN_UNKNOWN
     stack = Stack(capacity, size, fits.argument)
-    transforms, names, found = [], [], []
+    transforms, names, files, found = [], [], [], []
     for resized in resized_views(chain([replace(first, read=lambda: image)], views), fit):
         stack.add(resized.pixels)
         transforms.append(resized.transform)
         names.append(resized.name)
+        files.append(resized.file)
         found.append(resized.found)
         advance()
         if unwanted.is_set():
             break
     pixels = stack.whole()
     size = pixels.shape[2], pixels.shape[1]
-    batch = ImageBatch(pixels, tuple(t.centred(size) for t in transforms), tuple(names))
+    centred = tuple(transform.centred(size) for transform in transforms)
+    batch = ImageBatch(pixels, centred, tuple(names), tuple(files))
     for view, finding in shapes_found(batch.transforms).items():
         found[view].append(finding)
     return batch, [*source.notes, *notes(found, names)]

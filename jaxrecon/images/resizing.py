@@ -19,12 +19,18 @@ from jaxrecon.images.views import View
 
 @dataclass(frozen=True)
 class Resized:
-    """One view, brought to size; `found` is what a model does not expect of it."""
+    """One view, brought to size.
+
+    Attributes:
+      found: what a model does not expect of it.
+      file: see `View`.
+    """
 
     name: str
     pixels: UInt8[np.ndarray, "H W 3"]
     transform: PixelTransform
     found: list[Finding]
+    file: str | None
 
 
 def worker_count() -> int:
@@ -62,7 +68,7 @@ def _resize(view: View, fit: Fit) -> Resized:
     left, top, right, bottom = transform.shown
     brightest = int(pixels[top:bottom, left:right].max(initial=0))
     found = [*_of_photo(view, image, fit), *light_found(brightest)]
-    return Resized(view.name, pixels, transform, found)
+    return Resized(view.name, pixels, transform, found, view.file)
 
 
 def _of_photo(view: View, image: Image.Image, fit: Fit) -> list[Finding]:

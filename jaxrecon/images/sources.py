@@ -155,7 +155,8 @@ def _file_names(items: Sequence[object]) -> dict[int, str]:
 def _view(item: Path | Image.Image | np.ndarray, name: str) -> View:
     found: list[Finding] = []
     if isinstance(item, Path):
-        return View(name, partial(from_file, item, found), partial(file_size, item), found)
+        read, size = partial(from_file, item, found), partial(file_size, item)
+        return View(name, read, size, found, os.path.abspath(item))
     if isinstance(item, Image.Image):
         read = partial(from_pillow, item, name, found)
         return View(name, read, partial(upright_size, item), found)

@@ -17,12 +17,15 @@ class View:
       read: gives it upright, of mode RGB or RGBA.
       size: gives its (width, height) without that; None for frames of a video, which are all alike.
       found: what a model does not expect of it, complete once it was read.
+      file: the photo's absolute path; None for what lies in no file of its own, such as an array or
+        a frame of a video.
     """
 
     name: str
     read: Callable[[], Image.Image]
     size: Callable[[], PhotoSize] | None = None
     found: list[Finding] = field(default_factory=list)
+    file: str | None = None
 
 
 @dataclass(frozen=True)

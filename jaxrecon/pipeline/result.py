@@ -62,6 +62,7 @@ def reconstruction_of(
         colors=batch.pixels,
         names=batch.names,
         transforms=batch.transforms,
+        files=batch.files,
         model=name,
         seconds=dict(stages.seconds),
         tracks=tracks,

@@ -193,6 +193,7 @@ def _rows(
         intrinsics=np.asarray(geometry.intrinsics),
         names=tuple(batch.names[view] for view in rows),
         transforms=tuple(batch.transforms[view] for view in rows),
+        files=tuple(batch.files[view] for view in rows),
         model=name,
         metric_scale=None if scale is None else float(scale[0]),
         stats=NO_STATISTICS if skipped is None else Statistics(np.asarray(skipped[0])),
