@@ -114,7 +114,7 @@ class Format:
 
 
 _POINTS = frozenset({"max_points", "voxel"})
-_COLMAP = _POINTS | {"text"}
+_COLMAP = _POINTS | {"text", "images", "size"}
 
 FORMATS = {
     each.name: each

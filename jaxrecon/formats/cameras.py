@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, Num
 
 from jaxrecon.formats.options import Size
 from jaxrecon.formats.scene import Scene
@@ -26,13 +26,13 @@ class Cameras:
     _offsets: Float[np.ndarray, "V 2"]
 
     def from_processed(
-        self, xy: Float[np.ndarray, "*points 2"], view: Int[np.ndarray, "*points"] | int
+        self, xy: Num[np.ndarray, "*points 2"], view: Int[np.ndarray, "*points"] | int
     ) -> Float[np.ndarray, "*points 2"]:
         """Positions in the processed pictures as positions in these cameras' pictures."""
         return (xy + 0.5 - self._offsets[view]) / self._scales[view] - 0.5
 
     def to_processed(
-        self, xy: Float[np.ndarray, "*points 2"], view: Int[np.ndarray, "*points"] | int
+        self, xy: Num[np.ndarray, "*points 2"], view: Int[np.ndarray, "*points"] | int
     ) -> Float[np.ndarray, "*points 2"]:
         """The other way."""
         return self._scales[view] * (xy + 0.5) + self._offsets[view] - 0.5

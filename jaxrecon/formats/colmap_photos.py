@@ -1,7 +1,8 @@
 """Which picture of a COLMAP folder that we have written shows which photo.
 
-The folder's cameras are those of the processed pictures in it, which are named anew. `photos.json`
-beside them leads back to the photos.
+Where the folder's cameras are those of the processed pictures in it, these are named anew, and
+`photos.json` beside them leads back to the photos. In any case it tells whether lengths are metres,
+and that the photos were taken upright.
 """
 
 import json
@@ -11,12 +12,13 @@ from pathlib import Path
 from typing import Any
 
 from jaxrecon.errors import InputError
+from jaxrecon.formats.options import Size
 from jaxrecon.formats.scene import Scene
 from jaxrecon.images import PixelTransform
 from jaxrecon.reading import is_plain_file, number, read_json, text, whole
 
 PHOTOS_FILE = "photos.json"
-_FORMAT, _VERSION = "jaxrecon-photos", 1
+_FORMAT, _VERSION, _VERSION_OF_PHOTOS = "jaxrecon-photos", 1, 2
 _MOST_SCALE = 1e9
 
 
@@ -35,25 +37,26 @@ class RecordedPhotos:
     metric: bool
 
 
-def write_photos(scene: Scene, pictures: Sequence[str], folder: Path) -> None:
+def write_photos(scene: Scene, pictures: Sequence[str], folder: Path, size: Size) -> None:
     """Writes `photos.json`: of each picture its photo's name and size, and scale and offset, with
 
     position in the picture = scale * (position in the photo + 0.5) + offset - 0.5
+
+    A model of the photos' own size has the photos for pictures, and so neither scale nor offset.
     """
-    rows = zip(
-        pictures,
-        scene.names,
-        scene.original_sizes.tolist(),
-        scene.scales.tolist(),
-        scene.offsets.tolist(),
-        strict=True,
-    )
+    sizes = scene.original_sizes.tolist()
     height, width = scene.mask.shape[1:]
-    keys = ("picture", "photo", "photo_size", "scale", "offset")
+    keys: tuple[str, ...] = ("picture", "photo", "photo_size", "scale", "offset")
+    if size == "processed":
+        columns = (scene.names, sizes, scene.scales.tolist(), scene.offsets.tolist())
+        rows = zip(pictures, *columns, strict=True)
+        head = {"version": _VERSION, "picture_size": [width, height]}
+    else:
+        rows, keys = zip(pictures, pictures, sizes, strict=True), keys[:3]
+        head = {"version": _VERSION_OF_PHOTOS}
     values = {
         "format": _FORMAT,
-        "version": _VERSION,
-        "picture_size": [width, height],
+        **head,
         "metric_scale": scene.metric_scale,
         "pictures": [dict(zip(keys, row, strict=True)) for row in rows],
     }
@@ -76,9 +79,12 @@ def read_photos(model: Path) -> RecordedPhotos | None:
     if path is None or not isinstance(values, dict) or values.get("format") != _FORMAT:
         return None
     rows = values.get("pictures")
-    if values.get("version") != _VERSION or not isinstance(rows, list):
+    version = values.get("version")
+    if version not in (_VERSION, _VERSION_OF_PHOTOS) or not isinstance(rows, list):
         raise InputError(f"{path} has another version, or no pictures; write it again")
-    size = _pair(values.get("picture_size"), f"{path}: picture_size")
+    size = None
+    if version == _VERSION:
+        size = _pair(values.get("picture_size"), f"{path}: picture_size")
     names: dict[str, str] = {}
     transforms: dict[str, PixelTransform] = {}
     for row in rows:
@@ -87,19 +93,23 @@ def read_photos(model: Path) -> RecordedPhotos | None:
     return RecordedPhotos(names, transforms, values.get("metric_scale") is not None)
 
 
-def _row(path: Path, row: Any, size: tuple[int, int]) -> tuple[str, str, PixelTransform]:
+def _row(path: Path, row: Any, size: tuple[int, int] | None) -> tuple[str, str, PixelTransform]:
+    """A picture, its photo, and what leads from one to the other; without a size they are one."""
     if not isinstance(row, dict):
         raise InputError(f"{path}: a picture is no object; write it again")
     picture = text(row.get("picture"), f"{path}: picture")
     where = f"{path}: {picture}"
     original = _pair(row.get("photo_size"), f"{where}: photo_size")
+    photo = text(row.get("photo"), f"{where}: photo")
+    if size is None:
+        return picture, photo, PixelTransform.stretch(original, original)
     (left, top), (scale_x, scale_y) = (
         _numbers(row.get(key), f"{where}: {key}") for key in ("offset", "scale")
     )
     if not all(1 / _MOST_SCALE <= scale <= _MOST_SCALE for scale in (scale_x, scale_y)):
         raise InputError(f"{where}: scale is {scale_x:g}, {scale_y:g}; write it again")
     transform = PixelTransform(original, size, (scale_x, scale_y), (left, top))
-    return picture, text(row.get("photo"), f"{where}: photo"), transform
+    return picture, photo, transform
 
 
 def _pair(value: Any, where: str) -> tuple[int, int]:

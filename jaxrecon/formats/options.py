@@ -45,8 +45,8 @@ class ExportOptions:
     max_points: int | None = None
     voxel: float | None = None
     text: bool = False
-    images: Images | None = None
-    size: Size | None = None
+    images: str | None = None
+    size: str | None = None
     stages: Stages = field(default_factory=lambda: Stages(quiet=True), compare=False, repr=False)
 
     def __post_init__(self) -> None:

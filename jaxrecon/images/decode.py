@@ -90,15 +90,19 @@ def upright_rgb(image: Image.Image, name: str, found: list[Finding] | None = Non
     """
     if found is not None:
         found += inspected(image)
-    method = _UPRIGHT.get(orientation_of(image))
-    if method is not None:
-        image = image.transpose(method)
+    image = upright(image)
     if image.mode in _SIXTEEN_BIT_MODES:
         return Image.fromarray(_high_byte(np.asarray(image), name)).convert("RGB")
     if image.mode == "F":
         return Image.fromarray(_eight_bit(np.asarray(image), name)).convert("RGB")
     # A copy, because a file's pixels or the caller's own image may be behind it.
     return image.copy() if image.mode == "RGBA" else image.convert("RGB")
+
+
+def upright(image: Image.Image) -> Image.Image:
+    """A loaded image as its EXIF orientation wants it shown, of the mode that it has."""
+    method = _UPRIGHT.get(orientation_of(image))
+    return image if method is None else image.transpose(method)
 
 
 def _high_byte(grey: Num[np.ndarray, "H W"], name: str) -> UInt8[np.ndarray, "H W"]:
