@@ -9,14 +9,54 @@ from typing import TYPE_CHECKING, Any
 from jaxrecon.cli import common
 from jaxrecon.errors import InputError
 from jaxrecon.files import replacing_folder
-from jaxrecon.formats import FORMATS, Format
+from jaxrecon.formats import FORMATS, ExportOptions, Format, check_options
 from jaxrecon.progress import Stages
 
 if TYPE_CHECKING:
     from jaxrecon.reconstruction import Reconstruction
 
+DEFAULT_FORMATS = "ply,glb,npz,colmap"
+"""What is written if nothing else is asked for."""
+
 OLD_NAMES = {"sheet": ("summary", "sheet.png")}
 """Formats as the release before called them, and their files; for one release more."""
+
+
+def add_formats(parser: argparse.ArgumentParser) -> None:
+    """Options of the files that are written."""
+    group = parser.add_argument_group("files", "docs/export.md tells which tool reads which.")
+    add = group.add_argument
+    add("--formats", help=f"comma-separated: {', '.join(FORMATS)}; default: {DEFAULT_FORMATS}")
+    add("--size", choices=("original", "processed"), help="of the pictures that cameras are for")
+    images = group.add_mutually_exclusive_group().add_argument
+    images("--link-images", action="store_true", help="put links to the photos beside cameras")
+    images("--copy-images", action="store_true", help="put copies of the photos there")
+    add("--max-points", type=common.at_least_one, metavar="N", help="write at most N points")
+    add("--voxel", type=float, metavar="SIDE", help="the most confident point of each such cube")
+    add("--text", action="store_true", help="text, where a format is binary or text")
+
+
+def export_options(
+    options: argparse.Namespace, formats: Sequence[str], stages: Stages
+) -> ExportOptions:
+    """What the command line asks of the files.
+
+    Raises:
+      InputError: an option is out of range, or for none of the formats.
+    """
+    images = "link" if options.link_images else "copy" if options.copy_images else None
+    names = ("size", "max_points", "voxel", "text")
+    given = {name: getattr(options, name) for name in names}
+    chosen = ExportOptions(**given, images=images, stages=stages)
+    check_options(chosen, [format_of(name) for name in formats], _flag)
+    return chosen
+
+
+def _flag(name: str, value: object) -> str:
+    if name == "images":
+        return f"--{value}-images"
+    flag = f"--{name.replace('_', '-')}"
+    return flag if value is True else f"{flag} {value}"
 
 
 def formats_of(text: str) -> list[str]:
@@ -59,6 +99,7 @@ def write(
     recon: "Reconstruction",
     options: argparse.Namespace,
     formats: Sequence[str],
+    export: ExportOptions,
     stages: Stages,
     failed: Mapping[str, str],
     more: Mapping[str, Any],
@@ -68,6 +109,7 @@ def write(
     A format that cannot hold the reconstruction is left out, and is told of on standard error.
 
     Args:
+      export: how they are written.
       failed: what else did not come about, and why.
       more: what else the summary tells.
 
@@ -81,7 +123,7 @@ def write(
     with replacing_folder(options.output, overwrite=options.overwrite) as folder:
         with stages.stage("export", total=len(formats)) as done:
             recon = recon.numpy()
-            refused = _write_formats(recon, formats, folder, done)
+            refused = _write_formats(recon, formats, export, folder, done)
         if len(refused) == len(formats):
             raise InputError(next(iter(refused.values())))
         written = [name for name in formats if name not in refused]
@@ -94,21 +136,23 @@ def write(
 
 
 def _write_formats(
-    recon: "Reconstruction", formats: Sequence[str], folder: Path, done: Callable[[], None]
+    recon: "Reconstruction",
+    formats: Sequence[str],
+    export: ExportOptions,
+    folder: Path,
+    done: Callable[[], None],
 ) -> dict[str, str]:
     """Writes the formats; returns those that cannot hold the reconstruction, with the reason."""
     refused: dict[str, str] = {}
+    scene = recon.scene()
     for name in formats:
+        kind = format_of(name)
         try:
-            _write_format(recon, name, folder)
+            kind.write(scene, folder / file_of(name), kind.own(export))
         except InputError as error:
             refused[name] = str(error)
         done()
     return refused
-
-
-def _write_format(recon: "Reconstruction", name: str, folder: Path) -> None:
-    recon.save(f"{folder}/{file_of(name)}", format_of(name).name)
 
 
 def _summary(

@@ -5,11 +5,7 @@ from typing import Any
 
 from jaxrecon.cli import common, output, priors, streaming, tracking
 from jaxrecon.errors import InputError
-from jaxrecon.formats import FORMATS
 from jaxrecon.progress import Stages
-
-DEFAULT_FORMATS = "ply,glb,npz,colmap"
-"""What is written if nothing else is asked for."""
 
 
 def add_to(commands: Any) -> None:
@@ -21,7 +17,6 @@ def add_to(commands: Any) -> None:
     add("-o", "--output", required=True, help="folder to write")
     add("--resolution", type=common.whole, help="longest side of the processed images, in pixels")
     add("--stride", type=common.whole, default=1, help="take every n-th image or video frame")
-    add("--formats", help=f"comma-separated: {', '.join(FORMATS)}; default: {DEFAULT_FORMATS}")
     add("--min-confidence", type=float, help="drop less confident points")
     add("--confidence-quantile", type=float, help="drop this share of the scene's points")
     add("--view-confidence-quantile", type=float, help="drop this share of each view's points")
@@ -41,6 +36,7 @@ def add_to(commands: Any) -> None:
     add("--centre-principal-point", action="store_true", help="hold it at the image's centre")
     add("--points", choices=("depth", "pointmap"), help="which of VGGT's points")
     add("--pad", action="store_true", help="VGGT: pad photos to squares instead of cropping them")
+    output.add_formats(parser)
     streaming.add_streaming(parser)
     tracking.add_tracking(parser)
     priors.add_priors(parser)
@@ -53,7 +49,7 @@ def add_to(commands: Any) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Reconstructs the scene and writes the output folder; returns the exit code."""
-    formats = output.formats_of(options.formats or DEFAULT_FORMATS)
+    formats = output.formats_of(options.formats or output.DEFAULT_FORMATS)
     streaming.check_options(options)
     tracking.check_options(options)
     points = tracking.query_points(options)
@@ -66,6 +62,8 @@ def run(options: argparse.Namespace) -> int:
     from jaxrecon.images import check_source
 
     stages = Stages(quiet=options.quiet)
+    written = (streaming.FORMAT,) if options.stream else formats
+    export = output.export_options(options, written, stages)
     images, files = priors.sources(options, stages)
     check_source(images, stride=options.stride)
     if options.bundle_adjust:
@@ -92,7 +90,7 @@ def run(options: argparse.Namespace) -> int:
     if options.bundle_adjust:
         recon, failed = tracking.refined(recon, options, stages)
     programs = common.programs(pipeline, stages)
-    summary = output.write(recon, options, formats, stages, failed, programs)
+    summary = output.write(recon, options, formats, export, stages, failed, programs)
     common.report(options, summary)
     return common.INCOMPLETE if summary["failed"] else 0
 

@@ -5,8 +5,8 @@ for by name. Names resolve on first use, so that the command line starts without
 """
 
 import os
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Unpack
@@ -102,6 +102,15 @@ class Format:
     def write(self) -> "Callable[[Scene, Path, ExportOptions], None]":
         """The writer, imported now."""
         return getattr(import_module(f"jaxrecon.formats.{self.home}"), self.writer)
+
+    def own(self, options: ExportOptions) -> ExportOptions:
+        """The options that it takes, of those for several formats."""
+        plain = ExportOptions()
+        kept = {*self.takes, "overwrite"}
+        return replace(
+            options,
+            **{name: getattr(plain, name) for name in options.given if name not in kept},
+        )
 
     def check_library(self, where: str = "") -> None:
         """Refuses a format whose library is not installed.
@@ -211,8 +220,17 @@ def save(
     return target
 
 
-def check_options(options: ExportOptions, formats: "tuple[Format, ...]") -> None:
+def check_options(
+    options: ExportOptions,
+    formats: "Sequence[Format]",
+    told: Callable[[str, object], str] = lambda name, value: f"{name}={shown(value)}",
+) -> None:
     """Refuses options that none of the formats takes.
+
+    Args:
+      options: of all of them.
+      formats: what is to be written.
+      told: how an option of a value is shown.
 
     Raises:
       InputError: naming the option.
@@ -222,7 +240,7 @@ def check_options(options: ExportOptions, formats: "tuple[Format, ...]") -> None
         if name not in taken:
             takers = [each.name for each in FORMATS.values() if name in each.takes]
             raise InputError(
-                f"{name}={shown(getattr(options, name))} is not for "
+                f"{told(name, getattr(options, name))} is not for "
                 f"{', '.join(each.name for each in formats)}: it is taken by {', '.join(takers)}"
             )
 

@@ -271,8 +271,9 @@ def _text_images(lines: Iterator[str]) -> Iterator[Image]:
 
 def _lists_points(line: str) -> bool:
     """Whether a line has x, y and number of points, and is not that of an image, with its name."""
-    words = line.split()
-    return bool(words) and len(words) % 3 == 0 and all(map(_is_number, words[9:12] or words))
+    words, cut = line.split(), line.endswith("\0")
+    whole = bool(words) and len(words) % 3 == 0
+    return (cut or whole) and all(map(_is_number, words[9:12] or words))
 
 
 def _is_number(word: str) -> bool:
