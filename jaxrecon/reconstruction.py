@@ -14,6 +14,7 @@ from jaxrecon.deprecation import warn_renamed
 from jaxrecon.errors import InputError
 from jaxrecon.formats.recorded import recorded_transforms
 from jaxrecon.images import PixelTransform
+from jaxrecon.images.masks import PhotoMask
 from jaxrecon.images.original import OriginalPixels, Views, view_numbers
 
 AnyArray = Array | np.ndarray
@@ -58,6 +59,8 @@ class Reconstruction:
       stats: what attention skipped.
       tracks: where points that were given in some view are in all of them, if any were followed.
       files: one a view, the absolute path of its photo; None for arrays and frames of videos.
+      photo_masks: one a view, if `masks` were given: the path of the photo's mask, or its pixels.
+        Archives do not hold them.
 
     Raises:
       InputError: the fields' shapes do not agree, or the mask or colours have another dtype.
@@ -78,6 +81,7 @@ class Reconstruction:
     stats: Statistics = NO_STATISTICS
     tracks: formats.PointTracks | None = None
     files: tuple[str | None, ...] = ()
+    photo_masks: tuple[PhotoMask, ...] = ()
 
     def __post_init__(self) -> None:
         if not self.files:
@@ -108,6 +112,7 @@ class Reconstruction:
             names=tuple(self.names[view] for view in chosen),
             transforms=tuple(self.transforms[view] for view in chosen),
             files=tuple(self.files[view] for view in chosen),
+            photo_masks=tuple(self.photo_masks[view] for view in chosen if self.photo_masks),
             tracks=None if self.tracks is None else self.tracks.of_views(chosen),
         )
 
@@ -278,6 +283,7 @@ class Reconstruction:
             metric_scale=self.metric_scale,
             tracks=self._host_tracks(),
             files=self.files,
+            photo_masks=self.photo_masks,
         )
 
 

@@ -25,6 +25,11 @@ def add_to(commands: Any) -> None:
         action="store_true",
         help="MapAnything: confidence is how far the views agree",
     )
+    add(
+        "--masks",
+        metavar="FOLDER",
+        help="with photo.jpg.png or photo.png for each photo, black where no points are wanted",
+    )
     edges = parser.add_mutually_exclusive_group().add_argument
     edges("--edge-rtol", type=float, default=0.03, help="relative depth jump that makes an edge")
     edges("--keep-edges", action="store_true", help="keep points on depth edges")
@@ -59,13 +64,15 @@ def run(options: argparse.Namespace) -> int:
         common.check_output(options)
         output.check_libraries(formats)
 
-    from jaxrecon.images import check_source
+    from jaxrecon.images import check_masks, check_source
 
     stages = Stages(quiet=options.quiet)
     written = (streaming.FORMAT,) if options.stream else formats
     export = output.export_options(options, written, stages)
     images, files = priors.sources(options, stages)
     check_source(images, stride=options.stride)
+    if options.masks is not None:
+        check_masks(images, options.masks, stride=options.stride)
     if options.bundle_adjust:
         tracking.check_adjustable(images, options)
     told = priors.read_priors(options, images, files)
@@ -100,6 +107,7 @@ def _shared(options: argparse.Namespace, stages: Stages) -> dict[str, Any]:
     return {
         "resolution": options.resolution,
         "stride": options.stride,
+        "masks": options.masks,
         "min_confidence": options.min_confidence,
         "view_confidence_quantile": options.view_confidence_quantile,
         "edge_rtol": None if options.keep_edges else options.edge_rtol,

@@ -16,7 +16,7 @@ from jaxrecon.formats.cameras import Cameras, cameras_of
 from jaxrecon.formats.colmap_model import Model, Points, write_binary, write_text
 from jaxrecon.formats.colmap_photos import write_photos
 from jaxrecon.formats.options import ExportOptions, Size
-from jaxrecon.formats.photo_files import note_turned, photo_names, put_photos
+from jaxrecon.formats.photo_files import note_turned, photo_names, put_masks, put_photos
 from jaxrecon.formats.pictures import write_color
 from jaxrecon.formats.scene import Scene, ScenePoints, check_cameras, file_stems
 from jaxrecon.formats.thinning import thinned_points
@@ -35,6 +35,7 @@ def write_colmap(scene: Scene, folder: Path, options: ExportOptions) -> None:
     folder; views of one camera share a row. The photos are put into `images` as links or copies if
     `images` asks for them. For `size="processed"`, and where it is not given and a view has no
     file, cameras are those of the processed pictures, which are written to `images/<view>.png`.
+    Masks that the user gave are written to `masks/<name>.png`.
 
     If the scene has tracks, the good ones (see `formats.tracks`) come first: one point each, seen
     in several pictures. Then comes the cloud, the most confident first: at most `max_points`
@@ -61,6 +62,7 @@ def write_colmap(scene: Scene, folder: Path, options: ExportOptions) -> None:
         (write_text if options.text else write_binary)(model, sparse)
         write_photos(scene, names, temporary, size)
         _write_images(scene, names, temporary / "images", size, options)
+        put_masks(scene, names, temporary / "masks", size)
 
 
 def _size(scene: Scene, options: ExportOptions) -> Size:

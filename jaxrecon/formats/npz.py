@@ -195,7 +195,7 @@ class _Reader:
 
     def scene(self) -> Scene:
         self.check_version()
-        arrays = {name: self.read(name) for name in _ARRAYS}
+        arrays: dict[str, Any] = {name: self.read(name) for name in _ARRAYS}
         for axis in "VHW":
             if not self.lengths[axis]:
                 self.refuse(f"points_world has the shape {arrays['points_world'].shape}")

@@ -9,9 +9,11 @@ from typing import Any
 from PIL import ExifTags
 
 from jaxrecon.errors import InputError
+from jaxrecon.formats.recorded import recorded_transforms
 from jaxrecon.formats.scene import Scene, file_stems
 from jaxrecon.images.decode import upright
 from jaxrecon.images.findings import some
+from jaxrecon.images.masks import mask_pixels, write_mask
 from jaxrecon.images.pictures import PhotoSize, file_size, open_picture
 from jaxrecon.progress import Stages
 
@@ -102,6 +104,30 @@ def put_photos(scene: Scene, names: Sequence[str], folder: Path, how: str, stage
             f"NOTE: {len(turned)} of {len(names)} photos are turned by EXIF ({some(turned)}): they "
             "are written upright, without the tag"
         )
+
+
+def put_masks(scene: Scene, names: Sequence[str], folder: Path, size: str) -> None:
+    """Writes the users' masks as COLMAP names them, `<name>.png`; nothing if there are none.
+
+    Args:
+      scene: whose masks.
+      names: of the pictures.
+      folder: where to.
+      size: whether the pictures are the upright photos ("original") or processed.
+
+    Raises:
+      InputError: a mask is not there any more.
+      OSError: something cannot be written.
+    """
+    sizes, height_width = scene.original_sizes.tolist(), scene.mask.shape[1:]
+    processed = recorded_transforms(
+        scene.original_sizes, scene.scales, scene.offsets, height_width[::-1]
+    )
+    for view, mask in enumerate(scene.photo_masks):
+        keep = mask_pixels(mask, scene.names[view], tuple(sizes[view]))
+        place = folder / f"{names[view]}.png"
+        place.parent.mkdir(parents=True, exist_ok=True)
+        write_mask(processed[view].nearest(keep) if size == "processed" else keep, place)
 
 
 def _photo(scene: Scene, view: int) -> PhotoSize:

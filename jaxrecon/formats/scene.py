@@ -10,6 +10,7 @@ from jaxtyping import Array, Bool, Float, Int, UInt8
 from jaxrecon.errors import InputError
 from jaxrecon.files.hidden import LONGEST_NAME, shortened
 from jaxrecon.formats.options import check_max_points
+from jaxrecon.images.masks import PhotoMask
 
 AnyArray = Array | np.ndarray
 
@@ -110,7 +111,8 @@ class Scene:
     `original_sizes` (width, height), `scales` and `offsets` (x, y) are the pixel transforms of the
     views: processed = scale * (original + 0.5) + offset - 0.5. `tracks` are there if points were
     followed, and `metric_scale` if lengths are in metres: see `Reconstruction`. `files` are the
-    absolute paths of the photos, None for each that lies in no file of its own.
+    absolute paths of the photos, None for each that lies in no file of its own, and `photo_masks`
+    the users' masks of them, if there are any.
     """
 
     points_world: Float[np.ndarray, "V H W 3"]
@@ -129,6 +131,7 @@ class Scene:
     tracks: PointTracks | None = None
     metric_scale: float | None = None
     files: tuple[str | None, ...] = ()
+    photo_masks: tuple[PhotoMask, ...] = ()
 
     def __post_init__(self) -> None:
         if not self.files:

@@ -16,6 +16,7 @@ from jaxrecon.errors import InputError
 from jaxrecon.images.findings import notes, shapes_found
 from jaxrecon.images.limits import check_processed
 from jaxrecon.images.listing import IMAGE_SUFFIXES, VIDEO_SUFFIXES
+from jaxrecon.images.masks import Masks, MaskSource, listed_masks, read_masks
 from jaxrecon.images.pictures import PhotoSize, pillow_warnings_handled
 from jaxrecon.images.resize import (
     Fit,
@@ -36,7 +37,10 @@ __all__ = [
     "ImageRule",
     "ImageSource",
     "Loading",
+    "MaskSource",
+    "Masks",
     "PixelTransform",
+    "check_masks",
     "check_source",
     "load_images",
     "loading_images",
@@ -74,12 +78,24 @@ class ImageBatch:
       names: for each view a distinct name: a file name, `frame_000012` (its number in the video)
         or `view_0003` (its number in the list or array).
       files: for each view the absolute path of its photo; None for arrays and frames of videos.
+      masks: which pixels may become points, if the user says.
     """
 
     pixels: UInt8[np.ndarray, "V H W 3"]
     transforms: tuple[PixelTransform, ...]
     names: tuple[str, ...]
     files: tuple[str | None, ...]
+    masks: Masks | None = None
+
+    def masked(self, masks: object) -> "ImageBatch":
+        """The same images with masks (`MaskSource`); None leaves them as they are.
+
+        Raises:
+          InputError: see `read_masks`.
+        """
+        if masks is None:
+            return self
+        return replace(self, masks=read_masks(masks, self.names, self.files, self.transforms))
 
 
 def load_images(
@@ -191,6 +207,19 @@ def check_source(source: ImageSource, *, stride: int = 1) -> None:
       InputError: the source is absent, empty or of no known kind, or `stride` is less than 1.
     """
     _open(source, stride)
+
+
+def check_masks(source: ImageSource, masks: MaskSource, *, stride: int = 1) -> None:
+    """Refuses masks that are not there for each view, before any long work is done; reads none.
+
+    Those of a video are looked for once its frames are read.
+
+    Raises:
+      InputError: as `read_masks`.
+    """
+    views = _open(source, stride).views
+    if isinstance(views, Sequence):
+        listed_masks(masks, [view.name for view in views], [view.file for view in views])
 
 
 def view_count(source: ImageSource, *, stride: int = 1) -> int | None:

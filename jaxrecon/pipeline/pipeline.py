@@ -18,6 +18,7 @@ from jaxrecon.images import (
     ImageRule,
     ImageSource,
     Loading,
+    MaskSource,
     PixelTransform,
     load_images,
     loading_images,
@@ -117,6 +118,7 @@ class Pipeline:
         *,
         resolution: int | None = None,
         stride: int = 1,
+        masks: MaskSource | None = None,
         mask: MaskConfig | None = None,
         camera: CameraConfig | None = None,
         priors: ViewPriors | None = None,
@@ -134,6 +136,9 @@ class Pipeline:
           resolution: longest side of the processed images in pixels; if not given, the size that
             the model's upstream uses (π³: about 255,000 pixels an image).
           stride: take every `stride`-th image or video frame.
+          masks: which pixels of the photos may become points, as COLMAP and nerfstudio have it: a
+            folder with `photo.jpg.png` or `photo.png` for each photo, or a path or an array (H, W)
+            for each view, of the upright photo's size; 0 (black) is dropped.
           mask: which points stay in the mask; see `MaskConfig`.
           camera: how cameras are fitted; see `CameraConfig`.
           priors: what is known of the views (MapAnything); see `ViewPriors`. The result is in the
@@ -173,10 +178,11 @@ class Pipeline:
             check_one_camera(request.camera, transforms, lambda: loading.batch().names)
             arrays = self._prior_arrays(request.priors, transforms)
             asked = self._queries(query_points, transforms)
+            masked = None if masks is None else loading.batch().masked(masks)
             executor.check_alike(transforms, attention, inputs, key, arrays)
             with stages.stage("compile"):
                 executor.compile(*executor.expected_program(transforms, inputs, key), attention)
-            batch = loading.batch()
+            batch = masked or loading.batch()
         geometry = executor.run(batch, inputs, key, attention, stages, priors=arrays)
         note_oddities(geometry, stages)
         tracks = None
@@ -195,6 +201,7 @@ class Pipeline:
         overwrite: bool = False,
         resolution: int | None = None,
         stride: int = 1,
+        masks: MaskSource | None = None,
         mask: MaskConfig | None = None,
         camera: CameraConfig | None = None,
         priors: ViewPriors | None = None,
@@ -248,7 +255,7 @@ class Pipeline:
                     expected = self.executor.expected_program(transforms, inputs, key)
                     posed = has_known_pose(arrays)
                     compile_both(self.executor, *expected, attention, views_at_once, posed=posed)
-            batch = loading.batch()
+            batch = loading.batch().masked(masks)
         return stream(
             self.executor,
             batch,

@@ -51,18 +51,19 @@ def reconstruction_of(
     stages: Stages,
 ) -> Reconstruction:
     """What a program told of these images, for the user."""
-    scale, skipped = geometry.metric_scale, geometry.skipped
+    scale, skipped, masks = geometry.metric_scale, geometry.skipped, batch.masks
     return Reconstruction(
         points_world=geometry.points_world,
         points_camera=geometry.points_camera,
         confidence=geometry.confidence,
-        mask=geometry.mask,
+        mask=geometry.mask if masks is None else geometry.mask & masks.keep,
         world_from_camera=geometry.world_from_camera,
         intrinsics=geometry.intrinsics,
         colors=batch.pixels,
         names=batch.names,
         transforms=batch.transforms,
         files=batch.files,
+        photo_masks=() if masks is None else masks.photos,
         model=name,
         seconds=dict(stages.seconds),
         tracks=tracks,

@@ -47,6 +47,8 @@ def digest_of(
 ) -> str:
     """Tells apart reconstructions that would not come out alike."""
     arguments = [batch.pixels, batch.names, batch.transforms, inputs, key, priors, attention]
+    if batch.masks is not None:
+        arguments.append(batch.masks.keep)
     return digest(name, weights_digest(executor.model), *arguments).hex()
 
 
@@ -182,12 +184,12 @@ def _rows(
 ) -> Reconstruction:
     """The views of one part; padding views come last and are cut off by the caller's numbers."""
     rows = [view if view < len(batch.names) else 0 for view in views]
-    skipped, scale = encoded.skipped, encoded.metric_scale
+    skipped, scale, mask = encoded.skipped, encoded.metric_scale, np.asarray(geometry.mask)
     return Reconstruction(
         points_world=np.asarray(geometry.points_world),
         points_camera=np.asarray(geometry.points_camera),
         confidence=np.asarray(geometry.confidence),
-        mask=np.asarray(geometry.mask),
+        mask=mask if batch.masks is None else mask & batch.masks.keep[rows],
         colors=batch.pixels[rows],
         world_from_camera=np.asarray(geometry.world_from_camera),
         intrinsics=np.asarray(geometry.intrinsics),
