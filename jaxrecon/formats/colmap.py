@@ -4,11 +4,13 @@ COLMAP counts pixels from the image's corner, so the centre of the top-left pixe
 half a pixel from OpenCV's.
 """
 
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, UInt8
 
 from jaxrecon.errors import InputError
 from jaxrecon.files import replacing_folder
@@ -21,6 +23,7 @@ from jaxrecon.formats.pictures import write_color
 from jaxrecon.formats.scene import Scene, ScenePoints, check_cameras, file_stems
 from jaxrecon.formats.thinning import thinned_points
 from jaxrecon.formats.tracks import TrackedPoints, pixel_distance, tracked_points
+from jaxrecon.images.resizing import worker_count
 
 DEFAULT_POINTS = 100_000
 
@@ -86,12 +89,23 @@ def _write_images(
 ) -> None:
     if size == "processed":
         folder.mkdir()
-        for name, color in zip(names, scene.colors, strict=True):
-            write_color(color, folder / name)
+        with options.stages.stage("images", total=len(names)) as advance:
+            _write_pictures(scene.colors, [folder / name for name in names], advance)
     elif options.images is None:
         note_turned(scene, names, options.stages)
     else:
         put_photos(scene, names, folder, options.images, options.stages)
+
+
+def _write_pictures(
+    colors: UInt8[np.ndarray, "V H W 3"], places: list[Path], advance: Callable[[], None]
+) -> None:
+    def work(color: UInt8[np.ndarray, "H W 3"], place: Path) -> None:
+        write_color(color, place)
+        advance()
+
+    with ThreadPoolExecutor(worker_count()) as pool:
+        list(pool.map(work, colors, places))
 
 
 def _points(scene: Scene, cloud: ScenePoints, cameras: Cameras) -> Points:

@@ -1,6 +1,9 @@
 """Fewer points, spread evenly in space: the most confident one of each voxel."""
 
+import os
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from itertools import batched
 
 import numpy as np
 from jaxtyping import Bool, Float, Int, UInt
@@ -23,6 +26,7 @@ _TRIES = 4
 _MOST_CELLS = 2.0**40
 _PRIMES = np.array([0x9E3779B97F4A7C15, 0xC2B2AE3D27D4EB4F, 0x165667B19E3779F9], np.uint64)
 _SLOTS = 2**22
+_MOST_WORKERS = 8
 _LAST = 2**32 - 1
 
 
@@ -121,9 +125,15 @@ def _champions(
 ) -> Int[np.ndarray, " P"]:
     """The pixel of the most confident point of each voxel, rising."""
     xyz, confidence = scene.points_world.reshape(-1, 3), scene.confidence.reshape(-1)
-    table = _Table()
-    for pixel in _pixels(usable):
-        table.add(_cells(xyz[pixel], side), _ranks(confidence[pixel], pixel))
+    table, workers = _Table(), min(_MOST_WORKERS, os.cpu_count() or 1)
+
+    def work(pixel: Int[np.ndarray, " P"]) -> tuple[np.ndarray, np.ndarray]:
+        return _cells(xyz[pixel], side), _ranks(confidence[pixel], pixel)
+
+    with ThreadPoolExecutor(workers) as pool:
+        for some in batched(_pixels(usable), 2 * workers):
+            for cell, rank in pool.map(work, some):
+                table.add(cell, rank)
     return np.sort(_pixels_of(table.best()))
 
 

@@ -149,7 +149,7 @@ def _in_folder(
     if not is_folder(folder):
         raise InputError(f"masks: {folder} is no folder; give one with a mask for each photo")
     masks = {
-        _plain(path.relative_to(folder).as_posix()): path
+        _plain(path.relative_to(folder).with_suffix(".png").as_posix()): path
         for path in sorted(folder.rglob("*"))
         if path.suffix.lower() == ".png"
     }
