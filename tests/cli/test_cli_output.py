@@ -108,6 +108,42 @@ class TestFormats:
         assert err.count("\n") == 1
         assert {path.name for path in tmp_path.iterdir()} == {"photos"}
 
+    def test_options_go_to_the_formats_that_take_them(
+        self, run: Run, loads: SimpleNamespace, photos: Path, tmp_path: Path
+    ) -> None:
+        recon = loads.recon
+        for view, (width, height) in enumerate(t.original_size for t in recon.transforms):
+            Image.new("RGB", (width, height)).save(photos / f"{view}.png")
+        files = tuple(str(photos / f"{view}.png") for view in range(VIEWS))
+        loads.recon = replace(recon, files=files)
+        options = ("--formats", "ply,npz,colmap", "--max-points", "9", "--link-images", "--text")
+        assert run(*options, "--size", "original") == (0, "", "")
+        out = tmp_path / "out"
+        assert b"element vertex 9\n" in (out / "scene.ply").read_bytes()[:200]
+        assert [link.readlink() for link in sorted((out / "colmap/images").iterdir())] == [
+            photos / f"{view}.png" for view in range(VIEWS)
+        ]
+        rows = (out / "colmap/sparse/0/points3D.txt").read_text().splitlines()
+        assert len([row for row in rows if not row.startswith("#")]) <= 9
+
+    @pytest.mark.parametrize(
+        ("options", "told"),
+        [
+            (("--formats", "ply", "--text"), "--text is not for ply: it is taken by colmap"),
+            (("--formats", "glb", "--copy-images"), "--copy-images is not for glb: it is taken by"),
+            (("--formats", "npz", "--voxel", "1"), "--voxel 1.0 is not for npz: it is taken by"),
+            (("--voxel", "-1"), "voxel=-1.0 must be above 0"),
+            (("--stream", "--size", "original"), "--size original is not for npz"),
+            (("--masks", "none"), "masks: none is no folder"),
+        ],
+    )
+    def test_options_of_no_format(
+        self, run: Run, options: tuple[str, ...], told: str, tmp_path: Path
+    ) -> None:
+        code, printed, err = run(*options)
+        assert (code, printed) == (2, "") and err.startswith(f"jaxrecon: {told}")
+        assert not (tmp_path / "out").exists()
+
     def test_all_is_well(self, run: Run, tmp_path: Path) -> None:
         assert run("--formats", "ply,glb") == (0, "", "")
         assert json.loads((tmp_path / "out" / "summary.json").read_text())["failed"] == {}
