@@ -4,7 +4,7 @@ import colorsys
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import Float, UInt8
+from jaxtyping import Float, Int, UInt8
 
 from jaxrecon.extras import Extra
 from jaxrecon.files import replacing_file
@@ -65,7 +65,26 @@ def _glb(scene: Scene, points: ScenePoints) -> bytes:
     return export_glb(
         world,
         tree_postprocessor=lambda tree: _add_cameras(tree, cameras, stems, poses),
-        buffer_postprocessor=lambda buffers, tree: _add_colors(buffers, tree, points.rgb),
+        buffer_postprocessor=lambda buffers, tree: _add_colors(buffers, tree, "points", points.rgb),
+    )
+
+
+def colored_glb(
+    vertices: Float[np.ndarray, "N 3"], faces: Int[np.ndarray, "F 3"], rgb: UInt8[np.ndarray, "N 3"]
+) -> bytes:
+    """A triangle mesh in world coordinates as binary glTF, with axes and colours as in `write_glb`.
+
+    Raises:
+      InputError: trimesh is not installed.
+    """
+    with Extra("mesh", "GLB files need trimesh"):
+        import trimesh
+    from trimesh.exchange.gltf import export_glb
+
+    mesh = trimesh.Trimesh(vertices @ _FLIP[:3, :3], faces, process=False)
+    return export_glb(
+        trimesh.Scene({"mesh": mesh}),
+        buffer_postprocessor=lambda buffers, tree: _add_colors(buffers, tree, "mesh", rgb),
     )
 
 
@@ -107,10 +126,10 @@ def _add_cameras(
         tree["nodes"].append({"name": f"camera_{stem}", "camera": view, "matrix": columns})
 
 
-def _add_colors(buffers: dict, tree: dict, rgb: UInt8[np.ndarray, "P 3"]) -> None:
+def _add_colors(buffers: dict, tree: dict, name: str, rgb: UInt8[np.ndarray, "P 3"]) -> None:
     """Colours as float32, since linear colours in 8 bits would show steps in the dark."""
-    (points,) = [mesh for mesh in tree["meshes"] if mesh["name"] == "points"]
-    points["primitives"][0]["attributes"]["COLOR_0"] = len(tree["accessors"])
+    (colored,) = [mesh for mesh in tree["meshes"] if mesh["name"] == name]
+    colored["primitives"][0]["attributes"]["COLOR_0"] = len(tree["accessors"])
     tree["accessors"]["colors"] = {
         "bufferView": len(buffers),
         "componentType": _FLOAT,

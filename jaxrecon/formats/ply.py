@@ -6,7 +6,7 @@ import numpy as np
 
 from jaxrecon.files import replacing_file
 from jaxrecon.formats.options import ExportOptions
-from jaxrecon.formats.scene import Scene
+from jaxrecon.formats.scene import Scene, ScenePoints
 from jaxrecon.formats.thinning import chosen_points
 
 _VERTEX = np.dtype(
@@ -32,14 +32,19 @@ def write_ply(scene: Scene, path: Path, options: ExportOptions) -> None:
       InputError: there is no point to write.
       OutputError: the file cannot be written.
     """
+    points = chosen_points(scene, options, None)
+    with replacing_file(path) as temporary:
+        write_points(points, temporary)
+
+
+def write_points(points: ScenePoints, path: Path) -> None:
+    """Writes a file as `write_ply` does, in place."""
     from plyfile import PlyData, PlyElement
 
-    points = chosen_points(scene, options, None)
     vertex = np.empty(len(points.pixel), _VERTEX)
     for axis, (coordinate, channel) in enumerate(zip("xyz", ("red", "green", "blue"), strict=True)):
         vertex[coordinate] = points.xyz[:, axis]
         vertex[channel] = points.rgb[:, axis]
     vertex["confidence"] = points.confidence
-    ply = PlyData([PlyElement.describe(vertex, "vertex")], byte_order="<")
-    with replacing_file(path) as temporary, open(temporary, "wb") as file:
-        ply.write(file)
+    with open(path, "wb") as file:
+        PlyData([PlyElement.describe(vertex, "vertex")], byte_order="<").write(file)

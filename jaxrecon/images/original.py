@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float, Int, Shaped
 
 from jaxrecon.errors import InputError
 from jaxrecon.images.resize import PixelTransform
@@ -49,13 +49,29 @@ class OriginalPixels:
           IndexError: there is no such view.
         """
         (view,) = view_numbers(view, len(self.transforms))
-        transform, depth = self.transforms[view], self.processed_depth_z[view]
-        processed = np.asarray(transform.from_original(_pixel_grid(*transform.original_size)))
-        column, row = np.moveaxis(np.floor(processed + 0.5).astype(np.int64), -1, 0)
-        height, width = depth.shape
-        inside = (column >= 0) & (column < width) & (row >= 0) & (row < height)
-        nearest = depth[row.clip(0, height - 1), column.clip(0, width - 1)]
-        return np.where(inside, nearest, np.nan).astype(depth.dtype)
+        return at_original_size(self.transforms[view], self.processed_depth_z[view])
+
+
+def at_original_size(
+    transform: PixelTransform, values: Shaped[np.ndarray, "H W"], *, outside: float = np.nan
+) -> Shaped[np.ndarray, "H0 W0"]:
+    """A map of the processed picture's pixels at the photo's size, from the nearest of them.
+
+    `outside` where the photo was cropped away.
+    """
+    places = []
+    for axis, (original, processed) in enumerate(
+        zip(transform.original_size, transform.size, strict=True)
+    ):
+        pixels = np.repeat(np.arange(float(original))[:, None], 2, axis=1)
+        place = np.floor(transform.from_original(pixels)[:, axis] + 0.5).astype(np.int64)
+        inside = (place >= 0) & (place < processed)
+        places.append((place.clip(0, processed - 1), inside))
+    (columns, in_width), (rows, in_height) = places
+    found = values[rows[:, None], columns]
+    found[~in_height] = outside
+    found[:, ~in_width] = outside
+    return found
 
 
 def view_numbers(views: Views, count: int) -> list[int]:
