@@ -123,7 +123,9 @@ class Format:
 
 
 _POINTS = frozenset({"max_points", "voxel"})
-_COLMAP = _POINTS | {"text", "images", "size"}
+_SIZE, _VOXEL = frozenset({"size"}), frozenset({"voxel"})
+_PHOTOS = frozenset({"images", "size"})
+_COLMAP = _POINTS | _PHOTOS | {"text"}
 
 FORMATS = {
     each.name: each
@@ -137,6 +139,30 @@ FORMATS = {
         ),
         Format("npz", "scene.npz", "npz", "write_whole", by_suffix=True),
         Format("colmap", "colmap/", "colmap", "write_colmap", _COLMAP),
+        Format("nerfstudio", "nerfstudio/", "nerfstudio", "write_nerfstudio", _POINTS | _PHOTOS),
+        Format("splats", "splats.ply", "splats", "write_splats", _POINTS),
+        Format("depth", "depth/", "depths", "write_depth_png", _SIZE),
+        Format("depth-npy", "depth-npy/", "depths", "write_depth_npy", _SIZE),
+        Format(
+            *("depth-exr", "depth-exr/", "depths", "write_depth_exr", _SIZE),
+            library="OpenEXR",
+            extra="exr",
+        ),
+        Format("trajectory", "trajectory/", "trajectory", "write_trajectory"),
+        *(
+            Format(name, file, "mesh", "write_mesh", _VOXEL, library="skimage", extra="mesh")
+            for name, file in (
+                ("mesh", "mesh.glb"),
+                ("mesh-obj", "mesh.obj"),
+                ("mesh-ply", "mesh.ply"),
+            )
+        ),
+        Format(
+            *("rerun", "scene.rrd", "rerun", "write_rerun", _POINTS),
+            by_suffix=True,
+            library="rerun",
+            extra="rerun",
+        ),
         Format("pictures", "pictures/", "pictures", "write_pictures"),
         Format(
             *("summary", "summary.png", "summary", "write_plain_summary"),

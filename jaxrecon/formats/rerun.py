@@ -10,7 +10,7 @@ from jaxrecon.files import replacing_file
 from jaxrecon.formats.depths import DepthMaps
 from jaxrecon.formats.options import ExportOptions
 from jaxrecon.formats.scene import Scene, check_cameras, file_stems
-from jaxrecon.formats.thinning import thinned_points
+from jaxrecon.formats.thinning import chosen_points
 
 DEFAULT_POINTS = 500_000
 TIMELINE = "view"
@@ -32,7 +32,7 @@ def write_rerun(scene: Scene, path: Path, options: ExportOptions) -> None:
     """
     check_installed("rerun", *_EXTRA)
     check_cameras(scene)
-    points = thinned_points(scene, options.max_points or DEFAULT_POINTS, options.voxel)
+    points = chosen_points(scene, options, DEFAULT_POINTS)
     recording = _Recording()
     recording.log("world", recording.rr.ViewCoordinates.RDF)
     recording.log("world/points", recording.rr.Points3D(points.xyz, colors=points.rgb))
