@@ -11,9 +11,11 @@ from typing import Any
 import numpy as np
 
 from jaxrecon.files import replacing_folder
-from jaxrecon.formats.cameras import Cameras, cameras_of
+from jaxrecon.formats.cameras import Cameras
 from jaxrecon.formats.depths import DepthMaps, each_view
-from jaxrecon.formats.options import ExportOptions
+from jaxrecon.formats.options import ExportOptions, Size
+from jaxrecon.formats.photo_files import photo_names, put_photos, size_of_pictures
+from jaxrecon.formats.pictures import write_color
 from jaxrecon.formats.ply import write_points
 from jaxrecon.formats.scene import Scene, check_cameras, file_stems
 from jaxrecon.formats.thinning import thinned_points
@@ -30,33 +32,58 @@ _AABB_SCALE = 16
 def write_nerfstudio(scene: Scene, folder: Path, options: ExportOptions) -> None:
     """Writes `transforms.json`, `images/`, `depths/<view>.png` and `sparse_pc.ply` into `folder`.
 
-    Depth maps are of the images' size, 16-bit grey in steps of `depth_unit_scale_factor`, which is
-    0.001, nerfstudio's default, if that suits the scene (`DepthMaps.unit`). World coordinates are
-    the scene's own, so `applied_transform` is the identity. At most `max_points` points, by
-    default 100,000, are written.
+    Cameras and depth maps are in pixels of the photos, once upright, which `images/` has as links,
+    or as copies if `images` asks for them: see `put_photos`. For `size="processed"`, and where it
+    is not given and a view has no file, they are those of the processed pictures, which are written
+    to `images/<view>.png`.
+
+    Depth is 16-bit grey, of the pixels under the mask, in steps of `depth_unit_scale_factor`, which
+    is nerfstudio's default of 0.001 if that suits the scene (`DepthMaps.unit`). World coordinates
+    are the scene's own, so `applied_transform` is the identity. At most `max_points` points, by
+    default 100,000, are written, thinned by voxel.
 
     Raises:
-      InputError: there is no point to write, or a camera is not finite.
+      InputError: there is no point to write, a camera is not finite, or a photo is not there.
       OutputError: the folder is in use or cannot be written.
     """
     check_cameras(scene)
-    points = thinned_points(scene, options.max_points or DEFAULT_POINTS, options.voxel)
-    size = options.size or "original"
+    most = DEFAULT_POINTS if options.max_points is None else options.max_points
+    points = thinned_points(scene, most, options.voxel)
+    size = size_of_pictures(scene, options)
     maps = DepthMaps(scene, size)
     depths = [f"depths/{stem}.png" for stem in file_stems(scene.names)]
     with replacing_folder(folder, overwrite=options.overwrite) as temporary:
-        (temporary / "depths").mkdir()
-        images = write_images(scene, temporary / "images", options)
-        each_view(lambda view: maps.write_png(view, temporary / depths[view]), len(depths))
+        images = _write_images(scene, temporary, size, options)
+        _write_depths(maps, [temporary / depth for depth in depths], options)
         write_points(points, temporary / POINTS_FILE)
-        facts = _shared(maps.unit) | _frames(cameras_of(scene, size), images, depths)
+        facts = _shared(maps.unit) | _frames(maps.cameras, images, depths)
         (temporary / TRANSFORMS_FILE).write_text(json.dumps(facts, indent=1) + "\n")
+
+
+def _write_images(scene: Scene, folder: Path, size: Size, options: ExportOptions) -> list[str]:
+    """Writes the pictures that go with the cameras; returns their paths in the folder."""
+    place = folder / "images"
+    place.mkdir()
+    if size == "original":
+        names = photo_names(scene)
+        put_photos(scene, names, place, options.images or "link", options.stages)
+    else:
+        names = [f"{stem}.png" for stem in file_stems(scene.names)]
+        each_view(lambda view: write_color(scene.colors[view], place / names[view]), len(names))
+    return [f"images/{name}" for name in names]
+
+
+def _write_depths(maps: DepthMaps, files: list[Path], options: ExportOptions) -> None:
+    files[0].parent.mkdir()
+    with options.stages.stage("depth", total=len(files)) as advance:
+        each_view(lambda view: maps.write_png(view, files[view]), len(files), advance)
 
 
 def _shared(unit: float) -> dict[str, Any]:
     return {
         "camera_model": "OPENCV",
         **dict.fromkeys(_LENS, 0.0),
+        "exif_orientation_applied": True,
         "applied_transform": np.eye(4)[:3].tolist(),
         "ply_file_path": POINTS_FILE,
         "depth_unit_scale_factor": unit,
@@ -83,7 +110,7 @@ def _frames(cameras: Cameras, images: list[str], depths: list[str]) -> dict[str,
     return {**(pinholes[0] if one else {}), "frames": frames}
 
 
-def _pinhole(cameras: Cameras, view: int) -> dict[str, float]:
+def _pinhole(cameras: Cameras, view: int) -> dict[str, int | float]:
     (width, height), matrix = cameras.sizes[view].tolist(), cameras.intrinsics[view]
     return {
         "w": width,

@@ -144,12 +144,15 @@ def _check_upright(
 ) -> None:
     """Refuses a photo that lies otherwise than the pixels that the frame tells of.
 
-    That is the photo given, and the one that the frame names if that is another file.
+    That is the photo given, and the one that the frame names if that is another file. A file of our
+    own says that it is for upright photos.
     """
     made_for = None
     if frame.keys.get("w") is not None and frame.keys.get("h") is not None:
         made_for = frame.side("w", size[0]), frame.side("h", size[1])
         check_not_turned(made_for, size, frame.where)
+    if frame.keys.get("exif_orientation_applied") is True:
+        return
     check_orientation(size, made_for, name, f"{path}", _AGAIN)
     own = _photo_of(path, frame)
     if own is None or (file is not None and os.path.abspath(own) == os.path.abspath(file)):
