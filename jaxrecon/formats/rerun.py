@@ -24,7 +24,7 @@ def write_rerun(scene: Scene, path: Path, options: ExportOptions) -> None:
 
     `world/points` and `world/cameras/<view>` hold always. On the timeline `view`, `world/camera`
     goes from view to view and has its `picture` (JPEG) and `depth`, of the pixels under the mask.
-    At most `max_points` points are written, by default 500,000.
+    At most `max_points` points, by default 500,000, are written.
 
     Raises:
       InputError: rerun-sdk is not installed, a camera is not finite, or there is no point to write.

@@ -48,7 +48,8 @@ def write_splats(scene: Scene, path: Path, options: ExportOptions) -> None:
     """
     from plyfile import PlyData, PlyElement
 
-    points = thinned_points(scene, options.max_points or DEFAULT_POINTS, options.voxel)
+    most = DEFAULT_POINTS if options.max_points is None else options.max_points
+    points = thinned_points(scene, most, options.voxel)
     ply = PlyData([PlyElement.describe(_splats(points), "vertex")], byte_order="<")
     with replacing_file(path) as temporary, open(temporary, "wb") as file:
         ply.write(file)
