@@ -12,13 +12,18 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Float, Int, UInt8
 
-from jaxrecon.errors import InputError
 from jaxrecon.files import replacing_folder
 from jaxrecon.formats.cameras import Cameras, cameras_of
 from jaxrecon.formats.colmap_model import Model, Points, write_binary, write_text
 from jaxrecon.formats.colmap_photos import write_photos
 from jaxrecon.formats.options import ExportOptions, Size
-from jaxrecon.formats.photo_files import note_turned, photo_names, put_masks, put_photos
+from jaxrecon.formats.photo_files import (
+    note_turned,
+    photo_names,
+    put_masks,
+    put_photos,
+    size_of_pictures,
+)
 from jaxrecon.formats.pictures import write_color
 from jaxrecon.formats.scene import Scene, ScenePoints, check_cameras, file_stems
 from jaxrecon.formats.thinning import thinned_points
@@ -52,7 +57,7 @@ def write_colmap(scene: Scene, folder: Path, options: ExportOptions) -> None:
       OutputError: the folder is in use or cannot be written.
     """
     check_cameras(scene)
-    size = _size(scene, options)
+    size = size_of_pictures(scene, options)
     original = size == "original"
     names = photo_names(scene) if original else [f"{s}.png" for s in file_stems(scene.names)]
     most = DEFAULT_POINTS if options.max_points is None else options.max_points
@@ -66,22 +71,6 @@ def write_colmap(scene: Scene, folder: Path, options: ExportOptions) -> None:
         write_photos(scene, names, temporary, size)
         _write_images(scene, names, temporary / "images", size, options)
         put_masks(scene, names, temporary / "masks", size)
-
-
-def _size(scene: Scene, options: ExportOptions) -> Size:
-    """Which pictures the cameras are for.
-
-    Raises:
-      InputError: photos were asked for that lie in no file, or do not go with the size.
-    """
-    if options.size is None and options.images is None:
-        return "original" if all(scene.files) else "processed"
-    if options.images is not None and options.size == "processed":
-        raise InputError(
-            f"images={options.images!r} is for the photos, which go with cameras of the original "
-            "size; leave out images or size"
-        )
-    return "processed" if options.size == "processed" else "original"
 
 
 def _write_images(

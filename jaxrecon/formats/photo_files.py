@@ -9,6 +9,7 @@ from typing import Any
 from PIL import ExifTags
 
 from jaxrecon.errors import InputError
+from jaxrecon.formats.options import ExportOptions, Size
 from jaxrecon.formats.recorded import recorded_transforms
 from jaxrecon.formats.scene import Scene, file_stems
 from jaxrecon.images.decode import upright
@@ -25,6 +26,22 @@ _BEST: dict[str, dict[str, Any]] = {
     "HEIF": {"quality": -1},
 }
 """How Pillow writes a format with the least loss."""
+
+
+def size_of_pictures(scene: Scene, options: ExportOptions) -> Size:
+    """Which pictures the cameras are for.
+
+    Raises:
+      InputError: photos were asked for that lie in no file, or do not go with the size.
+    """
+    if options.size is None and options.images is None:
+        return "original" if all(scene.files) else "processed"
+    if options.images is not None and options.size == "processed":
+        raise InputError(
+            f"images={options.images!r} is for the photos, which go with cameras of the original "
+            "size; leave out images or size"
+        )
+    return "processed" if options.size == "processed" else "original"
 
 
 def photo_names(scene: Scene) -> list[str]:
