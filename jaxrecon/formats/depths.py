@@ -142,7 +142,7 @@ def _write(
     """
     check_cameras(scene)
     check_points(scene)
-    maps = DepthMaps(scene, options.size or "original")
+    maps = DepthMaps(scene, "processed" if options.size == "processed" else "original")
     files = [f"{stem}.{kind}" for stem in file_stems(scene.names)]
     write = writer(maps)
     with (

@@ -55,4 +55,4 @@ def _content(surface: Surface, suffix: str) -> bytes:
         surface.vertices, surface.faces, vertex_colors=surface.colors, process=False
     )
     content = mesh.export(file_type=suffix[1:])
-    return content.encode() if isinstance(content, str) else content
+    return content.encode() if isinstance(content, str) else bytes(content)

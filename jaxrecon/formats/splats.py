@@ -96,11 +96,11 @@ def neighbour_distances(xyz: Float[np.ndarray, "P 3"]) -> Float[np.ndarray, " P"
     within ten times the median, so that one point far from all others does not make a splat that
     hides the scene. A point alone has 1.
     """
-    from scipy.spatial import cKDTree
+    from scipy.spatial import KDTree
 
     places, place_of = np.unique(xyz.astype(np.float64), axis=0, return_inverse=True)
     near = min(_NEIGHBOURS, len(places) - 1)
     if not near:
         return np.ones(len(xyz))
-    distance = cKDTree(places).query(places, k=near + 1, workers=-1)[0][:, 1:].mean(axis=1)
+    distance = KDTree(places).query(places, k=near + 1, workers=-1)[0][:, 1:].mean(axis=1)
     return distance.clip(None, _MOST_SIZE * float(np.median(distance)))[place_of.reshape(-1)]

@@ -1,6 +1,7 @@
 """Data sets for nerfstudio and instant-ngp, by a strict reading of the rules of their loaders."""
 
 import json
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from PIL import Image
 
 from jaxrecon import InputError
 from jaxrecon.images import PixelTransform
+from jaxrecon.images.pictures import file_size
 from jaxrecon.priors import read_view_priors
 from jaxrecon.reconstruction import Reconstruction
 from room_scenes import room_recon
@@ -46,7 +48,12 @@ def write_photo(path: Path, size: tuple[int, int], orientation: int) -> None:
     Image.fromarray(np.stack([pixels] * 3, -1)).save(path, exif=exif)
 
 
-def recon_of(folder: Path, names=NAMES, sizes=SIZES, orientations=range(1, 9)) -> Reconstruction:
+def recon_of(
+    folder: Path,
+    names: Sequence[str] = NAMES,
+    sizes: Sequence[tuple[int, int]] = SIZES,
+    orientations: Sequence[int] = range(1, 9),
+) -> Reconstruction:
     files = [folder / name for name in names]
     for file, size, orientation in zip(files, sizes, orientations, strict=True):
         write_photo(file, size, orientation)
@@ -195,9 +202,7 @@ def test_our_reader_gives_the_cameras_and_depth_back(tmp_path, recon, images):
     """For the photos that EXIF turns, too, since the file says that it is for upright ones."""
     path = recon.save(tmp_path / "out", "nerfstudio", images=images) / "transforms.json"
     files = [Path(file) for file in recon.files if file]
-    from jaxrecon.images.pictures import file_size
-
-    known = read_view_priors(
+    known: Any = read_view_priors(
         path,
         recon.names,
         sizes=[file_size(file) for file in files],
