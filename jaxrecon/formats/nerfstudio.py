@@ -14,7 +14,7 @@ from jaxrecon.files import replacing_folder
 from jaxrecon.formats.cameras import Cameras
 from jaxrecon.formats.depths import DepthMaps, each_view
 from jaxrecon.formats.options import ExportOptions, Size
-from jaxrecon.formats.photo_files import photo_names, put_photos, size_of_pictures
+from jaxrecon.formats.photo_files import photo_names, put_masks, put_photos, size_of_pictures
 from jaxrecon.formats.pictures import write_color
 from jaxrecon.formats.ply import write_points
 from jaxrecon.formats.scene import Scene, check_cameras, file_stems
@@ -35,7 +35,7 @@ def write_nerfstudio(scene: Scene, folder: Path, options: ExportOptions) -> None
     Cameras and depth maps are in pixels of the photos, once upright, which `images/` has as links,
     or as copies if `images` asks for them: see `put_photos`. For `size="processed"`, and where it
     is not given and a view has no file, they are those of the processed pictures, which are written
-    to `images/<view>.png`.
+    to `images/<view>.png`. Masks that the user gave are written to `masks/`.
 
     Depth is 16-bit grey, of the pixels under the mask, in steps of `depth_unit_scale_factor`, which
     is nerfstudio's default of 0.001 if that suits the scene (`DepthMaps.unit`). World coordinates
@@ -53,16 +53,17 @@ def write_nerfstudio(scene: Scene, folder: Path, options: ExportOptions) -> None
     maps = DepthMaps(scene, size)
     depths = [f"depths/{stem}.png" for stem in file_stems(scene.names)]
     with replacing_folder(folder, overwrite=options.overwrite) as temporary:
-        images = _write_images(scene, temporary, size, options)
+        images = _write_images(scene, temporary / "images", size, options)
+        put_masks(scene, images, temporary / "masks", size)
         _write_depths(maps, [temporary / depth for depth in depths], options)
         write_points(points, temporary / POINTS_FILE)
-        facts = _shared(maps.unit) | _frames(maps.cameras, images, depths)
+        frames = _frames(maps.cameras, images, depths, masks=bool(scene.photo_masks))
+        facts = _shared(maps.unit) | frames
         (temporary / TRANSFORMS_FILE).write_text(json.dumps(facts, indent=1) + "\n")
 
 
-def _write_images(scene: Scene, folder: Path, size: Size, options: ExportOptions) -> list[str]:
-    """Writes the pictures that go with the cameras; returns their paths in the folder."""
-    place = folder / "images"
+def _write_images(scene: Scene, place: Path, size: Size, options: ExportOptions) -> list[str]:
+    """Writes the pictures that go with the cameras; returns their names."""
     place.mkdir()
     if size == "original":
         names = photo_names(scene)
@@ -70,7 +71,7 @@ def _write_images(scene: Scene, folder: Path, size: Size, options: ExportOptions
     else:
         names = [f"{stem}.png" for stem in file_stems(scene.names)]
         each_view(lambda view: write_color(scene.colors[view], place / names[view]), len(names))
-    return [f"images/{name}" for name in names]
+    return names
 
 
 def _write_depths(maps: DepthMaps, files: list[Path], options: ExportOptions) -> None:
@@ -92,14 +93,17 @@ def _shared(unit: float) -> dict[str, Any]:
     }
 
 
-def _frames(cameras: Cameras, images: list[str], depths: list[str]) -> dict[str, Any]:
+def _frames(
+    cameras: Cameras, images: list[str], depths: list[str], *, masks: bool
+) -> dict[str, Any]:
     """The frames, and beside them the camera, if all have one."""
     pinholes = [_pinhole(cameras, view) for view in range(len(images))]
     one = all(pinhole == pinholes[0] for pinhole in pinholes)
     poses = cameras.world_from_camera @ _OPENGL_FROM_OPENCV
     frames = [
         {
-            "file_path": image,
+            "file_path": f"images/{image}",
+            **({"mask_path": f"masks/{image}.png"} if masks else {}),
             "depth_file_path": depth,
             "depth_path": depth,
             **({} if one else pinhole),

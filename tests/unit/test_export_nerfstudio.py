@@ -182,6 +182,22 @@ def test_points_have_colours_and_lie_in_the_world_of_the_poses(tmp_path, recon):
     assert vertex["red"].dtype == np.uint8
 
 
+@pytest.mark.parametrize("size", ["original", "processed"])
+def test_masks_that_were_given_go_with_the_pictures(tmp_path, recon, size):
+    masks = [np.ones(size[::-1], bool) for size in SIZES]
+    for mask in masks:
+        mask[: len(mask) // 2] = False
+    folder = replace(recon, photo_masks=tuple(masks)).save(tmp_path / "o", "nerfstudio", size=size)
+    read = Strict(folder)
+    for view, frame in enumerate(read.frames):
+        with Image.open(folder / frame["mask_path"]) as image:
+            assert image.mode == "L"  # nerfstudio wants one channel, and keeps what is not 0
+            keep = np.asarray(image) > 0
+        shown = recon.transforms[view].nearest(masks[view]) if size == "processed" else masks[view]
+        np.testing.assert_array_equal(keep, shown)
+    assert "mask_path" not in Strict(recon.save(tmp_path / "plain", "nerfstudio")).frames[0]
+
+
 def test_one_camera_stands_at_the_top(tmp_path):
     names = ("a.jpg", "b.jpg")
     recon = recon_of(tmp_path / "photos", names, ((130, 97),) * 2, (1, 3))

@@ -22,10 +22,13 @@ from random_recon import random_recon
 
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 MODULES = {
+    "OpenEXR": "OpenEXR",
     "av": "av",
     "matplotlib": "matplotlib",
     "pillow-heif": "pillow_heif",
     "pycolmap": "pycolmap",
+    "rerun-sdk": "rerun",
+    "scikit-image": "skimage",
     "trimesh": "trimesh",
     "viser": "viser",
 }
@@ -101,22 +104,36 @@ def empty_report(folder: Path) -> object:
         ("video", video),
         ("heic", heic),
         ("mesh", lambda folder: random_recon().save(folder / "scene.glb")),
+        ("mesh", lambda folder: random_recon().save(folder / "mesh.ply", "mesh-ply")),
+        ("exr", lambda folder: random_recon().save(folder / "depth", "depth-exr")),
+        ("rerun", lambda folder: random_recon().save(folder / "scene.rrd")),
         ("eval", lambda folder: random_recon().save_summary(folder / "summary.png")),
         ("eval", empty_report),
         ("train", lambda folder: draw_log(folder / "log.jsonl", folder / "curves.png")),
         ("train", lambda folder: train(small_config(), folder / "run")),
         ("view", lambda folder: serve(random_recon().scene())),
     ],
-    ids=["video", "heic", "glb", "summary", "report", "curves", "train", "view"],
+    ids=[
+        "video",
+        "heic",
+        "glb",
+        "mesh",
+        "exr",
+        "rerun",
+        "summary",
+        "report",
+        "curves",
+        "train",
+        "view",
+    ],
 )
 def test_what_is_missing_is_named(
     extra: str, work: Callable[[Path], object], tmp_path: Path
 ) -> None:
     with pytest.raises(InputError, match=rf"; pip install jaxrecon\[{extra}\]$"):
         work(tmp_path)
-    assert not {"scene.glb", "summary.png", "report.png", "run"} & set(
-        path.name for path in tmp_path.iterdir()
-    )
+    left = {"scene.glb", "mesh.ply", "depth", "scene.rrd", "summary.png", "report.png", "run"}
+    assert not left & set(path.name for path in tmp_path.iterdir())
 
 
 @pytest.mark.usefixtures("plain")
@@ -125,10 +142,13 @@ def test_what_is_missing_is_named(
     [
         (["reconstruct", "photos/", "-m", "pi3-mini"], "mesh"),
         (["reconstruct", "photos/", "-m", "pi3-mini", "--formats", "summary"], "eval"),
+        (["reconstruct", "photos/", "-m", "pi3-mini", "--formats", "ply,mesh-obj"], "mesh"),
+        (["reconstruct", "photos/", "-m", "pi3-mini", "--formats", "depth-exr"], "exr"),
+        (["reconstruct", "photos/", "-m", "pi3-mini", "--formats", "rerun"], "rerun"),
         (["evaluate", "pi3-mini"], "eval"),
         (["train"], "train"),
     ],
-    ids=["glb", "summary", "evaluate", "train"],
+    ids=["glb", "summary", "mesh", "exr", "rerun", "evaluate", "train"],
 )
 def test_commands_refuse_before_they_compute(
     arguments: list[str], extra: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
