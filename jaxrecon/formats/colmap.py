@@ -4,13 +4,11 @@ COLMAP counts pixels from the image's corner, so the centre of the top-left pixe
 half a pixel from OpenCV's.
 """
 
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import Float, Int, UInt8
+from jaxtyping import Float, Int
 
 from jaxrecon.files import replacing_folder
 from jaxrecon.formats.cameras import Cameras, cameras_of
@@ -24,11 +22,10 @@ from jaxrecon.formats.photo_files import (
     put_photos,
     size_of_pictures,
 )
-from jaxrecon.formats.pictures import write_color
+from jaxrecon.formats.pictures import write_colors
 from jaxrecon.formats.scene import Scene, ScenePoints, check_cameras, file_stems
 from jaxrecon.formats.thinning import thinned_points
 from jaxrecon.formats.tracks import TrackedPoints, pixel_distance, tracked_points
-from jaxrecon.images.resizing import worker_count
 
 DEFAULT_POINTS = 100_000
 
@@ -79,22 +76,11 @@ def _write_images(
     if size == "processed":
         folder.mkdir()
         with options.stages.stage("images", total=len(names)) as advance:
-            _write_pictures(scene.colors, [folder / name for name in names], advance)
+            write_colors(scene.colors, [folder / name for name in names], advance)
     elif options.images is None:
         note_turned(scene, names, options.stages)
     else:
         put_photos(scene, names, folder, options.images, options.stages)
-
-
-def _write_pictures(
-    colors: UInt8[np.ndarray, "V H W 3"], places: list[Path], advance: Callable[[], None]
-) -> None:
-    def work(color: UInt8[np.ndarray, "H W 3"], place: Path) -> None:
-        write_color(color, place)
-        advance()
-
-    with ThreadPoolExecutor(worker_count()) as pool:
-        list(pool.map(work, colors, places))
 
 
 def _points(scene: Scene, cloud: ScenePoints, cameras: Cameras) -> Points:

@@ -3,7 +3,6 @@
 import json
 import math
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -16,6 +15,7 @@ from jaxrecon.extras import Extra, check_installed
 from jaxrecon.files import output_error_of_text, replacing_folder
 from jaxrecon.formats.cameras import Cameras, cameras_of
 from jaxrecon.formats.options import ExportOptions, Size
+from jaxrecon.formats.pictures import each_view
 from jaxrecon.formats.recorded import recorded_transforms
 from jaxrecon.formats.scene import Scene, check_cameras, file_stems, no_points
 from jaxrecon.images import PixelTransform
@@ -162,19 +162,6 @@ def check_points(scene: Scene) -> None:
     views = zip(scene.mask, scene.points_world, strict=True)
     if not any(np.isfinite(points[mask]).all(axis=-1).any() for mask, points in views):
         raise no_points()
-
-
-def each_view(
-    work: Callable[[int], object], views: int, advance: Callable[[], object] = lambda: None
-) -> None:
-    """Calls `work` with each view's number in a few threads, and `advance` behind each."""
-    with ThreadPoolExecutor(2) as pool:
-        try:
-            for _ in pool.map(work, range(views)):
-                advance()
-        except BaseException:
-            pool.shutdown(cancel_futures=True)
-            raise
 
 
 def _npy_writer(maps: DepthMaps) -> Callable[[int, Path], None]:

@@ -12,10 +12,10 @@ import numpy as np
 
 from jaxrecon.files import replacing_folder
 from jaxrecon.formats.cameras import Cameras
-from jaxrecon.formats.depths import DepthMaps, each_view
+from jaxrecon.formats.depths import DepthMaps
 from jaxrecon.formats.options import ExportOptions, Size
 from jaxrecon.formats.photo_files import photo_names, put_masks, put_photos, size_of_pictures
-from jaxrecon.formats.pictures import write_color
+from jaxrecon.formats.pictures import each_view, write_colors
 from jaxrecon.formats.ply import write_points
 from jaxrecon.formats.scene import Scene, check_cameras, file_stems
 from jaxrecon.formats.thinning import thinned_points
@@ -70,7 +70,8 @@ def _write_images(scene: Scene, place: Path, size: Size, options: ExportOptions)
         put_photos(scene, names, place, options.images or "link", options.stages)
     else:
         names = [f"{stem}.png" for stem in file_stems(scene.names)]
-        each_view(lambda view: write_color(scene.colors[view], place / names[view]), len(names))
+        with options.stages.stage("images", total=len(names)) as advance:
+            write_colors(scene.colors, [place / name for name in names], advance)
     return names
 
 

@@ -1,6 +1,8 @@
 """Depth and normals as PNG pictures."""
 
 import json
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import jax.numpy as jnp
@@ -11,6 +13,7 @@ from jaxrecon.files import replacing_folder
 from jaxrecon.formats.options import ExportOptions
 from jaxrecon.formats.scene import Scene, file_stems
 from jaxrecon.geometry import normals_from_points
+from jaxrecon.images.resizing import worker_count
 
 _DEEPEST = 65535
 
@@ -40,11 +43,31 @@ def write_pictures(scene: Scene, folder: Path, options: ExportOptions) -> None:
         (temporary / "depth_scale.json").write_text(json.dumps(scales, indent=2) + "\n")
 
 
+def each_view(
+    work: Callable[[int], object], views: int, advance: Callable[[], object] = lambda: None
+) -> None:
+    """Calls `work` with each view's number in a few threads, and `advance` behind each."""
+    with ThreadPoolExecutor(worker_count()) as pool:
+        try:
+            for _ in pool.map(work, range(views)):
+                advance()
+        except BaseException:
+            pool.shutdown(cancel_futures=True)
+            raise
+
+
 def write_color(color: UInt8[np.ndarray, "H W 3"], path: Path) -> None:
     """Writes one colour picture."""
     from PIL import Image
 
     Image.fromarray(color).save(path)
+
+
+def write_colors(
+    colors: UInt8[np.ndarray, "V H W 3"], paths: Sequence[Path], advance: Callable[[], object]
+) -> None:
+    """Writes a picture a view; `advance` is called when one is written."""
+    each_view(lambda view: write_color(colors[view], paths[view]), len(paths), advance)
 
 
 def _write_depth(depth: Float[np.ndarray, "H W"], path: Path) -> float:
