@@ -38,7 +38,9 @@ def save_photo(path: Path, size: tuple[int, int], orientation: int = 1) -> Path:
     exif[0x0112] = orientation
     exif[0x010F] = "maker"
     stored = image if how is None else image.transpose(how)
-    options = {"quality": 100, "subsampling": 0} if path.suffix == ".jpg" else {}
+    options: dict[str, Any] = {}
+    if path.suffix == ".jpg":
+        options = {"quality": 100, "subsampling": 0}
     stored.save(path, exif=exif, **options)
     return path
 
