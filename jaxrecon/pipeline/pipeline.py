@@ -44,6 +44,7 @@ from jaxrecon.runtime.options import stages_of
 from jaxrecon.runtime.query_points import Query, QueryPoints, check_query, queries
 from jaxrecon.runtime.sharding import check_one_process
 from jaxrecon.runtime.tracking import follow, track_maps
+from jaxrecon.runtime.turned_cameras import are_turned, turned_intrinsics
 from jaxrecon.sparse import AttentionName, chosen_attention
 
 
@@ -175,7 +176,10 @@ class Pipeline:
         executor, attention = self.executor, chosen_attention(attention, self.attention)
         with self._loading(images, request.priors, resolution, stride, stages) as loading:
             transforms = loading.transforms()
-            check_one_camera(request.camera, transforms, lambda: loading.batch().names)
+            turned = request.camera.intrinsics == "shared" and are_turned(transforms)
+            if turned:  # then the camera is fitted behind the program
+                key = replace(key, camera=replace(key.camera, intrinsics="per_view"))
+            check_one_camera(key.camera, transforms, lambda: loading.batch().names)
             arrays = self._prior_arrays(request.priors, transforms)
             asked = self._queries(query_points, transforms)
             masked = None if masks is None else loading.batch().masked(masks)
@@ -184,6 +188,11 @@ class Pipeline:
                 executor.compile(*executor.expected_program(transforms, inputs, key), attention)
             batch = masked or loading.batch()
         geometry = executor.run(batch, inputs, key, attention, stages, priors=arrays)
+        if turned:
+            fitted = turned_intrinsics(
+                geometry.points_camera, transforms, request.camera.principal_point
+            )
+            geometry = replace(geometry, intrinsics=fitted)
         note_oddities(geometry, stages)
         tracks = None
         if geometry.track_maps is not None:

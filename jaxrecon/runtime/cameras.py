@@ -49,7 +49,8 @@ def check_one_camera(
 ) -> None:
     """Refuses one camera for photos that were brought to size so that they cannot share one.
 
-    They can if their pixels have one scale, or if they are copies of each other's size.
+    They can if their pixels have one scale, or if they are copies of each other's size. Photos of
+    which some are turned are another matter: see `turned_intrinsics`.
 
     Args:
       camera: how cameras are fitted.

@@ -126,15 +126,29 @@ def test_photos_of_other_shapes_have_margins(pipeline: Pipeline, pixels: np.ndar
 
 
 def test_one_camera_for_photos_of_one_scale_alone(pipeline: Pipeline, pixels: np.ndarray) -> None:
-    upright = np.ascontiguousarray(pixels[1].transpose(1, 0, 2))
-    message = r"photos of one shape, found view_0000 \(42x28\) and view_0001 \(28x42\); leave it"
+    taller = np.repeat(pixels[1], 2, axis=0)
+    message = r"photos of one shape, found view_0000 \(42x28\) and view_0001 \(42x56\); leave it"
     with pytest.raises(InputError, match=message):
-        pipeline.reconstruct([pixels[0], upright], resolution=42, intrinsics="shared")
+        pipeline.reconstruct([pixels[0], taller], resolution=42, intrinsics="shared")
     cut = pixels[1, :, 14:28]  # of the same scale
     copy = np.repeat(np.repeat(pixels[1], 2, axis=0), 2, axis=1)
     for other in (cut, copy):
         recon = pipeline.reconstruct([pixels[0], other], resolution=42, intrinsics="shared")
         np.testing.assert_array_equal(recon.intrinsics[0], recon.intrinsics[1])
+
+
+def test_portrait_and_landscape_have_one_camera(pipeline: Pipeline, pixels: np.ndarray) -> None:
+    upright = np.ascontiguousarray(pixels[1].transpose(1, 0, 2))
+    photos = [pixels[0], upright, pixels[2]]
+    recon = pipeline.reconstruct(photos, resolution=42, intrinsics="shared")
+    lying, standing, also = recon.to_original().intrinsics
+    np.testing.assert_allclose(also, lying, rtol=1e-6)
+    np.testing.assert_allclose(standing[[0, 1], [0, 1]], lying[[1, 0], [1, 0]], rtol=1e-5)
+    off, turned_off = lying[:2, 2] - [20.5, 13.5], standing[:2, 2] - [13.5, 20.5]
+    np.testing.assert_allclose(np.abs(turned_off), np.abs(off[::-1]), atol=1e-3)
+    free = pipeline.reconstruct(photos, resolution=42)
+    np.testing.assert_array_equal(free.points_world, recon.points_world)
+    assert (np.asarray(free.intrinsics) != np.asarray(recon.intrinsics)).any()
 
 
 def test_the_mask_follows_its_arguments(pipeline: Pipeline, pixels: np.ndarray) -> None:
