@@ -108,7 +108,8 @@ def _config(options: argparse.Namespace) -> "TrainConfig":
 def _of_size(config: "TrainConfig", init: str) -> "TrainConfig":
     """The config with the sizes of the model whose weights a run starts from.
 
-    A refiner that the config has and the weights lack is kept: see `starting_weights`.
+    A refiner that the config has is kept if it is all that the weights lack: see
+    `starting_weights`.
     """
     from jaxrecon import checkpoint, registry
     from jaxrecon.models import Pi3Config
@@ -132,7 +133,8 @@ def _of_size(config: "TrainConfig", init: str) -> "TrainConfig":
 
 
 def _refined(model: "Pi3Config", config: "TrainConfig") -> "Pi3Config":
-    return replace(model, refine_width=model.refine_width or config.model.refine_width)
+    refined = replace(model, refine_width=config.model.refine_width)
+    return refined if refined == config.model and not model.refine_width else model
 
 
 def _start(init: str | None) -> Path | None:

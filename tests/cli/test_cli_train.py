@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from jaxrecon import registry, training
+from jaxrecon import checkpoint, registry, training
 from jaxrecon.cli import main
-from jaxrecon.models import PI3
+from jaxrecon.models import PI3, PI3_MINI, Pi3Config
 
 Run = Callable[..., tuple[int, str, str]]
 
@@ -114,6 +114,23 @@ def test_the_config_has_the_sizes_of_the_weights_to_start_from(
         2,
         "jaxrecon: --init: vggt is no π³, which alone can be trained; give pi3\n",
     )
+
+
+@pytest.mark.parametrize(
+    ("stored", "expected"),
+    [
+        (replace(PI3_MINI, refine_width=0), PI3_MINI),
+        (replace(PI3_MINI, refine_width=8), replace(PI3_MINI, refine_width=8)),
+        (replace(PI3_MINI, refine_width=0, pairs=5), replace(PI3_MINI, refine_width=0, pairs=5)),
+    ],
+)
+def test_a_refiner_is_added_to_what_is_else_the_same(
+    stored: Pi3Config, expected: Pi3Config, run: Run, given: dict[str, Any], tmp_path: Path
+) -> None:
+    header = {"family": "pi3", "model": "m", "license": "", "source": {}, "config": asdict(stored)}
+    checkpoint.write(tmp_path / "init", [], {}, header)
+    assert run("-o", tmp_path / "run", "--config", "mini-fine", "--init", tmp_path / "init")[0] == 0
+    assert given["config"].model == expected
 
 
 def test_a_run_goes_on_only_if_asked_to(run: Run, given: dict[str, Any], tmp_path: Path) -> None:
