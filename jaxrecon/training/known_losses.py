@@ -7,6 +7,7 @@ devices and parts of a batch give the same quotient in whatever way a batch is s
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Bool, Float
 
 from jaxrecon.geometry import unproject_depth
@@ -17,6 +18,9 @@ from jaxrecon.training.own.known import KnownScenes
 
 type Known = tuple[Float[Array, " B"], Bool[Array, " B"]]
 """A value of each scene, and of which scenes there is one."""
+
+_ACROSS = np.array([True, True, False]).reshape(1, 1, 1, 1, 3)
+"""The coordinates that a ray gives, of points (B, V, H, W, 3)."""
 
 _SILENT = -1e4
 """Logits whose cross-entropy with "wrong" is zero."""
@@ -81,7 +85,7 @@ def known_errors(
 
 def _scale(prediction: Prediction, scenes: KnownScenes, truth: Target) -> Float[Array, " B"]:
     """What brings the prediction to the truth: by points, else by baselines, else nothing."""
-    across = jnp.array([True, True, False]) & ~scenes.has_rays[:, :, None, None, None]
+    across = _ACROSS & ~scenes.has_rays[:, :, None, None, None]
     points = jnp.where(across, 0.0, prediction.points_camera)
     by_points = align(points, truth)
     pairs = _pairs(scenes)
@@ -101,7 +105,7 @@ def _map_errors(
     truth: Target,
 ) -> tuple[dict[str, Known], dict[str, Known]]:
     """Without rays a point counts by its depth alone: across the image it is its own truth."""
-    across = jnp.array([True, True, False]) & ~scenes.has_rays[:, :, None, None, None]
+    across = _ACROSS & ~scenes.has_rays[:, :, None, None, None]
     own = jax.lax.stop_gradient(points)
     points = jnp.where(across, own, points)
     true = Target(
@@ -112,12 +116,15 @@ def _map_errors(
     sums, tallies = view_sums(points, jnp.where(truth.mask, logits, _SILENT), true)
 
     def over(total: Array, count: Array) -> Known:
-        total, count = total.sum(axis=1), count.sum(axis=1)
+        total, count = total.sum(axis=1), count.sum(axis=1).astype(jnp.float32)
         return total / jnp.maximum(count, 1), count > 0
+
+    def where_rays(values: Array) -> Array:
+        return jnp.where(scenes.has_rays, values, 0)
 
     terms = {
         "points": over(sums.points, tallies.seen),
-        "normals": over(sums.normals * scenes.has_rays, tallies.flat * scenes.has_rays),
+        "normals": over(where_rays(sums.normals), where_rays(tallies.flat)),
         "confidence": over(sums.confidence, tallies.seen),
     }
     metrics = {
@@ -138,7 +145,7 @@ def _ray_error(points: Float[Array, "B V H W 3"], scenes: KnownScenes, truth: Ta
 def _pairs(scenes: KnownScenes) -> Bool[Array, "B V V"]:
     """Ordered pairs of two views whose poses are known."""
     known = scenes.has_pose
-    return known[:, :, None] & known[:, None] & ~jnp.eye(known.shape[1], dtype=bool)
+    return known[:, :, None] & known[:, None] & ~jnp.eye(known.shape[1], dtype=bool)[None]
 
 
 def _baselines(pose: Float[Array, "B V 4 4"]) -> Float[Array, "B V V"]:
@@ -148,7 +155,7 @@ def _baselines(pose: Float[Array, "B V 4 4"]) -> Float[Array, "B V V"]:
 def _mean(values: Array, mask: Array) -> Known:
     """The mean of each scene over all but its own axis."""
     axes = tuple(range(1, values.ndim))
-    count = jnp.sum(mask, axis=axes)
+    count = jnp.sum(mask, axis=axes).astype(jnp.float32)
     return jnp.sum(jnp.where(mask, values, 0), axis=axes) / jnp.maximum(count, 1), count > 0
 
 
