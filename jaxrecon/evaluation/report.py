@@ -26,6 +26,7 @@ _COLUMNS = (
     ("rpe_translation", "RPE-t", "{:.3f}"),
     ("rpe_rotation", "RPE-r", "{:.2f}"),
     ("abs_rel", "abs-rel", "{:.4f}"),
+    ("abs_rel_edges", "edges", "{:.4f}"),
     ("delta_1", "d<1.25", "{:.3f}"),
     ("accuracy", "acc", "{:.4f}"),
     ("completeness", "comp", "{:.4f}"),

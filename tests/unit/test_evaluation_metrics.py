@@ -18,6 +18,7 @@ from jaxrecon.evaluation import (
     share_below,
     trajectory_errors,
 )
+from jaxrecon.evaluation.metrics.depth import beside_edges
 
 
 def pose(centre: tuple[float, float, float], degrees: float = 0.0, axis: str = "z") -> np.ndarray:
@@ -212,6 +213,34 @@ class TestDepth:
         found, true = row(1, 1, 1, -1), row(2, 2, 2, 2)
         errors = depth_errors(found, true, true > 0)
         assert (errors.abs_rel, errors.delta_1, errors.delta_2) == (0.5, 0.75, 0.75)
+
+    def test_beside_an_edge(self) -> None:
+        """A step from 1 to 2 between the sixth and the seventh pixel of twelve."""
+        true = np.repeat([[[1.0, 2.0]]], 6, axis=-1)
+        expected = [False, False, *[True] * 8, False, False]
+        found = true * 1.0
+        found[0, 0, :4] *= 1.25  # the last two of these are beside it
+        errors = depth_errors(found, true, true > 0)
+        assert beside_edges(true, true > 0)[0, 0].tolist() == expected
+        assert errors.abs_rel == pytest.approx(4 * 0.25 / 12)
+        assert errors.abs_rel_edges == pytest.approx(2 * 0.25 / 8)
+
+    def test_where_no_edge_is(self) -> None:
+        """Depth that rises by less than a tenth, and depth known at scattered pixels."""
+        ramp = np.cumprod(np.full((1, 1, 40), 1.04), axis=-1)
+        assert np.isnan(depth_errors(ramp, ramp, ramp > 0).abs_rel_edges)
+        scattered = np.zeros((2, 9, 9), bool)
+        scattered[:, ::4, ::4] = True
+        steep = np.random.default_rng(0).uniform(1, 9, scattered.shape)
+        assert not beside_edges(steep, scattered).any()
+
+    def test_an_edge_does_not_reach_into_other_views_or_unknown_pixels(self) -> None:
+        true = np.ones((2, 9, 9))
+        true[0, :, 4:] = 3
+        mask = np.ones_like(true, bool)
+        mask[0, :, 5] = False
+        found = beside_edges(true, mask)
+        assert not found[1].any() and not found[0, :, 5].any() and found[0, :, [3, 4, 6]].all()
 
     def test_refusals(self) -> None:
         true = row(1, 2)
