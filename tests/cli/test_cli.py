@@ -268,6 +268,7 @@ class TestReconstruct:
             "principal_point": "free",
             "points": None,
             "query_points": None,
+            "masks": None,
         }
         main(command)
         given.pop("stages")
@@ -617,7 +618,7 @@ class TestBadOptions:
             (
                 "--formats",
                 "ply,obj",
-                "--formats: found obj; choose from ply, glb, npz, colmap, pict",
+                "--formats: found obj; choose from ply, glb, npz, colmap, nerf",
             ),
             ("--formats", ",", "--formats: found nothing; choose from ply"),
             ("--weights", "w", f"weights='w' goes with a model's name ({NAMES}), found "),
@@ -814,7 +815,7 @@ class TestBadOutput:
         )
 
 
-@pytest.mark.parametrize(("owner", "method"), [(Executor, "run"), (Reconstruction, "save")])
+@pytest.mark.parametrize(("owner", "method"), [(Executor, "run"), (Reconstruction, "scene")])
 def test_interrupted(
     owner: type,
     method: str,

@@ -19,20 +19,28 @@ import sys
 import jax, numpy as np
 sys.path.insert(0, sys.argv[1])
 import released_step as bench
+from dataclasses import replace
+from functools import partial
 from plane_scenes import SMALL
 from jaxrecon.training import Bucket
+from jaxrecon.training.plan import abstract_state
+from jaxrecon.training.sharding import placed
+from jaxrecon.training.state import initial_state, initial_weights
 from jaxrecon.training.step import each_scene, make_data_mesh
 from jaxrecon.runtime.memory import needs_of
 
 bucket, mesh = Bucket(4, 2, 28, 28), make_data_mesh()
 assert mesh.size == 2
-config = bench.config_for(SMALL, bucket, 2)
+model = replace(SMALL, pairs=1, head_depth=1, encoder=replace(SMALL.encoder, depth=0))
+config = bench.config_for(model, bucket, 1)
 scenes = jax.device_put(bench.random_scenes(bucket), each_scene(mesh))
 found, needed = [], []
 for sharded in (False, True):
     program = bench.planned(config, mesh, sharded=sharded)
     needed.append(needs_of(program).arguments)
-    state = bench.random_state(config, mesh, sharded=sharded)
+    where = placed(abstract_state(config), mesh, sharded=sharded)
+    start = jax.jit(partial(initial_state, config), out_shardings=where)
+    state = start(initial_weights(config))
     kernel = state.weights["point_head.kernel"]
     assert kernel.sharding.is_fully_replicated == (not sharded)
     for _ in range(2):
@@ -71,6 +79,7 @@ def test_the_longest_axis_that_divides_is_sharded(shape: tuple[int, ...], axis: 
     assert spec_of(shape, 2, sharded=False) == PartitionSpec()
 
 
+@pytest.mark.usefixtures("without_shape_checks")
 def test_large_states_are_sharded_by_themselves(monkeypatch: pytest.MonkeyPatch) -> None:
     config = TrainConfig(model=PI3, buckets=(Bucket(4, 2, 28, 28),))
 
