@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from PIL import Image
@@ -330,7 +331,7 @@ def test_weights_keep_the_terms_of_those_they_started_from(
 ) -> None:
     config = fine_tuning()
     state = plan.abstract_state(config)
-    zeros = {path: np.zeros(x.shape, np.float32) for path, x in state.weights.items()}
+    zeros = {path: jnp.zeros(x.shape, jnp.float32) for path, x in state.weights.items()}
     loop.save_weights(config, zeros, tmp_path / "first" / "weights", 3)  # pyright: ignore
     file = tmp_path / "first" / "weights" / "config.json"
     header = json.loads(file.read_text()) | {"license": "for nobody", "model": "pi3"}

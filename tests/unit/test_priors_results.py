@@ -191,7 +191,7 @@ class TestColmapFolders:
     @pytest.mark.parametrize(
         ("change", "message"),
         [
-            ({"version": 2}, "photos.json has another version"),
+            ({"version": 3}, "photos.json has another version"),
             ({"pictures": 3}, "photos.json has another version, or no pictures"),
             ({"pictures": [3]}, "a picture is no object"),
             ({"picture_size": [12]}, "picture_size is no pair of numbers"),

@@ -334,8 +334,9 @@ def test_many_tracks_are_linked(tmp_path):
     recon = replace(recon, mask=np.ones(recon.mask.shape, bool), tracks=tracks)
     model = read(recon.save(tmp_path / "colmap", max_points=10))
     seen = 1 + visibility[1:].sum(axis=0)
-    assert model.num_points3D() == (seen >= 2).sum() + 10
-    assert check_links(model) == seen[seen >= 2].sum() + 10
+    cloud = model.num_points3D() - (seen >= 2).sum()
+    assert 5 < cloud <= 10  # thinned by voxel, so about as many as asked for
+    assert check_links(model) == seen[seen >= 2].sum() + cloud
     assert max(point.error for point in model.points3D.values()) < 1e-12
 
 

@@ -523,9 +523,10 @@ def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path) -> None:
         train(small_config(), tmp_path / "file" / "run")
 
 
-def test_mini_has_fewer_than_18_million_parameters() -> None:
+def test_mini_has_fewer_than_36_million_parameters() -> None:
+    """So many take 36 MB in 8 bits."""
     leaves = checkpoint.shapes(abstract_model(MINI)).values()
-    assert 15e6 < sum(int(np.prod(shape)) for shape in leaves) <= 18e6
+    assert 15e6 < sum(int(np.prod(shape)) for shape in leaves) <= 36e6
 
 
 def test_flops_of_a_step_by_hand() -> None:
