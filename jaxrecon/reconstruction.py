@@ -12,7 +12,6 @@ from jaxtyping import Array, Bool, Float, UInt8
 from jaxrecon import formats
 from jaxrecon.deprecation import warn_renamed
 from jaxrecon.errors import InputError
-from jaxrecon.formats.recorded import recorded_transforms
 from jaxrecon.images import PixelTransform
 from jaxrecon.images.masks import PhotoMask
 from jaxrecon.images.original import OriginalPixels, Views, view_numbers
@@ -242,15 +241,11 @@ class Reconstruction:
         path = Path(os.path.expanduser(path))
         streamed = formats.is_streamed(path)
         scene = formats.read_streamed(path) if streamed else formats.read_npz(path)
-        height, width = scene.mask.shape[1:]
-        transforms = recorded_transforms(
-            scene.original_sizes, scene.scales, scene.offsets, (width, height)
-        )
         arrays = {name: getattr(scene, name) for name in formats.VIEW_ARRAYS}
         return cls(
             **arrays,
             names=scene.names,
-            transforms=transforms,
+            transforms=scene.transforms,
             model=scene.model,
             seconds=scene.seconds,
             metric_scale=scene.metric_scale,

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from jaxrecon.cli import common
 from jaxrecon.cli.process import say
-from jaxrecon.errors import InputError, WeightsError
+from jaxrecon.errors import InputError
 from jaxrecon.files import check_output_folder
 from jaxrecon.progress import Stages
 
@@ -113,7 +113,6 @@ def _of_size(config: "TrainConfig", init: str) -> "TrainConfig":
     """
     from jaxrecon import checkpoint, registry
     from jaxrecon.models import Pi3Config
-    from jaxrecon.structured import structured
 
     if init in registry.available_models():
         model: Any = registry.model_entry(init).config
@@ -125,10 +124,7 @@ def _of_size(config: "TrainConfig", init: str) -> "TrainConfig":
     stored = checkpoint.read_config(init)
     if stored["family"] != registry.model_entry("pi3").family.name:
         raise InputError(f"--init: {init} is no π³, which alone can be trained; give one")
-    try:
-        model = structured(Pi3Config, stored["config"])
-    except ValueError as error:
-        raise WeightsError(f"{init}: {error}; convert the weights again") from error
+    model = registry.config_from_json(Pi3Config, stored["config"], Path(init))
     return replace(config, model=_refined(model, config))
 
 

@@ -31,28 +31,21 @@ class Cameras:
         """Positions in the processed pictures as positions in these cameras' pictures."""
         return (xy + 0.5 - self._offsets[view]) / self._scales[view] - 0.5
 
-    def to_processed(
-        self, xy: Num[np.ndarray, "*points 2"], view: Int[np.ndarray, "*points"] | int
-    ) -> Float[np.ndarray, "*points 2"]:
-        """The other way."""
-        return self._scales[view] * (xy + 0.5) + self._offsets[view] - 0.5
-
 
 def cameras_of(scene: Scene, size: Size) -> Cameras:
     """The cameras for pictures of the photos' own size, once upright, or of the processed size."""
-    views, height, width = scene.mask.shape
-    intrinsics = scene.intrinsics.astype(np.float64)
+    intrinsics, sizes = scene.intrinsics.astype(np.float64), scene.original_sizes
     scales, offsets = scene.scales.astype(np.float64), scene.offsets.astype(np.float64)
-    sizes = scene.original_sizes
     if size == "processed":
+        views, height, width = scene.mask.shape
         scales, offsets = np.ones((views, 2)), np.zeros((views, 2))
         sizes = np.tile(np.array([width, height]), (views, 1))
-    third = intrinsics[:, 2:]
-    origin = (0.5 - offsets) / scales - 0.5
-    first = intrinsics[:, :2] / scales[:, :, None] + origin[:, :, None] * third
+    else:
+        pairs = zip(scene.transforms, intrinsics, strict=True)
+        intrinsics = np.stack([each.intrinsics_to_original(matrix) for each, matrix in pairs])
     return Cameras(
         sizes=sizes,
-        intrinsics=np.concatenate([first, third], axis=1),
+        intrinsics=intrinsics,
         world_from_camera=scene.world_from_camera.astype(np.float64),
         _scales=scales,
         _offsets=offsets,

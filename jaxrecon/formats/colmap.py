@@ -57,9 +57,8 @@ def write_colmap(scene: Scene, folder: Path, options: ExportOptions) -> None:
     size = size_of_pictures(scene, options)
     original = size == "original"
     names = photo_names(scene) if original else [f"{s}.png" for s in file_stems(scene.names)]
-    most = DEFAULT_POINTS if options.max_points is None else options.max_points
     cameras = cameras_of(scene, size)
-    cloud = thinned_points(scene, most, options.voxel)
+    cloud = thinned_points(scene, options.most_points(DEFAULT_POINTS), options.voxel)
     model = _model(cameras, names, _points(scene, cloud, cameras))
     with replacing_folder(folder, overwrite=options.overwrite) as temporary:
         sparse = temporary / "sparse" / "0"

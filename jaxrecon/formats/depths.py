@@ -16,8 +16,7 @@ from jaxrecon.files import output_error_of_text, replacing_folder
 from jaxrecon.formats.cameras import Cameras, cameras_of
 from jaxrecon.formats.options import ExportOptions, Size
 from jaxrecon.formats.pictures import each_view
-from jaxrecon.formats.recorded import recorded_transforms
-from jaxrecon.formats.scene import Scene, check_cameras, file_stems, no_points
+from jaxrecon.formats.scene import Scene, check_cameras, file_stems, no_points, usable_pixels
 from jaxrecon.images import PixelTransform
 from jaxrecon.images.original import at_original_size
 
@@ -48,11 +47,7 @@ class DepthMaps:
     @cached_property
     def transforms(self) -> tuple[PixelTransform, ...]:
         """From the photos to the processed pictures."""
-        scene = self.scene
-        height, width = scene.mask.shape[1:]
-        return recorded_transforms(
-            scene.original_sizes, scene.scales, scene.offsets, (width, height)
-        )
+        return self.scene.transforms
 
     @cached_property
     def cameras(self) -> Cameras:
@@ -159,8 +154,7 @@ def check_points(scene: Scene) -> None:
     Raises:
       InputError: see above.
     """
-    views = zip(scene.mask, scene.points_world, strict=True)
-    if not any(np.isfinite(points[mask]).all(axis=-1).any() for mask, points in views):
+    if not usable_pixels(scene).any():
         raise no_points()
 
 

@@ -47,8 +47,7 @@ def write_nerfstudio(scene: Scene, folder: Path, options: ExportOptions) -> None
       OutputError: the folder is in use or cannot be written.
     """
     check_cameras(scene)
-    most = DEFAULT_POINTS if options.max_points is None else options.max_points
-    points = thinned_points(scene, most, options.voxel)
+    points = thinned_points(scene, options.most_points(DEFAULT_POINTS), options.voxel)
     size = size_of_pictures(scene, options)
     maps = DepthMaps(scene, size)
     depths = [f"depths/{stem}.png" for stem in file_stems(scene.names)]

@@ -58,6 +58,10 @@ class ExportOptions:
         _check_word("images", self.images, get_args(Images.__value__))
         _check_word("size", self.size, get_args(Size.__value__))
 
+    def most_points[D](self, default: D) -> int | D:
+        """The most points to write, of a format with this default."""
+        return default if self.max_points is None else self.max_points
+
     @property
     def given(self) -> tuple[str, ...]:
         """The names of the options that are not left at their defaults, but for `stages`."""

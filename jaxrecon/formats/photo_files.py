@@ -10,7 +10,6 @@ from PIL import ExifTags
 
 from jaxrecon.errors import InputError
 from jaxrecon.formats.options import ExportOptions, Size
-from jaxrecon.formats.recorded import recorded_transforms
 from jaxrecon.formats.scene import Scene, file_stems
 from jaxrecon.images.decode import upright
 from jaxrecon.images.findings import some
@@ -136,15 +135,12 @@ def put_masks(scene: Scene, names: Sequence[str], folder: Path, size: str) -> No
       InputError: a mask is not there any more.
       OSError: something cannot be written.
     """
-    sizes, height_width = scene.original_sizes.tolist(), scene.mask.shape[1:]
-    processed = recorded_transforms(
-        scene.original_sizes, scene.scales, scene.offsets, height_width[::-1]
-    )
-    for view, mask in enumerate(scene.photo_masks):
-        keep = mask_pixels(mask, scene.names[view], tuple(sizes[view]))
+    views = zip(scene.photo_masks, scene.transforms, strict=False)  # of users' masks, if any
+    for view, (mask, transform) in enumerate(views):
+        keep = mask_pixels(mask, scene.names[view], transform.original_size)
         place = folder / f"{names[view]}.png"
         place.parent.mkdir(parents=True, exist_ok=True)
-        write_mask(processed[view].nearest(keep) if size == "processed" else keep, place)
+        write_mask(transform.nearest(keep) if size == "processed" else keep, place)
 
 
 def _photo(scene: Scene, view: int) -> PhotoSize:

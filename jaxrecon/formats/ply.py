@@ -39,12 +39,17 @@ def write_ply(scene: Scene, path: Path, options: ExportOptions) -> None:
 
 def write_points(points: ScenePoints, path: Path) -> None:
     """Writes a file as `write_ply` does, in place."""
-    from plyfile import PlyData, PlyElement
-
     vertex = np.empty(len(points.pixel), _VERTEX)
     for axis, (coordinate, channel) in enumerate(zip("xyz", ("red", "green", "blue"), strict=True)):
         vertex[coordinate] = points.xyz[:, axis]
         vertex[channel] = points.rgb[:, axis]
     vertex["confidence"] = points.confidence
+    write_vertices(vertex, path)
+
+
+def write_vertices(vertex: np.ndarray, path: Path) -> None:
+    """Writes records as the vertices of a binary little-endian PLY, in place."""
+    from plyfile import PlyData, PlyElement
+
     with open(path, "wb") as file:
         PlyData([PlyElement.describe(vertex, "vertex")], byte_order="<").write(file)

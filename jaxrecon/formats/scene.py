@@ -10,6 +10,8 @@ from jaxtyping import Array, Bool, Float, Int, UInt8
 from jaxrecon.errors import InputError
 from jaxrecon.files.hidden import LONGEST_NAME, shortened
 from jaxrecon.formats.options import check_max_points
+from jaxrecon.formats.recorded import recorded_transforms
+from jaxrecon.images import PixelTransform
 from jaxrecon.images.masks import PhotoMask
 
 AnyArray = Array | np.ndarray
@@ -136,6 +138,12 @@ class Scene:
     def __post_init__(self) -> None:
         if not self.files:
             object.__setattr__(self, "files", (None,) * len(self.names))
+
+    @property
+    def transforms(self) -> tuple[PixelTransform, ...]:
+        """From each photo to its processed picture."""
+        height, width = self.mask.shape[1:]
+        return recorded_transforms(self.original_sizes, self.scales, self.offsets, (width, height))
 
 
 FRUSTUM_SIZE = 0.05

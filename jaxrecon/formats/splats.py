@@ -7,6 +7,7 @@ from jaxtyping import Float, UInt8
 
 from jaxrecon.files import replacing_file
 from jaxrecon.formats.options import ExportOptions
+from jaxrecon.formats.ply import write_vertices
 from jaxrecon.formats.scene import Scene, ScenePoints
 from jaxrecon.formats.thinning import thinned_points
 
@@ -46,13 +47,9 @@ def write_splats(scene: Scene, path: Path, options: ExportOptions) -> None:
       InputError: there is no point to write.
       OutputError: the file cannot be written.
     """
-    from plyfile import PlyData, PlyElement
-
-    most = DEFAULT_POINTS if options.max_points is None else options.max_points
-    points = thinned_points(scene, most, options.voxel)
-    ply = PlyData([PlyElement.describe(_splats(points), "vertex")], byte_order="<")
-    with replacing_file(path) as temporary, open(temporary, "wb") as file:
-        ply.write(file)
+    splats = _splats(thinned_points(scene, options.most_points(DEFAULT_POINTS), options.voxel))
+    with replacing_file(path) as temporary:
+        write_vertices(splats, temporary)
 
 
 def _splats(points: ScenePoints) -> np.ndarray:

@@ -41,7 +41,7 @@ def chosen_points(scene: Scene, options: ExportOptions, most: int | None) -> Sce
     Raises:
       InputError: no point is left.
     """
-    wanted = most if options.max_points is None else options.max_points
+    wanted = options.most_points(most)
     if options.voxel is None:
         return select_points(scene, wanted)
     return thinned_points(scene, wanted, options.voxel)

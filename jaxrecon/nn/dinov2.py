@@ -15,6 +15,7 @@ from jaxrecon.nn.attention import TokenLayout, attend_densely
 from jaxrecon.nn.block import BlockConfig, MlpKind, scan_blocks, stack_blocks
 from jaxrecon.nn.execution import INFERENCE, Chunk, ExecutionConfig, view_chunk
 from jaxrecon.nn.layers import HIGHEST, bias_of, layer_norm, linear, product
+from jaxrecon.nn.patches import fold
 from jaxrecon.nn.views import map_views
 from jaxrecon.sizes import MOST_BLOCKS, MOST_WIDTH, check_heads, check_whole
 
@@ -141,9 +142,9 @@ class DinoV2(nnx.Module):
 
     def embed_patches(self, images: Float[Array, "G H W 3"]) -> Float[Array, "G P D"]:
         """A linear map of each patch's pixels (row, column, channel)."""
-        (rows, columns), patch = self.patch_grid(images.shape), self.config.patch
-        pixels = images.reshape(-1, rows, patch, columns, patch, 3).swapaxes(2, 3)
-        flat = pixels.reshape(-1, rows * columns, 3 * patch**2)
+        rows, columns = self.patch_grid(images.shape)
+        patches = fold(images, self.config.patch)
+        flat = patches.reshape(-1, rows * columns, patches.shape[-1])
         return product(self.patch_embed, flat) + bias_of(self.patch_embed)[None, None]
 
     def placed_patches(self, images: Float[Array, "G H W 3"]) -> Float[Array, "G P D"]:

@@ -7,6 +7,7 @@ from jaxtyping import Array, Float
 
 from jaxrecon.nn.dpt import conv
 from jaxrecon.nn.layers import gelu, linear
+from jaxrecon.nn.patches import fold, unfold
 
 CELL = 2
 """The convolutions run on cells of so many pixels a side."""
@@ -67,18 +68,15 @@ class PixelRefiner(nnx.Module):
           images: RGB in [0, 1].
           patches: features of the patches, row by row.
         """
-        height, width = maps.shape[1] // CELL, maps.shape[2] // CELL
-        pixels = _folded(jnp.concatenate([maps, images.astype(maps.dtype) - 0.5], axis=-1))
-        rows, columns = height // self.cells, width // self.cells
-        dealt = self.deal_out(patches).reshape(
-            -1, rows, columns, self.cells, self.cells, PATCH_FEATURES
-        )
-        dealt = dealt.swapaxes(2, 3).reshape(-1, height, width, PATCH_FEATURES)
+        pixels = fold(jnp.concatenate([maps, images.astype(maps.dtype) - 0.5], axis=-1), CELL)
+        rows, columns = (side // self.cells for side in pixels.shape[1:3])
+        features = self.deal_out(patches)
+        dealt = unfold(features.reshape(-1, rows, columns, features.shape[-1]), self.cells)
         x = jnp.concatenate([pixels.astype(dealt.dtype), dealt], axis=-1)
         x = self.enter(x).astype(jnp.float32)
         for block in self.blocks:
             x = block(x)
-        return _unfolded(self.leave(gelu(x)))
+        return unfold(self.leave(gelu(x)), CELL)
 
 
 class _ResidualConv(nnx.Module):
@@ -91,17 +89,3 @@ class _ResidualConv(nnx.Module):
     def __call__(self, x: Float[Array, "G h w F"]) -> Float[Array, "G h w F"]:
         update = self.conv2(gelu(self.conv1(gelu(x))))
         return x + update.astype(jnp.float32)
-
-
-def _folded(x: Float[Array, "G H W C"]) -> Float[Array, "G h w D"]:
-    """The pixels of each cell (row, column, channel) as the features of one."""
-    views, height, width, channels = x.shape
-    cells = x.reshape(views, height // CELL, CELL, width // CELL, CELL, channels)
-    return cells.swapaxes(2, 3).reshape(views, height // CELL, width // CELL, -1)
-
-
-def _unfolded(x: Float[Array, "G h w D"]) -> Float[Array, "G H W C"]:
-    """The features of each cell as its pixels; undoes `_folded`."""
-    views, height, width, features = x.shape
-    cells = x.reshape(views, height, width, CELL, CELL, features // CELL**2)
-    return cells.swapaxes(2, 3).reshape(views, height * CELL, width * CELL, -1)

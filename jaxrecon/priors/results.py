@@ -10,7 +10,7 @@ from jaxrecon.formats.npz import read_npz_views
 from jaxrecon.formats.recorded import RecordedViews
 from jaxrecon.formats.streamed import is_streamed, read_streamed_views
 from jaxrecon.images import PixelTransform
-from jaxrecon.images.original import OriginalPixels
+from jaxrecon.images.original import at_original_size
 from jaxrecon.priors.camera import check_copy, check_not_turned, scaled
 from jaxrecon.priors.names import views_by_name
 from jaxrecon.priors.view_priors import ViewPriors
@@ -88,11 +88,6 @@ def _depth(
 ) -> Float[np.ndarray, "_ _"]:
     """The depth of a photo's pixels, 0 where it is unknown or none."""
     transform = told.transforms[number]
-    photo = OriginalPixels(
-        sizes=np.array([transform.original_size]),
-        intrinsics=told.intrinsics[number : number + 1],
-        transforms=(transform,),
-        processed_depth_z=depth_z[number : number + 1],
-    ).depth_z(0)
+    photo = at_original_size(transform, depth_z[number])
     known = np.where(np.isfinite(photo) & (photo > 0), photo, 0).astype(np.float32)
     return PixelTransform.stretch(transform.original_size, size).nearest(known)

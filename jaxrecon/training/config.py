@@ -7,6 +7,8 @@ from math import gcd
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
+
 from jaxrecon.errors import InputError
 from jaxrecon.files import replacing_file
 from jaxrecon.models import PI3_MINI, Pi3Config
@@ -225,6 +227,12 @@ class TrainConfig:
     def to_json(self) -> str:
         """The config as text that `from_json` reads."""
         return json.dumps(asdict(self), indent=1) + "\n"
+
+
+def draw_bucket(buckets: Sequence[Bucket], random: np.random.Generator) -> Bucket:
+    """One of the buckets, by their shares."""
+    shares = np.array([bucket.share for bucket in buckets], float)
+    return buckets[random.choice(len(shares), p=shares / shares.sum())]
 
 
 def _value(text: str) -> Any:

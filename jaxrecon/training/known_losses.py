@@ -85,8 +85,7 @@ def known_errors(
 
 def _scale(prediction: Prediction, scenes: KnownScenes, truth: Target) -> Float[Array, " B"]:
     """What brings the prediction to the truth: by points, else by baselines, else nothing."""
-    across = _ACROSS & ~scenes.has_rays[:, :, None, None, None]
-    points = jnp.where(across, 0.0, prediction.points_camera)
+    points = jnp.where(_free(scenes), 0.0, prediction.points_camera)
     by_points = align(points, truth)
     pairs = _pairs(scenes)
     guess, true = (
@@ -98,6 +97,11 @@ def _scale(prediction: Prediction, scenes: KnownScenes, truth: Target) -> Float[
     return jnp.where(seen, by_points, jnp.clip(by_baselines, 1e-2, 1e2))
 
 
+def _free(scenes: KnownScenes) -> Bool[Array, "B V 1 1 3"]:
+    """The coordinates of points of which nothing is known: across the image, without a ray."""
+    return _ACROSS & ~scenes.has_rays[:, :, None, None, None]
+
+
 def _map_errors(
     points: Float[Array, "B V H W 3"],
     logits: Float[Array, "B V H W"],
@@ -105,7 +109,7 @@ def _map_errors(
     truth: Target,
 ) -> tuple[dict[str, Known], dict[str, Known]]:
     """Without rays a point counts by its depth alone: across the image it is its own truth."""
-    across = _ACROSS & ~scenes.has_rays[:, :, None, None, None]
+    across = _free(scenes)
     own = jax.lax.stop_gradient(points)
     points = jnp.where(across, own, points)
     true = Target(

@@ -272,8 +272,7 @@ class _Run:
             metrics = jax.device_get(programs.validate(state.average, scenes))
             values = {f"validation_{name}": float(metrics[name]) for name in SHOWN}
             self.log.add(step, **values)
-            shown = ", ".join(f"{name} {metrics[name]:.4f}" for name in SHOWN)
-            self.stages.note(f"step {step} held out: {shown}")
+            self.stages.note(f"step {step} held out: {told(metrics, SHOWN)}")
         self._measure_own(programs, state, step)
 
     def _measure_own(self, programs: Programs, state: TrainState, step: int) -> None:

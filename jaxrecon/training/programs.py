@@ -110,7 +110,7 @@ class Programs:
             )
         shape = own.held_out_shape
         if shape is not None:
-            scenes = -(-shape.scenes // self.mesh.size) * self.mesh.size
+            scenes = self._shareable(shape.scenes)
             batch = abstract_known(replace(shape, scenes=scenes), place)
             counts = jax.ShapeDtypeStruct((scenes,), jnp.int32, sharding=place)
             measure = make_held_out(config, self.mesh, sharded=sharded)
@@ -147,10 +147,14 @@ class Programs:
     def own_held_out(self, weights: Weights, own: OwnData) -> dict[str, np.ndarray]:
         """Metrics of weights on the held-out views of each own scene; NaN where unknown."""
         there = len(own.scenes)
-        scenes = -(-there // self.mesh.size) * self.mesh.size
-        batch = jax.device_put(own.held_out(scenes), each_scene(self.mesh))
+        batch = own.held_out(self._shareable(there))
+        batch = jax.device_put(batch, each_scene(self.mesh))
         found = jax.device_get(self._compiled[("own held out",)](weights, *batch))
         return {name: values[:there] for name, values in found.items()}
+
+    def _shareable(self, scenes: int) -> int:
+        """The least number from `scenes` on that the devices can share evenly."""
+        return -(-scenes // self.mesh.size) * self.mesh.size
 
     def _number(self, step: int) -> jax.Array:
         return jax.device_put(np.int32(step), self.place)

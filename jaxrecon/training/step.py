@@ -22,7 +22,7 @@ from jaxrecon.nn.execution import INFERENCE, TRAINING, ExecutionConfig
 from jaxrecon.scenes import RenderedScenes, render_groups, scene_key
 from jaxrecon.scenes.photographs import Pictures
 from jaxrecon.training import losses
-from jaxrecon.training.config import Bucket, TrainConfig
+from jaxrecon.training.config import Bucket, TrainConfig, draw_bucket
 from jaxrecon.training.known_losses import known_errors, known_loss, shown
 from jaxrecon.training.own.known import KnownScenes, developed
 from jaxrecon.training.sharding import (
@@ -69,9 +69,7 @@ def each_scene(mesh: Mesh) -> NamedSharding:
 
 def choose_bucket(config: TrainConfig, step: int) -> Bucket:
     """The bucket of a step: random by share, the same each time it is asked for."""
-    shares = np.array([bucket.share for bucket in config.buckets], float)
-    random = np.random.default_rng((config.seed, step))
-    return config.buckets[random.choice(len(shares), p=shares / shares.sum())]
+    return draw_bucket(config.buckets, np.random.default_rng((config.seed, step)))
 
 
 def check_devices(config: TrainConfig, mesh: Mesh) -> None:

@@ -1,6 +1,8 @@
 """What the log says of the steps since its last line."""
 
 import time
+from collections.abc import Mapping
+from typing import Any
 
 import jax
 import numpy as np
@@ -27,25 +29,23 @@ class Window:
         self._rate = learning_rate(config)
         self._before = log.seconds
         self._begin = self._opened = time.perf_counter()
-        self._steps: list[tuple[Bucket, Metrics]] = []
-        self._own: list[bool] = []
+        self._steps: list[tuple[Bucket, Metrics, bool]] = []
 
     def add(self, bucket: Bucket, metrics: Metrics, *, own: bool = False) -> None:
         """Takes a step's metrics; waits for the step before the last, so as not to run ahead."""
-        self._steps.append((bucket, metrics))
-        self._own.append(own)
+        self._steps.append((bucket, metrics, own))
         if len(self._steps) > 2:
             jax.block_until_ready(self._steps[-3][1]["loss"])
 
     def close(self, step: int) -> str:
         """Writes the mean of every metric to the log, and says the same in a line."""
-        buckets = [bucket for bucket, _ in self._steps]
-        rows = jax.device_get([metrics for _, metrics in self._steps])
-        means = _means([row for row, own in zip(rows, self._own, strict=True) if not own])
-        own_means = _means([row for row, own in zip(rows, self._own, strict=True) if own])
-        means |= {OWN + name: value for name, value in own_means.items()}
+        buckets, metrics, own = zip(*self._steps, strict=True)
+        rows = list(zip(jax.device_get(metrics), own, strict=True))
+        means = _means([row for row, is_own in rows if not is_own])
+        of_own = _means([row for row, is_own in rows if is_own])
+        means |= {OWN + name: value for name, value in of_own.items()}
         now = time.perf_counter()
-        took, self._opened, self._steps, self._own = now - self._opened, now, [], []
+        took, self._opened, self._steps = now - self._opened, now, []
         flops = sum(step_flops(self._config.model, bucket) for bucket in buckets)
         speed = {
             "seconds": self._before + now - self._begin,
@@ -61,7 +61,7 @@ class Window:
         return f"step {step}/{self._config.steps}, {speed['seconds']:.0f} s: {shown}, {rates}"
 
 
-def told(values: dict[str, float], names: tuple[str, ...]) -> str:
+def told(values: Mapping[str, Any], names: tuple[str, ...]) -> str:
     """Those of the values that there are, as a line of progress has them."""
     return ", ".join(f"{name} {values[name]:.4f}" for name in names if name in values)
 

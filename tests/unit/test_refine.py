@@ -14,7 +14,8 @@ from jaxrecon import checkpoint
 from jaxrecon.errors import InputError, WeightsError
 from jaxrecon.models import Pi3, Prediction
 from jaxrecon.nn.execution import ExecutionConfig
-from jaxrecon.nn.refine import PixelRefiner, _folded, _unfolded
+from jaxrecon.nn.patches import fold, unfold
+from jaxrecon.nn.refine import PixelRefiner
 from jaxrecon.training.config import Bucket, TrainConfig
 from jaxrecon.training.flops import step_flops
 from jaxrecon.training.state import initial_weights, starting_weights
@@ -47,10 +48,10 @@ def without_refiner(model: Pi3) -> Pi3:
 
 def test_cells_are_folded_and_unfolded() -> None:
     x = np.arange(2 * 4 * 6 * 3, dtype=np.float32).reshape(2, 4, 6, 3)
-    folded = _folded(jnp.asarray(x))
+    folded = fold(jnp.asarray(x), 2)
     assert folded.shape == (2, 2, 3, 12)
     np.testing.assert_array_equal(folded[1, 1, 2].reshape(2, 2, 3), x[1, 2:4, 4:6])
-    np.testing.assert_array_equal(_unfolded(folded), x)
+    np.testing.assert_array_equal(unfold(folded, 2), x)
 
 
 def test_features_of_a_patch_reach_its_own_cells() -> None:

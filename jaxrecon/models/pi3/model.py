@@ -24,6 +24,7 @@ from jaxrecon.nn.block import BlockConfig, scan_blocks, stack_blocks
 from jaxrecon.nn.dinov2 import DINOV2_LARGE, DinoV2, DinoV2Config, encode_views, encoder_chunk
 from jaxrecon.nn.execution import HEAD_VIEWS, INFERENCE, Chunks, ExecutionConfig, view_chunk
 from jaxrecon.nn.layers import linear
+from jaxrecon.nn.patches import unfold
 from jaxrecon.nn.pose import PoseRegressor
 from jaxrecon.nn.refine import CELL, PixelRefiner
 from jaxrecon.nn.rope import RotaryTable, grid_positions, rotary_table
@@ -298,11 +299,7 @@ class Pi3(Model):
         self, patches: Float[Array, "G P E"], grid: tuple[int, int]
     ) -> Float[Array, "G H W C"]:
         """Unfolds each patch's numbers (row, column, channel) into its pixels."""
-        patch = self.config.encoder.patch
-        unfolded = patches.reshape(-1, *grid, patch, patch, patches.shape[-1] // patch**2)
-        return unfolded.swapaxes(2, 3).reshape(
-            -1, grid[0] * patch, grid[1] * patch, unfolded.shape[-1]
-        )
+        return unfold(patches.reshape(-1, *grid, patches.shape[-1]), self.config.encoder.patch)
 
 
 def points_from_raw(raw: Float[Array, "*dims 3"]) -> Float[Array, "*dims 3"]:

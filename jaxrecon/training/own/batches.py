@@ -10,7 +10,7 @@ from jaxtyping import Int
 
 from jaxrecon.errors import InputError
 from jaxrecon.progress import Stages
-from jaxrecon.training.config import Bucket, TrainConfig
+from jaxrecon.training.config import Bucket, TrainConfig, draw_bucket
 from jaxrecon.training.own.folders import check_folders, read_own_scene
 from jaxrecon.training.own.known import KnownScenes
 from jaxrecon.training.own.resized import ResizedScene, Room, Size, resized_scene
@@ -45,9 +45,7 @@ class OwnData:
 
     def bucket(self, step: int) -> Bucket:
         """The shape of a step's batch, drawn by the shares of the config's buckets."""
-        shares = np.array([bucket.share for bucket in self.buckets], float)
-        chosen = _random(self.config, step, _BUCKET).choice(len(shares), p=shares / shares.sum())
-        return self.buckets[chosen]
+        return draw_bucket(self.buckets, _random(self.config, step, _BUCKET))
 
     def batch(self, step: int) -> KnownScenes:
         """What a step learns from: of random scenes, views that are near to one another."""
