@@ -4,15 +4,20 @@ Each folder holds `images/` and `condition.npz` with `poses`, camera to world, a
 `intrinsics` and `depths`, which may be sparse (docs/training.md says which folders gave its table).
 All photos of a folder go through the model at once, in float32, the longest side 224 pixels. Poses
 are compared over the pairs of views turned against each other by at most 60 degrees, since sparse
-depth does not tell which overlap.
+depth does not tell which overlap. `--ways 0.5 0.75` adds a row for each way of skipping key blocks
+(see accuracy_sparse.py).
 """
 
 import argparse
 import time
 from pathlib import Path
 
+from accuracy_sparse import parsed
+
 import jaxrecon
+from jaxrecon import SparseAttention
 from jaxrecon.evaluation import Report, Settings, evaluate, open_dataset
+from jaxrecon.pipeline import Pipeline
 
 
 def main() -> None:
@@ -23,30 +28,55 @@ def main() -> None:
     add("--resolution", type=int, default=224, help="longest side of the processed images")
     add("--max-angle", type=float, default=60.0, help="between two views, in degrees")
     add("--summaries", type=Path, help="folder for a summary picture of each reconstruction")
+    add("--ways", nargs="+", default=[], help="ratios of key blocks to skip, each a row of its own")
     options = parser.parse_args()
 
-    print("| weights | set | views | pairs | AUC@30 | rotation | direction | abs-rel | seconds |")
-    print("|---|---|---|---|---|---|---|---|---|")
+    ways = {"dense": None, **{way: parsed(way) for way in options.ways}}
+    columns = [
+        "weights",
+        "attention",
+        "set",
+        "views",
+        "pairs",
+        "AUC@30",
+        "rotation",
+        "direction",
+        "abs-rel",
+        "seconds",
+    ]
+    print(f"| {' | '.join(columns)} |")
+    print("|---|---|---|---|---|---|---|---|---|---|")
     for weights in options.weights:
+        model = jaxrecon.load(weights, dtype="float32")
         for folder in options.folders:
-            print(row(weights, folder, options), flush=True)
+            for way, attention in ways.items():
+                figures = row(model, folder, attention, options)
+                print(f"| {weights} | {way} | {figures} |", flush=True)
+            if options.summaries:
+                save_summary(model, folder, Path(weights), options)
 
 
-def row(weights: str, folder: Path, options: argparse.Namespace) -> str:
-    """One line of the table; angles are medians in degrees."""
-    model = jaxrecon.load(weights, dtype="float32")
+def row(
+    model: Pipeline, folder: Path, attention: SparseAttention | None, options: argparse.Namespace
+) -> str:
+    """The figures of a line; angles are medians in degrees."""
     settings = Settings(min_overlap=0, max_angle=options.max_angle, max_points=0)
     begin = time.perf_counter()
     report = evaluate(
-        model, open_dataset("folder", folder), settings=settings, resolution=options.resolution
+        model,
+        open_dataset("folder", folder),
+        settings=settings,
+        resolution=options.resolution,
+        attention=attention,
     )
-    took = time.perf_counter() - begin
-    if options.summaries:
-        recon = model.reconstruct(folder / "images", resolution=options.resolution)
-        name = f"{Path(weights).parent.name}-{Path(weights).name}-{folder.name}.jpg"
-        options.summaries.mkdir(parents=True, exist_ok=True)
-        recon.save_summary(options.summaries / name)
-    return f"| {weights} | {folder.name} | {numbers(report)} | {took:.0f} |"
+    return f"{folder.name} | {numbers(report)} | {time.perf_counter() - begin:.0f}"
+
+
+def save_summary(model: Pipeline, folder: Path, weights: Path, options: argparse.Namespace) -> None:
+    recon = model.reconstruct(folder / "images", resolution=options.resolution)
+    options.summaries.mkdir(parents=True, exist_ok=True)
+    name = f"{weights.parent.name}-{weights.name}-{folder.name}.jpg"
+    recon.save_summary(options.summaries / name)
 
 
 def numbers(report: Report) -> str:
