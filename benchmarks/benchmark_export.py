@@ -33,7 +33,7 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "splats": ("splats.ply", {"format": "splats"}),
     "trajectory": ("trajectory.txt", {"format": "trajectory"}),
     "rerun": ("scene.rrd", {"format": "rerun"}),
-    "mesh": ("mesh.ply", {"format": "mesh"}),
+    "mesh": ("mesh.glb", {"format": "mesh"}),
 }
 
 

@@ -2,9 +2,13 @@
 
 import errno
 import os
+import re
 from pathlib import Path
 
-from jaxrecon.errors import OutputError
+from jaxrecon.errors import OutputError, one_line
+
+_SHOWN = 80
+"""Characters of a name that is too long."""
 
 _WAYS_OUT = {
     errno.ENOSPC: "the disk is full; free some space or choose another disk",
@@ -15,12 +19,22 @@ _WAYS_OUT = {
     errno.EROFS: "the file system is read-only; choose another place",
     errno.EEXIST: "a part of the path is a file, not a folder; choose another place",
     errno.ENOTDIR: "a part of the path is a file, not a folder; choose another place",
+    errno.ENAMETOOLONG: "a name is longer than the file system holds; choose a shorter one",
 }
+
+_CUT_SHORT = re.compile(r"\d+ requested and \d+ written")
+"""How NumPy tells of a full disk, without a number."""
 
 
 def output_error(path: str | Path, error: OSError) -> OutputError:
     """Turns an operating-system error met while writing `path` into one line with a way out."""
-    reason = _WAYS_OUT.get(error.errno or 0, error.strerror or str(error))
+    number = error.errno or 0
+    if not number and _CUT_SHORT.fullmatch(str(error)):
+        number = errno.ENOSPC
+    reason = _WAYS_OUT.get(number, error.strerror or str(error))
+    if number == errno.ENAMETOOLONG and error.filename is not None:
+        name = os.path.basename(os.fsdecode(error.filename))
+        reason += f" (found {one_line(name, _SHOWN)}, {len(os.fsencode(name))} bytes)"
     return OutputError(f"cannot write {path}: {reason}")
 
 

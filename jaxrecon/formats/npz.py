@@ -1,6 +1,7 @@
-"""Everything of a reconstruction in one compressed numpy archive."""
+"""Everything of a reconstruction in one NumPy archive."""
 
 import os
+import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -70,9 +71,10 @@ def write_npz(scene: Scene, path: Path, *, compressed: bool = True) -> None:
     The absolute paths of the photos are in the array `files`, empty for a view without one, so that
     formats that need the photos can be written later. Nothing else depends on them.
 
-    The arrays of its tracks, if it has any, are named `track_xy` and so on. What would unpack to
-    more than ten times its size, as a scene does whose numbers are all the same, is not compressed:
-    readers take that for a file made to fill the memory.
+    The arrays of its tracks, if it has any, are named `track_xy` and so on. Numbers with a fraction
+    are stored as they are, since compression takes a minute a gigabyte and saves a tenth; masks and
+    colours are compressed. What would unpack to more than ten times its size is not: readers take
+    that for a file made to fill the memory.
 
     Raises:
       OutputError: the file cannot be written.
@@ -91,11 +93,10 @@ def write_npz(scene: Scene, path: Path, *, compressed: bool = True) -> None:
         notes["files"] = np.array([file or "" for file in scene.files], np.str_)
     told = {name: _plain(x) for name, x in (arrays | _track_arrays(scene.tracks) | notes).items()}
     with replacing_file(path) as temporary:
-        if compressed:
-            _save(temporary, told, np.savez_compressed)
+        _save(temporary, told, compressed=compressed)
         unpacked = sum(array.nbytes for array in told.values())
-        if not compressed or unpacked > _MOST_RATIO * temporary.stat().st_size:
-            _save(temporary, told, np.savez)
+        if compressed and unpacked > _MOST_RATIO * temporary.stat().st_size:
+            _save(temporary, told, compressed=False)
 
 
 def write_whole(scene: Scene, path: Path, options: ExportOptions) -> None:
@@ -104,9 +105,14 @@ def write_whole(scene: Scene, path: Path, options: ExportOptions) -> None:
     write_npz(scene, path)
 
 
-def _save(path: Path, arrays: Mapping[str, np.ndarray], save: Any) -> None:
-    with open(path, "wb") as file:
-        save(file, **arrays)
+def _save(path: Path, arrays: Mapping[str, np.ndarray], *, compressed: bool) -> None:
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, array in arrays.items():
+            member = zipfile.ZipInfo(f"{name}.npy")
+            if compressed and array.dtype.kind != "f":
+                member.compress_type = zipfile.ZIP_DEFLATED
+            with archive.open(member, "w", force_zip64=True) as file:
+                np.lib.format.write_array(file, array, allow_pickle=False)
 
 
 def _plain(array: Any) -> np.ndarray:

@@ -68,7 +68,7 @@ def at_original_size(
         inside = (place >= 0) & (place < processed)
         places.append((place.clip(0, processed - 1), inside))
     (columns, in_width), (rows, in_height) = places
-    found = values[rows[:, None], columns]
+    found = values[:, columns][rows]  # whole rows are copied, of what has its width already
     found[~in_height] = outside
     found[:, ~in_width] = outside
     return found

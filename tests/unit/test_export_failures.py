@@ -118,3 +118,14 @@ def test_names_that_the_file_system_cannot_hold(name, room, tmp_path):
     names = ("x" * 300 + ".jpg", "X" * 300 + ".JPG")
     folder = save(replace(room, names=names), tmp_path, name)
     assert len({path.name.casefold() for path in folder.rglob("*.png")}) == 2
+
+
+@pytest.mark.parametrize("name", ["depth-npy"])
+def test_a_full_disk_of_which_numpy_tells_without_a_number(name, room, tmp_path, monkeypatch):
+    def cut_short(*_: object) -> None:
+        raise OSError("4800 requested and 992 written")
+
+    monkeypatch.setattr(np, "save", cut_short)
+    with pytest.raises(OutputError, match="the disk is full"):
+        save(room, tmp_path, name)
+    assert not list(tmp_path.iterdir())

@@ -10,7 +10,7 @@ from flax import nnx
 from PIL import Image
 
 from drawn_weights import drawn
-from jaxrecon import InputError, Reconstruction
+from jaxrecon import InputError, OutputError, Reconstruction
 from jaxrecon.images import ImageBatch, check_masks, load_images
 from jaxrecon.models import PI3_RESIZE, VGGT_RESIZE, Pi3
 from jaxrecon.pipeline import Pipeline
@@ -160,3 +160,15 @@ def test_masked_pixels_never_leave(pipeline: Pipeline, tmp_path: Path) -> None:
     processed = recon.save(tmp_path / "processed", size="processed")
     with Image.open(processed / "masks/1.png.png") as written:
         assert written.size == recon.mask.shape[:0:-1]
+
+
+@pytest.mark.parametrize("name", ["colmap", "nerfstudio"])
+def test_a_photo_whose_name_leaves_no_room_for_its_masks(pipeline, tmp_path, name) -> None:
+    """COLMAP calls the mask of `a.jpg` `a.jpg.png`, which the file system may not hold."""
+    photo = save_photo(tmp_path / f"{'x' * 250}.png", SIZE, 1)
+    given: dict[str, Any] = {"resolution": 42, "min_confidence": 0.0, "edge_rtol": None}
+    recon = pipeline.reconstruct([str(photo)], masks=[left_half()], **given)
+    with pytest.raises(OutputError, match=r"longer than the file system holds.*258 bytes"):
+        recon.save(tmp_path / "out", format=name)
+    assert os.listdir(tmp_path) == [photo.name]
+    recon.save(tmp_path / "out", format=name, size="processed")
