@@ -26,9 +26,9 @@ DEPTH_FILE = "depth.json"
 MILLIMETRE = 0.001
 
 _DEEPEST = 65535
-_FAST = {"compress_level": 1, "compress_type": 3}
-"""Runs of equal bytes alone (zlib's Z_RLE), of which maps at the photos' size are full: the quickest,
-and smaller there than zlib's level 1."""
+_FAST: dict[str, Any] = {"compress_level": 1, "compress_type": 3}
+"""Zlib's Z_RLE: only runs of equal bytes, of which maps at the photos' size are full. It is the
+quickest, and smaller there than zlib's own level 1."""
 
 _EXR = ("exr", "EXR files need OpenEXR")
 
