@@ -25,7 +25,7 @@ from jaxrecon.aot.record import (
 from jaxrecon.compiling import compiled, without_x64
 from jaxrecon.errors import InputError, JaxreconError, WeightsError, reason_of
 from jaxrecon.forking import check_not_forked
-from jaxrecon.images import ImageBatch, ImageSource, load_images
+from jaxrecon.images import USUAL_FPS, ImageBatch, ImageSource, Sampling, loading_images
 from jaxrecon.pipeline import Geometry, MaskConfig, Request, RuntimeInputs, resolve
 from jaxrecon.pipeline.result import note_oddities, reconstruction_of
 from jaxrecon.progress import Stages
@@ -58,7 +58,9 @@ class ExportedPipeline:
         images: ImageSource,
         *,
         resolution: int | None = None,
-        stride: int = 1,
+        stride: int | None = None,
+        fps: int | float | None = None,
+        max_views: int | None = None,
         min_confidence: float | None = None,
         confidence_quantile: float | None = None,
         edge_rtol: float | None = 0.03,
@@ -70,7 +72,7 @@ class ExportedPipeline:
           images: up to `record.views` of them, of a shape that gives the program's size.
           resolution: longest side of the processed images in pixels; if not given, the model's own
             size or the longest side of the program's, whichever gives the program's size.
-          stride, min_confidence, confidence_quantile, edge_rtol, stages: see
+          stride, fps, max_views, min_confidence, confidence_quantile, edge_rtol, stages: see
             `Pipeline.reconstruct`.
 
         Raises:
@@ -80,13 +82,14 @@ class ExportedPipeline:
         stages = Stages(quiet=True) if stages is None else stages
         mask = MaskConfig(min_confidence, confidence_quantile, edge_rtol=edge_rtol)
         inputs = self._inputs(mask)
-        batch = load_images(
+        with loading_images(
             images,
             rule=self.record.image_rule.unstretched(),
             resolution=resolution,
-            stride=stride,
+            sampling=Sampling(stride, fps, max_views, USUAL_FPS),
             stages=stages,
-        )
+        ) as loading:
+            batch = loading.batch()
         check_views(len(batch.names), self.record.views)
         options = self.record.options
         camera = CameraConfig(options.intrinsics, options.principal_point)

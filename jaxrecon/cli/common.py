@@ -19,6 +19,7 @@ from jaxrecon.progress import Forgiving, Stages
 if TYPE_CHECKING:
     from jax.sharding import Mesh
 
+    from jaxrecon.images import SamplingKeywords
     from jaxrecon.pipeline import Pipeline
 
 
@@ -47,6 +48,21 @@ def add_photos(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="photos of up to N pixels are trusted, where else very large ones are refused",
     )
+
+
+def add_sampling(parser: argparse.ArgumentParser) -> None:
+    """Options of which photos or frames are taken."""
+    chosen = parser.add_mutually_exclusive_group().add_argument
+    chosen("--stride", type=whole, metavar="N", help="take every n-th image or video frame")
+    chosen("--fps", type=positive, metavar="X", help="of a video: X frames a second; default: 2")
+    parser.add_argument(
+        "--max-views", type=at_least_one, metavar="N", help="take at most N, evenly"
+    )
+
+
+def sampling(options: argparse.Namespace) -> "SamplingKeywords":
+    """Which photos or frames the options take."""
+    return {"stride": options.stride, "fps": options.fps, "max_views": options.max_views}
 
 
 @contextmanager

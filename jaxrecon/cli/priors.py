@@ -112,8 +112,8 @@ def read_priors(
     from jaxrecon.priors import ViewPriors
 
     _check_model(options.model, files)
-    names = view_names(images, stride=options.stride)
-    sizes = view_sizes(images, stride=options.stride)
+    names = view_names(images, **common.sampling(options))
+    sizes = view_sizes(images, **common.sampling(options))
     told = _read(files, names, sizes, allow_outside=options.allow_outside)
     _note_turned(options, names, sizes, files)
     arguments: dict[str, Any] = told | metric

@@ -16,7 +16,7 @@ def add_to(commands: Any) -> None:
     add("-m", "--model", default="pi3", help="a model's name, checkpoint folder or weight file")
     add("-o", "--output", required=True, help="folder to write")
     add("--resolution", type=common.whole, help="longest side of the processed images, in pixels")
-    add("--stride", type=common.whole, default=1, help="take every n-th image or video frame")
+    common.add_sampling(parser)
     add("--min-confidence", type=float, help="drop less confident points")
     add("--confidence-quantile", type=float, help="drop this share of the scene's points")
     add("--view-confidence-quantile", type=float, help="drop this share of each view's points")
@@ -70,9 +70,9 @@ def run(options: argparse.Namespace) -> int:
     written = (streaming.FORMAT,) if options.stream else formats
     export = output.export_options(options, written, stages)
     images, files = priors.sources(options, stages)
-    check_source(images, stride=options.stride)
+    check_source(images, **common.sampling(options))
     if options.masks is not None:
-        check_masks(images, options.masks, stride=options.stride)
+        check_masks(images, options.masks, **common.sampling(options))
     if options.bundle_adjust:
         tracking.check_adjustable(images, options)
     told = priors.read_priors(options, images, files)
@@ -106,7 +106,7 @@ def _shared(options: argparse.Namespace, stages: Stages) -> dict[str, Any]:
     """The arguments that `reconstruct` and `stream` share."""
     return {
         "resolution": options.resolution,
-        "stride": options.stride,
+        **common.sampling(options),
         "masks": options.masks,
         "min_confidence": options.min_confidence,
         "view_confidence_quantile": options.view_confidence_quantile,

@@ -78,12 +78,12 @@ def check_adjustable(images: "ImageSource", options: argparse.Namespace) -> None
     from jaxrecon.bundle_adjustment import check_adjustable
     from jaxrecon.images import view_count, view_names, view_sizes
 
-    count = view_count(images, stride=options.stride)
+    count = view_count(images, **common.sampling(options))
     check_adjustable(count)
     if not options.shared_intrinsics or count is None:
         return
-    names = view_names(images, stride=options.stride)
-    sizes = view_sizes(images, stride=options.stride)
+    names = view_names(images, **common.sampling(options))
+    sizes = view_sizes(images, **common.sampling(options))
     for name, size in zip(names, sizes, strict=True):
         if size != sizes[0]:
             raise InputError(

@@ -6,11 +6,12 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from itertools import chain
+from typing import Unpack
 
 import numpy as np
 from jaxtyping import UInt8
 
-from jaxrecon.checks import is_whole, shown, whole_number
+from jaxrecon.checks import is_whole, whole_number
 from jaxrecon.deprecation import moved_names
 from jaxrecon.errors import InputError
 from jaxrecon.images.findings import notes, shapes_found
@@ -25,13 +26,16 @@ from jaxrecon.images.resize import (
     check_pixels,
 )
 from jaxrecon.images.resizing import resized_views, worker_count
-from jaxrecon.images.sources import ImageSource, open_source
+from jaxrecon.images.sampling import USUAL_FPS, Sampling, SamplingKeywords
+from jaxrecon.images.sources import ImageSource, is_video, open_source
 from jaxrecon.images.stack import Stack
 from jaxrecon.images.views import Source, View
 from jaxrecon.progress import Stages
 
 __all__ = [
+    "ALL_VIEWS",
     "IMAGE_SUFFIXES",
+    "USUAL_FPS",
     "VIDEO_SUFFIXES",
     "ImageBatch",
     "ImageRule",
@@ -40,8 +44,11 @@ __all__ = [
     "MaskSource",
     "Masks",
     "PixelTransform",
+    "Sampling",
+    "SamplingKeywords",
     "check_masks",
     "check_source",
+    "is_video",
     "load_images",
     "loading_images",
     "view_count",
@@ -63,6 +70,9 @@ __getattr__ = moved_names(
         )
     },
 )
+
+ALL_VIEWS = Sampling()
+"""Takes every view of a source."""
 
 _CAPACITY_WHEN_UNKNOWN = 64
 _MOST_RESOLUTION = 2**31
@@ -103,8 +113,8 @@ def load_images(
     *,
     rule: ImageRule,
     resolution: int | None = None,
-    stride: int = 1,
     stages: Stages | None = None,
+    **sampling: Unpack[SamplingKeywords],
 ) -> ImageBatch:
     """Reads images of any kind and resizes them to one size that suits a model.
 
@@ -119,16 +129,17 @@ def load_images(
         images and arrays (H, W, 3), which may differ in size.
       rule: how the model family chooses the size.
       resolution: wanted longest side in pixels, in place of the rule's own size.
-      stride: takes each `stride`-th view, starting with the first.
       stages: shows and times the stage "read", and notes what is left out and what a model does not
         expect of these photos.
+      sampling: which views are taken, all if nothing is said: `stride` (each `stride`-th, starting
+        with the first), `fps` (so many frames a second of a video), `max_views` (at most so many).
 
     Raises:
-      InputError: a view is absent, damaged, empty or of the wrong kind, `stride` is less than 1, or
-        `resolution` is less than one patch. No view is left out in silence.
+      InputError: a view is absent, damaged, empty or of the wrong kind, an argument is out of
+        range, or `resolution` is less than one patch. No view is left out in silence.
     """
     with loading_images(
-        source, rule=rule, resolution=resolution, stride=stride, stages=stages
+        source, rule=rule, resolution=resolution, sampling=Sampling(**sampling), stages=stages
     ) as loading:
         return loading.batch()
 
@@ -166,7 +177,7 @@ def loading_images(
     *,
     rule: ImageRule,
     resolution: int | None = None,
-    stride: int = 1,
+    sampling: Sampling = ALL_VIEWS,
     known_cameras: Container[int] = (),
     stages: Stages | None = None,
 ) -> Iterator[Loading]:
@@ -180,7 +191,7 @@ def loading_images(
         `Loading` tells.
     """
     resolution = _checked_resolution(resolution, rule)
-    opened, stages = _open(source, stride), stages or Stages(quiet=True)
+    opened, stages = open_source(source, sampling), stages or Stages(quiet=True)
     unwanted, fits = threading.Event(), _Fits(rule, resolution, known_cameras)
 
     def read() -> ImageBatch:
@@ -200,16 +211,18 @@ def loading_images(
             unwanted.set()
 
 
-def check_source(source: ImageSource, *, stride: int = 1) -> None:
+def check_source(source: ImageSource, **sampling: Unpack[SamplingKeywords]) -> None:
     """Refuses what `load_images` could not list, before any long work is done; reads no image.
 
     Raises:
-      InputError: the source is absent, empty or of no known kind, or `stride` is less than 1.
+      InputError: the source is absent, empty or of no known kind, or an argument is out of range.
     """
-    _open(source, stride)
+    _open(source, sampling)
 
 
-def check_masks(source: ImageSource, masks: MaskSource, *, stride: int = 1) -> None:
+def check_masks(
+    source: ImageSource, masks: MaskSource, **sampling: Unpack[SamplingKeywords]
+) -> None:
     """Refuses masks that are not there for each view, before any long work is done; reads none.
 
     Those of a video are looked for once its frames are read.
@@ -217,31 +230,31 @@ def check_masks(source: ImageSource, masks: MaskSource, *, stride: int = 1) -> N
     Raises:
       InputError: as `read_masks`.
     """
-    views = _open(source, stride).views
+    views = _open(source, sampling).views
     if isinstance(views, Sequence):
         listed_masks(masks, [view.name for view in views], [view.file for view in views])
 
 
-def view_count(source: ImageSource, *, stride: int = 1) -> int | None:
+def view_count(source: ImageSource, **sampling: Unpack[SamplingKeywords]) -> int | None:
     """How many views there are; None for a video, whose frames are not known before it is read.
 
     Raises:
       InputError: as `check_source`.
     """
-    views = _open(source, stride).views
+    views = _open(source, sampling).views
     return len(views) if isinstance(views, Sequence) else None
 
 
-def view_names(source: ImageSource, *, stride: int = 1) -> tuple[str, ...]:
+def view_names(source: ImageSource, **sampling: Unpack[SamplingKeywords]) -> tuple[str, ...]:
     """The names that `load_images` gives the views, before any of them is read.
 
     Raises:
       InputError: as `check_source`; or the source is a video, whose frames are not known before.
     """
-    return tuple(view.name for view in _listed(source, stride))
+    return tuple(view.name for view in _listed(source, sampling))
 
 
-def view_sizes(source: ImageSource, *, stride: int = 1) -> tuple[PhotoSize, ...]:
+def view_sizes(source: ImageSource, **sampling: Unpack[SamplingKeywords]) -> tuple[PhotoSize, ...]:
     """Widths and heights of the views, once upright; of files the headers alone are read.
 
     Each also knows the EXIF orientation that was applied (`orientation`) and where the photo lies
@@ -252,11 +265,11 @@ def view_sizes(source: ImageSource, *, stride: int = 1) -> tuple[PhotoSize, ...]
       InputError: as `view_names`; or a file is no image.
     """
     with pillow_warnings_handled():
-        return tuple(view.size() for view in _listed(source, stride) if view.size)
+        return tuple(view.size() for view in _listed(source, sampling) if view.size)
 
 
-def _listed(source: ImageSource, stride: int) -> Sequence[View]:
-    views = _open(source, stride).views
+def _listed(source: ImageSource, sampling: SamplingKeywords) -> Sequence[View]:
+    views = _open(source, sampling).views
     if not isinstance(views, Sequence):
         raise InputError(
             f"{source} is a video or an animation, whose frames are not known before it is read; "
@@ -265,10 +278,8 @@ def _listed(source: ImageSource, stride: int) -> Sequence[View]:
     return views
 
 
-def _open(source: ImageSource, stride: int) -> Source:
-    if is_whole(stride) and stride < 1:
-        raise InputError(f"stride={shown(stride)} takes no image; give at least 1")
-    return open_source(source, whole_number("stride", stride, least=1))
+def _open(source: ImageSource, sampling: SamplingKeywords) -> Source:
+    return open_source(source, Sampling(**sampling))
 
 
 def _checked_resolution(resolution: int | None, rule: ImageRule) -> int | None:

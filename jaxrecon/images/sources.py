@@ -17,6 +17,7 @@ from jaxrecon.images.findings import Finding
 from jaxrecon.images.kinds import kind_of
 from jaxrecon.images.listing import IMAGE_SUFFIXES, VIDEO_SUFFIXES, listed_files
 from jaxrecon.images.pictures import PhotoSize, file_size, upright_size
+from jaxrecon.images.sampling import Sampling
 from jaxrecon.images.sequence import holds_several, open_sequence
 from jaxrecon.images.signatures import may_be_heif, register_heif
 from jaxrecon.images.video import open_video
@@ -30,8 +31,8 @@ type ImageItem = str | os.PathLike[str] | Image.Image | _Array
 type ImageSource = ImageItem | Sequence[ImageItem]
 
 
-def open_source(source: object, stride: int) -> Source:
-    """Lists each `stride`-th view of a source, reading none yet.
+def open_source(source: object, sampling: Sampling) -> Source:
+    """Lists the views of a source that `sampling` takes, reading none yet.
 
     Raises:
       InputError: the source is of no known kind, is not there, or holds no images.
@@ -39,11 +40,11 @@ def open_source(source: object, stride: int) -> Source:
     if isinstance(source, str | os.PathLike):
         path = _as_path(source)
         if _is_video(path):
-            return open_video(path, stride)
+            return open_video(path, sampling)
         if is_plain_file(path) and holds_several(path):
-            return open_sequence(path, stride)
+            return open_sequence(path, sampling)
         listing = listed_files(path)
-        return _listed(listing.images, stride, listing.notes)
+        return _listed(listing.images, sampling, listing.notes, what=str(path))
     elif isinstance(source, Image.Image):
         items: Sequence[object] = [source]
     elif isinstance(source, np.ndarray | jax.Array):
@@ -54,7 +55,7 @@ def open_source(source: object, stride: int) -> Source:
         raise InputError(_unknown("images", source))
     if not items:
         raise InputError("images: the list is empty; give at least one image")
-    return _listed(items, stride)
+    return _listed(items, sampling)
 
 
 def _as_path(source: str | os.PathLike[str]) -> Path:
@@ -64,6 +65,11 @@ def _as_path(source: str | os.PathLike[str]) -> Path:
     except OSError as error:  # the name is too long, or its folder may not be entered
         raise InputError(f"cannot read {path}: {error.strerror}; check the path") from error
     return path
+
+
+def is_video(source: object) -> bool:
+    """Whether a source is a video, whose frames have times."""
+    return isinstance(source, str | os.PathLike) and _is_video(_as_path(source))
 
 
 def _is_video(path: Path) -> bool:
@@ -94,10 +100,16 @@ def _check_array(array: np.ndarray, name: str, expected: str, *, ranks: tuple[in
         )
 
 
-def _listed(items: Sequence[object], stride: int, notes: Sequence[str] = ()) -> Source:
-    numbers = range(0, len(items), stride)
+def _listed(
+    items: Sequence[object],
+    sampling: Sampling,
+    notes: Sequence[str] = (),
+    *,
+    what: str = "the list of images",
+) -> Source:
+    numbers = sampling.numbers(len(items), what)
     chosen = [_checked(items[number], f"view_{number:04d}") for number in numbers]
-    file_names = _file_names(chosen if stride == 1 else items)
+    file_names = _file_names(chosen if len(numbers) == len(items) else items)
     names = [file_names.get(number, f"view_{number:04d}") for number in numbers]
     views = [_view(item, name) for item, name in zip(chosen, names, strict=True)]
     return Source(len(views), views, list(notes))

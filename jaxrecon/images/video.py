@@ -15,6 +15,7 @@ from jaxrecon.errors import InputError, reason_of
 from jaxrecon.extras import Extra
 from jaxrecon.images.decode import from_array
 from jaxrecon.images.pictures import holds_too_much
+from jaxrecon.images.sampling import Pick, Sampling
 from jaxrecon.images.video_facts import (
     frame_end,
     pixel_aspect,
@@ -40,19 +41,35 @@ itself. Playlists (HLS, DASH, concat, image sequences) name other files and addr
 """
 
 
-def open_video(path: Path, stride: int) -> Source:
-    """Each `stride`-th frame of a video, decoded by PyAV as the frames are asked for.
+def open_video(path: Path, sampling: Sampling) -> Source:
+    """The frames of a video that `sampling` takes, decoded by PyAV as they are asked for.
 
     The count is the container's own, which may be off or absent.
 
     Raises:
-      InputError: the file is no regular file, or no video of the formats in `CONTAINERS`; or, as
-        frames are asked for, it is damaged, has none, or has frames that fill the memory.
+      InputError: the file is no regular file, or no video of the formats in `CONTAINERS`; how long
+        it is should limit the views and is not told; or, as frames are asked for, it is damaged,
+        has none, has frames that fill the memory, or frames without times, which a rate needs.
     """
     with _opened(path) as (container, stored):
-        frames = min(_main_stream(container, path).frames, stored)
+        stream = _main_stream(container, path)
+        frames = min(stream.frames, stored)
+        end, rate = promised_end(container, stream), stream.average_rate
+        start = float((stream.start_time or 0) * (stream.time_base or 0))
+        seconds = None if end is None else max(end - start, 0.0)
+        if seconds is None and frames and rate:
+            seconds = frames / float(rate)
+    pick = sampling.of_video(str(path), frames, seconds)
     notes: list[str] = []
-    return Source(-(-frames // stride) or None, _frames(path, stride, notes), notes)
+    if pick.interval is not None and sampling.fps is None:
+        whole = f" of {frames}" if frames else ""
+        about = f", about {pick.count}{whole} frames" if pick.count else ""
+        notes.append(
+            f"{1 / pick.interval:.3g} frames a second are taken of {path.name}{about}: fps (--fps) "
+            "takes more or fewer, stride=1 (--stride 1) all"
+        )
+    count = None if pick.count is None else max(pick.count - pick.skip, 0)
+    return Source(count, _frames(path, pick, notes), notes)
 
 
 @contextmanager
@@ -82,9 +99,9 @@ def _opened(path: Path) -> Iterator[tuple["InputContainer", int]]:
         raise _damaged(path, error) from error
 
 
-def _frames(path: Path, stride: int, notes: list[str]) -> Iterator[View]:
+def _frames(path: Path, pick: Pick, notes: list[str]) -> Iterator[View]:
     """The frames as they are asked for; with the last one, what to tell of the video."""
-    index, end, interlaced = -1, None, 0
+    index, end, interlaced, taken, chosen = -1, None, 0, 0, pick.chooser()
     with _opened(path) as (container, stored):
         stream = _main_stream(container, path)
         aspect, promised = pixel_aspect(stream), promised_end(container, stream)
@@ -96,13 +113,33 @@ def _frames(path: Path, stride: int, notes: list[str]) -> Iterator[View]:
                     f"cannot read {path}: its frames have {width}x{height} pixels, in a file of "
                     f"{stored} bytes; save it again"
                 )
-            if index % stride == 0:
+            if not chosen(index, _seconds(frame, stream, index, path, pick)):
+                continue
+            taken += 1
+            if taken > (pick.most or taken):
+                return
+            if taken > pick.skip:
                 name = f"frame_{index:06d}"
                 turned = bool(_quarter_turns(frame) % 2)
                 yield View(name, partial(_read, _upright(frame), name, aspect, turned=turned))
         notes += told_of(path, stream, index + 1, end, promised, interlaced)
     if index < 0:
         raise InputError(f"cannot read {path}: it has no frames; give a longer video")
+
+
+def _seconds(
+    frame: "VideoFrame", stream: "VideoStream", index: int, path: Path, pick: Pick
+) -> float:
+    """When a frame is shown; 0 where nobody asks."""
+    if pick.interval is None:
+        return 0.0
+    if frame.time is not None:
+        return float(frame.time)
+    if not stream.average_rate:
+        raise InputError(
+            f"cannot read {path}: its frames have no times, which a rate (fps) needs; give stride"
+        )
+    return index / float(stream.average_rate)
 
 
 def _decoded(container: "InputContainer", path: Path) -> Iterator["VideoFrame"]:

@@ -15,12 +15,13 @@ from jaxrecon.deprecation import renamed_fields
 from jaxrecon.errors import InputError
 from jaxrecon.formats import PointTracks, check_stream_folder
 from jaxrecon.images import (
+    USUAL_FPS,
     ImageRule,
     ImageSource,
     Loading,
     MaskSource,
     PixelTransform,
-    load_images,
+    Sampling,
     loading_images,
 )
 from jaxrecon.models import Model, TrackingModel
@@ -118,7 +119,9 @@ class Pipeline:
         images: ImageSource,
         *,
         resolution: int | None = None,
-        stride: int = 1,
+        stride: int | None = None,
+        fps: int | float | None = None,
+        max_views: int | None = None,
         masks: MaskSource | None = None,
         mask: MaskConfig | None = None,
         camera: CameraConfig | None = None,
@@ -137,6 +140,9 @@ class Pipeline:
           resolution: longest side of the processed images in pixels; if not given, the size that
             the model's upstream uses (π³: about 255,000 pixels an image).
           stride: take every `stride`-th image or video frame.
+          fps: of a video, take so many frames a second; two, with a note, if neither `stride` nor
+            `fps` is given.
+          max_views: take at most so many images or frames, spread evenly.
           masks: which pixels of the photos may become points, as COLMAP and nerfstudio have it: a
             folder with `photo.jpg.png` or `photo.png` for each photo, or a path or an array (H, W)
             for each view, of the upright photo's size; 0 (black) is dropped.
@@ -171,10 +177,11 @@ class Pipeline:
             points=points,
             query_points=query_points,
         )
+        sampling = Sampling(stride, fps, max_views, USUAL_FPS)
         key, inputs = resolve(self.defaults, request, self.name)
         self._check_tracks(query_points)
         executor, attention = self.executor, chosen_attention(attention, self.attention)
-        with self._loading(images, request.priors, resolution, stride, stages) as loading:
+        with self._loading(images, request.priors, resolution, sampling, stages) as loading:
             transforms = loading.transforms()
             turned = request.camera.intrinsics == "shared" and are_turned(transforms)
             if turned:  # then the camera is fitted behind the program
@@ -209,7 +216,9 @@ class Pipeline:
         views_at_once: int = 16,
         overwrite: bool = False,
         resolution: int | None = None,
-        stride: int = 1,
+        stride: int | None = None,
+        fps: int | float | None = None,
+        max_views: int | None = None,
         masks: MaskSource | None = None,
         mask: MaskConfig | None = None,
         camera: CameraConfig | None = None,
@@ -254,9 +263,10 @@ class Pipeline:
         request = Request.of(
             mask=mask, camera=camera, priors=priors, keywords=keywords, points=points
         ).streamed()
+        sampling = Sampling(stride, fps, max_views, USUAL_FPS)
         key, inputs = resolve(self.defaults, request, self.name)
         attention = chosen_attention(attention, self.attention)
-        with self._loading(images, request.priors, resolution, stride, stages) as loading:
+        with self._loading(images, request.priors, resolution, sampling, stages) as loading:
             transforms = loading.transforms()
             arrays = self._prior_arrays(request.priors, transforms)
             if not folder.exists():  # else nothing may be left to do
@@ -286,13 +296,15 @@ class Pipeline:
         query_points: QueryPoints,
         *,
         resolution: int | None = None,
-        stride: int = 1,
+        stride: int | None = None,
+        fps: int | float | None = None,
+        max_views: int | None = None,
         stages: Stages | None = None,
     ) -> PointTracks:
         """Follows points through all views, without reconstructing the rest.
 
         Args:
-          images, resolution, stride, stages: see `reconstruct`.
+          images, resolution, stride, fps, max_views, stages: see `reconstruct`.
           query_points: (x, y) in pixels of the first photo, once upright, shape (Q, 2); or such
             points by the number of their photo, from 0; or how many to spread over every eighth.
 
@@ -306,13 +318,9 @@ class Pipeline:
         stages = stages_of(stages)
         check_query(query_points)
         self._check_tracks(query_points)
-        batch = load_images(
-            images,
-            rule=self.resize.unstretched(),
-            resolution=resolution,
-            stride=stride,
-            stages=stages,
-        )
+        sampling = Sampling(stride, fps, max_views, USUAL_FPS)
+        with self._loading(images, ViewPriors(), resolution, sampling, stages) as loading:
+            batch = loading.batch()
         asked = self._queries(query_points, batch.transforms)
         maps = track_maps(self.executor, batch, self.attention, stages)
         tracks = follow(self.executor, maps, asked, len(batch.names), stages)
@@ -329,14 +337,14 @@ class Pipeline:
         images: ImageSource,
         priors: ViewPriors,
         resolution: int | None,
-        stride: int,
+        sampling: Sampling,
         stages: Stages,
     ) -> AbstractContextManager[Loading]:
         return loading_images(
             images,
             rule=self.resize.unstretched(),
             resolution=resolution,
-            stride=stride,
+            sampling=sampling,
             known_cameras=priors.views_with_intrinsics,
             stages=stages,
         )

@@ -259,7 +259,9 @@ class TestReconstruct:
         command = ["reconstruct", photos, "-m", native, "-o", str(tmp_path / "out")]
         defaults = {
             "resolution": None,
-            "stride": 1,
+            "stride": None,
+            "fps": None,
+            "max_views": None,
             "min_confidence": None,
             "confidence_quantile": None,
             "view_confidence_quantile": None,

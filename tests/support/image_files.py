@@ -33,7 +33,7 @@ def load_one(source: Any, rule: ResizeRule = ONE_PATCH) -> np.ndarray:
 def write_video(
     path: Path, frames: int = 7, size: tuple[int, int] = (64, 48), movflags: str = "0"
 ) -> Path:
-    """Grey frames, 30 levels brighter each, with a red top-left quarter."""
+    """Grey frames, 30 levels brighter each (and dark again at 256), with a red top-left quarter."""
     av = pytest.importorskip("av")
     width, height = size
     options = {"movflags": movflags} if path.suffix == ".mp4" else {}
@@ -43,7 +43,7 @@ def write_video(
         stream.bit_rate = 4_000_000
         container.start_encoding()
         for number in range(frames):
-            pixels = np.full((height, width, 3), 30 * number, np.uint8)
+            pixels = np.full((height, width, 3), 30 * number % 256, np.uint8)
             pixels[: height // 2, : width // 2] = (200, 0, 0)
             container.mux(stream.encode(av.VideoFrame.from_ndarray(pixels, format="rgb24")))
         container.mux(stream.encode())
