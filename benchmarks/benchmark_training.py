@@ -16,6 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxrecon.compiling import compiled
+from jaxrecon.models import Pi3Config
 from jaxrecon.training import MINI, Bucket, TrainConfig
 from jaxrecon.training.flops import step_flops
 from jaxrecon.training.state import initial_state, initial_weights
@@ -68,6 +69,7 @@ def measure(config: TrainConfig, bucket: Bucket, options: argparse.Namespace) ->
         return metrics
 
     took = time_calls(advance)
+    assert isinstance(config.model, Pi3Config)
     flops = step_flops(config.model, bucket)
     used = flops / took / 1e12
     print(

@@ -1,7 +1,9 @@
 """Config dataclasses from plain JSON values."""
 
 import math
-from typing import Any
+from dataclasses import fields, is_dataclass
+from types import UnionType
+from typing import Any, get_args
 
 from jaxrecon.errors import one_line
 from jaxrecon.reading import shown
@@ -27,6 +29,10 @@ def structured[T](kind: type[T], values: Any) -> T:
     if not isinstance(values, dict):
         raise ValueError(f"must be an object of fields, found {shown(values)}")
     converter = cattrs.Converter(forbid_extra_keys=True)
+    converter.register_structure_hook_func(
+        _is_choice,
+        lambda given, kinds: converter.structure(given, _fitting(given, get_args(kinds))),
+    )
     for plain in (int, float, str, bool):
         converter.register_structure_hook(plain, _strict)
     try:
@@ -36,6 +42,18 @@ def structured[T](kind: type[T], values: Any) -> T:
         raise ValueError("; ".join(told)) from error
     except Exception as error:  # of values that nobody foresaw
         raise ValueError(f"its values cannot be read ({type(error).__name__})") from error
+
+
+def _is_choice(kind: Any) -> bool:
+    """Whether a field takes one config or another."""
+    return isinstance(kind, UnionType) and all(is_dataclass(each) for each in get_args(kind))
+
+
+def _fitting(values: Any, kinds: tuple[Any, ...]) -> Any:
+    """The config most of whose fields are there; the first of those that are alike in this."""
+    given = set(values) if isinstance(values, dict) else set()
+    unknown = [len(given.difference(field.name for field in fields(kind))) for kind in kinds]
+    return kinds[unknown.index(min(unknown))]
 
 
 def _strict(value: Any, kind: type) -> Any:

@@ -12,7 +12,7 @@ from jaxrecon.files import check_output_folder
 from jaxrecon.progress import Stages
 
 if TYPE_CHECKING:
-    from jaxrecon.models import Pi3Config
+    from jaxrecon.models import MapAnythingConfig, Pi3Config
     from jaxrecon.training import TrainConfig
 
 
@@ -23,8 +23,8 @@ def add_to(commands: Any) -> None:
     add("-o", "--output", required=True, help="folder of the run: checkpoints, log and weights")
     add(
         "--config",
-        help="mini (the default), mini-second, mini-real, mini-fine, fine-tune (with --data), or a "
-        "JSON file",
+        help="mini (the default), mini-second, mini-real, mini-fine, mapanything-mini, fine-tune "
+        "(with --data), or a JSON file",
     )
     add("--set", nargs="+", default=[], metavar="NAME=VALUE", help="change fields of the config")
     add("--steps", type=int, help="length of the whole run; short for --set steps=STEPS")
@@ -112,23 +112,34 @@ def _of_size(config: "TrainConfig", init: str) -> "TrainConfig":
     `starting_weights`.
     """
     from jaxrecon import checkpoint, registry
-    from jaxrecon.models import Pi3Config
 
     if init in registry.available_models():
-        model: Any = registry.model_entry(init).config
-        if not isinstance(model, Pi3Config):
-            raise InputError(f"--init: {init} is no π³, which alone can be trained; give pi3")
-        return replace(config, model=_refined(model, config))
+        entry = registry.model_entry(init)
+        return replace(config, model=_refined(_trainable(init, entry.config), config))
     if not checkpoint.is_native(Path(init)):  # which is told when it is read
         return config
     stored = checkpoint.read_config(init)
-    if stored["family"] != registry.model_entry("pi3").family.name:
-        raise InputError(f"--init: {init} is no π³, which alone can be trained; give one")
-    model = registry.config_from_json(Pi3Config, stored["config"], Path(init))
-    return replace(config, model=_refined(model, config))
+    family = registry.FAMILIES[stored["family"]]
+    model = registry.config_from_json(family.config_class, stored["config"], Path(init))
+    return replace(config, model=_refined(_trainable(init, model), config))
 
 
-def _refined(model: "Pi3Config", config: "TrainConfig") -> "Pi3Config":
+def _trainable(init: str, model: Any) -> "Pi3Config | MapAnythingConfig":
+    from jaxrecon.models import MapAnythingConfig, Pi3Config
+
+    if not isinstance(model, Pi3Config | MapAnythingConfig):
+        raise InputError(
+            f"--init: {init} is neither a π³ nor a MapAnything, and no other is trained"
+        )
+    return model
+
+
+def _refined(model: Any, config: "TrainConfig") -> Any:
+    """The model with the config's refiner, if it lacks nothing else of the config's own model."""
+    from jaxrecon.models import Pi3Config
+
+    if not isinstance(model, Pi3Config) or not isinstance(config.model, Pi3Config):
+        return model
     refined = replace(model, refine_width=config.model.refine_width)
     return refined if refined == config.model and not model.refine_width else model
 

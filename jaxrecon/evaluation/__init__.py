@@ -6,6 +6,7 @@ from jaxrecon.evaluation.datasets.ground_truth import GroundTruth
 from jaxrecon.evaluation.datasets.table import DATASETS, Dataset, open_dataset
 from jaxrecon.evaluation.evaluate import Reconstructs, evaluate
 from jaxrecon.evaluation.measure import SceneScores, Settings, measure
+from jaxrecon.evaluation.metrics.cameras import CameraErrors, camera_errors
 from jaxrecon.evaluation.metrics.depth import DepthErrors, align_depth, depth_errors
 from jaxrecon.evaluation.metrics.points import Cloud, PointErrors, point_errors, refine_by_icp
 from jaxrecon.evaluation.metrics.pose import (
@@ -21,6 +22,7 @@ from jaxrecon.evaluation.report import Report
 
 __all__ = [
     "DATASETS",
+    "CameraErrors",
     "Cloud",
     "Dataset",
     "DepthErrors",
@@ -35,6 +37,7 @@ __all__ = [
     "Subset",
     "TrajectoryErrors",
     "align_depth",
+    "camera_errors",
     "depth_errors",
     "evaluate",
     "measure",

@@ -9,6 +9,7 @@ from jaxtyping import Array, Bool, Float
 from jaxrecon.checks import finite, real_number, shown, truth_value, whole_number
 from jaxrecon.errors import InputError
 from jaxrecon.evaluation.datasets.ground_truth import GroundTruth, known_matrices
+from jaxrecon.evaluation.metrics.cameras import CameraErrors, camera_errors
 from jaxrecon.evaluation.metrics.depth import (
     ALIGNMENTS,
     DepthAlignment,
@@ -96,7 +97,7 @@ class SceneScores:
       all_pairs: pairs of views with known poses.
       errors: of the pairs that count for pose metrics.
       by_overlap: whether these were chosen by their overlap.
-      pose, trajectory, depth, points: the metrics.
+      pose, trajectory, cameras, depth, points: the metrics.
       notes: one line each.
     """
 
@@ -108,6 +109,7 @@ class SceneScores:
     by_overlap: bool
     pose: PoseScores | None
     trajectory: TrajectoryErrors | None
+    cameras: CameraErrors | None
     depth: DepthErrors | None
     points: PointErrors | None
     notes: tuple[str, ...]
@@ -119,7 +121,7 @@ class SceneScores:
 
     def values(self) -> dict[str, float]:
         """Every number that was measured, by its name."""
-        groups = (self.pose, self.trajectory, self.depth, self.points)
+        groups = (self.pose, self.trajectory, self.cameras, self.depth, self.points)
         return {name: value for group in groups if group for name, value in vars(group).items()}
 
 
@@ -156,6 +158,7 @@ def measure(recon: Reconstruction, truth: GroundTruth, settings: Settings) -> Sc
         by_overlap=surface is not None and settings.min_overlap > 0,
         pose=None if errors is None else pose_scores(errors),
         trajectory=_trajectory(recon, truth, notes),
+        cameras=_cameras(recon, processed, notes),
         depth=_depth(recon, processed, settings, notes),
         points=_points(surface, settings, notes),
         notes=tuple(notes),
@@ -215,6 +218,19 @@ def _trajectory(
         notes.append("no ATE and RPE: the predicted poses are not finite")
         return None
     return trajectory_errors(predicted, truth.world_from_camera[known].astype(np.float64))
+
+
+def _cameras(
+    recon: Reconstruction, processed: ProcessedTruth, notes: list[str]
+) -> CameraErrors | None:
+    if processed.intrinsics is None:
+        notes.append("no camera metrics: the intrinsics are not known")
+        return None
+    true, known = processed.intrinsics, known_matrices(processed.intrinsics)
+    found = camera_errors(np.asarray(recon.intrinsics), true, known, recon.mask.shape[2])
+    if found is None:
+        notes.append("no camera metrics: the intrinsics are not known, or not finite")
+    return found
 
 
 def _depth(

@@ -25,6 +25,8 @@ _COLUMNS = (
     ("ate", "ATE", "{:.3f}"),
     ("rpe_translation", "RPE-t", "{:.3f}"),
     ("rpe_rotation", "RPE-r", "{:.2f}"),
+    ("focal_error", "focal", "{:.1%}"),
+    ("fov_error", "FOV", "{:.2f}"),
     ("abs_rel", "abs-rel", "{:.4f}"),
     ("abs_rel_edges", "edges", "{:.4f}"),
     ("delta_1", "d<1.25", "{:.3f}"),

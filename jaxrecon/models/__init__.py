@@ -3,6 +3,7 @@
 from jaxrecon.deprecation import moved_names
 from jaxrecon.models.mapanything.model import (
     MAPANYTHING,
+    MAPANYTHING_MINI,
     MAPANYTHING_V1,
     MapAnything,
     MapAnythingConfig,
@@ -19,6 +20,7 @@ from jaxrecon.models.vggt.tracks import TrackerConfig, check_query_points
 
 __all__ = [
     "MAPANYTHING",
+    "MAPANYTHING_MINI",
     "MAPANYTHING_RESIZE",
     "MAPANYTHING_V1",
     "PI3",

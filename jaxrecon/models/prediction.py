@@ -21,9 +21,11 @@ class Prediction:
         above 1, without an upper bound.
       world_from_camera: rigid pose of each camera.
       intrinsics: of each camera, in pixels, if the model tells them; π³ does not.
-      confidence_logits: of a confidence that is a probability; training needs them, because a
-        probability that is all but one or zero has no gradient.
+      confidence_logits: of a confidence that is a probability (π³), or its logarithm above 1
+        (MapAnything); training needs them, because a probability that is all but one or zero has
+        no gradient.
       mask: pixels whose geometry is not ambiguous, if the model tells them; MapAnything does.
+      mask_logits: above 0 where the mask is set; training needs them.
       metric_scale: metres a unit of the model, by which all lengths are multiplied already, if the
         model tells it; MapAnything does.
       skipped: share of the key blocks that each head of each global layer skipped, if the
@@ -40,6 +42,7 @@ class Prediction:
     intrinsics: Float[Array, "B V 3 3"] | None = None
     confidence_logits: Float[Array, "B V H W"] | None = None
     mask: Bool[Array, "B V H W"] | None = None
+    mask_logits: Float[Array, "B V H W"] | None = None
     metric_scale: Float[Array, "B"] | None = None
     skipped: Float[Array, "B layers N"] | None = None
 

@@ -11,7 +11,7 @@ import numpy as np
 
 from jaxrecon.errors import InputError
 from jaxrecon.files import replacing_file
-from jaxrecon.models import PI3_MINI, Pi3Config
+from jaxrecon.models import MAPANYTHING_MINI, PI3_MINI, MapAnythingConfig, Pi3Config
 from jaxrecon.reading import is_plain_file, parse_json, read_json
 from jaxrecon.scenes import SceneConfig
 from jaxrecon.sizes import check_real, check_whole
@@ -63,6 +63,8 @@ class LossWeights:
     """Factors of the terms of the loss, see `jaxrecon.training.losses`.
 
     `rays` counts on one's own scenes alone, for pixels of known intrinsics and unknown depth.
+    `mask` and `scale` count where the model says which pixels have geometry, and how long a metre
+    is; both on rendered scenes alone.
 
     Raises:
       InputError: a factor is negative, not finite, or above a million.
@@ -74,10 +76,38 @@ class LossWeights:
     rotation: float = 2.0
     translation: float = 0.75
     rays: float = 1.0
+    mask: float = 0.1
+    scale: float = 0.1
 
     def __post_init__(self) -> None:
-        for name in ("points", "normals", "confidence", "rotation", "translation", "rays"):
+        for name in asdict(self):
             check_real(self, name, least=0, most=_MOST_FACTOR)
+
+
+@dataclass(frozen=True)
+class PriorShares:
+    """How often a model that takes priors is told what is known of the scenes it learns from.
+
+    Attributes:
+      scenes: share of the scenes of which anything is told.
+      kinds: of those, the share of which intrinsics are told; depths and poses likewise.
+      all_views: how often a kind is told of all views.
+      views: else, of which share of them.
+      metric: how often it is told that depths and poses are in metres.
+
+    Raises:
+      InputError: a share is no number from 0 to 1.
+    """
+
+    scenes: float = 0.75
+    kinds: float = 0.5
+    all_views: float = 0.5
+    views: float = 0.5
+    metric: float = 0.5
+
+    def __post_init__(self) -> None:
+        for name in asdict(self):
+            check_real(self, name, least=0, most=1)
 
 
 @dataclass(frozen=True)
@@ -85,10 +115,11 @@ class TrainConfig:
     """A training run; two runs of one config see the same scenes and take the same steps.
 
     Attributes:
-      model: sizes of the network.
+      model: sizes of the network, of π³ or MapAnything.
       scenes: how scenes are drawn and rendered.
       buckets: shapes of the batches, mixed in random order.
       losses: factors of the terms of the loss.
+      priors: how often MapAnything is told what is known; π³ takes no priors.
       steps: length of the whole run.
       learning_rate: at its highest, after `warmup_steps`.
       decay_share: share of the run, at its end, in which the rate falls linearly to zero.
@@ -115,7 +146,7 @@ class TrainConfig:
       InputError: a number is out of range, or two do not go together.
     """
 
-    model: Pi3Config = field(default=PI3_MINI)
+    model: Pi3Config | MapAnythingConfig = field(default=PI3_MINI)
     scenes: SceneConfig = field(default_factory=lambda: SceneConfig(samples=1))
     buckets: tuple[Bucket, ...] = (
         Bucket(scenes=128, views=8, height=224, width=224, share=6),
@@ -125,6 +156,7 @@ class TrainConfig:
         Bucket(scenes=320, views=2, height=280, width=224, share=1),
     )
     losses: LossWeights = field(default_factory=LossWeights)
+    priors: PriorShares = field(default_factory=PriorShares)
     steps: int = 8000
     learning_rate: float = 1.2e-3
     warmup_steps: int = 500
@@ -355,11 +387,28 @@ FINE_TUNING = TrainConfig(
 )
 """One's own scenes beside rendered ones, from weights that are given."""
 
+MAPANYTHING = TrainConfig(
+    model=MAPANYTHING_MINI,
+    buckets=(
+        Bucket(scenes=64, views=8, height=224, width=224, share=2),
+        Bucket(scenes=64, views=8, height=168, width=224, share=2),
+        Bucket(scenes=128, views=4, height=168, width=224, share=1),
+    ),
+    steps=4000,
+    learning_rate=1e-3,
+    warmup_steps=300,
+    decay_share=0.6,
+    save_every=500,
+    validate_every=1000,
+)
+"""A small MapAnything from random weights, told a random part of what is known of each scene."""
+
 CONFIGS = {
     "mini": MINI,
     "mini-second": MINI_SECOND,
     "mini-real": MINI_REAL,
     "mini-fine": MINI_FINE,
+    "mapanything-mini": MAPANYTHING,
     "fine-tune": FINE_TUNING,
 }
 """Runs that have a name."""

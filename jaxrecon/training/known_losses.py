@@ -5,6 +5,8 @@ the sum of the values and how many there are, both over the number of scenes: th
 devices and parts of a batch give the same quotient in whatever way a batch is shared.
 """
 
+from dataclasses import replace
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -42,6 +44,7 @@ def known_target(scenes: KnownScenes) -> Target:
         points_camera=rays * (depth / unit[:, None, None, None])[..., None],
         mask=mask,
         world_from_camera=scenes.world_from_camera.at[..., :3, 3].divide(unit[:, None, None]),
+        unit=unit,
     )
 
 
@@ -112,11 +115,7 @@ def _map_errors(
     across = _free(scenes)
     own = jax.lax.stop_gradient(points)
     points = jnp.where(across, own, points)
-    true = Target(
-        points_camera=jnp.where(across, own, truth.points_camera),
-        mask=truth.mask,
-        world_from_camera=truth.world_from_camera,
-    )
+    true = replace(truth, points_camera=jnp.where(across, own, truth.points_camera))
     sums, tallies = view_sums(points, jnp.where(truth.mask, logits, _SILENT), true)
 
     def over(total: Array, count: Array) -> Known:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -17,6 +18,7 @@ from jaxrecon.errors import InputError, OutputError
 from jaxrecon.extras import check_installed
 from jaxrecon.files import holding_folder
 from jaxrecon.forking import check_not_forked
+from jaxrecon.models import AspectRule, Pi3Config
 from jaxrecon.progress import Stages
 from jaxrecon.registry import model_entry
 from jaxrecon.scenes import RenderedScenes
@@ -35,6 +37,7 @@ from jaxrecon.training.state import (
     TrainState,
     Weights,
     abstract_model,
+    family_of,
     initial_state,
     initial_weights,
     starting_weights,
@@ -184,10 +187,21 @@ def save_weights(config: TrainConfig, weights: Weights, folder: Path, step: int)
     half = {path: value.astype(jnp.bfloat16) for path, value in weights.items()}
     origin = read_origin(folder.parent)
     trained = {"trained_by": "jaxrecon train", "steps": step, "seed": config.seed}
-    header = model_entry("pi3-mini").header | origin | {"config": asdict(config.model)}
+    header = _header(config) | origin | {"config": asdict(config.model)}
     header["source"] = trained | ({"from": origin["source"]} if origin else {})
     module = checkpoint.unflatten(abstract_model(config), half)
     checkpoint.save(module, folder, header, overwrite=True)
+
+
+def _header(config: TrainConfig) -> dict[str, Any]:
+    """What weights from random ones say of themselves."""
+    header = model_entry("pi3-mini").header
+    if isinstance(config.model, Pi3Config):
+        return header
+    shapes = sorted({(bucket.width, bucket.height) for bucket in config.buckets})
+    rule = AspectRule(sizes=tuple((width / height, width, height) for width, height in shapes))
+    family = family_of(config).name
+    return header | {"family": family, "model": f"{family}-mini", "resize": asdict(rule)}
 
 
 def _start(

@@ -23,11 +23,15 @@ _HIGHEST = jax.lax.Precision.HIGHEST
 
 @pytree_dataclass
 class Target:
-    """The truth about `B` scenes, each scaled so that its points lie at a mean distance of one."""
+    """The truth about `B` scenes, each scaled so that its points lie at a mean distance of one.
+
+    `unit` is that distance: in metres, for rendered scenes.
+    """
 
     points_camera: Float[Array, "B V H W 3"]
     mask: Bool[Array, "B V H W"]
     world_from_camera: Float[Array, "B V 4 4"]
+    unit: Float[Array, " B"]
 
 
 def target(scenes: RenderedScenes) -> Target:
@@ -40,6 +44,7 @@ def target(scenes: RenderedScenes) -> Target:
         points_camera=unproject_depth(depth / unit[:, None, None, None], scenes.intrinsics),
         mask=mask,
         world_from_camera=pose.at[..., :3, 3].divide(unit[:, None, None]),
+        unit=unit,
     )
 
 
@@ -53,6 +58,10 @@ def loss(
     maps, metrics = _point_map_terms(points, prediction.confidence_logits, truth)
     rotation, translation, angles = _pose_terms(prediction.world_from_camera, truth, scale)
     terms = {**maps, "rotation": rotation, "translation": translation}
+    if prediction.mask_logits is not None:
+        terms["mask"] = _cross_entropy(prediction.mask_logits, truth.mask).mean()
+    if prediction.metric_scale is not None:
+        terms["scale"] = _scale_error(prediction.metric_scale, scale, truth).mean()
     total = sum((getattr(weights, name) * term for name, term in terms.items()), jnp.zeros(()))
     return total, {"loss": total, **terms, **metrics, **angles}
 
@@ -116,6 +125,23 @@ def align(points: Float[Array, "B V H W 3"], truth: Target) -> Float[Array, " B"
     below = jnp.cumsum(weight, axis=1) < 0.5 * jnp.sum(weight, axis=1, keepdims=True)
     middle = jnp.minimum(jnp.sum(below, axis=1, keepdims=True), ratio.shape[1] - 1)
     return jnp.clip(jnp.take_along_axis(ratio, middle, axis=1)[:, 0], 1e-2, 1e2)
+
+
+def _cross_entropy(
+    logits: Float[Array, "*dims"], truth: Bool[Array, "*dims"]
+) -> Float[Array, "*dims"]:
+    return jax.nn.softplus(jnp.where(truth, -logits, logits))
+
+
+def _scale_error(
+    metric_scale: Float[Array, " B"], scale: Float[Array, " B"], truth: Target
+) -> Float[Array, " B"]:
+    """How far, in logarithms, lengths are from metres; only the metric scale itself learns from it.
+
+    `scale` aligns lengths that have been multiplied by the metric scale already.
+    """
+    wanted = jax.lax.stop_gradient(metric_scale * scale * truth.unit)
+    return jnp.abs(jnp.log(metric_scale) - jnp.log(wanted))
 
 
 def _depth(truth: Target) -> Float[Array, "B V H W"]:

@@ -15,8 +15,9 @@ from flax import nnx
 from jaxtyping import Array, Float, Int
 
 from jaxrecon import checkpoint
-from jaxrecon.models import Pi3
+from jaxrecon.models import Model, Pi3Config
 from jaxrecon.pytree import pytree_dataclass
+from jaxrecon.registry import FAMILIES, Family
 from jaxrecon.training.config import TrainConfig
 
 type Weights = dict[str, Float[Array, "..."]]
@@ -33,12 +34,12 @@ class TrainState:
     optimizer: Any
 
 
-def abstract_model(config: TrainConfig, dtype: Any = jnp.float32) -> Pi3:
+def abstract_model(config: TrainConfig, dtype: Any = jnp.float32) -> Model:
     """The module with shapes and dtypes in place of weights.
 
     With matrices in bfloat16, the float32 products of the heads may be done in TF32.
     """
-    model = jax.eval_shape(lambda: Pi3(config.model, dtype=dtype, rngs=nnx.Rngs(0)))
+    model: Model = family_of(config).abstract(config.model, dtype)
     if dtype == jnp.bfloat16:
         for _, module in nnx.iter_modules(model):
             if isinstance(module, nnx.Linear) and module.dtype == jnp.float32:
@@ -46,7 +47,12 @@ def abstract_model(config: TrainConfig, dtype: Any = jnp.float32) -> Pi3:
     return model
 
 
-def with_weights(model: Pi3, weights: Weights) -> Pi3:
+def family_of(config: TrainConfig) -> Family:
+    """The family of the model that a run trains."""
+    return next(x for x in FAMILIES.values() if isinstance(config.model, x.config_class))
+
+
+def with_weights(model: Model, weights: Weights) -> Model:
     """The module with these weights, each cast to the dtype that the module has for it."""
     cast = {
         path: weights[path].astype(leaf.dtype) for path, leaf in checkpoint.flatten(model).items()
@@ -70,12 +76,12 @@ def initial_weights(config: TrainConfig) -> Weights:
     Matrices are normal with a variance of one over the width that enters, those of the outputs a
     tenth of that and those of what refines them zero; tokens and positions are normal with a
     deviation of 0.02; norms are the identity, biases zero, and every LayerScale is
-    `config.layer_scale`. Rotations start near the identity.
+    `config.layer_scale`. Rotations start near the identity, and rays near the optical axis.
     """
     random = np.random.default_rng(config.seed)
     shapes = checkpoint.shapes(abstract_model(config))
     drawn = {path: _initial(path, shapes[path], config, random) for path in sorted(shapes)}
-    drawn["camera_head.rotation.bias"] = np.eye(3).reshape(-1)
+    drawn |= {path: np.array(bias) for path, bias in _BIASES.items() if path in drawn}
     return {path: jnp.asarray(value, jnp.float32) for path, value in drawn.items()}
 
 
@@ -85,9 +91,8 @@ def starting_weights(config: TrainConfig, init: str | Path) -> Weights:
     Raises:
       WeightsError: it cannot be read, or has other sizes.
     """
-    lacks = config.model.refine_width and not checkpoint.read_config(init)["config"].get(
-        "refine_width"
-    )
+    refined = isinstance(config.model, Pi3Config) and config.model.refine_width
+    lacks = refined and not checkpoint.read_config(init)["config"].get("refine_width")
     if not lacks:
         return checkpoint.flatten(checkpoint.load(init, abstract_model(config)))
     without = replace(config, model=replace(config.model, refine_width=0))
@@ -112,7 +117,18 @@ _OUTPUTS = (
     "confidence_head.kernel",
     "camera_head.rotation.kernel",
     "camera_head.translation.kernel",
+    "dense_head.out.kernel",
+    "pose_head.rotation.kernel",
+    "pose_head.translation.kernel",
+    "scale_head.out.kernel",
 )
+_BIASES = {
+    "camera_head.rotation.bias": [1, 0, 0, 0, 1, 0, 0, 0, 1],
+    "dense_head.out.bias": [0, 0, 1, 0, 0, 0],
+    "pose_head.rotation.bias": [0, 0, 0, 1],
+}
+"""Where outputs set out from: no rotation, as a matrix and as a quaternion, and rays ahead."""
+
 _UPDATES = ("refiner.leave.kernel",)
 
 

@@ -41,6 +41,7 @@ from jaxrecon.training.state import (
     updated,
     with_weights,
 )
+from jaxrecon.training.told import Told, draw_told, priors_of, told_nothing
 
 VALIDATION_SEED = 1_000_000
 """Of the test stream; evaluation on procedural scenes uses small seeds."""
@@ -49,6 +50,7 @@ _EACH, _SHARED = PartitionSpec(SCENE_AXIS), PartitionSpec()
 
 type Metrics = dict[str, Array]
 type Scenes = RenderedScenes | KnownScenes
+type _Batch = tuple[Scenes, Told | None]
 
 
 def make_data_mesh(devices: list[Any] | None = None) -> Mesh:
@@ -137,10 +139,10 @@ def make_step(config: TrainConfig, mesh: Mesh, *, sharded: bool = False) -> Wrap
     """
     optimizer, specs = make_optimizer(config), _specs(config, mesh, sharded)
 
-    def local(weights: Weights, scenes: Scenes) -> tuple[Weights, Metrics]:
+    def local(weights: Weights, batch: _Batch) -> tuple[Weights, Metrics]:
         loss = partial(_loss, config, execution=TRAINING)
         gradient = partial(jax.grad(loss, has_aux=True), gathered(weights, specs))
-        gradients, metrics = in_parts(gradient, scenes, config.accumulate)
+        gradients, metrics = in_parts(gradient, batch, config.accumulate)
         return averaged(gradients, specs), jax.lax.pmean(metrics, SCENE_AXIS)
 
     gradient = jax.shard_map(
@@ -148,7 +150,9 @@ def make_step(config: TrainConfig, mesh: Mesh, *, sharded: bool = False) -> Wrap
     )
 
     def step(state: TrainState, scenes: Scenes) -> tuple[TrainState, Metrics]:
-        gradients, metrics = gradient(state.weights, scenes)
+        scenes_and_views = scenes.images.shape[:2]
+        told = draw_told(config, training_key(config), state.step, *scenes_and_views)
+        gradients, metrics = gradient(state.weights, (scenes, told))
         norm = jnp.sqrt(sum((jnp.sum(g * g) for g in gradients.values()), jnp.zeros(())))
         new = updated(state, gradients, optimizer, config.ema_decay)
         if sharded:
@@ -185,7 +189,8 @@ def make_validate(config: TrainConfig, mesh: Mesh, *, sharded: bool = False) -> 
 
     def local(weights: Weights, scenes: RenderedScenes) -> Metrics:
         whole = gathered(weights, specs)
-        return jax.lax.pmean(_loss(config, whole, scenes, execution=INFERENCE)[1], SCENE_AXIS)
+        batch = scenes, told_nothing(config, *scenes.images.shape[:2])
+        return jax.lax.pmean(_loss(config, whole, batch, execution=INFERENCE)[1], SCENE_AXIS)
 
     return jax.jit(
         jax.shard_map(local, mesh=mesh, in_specs=(specs, _EACH), out_specs=_SHARED, check_vma=False)
@@ -223,13 +228,15 @@ def make_held_out(config: TrainConfig, mesh: Mesh, *, sharded: bool = False) -> 
 
 
 def _loss(
-    config: TrainConfig, weights: Weights, scenes: Scenes, *, execution: ExecutionConfig
+    config: TrainConfig, weights: Weights, batch: _Batch, *, execution: ExecutionConfig
 ) -> tuple[Array, Metrics]:
     model = with_weights(abstract_model(config, jnp.dtype(config.dtype)), weights)
+    scenes, told = batch
+    priors: dict[str, Any] = {} if told is None else {"priors": priors_of(scenes, told)}
     if isinstance(scenes, KnownScenes):
-        prediction = model(developed(scenes), execution=execution)
+        prediction = model(developed(scenes), execution=execution, **priors)
         return known_loss(prediction, scenes, config.losses)
-    prediction = model(scenes.images, execution=execution)
+    prediction = model(scenes.images, execution=execution, **priors)
     return losses.loss(prediction, losses.target(scenes), config.losses)
 
 

@@ -8,6 +8,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
+from jaxrecon.models import Pi3Config
 from jaxrecon.training.config import Bucket, TrainConfig
 from jaxrecon.training.flops import step_flops
 from jaxrecon.training.log import Log
@@ -46,18 +47,20 @@ class Window:
         means |= {OWN + name: value for name, value in of_own.items()}
         now = time.perf_counter()
         took, self._opened, self._steps = now - self._opened, now, []
-        flops = sum(step_flops(self._config.model, bucket) for bucket in buckets)
         speed = {
             "seconds": self._before + now - self._begin,
             "learning_rate": float(np.asarray(self._rate(step))),
             "images_per_second": sum(bucket.images for bucket in buckets) / took,
-            "tflops_per_device": flops / took / self._mesh.size / 1e12,
         }
+        model = self._config.model
+        if isinstance(model, Pi3Config):
+            flops = sum(step_flops(model, bucket) for bucket in buckets)
+            speed["tflops_per_device"] = flops / took / self._mesh.size / 1e12
         self._log.add(step, **means, **speed)
         shown = told(means, ("loss", *SHOWN, *(OWN + name for name in ("loss", *SHOWN))))
-        rates = (
-            f"{speed['images_per_second']:.0f} images/s, {speed['tflops_per_device']:.0f} TFLOP/s"
-        )
+        rates = f"{speed['images_per_second']:.0f} images/s"
+        if "tflops_per_device" in speed:
+            rates += f", {speed['tflops_per_device']:.0f} TFLOP/s"
         return f"step {step}/{self._config.steps}, {speed['seconds']:.0f} s: {shown}, {rates}"
 
 

@@ -68,6 +68,7 @@ def output() -> MapAnythingOutput:
         quaternions=given["cam_quats"],
         metric_scale=jnp.ones(1),
         confidence=given["conf"],
+        confidence_logits=jnp.log(given["conf"] - 1),
         mask_logits=jnp.where(given["non_ambiguous_mask"] > 0, 1.0, -1.0),
     )
 

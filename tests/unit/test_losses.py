@@ -98,7 +98,7 @@ def test_scale_and_frame_of_the_prediction_do_not_count() -> None:
 def test_the_order_of_the_views_does_not_count() -> None:
     truth, order = target(scenes()), jnp.array([2, 0, 1])
     before = loss(noisy(truth), truth, LossWeights())[1]
-    guess, true = jax.tree.map(lambda x: x[:, order], (noisy(truth), truth))
+    guess, true = jax.tree.map(lambda x: x[:, order] if x.ndim > 1 else x, (noisy(truth), truth))
     after = loss(guess, true, LossWeights())[1]
     for name in before:
         assert float(after[name]) == pytest.approx(float(before[name]), rel=1e-5, abs=1e-6), name
@@ -136,6 +136,7 @@ def test_alignment_is_the_weighted_median_of_the_ratios() -> None:
         points_camera=jnp.array([[0, 0, 1.0], [0, 0, 2.0], [0, 0, 4.0]]).reshape(1, 1, 1, 3, 3),
         mask=jnp.ones((1, 1, 1, 3), bool),
         world_from_camera=jnp.eye(4).reshape(1, 1, 4, 4),
+        unit=jnp.ones(1),
     )
     guess = jnp.zeros((1, 1, 1, 3, 3)).at[..., 2].set(1.0)
     # Weights |p| / z are 1, 1/2, 1/4: half of their sum, 0.875, is reached by the first ratio.

@@ -2,6 +2,7 @@
 
 from jaxrecon.models.mapanything.model import (
     MAPANYTHING,
+    MAPANYTHING_MINI,
     MAPANYTHING_V1,
     MapAnything,
     MapAnythingConfig,
@@ -11,6 +12,7 @@ from jaxrecon.models.mapanything.resize import MAPANYTHING_RESIZE, AspectRule
 
 __all__ = [
     "MAPANYTHING",
+    "MAPANYTHING_MINI",
     "MAPANYTHING_RESIZE",
     "MAPANYTHING_V1",
     "AspectRule",

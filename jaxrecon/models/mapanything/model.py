@@ -123,6 +123,24 @@ MAPANYTHING_V1 = MapAnythingConfig(
 )
 """Version 1 (facebook/map-anything-v1 and facebook/map-anything-apache-v1), 563.3 M parameters."""
 
+MAPANYTHING_MINI = MapAnythingConfig(
+    encoder=DinoV2Config(width=384, depth=0, heads=6, registers=0, grid=16),
+    width=384,
+    heads=6,
+    mlp="gelu",
+    layer_scale=1.0,
+    pairs=4,
+    taps=(3, 5, 7),
+    class_token=False,
+    dense_widths=(128, 192, 256),
+    vector_widths=(64, 128, 256),
+    channels=(48, 96, 192, 384),
+    features=64,
+    pose_width=128,
+    scale_width=64,
+)
+"""Small enough to train on rendered scenes in minutes; no weights of it are shipped."""
+
 
 @pytree_dataclass
 class Features:

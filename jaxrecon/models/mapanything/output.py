@@ -39,6 +39,7 @@ class MapAnythingOutput:
       quaternions: of world-from-camera, x, y, z, w, of length one.
       metric_scale: metres a unit of the model; all lengths are multiplied by it already.
       confidence: of the points; above 1.
+      confidence_logits: its logarithm above 1.
       mask_logits: above 0 where the pixel's geometry is not ambiguous.
     """
 
@@ -50,6 +51,7 @@ class MapAnythingOutput:
     quaternions: Float[Array, "B V 4"]
     metric_scale: Float[Array, "B"]
     confidence: Float[Array, "B V H W"]
+    confidence_logits: Float[Array, "B V H W"]
     mask_logits: Float[Array, "B V H W"]
 
     @property
@@ -70,7 +72,9 @@ class MapAnythingOutput:
             confidence=self.confidence,
             world_from_camera=self.world_from_camera,
             intrinsics=intrinsics_from_rays(self.ray_directions),
+            confidence_logits=self.confidence_logits,
             mask=self.unambiguous,
+            mask_logits=self.mask_logits,
         )
 
 
@@ -126,6 +130,7 @@ def compose(
         quaternions=quaternions,
         metric_scale=metric,
         confidence=1 + jnp.exp(dense[..., 4]),
+        confidence_logits=dense[..., 4],
         mask_logits=dense[..., 5],
     )
 

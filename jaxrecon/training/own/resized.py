@@ -14,7 +14,7 @@ from jaxtyping import Bool, Float, Int, UInt8
 
 from jaxrecon.errors import OutputError
 from jaxrecon.evaluation.sampling import processed_depth
-from jaxrecon.images import PixelTransform
+from jaxrecon.images import ALL_VIEWS, PixelTransform
 from jaxrecon.images.pictures import pillow_warnings_handled
 from jaxrecon.images.resize import Fit
 from jaxrecon.images.resizing import worker_count
@@ -105,7 +105,7 @@ def resized_scene(scene: OwnScene, sizes: Sequence[Size], room: Room) -> Resized
     """
     views = len(scene.files)
     sized = {size: _room_for(views, size, room) for size in sizes}
-    source = open_source([str(file) for file in scene.files], 1)
+    source = open_source([str(file) for file in scene.files], ALL_VIEWS)
     with pillow_warnings_handled(), ThreadPoolExecutor(worker_count()) as pool:
         fill = partial(_fill, scene, sized)
         for _ in pool.map(fill, range(views), [view.read for view in source.views]):

@@ -1,0 +1,45 @@
+"""Errors of predicted intrinsics."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Bool, Float
+
+
+@dataclass(frozen=True)
+class CameraErrors:
+    """Means over the views whose intrinsics are known.
+
+    Attributes:
+      focal_error: of the focal length, relative to the true one; fx and fy count alike.
+      fov_error: of the horizontal field of view, in degrees.
+    """
+
+    focal_error: float
+    fov_error: float
+
+
+def camera_errors(
+    predicted: Float[np.ndarray, "V 3 3"],
+    true: Float[np.ndarray, "V 3 3"],
+    known: Bool[np.ndarray, " V"],
+    width: int,
+) -> CameraErrors | None:
+    """Errors of focal lengths and fields of view; None if nothing is known, or predicted finite.
+
+    Args:
+      predicted, true: in pixels of the same images.
+      known: of which views the truth is known.
+      width: of the images in pixels.
+    """
+    guess, focal = (
+        np.stack([k[known, 0, 0], k[known, 1, 1]], axis=1).astype(np.float64)
+        for k in (predicted, true)
+    )
+    if not known.any() or not np.isfinite(guess).all() or (guess <= 0).any():
+        return None
+    angles = (np.rad2deg(2 * np.arctan(width / 2 / f[:, 0])) for f in (guess, focal))
+    return CameraErrors(
+        focal_error=float(np.mean(np.abs(guess / focal - 1))),
+        fov_error=float(np.mean(np.abs(np.subtract(*angles)))),
+    )
