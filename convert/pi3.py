@@ -13,7 +13,7 @@ from convert.rules import (
 TELLTALE = "conf_decoder."
 """How names begin that checkpoints of no other family have."""
 
-_ENCODER = (
+ENCODER = (
     *patch_embed_rules(r"encoder\.patch_embed\.proj", "encoder.patch_embed"),
     Rule(r"encoder\.cls_token", "encoder.class_token", "squeeze_leading"),
     Rule(r"encoder\.pos_embed", "encoder.position_embedding", "squeeze_leading"),
@@ -23,7 +23,7 @@ _ENCODER = (
 )
 
 # Upstream numbers both kinds of block through: even ones attend within a view, odd ones globally.
-_TRUNK = (
+TRUNK = (
     Rule(r"register_token", "register_tokens", "squeeze_leading"),
     *block_rules(r"decoder\.(?P<layer>\d*[02468])", "trunk.frame_blocks", every=2),
     *block_rules(r"decoder\.(?P<layer>\d*[13579])", "trunk.global_blocks", every=2),
@@ -38,15 +38,13 @@ def _decoder_rules(source: str, target: str) -> tuple[Rule, ...]:
     )
 
 
-_DECODERS = (
+DECODERS = (
     *_decoder_rules("point_decoder", "point_decoder"),
     *_decoder_rules("conf_decoder", "confidence_decoder"),
     *_decoder_rules("camera_decoder", "camera_decoder"),
 )
 
-_HEADS = (
-    *pixel_shuffle_rules(r"point_head\.proj", "point_head"),
-    *pixel_shuffle_rules(r"conf_head\.proj", "confidence_head"),
+CAMERA_HEAD = (
     *linear_rules(
         r"camera_head\.res_conv\.(?P<layer>\d+)\.res_conv(?P<number>[123])",
         r"camera_head.residual.fc\g<number>",
@@ -57,7 +55,12 @@ _HEADS = (
     *linear_rules(r"camera_head\.fc_rot", "camera_head.rotation"),
 )
 
-RULES: tuple[Rule, ...] = (*_ENCODER, *_TRUNK, *_DECODERS, *_HEADS)
+_HEADS = (
+    *pixel_shuffle_rules(r"point_head\.proj", "point_head"),
+    *pixel_shuffle_rules(r"conf_head\.proj", "confidence_head"),
+)
+
+RULES: tuple[Rule, ...] = (*ENCODER, *TRUNK, *DECODERS, *_HEADS, *CAMERA_HEAD)
 
 IGNORED: tuple[Ignore, ...] = (
     Ignore(r"image_(mean|std)", "normalisation constants are part of the model's code"),

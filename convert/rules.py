@@ -48,9 +48,12 @@ class OptionalPart:
     Attributes:
       name: the argument of `jaxrecon.load` that asks for it.
       config_field: which field of the family's config says whether there is one.
-      prefix: how the names of its tensors begin, upstream's as well as ours.
+      prefix: how the names of its tensors begin, ours and upstream's.
       words: what it is called in messages.
       without: what models without it do, as in "models of the family pi3 follow no points".
+      upstream: how upstream's begin, if otherwise.
+      usual: whether models have it unless the caller says no; else it is read only where it is
+        asked for.
     """
 
     name: str
@@ -58,15 +61,22 @@ class OptionalPart:
     prefix: str
     words: str
     without: str
+    upstream: tuple[str, ...] = ()
+    usual: bool = False
 
     @property
     def ignored(self) -> Ignore:
         """Its tensors, for models that are built without it."""
-        return Ignore(rf"{re.escape(self.prefix)}.+", f"the model is built without a {self.words}")
+        begin = "|".join(map(re.escape, self._begin))
+        return Ignore(rf"(?:{begin}).*", f"the model is built without a {self.words}")
 
     def is_among(self, names: Iterable[str]) -> bool:
         """Whether a checkpoint with tensors of these names has it."""
-        return any(name.startswith(self.prefix) for name in names)
+        return any(name.startswith(self._begin) for name in names)
+
+    @property
+    def _begin(self) -> tuple[str, ...]:
+        return self.upstream or (self.prefix,)
 
     def check(self, names: Iterable[str], *, label: str = "the checkpoint") -> None:
         """Refuses a checkpoint without it.
@@ -76,8 +86,8 @@ class OptionalPart:
         """
         if not self.is_among(names):
             raise WeightsError(
-                f"{label} holds no {self.words} (no tensor {self.prefix}*); use weights that hold "
-                f"one, or load the model without {self.name}"
+                f"{label} holds no {self.words} (no tensor {self._begin[0]}*); use weights that "
+                f"hold one, or load the model without {self.name}"
             )
 
 

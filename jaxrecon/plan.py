@@ -107,6 +107,7 @@ def memory_plan(
     attention: AttentionFn | AttentionName | None = None,
     dtype: DTypeLike | None = None,
     views_at_once: int | None = None,
+    priors: bool = True,
 ) -> MemoryPlan:
     """Compiles the program of `Pipeline.reconstruct`, or those of `stream`, and reads their needs.
 
@@ -122,6 +123,8 @@ def memory_plan(
       devices: over how many of this machine's the views are sharded.
       shard_weights, offload, attention, dtype: see `load`.
       views_at_once: plans `stream`, which works out so many views together.
+      priors: whether the model is loaded so that it may be told what is known of the views; see
+        `load`.
 
     Raises:
       InputError: an argument cannot be used.
@@ -139,6 +142,7 @@ def memory_plan(
         shard_weights=shard_weights,
         offload=offload,
         tracks=tracks is not None,
+        priors=priors,
     )
     check_program_size(views, size, pipeline.resize.patch)
     request, count = Request(query_points=tracks), bucket_of(views, devices)

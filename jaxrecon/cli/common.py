@@ -215,9 +215,13 @@ def _share(text: str) -> float | None:
 
 
 def load_pipeline(
-    options: argparse.Namespace, stages: Stages, *, tracks: bool = False
+    options: argparse.Namespace, stages: Stages, *, tracks: bool = False, priors: bool = False
 ) -> "Pipeline":
-    """The model that the options name; programs compiled for it are kept in the cache folder."""
+    """The model that the options name; programs compiled for it are kept in the cache folder.
+
+    Args:
+      tracks, priors: what it is to do beside; see `load`.
+    """
     from jaxrecon import registry
 
     check_sharded(options)
@@ -231,6 +235,7 @@ def load_pipeline(
         shard_weights=options.shard_weights,
         offload=options.offload,
         tracks=tracks,
+        priors=priors,
         revision=options.revision,
         stages=stages,
     )

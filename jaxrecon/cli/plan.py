@@ -50,6 +50,7 @@ def run(options: argparse.Namespace) -> int:
         attention=common.attention_of(options),
         dtype=options.dtype,
         views_at_once=streaming.views_at_once(options),
+        priors=False,
     )
     say(json.dumps(_summary(plan)) if options.json else _text(plan))
     return 0

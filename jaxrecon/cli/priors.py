@@ -108,6 +108,7 @@ def read_priors(
     metric = _metric(options, files)
     if not files:
         return {}
+    from jaxrecon import registry
     from jaxrecon.images import view_names, view_sizes
     from jaxrecon.priors import ViewPriors
 
@@ -117,7 +118,9 @@ def read_priors(
     told = _read(files, names, sizes, allow_outside=options.allow_outside)
     _note_turned(options, names, sizes, files)
     arguments: dict[str, Any] = told | metric
-    ViewPriors(**arguments).checked(sizes)
+    entry = registry.MODELS.get(options.model)  # else the model says so, once it is loaded
+    independent = entry is None or entry.family.defaults.independent_priors
+    ViewPriors(**arguments).checked(sizes, independent=independent)
     return arguments
 
 
@@ -184,5 +187,5 @@ def _check_model(model: str, files: dict[str, Path]) -> None:
     if entry is not None and not entry.family.defaults.priors:
         raise InputError(
             f"--{next(iter(files))}: {model} works from images alone; leave it out, or use "
-            "-m mapanything"
+            "-m mapanything or -m pi3x"
         )

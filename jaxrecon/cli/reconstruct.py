@@ -79,7 +79,7 @@ def run(options: argparse.Namespace) -> int:
     if options.shared_intrinsics:
         _check_shared(told)
         told["intrinsics"] = "shared"
-    pipeline = common.load_pipeline(options, stages, tracks=points is not None)
+    pipeline = common.load_pipeline(options, stages, tracks=points is not None, priors=bool(files))
     if options.pad:
         pipeline = pipeline.with_padding()
     if options.stream:

@@ -13,6 +13,7 @@ from jaxrecon.models.mapanything.resize import MAPANYTHING_RESIZE, AspectRule
 from jaxrecon.models.model import VIEW_AXES, Encoded, Model, TrackingModel
 from jaxrecon.models.pi3.model import PI3, PI3_MINI, Pi3, Pi3Config
 from jaxrecon.models.pi3.resize import PI3_RESIZE, ResizeRule
+from jaxrecon.models.pi3x.model import PI3X, Pi3X, Pi3XConfig
 from jaxrecon.models.prediction import Prediction, Tracks
 from jaxrecon.models.vggt.model import VGGT, VGGT_1B, VGGTConfig, VGGTOutput
 from jaxrecon.models.vggt.resize import VGGT_RESIZE, SideRule
@@ -24,6 +25,7 @@ __all__ = [
     "MAPANYTHING_RESIZE",
     "MAPANYTHING_V1",
     "PI3",
+    "PI3X",
     "PI3_MINI",
     "PI3_RESIZE",
     "VGGT",
@@ -38,6 +40,8 @@ __all__ = [
     "Model",
     "Pi3",
     "Pi3Config",
+    "Pi3X",
+    "Pi3XConfig",
     "Prediction",
     "ResizeRule",
     "SideRule",

@@ -1,7 +1,7 @@
 """What every model family is."""
 
 from dataclasses import replace
-from typing import Any
+from typing import Any, ClassVar
 
 import jax.numpy as jnp
 from flax import nnx
@@ -50,6 +50,9 @@ class Model(nnx.Module):
 
     A family defines `layout`, `encode` and `predict`; a call does all of it.
     """
+
+    first_view_is_world: ClassVar[bool] = True
+    """Of models that take known poses: whether what they predict is in the first camera's frame."""
 
     @renamed_arguments(real_views="num_valid_views")
     def __call__(

@@ -17,22 +17,22 @@ class Prediction:
     Attributes:
       points_world: the point seen by each pixel, in the scene's world frame.
       points_camera: the same point in its own camera's frame (x right, y down, z forward).
-      confidence: how far to trust each point. π³: a probability in [0, 1]. VGGT and MapAnything:
-        above 1, without an upper bound.
+      confidence: how far to trust each point. π³ and π³-X: a probability in [0, 1]. VGGT and
+        MapAnything: above 1, without an upper bound.
       world_from_camera: rigid pose of each camera.
-      intrinsics: of each camera, in pixels, if the model tells them; π³ does not.
-      confidence_logits: of a confidence that is a probability (π³), or its logarithm above 1
+      intrinsics: of each camera, in pixels, if the model tells them; π³ and π³-X do not.
+      confidence_logits: of a confidence that is a probability (π³, π³-X), or its logarithm above 1
         (MapAnything); training needs them, because a probability that is all but one or zero has
         no gradient.
       mask: pixels whose geometry is not ambiguous, if the model tells them; MapAnything does.
       mask_logits: above 0 where the mask is set; training needs them.
       metric_scale: metres a unit of the model, by which all lengths are multiplied already, if the
-        model tells it; MapAnything does.
+        model tells it; MapAnything and π³-X do.
       skipped: share of the key blocks that each head of each global layer skipped, if the
         attention tells it; block-sparse attention does.
 
-    The unit of length is metres for MapAnything; π³ and VGGT are free up to one scale factor for
-    each scene.
+    The unit of length is metres for MapAnything and π³-X; π³ and VGGT are free up to one scale
+    factor for each scene.
     """
 
     points_world: Float[Array, "B V H W 3"]

@@ -1,5 +1,6 @@
 """The trunk of all families: attention within each view and across all views, in turns."""
 
+from collections.abc import Callable
 from dataclasses import replace
 
 import jax
@@ -104,6 +105,7 @@ class AlternatingAttention(BlockPairs):
         attention: AttentionFn,
         rope: RotaryTable | None = None,
         *,
+        after_pair: Callable[[Array, Array], Array] | None = None,
         execution: ExecutionConfig = INFERENCE,
     ) -> tuple[Float[Array, "taps B V P 2*D"], AttentionStats | None]:
         """Output of each tapped pair: [frame block | global block] on the channels.
@@ -113,6 +115,7 @@ class AlternatingAttention(BlockPairs):
         Args:
           tokens: the tokens of each view; `layout` describes one view's.
           attention: used in both kinds of block; the layout that it receives tells them apart.
+          after_pair: what becomes of the tokens behind each pair, of which it gets the number.
         """
         slots = _slots(self.taps, self.pairs)
         layers = self._layers(self.frame_blocks, self.global_blocks, slots)
@@ -129,6 +132,8 @@ class AlternatingAttention(BlockPairs):
             x, stats = self.across_views(
                 global_block, framed, here, attention, rope, execution=execution
             )
+            if after_pair is not None:
+                x = after_pair(x, number)
             both = jnp.concatenate([framed, x], axis=-1)
             return (x, _written(taps, both, slot, execution)), stats
 

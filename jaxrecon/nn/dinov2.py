@@ -75,13 +75,19 @@ DINOV2_GIANT = DinoV2Config(
 
 
 class DinoV2(nnx.Module):
-    """A ViT that turns normalised images into one feature vector a patch."""
+    """A ViT that turns normalised images into one feature vector a patch.
 
-    def __init__(self, config: DinoV2Config, *, dtype: DTypeLike, rngs: nnx.Rngs) -> None:
+    Args:
+      channels: of the images; 3 for colours.
+    """
+
+    def __init__(
+        self, config: DinoV2Config, *, channels: int = 3, dtype: DTypeLike, rngs: nnx.Rngs
+    ) -> None:
         self.config = config
         width = config.width
         normal = nnx.initializers.normal(0.02)
-        self.patch_embed = linear(3 * config.patch**2, width, dtype=dtype, rngs=rngs)
+        self.patch_embed = linear(channels * config.patch**2, width, dtype=dtype, rngs=rngs)
         self.class_token = nnx.Param(normal(rngs.params(), (width,)))
         self.register_tokens = (
             nnx.Param(normal(rngs.params(), (config.registers, width)))
@@ -101,7 +107,7 @@ class DinoV2(nnx.Module):
         )
 
     def __call__(
-        self, images: Float[Array, "G H W 3"], *, execution: ExecutionConfig = INFERENCE
+        self, images: Float[Array, "G H W C"], *, execution: ExecutionConfig = INFERENCE
     ) -> Float[Array, "G P D"]:
         """Features of the patches, row by row, in float32; see `tokens`."""
         if self.blocks is None:  # no patch has seen another token
@@ -109,13 +115,13 @@ class DinoV2(nnx.Module):
         return self.tokens(images, execution=execution)[:, 1 + self.config.registers :]
 
     def tokens(
-        self, images: Float[Array, "G H W 3"], *, execution: ExecutionConfig = INFERENCE
+        self, images: Float[Array, "G H W C"], *, execution: ExecutionConfig = INFERENCE
     ) -> Float[Array, "G T D"]:
         """All tokens, [class | registers | patches], after the last block and the final norm.
 
         Args:
-          images: RGB, normalised with ImageNet's mean and deviation; H and W are multiples of the
-            patch size.
+          images: RGB normalised with ImageNet's mean and deviation, or what else the encoder was
+            made for; H and W are multiples of the patch size.
         """
         tokens = self.embed(images)
         layout = TokenLayout(1, self.patch_grid(images.shape), 1 + self.config.registers)
@@ -128,7 +134,7 @@ class DinoV2(nnx.Module):
         return tokens if self.norm is None else self.norm(tokens)
 
     def patch_grid(self, shape: tuple[int, ...]) -> tuple[int, int]:
-        """Rows and columns of patches in images of shape (G, H, W, 3).
+        """Rows and columns of patches in images of shape (G, H, W, C).
 
         Raises:
           ValueError: the height or the width is not a multiple of the patch size.
@@ -140,19 +146,19 @@ class DinoV2(nnx.Module):
             )
         return shape[1] // patch, shape[2] // patch
 
-    def embed_patches(self, images: Float[Array, "G H W 3"]) -> Float[Array, "G P D"]:
+    def embed_patches(self, images: Float[Array, "G H W C"]) -> Float[Array, "G P D"]:
         """A linear map of each patch's pixels (row, column, channel)."""
         rows, columns = self.patch_grid(images.shape)
         patches = fold(images, self.config.patch)
         flat = patches.reshape(-1, rows * columns, patches.shape[-1])
         return product(self.patch_embed, flat) + bias_of(self.patch_embed)[None, None]
 
-    def placed_patches(self, images: Float[Array, "G H W 3"]) -> Float[Array, "G P D"]:
+    def placed_patches(self, images: Float[Array, "G H W C"]) -> Float[Array, "G P D"]:
         """Embedded patches with their positions, in float32."""
         position = self.position_table(self.patch_grid(images.shape))
         return self.embed_patches(images).astype(jnp.float32) + position[None, 1:]
 
-    def embed(self, images: Float[Array, "G H W 3"]) -> Float[Array, "G T D"]:
+    def embed(self, images: Float[Array, "G H W C"]) -> Float[Array, "G T D"]:
         """Tokens that enter the first block: [class | registers | patches], in float32.
 
         Class and patches carry a position, registers do not.
@@ -197,7 +203,7 @@ def encode_views(
     Args:
       patches_only: leaves out the class token and the registers.
     """
-    at_once = _views_at_once(encoder.patch_grid(images.shape[1:]), execution)
+    at_once = views_at_once(encoder.patch_grid(images.shape[1:]), execution)
     mean, deviation = (
         jax.lax.broadcast_to_rank(jnp.asarray(x), images.ndim) for x in (IMAGE_MEAN, IMAGE_STD)
     )
@@ -210,10 +216,11 @@ def encode_views(
 
 def encoder_chunk(views: int, grid: tuple[int, int], execution: ExecutionConfig) -> Chunk:
     """How many of so many views `encode_views` works on at a time."""
-    return view_chunk(views, _views_at_once(grid, execution), execution)
+    return view_chunk(views, views_at_once(grid, execution), execution)
 
 
-def _views_at_once(grid: tuple[int, int], execution: ExecutionConfig) -> int:
+def views_at_once(grid: tuple[int, int], execution: ExecutionConfig) -> int:
+    """How many views the encoder works on at a time, if there are so many."""
     return max(1, execution.encoder_patches // (grid[0] * grid[1]))
 
 

@@ -66,12 +66,13 @@ def conv(
     width_out: int,
     *,
     stride: int = 1,
+    padding: int = 1,
     bias: bool = True,
     dtype: DTypeLike,
     precision: jax.lax.Precision | None = None,
     rngs: nnx.Rngs,
 ) -> nnx.Conv:
-    """A 3x3 convolution, padded by one; parameters, input and output are all of `dtype`.
+    """A 3x3 convolution, padded with zeros; parameters, input and output are all of `dtype`.
 
     In float32 it is as exact as float32 on every device, unless a `precision` is given.
     """
@@ -82,7 +83,7 @@ def conv(
         width_out,
         (3, 3),
         strides=stride,
-        padding=1,
+        padding=padding,
         use_bias=bias,
         dtype=dtype,
         param_dtype=dtype,
@@ -94,11 +95,23 @@ def conv(
 class ConvTranspose(nnx.Module):
     """Transposed convolution whose stride is its size: each position becomes `factor` squared."""
 
-    def __init__(self, width: int, factor: int, *, dtype: DTypeLike, rngs: nnx.Rngs) -> None:
+    def __init__(
+        self,
+        width_in: int,
+        width_out: int,
+        factor: int,
+        *,
+        dtype: DTypeLike,
+        precision: jax.lax.Precision | None = None,
+        rngs: nnx.Rngs,
+    ) -> None:
         initial = nnx.initializers.lecun_normal(in_axis=0, out_axis=(1, 2, 3))
-        self.kernel = nnx.Param(initial(rngs.params(), (width, factor, factor, width), dtype))
-        self.bias = nnx.Param(jnp.zeros((width,), dtype))
-        self.precision = HIGHEST if jnp.dtype(dtype) == jnp.float32 else None
+        shape = width_in, factor, factor, width_out
+        self.kernel = nnx.Param(initial(rngs.params(), shape, dtype))
+        self.bias = nnx.Param(jnp.zeros((width_out,), dtype))
+        if precision is None and jnp.dtype(dtype) == jnp.float32:
+            precision = HIGHEST
+        self.precision = precision
 
     def __call__(self, x: Float[Array, "G h w C"]) -> Float[Array, "G H W D"]:
         kernel = self.kernel[...]
@@ -199,8 +212,8 @@ class DPT(nnx.Module):
         self.norm = (
             layer_norm(config.width, eps=NORM_EPS, dtype=dtype, rngs=rngs) if config.norm else None
         )
-        self.level1 = reassemble(0, ConvTranspose(first, 4, dtype=dtype, rngs=rngs))
-        self.level2 = reassemble(1, ConvTranspose(second, 2, dtype=dtype, rngs=rngs))
+        self.level1 = reassemble(0, ConvTranspose(first, first, 4, dtype=dtype, rngs=rngs))
+        self.level2 = reassemble(1, ConvTranspose(second, second, 2, dtype=dtype, rngs=rngs))
         self.level3 = reassemble(2, None)
         self.level4 = reassemble(3, conv(fourth, fourth, stride=2, dtype=dtype, rngs=rngs))
         self.fusion1, self.fusion2 = fusion(skip=True), fusion(skip=True)
@@ -285,22 +298,36 @@ def add_position(x: Float[Array, "G h w C"], aspect: float) -> Float[Array, "G h
     The first half of the channels tells the column, the second the row. Places are centred, and
     scaled so that half the image's diagonal is 1.
     """
-    diagonal = np.hypot(aspect, 1)
-    column = _position_table(x.shape[2], aspect / diagonal, x.shape[3] // 2)
-    row = _position_table(x.shape[1], 1 / diagonal, x.shape[3] // 2)
+    rows, columns = (p[:, None] for p in centred_places((x.shape[1], x.shape[2]), aspect))
+    column, row = (_position_table(places, x.shape[3] // 2) for places in (columns, rows))
     nothing = np.zeros_like
-    columns = np.concatenate([column, nothing(column)], axis=1).astype(np.float32)
-    rows = np.concatenate([nothing(row), row], axis=1).astype(np.float32)
+    first = np.concatenate([column, nothing(column)], axis=1).astype(np.float32)
+    second = np.concatenate([nothing(row), row], axis=1).astype(np.float32)
     return (
-        x.astype(jnp.float32) + jnp.asarray(columns)[None, None] + jnp.asarray(rows)[None, :, None]
+        x.astype(jnp.float32) + jnp.asarray(first)[None, None] + jnp.asarray(second)[None, :, None]
     )
 
 
-def _position_table(count: int, span: float, channels: int) -> Float[np.ndarray, "count C"]:
-    """Sines, then cosines, of `count` places between `-span` and `span`."""
-    edge = span * (count - 1) / count
+def centred_places(
+    size: Size, aspect: float
+) -> tuple[Float[np.ndarray, "h"], Float[np.ndarray, "w"]]:
+    """Where the rows and the columns of a map lie in an image of this width over height.
+
+    The image's centre is 0, and half its diagonal 1.
+    """
+    diagonal = np.hypot(aspect, 1)
+    edges = [
+        span * (count - 1) / count
+        for count, span in zip(size, (1 / diagonal, aspect / diagonal), strict=True)
+    ]
+    rows, columns = (np.linspace(-e, e, count) for e, count in zip(edges, size, strict=True))
+    return rows, columns
+
+
+def _position_table(places: Float[np.ndarray, "count 1"], channels: int) -> np.ndarray:
+    """Sines, then cosines, of places (count, C)."""
     frequencies = POSITION_BASE ** -(np.arange(channels // 2) / (channels / 2))
-    angles = np.linspace(-edge, edge, count)[:, None] * frequencies
+    angles = places * frequencies
     return POSITION_RATIO * np.concatenate([np.sin(angles), np.cos(angles)], axis=1)
 
 

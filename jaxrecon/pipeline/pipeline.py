@@ -148,9 +148,9 @@ class Pipeline:
             for each view, of the upright photo's size; 0 (black) is dropped.
           mask: which points stay in the mask; see `MaskConfig`.
           camera: how cameras are fitted; see `CameraConfig`.
-          priors: what is known of the views (MapAnything); see `ViewPriors`. The result is in the
-            world of known poses, whose origin must be near enough for float32. Poses in another
-            unit than metres leave the result in metres, in their world scaled to metres.
+          priors: what is known of the views (MapAnything, π³-X); see `ViewPriors`. The result is
+            in the world of known poses, whose origin must be near enough for float32. Poses in
+            another unit than metres leave the result in metres, in their world scaled to metres.
           points: VGGT's points from depth and cameras ("depth", the default) or from its point head
             ("pointmap").
           query_points: points to follow through all views (a model loaded with its track head):
@@ -359,7 +359,12 @@ class Pipeline:
         """
         if not priors.kinds:
             return None
-        return prior_arrays(priors, transforms, self.resize.resized_intrinsics)
+        return prior_arrays(
+            priors,
+            transforms,
+            self.resize.resized_intrinsics,
+            independent=self.defaults.independent_priors,
+        )
 
     def _check_tracks(self, query_points: QueryPoints | None) -> None:
         """Refuses to follow points where that cannot be done.

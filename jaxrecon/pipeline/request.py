@@ -125,7 +125,8 @@ def resolve(
     kinds = request.priors.kinds
     if kinds and not defaults.priors:
         raise InputError(
-            f"{kinds[0]}: {model} works from images alone; leave it out, or load mapanything"
+            f"{kinds[0]}: {model} works from images alone; leave it out, or load mapanything or "
+            "pi3x, with priors=True"
         )
     multiview = bool(request.mask.multiview_confidence)
     if multiview and not defaults.metric:

@@ -248,4 +248,5 @@ def world_program(
     layout = model.layout(shape)
     chosen = {} if key.points is None else {"points": key.points}
     found = placement.predict(model, placement.waiting(encoded), layout, **chosen)
-    return prior_world(found.world_from_camera, priors)[0]
+    poses, first = found.world_from_camera, model.first_view_is_world
+    return prior_world(poses, priors, first_view_is_world=first)[0]

@@ -12,6 +12,7 @@ from jaxrecon.priors.arrays import (
     padded_priors,
     prior_arrays,
     prior_world,
+    reference_view,
 )
 from jaxrecon.priors.colmap import colmap_images
 from jaxrecon.priors.readers import read_view_priors
@@ -28,6 +29,7 @@ __all__ = [
     "prior_arrays",
     "prior_world",
     "read_view_priors",
+    "reference_view",
 ]
 
 __getattr__ = moved_names(

@@ -7,9 +7,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Sharding
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Bool, Float, Int
 
 from jaxrecon.errors import InputError
+from jaxrecon.geometry import invert_rigid
 from jaxrecon.images import PixelTransform
 from jaxrecon.priors.view_priors import KINDS, ViewPriors
 from jaxrecon.pytree import pytree_dataclass
@@ -28,9 +29,10 @@ class PriorArrays:
       intrinsics: in pixels of the processed images; the centre of the top-left pixel is (0, 0).
       has_intrinsics: where they are known.
       depth_z: depth along the optical axis of each pixel, 0 where it is unknown.
-      has_depth: where there is a depth map; such a view needs intrinsics.
+      has_depth: where there is a depth map; MapAnything needs such a view's intrinsics.
       world_from_camera: rigid poses in any world frame whose axes are the given world's.
-      has_pose: where they are known; none counts in a scene whose first view has none.
+      has_pose: where they are known; to MapAnything none counts in a scene whose first view has
+        none.
       metric_depth, metric_poses: where depth, or translations, are in metres; elsewhere their
         unit is unknown.
       origin: where that frame's origin is in the given world, in the unit of the poses. A scene's
@@ -54,6 +56,8 @@ def prior_arrays(
     resized_intrinsics: Callable[
         [PixelTransform, Float[np.ndarray, "3 3"]], Float[np.ndarray, "3 3"]
     ] = PixelTransform.intrinsics_from_original,
+    *,
+    independent: bool = False,
 ) -> PriorArrays:
     """The priors of one scene, in pixels of the processed images.
 
@@ -63,14 +67,16 @@ def prior_arrays(
         have one size.
       resized_intrinsics: how camera matrices follow their images; see
         `ImageRule.resized_intrinsics`.
+      independent: see `ViewPriors.checked`.
 
     Raises:
       InputError: as `ViewPriors.checked`; or none of a map's pixels with a depth is left.
     """
     views, (width, height) = len(transforms), transforms[0].size
-    checked = priors.checked([transform.original_size for transform in transforms])
+    sizes = [transform.original_size for transform in transforms]
+    checked = priors.checked(sizes, independent=independent)
     cameras, posed, maps = (checked.by_view(kind, views) for kind in KINDS)
-    origin = posed[0][:3, 3] if posed else np.zeros(3)
+    origin = posed[min(posed)][:3, 3] if posed else np.zeros(3)
     matrices = np.broadcast_to(np.eye(3), (views, 3, 3)).copy()
     rigid = np.broadcast_to(np.eye(4), (views, 4, 4)).copy()
     depth_z = np.zeros((views, height, width), np.float32)
@@ -115,28 +121,41 @@ def abstract_priors(shape: tuple[int, ...], sharding: Sharding | None = None) ->
     return jax.tree.map(placeholder, one_view)
 
 
-def prior_world(found: Float[Array, "B V 4 4"], priors: PriorArrays) -> Float[Array, "B 4 4"]:
+def reference_view(posed: Bool[Array, "B V"]) -> Int[Array, "B"]:
+    """The first view of each scene with a pose; 0 where there is none."""
+    return jnp.argmax(posed, axis=1).astype(jnp.int32)
+
+
+def prior_world(
+    found: Float[Array, "B V 4 4"], priors: PriorArrays, *, first_view_is_world: bool = True
+) -> Float[Array, "B 4 4"]:
     """Where the model's world is in that of the known poses; the identity if none counts.
 
-    The model's world is the first camera's frame. Both are in metres: if the known translations
-    may be in another unit, their world is scaled such that the known cameras are as far from the
-    first one, in the mean, as the model finds them.
+    Both are in metres: if the known translations may be in another unit, their world is scaled such
+    that the known cameras are as far from the first known one, in the mean, as the model finds
+    them.
 
     Args:
       found: world-from-camera poses of all views in the model's world.
       priors: with the known poses.
+      first_view_is_world: the model's world is the first camera's frame, and without its pose none
+        counts. Else the first camera with a pose comes to lie where that is.
     """
     known = priors.world_from_camera
-    posed = priors.has_pose & priors.has_pose[:, :1]
+    posed = priors.has_pose & priors.has_pose[:, :1] if first_view_is_world else priors.has_pose
+    view = reference_view(posed)[:, None, None, None]
+    known_first, found_first = (jnp.take_along_axis(x, view, axis=1)[:, 0] for x in (known, found))
     spread, found_spread = (
-        jnp.sum(jnp.where(posed, jnp.linalg.norm(t - t[:, :1], axis=-1), 0), axis=1)
-        for t in (known[..., :3, 3], found[..., :3, 3])
+        jnp.sum(jnp.where(posed, jnp.linalg.norm(t - first[:, None, :3, 3], axis=-1), 0), axis=1)
+        for t, first in ((known[..., :3, 3], known_first), (found[..., :3, 3], found_first))
     )
     metres = jnp.where(spread > 0, found_spread / jnp.maximum(spread, SMALLEST), 0)
     metres = jnp.where(priors.metric_poses[:, 0], 1, metres)
-    place = (priors.origin[:, 0] + known[:, 0, :3, 3]) * metres[:, None]
-    first = known[:, 0].at[:, :3, 3].set(place)
-    return jnp.where(posed[:, :1, None], first, jnp.eye(4))
+    place = (priors.origin[:, 0] + known_first[:, :3, 3]) * metres[:, None]
+    world = known_first.at[:, :3, 3].set(place)
+    if not first_view_is_world:
+        world = jnp.matmul(world, invert_rigid(found_first), precision=jax.lax.Precision.HIGHEST)
+    return jnp.where(jnp.any(posed, axis=1)[:, None, None], world, jnp.eye(4))
 
 
 def _flags(known: Mapping[int, np.ndarray], views: int) -> Bool[Any, "1 V"]:

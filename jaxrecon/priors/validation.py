@@ -23,7 +23,7 @@ def check_together(
     poses: Mapping[int, np.ndarray],
     depths: Mapping[int, np.ndarray],
 ) -> None:
-    """Refuses combinations that no model can make sense of.
+    """Refuses combinations that only models with independent priors can make sense of.
 
     Raises:
       InputError: later views have a pose but not the first, or depth comes without intrinsics.
@@ -116,13 +116,14 @@ def check_origin(poses: Mapping[int, Float[np.ndarray, "4 4"]], *, metric: bool)
     """
     if not poses:
         return
-    origin = poses[0][:3, 3]
+    first = min(poses)
+    origin = poses[first][:3, 3]
     farthest = max(float(np.linalg.norm(pose[:3, 3] - origin)) for pose in poses.values())
     finest = FINEST_METRES if metric else FINEST_SHARE * farthest
     spacing = float(np.spacing(np.abs(origin).max().astype(np.float32)))
     if spacing > finest and (metric or farthest):  # one pose of unknown unit has no place
         raise InputError(
-            f"poses: view 0 is at {_short(origin)}, where the result's float32 numbers are "
+            f"poses: view {first} is at {_short(origin)}, where the result's float32 numbers are "
             f"{spacing:.2g} apart; subtract an origin near the cameras from all positions first"
         )
 

@@ -109,11 +109,15 @@ class ViewPriors:
             )
         return found
 
-    def checked(self, sizes: Sequence[tuple[int, int]]) -> "ViewPriors":
+    def checked(
+        self, sizes: Sequence[tuple[int, int]], *, independent: bool = False
+    ) -> "ViewPriors":
         """The same by the numbers of the views: cameras in float64, depths in float32, 0 unknown.
 
         Args:
           sizes: width and height of each view's original image.
+          independent: whether the model takes depth without intrinsics, and poses without that of
+            the first view; see `ModelDefaults.independent_priors`.
 
         Raises:
           InputError: one of them is given for a view that does not exist or has another shape;
@@ -128,7 +132,8 @@ class ViewPriors:
             for view, matrix in cameras.items()
         }
         poses = {view: checked_pose(pose, f"poses: view {view}") for view, pose in posed.items()}
-        check_together(matrices, poses, maps)
+        if not independent:
+            check_together(matrices, poses, maps)
         depths = {
             view: checked_depth(depth, sizes[view], f"depths: view {view}")
             for view, depth in maps.items()

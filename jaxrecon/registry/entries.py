@@ -12,6 +12,7 @@ from jax.typing import DTypeLike
 
 from convert import mapanything as mapanything_names
 from convert import pi3 as pi3_names
+from convert import pi3x as pi3x_names
 from convert import vggt as vggt_names
 from convert.rules import Ignore, OptionalPart, Rule
 from jaxrecon.deprecation import renamed_fields
@@ -24,6 +25,7 @@ from jaxrecon.models import (
     PI3,
     PI3_MINI,
     PI3_RESIZE,
+    PI3X,
     VGGT,
     VGGT_1B,
     VGGT_RESIZE,
@@ -31,6 +33,8 @@ from jaxrecon.models import (
     MapAnythingConfig,
     Pi3,
     Pi3Config,
+    Pi3X,
+    Pi3XConfig,
     ResizeRule,
     VGGTConfig,
 )
@@ -75,13 +79,38 @@ class Family:
         """The config of a model with the optional parts of these names, and no others.
 
         Raises:
-          InputError: the family has no such part.
+          InputError: the family has no such part, and it is none that models usually have.
         """
+        usual = {part.name for f in FAMILIES.values() for part in f.optional_parts if part.usual}
         for name in parts:
-            if name not in self.part_names:
+            if name not in self.part_names and name not in usual:
                 raise InputError(_without(name, self))
         chosen = {part.config_field: part.name in parts for part in self.optional_parts}
         return replace(config, **chosen)
+
+    def present(
+        self, parts: Collection[str], has: Callable[[OptionalPart], bool], label: str
+    ) -> frozenset[str]:
+        """Which of the wanted parts weights hold; those that models usually have may be absent.
+
+        Args:
+          parts: the names of what is wanted.
+          has: whether the weights hold a part.
+          label: what they are called in an error.
+
+        Raises:
+          WeightsError: another wanted part is absent.
+        """
+        absent = [x for x in self.optional_parts if x.name in parts and not has(x)]
+        for part in absent:
+            if not part.usual:
+                part.check((), label=label)
+        return frozenset(parts) - {part.name for part in absent}
+
+    def defaults_of(self, config: Any) -> ModelDefaults:
+        """How a model of this config is used."""
+        absent = set(self.part_names) - {part.name for part in self.parts_of(config)}
+        return replace(self.defaults, priors=False) if "priors" in absent else self.defaults
 
     @property
     def part_names(self) -> tuple[str, ...]:
@@ -104,6 +133,17 @@ PI3_FAMILY = Family(
     rules=pi3_names.RULES,
     ignored=pi3_names.IGNORED,
     resize=PI3_RESIZE,
+)
+
+PI3X_FAMILY = Family(
+    name="pi3x",
+    config_class=Pi3XConfig,
+    build=Pi3X,
+    rules=pi3x_names.RULES,
+    ignored=pi3x_names.IGNORED,
+    resize=PI3_RESIZE,
+    defaults=ModelDefaults(priors=True, independent_priors=True, metric=True),
+    optional_parts=(pi3x_names.PRIORS,),
 )
 
 # Upstream's viewer hides the least confident quarter of the points (`demo_viser.py`).
@@ -130,7 +170,7 @@ MAPANYTHING_FAMILY = Family(
 )
 
 FAMILIES: Mapping[str, Family] = {
-    family.name: family for family in (PI3_FAMILY, VGGT_FAMILY, MAPANYTHING_FAMILY)
+    family.name: family for family in (PI3_FAMILY, PI3X_FAMILY, VGGT_FAMILY, MAPANYTHING_FAMILY)
 }
 
 
@@ -249,6 +289,18 @@ _PI3_MINI = ModelEntry(
     paper="arXiv 2507.13347",
 )
 
+_PI3X = ModelEntry(
+    name="pi3x",
+    family=PI3X_FAMILY,
+    config=PI3X,
+    parameters=1_360_032_433,
+    source=HubFile("yyfz233/Pi3X", "model.safetensors"),
+    resize=PI3_RESIZE,
+    weights_licence="CC BY-NC 4.0 (no commercial use)",
+    code_licence="BSD 3-Clause",
+    paper="arXiv 2507.13347",
+)
+
 _VGGT = ModelEntry(
     name="vggt",
     family=VGGT_FAMILY,
@@ -307,6 +359,7 @@ MODELS: Mapping[str, ModelEntry] = {
     for entry in (
         _PI3,
         _PI3_MINI,
+        _PI3X,
         _VGGT,
         _VGGT_COMMERCIAL,
         _MAPANYTHING,

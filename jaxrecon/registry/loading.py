@@ -1,7 +1,7 @@
 """From a name, folder or file to a model with its weights on the devices."""
 
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ from jaxrecon.forking import check_not_forked
 from jaxrecon.images import ImageRule
 from jaxrecon.models import Model
 from jaxrecon.nn.attention import AttentionFn
-from jaxrecon.pipeline import Pipeline
+from jaxrecon.pipeline import ModelDefaults, Pipeline
 from jaxrecon.progress import Stages
 from jaxrecon.reading import is_folder, is_plain_file
 from jaxrecon.registry.config_json import config_from_json
@@ -41,6 +41,7 @@ def load(
     shard_weights: bool | WeightRules = False,
     offload: bool = False,
     tracks: bool = False,
+    priors: bool = True,
     revision: str | None = None,
     stages: Stages | None = None,
 ) -> Pipeline:
@@ -66,6 +67,8 @@ def load(
       offload: whether what the trunk finds waits in the host's memory until the heads read it, for
         more views than fit otherwise. π³ keeps too little for it to gain; a CPU has one memory.
       tracks: whether points are to be followed (VGGT); else its track head is not even read.
+      priors: whether the model may be told what is known of the views, if it can (MapAnything,
+        π³-X); else what only that needs is not even read: a quarter of π³-X.
       revision: branch, tag or commit of the upstream repository.
       stages: shows progress and the licence of the weights; the licence alone if not given.
 
@@ -79,7 +82,7 @@ def load(
     dtype = _default_dtype(mesh) if dtype is None else _checked_dtype(dtype)
     shown = Stages() if stages is None else stages
     timed = Stages(quiet=True) if stages is None else stages
-    parts = ("tracks",) if tracks else ()
+    parts = _parts(tracks=tracks, priors=priors)
     place, entry = _locate(name, weights, revision, shown, parts)
     with timed.stage("load"):
         header, family, config, restore = _open(place, entry, parts)
@@ -94,7 +97,7 @@ def load(
         resize,
         attend,
         mesh,
-        family.defaults,
+        _defaults(family, config, priors=priors),
         offload=offload,
         header=full_header,
     )
@@ -109,13 +112,14 @@ def load_abstract(
     shard_weights: bool | WeightRules = False,
     offload: bool = False,
     tracks: bool = False,
+    priors: bool = True,
 ) -> Pipeline:
     """A model with shapes in place of its weights, which can be compiled but not run.
 
     Nothing is downloaded, and of a checkpoint only what it says of itself is read.
 
     Args:
-      name, dtype, attention, mesh, shard_weights, offload, tracks: see `load`.
+      name, dtype, attention, mesh, shard_weights, offload, tracks, priors: see `load`.
 
     Raises:
       InputError: the name is unknown or an argument cannot be used.
@@ -124,7 +128,7 @@ def load_abstract(
     check_mesh(mesh)
     attend = chosen_attention(attention)
     dtype = _default_dtype(mesh) if dtype is None else _checked_dtype(dtype)
-    entry, parts = MODELS.get(str(name)), ("tracks",) if tracks else ()
+    entry, parts = MODELS.get(str(name)), _parts(tracks=tracks, priors=priors)
     if entry is None:
         place, _ = _locate(name, None, None, Stages(quiet=True))
         header, family, config, _ = _open(place, None, parts)
@@ -133,8 +137,20 @@ def load_abstract(
         config = family.configured(entry.config, parts)
     model = _placed(family.abstract(config, dtype), mesh, shard_weights)
     resize = entry.resize if entry else _resize_rule(header, family, model, Path(name))
-    defaults = family.defaults
+    defaults = _defaults(family, config, priors=priors)
     return Pipeline(model, header["model"], resize, attend, mesh, defaults, offload=offload)
+
+
+def _parts(*, tracks: bool, priors: bool) -> tuple[str, ...]:
+    """The names of the optional parts that are wanted."""
+    wanted = {"tracks": tracks, "priors": priors}
+    return tuple(name for name, yes in wanted.items() if yes)
+
+
+def _defaults(family: Family, config: Any, *, priors: bool) -> ModelDefaults:
+    """How a model is used that was loaded so."""
+    defaults = family.defaults_of(config)
+    return defaults if priors else replace(defaults, priors=False)
 
 
 def _placed[M](model: M, mesh: Mesh | None, shard_weights: bool | WeightRules) -> M:
@@ -210,21 +226,18 @@ def _open(
         header = checkpoint.read_config(place)
         family = _family_of(header, entry, place)
         stored = config_from_json(family.config_class, header["config"], place)
-        config = family.configured(stored, parts)
         stored_parts = family.parts_of(stored)
-        for part in family.parts_of(config):
-            if part not in stored_parts:
-                part.check((), label=str(place))
+        present = family.present(parts, lambda part: part in stored_parts, str(place))
+        config = family.configured(stored, present)
         unread = tuple(part.prefix for part in stored_parts if part not in family.parts_of(config))
         return header, family, config, partial(checkpoint.load, place, unread=unread)
     source = open_source(place)
     if entry is None:
-        entry, planned = _released_as(source.specs, place, parts)
+        entry, (config, planned) = _released_as(source.specs, place, parts)
         header = entry.header_of_file(place.name, MODELS.values())
     else:
-        planned = _planned(source.specs, place, entry, parts)
+        config, planned = _planned(source.specs, place, entry, parts)
         header = entry.header
-    config = entry.family.configured(entry.config, parts)
 
     def restore[M: Model](abstract: M) -> M:
         tensors = stream(planned, source)
@@ -233,15 +246,17 @@ def _open(
     return header, entry.family, config, restore
 
 
-def _planned(specs: Specs, place: Path, entry: ModelEntry, parts: Collection[str]) -> Plan:
-    """Where the tensors of an upstream weight file go."""
-    family, config = entry.family, entry.family.configured(entry.config, parts)
+def _planned(
+    specs: Specs, place: Path, entry: ModelEntry, parts: Collection[str]
+) -> tuple[Any, Plan]:
+    """The sizes of the model in an upstream weight file, and where its tensors go."""
+    family = entry.family
     if guess_family(specs) == family.name:
-        for part in family.parts_of(config):
-            part.check(specs, label=str(place))
+        parts = family.present(parts, lambda part: part.is_among(specs), str(place))
+    config = family.configured(entry.config, parts)
     targets = checkpoint.shapes(family.abstract(config))
     ignored = family.ignored_among(specs, config)
-    return plan(specs, family.rules, ignored, targets, label=str(place))
+    return config, plan(specs, family.rules, ignored, targets, label=str(place))
 
 
 def _family_of(header: Mapping[str, Any], entry: ModelEntry | None, place: Path) -> Family:
@@ -281,8 +296,10 @@ def _resize_rule(header: Mapping[str, Any], family: Family, model: Model, place:
     return rule
 
 
-def _released_as(specs: Specs, place: Path, parts: Collection[str]) -> tuple[ModelEntry, Plan]:
-    """The first released model that an upstream weight file may hold, and where its tensors go."""
+def _released_as(
+    specs: Specs, place: Path, parts: Collection[str]
+) -> tuple[ModelEntry, tuple[Any, Plan]]:
+    """The first released model that an upstream weight file may hold; see `_planned`."""
     guess, refusal = guess_family(specs), None
     for entry in MODELS.values():
         if entry.family.name == guess and isinstance(entry.source, HubFile):

@@ -20,6 +20,8 @@ class ModelDefaults:
       points: the kinds of points among which the caller may choose, the usual one first; empty if
         there is only one.
       priors: whether the models take what is known of the views beforehand.
+      independent_priors: whether they take depth without intrinsics, and poses of some views
+        without that of the first.
       strict_edges: whether a jump in depth without a normal beside it leaves the mask too.
       metric: whether lengths are in metres, which the agreement of views is measured in.
     """
@@ -28,6 +30,7 @@ class ModelDefaults:
     confidence_quantile: float = 0.0
     points: tuple[PointsChoice, ...] = ()
     priors: bool = False
+    independent_priors: bool = False
     strict_edges: bool = False
     metric: bool = False
 

@@ -22,8 +22,8 @@ from jaxrecon.runtime.sharding import view_devices
 
 
 def has_known_pose(priors: PriorArrays | None) -> bool:
-    """Whether the result is in the world of known poses: the first view's is known."""
-    return priors is not None and bool(priors.has_pose[0, 0])
+    """Whether the result is in the world of known poses."""
+    return priors is not None and bool(priors.has_pose[0].any())
 
 
 def part_size(executor: Executor, views: int, views_at_once: int) -> int:

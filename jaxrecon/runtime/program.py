@@ -53,7 +53,9 @@ def scene_program(
     chosen = {} if key.points is None else {"points": key.points}
     prediction = placement.predict(model, encoded, layout, **chosen)
     if priors is not None:
-        prediction = prediction.moved(prior_world(prediction.world_from_camera, priors))
+        found = prediction.world_from_camera
+        world = prior_world(found, priors, first_view_is_world=model.first_view_is_world)
+        prediction = prediction.moved(world)
     maps = None
     if key.maps:
         maps = placement.track_maps(cast(TrackingModel, model), encoded, layout)[0]

@@ -36,7 +36,7 @@ def test_blocks_take_turns_and_sparse_heads_are_shared() -> None:
         assert values["out"] <= 1e-5 and values["skipped"] <= 1e-6, (way, values)
 
 
-@pytest.mark.parametrize("family", ["pi3", "vggt", "mapanything"])
+@pytest.mark.parametrize("family", ["pi3", "pi3x", "vggt", "mapanything"])
 def test_sharded_is_unsharded(family: str) -> None:
     """11 views and 4 heads: no mesh divides the views, one has more devices than heads."""
     found = run_on_eight(family)

@@ -29,7 +29,7 @@ from vggt_stages import channels_last
 pytestmark = pytest.mark.gpu
 
 
-@pytest.mark.parametrize("name", ["pi3_tiny_56x70_n3_b1", "eps_pi3_tiny_56x70_n3"])
+@pytest.mark.parametrize("name", ["pi3_tiny_84x42_n2_b2", "eps_pi3_tiny_56x70_n3"])
 def test_float32_agrees_with_the_golden_numbers(name: str) -> None:
     golden = golden_data.case(name)
     model = build_pi3(PI3_TINY, golden.weights())
@@ -41,7 +41,7 @@ def test_float32_agrees_with_the_golden_numbers(name: str) -> None:
 
 
 def test_bfloat16_attention_is_cudnn() -> None:
-    model = build_pi3(PI3_TINY, golden_data.case("pi3_tiny_56x70_n3_b1").weights())
+    model = build_pi3(PI3_TINY, golden_data.case("pi3_tiny_84x42_n2_b2").weights())
     weights = ((path, np.asarray(leaf)) for path, leaf in checkpoint.flatten(model).items())
     half = checkpoint.restore(PI3_FAMILY.abstract(PI3_TINY, jnp.bfloat16), weights)
     text = Executor(half).lower((3, 56, 70, 3), ProgramKey(), attend_densely).as_text()

@@ -14,7 +14,7 @@ import golden_data
 from convert.engine import plan, stream
 from convert.pi3 import IGNORED, RULES
 from drawn_weights import drawn
-from golden_data import Golden
+from golden_data import Golden, state_dict
 from jaxrecon import checkpoint, geometry
 from jaxrecon.models.pi3.model import PI3, Pi3Config
 from jaxrecon.nn.dinov2 import DINOV2_LARGE, IMAGE_MEAN, IMAGE_STD, DinoV2, DinoV2Config
@@ -23,6 +23,7 @@ from jaxrecon.registry import PI3_FAMILY
 from mapanything_stages import check_mapanything
 from one_program import one_program
 from pi3_stages import build_pi3, pi3_stages
+from pi3x_stages import check_pi3x
 from sparse_cases import (
     check_masks,
     check_sparse_attention,
@@ -31,13 +32,12 @@ from sparse_cases import (
     stored_order,
     walk,
 )
-from tiny_models import PI3_TINY
+from tiny_models import PI3_TINY, TINY_STATE
 from upstream_state import InMemory
 from vggt_stages import channels_last, check_vggt
 
 CONFIGS = {"pi3_tiny": PI3_TINY, "pi3_full": PI3}
 ELSEWHERE = {
-    ("pi3", "pi3x"): "Pi3X is not built yet",
     ("preprocess", "pi3"): "checked in test_images.py",
     ("preprocess", "vggt"): "checked in test_vggt_images.py",
     ("preprocess", "mapanything"): "checked in test_mapanything_images.py",
@@ -211,6 +211,8 @@ def check_of(golden: Golden) -> Callable[[Golden], None]:
     family, arch = golden.info["family"], golden.info["arch"]
     if any(key.startswith("pos_embed") for key in golden.info["outputs"]):
         return check_encoder
+    if family == "pi3" and arch.startswith("pi3x_"):
+        return check_pi3x
     if family == "postprocess" and arch.startswith("vggt"):
         return check_vggt_postprocessing
     return CHECKS[family]
@@ -262,10 +264,9 @@ BLOCKS = {
 }
 
 
-@pytest.mark.parametrize("name", ["pi3_tiny_56x70_n3_b1"])
-def test_permuting_views_permutes_the_output(name: str) -> None:
-    golden = golden_data.case(name)
-    model = build_pi3(PI3_TINY, golden.weights())
+def test_permuting_views_permutes_the_output() -> None:
+    golden = golden_data.case("eps_pi3_tiny_56x70_n3")
+    model = build_pi3(PI3_TINY, state_dict(TINY_STATE))
     images = channels_last(golden.inputs()["images"])
     order = jnp.array([2, 0, 1])
     forward = jax.jit(lambda m, x: m(x))

@@ -13,9 +13,8 @@ from convert.pi3 import IGNORED, RULES
 from jaxrecon import checkpoint
 from jaxrecon.checkpoint import shapes
 from jaxrecon.models.pi3.model import Pi3, Pi3Config, points_from_raw
-from jaxrecon.nn.attention import attend_densely
-from jaxrecon.nn.block import Block
-from jaxrecon.nn.dinov2 import IMAGE_MEAN, IMAGE_STD
+from jaxrecon.nn.attention import TokenLayout, attend_densely
+from jaxrecon.nn.dinov2 import IMAGE_MEAN, IMAGE_STD, DinoV2
 from jaxrecon.registry import PI3_FAMILY
 from upstream_state import InMemory
 
@@ -28,21 +27,16 @@ def build_pi3(config: Pi3Config, state: Mapping[str, np.ndarray]) -> Pi3:
     return checkpoint.restore(abstract, stream(planned, source))
 
 
-def layer(blocks: Block, index: int) -> Block:
+def layer[M: nnx.Module](blocks: M, index: int) -> M:
     return jax.tree.map(lambda x: x[index], blocks)
 
 
 def pi3_stages(model: Pi3, images: jax.Array) -> dict[str, jax.Array]:
     """All activations that the golden cases store, in upstream's layout."""
-    encoder, trunk = model.encoder, model.trunk
+    trunk = model.trunk
     layout, views = model.layout(images.shape), images.shape[1]
     rope = model.rope(layout, model.config.trunk_block)
-    flat = ((images - jnp.array(IMAGE_MEAN)) / jnp.array(IMAGE_STD)).reshape(-1, *images.shape[2:])
-    out = {"enc_patch_embed": encoder.embed_patches(flat), "enc_block0_input": encoder.embed(flat)}
-    encoded = replace(layout, leading=1 + encoder.config.registers)
-    assert encoder.blocks is not None
-    out["enc_block0"] = layer(encoder.blocks, 0)(out["enc_block0_input"], encoded, attend_densely)
-    out["enc_patchtokens"] = encoder(flat)
+    _, out = encoder_stages(model.encoder, images, layout)
 
     x = model.tokens(images)
     frame, across = layer(trunk.frame_blocks, 0), layer(trunk.global_blocks, 0)
@@ -61,6 +55,19 @@ def pi3_stages(model: Pi3, images: jax.Array) -> dict[str, jax.Array]:
     features = trunk(model.tokens(images), layout, attend_densely, rope)[0][-1]
     out["dec_concat"] = features.reshape(-1, *features.shape[2:])
     return out | head_stages(model, features, layout.grid)
+
+
+def encoder_stages(
+    encoder: DinoV2, images: jax.Array, layout: TokenLayout
+) -> tuple[jax.Array, dict[str, jax.Array]]:
+    """Features of the patches, with the activations on the way."""
+    flat = ((images - jnp.array(IMAGE_MEAN)) / jnp.array(IMAGE_STD)).reshape(-1, *images.shape[2:])
+    out = {"enc_patch_embed": encoder.embed_patches(flat), "enc_block0_input": encoder.embed(flat)}
+    encoded = replace(layout, leading=1 + encoder.config.registers)
+    assert encoder.blocks is not None
+    out["enc_block0"] = layer(encoder.blocks, 0)(out["enc_block0_input"], encoded, attend_densely)
+    out["enc_patchtokens"] = encoder(flat)
+    return out["enc_patchtokens"], out
 
 
 def head_stages(model: Pi3, features: jax.Array, grid: tuple[int, int]) -> dict[str, jax.Array]:

@@ -18,18 +18,26 @@ from jaxrecon.models import (
     MapAnything,
     Model,
     Pi3,
+    Pi3X,
 )
 from jaxrecon.pipeline import Pipeline
 from jaxrecon.reconstruction import Reconstruction
 from mapanything_stages import MAPANYTHING_TINY
+from pi3x_stages import PI3X_TINY
 from tiny_models import PI3_TINY
 from vggt_stages import VGGT_TINY
 
 FIELDS = ("points_world", "points_camera", "confidence", "world_from_camera")
 """Of a reconstruction, what no threshold decides."""
-CONFIGS = {"pi3": PI3_TINY, "vggt": VGGT_TINY, "mapanything": MAPANYTHING_TINY}
+CONFIGS = {
+    "pi3": PI3_TINY,
+    "pi3x": PI3X_TINY,
+    "vggt": VGGT_TINY,
+    "mapanything": MAPANYTHING_TINY,
+}
 FAMILIES: dict[str, tuple[Callable[[], Model], ImageRule]] = {
     "pi3": (lambda: Pi3(PI3_TINY, rngs=nnx.Rngs(0)), PI3_RESIZE),
+    "pi3x": (lambda: Pi3X(PI3X_TINY, rngs=nnx.Rngs(0)), PI3_RESIZE),
     "vggt": (lambda: VGGT(VGGT_TINY, rngs=nnx.Rngs(0)), VGGT_RESIZE),
     "mapanything": (lambda: MapAnything(MAPANYTHING_TINY, rngs=nnx.Rngs(0)), MAPANYTHING_RESIZE),
 }

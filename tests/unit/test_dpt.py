@@ -109,7 +109,7 @@ def test_transposed_convolution(
     given: Mapping[str, np.ndarray], expected: Mapping[str, np.ndarray]
 ) -> None:
     kernel = TRANSFORMS["transposed_convolution"](given["convT_w"], 4)
-    layer = drawn(lambda: ConvTranspose(3, 4, dtype=jnp.float32, rngs=nnx.Rngs(0)))
+    layer = drawn(lambda: ConvTranspose(3, 3, 4, dtype=jnp.float32, rngs=nnx.Rngs(0)))
     layer.kernel, layer.bias = nnx.Param(jnp.asarray(kernel)), nnx.Param(jnp.arange(5.0))
     out = first(one_program(lambda layer, x: layer(x))(layer, last(given["convT_x"])))
     bias = np.arange(5, dtype=np.float32)[:, None, None]

@@ -41,6 +41,7 @@ from tiny_models import (
 
 PI3 = registry.MODELS["pi3"]
 MINI = registry.MODELS["pi3-mini"]
+KNOWN = ", ".join(registry.FAMILIES)
 NAMES = ", ".join(registry.MODELS)
 QUIET = Stages(quiet=True)
 
@@ -113,8 +114,8 @@ def refusal(error: type[JaxreconError], *arguments: Any, **options: Any) -> str:
 class TestReleasedModels:
     def test_listing(self) -> None:
         assert jaxrecon.available_models() == (
-            *("pi3", "pi3-mini", "vggt", "vggt-commercial", "mapanything", "mapanything-apache"),
-            *("mapanything-v1", "mapanything-apache-v1"),
+            *("pi3", "pi3-mini", "pi3x", "vggt", "vggt-commercial", "mapanything"),
+            *("mapanything-apache", "mapanything-v1", "mapanything-apache-v1"),
         )
         assert registry.model_entry("pi3") is PI3
 
@@ -501,14 +502,13 @@ class TestRefusals:
         state = {"downstream_head1.proj.weight": np.zeros((2, 8), np.float32)}
         path = write_upstream(tmp_path / "other.safetensors", state)
         text = refusal(WeightsError, path)
-        assert text == f"{path}: it looks like dust3r; this version knows pi3, vggt, mapanything"
+        assert text == f"{path}: it looks like dust3r; this version knows {KNOWN}"
 
     def test_nobodys_file(self, tmp_path: Path) -> None:
         path = write_upstream(tmp_path / "other.safetensors", {"a": np.zeros(3, np.float32)})
         text = refusal(WeightsError, path)
         assert text == (
-            f"{path}: its tensors belong to no known family; this version knows pi3, vggt, "
-            "mapanything"
+            f"{path}: its tensors belong to no known family; this version knows {KNOWN}"
         )
 
 
@@ -526,8 +526,7 @@ class TestNativeCheckpoints:
         folder = edited(native, tmp_path / "it", lambda config: config.update(family="pi9"))
         text = refusal(WeightsError, folder)
         assert text == (
-            f"{folder}: the checkpoint is of the family 'pi9'; this version knows pi3, vggt, "
-            "mapanything"
+            f"{folder}: the checkpoint is of the family 'pi9'; this version knows {KNOWN}"
         )
 
     def test_another_familys_checkpoint_for_a_name(

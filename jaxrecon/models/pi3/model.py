@@ -111,11 +111,17 @@ class TransformerDecoder(nnx.Module):
     """Trunk features to task features: a projection, blocks of frame attention, a projection."""
 
     def __init__(
-        self, config: Pi3Config, width_out: int, *, dtype: DTypeLike, rngs: nnx.Rngs
+        self,
+        block: BlockConfig,
+        depth: int,
+        width_in: int,
+        width_out: int,
+        *,
+        dtype: DTypeLike,
+        rngs: nnx.Rngs,
     ) -> None:
-        block = config.head_block
-        self.project = linear(2 * config.encoder.width, block.width, dtype=dtype, rngs=rngs)
-        self.blocks = stack_blocks(block, config.head_depth, dtype=dtype, rngs=rngs)
+        self.project = linear(width_in, block.width, dtype=dtype, rngs=rngs)
+        self.blocks = stack_blocks(block, depth, dtype=dtype, rngs=rngs)
         self.out = linear(block.width, width_out, dtype=dtype, rngs=rngs)
 
     def __call__(
@@ -172,13 +178,20 @@ class Pi3(Model):
         self.trunk = AlternatingAttention(
             config.trunk_block, config.pairs, taps=(config.pairs - 1,), dtype=dtype, rngs=rngs
         )
-        self.point_decoder = TransformerDecoder(config, config.point_width, dtype=dtype, rngs=rngs)
-        self.confidence_decoder = TransformerDecoder(
-            config, config.point_width, dtype=dtype, rngs=rngs
-        )
-        self.camera_decoder = TransformerDecoder(
-            config, config.camera_width, dtype=dtype, rngs=rngs
-        )
+
+        def decoder(width_out: int) -> TransformerDecoder:
+            return TransformerDecoder(
+                config.head_block,
+                config.head_depth,
+                2 * width,
+                width_out,
+                dtype=dtype,
+                rngs=rngs,
+            )
+
+        self.point_decoder = decoder(config.point_width)
+        self.confidence_decoder = decoder(config.point_width)
+        self.camera_decoder = decoder(config.camera_width)
         self.point_head = linear(config.point_width, 3 * pixels, dtype=jnp.float32, rngs=rngs)
         self.confidence_head = linear(config.point_width, pixels, dtype=jnp.float32, rngs=rngs)
         self.camera_head = CameraHead(config.camera_width, rngs=rngs)
@@ -240,9 +253,7 @@ class Pi3(Model):
         patches = encode_views(self.encoder, images, execution=execution)
         if self.register_tokens is None:
             return patches
-        registers = self.register_tokens[...]
-        registers = jnp.broadcast_to(registers, (*patches.shape[:2], *registers.shape))
-        return jnp.concatenate([registers, patches], axis=2)
+        return with_registers(self.register_tokens[...], patches)
 
     def decode(
         self,
@@ -300,6 +311,14 @@ class Pi3(Model):
     ) -> Float[Array, "G H W C"]:
         """Unfolds each patch's numbers (row, column, channel) into its pixels."""
         return unfold(patches.reshape(-1, *grid, patches.shape[-1]), self.config.encoder.patch)
+
+
+def with_registers(
+    registers: Float[Array, "R D"], patches: Float[Array, "B V P D"]
+) -> Float[Array, "B V T D"]:
+    """Tokens [registers | patches] of each view; the registers are the same in all."""
+    copies = jnp.broadcast_to(registers, (*patches.shape[:2], *registers.shape))
+    return jnp.concatenate([copies, patches], axis=2)
 
 
 def points_from_raw(raw: Float[Array, "*dims 3"]) -> Float[Array, "*dims 3"]:
