@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from jaxrecon.bundle_adjustment import bundle_adjust
     from jaxrecon.errors import InputError, JaxreconError, OutputError, WeightsError
     from jaxrecon.formats import PointTracks
-    from jaxrecon.pipeline import CameraConfig, MaskConfig, Pipeline
+    from jaxrecon.pipeline import CameraConfig, MaskConfig, Pipeline, SequenceReconstruction
     from jaxrecon.plan import MemoryPlan, memory_plan
     from jaxrecon.priors import ViewPriors
     from jaxrecon.reconstruction import Reconstruction
@@ -52,6 +52,7 @@ _HOMES = {
     "Pipeline": "pipeline",
     "PointTracks": "formats",
     "Reconstruction": "reconstruction",
+    "SequenceReconstruction": "pipeline",
     "SparseAttention": "sparse",
     "ViewPriors": "priors",
     "available_models": "registry",
@@ -75,6 +76,7 @@ __all__ = [
     "Pipeline",
     "PointTracks",
     "Reconstruction",
+    "SequenceReconstruction",
     "SparseAttention",
     "ViewPriors",
     "WeightsError",

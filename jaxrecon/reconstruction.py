@@ -240,7 +240,11 @@ class Reconstruction:
         """
         path = Path(os.path.expanduser(path))
         streamed = formats.is_streamed(path)
-        scene = formats.read_streamed(path) if streamed else formats.read_npz(path)
+        return cls.of_scene(formats.read_streamed(path) if streamed else formats.read_npz(path))
+
+    @classmethod
+    def of_scene(cls, scene: formats.Scene) -> "Reconstruction":
+        """From what a file holds."""
         arrays = {name: getattr(scene, name) for name in formats.VIEW_ARRAYS}
         return cls(
             **arrays,

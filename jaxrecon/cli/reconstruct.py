@@ -3,7 +3,7 @@
 import argparse
 from typing import Any
 
-from jaxrecon.cli import common, output, priors, streaming, tracking
+from jaxrecon.cli import common, output, priors, sequence, streaming, tracking
 from jaxrecon.errors import InputError
 from jaxrecon.progress import Stages
 
@@ -43,6 +43,7 @@ def add_to(commands: Any) -> None:
     add("--pad", action="store_true", help="VGGT: pad photos to squares instead of cropping them")
     output.add_formats(parser)
     streaming.add_streaming(parser)
+    sequence.add_sequence(parser)
     tracking.add_tracking(parser)
     priors.add_priors(parser)
     common.allow_outside(parser)
@@ -56,12 +57,16 @@ def run(options: argparse.Namespace) -> int:
     """Reconstructs the scene and writes the output folder; returns the exit code."""
     formats = output.formats_of(options.formats or output.DEFAULT_FORMATS)
     streaming.check_options(options)
+    sequence.check_options(options)
     tracking.check_options(options)
     points = tracking.query_points(options)
-    if options.stream:
-        _check_stream(options)
+    if options.stream or options.chunk is not None:
+        _check_by_view(options)
     else:
         common.check_output(options)
+    if options.chunk is not None:
+        formats = sequence.formats(options)
+    if not options.stream:
         output.check_libraries(formats)
 
     from jaxrecon.images import check_masks, check_source
@@ -82,6 +87,10 @@ def run(options: argparse.Namespace) -> int:
     pipeline = common.load_pipeline(options, stages, tracks=points is not None, priors=bool(files))
     if options.pad:
         pipeline = pipeline.with_padding()
+    if options.chunk is not None:
+        return sequence.reconstruct(
+            pipeline, images, options, export, **_shared(options, stages), **told
+        )
     if options.stream:
         streaming.stream(pipeline, images, options, **_shared(options, stages), **told)
         return 0
@@ -117,13 +126,14 @@ def _shared(options: argparse.Namespace, stages: Stages) -> dict[str, Any]:
     }
 
 
-def _check_stream(options: argparse.Namespace) -> None:
+def _check_by_view(options: argparse.Namespace) -> None:
     """Refuses what needs all views at once."""
+    mode = "--stream" if options.chunk is None else "--chunk"
     scenes = ("confidence_quantile", "multiview_confidence", "shared_intrinsics")
     for name in (*scenes, "tracks", "query_points", "bundle_adjust"):
         if getattr(options, name):
             raise InputError(
-                f"--{name.replace('_', '-')} looks at all views at once; leave it out, or --stream"
+                f"--{name.replace('_', '-')} looks at all views at once; leave it out, or {mode}"
             )
 
 

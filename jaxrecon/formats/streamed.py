@@ -3,6 +3,7 @@
 import json
 import os
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -19,9 +20,11 @@ from jaxrecon.files import (
     replacing_file,
     sweep,
 )
+from jaxrecon.formats.chunk_files import CHUNK_FILE
 from jaxrecon.formats.npz import read_npz, read_npz_views
 from jaxrecon.formats.recorded import RecordedViews
 from jaxrecon.formats.scene import VIEW_ARRAYS, Scene, file_stems
+from jaxrecon.machine import machine_memory
 from jaxrecon.reading import is_file_name, is_plain_file, read_json, shown, unpacked_limit
 
 SCENE_FILE = "scene.json"
@@ -30,7 +33,7 @@ VERSION = 1
 _MOST_BYTES = 64 * 2**20
 _ADVICE = "write the reconstruction again"
 _ROWS = (*VIEW_ARRAYS, "original_sizes", "scales", "offsets")
-_WRITTEN = re.compile(r"scene\.json|\d{6}_.*\.npz")
+_WRITTEN = re.compile(rf"scene\.json|\d{{6}}_.*\.npz|{CHUNK_FILE.pattern}")
 _UNFINISHED = re.compile(rf"\.({_WRITTEN.pattern})\.[^.]+\.part")
 
 
@@ -67,25 +70,40 @@ class Streamed:
         Raises:
           OutputError: the folder holds something else, or cannot be written.
         """
-        try:
-            self._make_room(overwrite=overwrite)
-            with replacing_file(self.folder / SCENE_FILE) as temporary:
-                notes = {"format": "jaxrecon-views", "version": VERSION, "digest": self.digest}
-                listed = {"files": [file.name for file in self.files]}
-                text = json.dumps(notes | facts | listed, indent=1)
-                temporary.write_text(text + "\n")
-        except OSError as error:
-            raise output_error(self.folder, error) from error
+        self.make_room(overwrite=overwrite)
+        self.write_list(facts)
 
-    def _make_room(self, *, overwrite: bool) -> None:
+    def write_list(self, facts: dict[str, Any]) -> None:
+        """Writes the list of the views' files.
+
+        Args:
+          facts: what else it says. With `finished` false, more views are to come.
+
+        Raises:
+          OutputError: it cannot be written.
+        """
+        notes = {"format": "jaxrecon-views", "version": VERSION, "digest": self.digest}
+        listed = {"files": [file.name for file in self.files]}
+        with replacing_file(self.folder / SCENE_FILE) as temporary:
+            temporary.write_text(json.dumps(notes | facts | listed, indent=1) + "\n")
+
+    def make_room(self, *, overwrite: bool) -> None:
+        """Deletes what an earlier run was in the middle of, and all of another reconstruction.
+
+        Raises:
+          OutputError: the folder holds something else, or cannot be written.
+        """
         _check_content(self.folder, overwrite=overwrite)
         found = _digest_in(self.folder)
         kept = found == self.digest
         if found is not None and not kept and not overwrite:
             raise _refusal(self.folder, "another reconstruction")
-        for file in self.folder.iterdir():
-            if _UNFINISHED.fullmatch(file.name) or (not kept and _WRITTEN.fullmatch(file.name)):
-                file.unlink()
+        try:
+            for file in self.folder.iterdir():
+                if _UNFINISHED.fullmatch(file.name) or (not kept and _WRITTEN.fullmatch(file.name)):
+                    file.unlink()
+        except OSError as error:
+            raise output_error(self.folder, error) from error
 
 
 def check_stream_folder(folder: str | Path, *, overwrite: bool) -> None:
@@ -134,13 +152,24 @@ def is_streamed(folder: Path) -> bool:
     return is_plain_file(folder / SCENE_FILE)
 
 
-def read_streamed(folder: Path) -> Scene:
-    """Reads all views of a folder, in order.
+def check_finished(folder: Path) -> None:
+    """Refuses a folder of which not all views are written.
+
+    Raises:
+      InputError: see above; or it is damaged.
+    """
+    _whole_files(folder)
+
+
+def read_streamed(folder: Path, views: Sequence[int] | None = None) -> Scene:
+    """Reads views of a folder, in order; all of them if their numbers are not given.
 
     Raises:
       InputError: the folder is damaged, or not all of its views are written.
     """
     files = _whole_files(folder)
+    if views is not None:
+        files = [files[view] for view in views]
     first = read_npz(files[0])
     _check_room(folder, files, first)
     rows: dict[str, Any] = {name: _room(getattr(first, name), len(files)) for name in _ROWS}
@@ -208,6 +237,12 @@ def _check_room(folder: Path, files: list[Path], first: Scene) -> None:
             f"{folder} unpacks to {needed // 2**20} MiB, far more than its size; if it is yours, "
             "write the reconstruction again"
         )
+    memory = machine_memory()
+    if memory is not None and needed > memory:
+        raise InputError(
+            f"{folder}: {len(files)} views take {needed // 2**20} MiB together, this machine has "
+            f"{memory // 2**20}; take a part of them (every=, --export-every)"
+        )
 
 
 def _room(like: np.ndarray, views: int) -> np.ndarray:
@@ -229,6 +264,11 @@ def _listed(folder: Path) -> list[str]:
     """The names of the files of all views, no two of them the same."""
     path = folder / SCENE_FILE
     values = read_json(path, limit=_MOST_BYTES, advice=f"the list of views is not sound; {_ADVICE}")
+    if isinstance(values, dict) and values.get("finished") is False:
+        raise InputError(
+            f"{folder} is not finished: more views are to come; run the same reconstruction again "
+            "to finish it"
+        )
     try:
         if not isinstance(values, dict):
             raise ValueError(f"it holds {shown(values)}")

@@ -29,10 +29,25 @@ def write_trajectory(scene: Scene, folder: Path, options: ExportOptions) -> None
     """
     check_cameras(scene)
     poses = scene.world_from_camera.astype(np.float64)
-    with replacing_folder(folder, overwrite=options.overwrite) as temporary:
-        _write_lines(temporary / "tum.txt", _tum_lines(timestamps(scene.names), poses))
+    write_poses(scene.names, poses, folder, overwrite=options.overwrite)
+
+
+def write_poses(
+    names: tuple[str, ...],
+    poses: Float[np.ndarray, "V 4 4"],
+    folder: Path,
+    *,
+    overwrite: bool,
+) -> None:
+    """Writes the files of `write_trajectory`.
+
+    Raises:
+      OutputError: the folder is in use or cannot be written.
+    """
+    with replacing_folder(folder, overwrite=overwrite) as temporary:
+        _write_lines(temporary / "tum.txt", _tum_lines(timestamps(names), poses))
         _write_lines(temporary / "kitti.txt", [_numbers(pose[:3].reshape(-1)) for pose in poses])
-        _write_lines(temporary / "views.txt", [one_line(name) for name in scene.names])
+        _write_lines(temporary / "views.txt", [one_line(name) for name in names])
 
 
 def timestamps(names: tuple[str, ...]) -> list[int]:

@@ -11,21 +11,17 @@ from typing import Unpack
 import numpy as np
 from jaxtyping import UInt8
 
-from jaxrecon.checks import is_whole, whole_number
 from jaxrecon.deprecation import moved_names
 from jaxrecon.errors import InputError
 from jaxrecon.images.findings import notes, shapes_found
+from jaxrecon.images.fits import Fits, checked_resolution, foreseen, plain_size
+from jaxrecon.images.frames import Frame, Frames, identity_of, reading_frames
 from jaxrecon.images.limits import check_processed
 from jaxrecon.images.listing import IMAGE_SUFFIXES, VIDEO_SUFFIXES
 from jaxrecon.images.masks import Masks, MaskSource, listed_masks, read_masks
 from jaxrecon.images.pictures import PhotoSize, pillow_warnings_handled
-from jaxrecon.images.resize import (
-    Fit,
-    ImageRule,
-    PixelTransform,
-    check_pixels,
-)
-from jaxrecon.images.resizing import resized_views, worker_count
+from jaxrecon.images.resize import ImageRule, PixelTransform
+from jaxrecon.images.resizing import resized_views
 from jaxrecon.images.sampling import USUAL_FPS, Sampling, SamplingKeywords
 from jaxrecon.images.sources import ImageSource, is_video, open_source
 from jaxrecon.images.stack import Stack
@@ -37,6 +33,8 @@ __all__ = [
     "IMAGE_SUFFIXES",
     "USUAL_FPS",
     "VIDEO_SUFFIXES",
+    "Frame",
+    "Frames",
     "ImageBatch",
     "ImageRule",
     "ImageSource",
@@ -48,9 +46,11 @@ __all__ = [
     "SamplingKeywords",
     "check_masks",
     "check_source",
+    "identity_of",
     "is_video",
     "load_images",
     "loading_images",
+    "reading_frames",
     "view_count",
     "view_names",
     "view_sizes",
@@ -75,7 +75,6 @@ ALL_VIEWS = Sampling()
 """Takes every view of a source."""
 
 _CAPACITY_WHEN_UNKNOWN = 64
-_MOST_RESOLUTION = 2**31
 
 
 @dataclass(frozen=True)
@@ -190,9 +189,9 @@ def loading_images(
       InputError: the source or an argument cannot be used; what is wrong with a single image, its
         `Loading` tells.
     """
-    resolution = _checked_resolution(resolution, rule)
+    resolution = checked_resolution(resolution, rule)
     opened, stages = open_source(source, sampling), stages or Stages(quiet=True)
-    unwanted, fits = threading.Event(), _Fits(rule, resolution, known_cameras)
+    unwanted, fits = threading.Event(), Fits(rule, resolution, known_cameras)
 
     def read() -> ImageBatch:
         with stages.stage("read", total=opened.count) as advance:
@@ -202,11 +201,11 @@ def loading_images(
         return batch
 
     with pillow_warnings_handled(), ThreadPoolExecutor(1) as pool:
-        foreseen = _foreseen(opened, fits)
-        if foreseen is not None:
-            check_processed(len(foreseen), foreseen[0].size, fits.argument)
+        known = foreseen(opened, fits)
+        if known is not None:
+            check_processed(len(known), known[0].size, fits.argument)
         try:
-            yield Loading(foreseen, pool.submit(read))
+            yield Loading(known, pool.submit(read))
         finally:
             unwanted.set()
 
@@ -282,63 +281,9 @@ def _open(source: ImageSource, sampling: SamplingKeywords) -> Source:
     return open_source(source, Sampling(**sampling))
 
 
-def _checked_resolution(resolution: int | None, rule: ImageRule) -> int | None:
-    if resolution is None:
-        return None
-    if is_whole(resolution) and abs(resolution) <= _MOST_RESOLUTION:
-        rule.check_resolution(resolution)
-    return whole_number("resolution", resolution, least=rule.patch, most=_MOST_RESOLUTION)
-
-
-@dataclass(frozen=True)
-class _Fits:
-    """What settles how each image of a scene is brought to size, once their sizes are there."""
-
-    rule: ImageRule
-    resolution: int | None
-    known_cameras: Container[int]
-
-    @property
-    def argument(self) -> str:
-        """What is to blame where the processed images take too much memory."""
-        return "images" if self.resolution is None else f"resolution={self.resolution}"
-
-    def of(self, sizes: Sequence[tuple[int, int]]) -> Callable[[int], Fit]:
-        """How the image of each view is, by its number, given the sizes of those that matter."""
-        sizes = sizes if self.rule.uses_all_sizes else sizes[:1]
-        known, usual = (
-            rule.fit_all(sizes, resolution=self.resolution)
-            for rule in (self.rule.for_known_cameras(), self.rule)
-        )
-        return lambda view: known if view in self.known_cameras else usual
-
-
-def _foreseen(source: Source, fits: _Fits) -> tuple[PixelTransform, ...] | None:
-    """The transforms of a batch before it is read; None if there is none, or a video's."""
-    if not isinstance(source.views, Sequence):
-        return None
-    try:
-        with ThreadPoolExecutor(worker_count()) as pool:
-            sizes = list(pool.map(_plain_size, source.views))
-        for size in sizes:
-            check_pixels(*size)
-        fit = fits.of(sizes)
-    except InputError:  # reading tells it better
-        return None
-    transforms = [fit(view).transform(size) for view, size in enumerate(sizes)]
-    width, height = (max(side) for side in zip(*(t.size for t in transforms), strict=True))
-    return tuple(transform.centred((width, height)) for transform in transforms)
-
-
-def _plain_size(view: View) -> tuple[int, int]:
-    assert view.size is not None
-    width, height = view.size()
-    return width, height
-
-
 def _read(
     source: Source,
-    fits: _Fits,
+    fits: Fits,
     advance: Callable[[], None],
     unwanted: threading.Event,
 ) -> tuple[ImageBatch, list[str]]:
@@ -348,8 +293,8 @@ def _read(
     image = first.read()
     sizes = [image.size]
     if fits.rule.uses_all_sizes and isinstance(source.views, Sequence):
-        sizes += [_plain_size(view) for view in source.views[1:]]
-    fit = fits.of(sizes)
+        sizes += [plain_size(view) for view in source.views[1:]]
+    fit = fits.with_sizes(sizes).of()
     size = fit(0).transform(image.size).size
     capacity = len(source.views) if isinstance(source.views, Sequence) else _CAPACITY_WHEN_UNKNOWN
     stack = Stack(capacity, size, fits.argument)

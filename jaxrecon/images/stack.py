@@ -29,7 +29,7 @@ class Stack:
         height, width = np.maximum(self._pixels.shape[1:3], pixels.shape[:2]).tolist()
         if (height, width) != self._pixels.shape[1:3]:
             self._enlarge((width, height))
-        self._pixels[self._count] = _centred(pixels, (width, height))
+        self._pixels[self._count] = centred(pixels, (width, height))
         self._count += 1
 
     def whole(self) -> UInt8[np.ndarray, "V H W 3"]:
@@ -40,7 +40,7 @@ class Stack:
     def _enlarge(self, size: tuple[int, int]) -> None:
         larger = self._allocate(len(self._pixels), size)
         for number in range(self._count):
-            larger[number] = _centred(self._pixels[number], size)
+            larger[number] = centred(self._pixels[number], size)
         self._pixels = larger
 
     def _allocate(self, count: int, size: tuple[int, int]) -> UInt8[np.ndarray, "V H W 3"]:
@@ -60,7 +60,7 @@ class Stack:
             raise no_memory(count, (width, height), self._argument) from error
 
 
-def _centred(
+def centred(
     pixels: UInt8[np.ndarray, "H W 3"], size: tuple[int, int]
 ) -> UInt8[np.ndarray, "H2 W2 3"]:
     """The picture in the middle of a white one of (width, height) `size`."""

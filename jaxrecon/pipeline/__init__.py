@@ -3,6 +3,7 @@
 from jaxrecon.deprecation import moved_names
 from jaxrecon.pipeline.pipeline import Pipeline
 from jaxrecon.pipeline.request import Request, resolve
+from jaxrecon.pipeline.sequence_result import SequenceReconstruction
 from jaxrecon.priors import PerView, ViewPriors
 from jaxrecon.runtime.cameras import CameraConfig
 from jaxrecon.runtime.defaults import MODEL_DEFAULTS, ModelDefaults
@@ -23,6 +24,7 @@ __all__ = [
     "QueryPoints",
     "Request",
     "RuntimeInputs",
+    "SequenceReconstruction",
     "ViewPriors",
     "resolve",
     "runtime_inputs",

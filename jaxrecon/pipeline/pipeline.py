@@ -1,5 +1,6 @@
 """Photos in, reconstruction out."""
 
+import os
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
@@ -10,6 +11,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from jaxrecon.checks import path_given, truth_value, whole_number
+from jaxrecon.choices import GroupName, JoinName
 from jaxrecon.compiling import without_x64
 from jaxrecon.deprecation import renamed_fields
 from jaxrecon.errors import InputError
@@ -26,6 +28,8 @@ from jaxrecon.images import (
 )
 from jaxrecon.models import Model, TrackingModel
 from jaxrecon.nn.attention import AttentionFn, attend_densely
+from jaxrecon.pipeline.chunking import checked_sizes
+from jaxrecon.pipeline.joins import JoinConfig
 from jaxrecon.pipeline.request import (
     Request,
     SceneKeywords,
@@ -34,6 +38,7 @@ from jaxrecon.pipeline.request import (
     with_keywords,
 )
 from jaxrecon.pipeline.result import note_oddities, reconstruction_of
+from jaxrecon.pipeline.sequence_result import SequenceReconstruction, TemporaryFolder
 from jaxrecon.priors import PriorArrays, ViewPriors, prior_arrays
 from jaxrecon.progress import Stages
 from jaxrecon.reconstruction import Reconstruction
@@ -288,6 +293,98 @@ class Pipeline:
             views_at_once=views_at_once,
             overwrite=overwrite,
         )
+
+    @without_x64
+    @with_keywords(StreamKeywords)
+    def reconstruct_sequence(
+        self,
+        images: ImageSource,
+        folder: str | Path | None = None,
+        *,
+        chunk: int = 60,
+        overlap: int | None = None,
+        join: JoinName = "poses",
+        group: GroupName | None = None,
+        allow_gaps: bool = False,
+        overwrite: bool = False,
+        resolution: int | None = None,
+        stride: int | None = None,
+        fps: int | float | None = None,
+        max_views: int | None = None,
+        masks: MaskSource | None = None,
+        mask: MaskConfig | None = None,
+        camera: CameraConfig | None = None,
+        priors: ViewPriors | None = None,
+        points: PointsChoice | None = None,
+        attention: AttentionFn | AttentionName | None = None,
+        stages: Stages | None = None,
+        **keywords: Unpack[StreamKeywords],
+    ) -> SequenceReconstruction:
+        """Reconstructs a sequence of any length, such as a long video, in memory of one chunk.
+
+        Views are read as they are needed, and worked on in chunks that overlap, with one compiled
+        program: the last chunk begins earlier, so that it has as many. Each chunk is joined to the
+        one before by the views that both have, and its views are written, one file each, into the
+        folder: one estimate a view, in the middle of the overlap from the one chunk to the other. A
+        run that was ended is taken up by the next with the same arguments.
+
+        Args:
+          images: in order; neighbours see the same things.
+          folder: where to; a temporary one, deleted at the end of its use, if not given.
+          chunk: views that are worked on together.
+          overlap: how many of them the next chunk has too; half of them if not given.
+          join: "poses" takes rotation and shift from the poses of the shared views; "points" lays
+            their points over each other, robustly. The scale is that of how far the same views see.
+          group: "sim3" fits the scale of a join, "se3" leaves it at 1; if not given, "se3" for
+            models whose lengths are in metres.
+          allow_gaps: whether to go on where a join cannot be trusted, with a world of its own.
+          overwrite: whether another reconstruction in the folder may be replaced.
+
+        The other arguments are those of `reconstruct`, but for what looks at all views at once; see
+        `stream`. Known intrinsics, poses and depths are numbered as the sequence's views are.
+
+        Returns:
+          The reconstruction, which lies in the folder.
+
+        Raises:
+          InputError: the images or an argument cannot be used; or a join cannot be trusted: names
+            its views. What is written until then stays.
+          OutputError: the folder holds something else, or cannot be written.
+        """
+        from jaxrecon.pipeline.sequence import SequenceJob
+
+        check_one_process(self.mesh, "reconstruct_sequence")
+        chunk, overlap = checked_sizes(chunk, overlap)
+        joins = JoinConfig(join, group, allow_gaps)
+        overwrite = truth_value("overwrite", overwrite)
+        request = Request.of(
+            mask=mask, camera=camera, priors=priors, keywords=keywords, points=points
+        ).streamed()
+        key, inputs = resolve(self.defaults, request, self.name)
+        kept = None
+        if folder is None:
+            kept = TemporaryFolder()
+            folder = kept.path / "views"
+        place = Path(os.path.expanduser(path_given("folder", folder)))
+        check_stream_folder(place, overwrite=overwrite)
+        job = SequenceJob(
+            executor=self.executor,
+            inputs=inputs,
+            key=key,
+            attention=chosen_attention(attention, self.attention),
+            name=self.name,
+            rule=self.resize,
+            metric=self.defaults.metric,
+            chunk=chunk,
+            overlap=overlap,
+            joins=joins,
+            sampling=Sampling(stride, fps, max_views, USUAL_FPS),
+            resolution=resolution,
+            masks=masks,
+            priors=request.priors,
+        )
+        job.run(images, place, stages_of(stages), overwrite=overwrite)
+        return replace(SequenceReconstruction.load(place), _kept=kept)
 
     @without_x64
     def track(

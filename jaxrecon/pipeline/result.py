@@ -1,7 +1,8 @@
 """From what a program told to what the user gets."""
 
+from dataclasses import dataclass, field
+
 import numpy as np
-from jaxtyping import Array, Float
 
 from jaxrecon.formats import PointTracks
 from jaxrecon.images import ImageBatch
@@ -12,35 +13,54 @@ from jaxrecon.runtime.program import Geometry
 _THIN = 0.02
 
 
+@dataclass
+class Oddities:
+    """What looks like a failure: rays that form no camera, a mask that keeps nothing.
+
+    Attributes:
+      views, odd: how many views there are, and of how many the rays form no camera.
+      pixels, kept: how many pixels there are, and how many of them the mask keeps.
+      medians: of the confidence, of each part that was added.
+    """
+
+    views: int = 0
+    odd: int = 0
+    pixels: int = 0
+    kept: int = 0
+    medians: list[float] = field(default_factory=list)
+
+    def add(self, geometry: Geometry, *, masks: bool = True) -> None:
+        """Counts those of more views; masks only if wanted, since they come from the device."""
+        focal = np.asarray(geometry.intrinsics)[:, [0, 1], [0, 1]]
+        self.views += len(focal)
+        self.odd += int((~(focal > 0) | ~np.isfinite(focal)).any(axis=1).sum())
+        if masks:
+            mask = np.asarray(geometry.mask)
+            self.pixels += mask.size
+            self.kept += int(np.count_nonzero(mask))
+            self.medians.append(float(np.median(np.asarray(geometry.confidence))))
+
+    def note(self, stages: Stages) -> None:
+        """Says so; of a mask too, since a cloud of next to nothing looks like a failure."""
+        if self.odd:
+            stages.note(
+                f"NOTE: the rays of {self.odd} of {self.views} views do not form a camera "
+                "(the focal length is not positive and finite): do not trust their intrinsics"
+            )
+        if self.pixels and self.kept / self.pixels < _THIN:
+            median = float(np.median(self.medians))
+            stages.note(
+                f"NOTE: the mask keeps {self.kept / self.pixels:.1%} of the pixels (median "
+                f"confidence {median:.2g}): a lower min_confidence (--min-confidence) shows more "
+                "points, of which fewer are right"
+            )
+
+
 def note_oddities(geometry: Geometry, stages: Stages) -> None:
-    """Says what looks like a failure: rays that form no camera, a mask that keeps nothing."""
-    _note_odd_cameras(geometry.intrinsics, stages)
-    _note_thin_mask(geometry, stages)
-
-
-def _note_odd_cameras(intrinsics: Float[Array, "V 3 3"], stages: Stages) -> None:
-    """Says how many views' rays form no camera, if some do not."""
-    focal = np.asarray(intrinsics)[:, [0, 1], [0, 1]]
-    odd = int((~(focal > 0) | ~np.isfinite(focal)).any(axis=1).sum())
-    if odd:
-        stages.note(
-            f"NOTE: the rays of {odd} of {len(focal)} views do not form a camera "
-            "(the focal length is not positive and finite): do not trust their intrinsics"
-        )
-
-
-def _note_thin_mask(geometry: Geometry, stages: Stages) -> None:
-    """Says so where the mask keeps next to nothing, since a cloud of that looks like a failure."""
-    if stages.quiet:  # nobody would read it, and the mask is copied from the device for it
-        return
-    mask = np.asarray(geometry.mask)
-    share = np.count_nonzero(mask) / mask.size
-    if share < _THIN:
-        median = float(np.median(np.asarray(geometry.confidence)))
-        stages.note(
-            f"NOTE: the mask keeps {share:.1%} of the pixels (median confidence {median:.2g}): a "
-            "lower min_confidence (--min-confidence) shows more points, of which fewer are right"
-        )
+    """Says what looks like a failure; see `Oddities`."""
+    found = Oddities()
+    found.add(geometry, masks=not stages.quiet)  # else nobody would read it
+    found.note(stages)
 
 
 def reconstruction_of(

@@ -89,11 +89,11 @@ def stream(
                 for row, view in enumerate(views)
             )
             with stages.stage("heads", total=len(missing)) as advance:
-                _write_all(made, streamed, missing, 4 * views_at_once, advance)
+                write_all(made, streamed, missing, 4 * views_at_once, advance)
     return folder
 
 
-def _write_all(
+def write_all(
     made: Iterable[tuple[int, Reconstruction]],
     streamed: Streamed,
     missing: Sequence[int],

@@ -109,6 +109,23 @@ class ViewPriors:
             )
         return found
 
+    def by_view_in(self, kind: str, start: int, stop: int) -> dict[int, np.ndarray]:
+        """What is known of one kind of the views from `start` to `stop`, numbered from `start`.
+
+        Raises:
+          InputError: it is given for each view, and these are more.
+        """
+        value: Any = getattr(self, kind)
+        if isinstance(value, np.ndarray):
+            return dict.fromkeys(range(stop - start), value)
+        if isinstance(value, tuple) and len(value) < stop:
+            raise InputError(
+                f"{kind}: found {len(value)}, and there are at least {stop} views; give one for "
+                "each view, None where it is unknown"
+            )
+        found = _numbered(value)
+        return {view - start: found[view] for view in range(start, stop) if view in found}
+
     def checked(
         self, sizes: Sequence[tuple[int, int]], *, independent: bool = False
     ) -> "ViewPriors":

@@ -106,8 +106,9 @@ def check_compiled(compiled: Any, device: Any, *, runs: int = 1) -> None:
 
 
 FEWER_IMAGES = (
-    "give fewer views or a lower resolution, shard them over more devices (mesh), or write view "
-    "by view (stream), fewer of them at once (views_at_once)"
+    "give fewer views or a lower resolution, reconstruct a sequence in chunks "
+    "(reconstruct_sequence, --chunk 60), shard views over more devices (mesh), or write view by "
+    "view (stream), fewer of them at once (views_at_once)"
 )
 """What helps where images need too much memory."""
 

@@ -194,8 +194,8 @@ def _render_one(
     draw = draw_landscape if outdoor else draw_room
     world = draw(scenery, views, config, max(size))
     world = lax.optimization_barrier(_furbished(world, surfaces, config, pictures, outdoor))
-    light, depth, mask = _expose(world, size, config, pictures)
-    bits = _pixel_bits(world, size, 1)
+    light, depth, mask = expose(world, size, config, pictures)
+    bits = pixel_bits(world, size, 1)
     phone = draw_phone(phones, views, config.phone) if config.phone else None
     if phone is not None:
         light = before_film(light, phone)
@@ -230,12 +230,12 @@ def _furbished(
     return world
 
 
-def _expose(
+def expose(
     world: World, size: tuple[int, int], config: SceneConfig, pictures: Pictures | None
 ) -> tuple[Vector, Array, Array]:
     """Mean light of the samples of each pixel; depth and mask at the pixels' centres."""
     shape = (*world.cameras.position.x.shape, *size)
-    bits = _pixel_bits(world, size, 0)
+    bits = pixel_bits(world, size, 0)
 
     def add_sample(
         carry: tuple[Vector, Array, Array], number: Array
@@ -285,7 +285,7 @@ def _sample(
     return seen, jnp.where(hit.found, hit.depth, 0.0), hit.found
 
 
-def _pixel_bits(world: World, size: tuple[int, int], salt: int) -> Array:
+def pixel_bits(world: World, size: tuple[int, int], salt: int) -> Array:
     """Random bits for each pixel of each view."""
     shape = (*world.cameras.position.x.shape, *size)
     view, row, column = (lax.broadcasted_iota(jnp.uint32, shape, axis) for axis in range(3))

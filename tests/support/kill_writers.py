@@ -144,7 +144,7 @@ class Stream(Folder):
     def write(self, out: Path, tag: str) -> None:
         from jaxrecon.files import holding_folder
         from jaxrecon.formats.streamed import Streamed
-        from jaxrecon.pipeline.streaming import _write_all
+        from jaxrecon.pipeline.streaming import write_all
         from random_recon import random_recon
 
         recon = random_recon()
@@ -152,7 +152,7 @@ class Stream(Folder):
         with holding_folder(out):
             streamed.start({"model": "small"}, overwrite=True)
             made = ((view, recon[view % 3 : view % 3 + 1]) for view in range(30))
-            _write_all(made, streamed, streamed.missing(), 8, lambda: None)
+            write_all(made, streamed, streamed.missing(), 8, lambda: None)
 
     def read(self, out: Path) -> str | None:
         from jaxrecon.formats.npz import read_npz

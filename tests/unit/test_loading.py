@@ -81,14 +81,14 @@ def test_an_image_without_pixels_is_told_by_its_name() -> None:
 
 def test_a_file_that_changes_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = save(noise(28, 28), tmp_path / "0.png")
-    foresee = jaxrecon.images._foreseen
+    foresee = jaxrecon.images.foreseen
 
     def then_change(*args: Any) -> Any:
         found = foresee(*args)
         save(noise(28, 56), path)
         return found
 
-    monkeypatch.setattr(jaxrecon.images, "_foreseen", then_change)
+    monkeypatch.setattr(jaxrecon.images, "foreseen", then_change)
     told = pytest.raises(InputError, match="changed its size")
     with loading_images(path, rule=VGGT_RESIZE, resolution=28) as loading, told:
         loading.batch()

@@ -182,8 +182,9 @@ def test_a_program_that_does_not_fit() -> None:
         check_fits(3 * 2**30, 2 * 2**30 + 2**29)
     assert str(caught.value) == (
         "images: the program needs 3.00 GiB of memory on each device, which has 2.50 GiB; give "
-        "fewer views or a lower resolution, shard them over more devices (mesh), or write view by "
-        "view (stream), fewer of them at once (views_at_once)"
+        "fewer views or a lower resolution, reconstruct a sequence in chunks "
+        "(reconstruct_sequence, --chunk 60), shard views over more devices (mesh), or write view "
+        "by view (stream), fewer of them at once (views_at_once)"
     )
 
 

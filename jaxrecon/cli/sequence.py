@@ -1,0 +1,156 @@
+"""Options of `jaxrecon reconstruct --chunk`: sequences of any length."""
+
+import argparse
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from jaxrecon.choices import GROUPS, JOINS
+from jaxrecon.cli import common, output
+from jaxrecon.errors import InputError
+from jaxrecon.files import replacing_file
+from jaxrecon.formats import ExportOptions
+from jaxrecon.progress import Stages
+
+if TYPE_CHECKING:
+    from jaxrecon.images import ImageSource
+    from jaxrecon.pipeline import Pipeline, SequenceReconstruction
+
+DEFAULT_FORMATS = "ply,glb,colmap,trajectory"
+"""What is written beside the views, if nothing else is asked for."""
+
+
+def add_sequence(parser: argparse.ArgumentParser) -> None:
+    """Options of working in chunks."""
+    group = parser.add_argument_group(
+        "long sequences",
+        "Chunk by chunk in bounded memory; a rerun resumes. See docs/sequences.md.",
+    )
+    add = group.add_argument
+    add("--chunk", type=common.whole, metavar="N", help="work on N views at a time, such as 60")
+    add("--overlap", type=common.whole, metavar="N", help="views that chunks share; default: half")
+    add("--join", choices=JOINS, help="by the shared views' poses (default) or their points")
+    add("--group", choices=GROUPS, help="a join with scale (sim3) or without; default: by model")
+    add("--allow-gaps", action="store_true", help="go on where a join cannot be trusted")
+    add(
+        "--export-every",
+        type=common.at_least_one,
+        metavar="N",
+        help="files of all views (--formats) take every n-th; the trajectory takes all",
+    )
+
+
+def check_options(options: argparse.Namespace) -> None:
+    """Refuses what goes with chunks alone, or not with them.
+
+    Raises:
+      InputError: see above.
+      OutputError: the folder holds something else, or nothing may be written there.
+    """
+    if options.chunk is None:
+        for name in ("overlap", "join", "group", "allow_gaps", "export_every"):
+            if getattr(options, name):
+                raise InputError(
+                    f"--{name.replace('_', '-')} goes with --chunk; add it, or leave out"
+                )
+        return
+    if options.views_at_once is not None:
+        raise InputError("--views-at-once: a chunk is worked on at once; leave it, or --chunk, out")
+    from jaxrecon.formats import check_stream_folder
+    from jaxrecon.pipeline.chunking import checked_sizes
+
+    checked_sizes(options.chunk, options.overlap)
+    check_stream_folder(options.output, overwrite=options.overwrite)
+
+
+def formats(options: argparse.Namespace) -> list[str]:
+    """What is written beside the views."""
+    if options.stream:
+        return []
+    return output.formats_of(options.formats or DEFAULT_FORMATS)
+
+
+def reconstruct(
+    pipeline: "Pipeline",
+    images: "ImageSource",
+    options: argparse.Namespace,
+    export: ExportOptions,
+    stages: Stages,
+    **arguments: Any,
+) -> int:
+    """Writes the views, then the formats beside them; returns the exit code."""
+    given = {name: getattr(options, name) for name in ("join", "group") if getattr(options, name)}
+    found = pipeline.reconstruct_sequence(
+        images,
+        options.output,
+        chunk=options.chunk,
+        overlap=options.overlap,
+        allow_gaps=options.allow_gaps,
+        overwrite=options.overwrite,
+        stages=stages,
+        **given,
+        **arguments,
+    )
+    wanted = formats(options)
+    if wanted:
+        _write_formats(found, options, wanted, export, stages)
+    summary = _summary(found, options, wanted, stages) | common.programs(pipeline, stages)
+    if wanted:
+        with replacing_file(Path(options.output) / "summary.json") as temporary:
+            temporary.write_text(json.dumps(summary, indent=2) + "\n")
+    _tell(found, stages)
+    common.report(options, summary)
+    return 0
+
+
+def _write_formats(
+    found: "SequenceReconstruction",
+    options: argparse.Namespace,
+    wanted: list[str],
+    export: ExportOptions,
+    stages: Stages,
+) -> None:
+    names = [output.format_of(name).name for name in wanted]
+    mine = replace(export, overwrite=True)  # the folder is this sequence's own
+    with stages.stage("export", total=len(found.segments)) as done:
+        for number in range(len(found.segments)):
+            folder = found.folder
+            if len(found.segments) > 1:
+                folder = folder / f"segment_{number}"
+                folder.mkdir(exist_ok=True)
+            every = options.export_every or 1
+            found.write(folder, names, mine, every=every, segment=number)
+            done()
+
+
+def _tell(found: "SequenceReconstruction", stages: Stages) -> None:
+    told = set()
+    for join in found.joins:
+        place = f"{join.first_view} and {join.last_view}"
+        if join.doubt and place not in told:
+            told.add(place)
+            stages.note(
+                f"NOTE: a gap between {place}: {join.doubt}; what is before and behind it has a "
+                "world of its own"
+            )
+
+
+def _summary(
+    found: "SequenceReconstruction", options: argparse.Namespace, wanted: list[str], stages: Stages
+) -> dict[str, Any]:
+    import jax
+
+    sound = [join for join in found.joins if not join.doubt]
+    return {
+        "model": options.model,
+        "device": jax.devices()[0].device_kind,
+        "views": len(found),
+        "chunk": options.chunk,
+        "joins": len(found.joins),
+        "least_inliers": min((join.inliers for join in sound), default=None),
+        "segments": [[part.start, part.stop] for part in found.segments],
+        "output": options.output,
+        "files": ["scene.json", *(output.file_of(name) for name in wanted)],
+        "seconds": common.seconds(stages),
+    }

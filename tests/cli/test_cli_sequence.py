@@ -1,0 +1,124 @@
+"""`jaxrecon reconstruct --chunk`."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import oracle
+from image_files import write_video
+from jaxrecon import Reconstruction, SequenceReconstruction, registry
+from jaxrecon.cli import main
+from jaxrecon.pipeline import Pipeline
+from oracle import film
+
+type Run = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
+    """Runs the command line with a model that reads the truth from the pixels."""
+    pipeline = oracle.oracle()
+
+    def load(*args: object, **options: object) -> Pipeline:
+        return pipeline
+
+    monkeypatch.setattr(registry, "load", load)
+
+    def run(*arguments: object) -> tuple[int, str, str]:
+        code = main(["reconstruct", *map(str, arguments)])
+        out, err = capsys.readouterr()
+        return code, out, err
+
+    return run
+
+
+@pytest.fixture
+def photos(tmp_path: Path) -> Path:
+    from PIL import Image
+
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    for view, pixels in enumerate(film(14)):
+        Image.fromarray(pixels).save(folder / f"{view:02d}.png")
+    return folder
+
+
+SOFT = ("--keep-edges", "--chunk", 6)
+
+
+def test_views_and_formats(run: Run, photos: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    wanted = ("--formats", "ply,npz,trajectory", "--export-every", 2)
+    code, told, err = run(photos, *SOFT, "--overlap", 2, *wanted, "-o", out, "--json", "-q")
+    assert code == 0, err
+    summary = json.loads(told)
+    assert summary["views"] == 14 and summary["joins"] == 2 and summary["segments"] == [[0, 14]]
+    assert summary["files"] == ["scene.json", "scene.ply", "scene.npz", "trajectory/"]
+    assert all((out / name).exists() for name in (*summary["files"], "summary.json"))
+    assert len(Reconstruction.load(out)) == 14 == len(SequenceReconstruction.load(out))
+    assert len(Reconstruction.load(out / "scene.npz")) == 7
+    before = {path: path.stat().st_mtime_ns for path in out.glob("0*.npz")}
+    code, _, err = run(photos, *SOFT, "--overlap", 2, *wanted, "-o", out)
+    assert code == 0, err
+    assert {path: path.stat().st_mtime_ns for path in out.glob("0*.npz")} == before
+    code, _, err = run(photos, *SOFT, "--overlap", 3, *wanted, "-o", out)
+    assert code == 2 and "holds another reconstruction" in err
+
+
+def test_views_alone(run: Run, photos: Path, tmp_path: Path) -> None:
+    code, _, err = run(photos, *SOFT, "--stream", "--join", "points", "-o", tmp_path / "out")
+    assert code == 0, err
+    names = {path.name for path in (tmp_path / "out").iterdir()}
+    assert {name for name in names if not name[:6].isdecimal() and "chunk" not in name} == {
+        "scene.json"
+    }
+
+
+def test_a_gap(run: Run, photos: Path, tmp_path: Path) -> None:
+    from PIL import Image
+
+    for view, pixels in enumerate(film(14, places=np.repeat([1, 2], 7))):
+        Image.fromarray(pixels).save(photos / f"{view:02d}.png")
+    out = tmp_path / "out"
+    code, _, err = run(photos, *SOFT, "-o", out)
+    assert code == 2
+    assert "the views 06.png and 07.png do not hang together" in err and "--allow-gaps" in err
+    code, _, err = run(photos, *SOFT, "--allow-gaps", "--formats", "ply", "-o", out)
+    assert code == 0, err
+    assert "a gap between 06.png and 07.png" in err
+    assert (out / "segment_0" / "scene.ply").exists() and (out / "segment_1").exists()
+
+
+def test_a_video(run: Run, tmp_path: Path) -> None:
+    film = write_video(tmp_path / "walk.mp4", frames=30, size=(21 * 2, 14 * 2))
+    out = tmp_path / "out"
+    rate = ("--fps", 4, "--resolution", 21)
+    code, _, err = run(film, *SOFT, *rate, "--allow-gaps", "--stream", "-o", out)
+    assert code == 0, err
+    names = SequenceReconstruction.load(out).names
+    assert names[:3] == ("frame_000000", "frame_000003", "frame_000005") and len(names) == 12
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("--overlap", 3), "--overlap goes with --chunk"),
+        (("--allow-gaps",), "--allow-gaps goes with --chunk"),
+        (("--chunk", 1), "chunk=1 must be at least 2"),
+        (("--chunk", 4, "--overlap", 4), "overlap=4 leaves no new views"),
+        (("--chunk", 4, "--shared-intrinsics"), "leave it out, or --chunk"),
+        (("--chunk", 4, "--views-at-once", 2, "--stream"), "--views-at-once"),
+        (("--chunk", 4, "--formats", "obj"), "found obj"),
+        (("--fps", 2, "--chunk", 4), "is no video"),
+    ],
+)
+def test_refused(
+    run: Run, photos: Path, tmp_path: Path, options: tuple[object, ...], message: str
+) -> None:
+    code, _, err = run(photos, *options, "-o", tmp_path / "out")
+    assert code == 2
+    assert message in err and err.count("\n") == 1
+    assert not (tmp_path / "out").exists()

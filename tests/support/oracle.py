@@ -1,0 +1,130 @@
+"""A model that reads the truth from the pixels, in a world and unit of its own for each scene.
+
+The first pixel's red is a view's number, and its green that of the place it shows. Views of one
+place lie where `true_pose` has them, seen from the scene's first view, in a unit that depends on
+its number; those of other places lie together, but anywhere. All see one rough wall.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jaxtyping import Array, Float, UInt8
+
+from jaxrecon.geometry import invert_rigid, transform_points
+from jaxrecon.models import Encoded, Model, Prediction, ResizeRule
+from jaxrecon.nn.attention import AttentionFn, Count, TokenLayout, attend_densely
+from jaxrecon.nn.execution import INFERENCE, ExecutionConfig
+from jaxrecon.pipeline import ModelDefaults, Pipeline
+from jaxrecon.priors import PriorArrays
+
+PATCH = 7
+HEIGHT, WIDTH = 14, 21
+FOCAL = 20.0
+RULE = ResizeRule(patch=PATCH, pixel_limit=HEIGHT * WIDTH)
+
+
+def true_pose(number: Any) -> Float[Array, "*dims 4 4"]:
+    """Where a view is: on a winding path, turning."""
+    turn = 0.25 * jnp.sin(0.2 * number)
+    c, s, zero, one = jnp.cos(turn), jnp.sin(turn), 0 * turn, 0 * turn + 1
+    rows = [
+        [c, zero, s, 0.4 * number],
+        [zero, one, zero, 0.3 * jnp.sin(0.5 * number)],
+        [-s, zero, c, 0.2 * number + jnp.cos(0.3 * number)],
+        [zero, zero, zero, one],
+    ]
+    return jnp.stack([jnp.stack(jnp.broadcast_arrays(*row), axis=-1) for row in rows], axis=-2)
+
+
+def unit_of(number: Any) -> Array:
+    """How long the unit of a scene is whose first view has this number."""
+    return 1 + 0.5 * jnp.sin(1.3 * number)
+
+
+class Oracle(Model):
+    """See the module."""
+
+    def __init__(self, *, metric: bool = False) -> None:
+        self.weight = nnx.Param(jnp.ones(()))
+        self.metric = metric
+
+    def layout(self, shape: tuple[int, ...]) -> TokenLayout:
+        return TokenLayout(1, (shape[2] // PATCH, shape[3] // PATCH))
+
+    def encode(
+        self,
+        images: Float[Array, "B V H W 3"],
+        *,
+        attention: AttentionFn = attend_densely,
+        num_valid_views: Count | None = None,
+        execution: ExecutionConfig = INFERENCE,
+        priors: PriorArrays | None = None,
+    ) -> Encoded:
+        code = jnp.round(images[:, :, 0, 0] * 255)
+        number, place = code[..., 0], code[..., 1]
+        first = number[:, :1]
+        unit = jnp.ones_like(first) if self.metric else unit_of(first)
+        poses = jnp.matmul(invert_rigid(true_pose(first)), true_pose(number), precision="highest")
+        other = place != place[:, :1]
+        anywhere = jnp.matmul(true_pose(50 + 17 * first), true_pose(number), precision="highest")
+        poses = jnp.where(other[..., None, None], anywhere, poses)
+        poses = poses.at[..., :3, 3].divide(unit[..., None])
+        depth = true_depth(number, images[..., 2]) / unit[..., None, None]
+        views: dict[str, Any] = {"poses": poses, "depth": depth}
+        if priors is not None:
+            known = priors.has_intrinsics[..., None, None]
+            views["intrinsics"] = jnp.where(known, priors.intrinsics, matrix())
+        return Encoded(views=views)
+
+    def predict(
+        self, encoded: Encoded, layout: TokenLayout, *, execution: ExecutionConfig = INFERENCE
+    ) -> Prediction:
+        depth, poses = encoded.views["depth"], encoded.views["poses"]
+        points = rays() * depth[..., None]
+        world = transform_points(poses[:, :, None, None], points)
+        sure = jnp.full_like(depth, 0.9)
+        return Prediction(world, points, sure, poses, intrinsics=encoded.views.get("intrinsics"))
+
+
+def rays() -> Float[Array, "H W 3"]:
+    """The ray of each pixel, whose depth is 1."""
+    x, y = jnp.meshgrid(jnp.arange(WIDTH), jnp.arange(HEIGHT))
+    across, down = (x - (WIDTH - 1) / 2) / FOCAL, (y - (HEIGHT - 1) / 2) / FOCAL
+    return jnp.stack([across, down, jnp.ones_like(across)], axis=-1)
+
+
+def true_depth(number: Any, rough: Any) -> Float[Array, "*dims H W"]:
+    """Depth of a wall across the path, a little rough."""
+    pose = true_pose(number)
+    ahead = jnp.einsum("...i,hwi->...hw", pose[..., 2, :3], rays())
+    return (40 - pose[..., 2, 3, None, None]) / ahead * (1 + 0.02 * rough)
+
+
+def matrix() -> Float[np.ndarray, "3 3"]:
+    """The camera of all views."""
+    rows = [[FOCAL, 0, (WIDTH - 1) / 2], [0, FOCAL, (HEIGHT - 1) / 2], [0, 0, 1]]
+    return np.array(rows, np.float32)
+
+
+def film(count: int, *, places: Any = None) -> UInt8[np.ndarray, "V H W 3"]:
+    """Pictures of so many views; `places` tells for each which place it shows."""
+    pixels = np.random.default_rng(5).integers(0, 256, (count, HEIGHT, WIDTH, 3), np.uint8)
+    row, column = np.mgrid[:HEIGHT, :WIDTH]
+    pixels[..., 2] = 60 + 3 * column + 4 * row + 5 * (np.arange(count) % 7)[:, None, None]
+    pixels[:, 0, 0, 0] = np.arange(count)
+    pixels[:, 0, 0, 1] = 1 if places is None else places
+    return pixels
+
+
+def oracle(*, metric: bool = False) -> Pipeline:
+    """A pipeline of it."""
+    defaults = ModelDefaults(priors=metric, metric=metric)
+    return Pipeline(Oracle(metric=metric), "oracle", RULE, defaults=defaults)
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    """All files of a folder."""
+    return {file.name: file.read_bytes() for file in sorted(folder.iterdir())}
