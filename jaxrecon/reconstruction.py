@@ -9,7 +9,7 @@ from typing import Any, Unpack
 import numpy as np
 from jaxtyping import Array, Bool, Float, UInt8
 
-from jaxrecon import formats
+from jaxrecon import browsing, formats
 from jaxrecon.deprecation import warn_renamed
 from jaxrecon.errors import InputError
 from jaxrecon.images import PixelTransform
@@ -210,15 +210,25 @@ class Reconstruction:
         warn_renamed("save_sheet", "save_summary", stacklevel=3)
         return self.save_summary(path, **truth)
 
-    def view(self, *, port: int = 8080, max_points: int = 1_000_000, share: bool = False) -> Any:
-        """Shows points and cameras in the browser, at http://localhost:port.
+    def view(
+        self,
+        *,
+        host: str = "localhost",
+        port: int = 8080,
+        max_points: int = 1_000_000,
+        share: bool = False,
+    ) -> Any:
+        """Serves points and cameras to the browser, at http://localhost:port.
 
-        Needs viser: `pip install jaxrecon[view]`. Pages of other servers are refused, whatever
-        name they reach this one by.
+        Needs viser: `pip install jaxrecon[view]`. It opens with what the first camera sees. Pages
+        of other servers are refused, whatever name they reach this one by.
 
         Args:
+          host: the address of this machine to serve at, such as 0.0.0.0 for all of them: other
+            machines see the scene then, if they can reach this one.
           port: where to serve; the next free one if it is taken.
-          max_points: the most points to show, drawn evenly and repeatably.
+          max_points: the most points to show at once, drawn evenly and repeatably, more of them
+            where a page looks.
           share: give the scene a public address as well, through viser's own relay on the internet:
             whoever knows it sees the scene.
 
@@ -227,9 +237,29 @@ class Reconstruction:
 
         Raises:
           InputError: viser is not installed or cannot be kept from other web sites, there is no
-            point or camera to show, or no public address can be had.
+            point or camera to show, or the address or a public one cannot be had.
         """
-        return formats.serve(self.scene(), port=port, max_points=max_points, share=share)
+        return formats.serve(self.scene(), host=host, port=port, max_points=max_points, share=share)
+
+    def show(self, **options: Any) -> Any:
+        """Shows points and cameras where you are: below the cell of a notebook, or in a browser.
+
+        Args:
+          options: of `view`.
+
+        Returns:
+          The running server, as `view` does.
+
+        Raises:
+          InputError: see `view`.
+        """
+        server = self.view(**options)
+        url = browsing.local_url(server.get_host(), server.get_port())
+        if browsing.in_notebook():
+            browsing.show_in_notebook(url)
+        else:
+            browsing.open_page(url)
+        return server
 
     @classmethod
     def load(cls, path: str | Path) -> "Reconstruction":

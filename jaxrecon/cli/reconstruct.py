@@ -3,8 +3,9 @@
 import argparse
 from typing import Any
 
-from jaxrecon.cli import common, output, priors, sequence, streaming, tracking
+from jaxrecon.cli import common, output, priors, sequence, streaming, tracking, view
 from jaxrecon.errors import InputError
+from jaxrecon.extras import check_installed
 from jaxrecon.progress import Stages
 
 
@@ -50,12 +51,15 @@ def add_to(commands: Any) -> None:
     common.add_photos(parser)
     common.add_backend(parser)
     common.add_common(parser)
+    add("--view", action="store_true", help="show the result in the browser when it is done")
     parser.set_defaults(run=run)
 
 
 def run(options: argparse.Namespace) -> int:
     """Reconstructs the scene and writes the output folder; returns the exit code."""
     formats = output.formats_of(options.formats or output.DEFAULT_FORMATS)
+    if options.view:
+        check_installed("viser", "view", "--view needs viser")
     streaming.check_options(options)
     sequence.check_options(options)
     tracking.check_options(options)
@@ -92,7 +96,11 @@ def run(options: argparse.Namespace) -> int:
             pipeline, images, options, export, **_shared(options, stages), **told
         )
     if options.stream:
-        streaming.stream(pipeline, images, options, **_shared(options, stages), **told)
+        folder = streaming.stream(pipeline, images, options, **_shared(options, stages), **told)
+        if options.view:
+            from jaxrecon.formats import read_streamed
+
+            view.show(read_streamed(folder), str(folder))
         return 0
     recon = pipeline.reconstruct(
         images,
@@ -108,6 +116,8 @@ def run(options: argparse.Namespace) -> int:
     programs = common.programs(pipeline, stages)
     summary = output.write(recon, options, formats, export, stages, failed, programs)
     common.report(options, summary)
+    if options.view:
+        view.show(recon.scene(), options.output)
     return common.INCOMPLETE if summary["failed"] else 0
 
 

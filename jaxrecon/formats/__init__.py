@@ -26,7 +26,8 @@ if TYPE_CHECKING:
         read_streamed,
     )
     from jaxrecon.formats.summary import write_summary
-    from jaxrecon.formats.viewer import serve
+    from jaxrecon.formats.viewer import serve, serve_cloud
+    from jaxrecon.formats.viewer_files import LoosePoints, read_shown, shown_file
 
 _HOMES = {
     "VIEW_ARRAYS": "scene",
@@ -37,7 +38,11 @@ _HOMES = {
     "is_streamed": "streamed",
     "read_npz": "npz",
     "read_streamed": "streamed",
+    "LoosePoints": "viewer_files",
+    "read_shown": "viewer_files",
     "serve": "viewer",
+    "serve_cloud": "viewer",
+    "shown_file": "viewer_files",
     "write_npz": "npz",
     "write_summary": "summary",
 }
@@ -48,6 +53,7 @@ __all__ = [
     "ExportKeywords",
     "ExportOptions",
     "Format",
+    "LoosePoints",
     "PointTracks",
     "Scene",
     "Streamed",
@@ -57,9 +63,12 @@ __all__ = [
     "format_of",
     "is_streamed",
     "read_npz",
+    "read_shown",
     "read_streamed",
     "save",
     "serve",
+    "serve_cloud",
+    "shown_file",
     "write_npz",
     "write_summary",
 ]

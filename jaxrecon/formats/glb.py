@@ -13,6 +13,7 @@ from jaxrecon.formats.scene import (
     FRUSTUM_SIZE,
     Scene,
     ScenePoints,
+    aspect_ratio,
     check_cameras,
     file_stems,
     scene_size,
@@ -105,12 +106,10 @@ def _frustum(scene: Scene, view: int, depth: float):
 
 
 def _gltf_camera(scene: Scene, view: int, *, near: float) -> dict:
-    height, width = scene.mask.shape[1:]
     # glTF has no negative fields of view; the frustum shows the sign.
-    focal_x, focal_y = (abs(float(scene.intrinsics[view, axis, axis])) for axis in (0, 1))
     perspective = {
         "yfov": vertical_view_angle(scene, view),
-        "aspectRatio": (width / focal_x) / (height / focal_y),
+        "aspectRatio": aspect_ratio(scene, view),
         "znear": near,
     }
     return {"type": "perspective", "perspective": perspective}
@@ -143,3 +142,10 @@ def _linear_table() -> Float[np.ndarray, "256"]:
     """Linear light of each sRGB value (IEC 61966-2-1)."""
     value = np.arange(256) / 255
     return np.where(value <= 0.04045, value / 12.92, ((value + 0.055) / 1.055) ** 2.4)
+
+
+def display_colors(linear: UInt8[np.ndarray, "P 3"]) -> UInt8[np.ndarray, "P 3"]:
+    """sRGB values of linear light in 8 bits: the inverse of how colours are written here."""
+    light = np.arange(256) / 255
+    value = np.where(light <= 0.0031308, 12.92 * light, 1.055 * light ** (1 / 2.4) - 0.055)
+    return np.rint(255 * value).astype(np.uint8)[linear]

@@ -235,6 +235,22 @@ def vertical_view_angle(scene: Scene, view: int) -> float:
     return 2 * float(np.arctan2(scene.mask.shape[1] / 2, abs(scene.intrinsics[view, 1, 1])))
 
 
+def aspect_ratio(scene: Scene, view: int) -> float:
+    """Width by height of the picture at a distance of one: pixels need not be square."""
+    height, width = scene.mask.shape[1:]
+    focal_x, focal_y = (abs(float(scene.intrinsics[view, axis, axis])) for axis in (0, 1))
+    return (width / focal_x) / (height / focal_y)
+
+
+def cameras_up(pose: Float[np.ndarray, "V 4 4"]) -> Float[np.ndarray, "3"]:
+    """The direction of the world that is up: against the mean of the cameras' y axes.
+
+    Against the first one's, where they cancel out.
+    """
+    up = -pose[:, :3, 1].mean(axis=0)
+    return up / np.linalg.norm(up) if np.linalg.norm(up) > 1e-3 else -pose[0, :3, 1]
+
+
 _LONGEST_STEM = LONGEST_NAME - 32
 """Bytes of a view's stem, so that a number before it, one behind it and a suffix have room."""
 

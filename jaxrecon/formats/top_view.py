@@ -6,7 +6,13 @@ import numpy as np
 from jaxtyping import Bool, Float, UInt8
 from PIL import Image, ImageDraw
 
-from jaxrecon.formats.scene import FRUSTUM_SIZE, Scene, check_cameras, select_points
+from jaxrecon.formats.scene import (
+    FRUSTUM_SIZE,
+    Scene,
+    cameras_up,
+    check_cameras,
+    select_points,
+)
 from jaxrecon.geometry import umeyama
 
 PREDICTED, TRUE = (225, 50, 40), (20, 150, 60)
@@ -86,8 +92,7 @@ class _Plane:
 
 def _axes_from_above(pose: Float[np.ndarray, "V 4 4"]) -> Float[np.ndarray, "3 3"]:
     """Rows: the directions of the picture's right, of its top, and up."""
-    up = -pose[:, :3, 1].mean(axis=0)
-    up = up / np.linalg.norm(up) if np.linalg.norm(up) > 1e-3 else -pose[0, :3, 1]
+    up = cameras_up(pose)
     right = np.cross(pose[:, :3, 2].mean(axis=0), up)
     if np.linalg.norm(right) < 1e-3:
         right = pose[0, :3, 0] - up * (pose[0, :3, 0] @ up)

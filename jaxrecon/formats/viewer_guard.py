@@ -1,4 +1,4 @@
-"""Who may talk to the viewer: pages that its own server gave out, and programs of this machine.
+"""Who may talk to the viewer: pages that its own server gave out, and programs that can reach it.
 
 Any page that a browser has open may connect to a server on localhost. A browser says in the Origin
 header whose page it is, and in Host under which name the server was reached, which tells the pages
@@ -9,7 +9,9 @@ are in force, so that no version of viser serves without them.
 """
 
 import http.client
+import ipaddress
 import logging
+import socket
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -22,10 +24,11 @@ import viser
 import websockets.asyncio.server as websockets_server
 from viser._messages import Message
 
+from jaxrecon.browsing import EVERYWHERE, local_host, url_host
 from jaxrecon.errors import InputError
 
 NAMES = ("localhost", "127.0.0.1", "[::1]")
-"""Names under which the server may be asked for."""
+"""Names under which the server may be asked for, wherever it serves."""
 MOST_PAGES = 32
 """Pages that may show the scene at once; each has a copy of it waiting to be sent."""
 
@@ -38,19 +41,33 @@ _LOGGER.propagate = False
 class Guard:
     """What a server lets in.
 
+    A server of all addresses may be asked for by any of them, and by this machine's name: no name
+    of others that was made to point here is a number.
+
     Attributes:
+      host: the address that the server has.
       public_url: where the server is shared with everybody; None while it is not.
       pages: how many are connected.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, host: str = "localhost") -> None:
+        self.host = host
         self.public_url: str | None = None
         self.pages = 0
 
+    def names(self, asked: str) -> set[str]:
+        """Under which names the server may be asked for, by who asks for one."""
+        if self.host not in EVERYWHERE:
+            return {*NAMES, url_host(self.host).lower()}
+        names = {*NAMES, socket.gethostname().lower()}
+        return names | {asked} if _is_number(asked) else names
+
     def refusal(self, headers: Any, port: int) -> str | None:
         """Why a request with these `Headers` to a port is refused; None if it is not."""
-        hosts = {host for name in NAMES for host in (name, f"{name}:{port}")}
-        origins = {f"http://{name}:{port}" for name in NAMES}
+        asked = headers.get_all("Host")[0].lower() if headers.get_all("Host") else ""
+        names = self.names(asked.removesuffix(f":{port}"))
+        hosts = {host for name in names for host in (name, f"{name}:{port}")}
+        origins = {f"http://{name}:{port}" for name in names}
         if self.public_url is not None:
             public = urlsplit(self.public_url)
             hosts.add(public.netloc)
@@ -61,6 +78,18 @@ class Guard:
         if any(origin.lower() not in origins for origin in headers.get_all("Origin")):
             return f"pages of other servers may not connect; open http://localhost:{port}\n"
         return None
+
+
+def _is_number(host: str) -> bool:
+    """Whether it is an IP address, as URLs write it."""
+    plain = host[1:-1] if host.startswith("[") and host.endswith("]") else host
+    if (":" in plain) != (plain != host):
+        return False
+    try:
+        ipaddress.ip_address(plain)
+    except ValueError:
+        return False
+    return True
 
 
 @contextmanager
@@ -93,8 +122,8 @@ def _is_visers(handler: Any) -> bool:
     return str(getattr(handler, "__module__", "")).startswith("viser.")
 
 
-def check_guarded(port: int) -> None:
-    """Asks the server at a port as pages of others would.
+def check_guarded(host: str, port: int) -> None:
+    """Asks the server at an address and port as pages of others would.
 
     Raises:
       InputError: it answers one of them.
@@ -109,15 +138,15 @@ def check_guarded(port: int) -> None:
         "Sec-WebSocket-Protocol": _subprotocol(),
     }
     for headers in (elsewhere, page, elsewhere | upgrade, page | upgrade):
-        if _status(port, headers) != HTTPStatus.FORBIDDEN:
+        if _status(local_host(host), port, headers) != HTTPStatus.FORBIDDEN:
             raise InputError(
                 f"the viewer: viser {viser.__version__} cannot be kept from showing the scene to "
                 "other web sites; install another version, such as viser==1.1.1"
             )
 
 
-def _status(port: int, headers: dict[str, str]) -> int:
-    connection = http.client.HTTPConnection("localhost", port, timeout=10)
+def _status(host: str, port: int, headers: dict[str, str]) -> int:
+    connection = http.client.HTTPConnection(host, port, timeout=10)
     try:
         connection.request("GET", "/", headers=headers)
         return connection.getresponse().status

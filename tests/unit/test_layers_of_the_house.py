@@ -18,6 +18,7 @@ FLOORS = (
         "jaxrecon.errors",
         "jaxrecon.extras",
         "jaxrecon.machine",
+        "jaxrecon.browsing",
         "jaxrecon.checks",
         "jaxrecon.reading",
         "jaxrecon.files",

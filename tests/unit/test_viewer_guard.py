@@ -17,6 +17,7 @@ viser = pytest.importorskip("viser")
 
 import msgspec  # noqa: E402
 import websockets  # noqa: E402
+from websockets import Headers  # noqa: E402
 
 from jaxrecon.formats import viewer_guard  # noqa: E402
 
@@ -283,3 +284,46 @@ def test_nothing_is_served_without_the_guard(monkeypatch: pytest.MonkeyPatch, lo
         random_recon().view(port=0)
     assert "\n" not in str(caught.value)
     assert len(stopped) == 1
+
+
+@pytest.mark.parametrize(
+    ("bound", "host", "origin", "let_in"),
+    [
+        ("0.0.0.0", "192.168.7.7:80", "http://192.168.7.7:80", True),
+        ("0.0.0.0", "192.168.7.7:80", None, True),
+        ("0.0.0.0", "192.168.7.7:80", "http://192.168.7.8:80", False),
+        ("0.0.0.0", "[fe80::1]:80", "http://[fe80::1]:80", True),
+        ("0.0.0.0", "fe80::1:80", None, False),
+        ("0.0.0.0", "[192.168.7.7]:80", None, False),
+        ("0.0.0.0", "box:80", "http://box:80", True),
+        ("0.0.0.0", "evil.example:80", None, False),
+        ("0.0.0.0", "7.evil.example:80", None, False),
+        ("0.0.0.0", "localhost:80", "http://evil.example", False),
+        ("192.168.7.7", "192.168.7.7:80", "http://192.168.7.7:80", True),
+        ("192.168.7.7", "192.168.7.8:80", None, False),
+        ("::1", "[::1]:80", None, True),
+        ("localhost", "192.168.7.7:80", None, False),
+    ],
+)
+def test_who_is_let_in_at_other_addresses(
+    monkeypatch: pytest.MonkeyPatch, bound: str, host: str, origin: str | None, let_in: bool
+) -> None:
+    """No name of others that leads here is a number, so numbers are safe where all are served."""
+    monkeypatch.setattr("socket.gethostname", lambda: "box")
+    headers = Headers()
+    headers["Host"] = host
+    if origin is not None:
+        headers["Origin"] = origin
+    assert (viewer_guard.Guard(bound).refusal(headers, 80) is None) is let_in
+
+
+def test_a_server_of_all_addresses_is_guarded() -> None:
+    server = random_recon().view(host="0.0.0.0", port=0)
+    try:
+        port = server.get_port()
+        assert answer(port, ("Host", f"127.0.0.1:{port}"), *UPGRADE) == 101
+        assert answer(port, ("Host", f"10.1.2.3:{port}")) == 200
+        assert answer(port, ("Host", f"evil.example:{port}"), *UPGRADE) == 403
+        assert answer(port, ("Host", f"10.1.2.3:{port}"), ("Origin", "http://evil.example")) == 403
+    finally:
+        server.stop()
