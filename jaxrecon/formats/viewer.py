@@ -21,7 +21,7 @@ from jaxrecon.formats.viewer_cameras import (
     frustum_length,
     look_from_outside,
 )
-from jaxrecon.formats.viewer_cloud import Cloud, Eye, cloud_of, point_size
+from jaxrecon.formats.viewer_cloud import Cloud, Eye, cloud_of, point_size, sampled
 
 if TYPE_CHECKING:
     from jaxrecon.formats.viewer_controls import Shown
@@ -32,6 +32,7 @@ HOST, PORT, MOST_POINTS = "localhost", 8080, 1_000_000
 
 _NEAR, _FAR = 1e-3, 1e2
 _LOOSE_POINTS = 2e-3
+_MOST_MEASURED = 200_000
 
 
 def serve(
@@ -69,7 +70,7 @@ def serve(
     cloud, cameras = cloud_of(scene), cameras_of(scene)
     from jaxrecon.formats.viewer_nodes import ShownCameras
 
-    size = scene_size(cloud.xyz[cloud.kept])
+    size = scene_size(cloud.xyz[sampled(cloud.kept, _MOST_MEASURED)])
     shown_points = min(max_points, int(cloud.kept.sum()))
     server = _started(host, port, share)
     with _stopped_after_error(server):
@@ -107,7 +108,7 @@ def serve_cloud(
     """As `serve`, of points without cameras; `up` is the direction of their world that is up."""
     _check_viser()
     check_max_points(max_points)
-    size = scene_size(cloud.xyz)
+    size = scene_size(cloud.xyz[:_MOST_MEASURED])
     server = _started(host, port, share)
     with _stopped_after_error(server):
         _open_at(server, look_from_outside(cloud.xyz, up), size)

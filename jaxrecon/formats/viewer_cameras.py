@@ -17,7 +17,7 @@ from jaxrecon.formats.scene import (
 
 _OF_GAP = 0.5
 _SHORTEST = 0.2
-_COVERING = 1.6
+_COVERING = 4.0
 _FEW = 10
 _WIDEST = np.deg2rad(150)
 

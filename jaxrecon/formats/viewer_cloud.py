@@ -1,19 +1,23 @@
 """The points that the viewer may show, and which of them it shows."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property, partial
 
 import numpy as np
 from jaxtyping import Bool, Float, Int, UInt8
 
 from jaxrecon.formats.scene import Scene, no_points, points_at, usable_pixels
 
-MOST_HELD = 4_000_000
+MOST_HELD = 3_000_000
 """Points that are held ready to be shown, drawn evenly from larger scenes."""
 
 EDGE_RTOL = 0.03
 """The jump in depth across 3 x 3 pixels, relative to it, that makes an edge."""
 
 _CHUNK = 500_000
+_OTHERS_SHARE = 4
+_MOST_SAMPLED = 200_000
 _AROUND = tuple((row, column) for row in (-1, 0, 1) for column in (-1, 0, 1) if row or column)
 
 
@@ -27,8 +31,8 @@ class Cloud:
       confidence: on the scale of the model; the lowest of all where it is not a number.
       view: the view that each comes from.
       kept: whether it is under the scene's mask.
-      edge: whether depth jumps there.
       count: how many points the scene has under its mask, in all.
+      find_edges: tells which of them are where depth jumps.
     """
 
     xyz: Float[np.ndarray, "P 3"]
@@ -36,8 +40,13 @@ class Cloud:
     confidence: Float[np.ndarray, " P"]
     view: Int[np.ndarray, " P"]
     kept: Bool[np.ndarray, " P"]
-    edge: Bool[np.ndarray, " P"]
     count: int
+    find_edges: Callable[[], Bool[np.ndarray, " P"]]
+
+    @cached_property
+    def edge(self) -> Bool[np.ndarray, " P"]:
+        """Whether depth jumps at each point; found out when it is first asked for."""
+        return self.find_edges()
 
     def __len__(self) -> int:
         return len(self.xyz)
@@ -80,17 +89,27 @@ class Eye:
 
 
 def cloud_of(scene: Scene, most: int = MOST_HELD) -> Cloud:
-    """The finite points of a scene; of more than `most`, so many, drawn evenly and repeatably.
+    """The finite points of a scene, in an order drawn by lot, the same each time.
+
+    Of those under the mask at most `most`, and of those that it leaves out at most a quarter of
+    that.
 
     Raises:
       InputError: the mask keeps no finite point.
     """
-    count = int(np.count_nonzero(usable_pixels(scene)))
+    usable = usable_pixels(scene).reshape(-1)
+    count = int(np.count_nonzero(usable))
     if not count:
         raise no_points()
-    pixel = np.flatnonzero(np.isfinite(scene.points_world).all(axis=-1))
-    drawn = np.random.default_rng(0).choice(len(pixel), min(most, len(pixel)), replace=False)
-    pixel = pixel[drawn]
+    rng = np.random.default_rng(0)
+    pixel = rng.permutation(
+        np.concatenate(
+            [
+                _drawn(rng, np.flatnonzero(usable), most),
+                _drawn(rng, _left_out(scene, usable, rng, most), most // _OTHERS_SHARE),
+            ]
+        )
+    )
     points = points_at(scene, pixel)
     return Cloud(
         xyz=points.xyz.astype(np.float32),
@@ -98,9 +117,29 @@ def cloud_of(scene: Scene, most: int = MOST_HELD) -> Cloud:
         confidence=_numbers(points.confidence),
         view=(pixel // scene.mask[0].size).astype(np.int32),
         kept=scene.mask.reshape(-1)[pixel],
-        edge=on_depth_edges(scene.points_camera[..., 2], pixel),
         count=count,
+        find_edges=partial(on_depth_edges, scene.points_camera[..., 2], pixel),
     )
+
+
+def _drawn(
+    rng: np.random.Generator, pixel: Int[np.ndarray, " P"], most: int
+) -> Int[np.ndarray, " S"]:
+    """At most so many pixels, drawn evenly."""
+    if len(pixel) <= most:
+        return pixel
+    return pixel[rng.choice(len(pixel), most, replace=False)]
+
+
+def _left_out(
+    scene: Scene, usable: Bool[np.ndarray, " P"], rng: np.random.Generator, most: int
+) -> Int[np.ndarray, " S"]:
+    """Pixels with finite points that the mask leaves out: all, or some of a large scene's."""
+    looked_at = np.arange(len(usable))
+    if len(usable) > 2 * most:
+        looked_at = np.sort(rng.choice(len(usable), most, replace=False))
+    others = looked_at[~usable[looked_at]]
+    return others[np.isfinite(scene.points_world.reshape(-1, 3)[others]).all(axis=1)]
 
 
 def _numbers(confidence: Float[np.ndarray, " P"]) -> Float[np.ndarray, " P"]:
@@ -203,7 +242,8 @@ def point_size(scene: Scene, shown: int, count: int) -> float:
 
     The middle size of a pixel at its depth, larger where only a part of the points is shown.
     """
-    depth = scene.points_camera[..., 2][scene.mask]
+    step = max(scene.mask.size // _MOST_SAMPLED, 1)
+    depth = scene.points_camera[..., 2].reshape(-1)[::step][scene.mask.reshape(-1)[::step]]
     depth = depth[np.isfinite(depth) & (depth > 0)]
     focal = np.abs(scene.intrinsics[:, [0, 1], [0, 1]]).mean()
     pixel = float(np.median(depth)) / float(focal) if len(depth) else 1e-3

@@ -162,6 +162,6 @@ def _cloud(path: Path, xyz: np.ndarray, rgb: UInt8[np.ndarray, "P 3"]) -> Cloud:
         confidence=np.ones(len(chosen), np.float32),
         view=np.zeros(len(chosen), np.int32),
         kept=np.ones(len(chosen), bool),
-        edge=np.zeros(len(chosen), bool),
         count=len(finite),
+        find_edges=lambda: np.zeros(len(chosen), bool),
     )

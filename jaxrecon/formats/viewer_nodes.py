@@ -15,7 +15,7 @@ from PIL import Image
 from jaxrecon.formats.viewer_cameras import Cameras, covering
 from jaxrecon.formats.viewer_cloud import Choice, Cloud, Eye, passing, refined, sampled
 
-COARSE = 250_000
+COARSE = 150_000
 """Points that are shown while a page moves."""
 
 STILL_SECONDS = 0.35

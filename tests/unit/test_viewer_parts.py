@@ -51,8 +51,8 @@ def loose(xyz: np.ndarray, **known: np.ndarray) -> Cloud:
         confidence=known.get("confidence", np.linspace(0, 1, count, dtype=np.float32)),
         view=known.get("view", np.zeros(count, np.int32)),
         kept=known.get("kept", np.ones(count, bool)),
-        edge=known.get("edge", np.zeros(count, bool)),
         count=count,
+        find_edges=lambda: known.get("edge", np.zeros(count, bool)),
     )
 
 
@@ -81,6 +81,7 @@ def test_a_cloud_is_the_finite_points_in_another_order() -> None:
 def test_a_large_scene_is_drawn_from_evenly_and_repeatably() -> None:
     scene = room_recon(views=8).scene()
     first, again = cloud_of(scene, 2000), cloud_of(scene, 2000)
+    assert first.kept.all()
     np.testing.assert_array_equal(first.xyz, again.xyz)
     assert len(first) == 2000
     assert first.count == scene.mask.sum()
@@ -88,6 +89,15 @@ def test_a_large_scene_is_drawn_from_evenly_and_repeatably() -> None:
     assert (np.abs(share - 1 / 8) < 0.03).all()
     beginning = np.bincount(first.view[:500], minlength=8) / 500
     assert (np.abs(beginning - 1 / 8) < 0.06).all()
+
+
+def test_of_a_large_scene_some_of_what_is_left_out_is_held() -> None:
+    scene = room_recon(views=8).scene()
+    scene.mask[:, ::2] = False
+    cloud = cloud_of(scene, 2000)
+    assert cloud.count == scene.mask.sum()
+    assert (cloud.kept.sum(), (~cloud.kept).sum()) == (2000, 500)
+    assert len(np.unique(cloud.xyz, axis=0)) > 2400
 
 
 def test_confidence_that_is_no_number_counts_as_the_lowest() -> None:
@@ -278,6 +288,7 @@ def test_photos_do_not_cover_what_a_page_sees() -> None:
     assert covering(centres, centres[1:2], 0.1) == {1}
     assert covering(centres, np.array([[0.0, 0, 0.1], [2, 0, 0.1]]), 0.1) == {0, 2}
     assert covering(centres, np.array([[0.0, 0, 0.5]]), 0.1) == frozenset()
+    assert covering(centres, np.array([[0.0, 0, 0.5]]), 0.2) == {0}
     assert covering(centres, np.empty((0, 3)), 0.1) == frozenset()
 
 
