@@ -130,6 +130,9 @@ class ShownPoints:
         self.told()
 
     def _draw(self, name: str, index: Int[np.ndarray, " S"]) -> None:
+        if not len(index):  # pages take no cloud of no points
+            self._remove(name)
+            return
         self._nodes[name] = self._server.scene.add_point_cloud(
             f"/points/{name}",
             self.cloud.xyz[index],

@@ -43,7 +43,7 @@ def page_of(browser: Any, url: str, size: tuple[int, int] = SIZE) -> Iterator[An
     page.goto(url, wait_until="commit")
     yield page
     page.close()
-    assert errors == []
+    assert not errors, "\n".join(errors)
 
 
 def seen(page: Any, box: tuple[float, float, float, float] | None = None) -> np.ndarray:
