@@ -313,6 +313,7 @@ class Reconstruction:
             tracks=self._host_tracks(),
             files=self.files,
             photo_masks=self.photo_masks,
+            sparsity=None if self.stats.sparsity is None else np.asarray(self.stats.sparsity),
         )
 
 

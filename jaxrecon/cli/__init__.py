@@ -1,5 +1,5 @@
-"""The command line: `jaxrecon reconstruct | convert | view | models | evaluate | train | compile |
-plan`.
+"""The command line: `jaxrecon reconstruct | convert | view | report | models | evaluate | train |
+compile | plan`.
 
 One file a command or two; each imports JAX only once its arguments are known to be sound.
 """
@@ -17,6 +17,7 @@ from jaxrecon.cli import (
     plan,
     process,
     reconstruct,
+    report,
     train,
     view,
     weights,
@@ -104,6 +105,7 @@ def _parser() -> argparse.ArgumentParser:
     reconstruct.add_to(commands)
     weights.add_convert_to(commands)
     view.add_to(commands)
+    report.add_to(commands)
     weights.add_models_to(commands)
     evaluate.add_to(commands)
     train.add_to(commands)

@@ -5,6 +5,7 @@ import glob
 import json
 import math
 import os
+import shlex
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -335,9 +336,15 @@ def programs(pipeline: "Pipeline", stages: Stages) -> dict[str, int]:
     return {"compilations": count}
 
 
-def report(options: argparse.Namespace, summary: dict[str, Any]) -> None:
-    """Prints the summary as JSON if asked to, else where the output is."""
+def report(options: argparse.Namespace, summary: dict[str, Any], more: str = "") -> None:
+    """Prints the summary as JSON if asked to, else where the output is, and what more there is."""
     if options.json:
         say(json.dumps(summary))
     elif not options.quiet:
-        say(f"wrote {one_line(str(options.output))}")
+        say(f"wrote {one_line(str(options.output))}{more}")
+
+
+def to_look_at(folder: str) -> str:
+    """The commands that show a result."""
+    quoted = one_line(shlex.quote(folder))
+    return f"to look at it: jaxrecon view {quoted}, jaxrecon report {quoted}"

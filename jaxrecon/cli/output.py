@@ -6,8 +6,11 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from jaxrecon.cli import common
-from jaxrecon.errors import InputError
+from jaxrecon.cli.process import say
+from jaxrecon.errors import InputError, one_line
 from jaxrecon.files import replacing_folder
 from jaxrecon.formats import FORMATS, ExportOptions, Format, check_options
 from jaxrecon.progress import Stages
@@ -17,6 +20,13 @@ if TYPE_CHECKING:
 
 DEFAULT_FORMATS = "ply,glb,npz,colmap"
 """What is written if nothing else is asked for."""
+
+SUMMARY_FILE = "summary.json"
+"""What a run says of itself, beside its files."""
+
+_NO_SETTINGS = ("run", "output", "overwrite", "quiet", "json", "view")
+_MOST_LISTED = 3
+_LONGEST_LINE = 1000
 
 OLD_NAMES = {"sheet": ("summary", "sheet.png")}
 """Formats as the release before called them, and their files; for one release more."""
@@ -129,7 +139,7 @@ def write(
         written = [name for name in formats if name not in refused]
         summary = _summary(recon, options, written, stages) | {**more}
         summary["failed"] = {**failed, **refused}
-        (folder / "summary.json").write_text(json.dumps(summary, indent=2) + "\n")
+        (folder / SUMMARY_FILE).write_text(json.dumps(summary, indent=2) + "\n")
     for name, reason in refused.items():
         common.complain(f"{options.output}/{file_of(name)} was left out: {reason}")
     return summary
@@ -160,7 +170,12 @@ def _summary(
 ) -> dict[str, Any]:
     import jax
 
+    from jaxrecon.formats.judging import judge
+
     views, height, width = recon.mask.shape
+    judgement = judge(recon.scene())
+    fov = judgement.fov[np.isfinite(judgement.fov)]
+    sparsity = recon.stats.sparsity
     return {
         "model": recon.model,
         "device": jax.devices()[0].device_kind,
@@ -168,7 +183,51 @@ def _summary(
         "width": width,
         "height": height,
         "points": int(recon.mask.sum()),
+        "kept": round(float(judgement.kept.mean()), 4),
+        "fov_degrees": round(float(np.median(fov)), 2) if len(fov) else None,
+        "warnings": list(judgement.warnings),
         "output": options.output,
-        "files": [file_of(name) for name in written] + ["summary.json"],
+        "files": [file_of(name) for name in written] + [SUMMARY_FILE],
         "seconds": common.seconds(stages),
+        "settings": settings_of(options),
+        "sparsity": None if sparsity is None else np.asarray(sparsity).round(4).tolist(),
     }
+
+
+def settings_of(options: argparse.Namespace) -> dict[str, Any]:
+    """The options that were given or have a default, as they can be written in JSON."""
+    found = {}
+    for name, value in sorted(vars(options).items()):
+        if name in _NO_SETTINGS or value is None or value is False or value == []:
+            continue
+        if isinstance(value, list):
+            more = [f"and {len(value) - _MOST_LISTED} more"] if len(value) > _MOST_LISTED else []
+            value = [*map(str, value[:_MOST_LISTED]), *more]
+        found[name] = value if isinstance(value, str | int | float | list) else str(value)
+    return found
+
+
+def last_line(summary: Mapping[str, Any]) -> str:
+    """What a summary says, in one line that ends with how to look at the result."""
+    views, count = summary["views"], len(summary["warnings"])
+    told = [
+        "1 view" if views == 1 else f"{views} views",
+        f"{summary['points']:,} points ({100 * summary['kept']:.1f} % of the pixels)",
+    ]
+    if summary["fov_degrees"] is not None:
+        told.append(f"{summary['fov_degrees']:.0f} degrees wide")
+    told.append({0: "no warnings", 1: "1 warning"}.get(count, f"{count} warnings"))
+    return (
+        f"wrote {summary['output']}: {', '.join(told)}; {', '.join(summary['files'])}; "
+        f"{common.to_look_at(str(summary['output']))}"
+    )
+
+
+def report(options: argparse.Namespace, summary: Mapping[str, Any]) -> None:
+    """Prints the summary as JSON if asked to, else its warnings and its one line."""
+    if options.json:
+        say(json.dumps(summary))
+    elif not options.quiet:
+        for warning in summary["warnings"]:
+            common.complain(f"warning: {warning}")
+        say(one_line(last_line(summary), _LONGEST_LINE))

@@ -115,7 +115,7 @@ def run(options: argparse.Namespace) -> int:
         recon, failed = tracking.refined(recon, options, stages)
     programs = common.programs(pipeline, stages)
     summary = output.write(recon, options, formats, export, stages, failed, programs)
-    common.report(options, summary)
+    output.report(options, summary)
     if options.view:
         view.show(recon.scene(), options.output)
     return common.INCOMPLETE if summary["failed"] else 0

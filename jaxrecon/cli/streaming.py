@@ -88,5 +88,6 @@ def stream(
         **arguments,
     )
     summary = {"output": str(folder), "seconds": common.seconds(stages)}
-    common.report(options, summary | common.programs(pipeline, stages))
+    summary |= common.programs(pipeline, stages)
+    common.report(options, summary, f"; {common.to_look_at(str(folder))}")
     return folder

@@ -178,6 +178,7 @@ FORMATS = {
             library="matplotlib",
             extra="eval",
         ),
+        Format("report", "report.html", "report", "write_plain_report", by_suffix=True),
     )
 }
 """The formats by their names."""

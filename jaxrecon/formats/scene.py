@@ -114,7 +114,8 @@ class Scene:
     views: processed = scale * (original + 0.5) + offset - 0.5. `tracks` are there if points were
     followed, and `metric_scale` if lengths are in metres: see `Reconstruction`. `files` are the
     absolute paths of the photos, None for each that lies in no file of its own, and `photo_masks`
-    the users' masks of them, if there are any.
+    the users' masks of them, if there are any. `sparsity` is the share of key blocks that attention
+    skipped, where it was block-sparse.
     """
 
     points_world: Float[np.ndarray, "V H W 3"]
@@ -134,6 +135,7 @@ class Scene:
     metric_scale: float | None = None
     files: tuple[str | None, ...] = ()
     photo_masks: tuple[PhotoMask, ...] = ()
+    sparsity: Float[np.ndarray, "layers N"] | None = None
 
     def __post_init__(self) -> None:
         if not self.files:

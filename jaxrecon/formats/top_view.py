@@ -1,4 +1,4 @@
-"""A scene seen from above: coloured points, and where the cameras stood."""
+"""A scene seen from above or from the side: coloured points, and where the cameras stood."""
 
 from dataclasses import dataclass
 
@@ -18,6 +18,7 @@ from jaxrecon.geometry import umeyama
 PREDICTED, TRUE = (225, 50, 40), (20, 150, 60)
 """Colours of the cameras."""
 
+_PATH = (240, 140, 130)
 _BACKGROUND = (245, 245, 245)
 _MOST_POINTS = 300_000
 _MARGIN = 0.05
@@ -43,10 +44,36 @@ def draw_top_view(
     Raises:
       InputError: a camera is not usable, or the mask keeps no point.
     """
+    axes = _axes_from_above(scene.world_from_camera.astype(np.float64))
+    return _drawn(scene, size, axes, true_world_from_camera)
+
+
+def draw_side_view(scene: Scene, size: tuple[int, int]) -> Image.Image:
+    """Draws the points under the mask from the side: up is up, and the mean camera looks right.
+
+    Points nearer than the nearest camera are left out, so that a wall hides nothing.
+
+    Args:
+      scene: what to draw.
+      size: width and height of the picture, in pixels.
+
+    Raises:
+      InputError: a camera is not usable, or the mask keeps no point.
+    """
+    right, ahead, up = _axes_from_above(scene.world_from_camera.astype(np.float64))
+    return _drawn(scene, size, np.stack([ahead, up, right]), None)
+
+
+def _drawn(
+    scene: Scene,
+    size: tuple[int, int],
+    axes: Float[np.ndarray, "3 3"],
+    true_world_from_camera: Float[np.ndarray, "V 4 4"] | None,
+) -> Image.Image:
+    """Points and cameras; the axes are the picture's right, its top, and towards who looks."""
     check_cameras(scene)
     points = select_points(scene, _MOST_POINTS)
     pose = scene.world_from_camera.astype(np.float64)
-    axes = _axes_from_above(pose)
     xyz, centres = points.xyz @ axes.T, pose[:, :3, 3] @ axes.T
     shown = _not_above(xyz, centres)
     plane = _fitted(np.concatenate([_middle(xyz[shown, :2]), centres[:, :2]]), size)
@@ -55,8 +82,17 @@ def draw_top_view(
     reach = FRUSTUM_SIZE * min(size) / plane.scale * 1.5
     if true_world_from_camera is not None:
         _draw_frusta(draw, scene, laid_on(true_world_from_camera, pose), axes, plane, reach, TRUE)
+    _draw_path(draw, centres[:, :2], plane)
     _draw_frusta(draw, scene, pose, axes, plane, reach, PREDICTED)
     return image
+
+
+def _draw_path(
+    draw: ImageDraw.ImageDraw, ground: Float[np.ndarray, "V 2"], plane: "_Plane"
+) -> None:
+    """Draws the way from each camera to the next."""
+    if len(ground) > 1:
+        draw.line([tuple(point) for point in plane.pixels(ground)], fill=_PATH, width=1)
 
 
 def laid_on(

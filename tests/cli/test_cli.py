@@ -141,6 +141,9 @@ class TestReconstruct:
         assert list(summary["seconds"]) == stages
         assert all(took > 0 for took in summary["seconds"].values())
         seconds = {name: round(took, 3) for name, took in summary["seconds"].items()}
+        assert set(summary.pop("settings")) >= {"images", "model", "formats"}
+        assert 0 < summary.pop("fov_degrees") < 180
+        assert all(isinstance(text, str) for text in summary.pop("warnings"))
         assert summary | {"seconds": seconds} == {
             "model": "pi3",
             "device": jax.devices()[0].device_kind,
@@ -148,6 +151,7 @@ class TestReconstruct:
             "width": 56,
             "height": 42,
             "points": 3 * 42 * 56,
+            "kept": 1.0,
             "output": str(out),
             "files": [
                 "scene.ply",
@@ -161,8 +165,9 @@ class TestReconstruct:
             "seconds": seconds,
             "compilations": 1,
             "failed": {},
+            "sparsity": None,
         }
-        assert json.loads((out / "summary.json").read_text()) == summary | {"seconds": seconds}
+        assert json.loads((out / "summary.json").read_text()) == json.loads(printed)
         assert {path.name for path in out.iterdir()} == {
             name.rstrip("/") for name in summary["files"]
         }
@@ -177,7 +182,8 @@ class TestReconstruct:
         assert recon.mask.all()
         counts = {"read": " (3)", "export": " (6)"}
         # The note that untrained weights make no camera may come in between.
-        shown = [line.strip() for line in err.splitlines() if not line.startswith("NOTE")]
+        told = [line for line in err.splitlines() if not line.startswith("jaxrecon: warning: ")]
+        shown = [line.strip() for line in told if not line.startswith("NOTE")]
         assert [re.sub(r"\d+\.\d\d s$", "T", line) for line in shown] == [
             "load: T",
             "weights of pi3: CC BY-NC 4.0 (no commercial use)",
@@ -191,7 +197,13 @@ class TestReconstruct:
         code, printed, _ = run(
             *("reconstruct", photos, "-m", native, "-o", out, "--formats", "npz, npz"), *EVERYTHING
         )
-        assert (code, printed) == (0, f"wrote {out}\n")
+        assert code == 0
+        assert re.fullmatch(
+            rf"wrote {out}: 3 views, 7,056 points \(100\.0 % of the pixels\), \d+ degrees wide, "
+            rf"(no warnings|1 warning|\d warnings); scene\.npz, summary\.json; to look at it: "
+            rf"jaxrecon view {out}, jaxrecon report {out}\n",
+            printed,
+        )
         assert {path.name for path in out.iterdir()} == {"scene.npz", "summary.json"}
 
     def test_quiet(self, run: Run, photos: str, native: str, tmp_path: Path) -> None:
