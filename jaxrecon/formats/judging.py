@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from jaxrecon.formats.scene import Scene, aspect_ratio, cameras_up, vertical_view_angle
+from jaxrecon.formats.scene import Scene, cameras_up
 
 MOST_COMPARED = 24
 """Of more views than this, so many are compared with one another, chosen evenly."""
@@ -92,14 +92,10 @@ def _sound(scene: Scene) -> Bool[np.ndarray, " V"]:
 
 def _view_angles(scene: Scene) -> Float[np.ndarray, " V"]:
     """The angle of each picture's width, in degrees; NaN where there is none."""
-    with np.errstate(divide="ignore", invalid="ignore"):
-        angles = [
-            2 * np.arctan(np.tan(vertical_view_angle(scene, view) / 2) * aspect_ratio(scene, view))
-            if (scene.intrinsics[view, [0, 1], [0, 1]] != 0).all()
-            else np.nan
-            for view in range(len(scene.names))
-        ]
-    return np.rad2deg(np.array(angles, np.float64))
+    focal = np.abs(scene.intrinsics[:, 0, 0].astype(np.float64))
+    usable = np.isfinite(focal) & (focal > 0)
+    half = scene.mask.shape[2] / 2 / np.where(usable, focal, 1.0)
+    return np.where(usable, np.rad2deg(2 * np.arctan(half)), np.nan)
 
 
 def _agreement(scene: Scene, sound: Bool[np.ndarray, " V"]) -> Float[np.ndarray, " V"]:

@@ -109,8 +109,9 @@ def test_odd_and_missing_cameras_are_named() -> None:
     recon = room_recon(views=6)
     recon.intrinsics[1, [0, 1], [0, 1]] *= 20
     recon.world_from_camera[4] = np.nan
+    recon.intrinsics[5] = np.inf
     told = " ".join(judge(recon.scene()).warnings)
-    assert "No camera was found for photo 4.jpg." in told
+    assert "No camera was found for photo 4.jpg, photo 5.jpg." in told
     assert "The field of view is unusual (4 to 4 degrees) for photo 1.jpg" in told
 
 
