@@ -100,3 +100,7 @@ def __getattr__(name: str) -> object:
     if name not in _HOMES:
         raise AttributeError(f"module 'jaxrecon' has no attribute '{name}'")
     return getattr(import_module(f"jaxrecon.{_HOMES[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return [*__all__, "__version__"]

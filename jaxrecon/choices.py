@@ -3,6 +3,8 @@
 The command line lists them without importing JAX.
 """
 
+import difflib
+from collections.abc import Iterable
 from typing import Literal, get_args
 
 type AttentionName = Literal["auto", "fast", "sparse", "dense", "mosaic_gpu", "cudnn", "xla"]
@@ -21,3 +23,21 @@ ATTENTIONS: tuple[AttentionName, ...] = get_args(AttentionName.__value__)
 ORDERS: tuple[OrderName, ...] = get_args(OrderName.__value__)
 JOINS: tuple[JoinName, ...] = get_args(JoinName.__value__)
 GROUPS: tuple[GroupName, ...] = get_args(GroupName.__value__)
+
+_NEAR, _LONGEST = 0.6, 100
+
+
+def meant(value: object, names: Iterable[object]) -> str:
+    """The name that a misspelt one is nearest to, as the end of a message; empty if none is near.
+
+    Upper and lower case, hyphens and underscores count as the same.
+    """
+    if not isinstance(value, str) or len(value) > _LONGEST:
+        return ""
+    plain = {_plain(name): name for name in names if isinstance(name, str)}
+    found = difflib.get_close_matches(_plain(value), plain, n=1, cutoff=_NEAR)
+    return f"; did you mean {plain[found[0]]}?" if found else ""
+
+
+def _plain(name: str) -> str:
+    return name.casefold().replace("_", "-")

@@ -12,6 +12,7 @@ from jaxtyping import Array, Bool, Float, UInt8
 from jaxrecon import browsing, formats
 from jaxrecon.deprecation import warn_renamed
 from jaxrecon.errors import InputError
+from jaxrecon.formats import card
 from jaxrecon.images import PixelTransform
 from jaxrecon.images.masks import PhotoMask
 from jaxrecon.images.original import OriginalPixels, Views, view_numbers
@@ -33,8 +34,11 @@ class Statistics:
 
 NO_STATISTICS = Statistics()
 
+_CAMERA_ARRAYS = ("world_from_camera", "intrinsics")
+_GLANCED_PIXELS = 1_000_000
 
-@dataclass(frozen=True, eq=False)
+
+@dataclass(frozen=True, eq=False, repr=False)
 class Reconstruction:
     """Cameras, depth and points of V views, as JAX or numpy arrays.
 
@@ -99,6 +103,38 @@ class Reconstruction:
 
     def __len__(self) -> int:
         return len(self.names)
+
+    def __repr__(self) -> str:
+        try:
+            return card.words(*self._glance())
+        except Exception:  # its arrays may be gone, and a debugger asks all the same
+            return f"Reconstruction by {self.model}: {len(self)} views"
+
+    def _repr_html_(self) -> str:
+        """What notebooks show: some photos with their depth, and what there is of points."""
+        return card.card(*self._glance())
+
+    def _glance(self) -> tuple[formats.Scene, card.Counts]:
+        """Every n-th row and column of large scenes, and what that leaves out."""
+        views, height, width = self.mask.shape
+        step = max(round((self.mask.size / _GLANCED_PIXELS) ** 0.5), 1)
+        arrays: dict[str, Any] = {
+            name: np.asarray(getattr(self, name)[:, ::step, ::step])
+            for name in formats.VIEW_ARRAYS
+            if name not in _CAMERA_ARRAYS
+        }
+        arrays |= {name: np.asarray(getattr(self, name)) for name in _CAMERA_ARRAYS}
+        scene = formats.Scene(
+            **arrays,
+            names=self.names,
+            original_sizes=np.empty((views, 2), np.int64),
+            scales=np.empty((views, 2)),
+            offsets=np.empty((views, 2)),
+            model=self.model,
+            metric_scale=self.metric_scale,
+            tracks=self.tracks,
+        )
+        return scene, card.Counts(views, height, width, int(self.mask.sum()))
 
     def __getitem__(self, views: Views) -> "Reconstruction":
         chosen = view_numbers(views, len(self))

@@ -25,6 +25,7 @@ from jaxrecon.aot.record import (
     StoredOptions,
     write_record,
 )
+from jaxrecon.choices import meant
 from jaxrecon.compiling import reported_refusals, without_x64
 from jaxrecon.errors import InputError
 from jaxrecon.files import check_output_folder, replacing_folder
@@ -160,7 +161,8 @@ def _targets(platforms: Sequence[str] | None, device_kind: str | None) -> list[_
     unknown = [platform for platform in chosen if platform not in PLATFORMS]
     if unknown or not chosen:
         found = ", ".join(unknown) or "none"
-        raise InputError(f"platforms: found {found}; choose from {', '.join(PLATFORMS)}")
+        near = meant(unknown[0], PLATFORMS) if unknown else ""
+        raise InputError(f"platforms: found {found}; choose from {', '.join(PLATFORMS)}{near}")
     if device_kind is not None and len(set(chosen) - {"cpu"}) != 1:
         raise InputError(
             f"{device_kind=} goes with one of the platforms cuda and tpu, found "

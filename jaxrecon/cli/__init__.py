@@ -6,10 +6,13 @@ One file a command or two; each imports JAX only once its arguments are known to
 
 import argparse
 import os
+import re
 import sys
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Iterator, Sequence
+from importlib import import_module
+from typing import Any, NoReturn
 
+from jaxrecon.choices import meant
 from jaxrecon.cli import (
     common,
     compile,
@@ -23,7 +26,11 @@ from jaxrecon.cli import (
     weights,
 )
 from jaxrecon.errors import JaxreconError
+from jaxrecon.extras import Extra
 from jaxrecon.version import __version__
+
+_PATHS = ("images", "output", "scene", "weights", "model", "masks", "intrinsics", "poses", "depths")
+"""Arguments that are completed with files."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -84,6 +91,21 @@ class _Version(argparse.Action):
         parser.exit()
 
 
+class _Completion(argparse.Action):
+    """Prints what a shell runs to complete commands, options and files."""
+
+    def __call__(
+        self, parser: argparse.ArgumentParser, namespace: Any, values: Any, option: Any = None
+    ) -> None:
+        with Extra("completion", f"{option} needs shtab"):
+            shtab = import_module("shtab")
+        for each in _actions(parser):
+            if each.dest in _PATHS:
+                vars(each)["complete"] = shtab.FILE
+        process.say(shtab.complete(parser, shell=values))
+        parser.exit()
+
+
 class _Parser(argparse.ArgumentParser):
     """Says so where its help cannot be written, which `argparse` keeps to itself."""
 
@@ -93,6 +115,31 @@ class _Parser(argparse.ArgumentParser):
         else:
             super().print_help(file)
 
+    def error(self, message: str) -> NoReturn:
+        super().error(message + self._meant(message))
+
+    def _meant(self, message: str) -> str:
+        """The option or the word that a misspelt one is nearest to."""
+        unknown = re.fullmatch(r"unrecognized arguments: .*?(--[\w-]+).*", message, re.DOTALL)
+        if unknown:
+            return meant(unknown[1], _option_names(self))
+        choice = re.fullmatch(r".*invalid choice: '(.*)' \(choose from (.*)\)", message, re.DOTALL)
+        return meant(choice[1], re.findall(r"[\w-]+", choice[2])) if choice else ""
+
+
+def _option_names(parser: argparse.ArgumentParser) -> set[str]:
+    """The options of a parser and of its commands."""
+    return {name for action in _actions(parser) for name in action.option_strings}
+
+
+def _actions(parser: argparse.ArgumentParser) -> Iterator[argparse.Action]:
+    """The arguments of a parser and of its commands."""
+    for action in parser._actions:
+        yield action
+        if isinstance(action, argparse._SubParsersAction):
+            for command in action.choices.values():
+                yield from _actions(command)
+
 
 def _parser() -> argparse.ArgumentParser:
     parser = _Parser(
@@ -101,6 +148,12 @@ def _parser() -> argparse.ArgumentParser:
         epilog=f"{common.DETAILS}=1 in the environment shows all that is known of an error.",
     )
     parser.add_argument("--version", action=_Version, nargs=0, help="print the version and exit")
+    parser.add_argument(
+        "--print-completion",
+        action=_Completion,
+        choices=("bash", "zsh", "tcsh"),
+        help="print what makes the shell complete commands and options, and exit",
+    )
     commands = parser.add_subparsers(required=True, metavar="command")
     reconstruct.add_to(commands)
     weights.add_convert_to(commands)

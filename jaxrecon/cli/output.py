@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from jaxrecon.choices import meant
 from jaxrecon.cli import common
 from jaxrecon.cli.process import say
 from jaxrecon.errors import InputError, one_line
@@ -79,7 +80,8 @@ def formats_of(text: str) -> list[str]:
     unknown = [name for name in names if name not in FORMATS | OLD_NAMES]
     if unknown or not names:
         found = ", ".join(unknown) or "nothing"
-        raise InputError(f"--formats: found {found}; choose from {', '.join(FORMATS)}")
+        near = meant(unknown[0], FORMATS) if unknown else ""
+        raise InputError(f"--formats: found {found}; choose from {', '.join(FORMATS)}{near}")
     if "sheet" in names:
         common.complain("--formats sheet is called summary now; the old name goes soon")
     return list(dict.fromkeys(names))

@@ -7,6 +7,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float
 
 from jaxrecon.checks import finite, real_number, shown, truth_value, whole_number
+from jaxrecon.choices import meant
 from jaxrecon.errors import InputError
 from jaxrecon.evaluation.datasets.ground_truth import GroundTruth, known_matrices
 from jaxrecon.evaluation.metrics.cameras import CameraErrors, camera_errors
@@ -75,6 +76,7 @@ class Settings:
             choices = ", ".join(ALIGNMENTS)
             raise InputError(
                 f"depth_alignment is {shown(self.depth_alignment)}; choose one of {choices}"
+                f"{meant(self.depth_alignment, ALIGNMENTS)}"
             )
         truth_value("fold_sign", self.fold_sign)
         for name in ("max_points", "icp_distance", "seed"):

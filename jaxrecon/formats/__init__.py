@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Unpack
 
 from jaxrecon.checks import path_given, shown
+from jaxrecon.choices import meant
 from jaxrecon.errors import InputError
 from jaxrecon.extras import check_installed
 from jaxrecon.formats.options import ExportKeywords, ExportOptions
@@ -197,7 +198,8 @@ def format_named(name: object) -> Format:
       InputError: there is none.
     """
     if not isinstance(name, str) or name not in FORMATS:
-        raise InputError(f"format={shown(name)}: choose from {', '.join(FORMATS)}")
+        near = meant(name, FORMATS)
+        raise InputError(f"format={shown(name)}: choose from {', '.join(FORMATS)}{near}")
     return FORMATS[name]
 
 
@@ -246,6 +248,9 @@ def save(
         write.
       OutputError: the path is in use or cannot be written.
     """
+    for name in options.keys() - ExportKeywords.__optional_keys__:
+        near = meant(name, ExportKeywords.__optional_keys__)
+        raise TypeError(f"save() got an unexpected keyword argument {name!r}{near}")
     path = path_given("path", path)
     kind = FORMATS[format_of(path)] if format is None else format_named(format)
     chosen = ExportOptions(**options)

@@ -4,6 +4,7 @@ from dataclasses import dataclass, field, fields
 from typing import Any, Literal, TypedDict, get_args
 
 from jaxrecon.checks import real_number, shown, truth_value, whole_number
+from jaxrecon.choices import meant
 from jaxrecon.errors import InputError
 from jaxrecon.progress import Stages
 
@@ -88,4 +89,5 @@ def check_max_points(max_points: int | None) -> None:
 def _check_word(name: str, value: Any, words: tuple[str, ...]) -> None:
     if value is not None and value not in words:
         told = ", ".join(repr(word) for word in words)
-        raise InputError(f"{name}={shown(value)}: choose from {told}, or None")
+        near = meant(value, words)
+        raise InputError(f"{name}={shown(value)}: choose from {told}, or None{near}")

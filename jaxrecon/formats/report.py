@@ -1,8 +1,6 @@
 """A reconstruction as one page of HTML that needs no network."""
 
-import base64
 import html
-import io
 import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -11,9 +9,9 @@ from typing import Any
 
 import numpy as np
 from jaxtyping import Float, UInt8
-from PIL import Image
 
 from jaxrecon.files import replacing_file
+from jaxrecon.formats.data_urls import jpeg_url
 from jaxrecon.formats.judging import Judgement, judge, median_confidence
 from jaxrecon.formats.options import ExportOptions
 from jaxrecon.formats.ramps import CONFIDENCE, DEPTH, colored, middle_range
@@ -28,7 +26,6 @@ MOST_VIEWS = 24
 
 _TILE = 256
 _PLAN = (640, 480)
-_QUALITY = 82
 
 _POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
 _STYLE = """
@@ -219,18 +216,9 @@ def _normals(scene: Scene, view: int) -> UInt8[np.ndarray, "H W 3"]:
 
 
 def _figure(pixels: UInt8[np.ndarray, "H W 3"], text: str) -> str:
-    source = _data_url(pixels)
+    source = jpeg_url(pixels, _PLAN[0] if pixels.shape[1] == _PLAN[0] else _TILE)
     alt = html.escape(text, quote=True)
     return f'<figure><img src="{source}" alt="{alt}"><figcaption>{alt}</figcaption></figure>'
-
-
-def _data_url(pixels: UInt8[np.ndarray, "H W 3"]) -> str:
-    image = Image.fromarray(pixels)
-    side = _PLAN[0] if pixels.shape[1] == _PLAN[0] else _TILE
-    image.thumbnail((side, side))
-    file = io.BytesIO()
-    image.save(file, format="JPEG", quality=_QUALITY)
-    return f"data:image/jpeg;base64,{base64.b64encode(file.getvalue()).decode()}"
 
 
 def _timings(seconds: Mapping[str, float]) -> str:

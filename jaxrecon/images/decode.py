@@ -66,15 +66,22 @@ def from_pillow(image: Image.Image, name: str, found: list[Finding] | None = Non
         raise InputError(f"cannot read {name}: {picture_fault(error)}") from error
 
 
-def from_array(array: Num[np.ndarray, "H W 3"], name: str) -> Image.Image:
+def from_array(
+    array: Num[np.ndarray, "H W C"], name: str, found: list[Finding] | None = None
+) -> Image.Image:
     """Converts a uint8 array, or a float array in [0, 1], which is rounded to 8 bits.
+
+    Args:
+      array: RGB, or RGB with alpha, which is read as that of files is.
+      name: of it, for messages.
+      found: gets what a model does not expect of it.
 
     Raises:
       InputError: a float array has values that are not finite or outside [0, 1].
     """
-    if array.dtype == np.uint8:
-        return Image.fromarray(array)
-    return Image.fromarray(_eight_bit(array, name))
+    pixels = array if array.dtype == np.uint8 else _eight_bit(array, name)
+    image = Image.fromarray(np.ascontiguousarray(pixels))
+    return image if image.mode == "RGB" else upright_rgb(image, name, found)
 
 
 def upright_rgb(image: Image.Image, name: str, found: list[Finding] | None = None) -> Image.Image:

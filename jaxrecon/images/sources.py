@@ -6,12 +6,12 @@ from functools import partial
 from pathlib import Path
 from typing import cast
 
-import jax
 import numpy as np
 from PIL import Image
 
 from jaxrecon.checks import path_given
 from jaxrecon.errors import InputError
+from jaxrecon.images.arrays import AnyArray, image_of, images_of, is_array
 from jaxrecon.images.decode import from_array, from_file, from_pillow
 from jaxrecon.images.findings import Finding
 from jaxrecon.images.kinds import kind_of
@@ -26,8 +26,7 @@ from jaxrecon.reading import is_folder, is_plain_file
 
 _HEIF_SUFFIXES = (".heic", ".heif", ".hif")
 
-type _Array = np.ndarray | jax.Array
-type ImageItem = str | os.PathLike[str] | Image.Image | _Array
+type ImageItem = str | os.PathLike[str] | Image.Image | AnyArray
 type ImageSource = ImageItem | Sequence[ImageItem]
 
 
@@ -47,8 +46,8 @@ def open_source(source: object, sampling: Sampling) -> Source:
         return _listed(listing.images, sampling, listing.notes, what=str(path))
     elif isinstance(source, Image.Image):
         items: Sequence[object] = [source]
-    elif isinstance(source, np.ndarray | jax.Array):
-        items = _split_array(np.asarray(source))
+    elif is_array(source):
+        items = images_of(source)
     elif isinstance(source, list | tuple):
         items = source
     else:
@@ -80,26 +79,6 @@ def _is_video(path: Path) -> bool:
     return suffix not in IMAGE_SUFFIXES and kind_of(path) == "video"
 
 
-def _split_array(array: np.ndarray) -> list[np.ndarray]:
-    _check_array(array, "images", "(V, H, W, 3)", ranks=(3, 4))
-    return [array] if array.ndim == 3 else list(array)
-
-
-def _check_array(array: np.ndarray, name: str, expected: str, *, ranks: tuple[int, ...]) -> None:
-    if array.ndim not in ranks or array.shape[-1] != 3:
-        raise InputError(
-            f"{name}: expected an array of shape {expected}, got {array.shape}; "
-            "put three colour channels last"
-        )
-    if array.size == 0:
-        raise InputError(f"{name}: the array of shape {array.shape} is empty; give some pixels")
-    if array.dtype not in (np.uint8, np.float16, np.float32, np.float64):
-        raise InputError(
-            f"{name}: expected uint8, or float16, float32 or float64 in [0, 1], "
-            f"got {array.dtype}; convert the array"
-        )
-
-
 def _listed(
     items: Sequence[object],
     sampling: Sampling,
@@ -119,10 +98,8 @@ def _checked(item: object, name: str) -> Path | Image.Image | np.ndarray:
     """Refuses an unusable item of a list before any of them is read."""
     if isinstance(item, str | os.PathLike):
         return _checked_file(_as_path(cast(str | os.PathLike[str], item)))
-    if isinstance(item, np.ndarray | jax.Array):
-        array = np.asarray(item)
-        _check_array(array, name, "(H, W, 3)", ranks=(3,))
-        return array
+    if is_array(item):
+        return image_of(item, name)
     if isinstance(item, Image.Image):
         return item
     raise InputError(_unknown(name, item))
@@ -172,9 +149,8 @@ def _view(item: Path | Image.Image | np.ndarray, name: str) -> View:
     if isinstance(item, Image.Image):
         read = partial(from_pillow, item, name, found)
         return View(name, read, partial(upright_size, item), found)
-    return View(
-        name, partial(from_array, item, name), lambda: PhotoSize(item.shape[1], item.shape[0])
-    )
+    read = partial(from_array, item, name, found)
+    return View(name, read, lambda: PhotoSize(item.shape[1], item.shape[0]), found)
 
 
 def _unknown(name: str, found: object) -> str:

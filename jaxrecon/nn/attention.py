@@ -11,6 +11,7 @@ from flax import nnx
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int
 
+from jaxrecon.choices import meant
 from jaxrecon.deprecation import warn_renamed
 from jaxrecon.errors import InputError
 from jaxrecon.nn.execution import ALONE, Chunks, Collectives
@@ -154,7 +155,10 @@ def named_attention(name: str | None) -> AttentionFn:
         return attend_densely
     if name not in IMPLEMENTATIONS:
         known = ", ".join(("dense", *IMPLEMENTATIONS))
-        raise InputError(f"attention={name!r} is unknown; choose one of {known}, or a function")
+        raise InputError(
+            f"attention={name!r} is unknown; choose one of {known}, or a function"
+            f"{meant(name, ('dense', *IMPLEMENTATIONS))}"
+        )
     return _NAMED[name]
 
 

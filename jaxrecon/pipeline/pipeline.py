@@ -1,5 +1,6 @@
 """Photos in, reconstruction out."""
 
+import html
 import os
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
@@ -28,6 +29,7 @@ from jaxrecon.images import (
 )
 from jaxrecon.models import Model, TrackingModel
 from jaxrecon.nn.attention import AttentionFn, attend_densely
+from jaxrecon.pipeline.card import card_of_model
 from jaxrecon.pipeline.chunking import checked_sizes
 from jaxrecon.pipeline.joins import JoinConfig
 from jaxrecon.pipeline.request import (
@@ -55,7 +57,7 @@ from jaxrecon.sparse import AttentionName, chosen_attention
 
 
 @renamed_fields(habits="defaults")
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Pipeline:
     """A model with its weights on the devices, ready to reconstruct.
 
@@ -93,6 +95,13 @@ class Pipeline:
         executor = Executor(self.model, self.mesh, self.exact_views, self.offload)
         if self._executor != executor:
             object.__setattr__(self, "_executor", executor)
+
+    def __repr__(self) -> str:
+        return card_of_model(self.name, self.model, self.attention, self.mesh, self.compilations)
+
+    def _repr_html_(self) -> str:
+        """What notebooks show of it."""
+        return f"<pre>{html.escape(repr(self))}</pre>"
 
     @property
     def executor(self) -> Executor:
@@ -140,8 +149,9 @@ class Pipeline:
         """Reconstructs the scene that the images show.
 
         Args:
-          images: a folder, a glob pattern, paths, a video, an array (V, H, W, 3) of uint8 or of
-            floats in [0, 1], or PIL images. One image is enough.
+          images: a folder, a glob pattern, paths, a video, PIL images, or an array of uint8 or of
+            floats in [0, 1]: (V, H, W, 3), with alpha (V, H, W, 4), or with channels first, of
+            NumPy, JAX or a framework that speaks DLPack. One image is enough.
           resolution: longest side of the processed images in pixels; if not given, the size that
             the model's upstream uses (π³: about 255,000 pixels an image).
           stride: take every `stride`-th image or video frame.

@@ -7,6 +7,7 @@ from functools import wraps
 from typing import Any, Literal, cast
 
 from jaxrecon.checks import shown
+from jaxrecon.choices import meant
 from jaxrecon.errors import InputError
 from jaxrecon.priors import PerView, ViewPriors
 from jaxrecon.runtime.cameras import CameraConfig, FittedIntrinsics, PrincipalPoint
@@ -172,7 +173,10 @@ def with_keywords[F: Callable[..., Any]](keywords: Any) -> Callable[[F], F]:
         @wraps(method)
         def checked(*args: Any, **given: Any) -> Any:
             for name in given.keys() - known:
-                raise TypeError(f"{method.__name__}() got an unexpected keyword argument {name!r}")
+                raise TypeError(
+                    f"{method.__name__}() got an unexpected keyword argument {name!r}"
+                    f"{meant(name, known)}"
+                )
             return method(*args, **given)
 
         vars(checked)["__signature__"] = signature.replace(parameters=[*own, *added])

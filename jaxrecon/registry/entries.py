@@ -15,6 +15,7 @@ from convert import pi3 as pi3_names
 from convert import pi3x as pi3x_names
 from convert import vggt as vggt_names
 from convert.rules import Ignore, OptionalPart, Rule
+from jaxrecon.choices import meant
 from jaxrecon.deprecation import renamed_fields
 from jaxrecon.errors import InputError
 from jaxrecon.images import ImageRule
@@ -383,5 +384,6 @@ def model_entry(name: str) -> ModelEntry:
       InputError: there is none.
     """
     if name not in MODELS:
-        raise InputError(f"unknown model {name!r}; known models: {', '.join(MODELS)}")
+        near = meant(name, MODELS)
+        raise InputError(f"unknown model {name!r}; known models: {', '.join(MODELS)}{near}")
     return MODELS[name]

@@ -15,6 +15,7 @@ from convert.families import guess_family
 from convert.safetensors_file import Specs
 from convert.sources import open_source
 from jaxrecon import checkpoint
+from jaxrecon.choices import meant
 from jaxrecon.errors import InputError, WeightsError, one_line
 from jaxrecon.forking import check_not_forked
 from jaxrecon.images import ImageRule
@@ -200,7 +201,7 @@ def _locate(
         if not _is_there(name):
             raise InputError(
                 f"unknown model {str(name)!r}: not one of {', '.join(MODELS)}, "
-                "nor a checkpoint folder or weight file"
+                f"nor a checkpoint folder or weight file{meant(str(name), MODELS)}"
             )
         return Path(name), None
     entry.family.configured(entry.config, parts)  # refuses before anything is fetched

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from jaxrecon.checks import shown
+from jaxrecon.choices import meant
 from jaxrecon.deprecation import renamed_fields
 from jaxrecon.errors import InputError
 
@@ -61,4 +62,7 @@ def check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
       InputError: naming the choices.
     """
     if not isinstance(value, str) or value not in choices:
-        raise InputError(f"{name}={shown(value)} is unknown; choose one of {', '.join(choices)}")
+        raise InputError(
+            f"{name}={shown(value)} is unknown; choose one of {', '.join(choices)}"
+            f"{meant(value, choices)}"
+        )

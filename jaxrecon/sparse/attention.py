@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from jaxrecon.checks import is_whole
-from jaxrecon.choices import ORDERS, OrderName
+from jaxrecon.choices import ORDERS, OrderName, meant
 from jaxrecon.deprecation import warn_renamed
 from jaxrecon.errors import InputError
 from jaxrecon.nn.attention import AttentionStats, Count, TokenLayout, attend_densely
@@ -88,7 +88,10 @@ class SparseAttention:
             value = getattr(self, name)
             chosen = isinstance(value, str) or name == "special_tokens"
             if chosen and value not in choices:
-                raise InputError(f"{name}={value!r} is unknown; choose one of {', '.join(choices)}")
+                raise InputError(
+                    f"{name}={value!r} is unknown; choose one of {', '.join(choices)}"
+                    f"{meant(value, choices)}"
+                )
 
     def _check_sizes(self) -> None:
         for name in ("block_q", "block_kv"):

@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 
 from jaxtyping import Array, Float
 
-from jaxrecon.choices import ATTENTIONS, AttentionName
+from jaxrecon.choices import ATTENTIONS, AttentionName, meant
 from jaxrecon.errors import InputError
 from jaxrecon.nn.attention import (
     AttentionFn,
@@ -84,4 +84,5 @@ def attention_named(name: str) -> AttentionFn:
     except InputError as error:
         raise InputError(
             f"attention={name!r} is unknown; choose one of {', '.join(ATTENTIONS)}, or a function"
+            f"{meant(name, ATTENTIONS)}"
         ) from error

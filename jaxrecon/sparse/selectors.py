@@ -6,6 +6,7 @@ from typing import Protocol, runtime_checkable
 from jaxtyping import Array, Float
 
 from jaxrecon.checks import is_whole
+from jaxrecon.choices import meant
 from jaxrecon.errors import InputError
 from jaxrecon.sparse.budgets import SPANS, Budget, budgets_of, checked_budget
 from jaxrecon.sparse.layout import BlockLayout
@@ -66,7 +67,8 @@ class TopKTopP:
             object.__setattr__(self, name, checked_budget(name, getattr(self, name)))
         if self.pooling not in FOLDS:
             known = ", ".join(FOLDS)
-            raise InputError(f"pooling={self.pooling!r} is unknown; choose one of {known}")
+            near = meant(self.pooling, FOLDS)
+            raise InputError(f"pooling={self.pooling!r} is unknown; choose one of {known}{near}")
         if self.pool_q is not None and (not is_whole(self.pool_q) or self.pool_q < 1):
             raise InputError(f"pool_q={self.pool_q!r} must be a whole number of at least 1")
 

@@ -29,6 +29,7 @@ MODULES = {
     "pycolmap": "pycolmap",
     "rerun-sdk": "rerun",
     "scikit-image": "skimage",
+    "shtab": "shtab",
     "trimesh": "trimesh",
     "viser": "viser",
 }
@@ -146,9 +147,10 @@ def test_what_is_missing_is_named(
         (["reconstruct", "photos/", "-m", "pi3-mini", "--formats", "depth-exr"], "exr"),
         (["reconstruct", "photos/", "-m", "pi3-mini", "--formats", "rerun"], "rerun"),
         (["evaluate", "pi3-mini"], "eval"),
+        (["reconstruct", "photos/", "-m", "pi3-mini", "--formats", "ply", "--view"], "view"),
         (["train"], "train"),
     ],
-    ids=["glb", "summary", "mesh", "exr", "rerun", "evaluate", "train"],
+    ids=["glb", "summary", "mesh", "exr", "rerun", "evaluate", "view", "train"],
 )
 def test_commands_refuse_before_they_compute(
     arguments: list[str], extra: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
@@ -157,3 +159,9 @@ def test_commands_refuse_before_they_compute(
     (line,) = capsys.readouterr().err.splitlines()
     assert line.endswith(f"pip install jaxrecon[{extra}]")
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.usefixtures("plain")
+def test_completion_without_its_library(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--print-completion", "bash"]) == 2
+    assert capsys.readouterr().err.endswith("pip install jaxrecon[completion]\n")

@@ -129,10 +129,15 @@ def test_float_values(value: float, message: str) -> None:
     fails(array, message)
 
 
-@pytest.mark.parametrize("shape", [(14, 14), (3, 14, 14), (2, 3, 14, 14), (2, 14, 14, 4), (1,) * 5])
+@pytest.mark.parametrize("shape", [(14, 14), (2, 14, 14, 1), (2, 5, 14, 14), (1,) * 5])
 def test_array_shapes(shape: tuple[int, ...]) -> None:
     array = np.zeros(shape, np.uint8)
     fails(array, r"images: expected an array of shape \(V, H, W, 3\), got .*channels last")
+
+
+def test_three_pictures_in_grey_are_not_taken_for_channels() -> None:
+    array = np.zeros((3, 14, 14), np.uint8)
+    fails(array, r"got \(3, 14, 14\); for one image with channels first give images\[None\]")
 
 
 def test_array_shape_in_a_list() -> None:

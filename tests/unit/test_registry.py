@@ -120,8 +120,8 @@ class TestReleasedModels:
         assert registry.model_entry("pi3") is PI3
 
     def test_unknown_name(self) -> None:
-        with pytest.raises(InputError, match=rf"^unknown model 'pi4'; known models: {NAMES}$"):
-            registry.model_entry("pi4")
+        with pytest.raises(InputError, match=rf"^unknown model 'x'; known models: {NAMES}$"):
+            registry.model_entry("x")
 
     @pytest.mark.parametrize("entry", registry.MODELS.values(), ids=lambda entry: entry.name)
     def test_parameters(self, entry: ModelEntry) -> None:
@@ -471,7 +471,8 @@ class TestRefusals:
     def test_unknown_model(self) -> None:
         text = refusal(InputError, "pi4")
         assert text == (
-            f"unknown model 'pi4': not one of {NAMES}, nor a checkpoint folder or weight file"
+            f"unknown model 'pi4': not one of {NAMES}, nor a checkpoint folder or weight file; "
+            "did you mean pi3?"
         )
 
     def test_weights_that_do_not_exist(self, tmp_path: Path) -> None:

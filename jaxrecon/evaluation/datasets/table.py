@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from jaxrecon.checks import path_given, shown, truth_value
+from jaxrecon.choices import meant
 from jaxrecon.errors import InputError
 from jaxrecon.evaluation.datasets.co3d import co3d_scenes
 from jaxrecon.evaluation.datasets.common import Subset, at_least
@@ -79,7 +80,8 @@ def open_dataset(
     """
     if not isinstance(kind, str) or kind not in ("procedural", *DATASETS):
         kinds = ", ".join(("procedural", *DATASETS))
-        raise InputError(f"unknown evaluation set {shown(kind)}; choose one of {kinds}")
+        near = meant(kind, ("procedural", *DATASETS))
+        raise InputError(f"unknown evaluation set {shown(kind)}; choose one of {kinds}{near}")
     if kind != "procedural" and size is not None:
         raise InputError(
             f"size={shown(size)} is of procedural images; those of the set {kind} keep their own "

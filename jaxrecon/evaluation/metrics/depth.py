@@ -6,6 +6,7 @@ from typing import Literal, get_args
 import numpy as np
 from jaxtyping import Bool, Float
 
+from jaxrecon.choices import meant
 from jaxrecon.errors import InputError
 
 type DepthAlignment = Literal["scale", "scale_per_view", "scale_shift", "metric"]
@@ -132,7 +133,10 @@ def align_depth(
     if alignment == "scale_shift":
         scale, shift = _least_absolute_line(predicted[mask], true[mask])
         return scale * predicted + shift
-    raise InputError(f"alignment={alignment!r} is unknown; choose one of {', '.join(ALIGNMENTS)}")
+    raise InputError(
+        f"alignment={alignment!r} is unknown; choose one of {', '.join(ALIGNMENTS)}"
+        f"{meant(alignment, ALIGNMENTS)}"
+    )
 
 
 def _median_scale(predicted: np.ndarray, true: np.ndarray) -> float:
