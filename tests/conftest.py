@@ -39,10 +39,13 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if "golden" in metafunc.fixturenames:
         cases = golden_data.find_cases(metafunc.config.getoption("--golden"))
+        wanted = metafunc.definition.get_closest_marker("golden_of")
+        if wanted is not None:
+            cases = golden_data.cases_of(cases, *wanted.args)
         full = [case.name for case in cases if "_full_" in case.name or "_vitl_" in case.name]
         marks = {name: [pytest.mark.slow] for name in full}
         parameters = [pytest.param(case, marks=marks.get(case.name, ())) for case in cases]
-        metafunc.parametrize("golden", parameters, ids=lambda case: case.name)
+        metafunc.parametrize("golden", parameters, ids=lambda case: case.name, scope="module")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

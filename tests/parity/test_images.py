@@ -13,8 +13,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-import golden_data
 import jaxrecon.images
+from golden_data import Golden
+from golden_images import as_upstream, pi3_scenes
 from image_files import ONE_PATCH, load_one, noise, save
 from jaxrecon import InputError
 from jaxrecon.images import PixelTransform, load_images, resizing
@@ -22,37 +23,27 @@ from jaxrecon.images.listing import natural_key
 from jaxrecon.models import PI3_RESIZE, ResizeRule
 from jaxrecon.progress import Stages
 
-GOLDEN = golden_data.case("prep_pi3")
-SIZE_TABLE = GOLDEN.info["size_table"]
-STORED = {
-    "default_limit": (PI3_RESIZE, 1, 12, (392, 630)),
-    "limit_6000": (ResizeRule(pixel_limit=6000), 1, 1, (56, 98)),
-    "limit_6000_interval2": (ResizeRule(pixel_limit=6000), 2, 2, (56, 98)),
-}
-
-
 # The rule, against upstream.
 
 
-@pytest.mark.parametrize("row", SIZE_TABLE, ids=lambda row: "{W}x{H}-{limit}".format(**row))
-def test_sizes_are_upstreams(row: dict[str, Any]) -> None:
-    rule = ResizeRule(pixel_limit=row["limit"])
-    assert rule.size_for(row["W"], row["H"]) == tuple(reversed(row["out_HW"]))
+@pytest.mark.golden_of("preprocess", "pi3")
+def test_sizes_are_upstreams(golden: Golden) -> None:
+    for row in golden.info["size_table"]:
+        rule = ResizeRule(pixel_limit=row["limit"])
+        assert rule.size_for(row["W"], row["H"]) == tuple(reversed(row["out_HW"])), row
 
 
-@pytest.mark.parametrize("key", STORED)
-def test_pixels_are_upstreams(key: str, tmp_path: Path) -> None:
-    rule, stride, step, shape = STORED[key]
-    for name, pixels in GOLDEN.inputs().items():
-        save(pixels, tmp_path / f"{name}.png")
-    batch = load_images(tmp_path, rule=rule, stride=stride)
-    assert batch.pixels.shape[1:3] == shape
-    actual = np.moveaxis(batch.pixels, -1, 1)[..., ::step, ::step] / np.float32(255)
-    np.testing.assert_allclose(actual, GOLDEN.outputs()[key], rtol=0, atol=1e-6)
-
-
-def test_every_golden_output_is_compared() -> None:
-    assert set(STORED) == set(GOLDEN.outputs())
+@pytest.mark.golden_of("preprocess", "pi3")
+def test_pixels_are_upstreams(golden: Golden, tmp_path: Path) -> None:
+    scenes, expected = pi3_scenes(golden), golden.outputs()
+    assert {scene.key for scene in scenes} == expected.keys()
+    for scene in scenes:
+        scene.paths(golden, tmp_path)
+        batch = load_images(tmp_path, rule=scene.rule, stride=scene.interval)
+        actual = as_upstream(batch.pixels)
+        assert actual.shape == scene.shape
+        stored = actual[..., :: scene.stride, :: scene.stride]
+        np.testing.assert_allclose(stored, expected[scene.key], rtol=0, atol=1e-6)
 
 
 def test_an_image_of_the_right_size_is_unchanged() -> None:

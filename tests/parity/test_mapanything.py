@@ -12,6 +12,7 @@ from flax import nnx
 
 import golden_data
 from drawn_weights import drawn
+from golden_data import Golden
 from jaxrecon import InputError, geometry
 from jaxrecon.images import PixelTransform
 from jaxrecon.models import MAPANYTHING_RESIZE
@@ -36,7 +37,6 @@ from one_program import one_program
 PARTIAL = golden_data.case("mapanything_v11_tiny_84x42_v2_b2_partial")
 IMAGES_ONLY = golden_data.case("mapanything_v1_tiny_56x70_v3_b1_img")
 EPS = golden_data.case("eps_mapanything_v11_tiny_56x70_v3")
-POST = golden_data.case("post_mapanything")
 forward = jax.jit(lambda m, x, c: m(x, priors=c))
 
 
@@ -55,9 +55,9 @@ def views_first(x: np.ndarray) -> jax.Array:
 
 
 @pytest.fixture(scope="module")
-def output() -> MapAnythingOutput:
+def output(golden: Golden) -> MapAnythingOutput:
     """What the post-processing of upstream was given."""
-    given = {key: views_first(x) for key, x in POST.inputs().items() if key != "rotmats"}
+    given = {key: views_first(x) for key, x in golden.inputs().items() if key != "rotmats"}
     depth, rays = given["depth_along_ray"][..., 0], given["ray_directions"]
     return MapAnythingOutput(
         points_world=given["pts3d"],
@@ -66,7 +66,7 @@ def output() -> MapAnythingOutput:
         depth_along_ray=depth,
         translations=given["cam_trans"],
         quaternions=given["cam_quats"],
-        metric_scale=jnp.ones(1),
+        metric_scale=jnp.ones(len(depth)),
         confidence=given["conf"],
         confidence_logits=jnp.log(given["conf"] - 1),
         mask_logits=jnp.where(given["non_ambiguous_mask"] > 0, 1.0, -1.0),
@@ -129,12 +129,12 @@ def masks_by_hand(
         return keep, geometry.depth_edges(depth, rtol=0.03, mask=keep)
 
     keep, jumps = one_program(kept_and_jumps)(output)
-    bends = []
-    for points, kept in zip(np.asarray(output.points_world[0]), keep[0], strict=True):
-        normals, has_normal = upstream_normals(points, kept)
+    bends = np.zeros_like(keep)
+    for place in np.ndindex(keep.shape[:2]):
+        normals, has_normal = upstream_normals(np.asarray(output.points_world[place]), keep[place])
         edges = upstream_normal_edges(normals, has_normal, mistaken=mistaken)
-        bends.append(edges | ~has_normal)
-    return keep & ~(jumps & np.stack(bends))
+        bends[place] = edges | ~has_normal
+    return keep & ~(jumps & bends)
 
 
 class TestModel:
@@ -281,6 +281,7 @@ class TestTrunk:
             small_trunk(taps)
 
 
+@pytest.mark.golden_of("postprocess", "mapanything")
 class TestMasks:
     @pytest.mark.parametrize(
         ("name", "options"),
@@ -292,23 +293,25 @@ class TestMasks:
         ],
     )
     def test_masks_are_upstreams(
-        self, name: str, options: dict[str, Any], output: MapAnythingOutput
+        self, name: str, options: dict[str, Any], output: MapAnythingOutput, golden: Golden
     ) -> None:
         """With upstream's two mistakes in the angles of normals (`upstream_normal_edges`) the masks
         are upstream's in every pixel; without them, ours in every pixel. So the five pixels in 7056
         that differ are those, and not of our making. Confidence by itself masks nothing ("mv").
         """
         ours = np.asarray(jax.jit(lambda x: points_to_keep(x, **options))(output))
-        golden = views_first(POST.outputs()[f"{name}_mask"])[..., 0] > 0
+        upstream = views_first(golden.outputs()[f"{name}_mask"])[..., 0] > 0
         if options.get("edges", True):
             np.testing.assert_array_equal(masks_by_hand(output, options, mistaken=False), ours)
             masks = masks_by_hand(output, options, mistaken=True)
-            assert (ours != masks).sum() <= 5
+            assert (ours != masks).mean() <= 1e-3
         else:
             masks = ours
-        np.testing.assert_array_equal(masks, golden)
+        np.testing.assert_array_equal(masks, upstream)
 
-    def test_edges_of_the_first_view_are_upstreams(self, output: MapAnythingOutput) -> None:
+    def test_edges_of_the_first_view_are_upstreams(
+        self, output: MapAnythingOutput, golden: Golden
+    ) -> None:
         """What the mask is made of; where there is no normal, our angles are not looked at."""
 
         def found(output: MapAnythingOutput) -> tuple[jax.Array, ...]:
@@ -317,56 +320,59 @@ class TestMasks:
             jumps = geometry.depth_edges(depth, rtol=0.03, mask=keep)
             return normals, has_normal, jumps, geometry.normal_edges(normals, mask=has_normal)
 
-        expected = POST.outputs()
+        expected = golden.outputs()
         normals, has_normal, jumps, ours = one_program(found)(output)
         np.testing.assert_array_equal(has_normal, expected["normals_mask_v0b0"] > 0)
-        POST.check("normals_v0b0", normals, expected["normals_v0b0"])
+        golden.check("normals_v0b0", normals, expected["normals_v0b0"])
         np.testing.assert_array_equal(jumps, expected["depth_edge_v0b0"] > 0)
         stored, known = expected["normals_v0b0"], has_normal
         bends = expected["normals_edge_v0b0"] > 0
         np.testing.assert_array_equal(upstream_normal_edges(stored, known, mistaken=True), bends)
         right = upstream_normal_edges(stored, known, mistaken=False)
         np.testing.assert_array_equal(np.where(known, right, False), ours)
-        assert (known & (ours != bends)).sum() == 7
+        assert (known & (ours != bends)).mean() < 1e-2
 
-    def test_masked_geometry(self, output: MapAnythingOutput) -> None:
+    def test_masked_geometry(self, output: MapAnythingOutput, golden: Golden) -> None:
         """Upstream stores zero where its mask is not set."""
-        expected = POST.outputs()
+        expected = golden.outputs()
         mask = views_first(expected["default_mask"])
         for key, value in {
             "default_depth_z": output.points_camera[..., 2:] * mask,
             "default_pts3d": (output.points_world * mask)[:, :, ::3, ::3],
         }.items():
-            POST.check(key, np.swapaxes(value, 0, 1), expected[key])
+            golden.check(key, np.swapaxes(value, 0, 1), expected[key])
 
-    def test_multiview_confidence_is_upstreams(self, output: MapAnythingOutput) -> None:
+    def test_multiview_confidence_is_upstreams(
+        self, output: MapAnythingOutput, golden: Golden
+    ) -> None:
         confidence = jax.jit(multiview_confidence)(output)
-        np.testing.assert_allclose(confidence, views_first(POST.outputs()["mv_conf"]), atol=1e-6)
-        assert set(np.unique(np.round(confidence, 3))) == {0.0, 0.5, 1.0}
+        np.testing.assert_allclose(confidence, views_first(golden.outputs()["mv_conf"]), atol=1e-6)
+        assert len(np.unique(confidence)) > 2
 
-    def test_cameras(self, output: MapAnythingOutput) -> None:
-        expected = POST.outputs()
+    def test_cameras(self, output: MapAnythingOutput, golden: Golden) -> None:
+        expected = golden.outputs()
         intrinsics, poses, quaternions = one_program(
             lambda output, rotations: (
                 intrinsics_from_rays(output.ray_directions),
                 output.world_from_camera,
                 geometry.quaternion_from_rotation(rotations),
             )
-        )(output, POST.inputs()["rotmats"])
-        POST.check(
+        )(output, golden.inputs()["rotmats"])
+        golden.check(
             "default_intrinsics", np.swapaxes(intrinsics, 0, 1), expected["default_intrinsics"]
         )
-        POST.check("K_geometric", intrinsics[:, 0], expected["K_geometric"])
+        golden.check("K_geometric", intrinsics[:, 0], expected["K_geometric"])
         poses = np.swapaxes(poses, 0, 1)
-        POST.check("default_camera_poses", poses, expected["default_camera_poses"])
-        POST.check("rotmat_to_quat", quaternions, expected["rotmat_to_quat"])
+        golden.check("default_camera_poses", poses, expected["default_camera_poses"])
+        golden.check("rotmat_to_quat", quaternions, expected["rotmat_to_quat"])
 
-    def test_intrinsics_of_a_large_image_from_some_of_its_rays(self) -> None:
-        matrix = np.array([[[[300.0, 0, 160], [0, 280, 60], [0, 0, 1]]]], np.float32)
-        found = one_program(lambda x: intrinsics_from_rays(geometry.unproject_depth(*x)))
-        np.testing.assert_allclose(
-            found((np.ones((1, 1, 120, 310), np.float32), matrix)), matrix, rtol=1e-4
-        )
+
+def test_intrinsics_of_a_large_image_from_some_of_its_rays() -> None:
+    matrix = np.array([[[[300.0, 0, 160], [0, 280, 60], [0, 0, 1]]]], np.float32)
+    found = one_program(lambda x: intrinsics_from_rays(geometry.unproject_depth(*x)))
+    np.testing.assert_allclose(
+        found((np.ones((1, 1, 120, 310), np.float32), matrix)), matrix, rtol=1e-4
+    )
 
 
 @one_program

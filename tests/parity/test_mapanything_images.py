@@ -1,41 +1,21 @@
 """How MapAnything brings images, intrinsics and depth to size, against upstream's numbers."""
 
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-import golden_data
-from image_files import save
+from golden_data import Golden, stored_stride
+from golden_images import mapanything_scenes, prepared_rules
 from jaxrecon import InputError
 from jaxrecon.images import PixelTransform, load_images
 from jaxrecon.models import MAPANYTHING_RESIZE, AspectRule
 from jaxrecon.nn.dinov2 import IMAGE_MEAN, IMAGE_STD
 from jaxrecon.priors import PriorArrays, ViewPriors, prior_arrays
 
-GOLDEN = golden_data.case("prep_mapanything")
-INFO = GOLDEN.info
-SET_504 = AspectRule(sizes=((1.565, 504, 322),))
-SCENES: dict[str, tuple[AspectRule, int | None]] = {
-    "fixed_a": (MAPANYTHING_RESIZE, None),
-    "fixed_b": (MAPANYTHING_RESIZE, None),
-    "fixed_ab": (MAPANYTHING_RESIZE, None),
-    "fixed_d": (MAPANYTHING_RESIZE, None),
-    "fixed_c_rgba": (MAPANYTHING_RESIZE, None),
-    "longest140_ab": (MAPANYTHING_RESIZE, 140),
-    "longest140_e": (MAPANYTHING_RESIZE, 140),
-    "square126_ab": (AspectRule(sizes=((1.0, 126, 126),)), None),
-    "fixedsize_ab": (AspectRule(sizes=((1.0, 112, 70),)), None),
-    "fixed504_a": (SET_504, None),
-    "fixed_identitynorm_a": (MAPANYTHING_RESIZE, 98),
-}
-PREPARED = {
-    "pp_longest140": (replace(MAPANYTHING_RESIZE, even_crop=True), 140),
-    "pp_fixedsize": (AspectRule(sizes=((1.0, 84, 70),), even_crop=True), None),
-}
+ONE = pytest.mark.golden_of("preprocess", "mapanything")
 
 
 def arrays(transforms: Sequence[PixelTransform], **given: Any) -> PriorArrays:
@@ -50,44 +30,56 @@ def normalised(pixels: np.ndarray, *, identity: bool = False) -> np.ndarray:
     return np.moveaxis(values, -1, 1)
 
 
-@pytest.mark.parametrize("row", INFO["aspect_table"], ids=lambda row: str(row["aspect"]))
-def test_sizes_are_upstreams(row: dict[str, Any]) -> None:
-    size = round(10_000 * row["aspect"]), 10_000
-    assert MAPANYTHING_RESIZE.fit(*size).transform(size).size == tuple(row["WH_518"])
+@ONE
+def test_sizes_are_upstreams(golden: Golden) -> None:
+    for row in golden.info["aspect_table"]:
+        size = round(10_000 * row["aspect"]), 10_000
+        assert MAPANYTHING_RESIZE.fit(*size).transform(size).size == tuple(row["WH_518"]), row
 
 
-@pytest.mark.parametrize("name", SCENES)
-def test_pixels_are_upstreams(name: str, tmp_path: Path) -> None:
-    told, (rule, resolution) = INFO["shapes"][name], SCENES[name]
-    inputs, stride = GOLDEN.inputs(), told["stored_stride"]
-    paths = [save(inputs[f"png_{letter}"], tmp_path / f"{letter}.png") for letter in told["images"]]
-    pixels = load_images(paths, rule=rule, resolution=resolution).pixels
-    actual = normalised(pixels, identity="identity" in name)
-    assert list(actual.shape) == told["shape"]
-    expected = GOLDEN.outputs()[name]
-    np.testing.assert_allclose(actual[..., ::stride, ::stride], expected, rtol=0, atol=2e-6)
+@ONE
+def test_pixels_are_upstreams(golden: Golden, tmp_path: Path) -> None:
+    scenes, expected = mapanything_scenes(golden), golden.outputs()
+    assert {scene.key for scene in scenes} == {key for key in expected if key[:3] != "pp_"}
+    for scene in scenes:
+        paths = scene.paths(golden, tmp_path)
+        pixels = load_images(paths, rule=scene.rule, resolution=scene.resolution).pixels
+        actual = normalised(pixels, identity=scene.unchanged)
+        assert actual.shape == scene.shape
+        stored = actual[..., :: scene.stride, :: scene.stride]
+        np.testing.assert_allclose(stored, expected[scene.key], rtol=0, atol=2e-6)
 
 
-@pytest.mark.parametrize("name", PREPARED)
-def test_depth_and_intrinsics_follow_the_pixels(name: str) -> None:
-    """Two views with intrinsics: the crop's place is rounded to even pixels.
+@ONE
+def test_depth_and_intrinsics_follow_the_pixels(golden: Golden) -> None:
+    """Views with intrinsics: the crop's place is rounded to even pixels.
 
     Upstream was given the rays of the second, and found its intrinsics by a fit in float32.
     """
-    (rule, resolution), inputs, outputs = PREPARED[name], GOLDEN.inputs(), GOLDEN.outputs()
-    batch = load_images([inputs["png_a"], inputs["png_b"]], rule=rule, resolution=resolution)
-    known = arrays(
-        batch.transforms,
-        intrinsics=[inputs["pp_K_a"], inputs["pp_K_b"]],
-        depths=[inputs["pp_depth_a"], inputs["pp_depth_b"]],
-    )
-    for view in range(2):
-        image = normalised(batch.pixels[view : view + 1])[..., ::2, ::2]
-        np.testing.assert_allclose(image, outputs[f"{name}_v{view}_img"], rtol=0, atol=2e-6)
-        depth = known.depth_z[0, view, ::2, ::2]
-        np.testing.assert_array_equal(depth, outputs[f"{name}_v{view}_depth_z"][0])
-        key = f"{name}_v{view}_intrinsics"
-        GOLDEN.check(key, np.asarray(known.intrinsics[:, view]), outputs[key])
+    inputs, outputs, shapes = golden.inputs(), golden.outputs(), golden.info["shapes"]
+    prepared = prepared_rules(golden)
+    letters = [key[-1] for key in sorted(inputs) if key.startswith("pp_K_")]
+    seen = set()
+    for name, (rule, resolution) in prepared.items():
+        pictures = [inputs[f"png_{x}"] for x in letters]
+        batch = load_images(pictures, rule=rule, resolution=resolution)
+        known = arrays(
+            batch.transforms,
+            intrinsics=[inputs[f"pp_K_{x}"] for x in letters],
+            depths=[inputs[f"pp_depth_{x}"] for x in letters],
+        )
+        for view in range(len(letters)):
+            image, depth, matrix = (
+                f"{name}_v{view}_{what}" for what in ("img", "depth_z", "intrinsics")
+            )
+            seen |= {image, depth, matrix}
+            stride = stored_stride(shapes[depth][-2:], outputs[depth].shape[-2:])
+            pixels = normalised(batch.pixels[view : view + 1])[..., ::stride, ::stride]
+            np.testing.assert_allclose(pixels, outputs[image], rtol=0, atol=2e-6)
+            kept = known.depth_z[0, view, ::stride, ::stride]
+            np.testing.assert_array_equal(kept, outputs[depth][0])
+            golden.check(matrix, np.asarray(known.intrinsics[:, view]), outputs[matrix])
+    assert seen == {key for key in outputs if key.startswith("pp_")}
 
 
 def test_intrinsics_of_the_photo_stay_exact() -> None:

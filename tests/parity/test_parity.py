@@ -1,7 +1,9 @@
 """Every stage of every golden case against the numbers of the original PyTorch code."""
 
+import re
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import jax
@@ -14,10 +16,14 @@ import golden_data
 from convert.engine import plan, stream
 from convert.pi3 import IGNORED, RULES
 from drawn_weights import drawn
+from golden_configs import pi3_config
 from golden_data import Golden, state_dict
 from jaxrecon import checkpoint, geometry
 from jaxrecon.models.pi3.model import PI3, Pi3Config
+from jaxrecon.models.pi3x.conditioning import CameraFrames
+from jaxrecon.models.pi3x.heads import placed
 from jaxrecon.nn.dinov2 import DINOV2_LARGE, IMAGE_MEAN, IMAGE_STD, DinoV2, DinoV2Config
+from jaxrecon.nn.dpt import resize_bilinear
 from jaxrecon.nn.rope import apply_rotary, rotary_table
 from jaxrecon.registry import PI3_FAMILY
 from mapanything_stages import check_mapanything
@@ -34,9 +40,8 @@ from sparse_cases import (
 )
 from tiny_models import PI3_TINY, TINY_STATE
 from upstream_state import InMemory
-from vggt_stages import channels_last, check_vggt
+from vggt_stages import channels_first, channels_last, check_vggt
 
-CONFIGS = {"pi3_tiny": PI3_TINY, "pi3_full": PI3}
 ELSEWHERE = {
     ("preprocess", "pi3"): "checked in test_images.py",
     ("preprocess", "vggt"): "checked in test_vggt_images.py",
@@ -48,7 +53,7 @@ ELSEWHERE = {
 
 def check_pi3(golden: Golden) -> None:
     """Stage by stage, then the whole forward in one go."""
-    model = build_pi3(CONFIGS[golden.info["arch"]], golden.weights())
+    model = build_pi3(pi3_config(golden), golden.weights())
     images = channels_last(golden.inputs()["images"])
     stages = jax.jit(pi3_stages)(model, images)
     whole = jax.jit(lambda m, x: m(x))(model, images)
@@ -63,7 +68,7 @@ def check_pi3(golden: Golden) -> None:
 def check_sparse_pi3(golden: Golden) -> None:
     """Layer by layer with the masks bit for bit, then the whole forward as one program."""
     expected, sparse = golden.outputs(), policy_of(golden)
-    model = build_pi3(PI3_TINY, golden.weights())
+    model = build_pi3(pi3_config(golden), golden.weights())
     images = channels_last(golden.inputs()["images_u8"] / np.float32(255))
     layout = model.layout(images.shape)
     rope = model.rope(layout, model.config.trunk_block)
@@ -87,12 +92,16 @@ def check_encoder(golden: Golden) -> None:
     """Released encoder: resampled position tables and encoder tokens."""
     outputs, inputs = golden.outputs(), golden.inputs()
     model = build_encoder(golden)
+    images = {
+        x.shape[-2:]: x / np.float32(255) if name.endswith("_u8") else x
+        for name, x in inputs.items()
+    }
     for key, expected in outputs.items():
         height, width = (int(n) for n in key.rsplit("_", 1)[1].split("x"))
         if key.startswith("pos_embed"):
             actual = model.position_table((height // 14, width // 14))[None]
         else:
-            image = inputs["image_a"] if height == 112 else inputs["image_b_u8"] / np.float32(255)
+            image = images[height, width]
             normalised = (channels_last(image) - jnp.array(IMAGE_MEAN)) / jnp.array(IMAGE_STD)
             actual = jax.jit(lambda m, x: m(x))(model, normalised)
         golden.check(key, np.asarray(actual), expected)
@@ -187,11 +196,60 @@ def check_units(golden: Golden) -> None:
         heads_last = jnp.moveaxis(jnp.asarray(given["rope_q"][index : index + 1]), 1, 2)
         turned = np.moveaxis(np.asarray(apply_rotary(heads_last, table)), 2, 1)
         np.testing.assert_allclose(turned[0], expected["rope"][index], atol=2e-6, rtol=0)
-    image = jnp.moveaxis(jnp.asarray(given["interp"]), 1, -1)
-    resized = jax.image.resize(image, (1, 3, 11, 2), "cubic", antialias=True)
-    golden.check(
-        "bicubic_aa_3x11", np.moveaxis(np.asarray(resized), -1, 1), expected["bicubic_aa_3x11"]
+    image = channels_last(given["interp"])
+    for key, value in expected.items():
+        if size := re.fullmatch(r"bicubic_aa_(\d+)x(\d+)", key):
+            shape = image.shape[0], int(size[1]), int(size[2]), image.shape[3]
+            resized = jax.image.resize(image, shape, "cubic", antialias=True)
+        elif size := re.fullmatch(r"bilinear_ac_true_(\d+)x(\d+)", key):
+            resized = resize_bilinear(image, (int(size[1]), int(size[2])))
+        elif size := re.fullmatch(r"bilinear_ac_false_(\d+)x(\d+)", key):
+            shape = image.shape[0], int(size[1]), int(size[2]), image.shape[3]
+            resized = jax.image.resize(image, shape, "linear", antialias=False)
+        else:
+            continue
+        golden.check(key, np.asarray(channels_first(resized)), value)
+    check_places(golden)
+    check_frames_of_cameras(golden)
+
+
+def check_places(golden: Golden) -> None:
+    """Where in the image the rows and columns of a map are."""
+    for key, value in golden.outputs().items():
+        if size := re.fullmatch(r"view_plane_uv_w(\d+)_h(\d+)", key):
+            width, height = int(size[1]), int(size[2])
+            # The corner is at (w - 1) / w of the span across, which tells the aspect ratio.
+            across, down = value[0, -1, 0] * width / (width - 1), value[-1, 0, 1] * height
+            aspect = across / (down / (height - 1))
+            found = placed(jnp.zeros((1, height, width, 0)), float(aspect))
+            golden.check(key, np.asarray(found[0]), value)
+
+
+def check_frames_of_cameras(golden: Golden) -> None:
+    """Queries, keys and outputs in the frames of their cameras.
+
+    The manifest does not tell the grid of patches: it is the one of so many patches that fits.
+    """
+    given, expected = golden.inputs(), golden.outputs()
+    x, poses = jnp.asarray(given["prope_x"]).swapaxes(1, 2), jnp.asarray(given["prope_poses_c2w"])
+    patches = x.shape[1] // poses.shape[1]
+
+    @partial(jax.jit, static_argnums=0)
+    def found(rows: int) -> dict[str, jax.Array]:
+        frames = CameraFrames.of(poses, (rows, patches // rows), x.shape[-1])
+        moved = {
+            "prope_q": frames.of_queries(x),
+            "prope_kv": frames.of_keys(x),
+            "prope_o": frames.back(x),
+        }
+        return {key: value.swapaxes(1, 2) for key, value in moved.items()}
+
+    tried = {rows: found(rows) for rows in range(1, patches + 1) if patches % rows == 0}
+    nearest = min(
+        tried.values(), key=lambda f: np.abs(np.asarray(f["prope_q"]) - expected["prope_q"]).max()
     )
+    for key, value in nearest.items():
+        golden.check(key, np.asarray(value), expected[key])
 
 
 CHECKS: dict[str, Callable[[Golden], None]] = {

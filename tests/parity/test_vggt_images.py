@@ -1,43 +1,41 @@
 """VGGT's two ways to bring images to size, against upstream's numbers."""
 
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
 
-import golden_data
+from golden_data import Golden
+from golden_images import as_upstream, vggt_scenes
 from image_files import noise, save
 from jaxrecon import InputError
-from jaxrecon.images import PixelTransform, load_images
+from jaxrecon.images import ImageRule, PixelTransform, load_images
 from jaxrecon.models import VGGT_RESIZE, SideRule
 
-GOLDEN = golden_data.case("prep_vggt")
-RULES = {"crop": VGGT_RESIZE, "pad": SideRule(pad=True)}
-LETTERS = "abcde"
+RULES: dict[str, ImageRule] = {"crop": VGGT_RESIZE, "pad": SideRule(pad=True)}
 SMALL = SideRule(side=28)
 
 
-@pytest.mark.parametrize("row", GOLDEN.info["size_table"], ids=lambda row: "{W}x{H}".format(**row))
+@pytest.mark.golden_of("preprocess", "vggt")
 @pytest.mark.parametrize("mode", RULES)
-def test_sizes_are_upstreams(mode: str, row: dict[str, Any]) -> None:
-    size = row["W"], row["H"]
-    transform = RULES[mode].fit(*size).transform(size)
-    assert transform.size == tuple(reversed(row[f"{mode}_HW"]))
+def test_sizes_are_upstreams(mode: str, golden: Golden) -> None:
+    for row in golden.info["size_table"]:
+        size = row["W"], row["H"]
+        transform = RULES[mode].fit(*size).transform(size)
+        assert transform.size == tuple(reversed(row[f"{mode}_HW"])), row
 
 
-@pytest.mark.parametrize("mode", RULES)
-def test_pixels_are_upstreams(mode: str, tmp_path: Path) -> None:
+@pytest.mark.golden_of("preprocess", "vggt")
+def test_pixels_are_upstreams(golden: Golden, tmp_path: Path) -> None:
     """Each picture alone, then all in one scene; one has transparent pixels."""
-    inputs, outputs = GOLDEN.inputs(), GOLDEN.outputs()
-    paths = [save(inputs[f"png_{letter}"], tmp_path / f"{letter}.png") for letter in LETTERS]
-    scenes: dict[str, Any] = dict(zip(LETTERS, paths, strict=True)) | {"list": paths}
-    assert {f"{mode}_{name}" for mode in RULES for name in scenes} == set(outputs)
-    for name, source in scenes.items():
-        pixels = load_images(source, rule=RULES[mode]).pixels
-        actual = np.moveaxis(pixels, -1, 1)[..., ::12, ::12] / np.float32(255)
-        np.testing.assert_allclose(actual, outputs[f"{mode}_{name}"], rtol=0, atol=1e-6)
+    scenes, expected = vggt_scenes(golden, RULES), golden.outputs()
+    assert {scene.key for scene in scenes} == expected.keys()
+    for scene in scenes:
+        actual = as_upstream(load_images(scene.paths(golden, tmp_path), rule=scene.rule).pixels)
+        assert actual.shape == scene.shape
+        stored = actual[..., :: scene.stride, :: scene.stride]
+        np.testing.assert_allclose(stored, expected[scene.key], rtol=0, atol=1e-6)
 
 
 def test_transforms_of_crop_and_pad_by_hand() -> None:

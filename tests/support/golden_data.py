@@ -7,7 +7,7 @@ weights are listed in `statedict/<arch>.json`. See `tests/golden/README.md`.
 import json
 import re
 import zlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -76,6 +76,16 @@ class Golden:
             return {key.removeprefix(prefix): file.get_tensor(key) for key in keys}
 
 
+def stored_stride(full: Sequence[int], stored: Sequence[int]) -> int:
+    """The least stride that leaves `stored` of `full` rows, columns or whatever."""
+    pairs = list(zip(full, stored, strict=True))
+    return next(
+        stride
+        for stride in range(1, max(full) + 1)
+        if all(-(-whole // stride) == left for whole, left in pairs)
+    )
+
+
 def find_cases(folder: Path | None = None) -> list[Golden]:
     """Every case in `folder`; by default in the repository's folder, then those elsewhere."""
     found: dict[str, Golden] = {}
@@ -84,6 +94,11 @@ def find_cases(folder: Path | None = None) -> list[Golden]:
             if manifest.with_suffix(".safetensors").exists():
                 found.setdefault(manifest.stem, Golden(manifest))
     return list(found.values())
+
+
+def cases_of(cases: Sequence[Golden], family: str, arch: str) -> list[Golden]:
+    """Those of a family whose architecture's name begins so."""
+    return [c for c in cases if c.info["family"] == family and c.info["arch"].startswith(arch)]
 
 
 def case(name: str) -> Golden:

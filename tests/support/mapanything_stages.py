@@ -10,6 +10,7 @@ from flax import nnx
 
 from convert.engine import plan, stream
 from convert.mapanything import IGNORED, RULES, repeated
+from golden_configs import mapanything_config
 from golden_data import Golden
 from jaxrecon import checkpoint, geometry
 from jaxrecon.models.mapanything.model import (
@@ -244,7 +245,7 @@ def stages(model: MapAnything, images: jax.Array, priors: PriorArrays) -> dict[s
 
 def check_mapanything(golden: Golden) -> None:
     """Every stored activation; the last ones are what `MapAnything.__call__` is made of."""
-    model = build_mapanything(CONFIGS[golden.info["arch"]], golden.weights())
+    model = build_mapanything(mapanything_config(golden), golden.weights())
     actual = jax.jit(stages)(model, images_of(golden.inputs()), priors_of(golden))
     for key, expected in golden.outputs().items():
         value = np.asarray(actual[key])

@@ -10,11 +10,12 @@ from flax import nnx
 
 from convert.engine import plan, stream
 from convert.pi3x import IGNORED, RULES
+from golden_configs import pi3x_config
 from golden_data import Golden
 from jaxrecon import checkpoint
 from jaxrecon.models.pi3x.conditioning import CameraFrames, PosedFirst
 from jaxrecon.models.pi3x.heads import placed
-from jaxrecon.models.pi3x.model import PI3X, Pi3X, Pi3XConfig, points_from_raw
+from jaxrecon.models.pi3x.model import Pi3X, Pi3XConfig, points_from_raw
 from jaxrecon.models.pi3x.priors import KnownGeometry, known_geometry
 from jaxrecon.nn.attention import attend_densely
 from jaxrecon.nn.dinov2 import DinoV2Config
@@ -39,7 +40,6 @@ PI3X_TINY = Pi3XConfig(
     metric_features=24,
     posed_pairs=(0, 1),
 )
-CONFIGS = {"pi3x_tiny": PI3X_TINY, "pi3x_full": PI3X}
 
 
 def abstract_pi3x(config: Pi3XConfig) -> Pi3X:
@@ -200,7 +200,7 @@ def head_stages(model: Pi3X, features: jax.Array, grid: tuple[int, int]) -> dict
 
 def check_pi3x(golden: Golden) -> None:
     """Stage by stage, then the whole forward in one go."""
-    model = build_pi3x(CONFIGS[golden.info["arch"]], golden.weights())
+    model = build_pi3x(pi3x_config(golden), golden.weights())
     images, priors = channels_last(golden.inputs()["images"]), priors_of(golden)
     found = jax.jit(stages)(model, images, priors)
     whole = jax.jit(lambda m, x, p: m(x, priors=p))(model, images, priors)

@@ -8,14 +8,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from golden_data import Golden
+from golden_configs import vggt_config
+from golden_data import Golden, stored_stride
 from jaxrecon.models.vggt.model import VGGT, VGGTOutput
 from jaxrecon.nn.alternating import AlternatingAttention
 from jaxrecon.nn.attention import TokenLayout
 from jaxrecon.nn.block import Block
 from jaxrecon.nn.rope import RotaryTable
 from jaxrecon.sparse import SparseAttention, hilbert_order
-from vggt_stages import VGGT_TINY, build_vggt, channels_last, decoded, features_of
+from vggt_stages import build_vggt, channels_last, decoded, features_of
 
 TINY = 1e-9
 
@@ -61,7 +62,8 @@ def check_sparse_attention(golden: Golden) -> None:
         taken = chosen[..., : chosen.shape[-1] - mode["sink_blocks"]].sum(-1)
         np.testing.assert_array_equal(taken, np.maximum(1, expected[f"{tag}.count"]))
         np.testing.assert_allclose(np.mean(skipped), mode["sparsity"], atol=1e-6)
-        stride = 5 if tag == "r0.5_cNone" else 13
+        stored = golden.info["outputs"][f"{tag}.out"]["stored_shape"]
+        stride = stored_stride(out.shape[1:2], stored[2:3])
         heads_first = np.moveaxis(np.asarray(out), 2, 1)[:, :, ::stride]
         golden.check(f"{tag}.out", heads_first, expected[f"{tag}.out"])
         # The manifest's own hint is closer than the README's rule.
@@ -155,7 +157,7 @@ def check_masks(
 def check_sparse_vggt(golden: Golden) -> None:
     """Layer by layer with the masks bit for bit, then the whole forward as one program."""
     expected, sparse = golden.outputs(), policy_of(golden)
-    model = build_vggt(VGGT_TINY, golden.weights())
+    model = build_vggt(vggt_config(golden), golden.weights())
     images = channels_last(golden.inputs()["images_u8"] / np.float32(255))
     layout = model.layout(images.shape)
     tokens = jax.jit(lambda m, x: m.tokens(x))(model, images)

@@ -10,6 +10,7 @@ from flax import nnx
 
 from convert.engine import plan, stream
 from convert.vggt import IGNORED, RULES, TRACK_HEAD
+from golden_configs import vggt_config
 from golden_data import Golden
 from jaxrecon import checkpoint
 from jaxrecon.models import Encoded, Tracks
@@ -200,7 +201,7 @@ def check_iterated(golden: Golden, key: str, actual: np.ndarray, expected: np.nd
 
 def check_vggt(golden: Golden) -> None:
     """Every stored activation, tracks included."""
-    inputs, model = golden.inputs(), build_vggt(CONFIGS[golden.info["arch"]], golden.weights())
+    inputs, model = golden.inputs(), build_vggt(vggt_config(golden), golden.weights())
     points = jnp.asarray(inputs["query_points"]) if "query_points" in inputs else None
     outputs = golden.outputs()
 
