@@ -44,10 +44,13 @@ def refused(name: str, call: Callable[[], object]) -> None:
     assert time.monotonic() - start < 5
 
 
+RATES = ("2", [2], True, NAN, INF, 0, -1.0, {}, HUGE)
 WRONG_NUMBERS = ("56", [56], None, True, NAN, INF, -INF, 14.5, {}, np.array([28]), HUGE, -HUGE, 0)
 SHARED = {
     "resolution": [value for value in WRONG_NUMBERS if value is not None] + [10**6, 60_000, 2**40],
-    "stride": [value for value in WRONG_NUMBERS if value is not HUGE] + [np.float32(1)],
+    "stride": [value for value in WRONG_NUMBERS if value not in (HUGE, None)] + [np.float32(1)],
+    "fps": list(RATES),
+    "max_views": ["2", [2], True, NAN, 1.5, 0, -1, {}],
     "min_confidence": ["a", [1, 2], NAN, True, {}, np.zeros(2), HUGE, 1j, np.bool_(True)],
     "view_confidence_quantile": ["a", [0.5], NAN, INF, 1, -0.1, True, HUGE],
     "edge_rtol": ["a", [0.5], NAN, -1, False, HUGE],
