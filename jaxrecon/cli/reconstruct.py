@@ -92,15 +92,16 @@ def run(options: argparse.Namespace) -> int:
     if options.pad:
         pipeline = pipeline.with_padding()
     if options.chunk is not None:
-        return sequence.reconstruct(
+        code = sequence.reconstruct(
             pipeline, images, options, export, **_shared(options, stages), **told
         )
+        if options.view:
+            view.show_folder(options.output)
+        return code
     if options.stream:
         folder = streaming.stream(pipeline, images, options, **_shared(options, stages), **told)
         if options.view:
-            from jaxrecon.formats import read_streamed
-
-            view.show(read_streamed(folder), str(folder))
+            view.show_folder(str(folder))
         return 0
     recon = pipeline.reconstruct(
         images,

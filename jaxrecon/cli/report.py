@@ -32,11 +32,11 @@ def add_to(commands: Any) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Writes the page, says where, and opens it if there is a browser."""
-    from jaxrecon.formats import LoosePoints, read_shown, shown_file
+    from jaxrecon.cli.results import read_result
+    from jaxrecon.formats import LoosePoints
     from jaxrecon.formats.report import write_report
 
-    found = shown_file(options.scene)
-    scene = read_shown(found)
+    found, scene, left_out = read_result(options.scene)
     if isinstance(scene, LoosePoints):
         raise InputError(
             f"{found} holds points alone; a report needs all of a reconstruction: write it with "
@@ -47,7 +47,7 @@ def run(options: argparse.Namespace) -> int:
     if path.suffix.lower() not in (".html", ".htm"):
         raise InputError(f"--output {path}: give a name that ends in .html")
     write_report(scene, path, known_of(folder))
-    say(f"wrote {one_line(os.fspath(path))}")
+    say(f"wrote {one_line(os.fspath(path))}{f' ({left_out})' if left_out else ''}")
     if not options.no_open:
         open_page(path.resolve().as_uri())
     return 0

@@ -100,7 +100,7 @@ def reconstruct(
         with replacing_file(Path(options.output) / "summary.json") as temporary:
             temporary.write_text(json.dumps(summary, indent=2) + "\n")
     _tell(found, stages)
-    common.report(options, summary)
+    common.report(options, summary, f"; {common.to_look_at(options.output)}")
     return 0
 
 

@@ -49,11 +49,20 @@ def add_serving(parser: Any) -> None:
 def run(options: argparse.Namespace) -> int:
     """Serves the scene until it is interrupted."""
     _check_port(options.port)
-    from jaxrecon.formats import read_shown, shown_file
+    from jaxrecon.cli.results import read_result
 
-    path = shown_file(options.scene)
-    serve_until_stopped(read_shown(path), str(path), options)
+    path, content, left_out = read_result(options.scene)
+    name = f"{path} ({left_out})" if left_out else str(path)
+    serve_until_stopped(content, name, options)
     return 0
+
+
+def show_folder(folder: str) -> None:
+    """As the command does without options, of what was written to a folder."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("scene")
+    add_serving(parser)
+    run(parser.parse_args(["--", folder]))
 
 
 def show(content: "Scene", name: str) -> None:

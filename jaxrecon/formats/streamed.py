@@ -161,6 +161,15 @@ def check_finished(folder: Path) -> None:
     _whole_files(folder)
 
 
+def count_views(folder: Path) -> int:
+    """How many views a folder says that it holds.
+
+    Raises:
+      InputError: its list of views is damaged, or more are to come.
+    """
+    return len(_listed(folder))
+
+
 def read_streamed(folder: Path, views: Sequence[int] | None = None) -> Scene:
     """Reads views of a folder, in order; all of them if their numbers are not given.
 

@@ -117,3 +117,30 @@ def test_scripts_are_short_and_open_with_their_command(
         runpy.run_path(str(path), run_name="__main__")
     assert ended.value.code == 0
     assert "usage:" in capsys.readouterr().out
+
+
+def test_the_notebook_runs_from_top_to_bottom() -> None:
+    nbformat = pytest.importorskip("nbformat", reason="needs nbclient and ipykernel")
+    nbclient = pytest.importorskip("nbclient", reason="needs nbclient and ipykernel")
+    pytest.importorskip("ipykernel", reason="needs nbclient and ipykernel")
+    pytest.importorskip("viser")
+    notebook = nbformat.read(EXAMPLES / "first_look.ipynb", as_version=4)
+    nbformat.validate(notebook)
+    cells = [cell for cell in notebook.cells if cell.cell_type == "code"]
+    assert all(not cell.outputs and cell.execution_count is None for cell in cells)
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in fresh_process().items():
+            patch.setenv(name, value)
+        client = nbclient.NotebookClient(
+            notebook, timeout=300, resources={"metadata": {"path": str(EXAMPLES)}}
+        )
+        client.execute()
+    told = "\n".join(str(cell.outputs) for cell in cells)
+    for part in (
+        "Pipeline pi3-mini: Pi3",
+        "data:image/jpeg;base64,",
+        "8 views of",
+        "IFrame",
+        "KiB",
+    ):
+        assert part in told, part
