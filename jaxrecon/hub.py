@@ -1,9 +1,18 @@
 """Where weights lie on this machine, and how upstream's reach it."""
 
+import logging
 import os
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from urllib.parse import urlsplit
+from urllib.request import getproxies, proxy_bypass
 
 from jaxrecon.errors import WeightsError
+
+_PATIENCE = 5.0
+"""Seconds that the hub has to take a connection."""
 
 
 def cache_folder() -> Path:
@@ -43,23 +52,56 @@ def fetch(
       WeightsError: the file is neither cached nor can it be downloaded.
     """
     from huggingface_hub import hf_hub_download
+
+    try:
+        with _hidden(bar=quiet):
+            cached_only = not _can_be_reached()
+            path = hf_hub_download(repo, filename, revision=revision, local_files_only=cached_only)
+    except Exception as error:  # each version of the hub's client raises kinds of its own
+        what = f"{repo}/{filename}" + (f" (revision {revision})" if revision else "")
+        raise WeightsError(f"cannot get {what}: {_reason(error)}; {way_out}") from error
+    return Path(path)
+
+
+@contextmanager
+def _hidden(*, bar: bool) -> Iterator[None]:
+    """Inside, the hub's client logs no retries, and shows no progress if `bar`."""
     from huggingface_hub.utils import (
         are_progress_bars_disabled,
         disable_progress_bars,
         enable_progress_bars,
     )
 
-    hide = quiet and not are_progress_bars_disabled()
+    hide, logger = bar and not are_progress_bars_disabled(), logging.getLogger("huggingface_hub")
+    before = logger.level
     try:
+        logger.setLevel(logging.ERROR)
         if hide:
             disable_progress_bars()
-        return Path(hf_hub_download(repo, filename, revision=revision))
-    except Exception as error:  # each version of the hub's client raises kinds of its own
-        what = f"{repo}/{filename}" + (f" (revision {revision})" if revision else "")
-        raise WeightsError(f"cannot get {what}: {_reason(error)}; {way_out}") from error
+        yield
     finally:
+        logger.setLevel(before)
         if hide:
             enable_progress_bars()
+
+
+def _can_be_reached() -> bool:
+    """Whether the hub takes connections, found out in seconds where its client tries for a minute.
+
+    Through a proxy that is not asked, and so is taken for granted.
+    """
+    from huggingface_hub import constants
+
+    url = urlsplit(constants.ENDPOINT)
+    host = url.hostname or ""
+    if url.scheme in getproxies() and not proxy_bypass(host):
+        return True
+    try:
+        port = url.port or {"http": 80}.get(url.scheme, 443)
+        socket.create_connection((host, port), timeout=_PATIENCE).close()
+    except OSError:
+        return False
+    return True
 
 
 def _reason(error: Exception) -> str:

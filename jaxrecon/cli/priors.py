@@ -118,7 +118,7 @@ def read_priors(
     told = _read(files, names, sizes, allow_outside=options.allow_outside)
     _note_turned(options, names, sizes, files)
     arguments: dict[str, Any] = told | metric
-    entry = registry.MODELS.get(options.model)  # else the model says so, once it is loaded
+    entry = registry.find_entry(options.model)  # else the model says so, once it is loaded
     independent = entry is None or entry.family.defaults.independent_priors
     ViewPriors(**arguments).checked(sizes, independent=independent)
     return arguments
@@ -183,7 +183,7 @@ def _check_model(model: str, files: dict[str, Path]) -> None:
     """Refuses what is known where a released model works from images alone."""
     from jaxrecon import registry
 
-    entry = registry.MODELS.get(model)
+    entry = registry.find_entry(model)
     if entry is not None and not entry.family.defaults.priors:
         raise InputError(
             f"--{next(iter(files))}: {model} works from images alone; leave it out, or use "

@@ -10,6 +10,7 @@ from jaxrecon.registry.entries import (
     HubFile,
     ModelEntry,
     available_models,
+    find_entry,
     model_entry,
 )
 from jaxrecon.registry.fetching import convert_weights, is_here, local_folder, native_folder
@@ -26,6 +27,7 @@ __all__ = [
     "available_models",
     "config_from_json",
     "convert_weights",
+    "find_entry",
     "is_here",
     "load",
     "load_abstract",

@@ -371,19 +371,34 @@ MODELS: Mapping[str, ModelEntry] = {
 }
 """Released models by name."""
 
+BUNDLED = _PI3_MINI.name
+"""The model that needs no download."""
+
 
 def available_models() -> tuple[str, ...]:
     """Names that `load` takes."""
     return tuple(MODELS)
 
 
+def find_entry(name: str) -> ModelEntry | None:
+    """The released model of a name, ours or that of the repository of its weights; None if none is.
+
+    Repositories are told apart by case as little as the hub does.
+    """
+    if name in MODELS:
+        return MODELS[name]
+    repositories = {x.source.repo: x for x in MODELS.values() if isinstance(x.source, HubFile)}
+    return {repo.casefold(): x for repo, x in repositories.items()}.get(name.casefold())
+
+
 def model_entry(name: str) -> ModelEntry:
-    """The released model of that name.
+    """The released model of that name, ours or that of the repository of its weights.
 
     Raises:
       InputError: there is none.
     """
-    if name not in MODELS:
+    entry = find_entry(name)
+    if entry is None:
         near = meant(name, MODELS)
         raise InputError(f"unknown model {name!r}; known models: {', '.join(MODELS)}{near}")
-    return MODELS[name]
+    return entry

@@ -11,7 +11,7 @@ from jaxrecon.errors import InputError, OutputError, WeightsError
 from jaxrecon.files import output_error, sweep, waiting_for
 from jaxrecon.hub import cache_folder, fetch
 from jaxrecon.progress import Stages
-from jaxrecon.registry.entries import Bundled, HubFile, ModelEntry
+from jaxrecon.registry.entries import BUNDLED, Bundled, HubFile, ModelEntry
 
 
 def native_folder(
@@ -83,8 +83,8 @@ def _fetch_and_convert(
 ) -> None:
     check_readable(source.filename)
     way_out = (
-        f"on a connected machine download {source.filename} of the Hugging Face repository "
-        f"{source.repo}, then run: "
+        f"take the small bundled model, {BUNDLED} (-m {BUNDLED}), or on a connected machine "
+        f"download {source.filename} of the Hugging Face repository {source.repo}, then run: "
         f"jaxrecon convert {entry.name} {source.filename} -o {shlex.quote(str(folder))}"
     )
     with stages.stage("fetch", bar=False):

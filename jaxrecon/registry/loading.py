@@ -25,7 +25,7 @@ from jaxrecon.pipeline import ModelDefaults, Pipeline
 from jaxrecon.progress import Stages
 from jaxrecon.reading import is_folder, is_plain_file
 from jaxrecon.registry.config_json import config_from_json
-from jaxrecon.registry.entries import FAMILIES, MODELS, Family, HubFile, ModelEntry
+from jaxrecon.registry.entries import FAMILIES, MODELS, Family, HubFile, ModelEntry, find_entry
 from jaxrecon.registry.fetching import native_folder
 from jaxrecon.runtime.sharding import MATRICES, WeightRules, check_mesh, weight_shardings
 from jaxrecon.sparse import AttentionName, chosen_attention
@@ -129,7 +129,7 @@ def load_abstract(
     check_mesh(mesh)
     attend = chosen_attention(attention)
     dtype = _default_dtype(mesh) if dtype is None else _checked_dtype(dtype)
-    entry, parts = MODELS.get(str(name)), _parts(tracks=tracks, priors=priors)
+    entry, parts = _released(name), _parts(tracks=tracks, priors=priors)
     if entry is None:
         place, _ = _locate(name, None, None, Stages(quiet=True))
         header, family, config, _ = _open(place, None, parts)
@@ -188,7 +188,7 @@ def _locate(
     parts: Collection[str] = (),
 ) -> tuple[Path, ModelEntry | None]:
     """Where the weights lie, and the released model that they must be, if one was named."""
-    entry = MODELS.get(str(name))
+    entry = _released(name)
     downloaded = entry is not None and isinstance(entry.source, HubFile) and weights is None
     if revision is not None and not downloaded:
         raise InputError(f"{revision=} goes with a model's name alone, for what is downloaded")
@@ -210,6 +210,11 @@ def _locate(
     if not _is_there(weights):
         raise InputError(f"weights={str(weights)!r}: there is no such file or folder")
     return Path(weights), entry
+
+
+def _released(name: str | Path) -> ModelEntry | None:
+    """The released model of a name; a folder or file called like a repository comes first."""
+    return MODELS.get(str(name)) or (None if _is_there(name) else find_entry(str(name)))
 
 
 def _is_there(path: str | Path) -> bool:

@@ -19,6 +19,7 @@ from flax import nnx
 from huggingface_hub import constants
 
 import jaxrecon
+import jaxrecon.hub
 from convert.engine import plan
 from drawn_weights import drawn
 from golden_data import GOLDEN
@@ -217,8 +218,9 @@ class TestHub:
     def test_offline_with_nothing_cached(self, tmp_path: Path) -> None:
         assert refusal(WeightsError, "pi3") == (
             "cannot get yyfz233/Pi3/model.safetensors: it is not in the hub's cache and the hub "
-            "cannot be reached; on a connected machine download model.safetensors of the Hugging "
-            "Face repository yyfz233/Pi3, then run: "
+            "cannot be reached; take the small bundled model, pi3-mini (-m pi3-mini), or on a "
+            "connected machine download model.safetensors of the Hugging Face repository "
+            "yyfz233/Pi3, then run: "
             f"jaxrecon convert pi3 model.safetensors -o {tmp_path}/home/pi3"
         )
 
@@ -271,6 +273,47 @@ class TestHub:
             pass
         point_at(hub.url, monkeypatch)
         assert "the hub cannot be reached" in refusal(WeightsError, "pi3")
+
+    def test_nobody_answers_soon_and_without_noise(
+        self, upstream: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        """The hub's client tries again and again, and logs each time."""
+        with online(upstream, monkeypatch) as hub:
+            pass
+        point_at(hub.url, monkeypatch)
+        slept: list[float] = []
+        monkeypatch.setattr("time.sleep", slept.append)
+        refusal(WeightsError, "pi3")
+        assert not slept and not caplog.records
+
+    def test_a_proxy_is_left_to_the_client(
+        self, upstream: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        with online(upstream, monkeypatch) as hub:
+            pass
+        point_at(hub.url, monkeypatch)
+        assert not jaxrecon.hub._can_be_reached()
+        monkeypatch.delenv("NO_PROXY")
+        monkeypatch.delenv("no_proxy", raising=False)
+        monkeypatch.setenv("HTTP_PROXY", "http://proxy.invalid:1")
+        assert jaxrecon.hub._can_be_reached()
+
+    @pytest.mark.parametrize("name", ["yyfz233/Pi3", "YYFZ233/pi3"])
+    def test_named_by_its_repository(
+        self, name: str, upstream: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        with online(upstream, monkeypatch):
+            assert_tiny(registry.load(name, stages=QUIET))
+        assert [entry.name for entry in (tmp_path / "home").iterdir()] == ["pi3"]
+        assert registry.model_entry("facebook/VGGT-1B").name == "vggt"
+
+    def test_a_folder_called_like_a_repository_comes_first(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.chdir(tmp_path)
+        (tmp_path / "yyfz233" / "Pi3").mkdir(parents=True)
+        assert "yyfz233/Pi3" in refusal(WeightsError, "yyfz233/Pi3")
+        assert not (tmp_path / "home").exists()
 
     def test_the_line_breaks(
         self, upstream: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
