@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from jaxrecon import registry
 from places import SUPPORT, fresh_process
 
 PARTS = {"eight": 8, "three": 3, "two axes": 4}
@@ -40,7 +41,7 @@ def test_blocks_take_turns_and_sparse_heads_are_shared() -> None:
 def test_sharded_is_unsharded(family: str) -> None:
     """11 views and 4 heads: no mesh divides the views, one has more devices than heads."""
     found = run_on_eight(family)
-    assert len(found) == 4
+    assert len(found) == 4 + registry.FAMILIES[family].defaults.priors
     for way, values in found.items():
         attention, _, mesh = way.partition(", ")
         assert values.pop("share") == 1 / PARTS[mesh], way
@@ -53,7 +54,7 @@ def test_sharded_is_unsharded(family: str) -> None:
         assert max(rest) <= 64, (way, rest)
         share = values.pop("weights")
         assert 0.25 < share < 0.4 if mesh == "two axes" else share == 1, (way, share)
-        assert ("sparsity" in values) == (attention != "dense")
+        assert ("sparsity" in values) == (attention in ("sparse", "similar"))
         assert max(values.values()) <= 1e-5, (way, values)
 
 

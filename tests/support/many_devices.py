@@ -29,6 +29,7 @@ from jax.sharding import AxisType, Mesh, PartitionSpec
 
 import jaxrecon
 from drawn_weights import drawn
+from jaxrecon import registry
 from jaxrecon.models import Model
 from jaxrecon.nn import block
 from jaxrecon.nn.attention import AttentionFn, TokenLayout, attend_densely
@@ -61,7 +62,21 @@ def attentions(heads: int, layers: int) -> dict[str, AttentionFn | None]:
     return {"dense": None, "sparse": replace(similar, order="raster"), "similar": similar}
 
 
-TRIED = {("dense", "eight"), ("dense", "two axes"), ("sparse", "three"), ("similar", "eight")}
+TRIED = {
+    *(("dense", "eight"), ("dense", "two axes"), ("sparse", "three"), ("similar", "eight")),
+    ("known", "three"),
+}
+DEFAULTS = {name: registered.defaults for name, registered in registry.FAMILIES.items()}
+
+
+def known() -> dict[str, Any]:
+    """What is said of some views, the first of the second device among them."""
+    poses = {view: np.eye(4) for view in (0, 4, 10)}
+    for view, pose in poses.items():
+        pose[:3, 3] = view, 1, 2
+    matrix = np.array([[30.0, 0, 13.5], [0, 30, 13.5], [0, 0, 1]])
+    depth = np.full((SIDE, SIDE), 3.0, np.float32)
+    return {"poses": poses, "intrinsics": {0: matrix, 5: matrix}, "depths": {5: depth}}
 
 
 def main(family: str) -> None:
@@ -72,10 +87,13 @@ def main(family: str) -> None:
     model: Model = drawn(make)
     pixels = np.random.default_rng(0).integers(0, 256, (11, SIDE, SIDE, 3), np.uint8)
     config = model.config  # pyright: ignore[reportAttributeAccessIssue]
-    found = {}
-    for name, way in attentions(config.trunk_block.heads, config.pairs).items():
+    found, defaults = {}, DEFAULTS[family]
+    ways: dict[str, Any] = attentions(config.trunk_block.heads, config.pairs)
+    for name, way in (ways | ({"known": None} if defaults.priors else {})).items():
         given: dict[str, Any] = {"resolution": SIDE, "attention": way} | THRESHOLDS
-        alone = Pipeline(model, family, resize).reconstruct(pixels, **given).numpy()
+        given |= known() if name == "known" else {}
+        alone = Pipeline(model, family, resize, defaults=defaults)
+        alone = alone.reconstruct(pixels, **given).numpy()
         for label, mesh in meshes().items():
             if (name, label) not in TRIED:
                 continue
@@ -86,7 +104,7 @@ def main(family: str) -> None:
                     model,
                     weight_shardings(model, mesh),
                 )
-            pipeline = Pipeline(sharded, family, resize, mesh=mesh)
+            pipeline = Pipeline(sharded, family, resize, mesh=mesh, defaults=defaults)
             recon = pipeline.reconstruct(pixels, **given)
             (program,) = programs_of(pipeline).values()
             exchanges = exchanged(program.as_text())
