@@ -100,7 +100,7 @@ def stages(model: Pi3X, images: jax.Array, priors: PriorArrays | None) -> dict[s
         every_ray = replace(priors, has_intrinsics=jnp.ones_like(priors.has_intrinsics))
         out |= prior_stages(model, known_geometry(every_ray))
         x = x + model.conditioning.features(known)
-        after = model.conditioning.after_pair(known, layout, attend_densely)
+        after = model.conditioning.exchange_after(known, layout, attend_densely)
     x = model.register_tokens[...][None, None].repeat(views, 1).repeat(len(x), 0), x
     tokens = x = jnp.concatenate(x, axis=2)
 

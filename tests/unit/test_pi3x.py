@@ -62,7 +62,7 @@ class TestPriors:
         without = fresh.reconstruct(PIXELS, **GIVEN).numpy()
         assert fresh.compilations == 2
         everything = [*found, without]
-        assert all(recon.metric_scale > 0 for recon in everything)
+        assert all((recon.metric_scale or 0) > 0 for recon in everything)
         assert len({float(np.sum(recon.points_world)) for recon in everything}) == len(everything)
 
     def test_the_first_known_camera_lies_where_it_is(self, pipeline: Pipeline) -> None:

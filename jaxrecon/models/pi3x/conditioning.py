@@ -112,7 +112,7 @@ class Conditioning(nnx.Module):
         found = map_views(encoded, given, at_once=at_once, execution=execution)
         return found.reshape(*known.has_depth.shape, *empty)
 
-    def after_pair(
+    def exchange_after(
         self,
         known: KnownGeometry,
         layout: TokenLayout,

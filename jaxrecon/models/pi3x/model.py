@@ -234,7 +234,9 @@ class Pi3X(Model):
                 raise ValueError("priors: the model was built without the branch that takes them")
             known = known_geometry(priors, rays, collectives=execution.collectives)
             patches = patches + self.conditioning.features(known, execution=execution)
-            after_pair = self.conditioning.after_pair(known, layout, attention, execution=execution)
+            after_pair = self.conditioning.exchange_after(
+                known, layout, attention, execution=execution
+            )
         tokens = with_registers(self.register_tokens[...], patches)
         features, stats = self.trunk(
             tokens, layout, attention, rope, after_pair=after_pair, execution=execution
