@@ -35,6 +35,11 @@ def add_to(commands: Any) -> None:
     edges("--edge-rtol", type=float, default=0.03, help="relative depth jump that makes an edge")
     edges("--keep-edges", action="store_true", help="keep points on depth edges")
     add(
+        "--depth-edge-rtol",
+        type=float,
+        help="relative depth jump that makes an edge whatever the normals do",
+    )
+    add(
         "--shared-intrinsics",
         action="store_true",
         help="one camera for all views, in --bundle-adjust too",
@@ -131,6 +136,7 @@ def _shared(options: argparse.Namespace, stages: Stages) -> dict[str, Any]:
         "min_confidence": options.min_confidence,
         "view_confidence_quantile": options.view_confidence_quantile,
         "edge_rtol": None if options.keep_edges else options.edge_rtol,
+        "depth_edge_rtol": options.depth_edge_rtol,
         "principal_point": "centre" if options.centre_principal_point else "free",
         "points": options.points,
         "stages": stages,

@@ -15,7 +15,7 @@ from jaxtyping import Array, Bool, Float
 
 from jaxrecon.checks import finite, real_number, shown, truth_value
 from jaxrecon.errors import InputError
-from jaxrecon.geometry import depth_consistency, depth_normal_edges
+from jaxrecon.geometry import depth_consistency, depth_edges, depth_normal_edges
 from jaxrecon.models import Prediction
 from jaxrecon.nn.views import map_views
 from jaxrecon.pytree import pytree_dataclass
@@ -36,6 +36,7 @@ class ViewMaskKeywords(TypedDict, total=False):
     min_confidence: float | None
     view_confidence_quantile: float | None
     edge_rtol: float | None
+    depth_edge_rtol: float | None
 
 
 class MaskKeywords(ViewMaskKeywords, total=False):
@@ -61,7 +62,10 @@ class MaskConfig:
         for it unless one of the numbers above is given; `min_confidence=0` drops those that no
         other view confirms.
       edge_rtol: relative depth jump that makes a pixel an edge, which leaves the mask if the
-        normals jump there too; None keeps edges.
+        normals jump there too, by 5 degrees within a pixel or two; None keeps edges. So has
+        upstream π³ since May 2026.
+      depth_edge_rtol: relative depth jump that makes a pixel an edge whatever the normals do.
+        Upstream π³ had 0.03 before, and no other edges: its masks of then need `edge_rtol=None`.
 
     Raises:
       InputError: one of them is out of range.
@@ -72,6 +76,7 @@ class MaskConfig:
     view_confidence_quantile: float | None = None
     multiview_confidence: bool = False
     edge_rtol: float | None = 0.03
+    depth_edge_rtol: float | None = None
 
     def __post_init__(self) -> None:
         truth_value("multiview_confidence", self.multiview_confidence)
@@ -82,9 +87,10 @@ class MaskConfig:
             number = finite(share)
             if share is not None and (number is None or not 0 <= number < 1):
                 raise InputError(f"{name}={shown(share)} must be at least 0 and below 1")
-        edge = self.edge_rtol
-        if edge is not None and not real_number("edge_rtol", edge) >= 0:
-            raise InputError(f"edge_rtol={shown(edge)} must be at least 0, or None to keep edges")
+        for name in ("edge_rtol", "depth_edge_rtol"):
+            edge = getattr(self, name)
+            if edge is not None and not real_number(name, edge) >= 0:
+                raise InputError(f"{name}={shown(edge)} must be at least 0, or None to keep edges")
 
     def by_view(self) -> "MaskConfig":
         """The same for views that are worked out a few at a time.
@@ -113,6 +119,9 @@ class MaskConfig:
             confidence_quantile=_scalar(share) if float(share) else None,
             view_confidence_quantile=None if view_share is None else _scalar(view_share),
             edge_rtol=None if self.edge_rtol is None else _scalar(self.edge_rtol),
+            depth_edge_rtol=(
+                None if self.depth_edge_rtol is None else _scalar(self.depth_edge_rtol)
+            ),
         )
 
 
@@ -127,6 +136,7 @@ class MaskInputs:
     confidence_quantile: Scalar | None = None
     edge_rtol: Scalar | None = None
     view_confidence_quantile: Scalar | None = None
+    depth_edge_rtol: Scalar | None = None
 
 
 def mask_of(
@@ -160,10 +170,13 @@ def mask_of(
         shown = jnp.broadcast_to(counted, confidence.shape)
         least = jax.vmap(quantile, (0, None, 0))(confidence, jnp.asarray(share), shown)
         mask &= confidence > least[:, None, None]
+    jumps = None
+    if inputs.depth_edge_rtol is not None:
+        jumps = depth_edges(scene.points_camera[..., 2], rtol=jnp.asarray(inputs.depth_edge_rtol))
     if inputs.edge_rtol is not None:
         points, rtol = scene.points_camera, inputs.edge_rtol
         mask &= ~_edges(points, mask, rtol, strict_edges, placement)
-    return mask
+    return mask if jumps is None else mask & ~jumps
 
 
 def agreement(scene: Prediction, num_valid_views: Any) -> Float[Array, "V H W"]:

@@ -279,6 +279,7 @@ class TestReconstruct:
             "view_confidence_quantile": None,
             "multiview_confidence": False,
             "edge_rtol": 0.03,
+            "depth_edge_rtol": None,
             "principal_point": "free",
             "points": None,
             "query_points": None,

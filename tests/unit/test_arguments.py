@@ -54,6 +54,7 @@ SHARED = {
     "min_confidence": ["a", [1, 2], NAN, True, {}, np.zeros(2), HUGE, 1j, np.bool_(True)],
     "view_confidence_quantile": ["a", [0.5], NAN, INF, 1, -0.1, True, HUGE],
     "edge_rtol": ["a", [0.5], NAN, -1, False, HUGE],
+    "depth_edge_rtol": ["a", [0.5], NAN, -1, False, HUGE],
     "intrinsics": [3, "none", "", True, 1.5],
     "principal_point": [None, 3, ["free"], "middle", np.array(["free"] * 2), True],
     "points": [3, ["depth"], "depth", True],

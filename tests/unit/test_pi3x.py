@@ -3,13 +3,15 @@
 from pathlib import Path
 from typing import Any
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from PIL import Image
 
 import jaxrecon
 from compiled_programs import programs_of, without_programs
-from jaxrecon import InputError, registry
+from jaxrecon import InputError, geometry, registry
 from jaxrecon.cli import main
 from jaxrecon.nn.execution import HEAD_VIEWS
 from jaxrecon.pipeline import Pipeline
@@ -95,6 +97,39 @@ class TestPriors:
     ) -> None:
         with pytest.raises(InputError, match=message):
             pipeline.reconstruct(PIXELS, **GIVEN, **wrong)
+
+
+class TestUpstreamsRules:
+    """What its examples make of points, in both of their ways."""
+
+    def test_edges_of_depth_and_normals_within_what_is_confident(self, pipeline: Pipeline) -> None:
+        """The default: since May 2026."""
+        recon = pipeline.reconstruct(PIXELS, resolution=SIDE)
+        confident = np.asarray(recon.confidence) > 0.1
+        points, keep = jnp.asarray(recon.points_camera), jnp.asarray(confident)
+        edges = np.asarray(jax.jit(geometry.depth_normal_edges)(points, mask=keep))
+        np.testing.assert_array_equal(recon.mask, confident & ~edges)
+        assert edges.any()
+
+    def test_edges_of_depth_alone_and_a_camera_around_the_middle(self, pipeline: Pipeline) -> None:
+        """The edges of before, and intrinsics as it has them since March 2026."""
+        recon = pipeline.reconstruct(
+            PIXELS,
+            resolution=SIDE,
+            edge_rtol=None,
+            depth_edge_rtol=0.03,
+            principal_point="centre",
+        )
+        depth = jnp.asarray(recon.points_camera)[..., 2]
+        edges = np.asarray(jax.jit(lambda x: geometry.depth_edges(x, rtol=0.03))(depth))
+        np.testing.assert_array_equal(recon.mask, (np.asarray(recon.confidence) > 0.1) & ~edges)
+        intrinsics = np.asarray(recon.intrinsics)
+        np.testing.assert_array_equal(intrinsics[:, :2, 2], [[(SIDE - 1) / 2] * 2] * VIEWS)
+        points = np.asarray(recon.points_camera, np.float64)
+        slope = points[..., :2] / points[..., 2:]
+        pixels = np.stack(np.meshgrid(np.arange(SIDE), np.arange(SIDE)), -1) - (SIDE - 1) / 2
+        focal = (slope * pixels).sum((1, 2)) / (slope * slope).sum((1, 2))
+        np.testing.assert_allclose(intrinsics[:, [0, 1], [0, 1]], focal, rtol=1e-4)
 
 
 def test_streamed_is_whole(pipeline: Pipeline, tmp_path: Path) -> None:

@@ -29,6 +29,7 @@ FLAT: dict[str, Any] = {
     "view_confidence_quantile": 0.3,
     "multiview_confidence": True,
     "edge_rtol": None,
+    "depth_edge_rtol": 0.04,
     "principal_point": "centre",
     "poses": POSES,
     "depths": None,
@@ -58,7 +59,7 @@ class TestForms:
     def test_keywords_and_configs_ask_the_same(self) -> None:
         flat = request(**FLAT, intrinsics="shared")
         whole = request(
-            mask=MaskConfig(0.2, 0.1, 0.3, True, None),
+            mask=MaskConfig(0.2, 0.1, 0.3, True, None, 0.04),
             camera=CameraConfig("shared", "centre"),
             priors=ViewPriors(poses=POSES, metric_poses=False, metric_depths=False),
         )
@@ -81,9 +82,9 @@ class TestForms:
     @pytest.mark.parametrize(
         ("name", "whole"),
         [
-            *((name, {"mask": MaskConfig()}) for name in list(FLAT)[:5]),
+            *((name, {"mask": MaskConfig()}) for name in list(FLAT)[:6]),
             ("principal_point", {"camera": CameraConfig()}),
-            *((name, {"priors": ViewPriors()}) for name in list(FLAT)[6:]),
+            *((name, {"priors": ViewPriors()}) for name in list(FLAT)[7:]),
         ],
     )
     def test_a_field_is_given_once(self, tiny: Pipeline, name: str, whole: Any) -> None:
@@ -152,6 +153,7 @@ class TestResolve:
             ({"confidence_quantile": 0.1}, {"confidence_quantile"}, set()),
             ({"confidence_quantile": 0.0}, set(), set()),
             ({"view_confidence_quantile": 0.0}, {"view_confidence_quantile"}, set()),
+            ({"depth_edge_rtol": 0.03}, {"depth_edge_rtol"}, set()),
         ],
     )
     def test_what_is_none_is_not_compiled_in(
