@@ -27,6 +27,7 @@ from jaxrecon.images import (
     Sampling,
     loading_images,
 )
+from jaxrecon.images.fits import checked_resolution
 from jaxrecon.models import Model, TrackingModel
 from jaxrecon.nn.attention import AttentionFn, attend_densely
 from jaxrecon.pipeline.card import card_of_model
@@ -365,6 +366,8 @@ class Pipeline:
 
         check_one_process(self.mesh, "reconstruct_sequence")
         chunk, overlap = checked_sizes(chunk, overlap)
+        resolution = checked_resolution(resolution, self.resize)
+        stages = stages_of(stages)
         joins = JoinConfig(join, group, allow_gaps)
         overwrite = truth_value("overwrite", overwrite)
         request = Request.of(
@@ -393,7 +396,7 @@ class Pipeline:
             masks=masks,
             priors=request.priors,
         )
-        job.run(images, place, stages_of(stages), overwrite=overwrite)
+        job.run(images, place, stages, overwrite=overwrite)
         return replace(SequenceReconstruction.load(place), _kept=kept)
 
     @without_x64

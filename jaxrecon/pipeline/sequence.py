@@ -91,12 +91,13 @@ class SequenceJob:
           InputError: the images or an argument cannot be used, or a join cannot be trusted.
           OutputError: the folder holds something else, or cannot be written.
         """
+        streamed = Streamed(folder, self._digest(images), ())
         with holding_folder(folder):
-            streamed = Streamed(folder, self._digest(images), ())
             streamed.make_room(overwrite=overwrite)
             written = Written(self, streamed, sound_chunks(folder), Stages(quiet=True))
-            written.write_list()
-            if not written.finished:
+            if written.finished:
+                written.write_list()
+            else:
                 self._go_on(images, written, stages)
 
     def _go_on(self, images: ImageSource, written: "Written", stages: Stages) -> None:
@@ -223,6 +224,7 @@ class Written:
         doubtful = next((join for join in record.joins if join.doubt), None)
         if doubtful is not None and not self.job.joins.allow_gaps:
             raise refusal(doubtful)
+        self.write_list()
         views = list(range(*record.kept))
         names = (*self.streamed.names, *(record.names[view - chunk.start] for view in views))
         streamed = replace(self.streamed, names=names)

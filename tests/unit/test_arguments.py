@@ -84,6 +84,7 @@ def test_arguments_of_reconstruct_and_stream(
     options: dict[str, Any] = {"resolution": 28} | {name: value}
     refused(name, lambda: pi3.reconstruct(PIXELS, **options))
     refused(name, lambda: pi3.stream(PIXELS, tmp_path / "out", **options))
+    refused(name, lambda: pi3.reconstruct_sequence(PIXELS, tmp_path / "out", **options))
     assert not list(tmp_path.iterdir())
 
 
