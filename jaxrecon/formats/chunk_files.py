@@ -20,7 +20,7 @@ CHUNK_FILE = re.compile(r"chunk_\d{6}\.npz")
 _VERSION = 1
 _KINDS = {
     **dict.fromkeys(("first_view", "last_view", "way", "doubt"), np.str_),
-    **dict.fromkeys(("inliers", "residual", "scale"), np.float64),
+    **dict.fromkeys(("inliers", "residual", "turn", "shift", "scale"), np.float64),
     **dict.fromkeys(("chunk", "points"), np.int64),
 }
 _WHAT, _ADVICE = "a chunk of a sequence", "reconstruct the sequence again, with overwrite"
@@ -39,6 +39,8 @@ class Join:
       points: how many pairs of points were compared.
       inliers: share of them, by weight, that lie within a tenth of their distance from the camera.
       residual: the median distance between them, over their distance from the camera.
+      turn, shift: how far the two poses of a view are apart: the median angle, in degrees, and the
+        median distance, over that of all points from the cameras.
       scale: of the chunk's lengths in those of the chunk before.
       doubt: why the join cannot be trusted; empty if it can. Such a join is left as a gap.
     """
@@ -50,6 +52,8 @@ class Join:
     points: int
     inliers: float
     residual: float
+    turn: float
+    shift: float
     scale: float
     doubt: str = ""
 

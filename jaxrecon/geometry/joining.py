@@ -66,12 +66,17 @@ class Fit:
       inliers: share of them, by weight, that lie within a tenth of their distance from the camera.
       residual: the median, by weight, of what lies between them, over their distance from the
         camera.
+      turn: the median angle between the two rotations of a view, in degrees.
+      shift: the median distance between the two places of a view, over that of all points from the
+        first's cameras.
       by_view: the share of inliers of each view; NaN where none of its points was compared.
     """
 
     points: int
     inliers: float
     residual: float
+    turn: float
+    shift: float
     by_view: Float[np.ndarray, " F"]
 
 
@@ -160,10 +165,17 @@ def fit_of(shared: SharedViews, similarity: Similarity) -> Fit:
     views = len(shared.weights)
     all_of, near_of = (np.bincount(view, w, minlength=views) for w in (weights, near))
     known = all_of > 0
+    mapped = similarity.poses(shared.second_poses)[known]
+    poses = shared.first_poses[known]
+    turns = np.swapaxes(mapped[:, :3, :3], 1, 2) @ poses[:, :3, :3]
+    gap = np.linalg.norm(turns - np.eye(3), axis=(1, 2)) / np.sqrt(8)
+    shifts = np.linalg.norm(mapped[:, :3, 3] - poses[:, :3, 3], axis=1)
     return Fit(
         points=len(source),
         inliers=float(near.sum() / weights.sum()),
         residual=float(_median(distance, weights)),
+        turn=float(np.median(np.degrees(2 * np.arcsin(np.minimum(gap, 1))))),
+        shift=float(np.median(shifts) / _median(away, weights)),
         by_view=np.where(known, near_of / np.where(known, all_of, 1), np.nan),
     )
 

@@ -11,6 +11,7 @@ from jaxrecon.errors import InputError
 from jaxrecon.formats.chunk_files import ChunkRecord, Join
 from jaxrecon.geometry import (
     IDENTITY,
+    Fit,
     SharedViews,
     Similarity,
     fit_of,
@@ -22,8 +23,11 @@ from jaxrecon.runtime.defaults import check_choice
 LEAST_POINTS = 64
 """So few pairs of points tell nothing."""
 
-LEAST_INLIERS = 0.2
-"""A smaller share of inliers means that the two chunks saw different scenes."""
+LEAST_INLIERS = 0.25
+MOST_TURN, MOST_SHIFT, LEAST_VIEWS = 1.5, 0.03, 3
+"""A join is trusted if enough of its points agree, or the poses of enough views. Near a blank wall
+depth is a guess, and poses are not; where two chunks saw different scenes, neither agrees.
+"""
 
 MOST_SCALE = 10.0
 """Chunks whose lengths differ by more have not seen the same."""
@@ -109,7 +113,13 @@ def cuts_in(seen: Float[np.ndarray, "pairs"]) -> list[int]:
 def cut(number: int, before: str, behind: str) -> Join:
     """What there is to tell of a cut in a chunk, between views of these names."""
     doubt = "what they show has nothing in common (a cut)"
-    return Join(number, before, behind, "cut", 0, 0.0, float("inf"), 1.0, doubt)
+    return replace(_untold(number, before, behind, "cut"), doubt=doubt)
+
+
+def _untold(number: int, first: str, last: str, way: str) -> Join:
+    """A join before anything was compared."""
+    none = float("inf")
+    return Join(number, first, last, way, 0, 0.0, none, none, none, 1.0)
 
 
 def joined(
@@ -151,38 +161,38 @@ def joined(
         before.world_from_camera[own : own + count],
         poses,
     )
-    told = Join(number, names[0], names[-1], config.join, 0, 0.0, float("inf"), 1.0)
+    told = _untold(number, names[0], names[-1], config.join)
     compared = int((shared.sound().weights > 0).sum())
     if known and before.known:
         told = replace(told, way="known")
         if not compared:
             return IDENTITY, replace(told, residual=0.0)
-        fit = fit_of(shared, IDENTITY)
-        return IDENTITY, _report(told, IDENTITY, fit.points, fit.inliers, fit.residual)
+        return IDENTITY, _report(told, IDENTITY, fit_of(shared, IDENTITY))
     if compared < LEAST_POINTS:
         return IDENTITY, replace(
             told, points=compared, doubt=f"its views show too little ({compared} points to compare)"
         )
     way = {"points": join_by_points, "poses": join_by_poses}[config.join]
     found = way(shared, with_scale=config.with_scale(metric=metric))
-    fit = fit_of(shared, found)
-    report = _report(told, found, fit.points, fit.inliers, fit.residual)
-    return found, replace(report, doubt=_doubt(report))
+    report = _report(told, found, fit_of(shared, found))
+    return found, replace(report, doubt=_doubt(report, count))
 
 
-def _report(told: Join, found: Similarity, points: int, inliers: float, residual: float) -> Join:
-    return replace(told, points=points, inliers=inliers, residual=residual, scale=found.scale)
+def _report(told: Join, found: Similarity, fit: Fit) -> Join:
+    names = ("points", "inliers", "residual", "turn", "shift")
+    return replace(told, scale=found.scale, **{name: getattr(fit, name) for name in names})
 
 
-def _doubt(join: Join) -> str:
+def _doubt(join: Join, views: int) -> str:
     if not np.isfinite([join.scale, join.residual]).all():
         return "what the model says of its views is not finite"
     if not 1 / MOST_SCALE <= join.scale <= MOST_SCALE:
         return f"the scale changes {max(join.scale, 1 / max(join.scale, 1e-12)):.3g}-fold"
-    if join.inliers < LEAST_INLIERS:
+    posed = join.turn <= MOST_TURN and join.shift <= MOST_SHIFT and views >= LEAST_VIEWS
+    if join.inliers < LEAST_INLIERS and not posed:
         return (
-            f"only {join.inliers:.0%} of their points agree, at least {LEAST_INLIERS:.0%} must: "
-            "another scene (a cut), or too little to see"
+            f"{join.inliers:.0%} of their points agree, {LEAST_INLIERS:.0%} should, and their "
+            f"poses are {join.turn:.1f} degrees apart (too little to see, or another scene)"
         )
     return ""
 

@@ -151,7 +151,9 @@ class TestGaps:
         self, pipeline: Pipeline, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setattr(joins, "LEAST_INLIERS", 1.1)
-        named = r"from view_0003 to view_0005 do not join chunk 1 to the one before: only 100%"
+        pipeline.reconstruct_sequence(film(12), tmp_path / "trusted", chunk=6)
+        monkeypatch.setattr(joins, "MOST_TURN", -1.0)
+        named = r"from view_0003 to view_0005 do not join chunk 1 to the one before: 100% of"
         with pytest.raises(InputError, match=named):
             pipeline.reconstruct_sequence(film(12), tmp_path / "out", chunk=6)
         assert len(list((tmp_path / "out").glob("[0-9]*.npz"))) == 5
