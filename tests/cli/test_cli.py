@@ -395,7 +395,7 @@ class TestConvert:
         self, refused: Callable[..., str], upstream: str, tmp_path: Path
     ) -> None:
         text = refused("convert", "pi4", upstream, "-o", tmp_path / "out")
-        assert text == f"unknown model 'pi4'; known models: {NAMES}"
+        assert text == f"unknown model 'pi4'; known models: {NAMES}; did you mean pi3?"
 
 
 class TestModels:
@@ -665,7 +665,8 @@ class TestBadOptions:
     def test_unknown_model(self, refused: Callable[..., str], photos: str, tmp_path: Path) -> None:
         text = refused("reconstruct", photos, "-m", "pi4", "-o", tmp_path / "out", "-q")
         assert text == (
-            f"unknown model 'pi4': not one of {NAMES}, nor a checkpoint folder or weight file"
+            f"unknown model 'pi4': not one of {NAMES}, nor a checkpoint folder or weight file; "
+            "did you mean pi3?"
         )
 
     def test_nothing_to_fetch_from(

@@ -305,3 +305,30 @@ class TestPoints:
             point_errors(Cloud(SQUARE[:2], UP[:2]), Cloud(SQUARE[:2], UP[:2]))
         with pytest.raises(InputError, match="not finite"):
             point_errors(Cloud(SQUARE * np.nan, UP), Cloud(SQUARE, UP))
+
+
+class TestCameras:
+    CAMERA = np.array([[100.0, 0, 49.5], [0, 100.0, 39.5], [0, 0, 1]])
+
+    def test_focal_lengths_and_fields_of_view(self) -> None:
+        true = np.stack([self.CAMERA] * 2)
+        guess = true.copy()
+        guess[0, 0, 0], guess[1, 1, 1] = 110, 90
+        found = camera_errors(guess, true, np.ones(2, bool), 100)
+        assert found is not None
+        assert found.focal_error == pytest.approx(0.05)
+        wide = 2 * np.rad2deg(np.arctan(0.5) - np.arctan(50 / 110))
+        assert found.fov_error == pytest.approx(wide / 2)
+
+    def test_views_whose_camera_is_not_known_do_not_count(self) -> None:
+        guess = np.stack([self.CAMERA, np.full((3, 3), np.nan)])
+        known = np.array([True, False])
+        found = camera_errors(guess, np.stack([self.CAMERA] * 2), known, 100)
+        assert found is not None and found.focal_error == found.fov_error == 0
+
+    @pytest.mark.parametrize("focal", [np.nan, 0.0, -5.0])
+    def test_what_is_no_camera_is_not_measured(self, focal: float) -> None:
+        guess = self.CAMERA.copy()
+        guess[0, 0] = focal
+        assert camera_errors(guess[None], self.CAMERA[None], np.ones(1, bool), 100) is None
+        assert camera_errors(self.CAMERA[None], self.CAMERA[None], np.zeros(1, bool), 100) is None
