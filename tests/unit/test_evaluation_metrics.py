@@ -9,6 +9,7 @@ from jaxrecon.errors import InputError
 from jaxrecon.evaluation import (
     Cloud,
     PairErrors,
+    camera_errors,
     depth_errors,
     point_errors,
     pose_auc,
