@@ -18,7 +18,6 @@ import tempfile
 import time
 import timeit
 from collections.abc import Callable, Iterator
-from functools import partial
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -80,7 +79,6 @@ def prepared(options: argparse.Namespace) -> Iterator[tuple[dict, Any, Callable[
     """What a program is, itself, and what runs it once; what XLA learns of kernels is shared."""
     import jax
     import jax.numpy as jnp
-    from flax import nnx
 
     from jaxrecon import SparseAttention, registry
     from jaxrecon.pipeline import MaskConfig, Request, resolve
@@ -88,9 +86,6 @@ def prepared(options: argparse.Namespace) -> Iterator[tuple[dict, Any, Callable[
 
     mesh = make_mesh(options.devices)
     entry, key = registry.model_entry(options.model), jax.random.key(0, impl="rbg")
-    config: Any = entry.family.configured(entry.config, ())
-    build = partial(entry.family.build, config, dtype=jnp.bfloat16)
-
     request = Request(mask=MaskConfig(confidence_quantile=0.0))
     program_key, inputs = resolve(entry.family.defaults, request, options.model)
 
@@ -106,7 +101,7 @@ def prepared(options: argparse.Namespace) -> Iterator[tuple[dict, Any, Callable[
 
     ways = [(ratio, order) for ratio in options.ratios for order in options.orders]
     ways = [way for way in ways if way[0] or way[1] == options.orders[0]]
-    shapes = jax.eval_shape(lambda: build(rngs=nnx.Rngs(params=key)))
+    shapes = registry.load_abstract(options.model, dtype="bfloat16").model
     model = jax.device_put(jax.tree.map(drawn, shapes), replicated(mesh))
     learned = tempfile.TemporaryDirectory()
     jax.config.update("jax_compilation_cache_dir", learned.name)

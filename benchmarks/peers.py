@@ -36,6 +36,11 @@ def pi3() -> dict[str, Any]:
     return {"torch": importlib.import_module("pi3.models.pi3").Pi3().eval().cuda()}
 
 
+def pi3x() -> dict[str, Any]:
+    """Images alone."""
+    return {"torch": importlib.import_module("pi3.models.pi3x").Pi3X().eval().cuda()}
+
+
 def vggt() -> dict[str, Any]:
     """With camera and depth heads, as its aggregator, heads and nothing else."""
     try:
@@ -79,6 +84,7 @@ SKIPPED = 0.75
 
 PEERS = {
     "pi3": pi3,
+    "pi3x": pi3x,
     "vggt": vggt,
     "mapanything": mapanything,
     "sparse-vggt": sparse_vggt,
