@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import replace
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -13,6 +14,7 @@ from convert.pi3x import IGNORED, RULES
 from golden_configs import pi3x_config
 from golden_data import Golden
 from jaxrecon import checkpoint
+from jaxrecon.models import Prediction
 from jaxrecon.models.pi3x.conditioning import CameraFrames, PosedFirst
 from jaxrecon.models.pi3x.heads import placed
 from jaxrecon.models.pi3x.model import Pi3X, Pi3XConfig, points_from_raw
@@ -60,13 +62,14 @@ def priors_of(golden: Golden) -> PriorArrays | None:
     the corner of the image, ours at the first pixel's centre.
     """
     inputs = golden.inputs()
-    if not inputs.keys() & {"depths", "intrinsics", "poses"}:
+    if not inputs.keys() & {"depths", "intrinsics", "rays", "poses"}:
         return None
     batch, views, _, height, width = inputs["images"].shape
 
     def given(name: str, flag: str, shape: tuple[int, ...]) -> tuple[np.ndarray, jax.Array]:
         values = inputs.get(name, np.full((batch, views, *shape), np.nan, np.float32))
-        known = inputs.get(flag, np.full((batch, views), name in inputs))
+        told = name in inputs or (name == "intrinsics" and "rays" in inputs)
+        known = inputs.get(flag, np.full((batch, views), told))
         return values, jnp.asarray(known.astype(bool))
 
     intrinsics, has_intrinsics = given("intrinsics", "mask_add_ray", (3, 3))
@@ -87,7 +90,15 @@ def priors_of(golden: Golden) -> PriorArrays | None:
     )
 
 
-def stages(model: Pi3X, images: jax.Array, priors: PriorArrays | None) -> dict[str, jax.Array]:
+def rays_of(golden: Golden) -> jax.Array | None:
+    """Rays that a case gives in place of intrinsics."""
+    rays = golden.inputs().get("rays")
+    return None if rays is None else jnp.asarray(rays)
+
+
+def stages(
+    model: Pi3X, images: jax.Array, priors: PriorArrays | None, rays: jax.Array | None
+) -> dict[str, jax.Array]:
     """All of them, by upstream's keys."""
     layout, views, trunk = model.layout(images.shape), images.shape[1], model.trunk
     rope = model.rope(layout, model.config.trunk_block)
@@ -96,9 +107,9 @@ def stages(model: Pi3X, images: jax.Array, priors: PriorArrays | None) -> dict[s
     known, after = None, None
     if priors is not None:
         assert model.conditioning is not None
-        known = known_geometry(priors)
+        known = known_geometry(priors, rays)
         every_ray = replace(priors, has_intrinsics=jnp.ones_like(priors.has_intrinsics))
-        out |= prior_stages(model, known_geometry(every_ray))
+        out |= prior_stages(model, known_geometry(every_ray, rays))
         x = x + model.conditioning.features(known)
         after = model.conditioning.exchange_after(known, layout, attend_densely)
     x = model.register_tokens[...][None, None].repeat(views, 1).repeat(len(x), 0), x
@@ -199,11 +210,15 @@ def head_stages(model: Pi3X, features: jax.Array, grid: tuple[int, int]) -> dict
 
 
 def check_pi3x(golden: Golden) -> None:
-    """Stage by stage, then the whole forward in one go."""
+    """Stage by stage, and the whole forward, in one program."""
     model = build_pi3x(pi3x_config(golden), golden.weights())
-    images, priors = channels_last(golden.inputs()["images"]), priors_of(golden)
-    found = jax.jit(stages)(model, images, priors)
-    whole = jax.jit(lambda m, x, p: m(x, priors=p))(model, images, priors)
+    images, given = channels_last(golden.inputs()["images"]), (priors_of(golden), rays_of(golden))
+
+    @jax.jit
+    def run(model: Pi3X, images: jax.Array, priors: Any, rays: Any) -> tuple[Any, Prediction]:
+        return stages(model, images, priors, rays), model(images, priors=priors, rays=rays)
+
+    found, whole = run(model, images, *given)
     found |= {
         "points": whole.points_world,
         "local_points": whole.points_camera,
@@ -213,6 +228,7 @@ def check_pi3x(golden: Golden) -> None:
     }
     for key, expected in golden.outputs().items():
         golden.check(key, np.asarray(found[key]), expected)
+    assert whole.confidence_logits is not None
     metres = np.asarray(found["metric"])[:, None, None, None, None]
     np.testing.assert_allclose(whole.points_camera, found["raw_points"] * metres, rtol=2e-4)
     logits = np.asarray(found["conf"], np.float64)[..., 0]
