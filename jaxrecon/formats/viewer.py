@@ -168,7 +168,7 @@ def _follow_pages(content: "Shown") -> None:
     def came(client: Any) -> None:
         client.camera.on_update(moved)
         places[client.client_id] = np.array(client.camera.position)
-        content.points.moved(eye_of(client.camera))
+        content.points.came(eye_of(client.camera))
         follow()
 
     content.server.on_client_connect(came)

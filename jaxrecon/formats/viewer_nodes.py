@@ -13,7 +13,7 @@ from jaxtyping import Float, Int, UInt8
 from PIL import Image
 
 from jaxrecon.formats.viewer_cameras import Cameras, covering
-from jaxrecon.formats.viewer_cloud import Choice, Cloud, Eye, passing, refined, sampled
+from jaxrecon.formats.viewer_cloud import Choice, Cloud, Eye, in_sight, passing, refined, sampled
 
 COARSE = 150_000
 """Points that are shown while a page moves."""
@@ -21,9 +21,13 @@ COARSE = 150_000
 STILL_SECONDS = 0.35
 """A page that has not moved for so long stands still."""
 
+FIRST_SECONDS = 2.0
+"""A page that has just come gets more points after so long, so that its first picture is soon."""
+
 _LINE_PIXELS = 1.5
-_FEW_VIEWS, _LARGE_PHOTO, _SMALL_PHOTO = 24, 512, 192
+_PHOTOS_PIXELS, _LARGEST_PHOTO = 3e6, 512
 _MOVED = 0.02
+_WORTHWHILE = 1.3
 
 
 class WhenStill:
@@ -32,17 +36,20 @@ class WhenStill:
     def __init__(self, loop: asyncio.AbstractEventLoop, work: Callable[[], None]) -> None:
         self._loop = loop
         self._work = work
+        self._earliest = 0.0
         self._handle: asyncio.TimerHandle | None = None
 
-    def touch(self) -> None:
-        """Something has happened."""
+    def touch(self, patience: float = STILL_SECONDS) -> None:
+        """Something has happened; so many seconds without it are needed, from now on."""
         with suppress(RuntimeError):  # the server has stopped
-            self._loop.call_soon_threadsafe(self._restart)
+            self._loop.call_soon_threadsafe(self._restart, patience)
 
-    def _restart(self) -> None:
+    def _restart(self, patience: float) -> None:
+        now = self._loop.time()
         if self._handle is not None:
             self._handle.cancel()
-        self._handle = self._loop.call_later(STILL_SECONDS, self._run)
+        self._earliest = max(self._earliest, now + patience if patience > STILL_SECONDS else now)
+        self._handle = self._loop.call_at(max(self._earliest, now + STILL_SECONDS), self._run)
 
     def _run(self) -> None:
         self._loop.run_in_executor(None, self._work)
@@ -70,6 +77,7 @@ class ShownPoints:
         self._eye: Eye | None = None
         self._drawn: Choice | None = None
         self._sent: Eye | None = None
+        self._added = np.empty(0, np.int64)
         self._when_still = WhenStill(server.get_event_loop(), self.refine)
         self.choose()
 
@@ -101,6 +109,11 @@ class ShownPoints:
             for node in self._nodes.values():
                 node.point_size = factor * self._size
 
+    def came(self, eye: Eye) -> None:
+        """A page has come, and looks from somewhere."""
+        self._eye = eye
+        self._when_still.touch(FIRST_SECONDS)
+
     def moved(self, eye: Eye) -> None:
         """A page looks from elsewhere."""
         self._eye = eye
@@ -121,9 +134,22 @@ class ShownPoints:
                 self._nodes["fine"].visible = True
             else:
                 index = refined(self.cloud, self._wanted, shown, eye, self._fine)
-                self._draw("fine", index)
-                self._tell(shown + len(index))
+                if self._is_better(index, eye):
+                    self._draw("fine", index)
+                    self._added = index
+                    self._tell(shown + len(index))
+                else:
+                    self._nodes["fine"].visible = True
             self._sent = eye
+
+    def _is_better(self, index: Int[np.ndarray, " S"], eye: Eye) -> bool:
+        """Whether an eye would see far more of these points than of those that it has already."""
+        if "fine" not in self._nodes:
+            return True
+        seen, now = (
+            int(in_sight(self.cloud.xyz[some], eye).sum()) for some in (index, self._added)
+        )
+        return seen > _WORTHWHILE * now
 
     def _tell(self, count: int) -> None:
         self.count = count
@@ -183,7 +209,7 @@ class ShownCameras:
         self._hidden: frozenset[int] = frozenset()
         self._covering = covering(cameras.centre, cameras.centre[:1], length)
         self._shown = True
-        most = _LARGE_PHOTO if len(cameras) <= _FEW_VIEWS else _SMALL_PHOTO
+        most = min(round((_PHOTOS_PIXELS / len(cameras)) ** 0.5), _LARGEST_PHOTO)
         with server.atomic():
             self.nodes = [
                 server.scene.add_camera_frustum(

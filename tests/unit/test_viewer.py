@@ -98,6 +98,7 @@ def test_a_sample_is_shown_first_and_the_rest_once_a_page_stands_still() -> None
     try:
         points = ShownPoints(server, cloud_of(room_recon(views=6).scene()), 0.1, 2000)
         points._coarse, points._fine = 500, 1500
+        points._when_still.touch = lambda patience=0.0: None  # the test itself says when
         told: list[int] = []
         points.told = lambda: told.append(points.count)
         points.choose(confidence=0.6)
@@ -105,17 +106,27 @@ def test_a_sample_is_shown_first_and_the_rest_once_a_page_stands_still() -> None
         eye = Eye(np.zeros(3), np.eye(3), 1.0, 1.0)
         points.refine()
         assert told == [500]  # no page has come yet
-        points.moved(eye)
+        points.came(eye)
         points.refine()
         assert told == [500, 2000]
         assert (points._nodes["fine"].points.shape, points._nodes["fine"].visible) == (
             (1500, 3),
             True,
         )
-        points.moved(replace(eye, position=np.ones(3)))
+        points.moved(replace(eye, position=np.array([0.05, 0, 0])))
         assert not points._nodes["fine"].visible
+        before = points._nodes["fine"]
         points.refine()
         assert points._nodes["fine"].visible
+        turned = replace(eye, rotation=np.diag([-1.0, 1, -1]))
+        points.moved(turned)
+        points.refine()
+        assert points._nodes["fine"] is not before  # which were in sight no more
+        assert told == [500, 2000, 2000]
+        before = points._nodes["fine"]
+        points.moved(replace(turned, fov=1.05))
+        points.refine()
+        assert points._nodes["fine"] is before and before.visible  # nearly the same points
         points.grow(2.0)
         assert points._nodes["coarse"].point_size == 0.2
         points.choose(hidden=frozenset(range(6)))

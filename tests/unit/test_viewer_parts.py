@@ -1,5 +1,6 @@
 """What the viewer shows, and from where: the parts that need no browser."""
 
+import asyncio
 from dataclasses import replace
 
 import jax.numpy as jnp
@@ -36,7 +37,7 @@ from jaxrecon.formats.viewer_cloud import (
 )
 from jaxrecon.formats.viewer_controls import confidence_at, downloads, status_text
 from jaxrecon.formats.viewer_measuring import clicked_point, distance_label
-from jaxrecon.formats.viewer_nodes import hue, smaller, wxyz_of
+from jaxrecon.formats.viewer_nodes import STILL_SECONDS, WhenStill, hue, smaller, wxyz_of
 from jaxrecon.geometry import depth_edges
 from random_recon import VIEWS, random_recon
 from room_scenes import room_recon
@@ -415,3 +416,26 @@ def test_where_to_look_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     assert told_url("fe80::1", 1).startswith("http://[fe80::1]:1;")
     assert told_url("::1", 1) == "http://[::1]:1"
     assert local_url("0.0.0.0", 1) == "http://localhost:1"
+
+
+def test_work_waits_until_nothing_happens_any_more() -> None:
+    async def at_work() -> list[float]:
+        loop, done = asyncio.get_running_loop(), []
+        start = loop.time()
+        still = WhenStill(loop, lambda: done.append(loop.time()))
+        still.touch(2 * STILL_SECONDS)
+        for _ in range(4):
+            still.touch()
+            await asyncio.sleep(STILL_SECONDS / 8)
+        while not done:
+            await asyncio.sleep(0.01)
+        touched = loop.time()
+        still.touch()
+        while len(done) < 2:
+            await asyncio.sleep(0.01)
+        await asyncio.sleep(2 * STILL_SECONDS)
+        return [done[0] - start, *(end - touched for end in done[1:])]
+
+    first, second = asyncio.run(asyncio.wait_for(at_work(), 60))
+    assert first >= 2 * STILL_SECONDS
+    assert second >= STILL_SECONDS
