@@ -74,7 +74,7 @@ def serve(
     shown_points = min(max_points, int(cloud.kept.sum()))
     server = _started(host, port, share)
     with _stopped_after_error(server):
-        _open_at(server, first_look(cameras, scene), size)
+        _open_at(server, first_look(cameras, scene), cameras.up, size)
         content = _content(
             server,
             cloud,
@@ -111,7 +111,7 @@ def serve_cloud(
     size = scene_size(cloud.xyz[:_MOST_MEASURED])
     server = _started(host, port, share)
     with _stopped_after_error(server):
-        _open_at(server, look_from_outside(cloud.xyz, up), size)
+        _open_at(server, look_from_outside(cloud.xyz, up), up, size)
         _follow_pages(_content(server, cloud, size, _LOOSE_POINTS * size, max_points))
     return server
 
@@ -142,9 +142,9 @@ def _content(
     return content
 
 
-def _open_at(server: Any, look: Look, size: float) -> None:
-    """What a page sees first, and where it comes back to."""
-    server.scene.set_up_direction(look.up)
+def _open_at(server: Any, look: Look, up: np.ndarray, size: float) -> None:
+    """What a page sees first, and where it comes back to; `up` is up in the scene."""
+    server.scene.set_up_direction(up)
     camera = server.initial_camera
     camera.position, camera.look_at, camera.up = look.position, look.target, look.up
     camera.fov = look.fov

@@ -19,6 +19,7 @@ _OF_GAP = 0.5
 _SHORTEST = 0.2
 _COVERING = 4.0
 _FEW = 10
+_HELD_UPRIGHT = np.cos(np.deg2rad(45))
 _WIDEST = np.deg2rad(150)
 
 
@@ -70,13 +71,17 @@ def cameras_of(scene: Scene) -> Cameras:
 
 
 def first_look(cameras: Cameras, scene: Scene) -> Look:
-    """From the first camera, at the middle depth of the points that it is sure of."""
+    """From the first camera, at the middle depth of the points that it is sure of.
+
+    As its photo is held, unless that lies on its side: then the scene's up is up.
+    """
     depth = scene.points_camera[0, ..., 2].astype(np.float64)
     reach = middle_depth(depth, scene.mask[0], scene.confidence[0])
+    own = -cameras.rotation[0, :, 1]
     return Look(
         position=cameras.centre[0],
         target=cameras.centre[0] + reach * cameras.rotation[0, :, 2],
-        up=cameras.up,
+        up=own if own @ cameras.up > _HELD_UPRIGHT else cameras.up,
         fov=float(cameras.fov[0]),
     )
 

@@ -242,7 +242,14 @@ def test_the_first_look_is_the_first_cameras() -> None:
     np.testing.assert_allclose(ahead / reach, recon.world_from_camera[0, :3, 2], atol=1e-6)
     depth = scene.points_camera[0, ..., 2]
     assert depth.min() - 1e-5 < reach < depth.max() + 1e-5
-    np.testing.assert_allclose(look.up, [0, -1, 0], atol=0.3)
+    np.testing.assert_allclose(look.up, -recon.world_from_camera[0, :3, 1], atol=1e-6)
+    on_its_side = replace(cameras, rotation=cameras.rotation @ turned_by(90))
+    np.testing.assert_array_equal(first_look(on_its_side, scene).up, cameras.up)
+
+
+def turned_by(degrees: float) -> np.ndarray:
+    """A turn around the optical axis."""
+    return Rotation.from_rotvec([0.0, 0, degrees], degrees=True).as_matrix()
 
 
 def test_the_middle_depth_is_of_what_is_sure() -> None:
