@@ -115,10 +115,14 @@ def _section(title: str, content: str) -> str:
 
 def _table(rows: Iterable[tuple[str, Any]]) -> str:
     told = [
-        f"<tr><th>{html.escape(str(name))}</th><td>{html.escape(str(value))}</td></tr>"
+        f"<tr><th>{html.escape(str(name))}</th><td>{html.escape(_told(value))}</td></tr>"
         for name, value in rows
     ]
     return f"<table>{''.join(told)}</table>" if told else ""
+
+
+def _told(value: Any) -> str:
+    return ", ".join(map(str, value)) if isinstance(value, list) else str(value)
 
 
 def _facts(scene: Scene, judgement: Judgement) -> str:
@@ -205,12 +209,11 @@ def _dimmed(photo: UInt8[np.ndarray, "H W 3"], mask: np.ndarray) -> UInt8[np.nda
 
 
 def _normals(scene: Scene, view: int) -> UInt8[np.ndarray, "H W 3"]:
-    """As `formats.pictures` writes them: 255 (n + 1) / 2, black where there is none."""
+    """Of all pixels with a depth: 255 (n + 1) / 2, black where there is none."""
     import jax.numpy as jnp
 
-    normals, has_one = normals_from_points(
-        jnp.asarray(scene.points_camera[view]), jnp.asarray(scene.mask[view])
-    )
+    points = scene.points_camera[view]
+    normals, has_one = normals_from_points(jnp.asarray(points), jnp.asarray(points[..., 2] > 0))
     color = np.rint(255 * (np.asarray(normals) + 1) / 2)
     return np.where(np.asarray(has_one)[..., None], color, 0).astype(np.uint8)
 
