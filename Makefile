@@ -2,13 +2,17 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test check lint style types quick docs fuzz clean
+.PHONY: demo test test-all check lint style types quick docs fuzz clean
 
 demo: $(VENV)/.installed
 	$(BIN)/python examples/demo.py -o demo_output
 
 test: $(VENV)/.ready
 	$(BIN)/python -m pytest -n 2 --dist worksteal
+
+# The tests of every variant too, some of them with several devices: hosted CI runs these.
+test-all: $(VENV)/.ready
+	$(BIN)/python -m pytest -n 2 --dist worksteal -m "not slow"
 
 # Lint, types and the tests that compile next to nothing: before every commit.
 check: style

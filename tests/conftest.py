@@ -44,8 +44,15 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
             cases = golden_data.cases_of(cases, *wanted.args)
         full = [case.name for case in cases if "_full_" in case.name or "_vitl_" in case.name]
         marks = {name: [pytest.mark.slow] for name in full}
+        if metafunc.config.getoption("--golden") is None:
+            marks |= {case.name: [pytest.mark.thorough] for case in cases if _is_variant(case.name)}
         parameters = [pytest.param(case, marks=marks.get(case.name, ())) for case in cases]
         metafunc.parametrize("golden", parameters, ids=lambda case: case.name, scope="module")
+
+
+def _is_variant(name: str) -> bool:
+    """Whether a golden case skips blocks by one of two rules, where another has both."""
+    return name.startswith("sparse_") and ("_cNone_" in name or "_rNone_" in name)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

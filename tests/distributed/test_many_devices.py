@@ -27,6 +27,7 @@ def run_on_eight(family: str) -> Any:
     return json.loads(done.stdout.splitlines()[-1])
 
 
+@pytest.mark.thorough
 def test_blocks_take_turns_and_sparse_heads_are_shared() -> None:
     """One head on eight devices, two on teams of four, three on teams of two and one idle team."""
     told = run_on_eight("parts")
@@ -37,7 +38,16 @@ def test_blocks_take_turns_and_sparse_heads_are_shared() -> None:
         assert values["out"] <= 1e-5 and values["skipped"] <= 1e-6, (way, values)
 
 
-@pytest.mark.parametrize("family", ["pi3", "pi3x", "vggt", "mapanything"])
+@pytest.mark.parametrize(
+    "family",
+    [
+        "pi3",
+        *(
+            pytest.param(name, marks=pytest.mark.thorough)
+            for name in ("pi3x", "vggt", "mapanything")
+        ),
+    ],
+)
 def test_sharded_is_unsharded(family: str) -> None:
     """11 views and 4 heads: no mesh divides the views, one has more devices than heads."""
     found = run_on_eight(family)

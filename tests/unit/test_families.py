@@ -376,6 +376,7 @@ class TestTracks:
         tracks = vggt.track(photos, given, resolution=SIDE)  # pyright: ignore[reportArgumentType]
         np.testing.assert_array_equal(tracks.query_view, [1] * 6)
 
+    @pytest.mark.thorough
     def test_memory_is_foreseen(
         self, vggt: Pipeline, upstream: Callable[[str], Path], photos: np.ndarray
     ) -> None:
@@ -621,6 +622,7 @@ class TestNumbersOfViews:
         assert len(shared.reconstruct(twenty, **given)) == 20
         assert shared.compilations == 1
 
+    @pytest.mark.thorough
     def test_what_attention_skipped(self, vggt: Pipeline, photos: np.ndarray) -> None:
         assert vggt.reconstruct(photos, resolution=SIDE).stats.sparsity is None
         sparse = SparseAttention(0.5, None, block_q=16, block_kv=8)

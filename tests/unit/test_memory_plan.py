@@ -68,6 +68,7 @@ def test_arguments_and_outputs_are_what_the_arrays_weigh(plan: jaxrecon.MemoryPl
     assert (plan.size, plan.devices) == (SIZE, 1)
 
 
+@pytest.mark.thorough
 def test_temporaries_grow_with_views_and_pixels(native: Path, plan: jaxrecon.MemoryPlan) -> None:
     """Global attention, which grows with the square of either, is worked on in bounded chunks."""
     views = jaxrecon.memory_plan(native, views=8, size=SIZE, dtype="float32")
@@ -105,6 +106,7 @@ print(json.dumps(asdict(jaxrecon.memory_plan(sys.argv[1], views=4, size=(42, 28)
 """
 
 
+@pytest.mark.thorough
 def test_views_sharded_over_devices(native: Path, plan: jaxrecon.MemoryPlan) -> None:
     """Each of two devices has all weights and half the views."""
     flags = "--xla_force_host_platform_device_count=2"
@@ -144,6 +146,7 @@ def test_streaming_is_planned_as_it_runs(pipeline: Pipeline, native: Path, tmp_p
         assert encoder.arguments == pytest.approx(weights + 18 * 28 * 28 * 3, abs=1000)
 
 
+@pytest.mark.thorough
 def test_what_is_worked_on_at_a_time(native: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Views of 28x42 pixels have 6 patches and 5 special tokens."""
     few = ExecutionConfig(encoder_patches=12, chunk_tokens=22)

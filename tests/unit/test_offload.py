@@ -64,6 +64,7 @@ def test_a_program_in_a_file_offloads_too(tmp_path: Path) -> None:
     assert "annotate_device_placement" in (folder / "export.json").read_text()
 
 
+@pytest.mark.thorough
 def test_on_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """A CPU has one memory, so the plan is that of the same program without."""
     native = str(write_native(tmp_path / "tiny"))

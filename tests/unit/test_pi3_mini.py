@@ -64,6 +64,7 @@ def test_the_header(folder: Path) -> None:
     assert dtypes == {"int8", "float32", "bfloat16"}
 
 
+@pytest.mark.thorough
 def test_the_order_of_the_views_does_not_matter(pipeline: Pipeline) -> None:
     photos = sorted((SCENE / "images").iterdir())
     order = [5, 2, 7, 0, 3, 1, 6, 4]
@@ -75,6 +76,7 @@ def test_the_order_of_the_views_does_not_matter(pipeline: Pipeline) -> None:
         assert change <= 1e-4, f"{name} changes by {change:.1e}"
 
 
+@pytest.mark.thorough
 def test_bfloat16_stays_close(pipeline: Pipeline) -> None:
     half = registry.load("pi3-mini", dtype=jnp.bfloat16, stages=Stages(quiet=True))
     exact, rounded = (

@@ -360,7 +360,9 @@ def test_a_model_with_it_is_one_program_that_can_be_exported() -> None:
 
 
 @pytest.mark.parametrize("padded", [False, True])
-@pytest.mark.parametrize(("compensation_q", "spare"), [(0, 0.4), (None, 1.5)])
+@pytest.mark.parametrize(
+    ("compensation_q", "spare"), [pytest.param(0, 0.4, marks=pytest.mark.thorough), (None, 1.5)]
+)
 def test_a_thousand_views_fit(compensation_q: int | None, spare: float, padded: bool) -> None:
     """Beside q, k and v rearranged and the output before its way back, 2.0 GiB each, a layer needs
     0.3 GiB: the lists of one head. What skipped blocks tell takes float32 copies of a head on a CPU

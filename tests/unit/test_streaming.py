@@ -264,6 +264,7 @@ def test_arguments_that_need_all_views(pipeline: Pipeline, pixels: np.ndarray) -
     assert not Path("out").exists()
 
 
+@pytest.mark.thorough
 def test_eight_devices(tmp_path: Path) -> None:
     done = subprocess.run(
         [sys.executable, "-c", _SPREAD.format(folder=str(tmp_path))],
@@ -320,6 +321,7 @@ def test_weights_belong_to_the_digest(
         replace(pipeline, model=other).stream(pixels[:2], folder, resolution=42)
 
 
+@pytest.mark.thorough
 def test_dense_then_sparse_with_one_pipeline(
     pipeline: Pipeline, pixels: np.ndarray, tmp_path: Path
 ) -> None:

@@ -378,6 +378,7 @@ def test_steps_see_new_scenes_and_groups_are_alike_on_any_number_of_devices() ->
     assert float(jnp.abs(first - second).mean()) > 0.05
 
 
+@pytest.mark.thorough
 def test_two_devices_learn_what_one_learns(whole: Path, tmp_path: Path) -> None:
     """The losses of a run on two devices are those of one, but for rounding."""
     script = (

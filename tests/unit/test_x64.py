@@ -51,6 +51,7 @@ def test_reconstructions(name: str) -> None:
     assert (wide.tracks is None) == (name != "vggt")
 
 
+@pytest.mark.thorough
 def test_streams(tmp_path: Any) -> None:
     photos = np.random.default_rng(0).integers(0, 256, (5, 28, 42, 3), np.uint8)
     pipeline = pipeline_of("pi3")
@@ -59,6 +60,7 @@ def test_streams(tmp_path: Any) -> None:
     assert jaxrecon.Reconstruction.load(folder).points_world.dtype == np.float32
 
 
+@pytest.mark.thorough
 def test_scenes() -> None:
     plain = render_scene(3, views=2, height=28, width=28)
     with jax.enable_x64(True):
