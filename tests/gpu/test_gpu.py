@@ -73,7 +73,7 @@ def test_bfloat16_agrees_with_float32_at_released_size() -> None:
     assert np.median(relative) <= 2e-2
 
 
-@pytest.mark.parametrize("name", ["pi3", "vggt", "mapanything"])
+@pytest.mark.parametrize("name", FAMILIES)
 def test_features_wait_on_the_host(name: str, tmp_path: Path) -> None:
     """Where they lie changes no result beyond rounding, of the whole program or view by view."""
     make, resize = FAMILIES[name]

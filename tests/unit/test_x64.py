@@ -14,11 +14,8 @@ from drawn_weights import drawn
 from jaxrecon import SparseAttention, registry
 from jaxrecon.pipeline import Pipeline
 from jaxrecon.scenes import render_scene
-from mapanything_stages import MAPANYTHING_TINY
-from tiny_models import PI3_TINY
-from vggt_stages import VGGT_TINY
+from tiny_families import CONFIGS
 
-CONFIGS = {"pi3": PI3_TINY, "vggt": VGGT_TINY, "mapanything": MAPANYTHING_TINY}
 SMALL: dict[str, Any] = {"block_q": 16, "block_kv": 8, "compensation_q": 4}
 
 
@@ -31,13 +28,18 @@ def pipeline_of(name: str) -> Pipeline:
 
 @pytest.mark.parametrize(
     "name",
-    ["pi3", *(pytest.param(name, marks=pytest.mark.slow) for name in ("vggt", "mapanything"))],
+    [
+        "pi3",
+        *(pytest.param(name, marks=pytest.mark.slow) for name in ("pi3x", "vggt", "mapanything")),
+    ],
 )
 def test_reconstructions(name: str) -> None:
     photos = np.random.default_rng(0).integers(0, 256, (5, 56, 70, 3), np.uint8)
     given: dict[str, Any] = {"resolution": 70, "attention": SparseAttention(0.5, 0.5, **SMALL)}
-    if name == "mapanything":
+    if name in ("pi3x", "mapanything"):
         given["poses"] = np.tile(np.eye(4), (5, 1, 1))
+        given["intrinsics"] = np.array([[60.0, 0, 34.5], [0, 60, 27.5], [0, 0, 1]])
+        given["depths"] = {1: np.full((56, 70), 2.0, np.float32)}
     if name == "vggt":
         given["query_points"] = 3
     pipeline = pipeline_of(name)
