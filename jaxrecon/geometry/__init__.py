@@ -19,6 +19,7 @@ from jaxrecon.geometry.joining import (
 from jaxrecon.geometry.normals import normals_from_points
 from jaxrecon.geometry.overlap import overlap
 from jaxrecon.geometry.pose_encoding import decode_pose, encode_pose
+from jaxrecon.geometry.pose_graph import Edge, settled
 from jaxrecon.geometry.quaternion import (
     multiply_quaternions,
     quaternion_from_rotation,
@@ -29,6 +30,7 @@ from jaxrecon.geometry.transforms import invert_rigid, rigid, transform_points
 
 __all__ = [
     "IDENTITY",
+    "Edge",
     "Fit",
     "SharedViews",
     "Similarity",
@@ -55,6 +57,7 @@ __all__ = [
     "rigid",
     "rotation_from_quaternion",
     "seen_by_the_next",
+    "settled",
     "transform_points",
     "umeyama",
     "unproject_depth",

@@ -155,7 +155,7 @@ class Walk:
                 self._world,
                 poses,
                 jnp.float32(focal),
-                jnp.asarray(padded, jnp.uint32),
+                jnp.asarray(padded, jnp.int32),
                 (height, width),
             )
             count = len(own)
@@ -206,7 +206,7 @@ def draw_walk(
     largest = jnp.maximum(jnp.maximum(solids.half.x, solids.half.y), solids.half.z)
     size = jnp.concatenate([jnp.clip(2 * largest, 0.2), jnp.full(faces, 2.0)])
     streams = scene_rng(jax.random.key(seed), jnp.uint32(0x3A1C)).split(2)
-    nowhere = constant(0, 0, 0)
+    nowhere = constant(0.0, 0.0, 0.0)
     unused = Cameras(nowhere, nowhere, nowhere, nowhere, jnp.float32(1))
     materials = draw_materials(streams[0], size)
     world = World(unused, solids, flat, materials, lamps, streams[1].integer())
@@ -294,7 +294,7 @@ def _furniture(
         own = np.flatnonzero(kinds == kind)
         rooms[own] = (np.arange(len(own)) + 3 * kind) % len(corners)
     halves, centres, yaws = [], [], []
-    for kind, room in zip(kinds, rooms, strict=True):
+    for kind, room in zip(kinds.tolist(), rooms.tolist(), strict=True):
         half = _half_size(kind, rng)
         centres.append(_off_the_path(corners[room], half, path, rng))
         yaws.append(rng.uniform(0, 2 * np.pi) if rng.random() < 0.5 else 0.0)
@@ -332,17 +332,14 @@ def _off_the_path(
 def _render(
     world: World, poses: Array, focal: Array, numbers: Array, size: tuple[int, int]
 ) -> tuple[Array, Array, Array, Array]:
-    axes = [columns(jnp.moveaxis(poses[:, :3, :4], -1, 0)[number]) for number in range(4)]
-    right, down, forward, position = axes
-    cameras = Cameras(position, right, down, forward, focal)
-    world = replace(world, cameras=cameras, seed=world.seed + numbers[:, None, None])
-    light, depth, mask = expose(world, size, WALK, None)
-    bits = pixel_bits(world, size, 1)
-    film = Film(constant(1.0, 1.0, 1.0), jnp.float32(0.008))
+    def one(pose: Array, number: Array) -> tuple[Array, Array, Array, Array]:
+        right, down, forward, position = (columns(pose[None, :3, axis]) for axis in range(4))
+        cameras = Cameras(position, right, down, forward, focal)
+        own = replace(world, cameras=cameras, seed=world.seed + number)
+        light, depth, mask = expose(own, size, WALK, None)
+        images = develop(light, film, pixel_bits(own, size, 1))
+        return images[0], depth[0], mask[0], cameras.intrinsics(*size)[0]
 
-    def one(light: Vector, bits: Array) -> Array:
-        own = replace(film, gain=Vector(*(part[None] for part in vars(film.gain).values())))
-        return develop(light[None], own, bits[None])[0]
-
-    images = jax.vmap(one)(light, bits)
-    return images, depth, mask, cameras.intrinsics(*size)
+    plain = jnp.ones(1)
+    film = Film(Vector(plain, plain, plain), jnp.float32(0.008))
+    return jax.vmap(one)(poses, numbers)
