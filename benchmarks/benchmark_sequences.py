@@ -1,8 +1,11 @@
-"""Long sequences in chunks: `python benchmarks/benchmark_sequences.py accuracy | memory | speed`.
+"""Long sequences in chunks: `python benchmarks/benchmark_sequences.py WHAT`.
 
 - `accuracy`: a walk through six connected rooms (`jaxrecon.scenes.walks`), once in one pass over as
   many views as `--single` says, spread over the walk, and once in chunks for each way of joining:
   errors of the trajectory after a Sim(3) alignment, in metres and degrees.
+- `loops`: the same walk a tenth further than once round, in chunks: how far the views of the
+  second visit are from where they should be as seen from the first one, over the length of the
+  path, with the loops closed and without.
 - `memory`: the process's peak of resident memory for each number of `--views`, each in a process of
   its own. Frames of a short walk are repeated to and fro in a video file.
 - `speed`: frames a second for such a video, end to end, files included.
@@ -26,6 +29,8 @@ import numpy as np
 
 import jaxrecon
 from jaxrecon.evaluation.metrics.trajectory import trajectory_errors
+from jaxrecon.formats.chunk_files import read_chunks
+from jaxrecon.geometry import umeyama
 from jaxrecon.pipeline import Pipeline
 from jaxrecon.scenes.walks import Walk, draw_walk
 
@@ -35,7 +40,7 @@ HEIGHT, WIDTH = 168, 224
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     add = parser.add_argument
-    add("what", choices=("accuracy", "memory", "speed", "once"))
+    add("what", metavar="WHAT", choices=("accuracy", "loops", "memory", "speed", "once"))
     add("--model", default="pi3-mini")
     add("--views", type=int, nargs="+", help="default: 400; 200 2000; 7200")
     add("--single", type=int, default=64, help="views of the single pass")
@@ -47,7 +52,14 @@ def main() -> None:
     add("--joins", nargs="+", default=["poses", "points", "poses:se3"])
     add("--video", help="of `once`, which the others call")
     options = parser.parse_args()
-    {"accuracy": accuracy, "memory": memory, "speed": speed, "once": once}[options.what](options)
+    commands = {
+        "accuracy": accuracy,
+        "loops": loops,
+        "memory": memory,
+        "speed": speed,
+        "once": once,
+    }
+    commands[options.what](options)
 
 
 def accuracy(options: argparse.Namespace) -> None:
@@ -85,6 +97,45 @@ def accuracy(options: argparse.Namespace) -> None:
         scale = float(np.prod([each.scale for each in sound]))
         more = (len(found.segments) - 1, min(each.inliers for each in sound), scale)
         row(f"{views}", join, found.world_from_camera, true, start, *more)
+
+
+def loops(options: argparse.Namespace) -> None:
+    (round_views,) = options.views or [400]
+    views = round_views + round_views // 10
+    walk = draw_walk(options.seed, views=views, share=views / round_views)
+    images, true = rendered(walk), walk.world_from_camera
+    model = jaxrecon.load(options.model)
+    start = time.perf_counter()
+    found = model.reconstruct_sequence(
+        images,
+        chunk=options.chunk,
+        overlap=options.overlap,
+        resolution=options.resolution or 224,
+        allow_gaps=True,
+        loops=True,
+    )
+    took = time.perf_counter() - start
+    print(f"{jax.devices()[0].device_kind}; {walk.length:.1f} m, {views} views in {took:.0f} s")
+    for loop in found.loops:
+        print(f"loop: {loop}")
+    records = read_chunks(found.folder)
+    rows = [(record, np.arange(*record.kept) - record.start) for record in records]
+    off = np.concatenate([record.poses()[own] for record, own in rows])
+    for name, poses in (("off", off), ("on", found.world_from_camera)):
+        errors = trajectory_errors(poses, true)
+        gaps = return_gaps(poses, true, round_views) / walk.length
+        told = f"median {np.median(gaps):.2%}, least {gaps.min():.2%}, most {gaps.max():.2%}"
+        print(f"loops {name}: ATE {errors.ate:.3f} m, gap of the path: {told}", flush=True)
+
+
+def return_gaps(poses: np.ndarray, true: np.ndarray, period: int) -> np.ndarray:
+    """How far each view of the second visit is from its place as seen from the first, in metres."""
+    scale = umeyama(poses[:, :3, 3], true[:, :3, 3]).scale
+
+    def seen(poses: np.ndarray) -> np.ndarray:
+        return (np.linalg.inv(poses[:-period]) @ poses[period:])[:, :3, 3]
+
+    return np.linalg.norm(scale * seen(poses) - seen(true), axis=1)
 
 
 def row(

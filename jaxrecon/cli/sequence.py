@@ -33,6 +33,7 @@ def add_sequence(parser: argparse.ArgumentParser) -> None:
     add("--join", choices=JOINS, help="by the shared views' poses (default) or their points")
     add("--group", choices=GROUPS, help="a join with scale (sim3) or without; default: by model")
     add("--allow-gaps", action="store_true", help="go on where a join cannot be trusted")
+    add("--loops", action="store_true", help="make places agree that the sequence comes back to")
     add(
         "--export-every",
         type=common.at_least_one,
@@ -49,7 +50,7 @@ def check_options(options: argparse.Namespace) -> None:
       OutputError: the folder holds something else, or nothing may be written there.
     """
     if options.chunk is None:
-        for name in ("overlap", "join", "group", "allow_gaps", "export_every"):
+        for name in ("overlap", "join", "group", "allow_gaps", "loops", "export_every"):
             if getattr(options, name):
                 raise InputError(
                     f"--{name.replace('_', '-')} goes with --chunk; add it, or leave out"
@@ -87,6 +88,7 @@ def reconstruct(
         chunk=options.chunk,
         overlap=options.overlap,
         allow_gaps=options.allow_gaps,
+        loops=options.loops,
         overwrite=options.overwrite,
         stages=stages,
         **given,
@@ -149,6 +151,7 @@ def _summary(
         "chunk": options.chunk,
         "joins": len(found.joins),
         "least_inliers": min((join.inliers for join in sound), default=None),
+        "loops": len(found.loops),
         "segments": [[part.start, part.stop] for part in found.segments],
         "output": options.output,
         "files": ["scene.json", *(output.file_of(name) for name in wanted)],

@@ -91,6 +91,7 @@ class ChunkRecord:
       tail_points: points of the shared views, in their cameras' frames.
       tail_weights: how far to trust them.
       known: whether the chunk's own world is that of known poses.
+      descriptions: what its views look like, if loops are to be closed; else of no numbers.
     """
 
     start: int
@@ -105,6 +106,7 @@ class ChunkRecord:
     tail_points: Float[np.ndarray, "F P 3"]
     tail_weights: Float[np.ndarray, "F P"]
     known: bool
+    descriptions: Float[np.ndarray, "V D"]
 
     @property
     def stop(self) -> int:
@@ -155,6 +157,7 @@ def write_chunk(record: ChunkRecord, path: Path) -> None:
         "tail_points": record.tail_points,
         "tail_weights": record.tail_weights,
         "known": np.bool_(record.known),
+        "descriptions": record.descriptions,
     }
     for each in fields(Join):
         values = [getattr(join, each.name) for join in record.joins]
@@ -202,6 +205,7 @@ def _record(told: dict[str, np.ndarray]) -> ChunkRecord:
         tail_points=told["tail_points"],
         tail_weights=told["tail_weights"],
         known=whole["known"],
+        descriptions=told["descriptions"],
     )
 
 

@@ -21,6 +21,7 @@ from jaxrecon.files import (
     sweep,
 )
 from jaxrecon.formats.chunk_files import CHUNK_FILE
+from jaxrecon.formats.loop_files import LOOP_FILE
 from jaxrecon.formats.npz import read_npz, read_npz_views
 from jaxrecon.formats.recorded import RecordedViews
 from jaxrecon.formats.scene import VIEW_ARRAYS, Scene, file_stems
@@ -33,7 +34,7 @@ VERSION = 1
 _MOST_BYTES = 64 * 2**20
 _ADVICE = "write the reconstruction again"
 _ROWS = (*VIEW_ARRAYS, "original_sizes", "scales", "offsets")
-_WRITTEN = re.compile(rf"scene\.json|\d{{6}}_.*\.npz|{CHUNK_FILE.pattern}")
+_WRITTEN = re.compile(rf"scene\.json|\d{{6}}_.*\.npz|{CHUNK_FILE.pattern}|{LOOP_FILE}")
 _UNFINISHED = re.compile(rf"\.({_WRITTEN.pattern})\.[^.]+\.part")
 
 
@@ -56,6 +57,15 @@ class Streamed:
         """One a view: its number and its name."""
         stems = enumerate(file_stems(self.names))
         return tuple(self.folder / f"{view:06d}_{stem}.npz" for view, stem in stems)
+
+    @property
+    def was_finished(self) -> bool:
+        """Whether the list of views says that all are there and nothing is left to do."""
+        try:
+            values = read_json(self.folder / SCENE_FILE, limit=_MOST_BYTES)
+        except InputError:
+            return False
+        return isinstance(values, dict) and values.get("finished") is True
 
     def missing(self) -> list[int]:
         """Views that are not written yet."""
@@ -177,8 +187,15 @@ def read_streamed(folder: Path, views: Sequence[int] | None = None) -> Scene:
       InputError: the folder is damaged, or not all of its views are written.
     """
     files = _whole_files(folder)
-    if views is not None:
-        files = [files[view] for view in views]
+    return read_files(folder, files if views is None else [files[view] for view in views])
+
+
+def read_files(folder: Path, files: list[Path]) -> Scene:
+    """Reads files of single views, which have one size.
+
+    Raises:
+      InputError: one is damaged, or they would take too much memory.
+    """
     first = read_npz(files[0])
     _check_room(folder, files, first)
     rows: dict[str, Any] = {name: _room(getattr(first, name), len(files)) for name in _ROWS}

@@ -14,6 +14,7 @@ from jaxrecon.geometry.joining import (
     inverse,
     join_by_points,
     join_by_poses,
+    seen_by,
     seen_by_the_next,
 )
 from jaxrecon.geometry.normals import normals_from_points
@@ -56,6 +57,7 @@ __all__ = [
     "quaternion_from_rotation",
     "rigid",
     "rotation_from_quaternion",
+    "seen_by",
     "seen_by_the_next",
     "settled",
     "transform_points",

@@ -20,6 +20,9 @@ _DEVIATION = 1.4826
 _LEAST_SPREAD = 1e-9
 _INLIER = 0.1
 
+type ManyViews = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]
+"""Points (V, P, 3), depth (V, H, W), poses (V, 4, 4) and intrinsics (V, 3, 3)."""
+
 IDENTITY = Similarity(1.0, np.eye(3), np.zeros(3))
 """Leaves everything where it is."""
 
@@ -285,30 +288,27 @@ def seen_by_the_next(
       poses: world-from-camera.
       intrinsics: in pixels.
     """
-    views = range(len(points) - 1)
+    views = points, depth_z, poses, intrinsics
     both = [
-        (
-            _seen(points, depth_z, poses, intrinsics, one, one + 1),
-            _seen(points, depth_z, poses, intrinsics, one + 1, one),
-        )
-        for one in views
+        (seen_by(views, one, views, one + 1), seen_by(views, one + 1, views, one))
+        for one in range(len(points) - 1)
     ]
     return np.array(both).reshape(-1, 2).mean(axis=1)
 
 
-def _seen(
-    points: np.ndarray,
-    depth_z: np.ndarray,
-    poses: np.ndarray,
-    intrinsics: np.ndarray,
-    one: int,
-    other: int,
-) -> float:
-    """The share of a view's points that the other view sees, too."""
+def seen_by(views: ManyViews, one: int, others: ManyViews, other: int) -> float:
+    """The share of a view's points that another view sees where they are.
+
+    Args:
+      views, others: points of some pixels in their cameras' frames, depth of all pixels, poses and
+        intrinsics of views in one world; see `seen_by_the_next`.
+      one, other: a row of each.
+    """
+    points, _, poses, _ = views
+    _, depth_z, other_poses, intrinsics = others
     height, width = depth_z.shape[1:]
-    turn, place = (poses[one, :3, :3], poses[one, :3, 3])
-    world = points[one].astype(np.float64) @ turn.T + place
-    own = (world - poses[other, :3, 3]) @ poses[other, :3, :3]
+    world = points[one].astype(np.float64) @ poses[one, :3, :3].T + poses[one, :3, 3]
+    own = (world - other_poses[other, :3, 3]) @ other_poses[other, :3, :3]
     z = own[:, 2]
     ahead = z > _LEAST_SPREAD
     pixels = own @ intrinsics[other].astype(np.float64).T

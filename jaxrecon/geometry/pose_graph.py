@@ -134,7 +134,7 @@ class _Graph:
         for _ in range(_ROUNDS):
             matrix, slope = self.normal_equations(places)
             scaled = diags_array(damping * (matrix.diagonal() + 1e-9))
-            step = spsolve(csc_array(matrix + scaled), -slope)
+            step = np.asarray(spsolve(csc_array(matrix + scaled), -slope))
             tried = places.moved(self.spread(step), self.length)
             new = self.cost(tried)
             if not new < cost:

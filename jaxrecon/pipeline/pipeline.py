@@ -317,6 +317,7 @@ class Pipeline:
         join: JoinName = "poses",
         group: GroupName | None = None,
         allow_gaps: bool = False,
+        loops: bool = False,
         overwrite: bool = False,
         resolution: int | None = None,
         stride: int | None = None,
@@ -349,6 +350,9 @@ class Pipeline:
           group: "sim3" fits the scale of a join, "se3" leaves it at 1; if not given, "se3" for
             models whose lengths are in metres.
           allow_gaps: whether to go on where a join cannot be trusted, with a world of its own.
+          loops: whether places that the sequence comes back to are looked for at the end, by what
+            the model's image encoder tells of the views, confirmed by reconstructing both visits
+            together, and made to agree.
           overwrite: whether another reconstruction in the folder may be replaced.
 
         The other arguments are those of `reconstruct`, but for what looks at all views at once; see
@@ -391,6 +395,7 @@ class Pipeline:
             chunk=chunk,
             overlap=overlap,
             joins=joins,
+            loops=truth_value("loops", loops),
             sampling=Sampling(stride, fps, max_views, USUAL_FPS),
             resolution=resolution,
             masks=masks,

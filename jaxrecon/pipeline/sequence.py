@@ -25,6 +25,8 @@ from jaxrecon.formats.chunk_files import (
     read_chunks,
     write_chunk,
 )
+from jaxrecon.formats.loop_files import Loop, read_loops, write_loops
+from jaxrecon.formats.streamed import read_files
 from jaxrecon.geometry import IDENTITY, Similarity, composed, seen_by_the_next
 from jaxrecon.images import (
     Frame,
@@ -40,12 +42,14 @@ from jaxrecon.images import (
 from jaxrecon.nn.attention import AttentionFn
 from jaxrecon.pipeline.chunking import Chunk, chunks_of
 from jaxrecon.pipeline.joins import JoinConfig, cut, cuts_in, joined, refusal, sampled
-from jaxrecon.pipeline.result import Oddities
+from jaxrecon.pipeline.loops import Candidate, candidates, closed, confirmed, move_files, window
+from jaxrecon.pipeline.result import Oddities, reconstruction_of
 from jaxrecon.pipeline.streaming import write_all
 from jaxrecon.priors import PriorArrays, ViewPriors, prior_arrays
 from jaxrecon.priors.view_priors import KINDS
 from jaxrecon.progress import Stages
 from jaxrecon.reconstruction import NO_STATISTICS, Reconstruction, Statistics
+from jaxrecon.runtime.describing import describe
 from jaxrecon.runtime.executor import Executor
 from jaxrecon.runtime.fingerprint import digest, stable_name, weights_digest
 from jaxrecon.runtime.options import ProgramKey, RuntimeInputs
@@ -66,6 +70,7 @@ class SequenceJob:
       metric: whether its lengths are in metres.
       chunk, overlap: numbers of views.
       joins: how chunks are joined.
+      loops: whether places that the sequence comes back to are made to agree.
       sampling, resolution, masks, priors: see `Pipeline.reconstruct`.
     """
 
@@ -79,6 +84,7 @@ class SequenceJob:
     chunk: int
     overlap: int
     joins: JoinConfig
+    loops: bool
     sampling: Sampling
     resolution: int | None
     masks: MaskSource | None
@@ -94,11 +100,15 @@ class SequenceJob:
         streamed = Streamed(folder, self._digest(images), ())
         with holding_folder(folder):
             streamed.make_room(overwrite=overwrite)
+            done = streamed.was_finished
             written = Written(self, streamed, sound_chunks(folder), Stages(quiet=True))
-            if written.finished:
-                written.write_list()
-            else:
+            if done and written.complete:
+                return
+            if not written.complete:
                 self._go_on(images, written, stages)
+            if self.loops:
+                self._close_loops(written, stages)
+            written.write_list(finished=True)
 
     def _go_on(self, images: ImageSource, written: "Written", stages: Stages) -> None:
         """Makes what is not there yet; of the last chunk that is, the views are read again."""
@@ -158,6 +168,89 @@ class SequenceJob:
             geometry = in_order(geometry, order)
         return batch, jax.tree.map(np.asarray, geometry)
 
+    def _close_loops(self, written: "Written", stages: Stages) -> None:
+        """Finds places that the sequence comes back to, and moves the views accordingly."""
+        folder = written.streamed.folder
+        found = read_loops(folder)
+        if found is None:
+            with_scale = self.joins.with_scale(metric=self.metric)
+            loops = self._loops(written, stages, with_scale=with_scale)
+            found = closed(written.records, loops, with_scale=with_scale)
+            write_loops(found, folder)
+        if found.loops:
+            with stages.stage("loops", total=len(written.streamed.names)) as advance:
+                files = written.streamed.files
+                move_files(written.records, found.placements, files, advance)
+
+    def _loops(
+        self, written: "Written", stages: Stages, *, with_scale: bool
+    ) -> list[tuple[Loop, int, int, Similarity, Similarity]]:
+        """Loops that were confirmed, the numbers of their two views, and the worlds of these."""
+        records = written.records
+        rows = [
+            slice(record.kept[0] - record.start, record.kept[1] - record.start)
+            for record in records
+        ]
+        descriptions = np.concatenate(
+            [record.descriptions[own] for record, own in zip(records, rows, strict=True)]
+        )
+        tried = candidates(descriptions, self.chunk)
+        found = []
+        with stages.stage("places", total=len(tried)) as advance:
+            for candidate in tried:
+                own = self._visits(written, candidate)
+                if own is not None:
+                    visits, together = own
+                    told = confirmed(candidate, visits, together, with_scale=with_scale)
+                    if told is not None:
+                        found.append((told[0], candidate.first, candidate.second, *told[1:]))
+                advance()
+        return found
+
+    def _visits(
+        self, written: "Written", candidate: Candidate
+    ) -> tuple[tuple[Reconstruction, Reconstruction], Reconstruction] | None:
+        """Views around both of a pair, as they are written, and reconstructed together.
+
+        None where they lie in different segments, or there are too few for the compiled program.
+        """
+        pair, half = (candidate.first, candidate.second), self.chunk // 2
+        segments = [segment_around(written.records, view) for view in pair]
+        if segments[0] != segments[1]:
+            return None
+        middle = (pair[0] + pair[1] + 1) // 2
+        around = (
+            window(pair[0], half, segments[0].start, middle),
+            window(pair[1], self.chunk - half, middle, segments[0].stop),
+        )
+        if sum(map(len, around)) != self.chunk:
+            return None
+        files = written.streamed.files
+        first, second = (
+            Reconstruction.of_scene(
+                read_files(written.streamed.folder, [files[view] for view in views])
+            )
+            for views in around
+        )
+        batch = ImageBatch(
+            pixels=np.concatenate([np.asarray(first.colors), np.asarray(second.colors)]),
+            transforms=(*first.transforms, *second.transforms),
+            names=(*first.names, *second.names),
+            files=(*first.files, *second.files),
+        )
+        priors = None
+        if self.priors.kinds:
+            views = [view for part in around for view in part]
+            known = [self.priors.by_view_in("intrinsics", view, view + 1) for view in views]
+            matrices = {row: each[0] for row, each in enumerate(known) if each}
+            own = ViewPriors(intrinsics=matrices)
+            priors = prior_arrays(own, batch.transforms, self.rule.resized_intrinsics)
+        geometry = self.executor.run(
+            batch, self.inputs, self.key, self.attention, written.stages, priors=priors
+        )
+        together = reconstruction_of(geometry, batch, self.name, None, written.stages).numpy()
+        return (first, second), together
+
     def _priors(
         self, chunk: Chunk, batch: ImageBatch
     ) -> tuple[PriorArrays | None, list[int] | None]:
@@ -181,7 +274,8 @@ class SequenceJob:
         """Tells apart sequences that would not come out alike."""
         source = identity_of(images, self.sampling)
         made = [self.inputs, self.key, self.attention, self.rule, self.resolution]
-        taken = [self.chunk, self.overlap, self.joins.join, self.joins.group, self.sampling]
+        taken = [self.chunk, self.overlap, self.joins.join, self.joins.group, self.loops]
+        taken.append(self.sampling)
         told = [self.priors, None if self.masks is None else stable_name(self.masks)]
         weights = weights_digest(self.executor.model)
         return digest("sequence", self.name, weights, source, *made, *taken, *told).hex()
@@ -209,7 +303,7 @@ class Written:
         self.streamed = replace(self.streamed, names=kept_names(self.records))
 
     @property
-    def finished(self) -> bool:
+    def complete(self) -> bool:
         """Whether the last chunk is written: no other one follows it."""
         return bool(self.records) and self.records[-1].kept[1] == self.records[-1].stop
 
@@ -236,7 +330,7 @@ class Written:
         self.oddities.add(geometry)
         self.write_list()
 
-    def write_list(self) -> None:
+    def write_list(self, *, finished: bool = False) -> None:
         """Writes the list of the views that are there, and how they were joined."""
         joins = [
             {name: finite(value) for name, value in vars(join).items()}
@@ -246,7 +340,7 @@ class Written:
         self.streamed.write_list(
             {
                 "model": self.job.name,
-                "finished": self.finished,
+                "finished": finished,
                 "chunk": self.job.chunk,
                 "overlap": self.job.overlap,
                 "joins": joins,
@@ -262,6 +356,9 @@ class Written:
         posed = self.job.priors.by_view_in("poses", chunk.start, chunk.stop)
         known = self.job.priors.metric_poses and bool(posed)
         parts, joins = self._parts(chunk, batch, geometry, before, known=known)
+        descriptions = np.zeros((len(batch.names), 0), np.float32)
+        if self.job.loops:
+            descriptions = describe(self.job.executor, batch.pixels)
         return ChunkRecord(
             start=chunk.start,
             kept=(before.kept[1] if before else 0, stop),
@@ -277,6 +374,7 @@ class Written:
             tail_points=points,
             tail_weights=weights,
             known=known,
+            descriptions=descriptions,
         )
 
     def _parts(
@@ -399,6 +497,17 @@ def sound_chunks(folder: Path) -> list[ChunkRecord]:
         if not all(file.exists() for file in files[slice(*record.kept)]):
             return records[:number]
     return records
+
+
+def segment_around(records: Sequence[ChunkRecord], view: int) -> range:
+    """The numbers of the views of the segment in which a view is."""
+    segments = [record.part_of(each).segment for record in records for each in range(*record.kept)]
+    start = stop = view
+    while start > 0 and segments[start - 1] == segments[view]:
+        start -= 1
+    while stop < len(segments) and segments[stop] == segments[view]:
+        stop += 1
+    return range(start, stop)
 
 
 def kept_names(records: Sequence[ChunkRecord]) -> tuple[str, ...]:

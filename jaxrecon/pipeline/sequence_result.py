@@ -18,8 +18,10 @@ from jaxrecon.errors import InputError
 from jaxrecon.files import replacing_folder
 from jaxrecon.formats import ExportKeywords, ExportOptions, check_options, format_named
 from jaxrecon.formats.chunk_files import Join, read_chunks
+from jaxrecon.formats.loop_files import Loop, read_loops
 from jaxrecon.formats.streamed import check_finished, read_streamed
 from jaxrecon.formats.trajectory import write_poses
+from jaxrecon.pipeline.loops import with_placements
 from jaxrecon.reconstruction import Reconstruction
 
 USUAL_FORMATS = ("ply", "glb", "colmap", "trajectory")
@@ -48,6 +50,7 @@ class SequenceReconstruction:
       intrinsics: pinhole cameras, in pixels of the processed pictures.
       joins: how each chunk but the first was joined to the one before.
       segments: the numbers of the views of each segment.
+      loops: places that the sequence comes back to, if they were looked for.
     """
 
     folder: Path
@@ -56,6 +59,7 @@ class SequenceReconstruction:
     intrinsics: Float[np.ndarray, "V 3 3"]
     joins: tuple[Join, ...]
     segments: tuple[range, ...]
+    loops: tuple[Loop, ...] = ()
     _kept: "TemporaryFolder | None" = field(default=None, repr=False)
 
     def __len__(self) -> int:
@@ -75,6 +79,9 @@ class SequenceReconstruction:
             raise InputError(
                 f"{folder} is no reconstruction of a sequence; read it with Reconstruction.load"
             )
+        closed = read_loops(folder)
+        if closed is not None:
+            records = with_placements(records, closed.placements)
         rows = [np.arange(*record.kept) - record.start for record in records]
         each = list(zip(records, rows, strict=True))
         segment = np.array(
@@ -88,6 +95,7 @@ class SequenceReconstruction:
             intrinsics=np.concatenate([record.intrinsics[own] for record, own in each]),
             joins=tuple(join for record in records for join in record.joins),
             segments=tuple(range(start, stop) for start, stop in pairwise(ends)),
+            loops=() if closed is None else closed.loops,
         )
 
     def views(self, *, every: int = 1, segment: int | None = None) -> Reconstruction:

@@ -1,0 +1,317 @@
+"""Places that a sequence comes back to: found, confirmed, and made to agree."""
+
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Float
+
+from jaxrecon.formats import read_npz, write_npz
+from jaxrecon.formats.chunk_files import ChunkRecord
+from jaxrecon.formats.loop_files import Loop, LoopRecord
+from jaxrecon.geometry import (
+    Edge,
+    SharedViews,
+    Similarity,
+    composed,
+    fit_of,
+    inverse,
+    join_by_poses,
+    seen_by,
+    settled,
+)
+from jaxrecon.pipeline.joins import LEAST_INLIERS, MOST_SHIFT, MOST_TURN, sampled
+from jaxrecon.reconstruction import Reconstruction
+
+LEAST_SIMILAR = 0.35
+"""Views whose descriptions are less alike are not looked at."""
+
+LEAST_SHARED = 0.25
+"""Two visits show one place if a view of one sees so much of what one of the other does."""
+
+_KEPT_DIRECTIONS = 64
+_PER_CHUNKS = 2
+_LEAST_TRIED = 8
+_WRITERS = 4
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """Two views, by their numbers, that may show one place."""
+
+    first: int
+    second: int
+    similarity: float
+
+
+def candidates(
+    descriptions: Float[np.ndarray, "V D"], chunk: int, *, most: int | None = None
+) -> list[Candidate]:
+    """Pairs of views that look alike and are more than a chunk apart, the most similar first.
+
+    Descriptions are centred, brought to unit variance along their main directions, and compared by
+    the cosine. Of two stretches of half a chunk the most similar pair is kept, if each of the two
+    has no more similar pair with another one.
+
+    Args:
+      descriptions: of all views.
+      chunk: views in a chunk.
+      most: so many pairs at most; half as many as there are chunks, and eight, if not given.
+    """
+    views = len(descriptions)
+    if views <= 2 * chunk:
+        return []
+    unit = _whitened(descriptions)
+    step = max(chunk // 2, 1)
+    starts = range(0, views, step)
+    best: dict[tuple[int, int], Candidate] = {}
+    for i, start in enumerate(starts):
+        similar = unit[start : start + step] @ unit.T
+        for j in range(i + 3, len(starts)):
+            block = similar[:, j * step : (j + 1) * step]
+            row, column = np.unravel_index(int(block.argmax()), block.shape)
+            pair = start + int(row), j * step + int(column)
+            if pair[1] - pair[0] > chunk:
+                best[i, j] = Candidate(*pair, float(block[row, column]))
+    of_first: dict[int, Candidate] = {}
+    of_second: dict[int, Candidate] = {}
+    for (i, j), found in best.items():
+        for of, number in ((of_first, i), (of_second, j)):
+            if number not in of or found.similarity > of[number].similarity:
+                of[number] = found
+    kept = [
+        found
+        for (i, j), found in best.items()
+        if found.similarity >= LEAST_SIMILAR and of_first[i] is found and of_second[j] is found
+    ]
+    kept.sort(key=lambda pair: -pair.similarity)
+    most = max(_LEAST_TRIED, len(starts) // _PER_CHUNKS) if most is None else most
+    return kept[:most]
+
+
+def _whitened(descriptions: Float[np.ndarray, "V D"]) -> Float[np.ndarray, "V K"]:
+    """Centred, of unit variance along the main directions, and of length 1."""
+    centred = descriptions.astype(np.float64) - descriptions.mean(axis=0)
+    values, directions = np.linalg.eigh(centred.T @ centred / len(centred))
+    chosen = np.argsort(values)[::-1][:_KEPT_DIRECTIONS]
+    chosen = chosen[values[chosen] > 1e-9 * max(float(values.max()), 1e-12)]
+    rotated = centred @ directions[:, chosen] / np.sqrt(values[chosen])
+    return rotated / np.maximum(np.linalg.norm(rotated, axis=1, keepdims=True), 1e-12)
+
+
+def window(view: int, size: int, start: int, stop: int) -> range:
+    """So many views around one, from `start` to `stop` at most."""
+    first = min(max(view - size // 2, start), max(stop - size, start))
+    return range(first, min(first + size, stop))
+
+
+def confirmed(
+    candidate: Candidate,
+    visits: tuple[Reconstruction, Reconstruction],
+    together: Reconstruction,
+    *,
+    with_scale: bool,
+) -> tuple[Loop, Similarity, Similarity] | None:
+    """Whether two visits show one place, and where each one's world lies in that of both.
+
+    Both visits are views of one reconstruction here: they show one place if some view of the one
+    sees what a view of the other does, where it is, and if each agrees with what its own chunk has.
+
+    Args:
+      candidate: the pair.
+      visits: the views around each of the two, as they are written.
+      together: the same views, reconstructed together, the first visit's first.
+      with_scale: whether the scale is fitted.
+
+    Returns:
+      What there is to tell, and the worlds of the first and of the second visit from that of both;
+      None if they do not show one place.
+    """
+    count = len(visits[0])
+    parts = together[:count], together[count:]
+    shared = _shared(*parts)
+    if shared < LEAST_SHARED:
+        return None
+    found: list[Similarity] = []
+    fits = []
+    for visit, part in zip(visits, parts, strict=True):
+        both = _both(visit, part)
+        if not (both.weights > 0).any():
+            return None
+        found.append(join_by_poses(both, with_scale=with_scale))
+        fit = fit_of(both, found[-1])
+        if fit.inliers < LEAST_INLIERS and not (fit.turn <= MOST_TURN and fit.shift <= MOST_SHIFT):
+            return None
+        fits.append(fit)
+    place = np.asarray(parts[0].world_from_camera, np.float64)[0, :3, 3]
+    depth = float(np.median(np.linalg.norm(np.asarray(visits[0].points_camera), axis=-1)))
+    gap = float(np.linalg.norm(found[0].points(place) - found[1].points(place))) / depth
+    loop = Loop(
+        visits[0].names[0],
+        visits[1].names[0],
+        candidate.similarity,
+        shared,
+        min(fit.inliers for fit in fits),
+        gap,
+    )
+    return loop, found[0], found[1]
+
+
+def _both(written: Reconstruction, again: Reconstruction) -> SharedViews:
+    samples = [
+        sampled(np.asarray(r.points_camera), np.asarray(r.confidence), np.asarray(r.colors))
+        for r in (written, again)
+    ]
+    return SharedViews(
+        samples[0][0],
+        samples[1][0],
+        np.sqrt(samples[0][1].astype(np.float64) * samples[1][1]),
+        np.asarray(written.world_from_camera, np.float64),
+        np.asarray(again.world_from_camera, np.float64),
+    )
+
+
+def _shared(first: Reconstruction, second: Reconstruction) -> float:
+    """The largest share of a view of the one that a view of the other sees, too."""
+    one, other = (_views(recon) for recon in (first, second))
+    return max(
+        min(seen_by(one, a, other, b), seen_by(other, b, one, a))
+        for a in range(0, len(first), 2)
+        for b in range(0, len(second), 2)
+    )
+
+
+def _views(recon: Reconstruction) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    seen = (recon.points_camera, recon.confidence, recon.colors)
+    points, _ = sampled(*(np.asarray(array) for array in seen))
+    poses = np.asarray(recon.world_from_camera, np.float64)
+    return points, np.asarray(recon.depth_z), poses, np.asarray(recon.intrinsics)
+
+
+def closed(
+    records: Sequence[ChunkRecord],
+    loops: Sequence[tuple[Loop, int, int, Similarity, Similarity]],
+    *,
+    with_scale: bool,
+) -> LoopRecord:
+    """The places of all parts once loops are closed.
+
+    Args:
+      records: of all chunks.
+      loops: what there is to tell of each, the numbers of its two views, and the worlds of their
+        segment, as each visit has it, from that of both.
+      with_scale: whether scales are free.
+    """
+    nodes = [(number, part) for number, record in enumerate(records) for part in record.parts]
+    index = {(number, part.start): node for node, (number, part) in enumerate(nodes)}
+    places = [part.placement for _, part in nodes]
+    edges = []
+    for node, (number, part) in enumerate(nodes):
+        before = records[number - 1] if number else None
+        if before is None or part.start >= before.stop:
+            continue
+        onto = before.part_of(part.start)
+        if onto.segment == part.segment:
+            first = index[number - 1, onto.start]
+            edges.append(Edge(first, node, composed(inverse(places[first]), places[node])))
+    for _, first, second, one, other in loops:
+        a, b = (_node(records, index, view) for view in (first, second))
+        own = composed(inverse(places[a]), one), composed(inverse(places[b]), other)
+        edges.append(Edge(a, b, composed(own[0], inverse(own[1]))))
+    found = list(places)
+    for segment in sorted({part.segment for _, part in nodes}):
+        own = [node for node, (_, part) in enumerate(nodes) if part.segment == segment]
+        if any(nodes[_node(records, index, first)][1].segment == segment for _, first, *_ in loops):
+            number = {node: place for place, node in enumerate(own)}
+            inner = [
+                replace(edge, first=number[edge.first], second=number[edge.second])
+                for edge in edges
+                if edge.first in number
+            ]
+            length = _length(records)
+            moved = settled(
+                [places[node] for node in own], inner, length=length, with_scale=with_scale
+            )
+            for node, place in zip(own, moved, strict=True):
+                found[node] = place
+    return LoopRecord(tuple(loop for loop, *_ in loops), tuple(found))
+
+
+def _node(records: Sequence[ChunkRecord], index: dict[tuple[int, int], int], view: int) -> int:
+    """The part by which a view is written."""
+    number = next(n for n, record in enumerate(records) if record.kept[0] <= view < record.kept[1])
+    return index[number, records[number].part_of(view).start]
+
+
+def _length(records: Sequence[ChunkRecord]) -> float:
+    """How far points are from the cameras, typically, in the unit of the first chunk's world."""
+    tails = [record for record in records if len(record.tail_points)]
+    lengths = [
+        record.parts[-1].placement.scale
+        * float(np.median(np.linalg.norm(record.tail_points, axis=-1)))
+        for record in tails
+    ]
+    return float(np.median(lengths)) if lengths else 1.0
+
+
+def with_placements(
+    records: Sequence[ChunkRecord], placements: Sequence[Similarity]
+) -> list[ChunkRecord]:
+    """Records whose parts lie elsewhere."""
+    places = iter(placements)
+    return [
+        replace(
+            record,
+            parts=tuple(replace(part, placement=next(places)) for part in record.parts),
+        )
+        for record in records
+    ]
+
+
+def move_files(
+    records: Sequence[ChunkRecord],
+    placements: Sequence[Similarity],
+    files: Sequence[Path],
+    advance: Callable[[], None],
+) -> None:
+    """Writes the views anew where their parts lie now; those that lie there already stay.
+
+    Raises:
+      OutputError: a file cannot be written.
+    """
+    moved = with_placements(records, placements)
+    work = [
+        (files[view], old, new, view)
+        for old, new in zip(records, moved, strict=True)
+        for view in range(*old.kept)
+    ]
+
+    def one(each: tuple[Path, ChunkRecord, ChunkRecord, int]) -> None:
+        _move(*each)
+        advance()
+
+    with ThreadPoolExecutor(_WRITERS) as pool:
+        for _ in pool.map(one, work):
+            pass
+
+
+def _move(file: Path, old: ChunkRecord, new: ChunkRecord, view: int) -> None:
+    pose = old.world_from_camera[view - old.start]
+    before, after = (record.part_of(view).placement for record in (old, new))
+    scene = read_npz(file)
+    was = before.poses(pose).astype(np.float32)
+    if not np.array_equal(scene.world_from_camera[0], was):
+        return  # an earlier run has moved it
+    change, dtype = composed(after, inverse(before)), scene.points_world.dtype
+    write_npz(
+        replace(
+            scene,
+            points_world=change.points(scene.points_world.astype(np.float64)).astype(dtype),
+            points_camera=(change.scale * scene.points_camera).astype(dtype),
+            world_from_camera=after.poses(pose).astype(np.float32)[None],
+        ),
+        file,
+        compressed=False,
+    )

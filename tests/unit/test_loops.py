@@ -1,0 +1,135 @@
+"""Places that a sequence comes back to."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import oracle
+from jaxrecon import InputError, OutputError, Reconstruction, SequenceReconstruction
+from jaxrecon.pipeline import Pipeline, loops, sequence
+from jaxrecon.pipeline.loops import candidates, window
+from oracle import contents, film
+
+PERIOD, COUNT = 30, 44
+
+
+@pytest.fixture(scope="module")
+def drifting() -> Pipeline:
+    """Each chunk is bent a little, so that a round does not close."""
+    return oracle.oracle(period=PERIOD, drift=0.012)
+
+
+def walked(drifting: Pipeline, folder: Path | None = None, **options: Any) -> Any:
+    pixels = film(COUNT, period=PERIOD)
+    return drifting.reconstruct_sequence(pixels, folder, chunk=8, **options)
+
+
+def gap(found: SequenceReconstruction) -> np.ndarray:
+    """How far the two visits of each place are apart, over the length of the way."""
+    places = found.world_from_camera[:, :3, 3]
+    apart = np.linalg.norm(places[PERIOD:] - places[:-PERIOD], axis=1)
+    return apart / np.linalg.norm(np.diff(places, axis=0), axis=1).sum()
+
+
+@pytest.mark.parametrize("join", ["poses", "points"])
+def test_a_loop_is_closed(drifting: Pipeline, join: Any, tmp_path: Path) -> None:
+    before = walked(drifting, join=join)
+    found = walked(drifting, tmp_path / "out", join=join, loops=True)
+    assert before.loops == () and len(found.loops) >= 1
+    for loop in found.loops:
+        first, second = (int(name[-4:]) for name in (loop.first_view, loop.second_view))
+        assert abs(second - first - PERIOD) <= 4
+        assert loop.shared > 0.5 and loop.inliers > 0.5
+    assert gap(found)[:8].max() < 0.01 < 0.04 < gap(before)[:8].min()
+    assert gap(found).max() < 0.5 * gap(before).min()  # behind the last loop it drifts anew
+    views = Reconstruction.load(tmp_path / "out")
+    np.testing.assert_allclose(views.world_from_camera, found.world_from_camera, atol=1e-5)
+    points = np.einsum("vij,vhwj->vhwi", views.world_from_camera[:, :3, :3], views.points_camera)
+    points += views.world_from_camera[:, None, None, :3, 3]
+    np.testing.assert_allclose(points, views.points_world, atol=1e-3)
+    assert found.joins == before.joins
+
+
+def test_without_a_loop_nothing_moves(tmp_path: Path) -> None:
+    pipeline = oracle.oracle()
+    plain = pipeline.reconstruct_sequence(film(20), chunk=6)
+    found = pipeline.reconstruct_sequence(film(20), tmp_path / "out", chunk=6, loops=True)
+    assert found.loops == ()
+    np.testing.assert_array_equal(found.world_from_camera, plain.world_from_camera)
+
+
+def test_places_that_look_alike_are_not_taken_for_one(drifting: Pipeline) -> None:
+    """The second round shows another place: its pictures look the same, and lie elsewhere."""
+    pixels = film(COUNT, period=PERIOD, places=np.repeat([1, 2], [22, 22]))
+    found = drifting.reconstruct_sequence(pixels, chunk=8, loops=True, allow_gaps=True)
+    assert len(found.segments) == 2 and found.loops == ()
+
+
+@pytest.mark.parametrize("written", [0, 1, 20])
+def test_resumed(
+    drifting: Pipeline, written: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = walked(drifting, tmp_path / "whole", loops=True)
+    write, done = loops.write_npz, []
+
+    def failing(scene: Any, path: Path, **options: Any) -> None:
+        if len(done) >= written:
+            raise OutputError(f"cannot write {path}: No space left on device")
+        done.append(path)
+        write(scene, path, **options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(loops, "write_npz", failing)
+        with pytest.raises(OutputError, match="No space left"):
+            walked(drifting, tmp_path / "broken", loops=True)
+    with pytest.raises(InputError, match="is not finished"):
+        SequenceReconstruction.load(tmp_path / "broken")
+    walked(drifting, tmp_path / "broken", loops=True)
+    assert contents(tmp_path / "broken") == contents(whole.folder)
+
+    def never(*arguments: Any, **options: Any) -> None:
+        raise AssertionError("it is finished")
+
+    monkeypatch.setattr(sequence, "move_files", never)
+    walked(drifting, tmp_path / "broken", loops=True)
+    with pytest.raises(OutputError, match="holds another reconstruction"):
+        walked(drifting, tmp_path / "broken")
+
+
+def test_candidates_are_the_most_alike_and_far_apart() -> None:
+    rng = np.random.default_rng(0)
+    told = rng.normal(size=(200, 40)) + 3 * rng.normal(size=40)
+    told[150:156] = told[20:26] + 0.1 * rng.normal(size=(6, 40))
+    told[100:103] = told[98:101]  # near, and so no loop
+    found = candidates(told, 10)
+    best = found[0]
+    assert best.similarity > 0.9
+    assert best.second - best.first == 130 and 20 <= best.first < 26
+    assert all(pair.second - pair.first > 10 for pair in found)
+    assert candidates(told[:20], 10) == []
+    assert len(candidates(told, 10, most=1)) == 1
+
+
+@pytest.mark.parametrize(
+    ("view", "size", "start", "stop", "expected"),
+    [
+        (50, 10, 0, 100, (45, 55)),
+        (2, 10, 0, 100, (0, 10)),
+        (98, 10, 0, 100, (90, 100)),
+        (5, 10, 4, 8, (4, 8)),
+    ],
+)
+def test_window(view: int, size: int, start: int, stop: int, expected: tuple[int, int]) -> None:
+    assert window(view, size, start, stop) == range(*expected)
+
+
+def test_a_model_without_an_encoder(drifting: Pipeline) -> None:
+    from dataclasses import replace
+
+    model = oracle.Oracle()
+    del model.encoder
+    blind = replace(drifting, model=model)
+    with pytest.raises(InputError, match="loops: the model has no image encoder"):
+        blind.reconstruct_sequence(film(8), chunk=6, loops=True)
