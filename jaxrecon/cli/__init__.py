@@ -6,13 +6,11 @@ One file a command or two; each imports JAX only once its arguments are known to
 
 import argparse
 import os
-import re
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from importlib import import_module
-from typing import Any, NoReturn
+from typing import Any
 
-from jaxrecon.choices import meant
 from jaxrecon.cli import (
     common,
     compile,
@@ -25,6 +23,7 @@ from jaxrecon.cli import (
     view,
     weights,
 )
+from jaxrecon.cli.parser import Parser, actions
 from jaxrecon.errors import JaxreconError
 from jaxrecon.extras import Extra
 from jaxrecon.version import __version__
@@ -99,50 +98,15 @@ class _Completion(argparse.Action):
     ) -> None:
         with Extra("completion", f"{option} needs shtab"):
             shtab = import_module("shtab")
-        for each in _actions(parser):
+        for each in actions(parser):
             if each.dest in _PATHS:
                 vars(each)["complete"] = shtab.FILE
         process.say(shtab.complete(parser, shell=values))
         parser.exit()
 
 
-class _Parser(argparse.ArgumentParser):
-    """Says so where its help cannot be written, which `argparse` keeps to itself."""
-
-    def print_help(self, file: Any = None) -> None:
-        if file is None:
-            process.say(self.format_help().rstrip("\n"))
-        else:
-            super().print_help(file)
-
-    def error(self, message: str) -> NoReturn:
-        super().error(message + self._meant(message))
-
-    def _meant(self, message: str) -> str:
-        """The option or the word that a misspelt one is nearest to."""
-        unknown = re.fullmatch(r"unrecognized arguments: .*?(--[\w-]+).*", message, re.DOTALL)
-        if unknown:
-            return meant(unknown[1], _option_names(self))
-        choice = re.fullmatch(r".*invalid choice: '(.*)' \(choose from (.*)\)", message, re.DOTALL)
-        return meant(choice[1], re.findall(r"[\w-]+", choice[2])) if choice else ""
-
-
-def _option_names(parser: argparse.ArgumentParser) -> set[str]:
-    """The options of a parser and of its commands."""
-    return {name for action in _actions(parser) for name in action.option_strings}
-
-
-def _actions(parser: argparse.ArgumentParser) -> Iterator[argparse.Action]:
-    """The arguments of a parser and of its commands."""
-    for action in parser._actions:
-        yield action
-        if isinstance(action, argparse._SubParsersAction):
-            for command in action.choices.values():
-                yield from _actions(command)
-
-
 def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(
+    parser = Parser(
         prog="jaxrecon",
         description="Photos in, cameras and a point cloud out.",
         epilog=f"{common.DETAILS}=1 in the environment shows all that is known of an error.",

@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from jaxrecon.choices import ATTENTIONS, ORDERS
+from jaxrecon.cli.parser import Parser
 from jaxrecon.cli.process import say
 from jaxrecon.errors import InputError, WeightsError, one_line
 from jaxrecon.files import check_output_folder
@@ -27,6 +28,9 @@ if TYPE_CHECKING:
 _MOST_DIGITS = 18
 _LONGEST_SHOWN = 60
 
+TRUST = ("files of others", "See docs/security.md.")
+ARITHMETIC = ("weights and arithmetic", None)
+
 DETAILS = "JAXRECON_DETAILS"
 """The variable of the environment that asks for more than one line of an error."""
 
@@ -34,16 +38,27 @@ INCOMPLETE = 1
 """The exit code of a command that has written a part of what was asked for."""
 
 
-def add_common(parser: argparse.ArgumentParser) -> None:
+MODEL_HELP = "a model's name (jaxrecon models), checkpoint folder or weight file"
+DEFAULT_MODEL = "pi3"
+
+
+def add_model(section: argparse._ArgumentGroup) -> None:
+    """The option of every command that takes a model by the way."""
+    told = f"{MODEL_HELP}; default: {DEFAULT_MODEL}; bundled: pi3-mini"
+    section.add_argument("-m", "--model", metavar="NAME", default=DEFAULT_MODEL, help=told)
+
+
+def add_common(parser: Parser) -> None:
     """Options of every command that writes a folder."""
-    parser.add_argument("--overwrite", action="store_true", help="replace an existing folder")
-    parser.add_argument("-q", "--quiet", action="store_true", help="show no progress")
-    parser.add_argument("--json", action="store_true", help="print a summary as JSON")
+    add = parser.section("result").add_argument
+    add("--overwrite", action="store_true", help="replace an existing folder")
+    add("--json", action="store_true", help="print a summary as JSON")
+    add("-q", "--quiet", action="store_true", help="show no progress")
 
 
-def add_photos(parser: argparse.ArgumentParser) -> None:
+def add_photos(parser: Parser) -> None:
     """Options of every command that reads photos."""
-    parser.add_argument(
+    parser.section(*TRUST, rare=True).add_argument(
         "--max-pixels",
         type=at_least_one,
         metavar="N",
@@ -51,12 +66,12 @@ def add_photos(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def add_sampling(parser: argparse.ArgumentParser) -> None:
+def add_sampling(section: argparse._ArgumentGroup) -> None:
     """Options of which photos or frames are taken."""
-    chosen = parser.add_mutually_exclusive_group().add_argument
-    chosen("--stride", type=whole, metavar="N", help="take every n-th image or video frame")
+    chosen = section.add_mutually_exclusive_group().add_argument
     chosen("--fps", type=positive, metavar="X", help="of a video: X frames a second; default: 2")
-    parser.add_argument(
+    chosen("--stride", type=whole, metavar="N", help="take every n-th image or video frame")
+    section.add_argument(
         "--max-views", type=at_least_one, metavar="N", help="take at most N, evenly"
     )
 
@@ -83,15 +98,15 @@ def trusted_photos(options: argparse.Namespace) -> Iterator[None]:
         Image.MAX_IMAGE_PIXELS = before
 
 
-def add_backend(parser: argparse.ArgumentParser) -> None:
+def add_backend(parser: Parser) -> None:
     """Options of every command that runs a model."""
-    add = parser.add_argument
+    add = parser.section(*ARITHMETIC, rare=True).add_argument
     add("--weights", help="checkpoint folder or upstream weight file for a named model")
     add("--revision", help="revision of the upstream repository")
     add_computing(parser)
 
 
-def add_program(parser: argparse.ArgumentParser) -> None:
+def add_program(parser: Parser) -> None:
     """Options of every command that needs to know a program's shapes."""
     add = parser.add_argument
     add("--views", type=whole, required=True, help="how many images")
@@ -147,9 +162,9 @@ def _cut(text: str) -> str:
     return one_line(text, _LONGEST_SHOWN)
 
 
-def allow_outside(parser: argparse.ArgumentParser) -> None:
+def allow_outside(parser: Parser) -> None:
     """The option of every command that reads files which name others."""
-    parser.add_argument(
+    parser.section(*TRUST, rare=True).add_argument(
         "--allow-outside",
         action="store_true",
         help="files may name pictures outside of their own folder: for files that you trust",
@@ -167,27 +182,31 @@ def positive(text: str) -> float:
     return number
 
 
-def add_computing(parser: argparse.ArgumentParser) -> None:
+def add_computing(parser: Parser) -> None:
     """Options of how a model computes."""
-    add = parser.add_argument
-    add("--dtype", choices=("float32", "bfloat16"), help="default: bfloat16 on GPU and TPU")
+    add, seldom = (
+        parser.section("speed and memory").add_argument,
+        parser.section(*ARITHMETIC, rare=True).add_argument,
+    )
+    seldom("--dtype", choices=("float32", "bfloat16"), help="default: bfloat16 on GPU and TPU")
     add(
         "--attention",
+        metavar="HOW",
         choices=ATTENTIONS,
         default="auto",
-        help="auto: exact; fast: block-sparse where that is faster; or one of them by name",
+        help=f"auto: exact; fast: block-sparse where that is faster; {', '.join(ATTENTIONS[2:])}",
     )
     add("--devices", default="1", metavar="N", help="shard views over so many devices, or all")
-    add("--shard-weights", action="store_true", help="each device holds a part of the weights")
+    seldom("--shard-weights", action="store_true", help="each device holds a part of the weights")
     add("--offload", action="store_true", help="features wait for the heads in the host's memory")
     shares: dict[str, Any] = {"type": _share, "default": argparse.SUPPRESS, "metavar": "X"}
-    add(
+    seldom(
         "--sparse-ratio",
         help="share of key blocks that may be skipped, in [0, 1), or none",
         **shares,
     )
-    add("--cdf-threshold", help="share of attention that is kept, in (0, 1], or none", **shares)
-    add(
+    seldom("--cdf-threshold", help="share of attention that is kept, in (0, 1], or none", **shares)
+    seldom(
         "--patch-order",
         type=_order,
         choices=ORDERS,

@@ -10,6 +10,7 @@ import numpy as np
 
 from jaxrecon.choices import meant
 from jaxrecon.cli import common
+from jaxrecon.cli.parser import Parser
 from jaxrecon.cli.process import say
 from jaxrecon.errors import InputError, one_line
 from jaxrecon.files import replacing_folder
@@ -33,16 +34,22 @@ OLD_NAMES = {"sheet": ("summary", "sheet.png")}
 """Formats as the release before called them, and their files; for one release more."""
 
 
-def add_formats(parser: argparse.ArgumentParser) -> None:
-    """Options of the files that are written."""
-    group = parser.add_argument_group("files", "docs/export.md tells which tool reads which.")
+def add_formats(parser: Parser) -> None:
+    """The option of which files are written."""
+    told = f"comma-separated: {', '.join(FORMATS)}; default: {DEFAULT_FORMATS}"
+    parser.section("result").add_argument("--formats", metavar="NAMES", help=told)
+
+
+def add_files(parser: Parser) -> None:
+    """Options of what is in the files."""
+    group = parser.section(
+        "files that are written", "docs/export.md tells which tool reads which.", rare=True
+    )
     add = group.add_argument
-    add("--formats", help=f"comma-separated: {', '.join(FORMATS)}; default: {DEFAULT_FORMATS}")
     add("--size", choices=("original", "processed"), help="of the pictures that cameras are for")
     images = group.add_mutually_exclusive_group().add_argument
     images("--link-images", action="store_true", help="put links to the photos beside cameras")
     images("--copy-images", action="store_true", help="put copies of the photos there")
-    add("--max-points", type=common.at_least_one, metavar="N", help="write at most N points")
     add("--voxel", type=float, metavar="SIDE", help="the most confident point of each such cube")
     add("--text", action="store_true", help="text, where a format is binary or text")
 

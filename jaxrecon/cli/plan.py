@@ -6,6 +6,7 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from jaxrecon.cli import common, streaming
+from jaxrecon.cli.parser import Parser
 from jaxrecon.cli.process import say
 
 if TYPE_CHECKING:
@@ -15,9 +16,9 @@ if TYPE_CHECKING:
 
 def add_to(commands: Any) -> None:
     """Adds the command to the parser."""
-    parser = commands.add_parser("plan", help="memory that a reconstruction will need")
+    parser: Parser = commands.add_parser("plan", help="memory that a reconstruction will need")
     add = parser.add_argument
-    add("-m", "--model", default="pi3", help="a model's name, checkpoint folder or weight file")
+    common.add_model(parser.section("model"))
     common.add_program(parser)
     add(
         "--tracks",

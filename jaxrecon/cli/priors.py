@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from jaxrecon.cli import common
+from jaxrecon.cli.parser import Parser
 from jaxrecon.errors import InputError
 from jaxrecon.progress import Stages
 from jaxrecon.reading import is_folder
@@ -17,36 +18,42 @@ if TYPE_CHECKING:
     from jaxrecon.images.pictures import PhotoSize
 
 HELP = {
-    "intrinsics": "known camera matrices, in pixels of the upright photos (mapanything): .npz "
-    "archive with intrinsics (V, 3, 3) or (3, 3), COLMAP folder, NeRF transforms.json, or a "
-    "reconstruction of these photos",
-    "poses": "known camera-to-world poses, rigid (mapanything): .npz archive with poses (V, 4, 4), "
-    "x right, y down, z forward, in metres; COLMAP folder or NeRF transforms.json, of unknown "
-    "unit; or a reconstruction of these photos",
-    "depths": "known depth along the optical axis, 0 where unknown (mapanything): .npz archive "
-    "with depths (V, H, W) of the upright photos' size, in metres; NeRF transforms.json that names "
-    "depth maps, of unknown unit; or the .npz of a reconstruction of these photos",
+    "intrinsics": "cameras: .npz, COLMAP, transforms.json or a result",
+    "poses": "camera-to-world poses, from such a file",
+    "depths": "depth along the optical axis: .npz or transforms.json",
 }
 """Options that name files, by the kind of what these tell."""
+
+_FILES = """\
+--intrinsics: camera matrices in pixels of the upright photos: .npz archive with
+intrinsics (V, 3, 3) or (3, 3), COLMAP folder, NeRF transforms.json, or a
+reconstruction of these photos.
+--poses: rigid camera-to-world poses: .npz archive with
+poses (V, 4, 4), x right, y down, z forward, in metres; COLMAP folder or NeRF
+transforms.json, of unknown unit; or a reconstruction of these photos.
+--depths: along the optical axis, 0 where unknown: .npz archive with
+depths (V, H, W) of the upright photos' size, in metres; NeRF transforms.json
+that names depth maps, of unknown unit; or the .npz of a reconstruction."""
 
 UNITS = ("poses", "depths")
 """What has a unit of length."""
 
 
-def add_priors(parser: argparse.ArgumentParser) -> None:
+def add_priors(parser: Parser) -> None:
     """Options of what is known of the views."""
+    section = parser.section("what is known (pi3x and mapanything; docs/priors.md)")
     for kind, told in HELP.items():
-        parser.add_argument(f"--{kind}", metavar="FILE", help=told)
+        section.add_argument(f"--{kind}", metavar="FILE", help=told)
     for kind in UNITS:
-        parser.add_argument(
+        parser.section("files of what is known", _FILES, rare=True).add_argument(
             f"--metric-{kind}",
             action=argparse.BooleanOptionalAction,
             help=f"whether {kind} are in metres, whatever their file is taken to say",
         )
-    parser.add_argument(
+    section.add_argument(
         "--colmap",
         metavar="FOLDER",
-        help="take images, intrinsics and poses from a COLMAP folder (mapanything)",
+        help="photos, intrinsics and poses of a COLMAP folder",
     )
 
 

@@ -4,6 +4,7 @@ import argparse
 from typing import Any
 
 from jaxrecon.cli import common, output, priors, sequence, streaming, tracking, view
+from jaxrecon.cli.parser import Parser
 from jaxrecon.errors import InputError
 from jaxrecon.extras import check_installed
 from jaxrecon.progress import Stages
@@ -11,57 +12,106 @@ from jaxrecon.progress import Stages
 
 def add_to(commands: Any) -> None:
     """Adds the command to the parser."""
-    parser = commands.add_parser("reconstruct", help="photos to cameras and a point cloud")
-    add = parser.add_argument
-    add("images", nargs="*", help="a folder, photos, a quoted glob pattern, or a video")
-    add("-m", "--model", default="pi3", help="a model's name, checkpoint folder or weight file")
-    add("-o", "--output", required=True, help="folder to write")
-    add("--resolution", type=common.whole, help="longest side of the processed images, in pixels")
-    common.add_sampling(parser)
-    add("--min-confidence", type=float, help="drop less confident points")
-    add("--confidence-quantile", type=float, help="drop this share of the scene's points")
-    add("--view-confidence-quantile", type=float, help="drop this share of each view's points")
+    parser: Parser = commands.add_parser(
+        "reconstruct",
+        help="photos to cameras and a point cloud",
+        usage="jaxrecon reconstruct PHOTOS -o OUTPUT [options]",
+        epilog=_EXAMPLES,
+    )
+    photos = parser.section("photos")
+    photos.add_argument("images", nargs="*", help="a folder, photos, a quoted glob, or a video")
+    common.add_sampling(photos)
+    add = photos.add_argument
+    add("--resolution", type=common.whole, metavar="N", help="longest side of processed images")
+    add(
+        "--masks",
+        metavar="FOLDER",
+        help="photo.jpg.png for each, black where no points are wanted",
+    )
+    common.add_model(parser.section("model"))
+    _add_result(parser)
+    priors.add_priors(parser)
+    common.add_backend(parser)
+    streaming.add_streaming(parser)
+    sequence.add_sequence(parser)
+    _add_points(parser)
+    _add_cameras(parser)
+    tracking.add_tracking(parser)
+    output.add_files(parser)
+    common.allow_outside(parser)
+    common.add_photos(parser)
+    parser.set_defaults(run=run)
+
+
+_EXAMPLES = """examples:
+  jaxrecon reconstruct photos/ -m pi3-mini -o out/
+  jaxrecon reconstruct walk.mp4 --fps 2 --chunk 60 -o walk/
+  jaxrecon reconstruct --colmap dense/ -m mapanything -o out/ --formats colmap,report"""
+
+
+EDGE_RTOL = 0.03
+
+
+def _edge_rtol(options: argparse.Namespace) -> float | None:
+    if options.keep_edges:
+        return None
+    return EDGE_RTOL if options.edge_rtol is None else options.edge_rtol
+
+
+def _add_result(parser: Parser) -> None:
+    """Options of what is written."""
+    add = parser.section("result").add_argument
+    add("-o", "--output", metavar="OUT", required=True, help="folder to write")
+    output.add_formats(parser)
+    add("--min-confidence", type=float, metavar="X", help="drop less confident points")
+    add("--keep-edges", action="store_true", help="keep points on depth edges")
+    add("--max-points", type=common.at_least_one, metavar="N", help="write at most N points")
+    add("--view", action="store_true", help="show the result in the browser when it is done")
+    common.add_common(parser)
+
+
+def _add_points(parser: Parser) -> None:
+    """Options of which points are kept that few people need."""
+    add = parser.section("which points", rare=True).add_argument
+    share: dict[str, Any] = {"type": float, "metavar": "SHARE"}
+    add("--confidence-quantile", help="drop this share of the scene's points", **share)
+    add("--view-confidence-quantile", help="drop this share of each view's points", **share)
     add(
         "--multiview-confidence",
         action="store_true",
         help="MapAnything: confidence is how far the views agree",
     )
     add(
-        "--masks",
-        metavar="FOLDER",
-        help="with photo.jpg.png or photo.png for each photo, black where no points are wanted",
+        "--edge-rtol",
+        type=float,
+        metavar="X",
+        help=f"relative depth jump that makes an edge; default: {EDGE_RTOL}",
     )
-    edges = parser.add_mutually_exclusive_group().add_argument
-    edges("--edge-rtol", type=float, default=0.03, help="relative depth jump that makes an edge")
-    edges("--keep-edges", action="store_true", help="keep points on depth edges")
     add(
         "--depth-edge-rtol",
         type=float,
+        metavar="X",
         help="relative depth jump that makes an edge whatever the normals do",
     )
+    add("--points", choices=("depth", "pointmap"), help="which of VGGT's points")
+
+
+def _add_cameras(parser: Parser) -> None:
+    """Options of the cameras that few people need."""
+    add = parser.section("cameras", rare=True).add_argument
     add(
         "--shared-intrinsics",
         action="store_true",
         help="one camera for all views, in --bundle-adjust too",
     )
     add("--centre-principal-point", action="store_true", help="hold it at the image's centre")
-    add("--points", choices=("depth", "pointmap"), help="which of VGGT's points")
     add("--pad", action="store_true", help="VGGT: pad photos to squares instead of cropping them")
-    output.add_formats(parser)
-    streaming.add_streaming(parser)
-    sequence.add_sequence(parser)
-    tracking.add_tracking(parser)
-    priors.add_priors(parser)
-    common.allow_outside(parser)
-    common.add_photos(parser)
-    common.add_backend(parser)
-    common.add_common(parser)
-    add("--view", action="store_true", help="show the result in the browser when it is done")
-    parser.set_defaults(run=run)
 
 
 def run(options: argparse.Namespace) -> int:
     """Reconstructs the scene and writes the output folder; returns the exit code."""
+    if options.keep_edges and options.edge_rtol is not None:
+        raise InputError("--keep-edges does not go with --edge-rtol; leave one of them out")
     formats = output.formats_of(options.formats or output.DEFAULT_FORMATS)
     if options.view:
         check_installed("viser", "view", "--view needs viser")
@@ -135,7 +185,7 @@ def _shared(options: argparse.Namespace, stages: Stages) -> dict[str, Any]:
         "masks": options.masks,
         "min_confidence": options.min_confidence,
         "view_confidence_quantile": options.view_confidence_quantile,
-        "edge_rtol": None if options.keep_edges else options.edge_rtol,
+        "edge_rtol": _edge_rtol(options),
         "depth_edge_rtol": options.depth_edge_rtol,
         "principal_point": "centre" if options.centre_principal_point else "free",
         "points": options.points,

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from jaxrecon.choices import GROUPS, JOINS
 from jaxrecon.cli import common, output
+from jaxrecon.cli.parser import Parser
 from jaxrecon.errors import InputError
 from jaxrecon.files import replacing_file
 from jaxrecon.formats import ExportOptions
@@ -21,20 +22,22 @@ DEFAULT_FORMATS = "ply,glb,colmap,trajectory"
 """What is written beside the views, if nothing else is asked for."""
 
 
-def add_sequence(parser: argparse.ArgumentParser) -> None:
+def add_sequence(parser: Parser) -> None:
     """Options of working in chunks."""
-    group = parser.add_argument_group(
-        "long sequences",
-        "Chunk by chunk in bounded memory; a rerun resumes. See docs/sequences.md.",
-    )
-    add = group.add_argument
-    add("--chunk", type=common.whole, metavar="N", help="work on N views at a time, such as 60")
-    add("--overlap", type=common.whole, metavar="N", help="views that chunks share; default: half")
-    add("--join", choices=JOINS, help="by the shared views' poses (default) or their points")
-    add("--group", choices=GROUPS, help="a join with scale (sim3) or without; default: by model")
-    add("--allow-gaps", action="store_true", help="go on where a join cannot be trusted")
-    add("--loops", action="store_true", help="make places agree that the sequence comes back to")
+    add = parser.section("long sequences (docs/sequences.md)").add_argument
+    seldom = parser.section("how chunks are joined", rare=True).add_argument
     add(
+        "--chunk",
+        type=common.whole,
+        metavar="N",
+        help="work on N views at a time, such as 60",
+    )
+    add("--overlap", type=common.whole, metavar="N", help="views that chunks share; default: half")
+    seldom("--join", choices=JOINS, help="by the shared views' poses (default) or their points")
+    seldom("--group", choices=GROUPS, help="a join with scale (sim3) or without; default: by model")
+    seldom("--allow-gaps", action="store_true", help="go on where a join cannot be trusted")
+    add("--loops", action="store_true", help="make places agree that the sequence comes back to")
+    seldom(
         "--export-every",
         type=common.at_least_one,
         metavar="N",

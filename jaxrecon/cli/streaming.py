@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from jaxrecon.cli import common
+from jaxrecon.cli.parser import Parser
 from jaxrecon.errors import InputError
 from jaxrecon.progress import Stages
 
@@ -19,9 +20,9 @@ VIEWS_AT_ONCE = 16
 """How many views are worked out together, if no number is given."""
 
 
-def add_streaming(parser: argparse.ArgumentParser) -> None:
+def add_streaming(parser: Parser) -> None:
     """Options of writing view by view."""
-    add = parser.add_argument
+    add = parser.section("speed and memory").add_argument
     add("--stream", action="store_true", help="write each view as it is done; a rerun resumes")
     add(
         "--views-at-once",

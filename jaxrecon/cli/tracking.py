@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from jaxrecon.cli import common
+from jaxrecon.cli.parser import Parser
 from jaxrecon.errors import InputError
 from jaxrecon.progress import Stages
 
@@ -17,9 +18,9 @@ BUNDLE_POINTS = 512
 """Points followed from every eighth photo for bundle adjustment, if no number is given."""
 
 
-def add_tracking(parser: argparse.ArgumentParser) -> None:
+def add_tracking(parser: Parser) -> None:
     """Options of points to follow and of what is done with them."""
-    add = parser.add_argument
+    add = parser.section("points that are followed", rare=True).add_argument
     add(
         "--tracks",
         type=common.at_least_one,

@@ -444,6 +444,12 @@ class TestModels:
         assert run("models")[1].split()[3] == "here"
 
 
+COMMANDS = (
+    *("reconstruct", "convert", "view", "report", "models", "evaluate", "train", "compile"),
+    "plan",
+)
+
+
 class TestUsage:
     """`argparse` prints its own errors, and leaves with exit code 2 as we do."""
 
@@ -468,10 +474,6 @@ class TestUsage:
             ),
             (["reconstruct", "p", "-o", "o", "--dtype", "int8"], "argument --dtype: invalid choi"),
             (["convert", "pi3", "-o", "out"], "the following arguments are required: weights"),
-            (
-                ["reconstruct", "p", "-o", "o", "--keep-edges", "--edge-rtol", "0.1"],
-                "argument --edge-rtol: not allowed with argument --keep-edges",
-            ),
         ],
     )
     def test_wrong_arguments(
@@ -484,9 +486,30 @@ class TestUsage:
         assert err.startswith("usage: jaxrecon")
         assert told in err.splitlines()[-1]
 
+    def test_edges_are_not_both_kept_and_found(self, run: Run) -> None:
+        code, out, err = run("reconstruct", "p", "-o", "o", "--keep-edges", "--edge-rtol", "0.1")
+        assert (code, out) == (2, "")
+        assert "--keep-edges does not go with --edge-rtol" in err
+
+    def test_help_fits_a_screen_and_all_of_it_is_more(
+        self, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setenv("COLUMNS", "80")
+        for command in COMMANDS:
+            with pytest.raises(SystemExit):
+                main([command, "--help"])
+            told = capsys.readouterr().out
+            assert len(told.splitlines()) <= 60, command
+            if "--help-all" in told:
+                with pytest.raises(SystemExit):
+                    main([command, "--help-all"])
+                everything = capsys.readouterr().out
+                options = set(re.findall(r"^  .*?(--[a-z-]+)", told, re.MULTILINE))
+                assert options < set(re.findall(r"^  .*?(--[a-z-]+)", everything, re.MULTILINE))
+
     def test_help_tells_keys_axes_and_units(self, capsys: pytest.CaptureFixture[str]) -> None:
         with pytest.raises(SystemExit):
-            main(["reconstruct", "--help"])
+            main(["reconstruct", "--help-all"])
         text = " ".join(capsys.readouterr().out.split())
         for told in (
             "poses (V, 4, 4), x right, y down, z forward, in metres",
