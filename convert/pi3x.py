@@ -48,10 +48,10 @@ _CONDITIONING = (
 
 
 def _head_rules(source: str, target: str, outputs: int) -> tuple[Rule, ...]:
-    """A convolutional head: three doublings with two residual blocks each, and its outputs."""
+    """A convolutional head: three steps up with two residual blocks each, and its outputs."""
     rules: list[Rule] = []
     for index in range(3):
-        step, ours = rf"{source}\.upsample_blocks\.{index}", f"{target}.doublings.{index}"
+        step, ours = rf"{source}\.upsample_blocks\.{index}", f"{target}.upsample_blocks.{index}"
         rules += (
             Rule(rf"{step}\.0\.0\.weight", f"{ours}.expand.kernel", "transposed_convolution"),
             Rule(rf"{step}\.0\.0\.bias", f"{ours}.expand.bias"),
@@ -82,11 +82,11 @@ _METRIC = (
     *linear_rules(rf"{_BLOCK}\.cross_attn\.q_proj", "metric.blocks.query"),
     *linear_rules(rf"{_BLOCK}\.cross_attn\.k_proj", "metric.blocks.key"),
     *linear_rules(rf"{_BLOCK}\.cross_attn\.v_proj", "metric.blocks.value"),
-    *linear_rules(rf"{_BLOCK}\.cross_attn\.proj", "metric.blocks.attended"),
+    *linear_rules(rf"{_BLOCK}\.cross_attn\.proj", "metric.blocks.out"),
     *norm_rules(rf"{_BLOCK}\.norm3", "metric.blocks.norm2"),
     *linear_rules(rf"{_BLOCK}\.mlp\.fc(?P<number>[12])", r"metric.blocks.mlp.fc\g<number>"),
     *linear_rules(r"metric_decoder\.linear_out", "metric.out"),
-    *linear_rules(r"metric_head", "metric.metres"),
+    *linear_rules(r"metric_head", "metric.log_scale"),
 )
 
 RULES: tuple[Rule, ...] = (

@@ -304,7 +304,7 @@ class TestParts:
             model.point_head,
             model.confidence_head,
             model.camera_head,
-            model.metric.metres,
+            model.metric.log_scale,
             model.conditioning.ray_embed,
         )
         assert {x.dtype for x in jax.tree.leaves(exact)} == {jnp.dtype(jnp.float32)}

@@ -56,14 +56,16 @@ def test_tiny_values() -> None:
     expected = {
         "metric.token": state["metric_token"][0, 0],
         "metric.project_views.bias": state["metric_decoder.projects_y.bias"],
-        "metric.metres.kernel": state["metric_head.weight"].T,
+        "metric.log_scale.kernel": state["metric_head.weight"].T,
         "conditioning.depth_token": state["depth_emb"][0, 0],
         "conditioning.ray_embed.bias": state["ray_embed.proj.bias"],
         "conditioning.depth_encoder.class_token": state["depth_encoder.cls_token"][0, 0],
-        "point_head.doublings.1.expand.kernel": state[f"{head}.0.0.weight"].transpose(0, 2, 3, 1),
-        "point_head.doublings.1.conv.bias": state[f"{head}.0.1.bias"],
-        "point_head.doublings.1.residuals.0.norm2.scale": state[f"{head}.1.layers.3.weight"],
-        "point_head.doublings.1.residuals.1.conv2.bias": state[f"{head}.2.layers.5.bias"],
+        "point_head.upsample_blocks.1.expand.kernel": state[f"{head}.0.0.weight"].transpose(
+            0, 2, 3, 1
+        ),
+        "point_head.upsample_blocks.1.conv.bias": state[f"{head}.0.1.bias"],
+        "point_head.upsample_blocks.1.residuals.0.norm2.scale": state[f"{head}.1.layers.3.weight"],
+        "point_head.upsample_blocks.1.residuals.1.conv2.bias": state[f"{head}.2.layers.5.bias"],
         "point_head.outputs.1.out.bias": state["point_head.output_block.1.2.bias"],
         "confidence_head.outputs.0.conv.bias": state["conf_head.output_block.0.0.bias"],
         "camera_head.rotation.bias": state["camera_head.fc_rot.bias"],

@@ -183,7 +183,7 @@ def head_stages(model: Pi3X, features: jax.Array, grid: tuple[int, int]) -> dict
     slopes, log_depth = model.point_head(patches["point_decoder"], grid, size)
     (logits,) = model.confidence_head(patches["conf_decoder"], grid, size)
     translation, numbers = model.camera_head.regress(patches["camera_decoder"])
-    first = model.point_head.doublings[0]
+    first = model.point_head.upsample_blocks[0]
     entering = patches["point_decoder"].reshape(-1, *grid, patches["point_decoder"].shape[-1])
     expanded = first.expanded(placed(entering, size[1] / size[0]))
     turned = model.rope(layout, model.config.metric_block)

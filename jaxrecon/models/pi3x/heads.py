@@ -48,9 +48,9 @@ class ConvHead(nnx.Module):
         rngs: nnx.Rngs,
     ) -> None:
         entering = (width, *widths[:-1])
-        self.doublings = nnx.List(
+        self.upsample_blocks = nnx.List(
             [
-                Doubling(before + 2, after, precision=precision, rngs=rngs)
+                UpsampleBlock(before + 2, after, precision=precision, rngs=rngs)
                 for before, after in zip(entering, widths, strict=True)
             ]
         )
@@ -73,14 +73,14 @@ class ConvHead(nnx.Module):
         """
         aspect = size[1] / size[0]
         x = patches.astype(jnp.float32).reshape(-1, *grid, patches.shape[-1])
-        for doubling in self.doublings:
-            x = doubling(placed(x, aspect))
+        for block in self.upsample_blocks:
+            x = block(placed(x, aspect))
         shape = x.shape[0], *size, x.shape[3]
         x = placed(jax.image.resize(x, shape, "linear", antialias=False), aspect)
         return tuple(output(x) for output in self.outputs)
 
 
-class Doubling(nnx.Module):
+class UpsampleBlock(nnx.Module):
     """A transposed convolution to twice the size, a convolution, and residual blocks."""
 
     def __init__(self, width_in: int, width: int, *, precision: Precision, rngs: nnx.Rngs) -> None:

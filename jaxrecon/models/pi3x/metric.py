@@ -1,4 +1,4 @@
-"""How many metres a unit of π³-X is: one token of the scene looks at all others."""
+"""How many metres a unit of π³-X is: one token of the scene attends to all others."""
 
 import jax
 import jax.numpy as jnp
@@ -16,9 +16,9 @@ from jaxrecon.nn.views import map_views
 
 
 class MetricDecoder(nnx.Module):
-    """A scene's token, blocks in which it looks at the tokens of all views, and a number.
+    """A token of the scene, blocks of cross-attention to the tokens of all views, and a number.
 
-    The token looks at each view by itself, and what it found there is put together as one softmax
+    The token attends to each view by itself, and what it found there is merged as one softmax
     over all of them: so views may be worked through a few at a time, and devices that share the
     scene exchange but a vector for each view.
 
@@ -38,9 +38,9 @@ class MetricDecoder(nnx.Module):
         self.token = nnx.Param(1e-6 * jax.random.normal(rngs.params(), (width_in,)))
         self.project_token = linear(width_in, block.width, dtype=dtype, rngs=rngs)
         self.project_views = linear(width_in, block.width, dtype=dtype, rngs=rngs)
-        self.blocks = stack(lambda keys: _Looking(block, dtype=dtype, rngs=keys), depth, rngs)
+        self.blocks = stack(lambda keys: _CrossBlock(block, dtype=dtype, rngs=keys), depth, rngs)
         self.out = linear(block.width, features, dtype=dtype, rngs=rngs)
-        self.metres = linear(features, 1, dtype=jnp.float32, rngs=rngs)
+        self.log_scale = linear(features, 1, dtype=jnp.float32, rngs=rngs)
 
     def __call__(
         self,
@@ -56,13 +56,13 @@ class MetricDecoder(nnx.Module):
         Args:
           features: all tokens of the views.
           layout: of one view's.
-          rope: turns the tokens that are looked at.
+          rope: turns the tokens that are attended to.
           num_valid_views: so many first views of the scene count; all if not given.
         """
         found = self.features(
             features, layout, rope, num_valid_views=num_valid_views, execution=execution
         )
-        return jnp.exp(self.metres(found.astype(jnp.float32))[:, 0])
+        return jnp.exp(self.log_scale(found.astype(jnp.float32))[:, 0])
 
     def features(
         self,
@@ -82,25 +82,25 @@ class MetricDecoder(nnx.Module):
         counted = np.arange(collectives.devices * views)[None]
         counted = counted < (counted.size if num_valid_views is None else num_valid_views)
 
-        def step(x: Array, block: "_Looking") -> tuple[Array, None]:
+        def step(x: Array, block: "_CrossBlock") -> tuple[Array, None]:
             queries = jnp.repeat(block.queries(x), views, axis=0)
 
-            def look(given: tuple[Array, Array]) -> tuple[Array, Array, Array]:
-                return block.look(*given, rope=rope)
+            def attend(given: tuple[Array, Array]) -> tuple[Array, Array, Array]:
+                return block.attend_to_view(*given, rope=rope)
 
-            parts = map_views(look, (queries, context), at_once=at_once, execution=execution)
+            parts = map_views(attend, (queries, context), at_once=at_once, execution=execution)
             found = (
                 collectives.all_gather(part.reshape(batch, views, *part.shape[1:]), axis=1)
                 for part in parts
             )
             most, weights, values = found
-            return block.leave(x, joined(most, weights, values, jnp.asarray(counted))), None
+            return block.leave(x, merged(most, weights, values, jnp.asarray(counted))), None
 
         x = jnp.broadcast_to(token, (batch, token.shape[-1]))
         return self.out(scan_layers(step, x, self.blocks, execution=execution)[0])
 
 
-class _Looking(nnx.Module):
+class _CrossBlock(nnx.Module):
     """`x += attention(norm x, norm of views); x += mlp(norm x)` of one token `x` of each scene."""
 
     def __init__(self, config: BlockConfig, *, dtype: DTypeLike, rngs: nnx.Rngs) -> None:
@@ -111,7 +111,7 @@ class _Looking(nnx.Module):
         self.query = linear(width, width, dtype=dtype, rngs=rngs)
         self.key = linear(width, width, dtype=dtype, rngs=rngs)
         self.value = linear(width, width, dtype=dtype, rngs=rngs)
-        self.attended = linear(width, width, dtype=dtype, rngs=rngs)
+        self.out = linear(width, width, dtype=dtype, rngs=rngs)
         self.norm2 = layer_norm(width, eps=eps, dtype=dtype, rngs=rngs)
         self.mlp = Mlp(width, config.hidden, dtype=dtype, rngs=rngs)
 
@@ -119,7 +119,7 @@ class _Looking(nnx.Module):
         """Queries of the scenes' tokens, which are at the position of no patch."""
         return self.query(apply_norm(self.norm1, x)).reshape(x.shape[0], self.heads, -1)
 
-    def look(
+    def attend_to_view(
         self,
         queries: Float[Array, "G N K"],
         context: Float[Array, "G P D"],
@@ -158,18 +158,18 @@ class _Looking(nnx.Module):
 
     def leave(self, x: Float[Array, "B D"], attended: Float[Array, "B N K"]) -> Array:
         """The tokens after attention and MLP."""
-        flat = attended.reshape(x.shape).astype(self.attended.kernel[...].dtype)
-        x = x + self.attended(flat).astype(jnp.float32)
+        flat = attended.reshape(x.shape).astype(self.out.kernel[...].dtype)
+        x = x + self.out(flat).astype(jnp.float32)
         return x + self.mlp(apply_norm(self.norm2, x)).astype(jnp.float32)
 
 
-def joined(
+def merged(
     most: Float[Array, "B V N"],
     weights: Float[Array, "B V N"],
     found: Float[Array, "B V N K"],
     counted: Bool[Array, "1 V"],
 ) -> Float[Array, "B N K"]:
-    """Attention to all views that count, from that to each; see `_Looking.look`."""
+    """Attention to all views that count, from that to each; see `_CrossBlock.attend_to_view`."""
     seen = jnp.where(counted[..., None], most, -jnp.inf)
     shares = jnp.exp(seen - jnp.max(seen, axis=1, keepdims=True))
     total = jnp.sum(shares * weights, axis=1)
