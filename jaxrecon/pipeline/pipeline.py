@@ -391,7 +391,7 @@ class Pipeline:
             attention=chosen_attention(attention, self.attention),
             name=self.name,
             rule=self.resize,
-            metric=self.defaults.metric,
+            defaults=self.defaults,
             chunk=chunk,
             overlap=overlap,
             joins=joins,

@@ -49,6 +49,7 @@ from jaxrecon.priors import PriorArrays, ViewPriors, prior_arrays
 from jaxrecon.priors.view_priors import KINDS
 from jaxrecon.progress import Stages
 from jaxrecon.reconstruction import NO_STATISTICS, Reconstruction, Statistics
+from jaxrecon.runtime.defaults import ModelDefaults
 from jaxrecon.runtime.describing import describe
 from jaxrecon.runtime.executor import Executor
 from jaxrecon.runtime.fingerprint import digest, stable_name, weights_digest
@@ -67,7 +68,7 @@ class SequenceJob:
       executor, inputs, key, attention: the model, and what it is to do.
       name: the model's in results.
       rule: how it wants its images.
-      metric: whether its lengths are in metres.
+      defaults: how the model's family is used.
       chunk, overlap: numbers of views.
       joins: how chunks are joined.
       loops: whether places that the sequence comes back to are made to agree.
@@ -80,7 +81,7 @@ class SequenceJob:
     attention: AttentionFn
     name: str
     rule: ImageRule
-    metric: bool
+    defaults: ModelDefaults
     chunk: int
     overlap: int
     joins: JoinConfig
@@ -173,7 +174,7 @@ class SequenceJob:
         folder = written.streamed.folder
         found = read_loops(folder)
         if found is None:
-            with_scale = self.joins.with_scale(metric=self.metric)
+            with_scale = self.joins.with_scale(metric=self.defaults.metric)
             loops = self._loops(written, stages, with_scale=with_scale)
             found = closed(written.records, loops, with_scale=with_scale)
             write_loops(found, folder)
@@ -244,7 +245,7 @@ class SequenceJob:
             known = [self.priors.by_view_in("intrinsics", view, view + 1) for view in views]
             matrices = {row: each[0] for row, each in enumerate(known) if each}
             own = ViewPriors(intrinsics=matrices)
-            priors = prior_arrays(own, batch.transforms, self.rule.resized_intrinsics)
+            priors = self._prior_arrays(own, batch)
         geometry = self.executor.run(
             batch, self.inputs, self.key, self.attention, written.stages, priors=priors
         )
@@ -268,7 +269,15 @@ class SequenceJob:
             order = [first, *(view for view in range(len(chunk.frames)) if view != first)]
             own = reordered_priors(own, order)
             batch = reordered(batch, order)
-        return prior_arrays(own, batch.transforms, self.rule.resized_intrinsics), order
+        return self._prior_arrays(own, batch), order
+
+    def _prior_arrays(self, priors: ViewPriors, batch: ImageBatch) -> PriorArrays:
+        return prior_arrays(
+            priors,
+            batch.transforms,
+            self.rule.resized_intrinsics,
+            independent=self.defaults.independent_priors,
+        )
 
     def _digest(self, images: ImageSource) -> str:
         """Tells apart sequences that would not come out alike."""
@@ -453,7 +462,7 @@ class Written:
             self.job.joins,
             number=chunk.number,
             known=known,
-            metric=self.job.metric,
+            metric=self.job.defaults.metric,
         )
 
     def _view(

@@ -5,7 +5,6 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +13,20 @@ import pytest
 from PIL import Image
 
 import oracle
-from jaxrecon import InputError, OutputError, Reconstruction, SequenceReconstruction
+import tiny_families
+from image_files import write_video
+from jaxrecon import (
+    InputError,
+    OutputError,
+    Reconstruction,
+    SequenceReconstruction,
+    registry,
+)
 from jaxrecon.geometry import umeyama
-from jaxrecon.images import Frames
+from jaxrecon.images import Frames, ImageRule
 from jaxrecon.images.fits import Fits
 from jaxrecon.images.views import Source, View
+from jaxrecon.models import VGGT_RESIZE
 from jaxrecon.pipeline import Pipeline, joins, streaming
 from jaxrecon.pipeline.chunking import chunks_of
 from kept_notes import KeptNotes
@@ -331,7 +339,13 @@ class TestConditions:
 class TestReading:
     """Views are read as they are needed."""
 
-    def frames(self, count: int, read: list[int], sizes: dict[int, tuple[int, int]]) -> Frames:
+    def frames(
+        self,
+        count: int,
+        read: list[int],
+        sizes: dict[int, tuple[int, int]],
+        rule: ImageRule = oracle.RULE,
+    ) -> Frames:
         def views() -> Iterator[View]:
             for view in range(count):
 
@@ -341,7 +355,7 @@ class TestReading:
 
                 yield View(f"frame_{view}", image)
 
-        return Frames(Source(None, views()), Fits(oracle.RULE, None, ()), None, 0)
+        return Frames(Source(None, views()), Fits(rule, None, ()), None, 0)
 
     def test_one_chunk_ahead(self) -> None:
         read: list[int] = []
@@ -356,13 +370,63 @@ class TestReading:
         assert len(read) == 300
 
     def test_a_frame_that_does_not_fit_is_named(self) -> None:
-        rule = replace(oracle.RULE)
-        frames = self.frames(9, [], {4: (21, 70)})
+        frames = self.frames(9, [], {4: (21, 70)}, VGGT_RESIZE)
         assert len(frames.take(4)) == 4
-        assert rule == oracle.RULE
-        taken = frames.take(3)
-        assert {frame.pixels.shape for frame in taken} == {(14, 21, 3)}
+        with pytest.raises(InputError, match="frame_4 is 21x70 pixels, a shape that does not go"):
+            frames.take(3)
         frames.close()
+
+    def test_a_frame_of_another_shape_gets_margins(self) -> None:
+        frames = self.frames(9, [], {4: (21, 70)}, oracle.RULE.unstretched())
+        taken = frames.take(9)
+        assert {frame.pixels.shape for frame in taken} == {(14, 21, 3)}
+        assert taken[4].transform.shown[0] > 2
+        assert taken[3].transform.shown == (0, 0, 21, 14)
+        assert (taken[4].pixels[:, 0] != taken[3].pixels[:, 0]).all()
+        frames.close()
+
+
+class TestVideos:
+    """Videos that end early."""
+
+    def short(self, path: Path) -> Path:
+        film = write_video(path, frames=200, size=(42, 28))
+        film.write_bytes(film.read_bytes()[: int(0.6 * film.stat().st_size)])
+        return film
+
+    def test_what_is_there_is_made_and_the_rest_is_told(
+        self, pipeline: Pipeline, tmp_path: Path
+    ) -> None:
+        film, stages = self.short(tmp_path / "a.mkv"), KeptNotes()
+        options: dict[str, Any] = {"stride": 1, "chunk": 30, "resolution": 21, "stages": stages}
+        found = pipeline.reconstruct_sequence(film, allow_gaps=True, **options)
+        assert 90 < len(found) < 150
+        assert any(f"ends after {len(found)} frames" in note for note in stages.notes)
+
+    def test_what_was_made_before_a_packet_cut_short_stays(
+        self, pipeline: Pipeline, tmp_path: Path
+    ) -> None:
+        film, folder = self.short(tmp_path / "a.avi"), tmp_path / "out"
+        options: dict[str, Any] = {"stride": 1, "chunk": 30, "resolution": 21, "allow_gaps": True}
+        with pytest.raises(InputError, match=r"a\.avi: the video is cut short"):
+            pipeline.reconstruct_sequence(film, folder, **options)
+        assert 60 <= len(list(folder.glob("[0-9]*.npz"))) < 130
+
+
+@pytest.mark.parametrize("family", ["pi3x", "vggt"])
+def test_a_family(family: str, tmp_path: Path) -> None:
+    """With what it may be told, and descriptions by its own encoder."""
+    model = registry.load(tiny_families.saved_tiny(family, tmp_path / "model"))
+    pixels = np.random.default_rng(0).integers(0, 256, (8, 28, 28, 3), np.uint8)
+    known: dict[str, Any] = {}
+    if family == "pi3x":
+        known = {"poses": truth(8), "depths": {view: np.full((28, 28), 2.0) for view in (0, 5)}}
+    options: dict[str, Any] = {"chunk": 3, "overlap": 1, "resolution": 28, "loops": True}
+    found = model.reconstruct_sequence(pixels, allow_gaps=True, **options, **known)
+    assert len(found) == 8 and np.isfinite(found.world_from_camera).all()
+    if family == "pi3x":
+        assert {join.way for join in found.joins} == {"known"}
+        assert found.segments == (range(8),)
 
 
 @pytest.mark.parametrize(
