@@ -366,7 +366,8 @@ class Pipeline:
             its views. What is written until then stays.
           OutputError: the folder holds something else, or cannot be written.
         """
-        from jaxrecon.pipeline.sequence import SequenceJob
+        from jaxrecon.pipeline.sequence import run_sequence
+        from jaxrecon.pipeline.sequence_job import SequenceJob
 
         check_one_process(self.mesh, "reconstruct_sequence")
         chunk, overlap = checked_sizes(chunk, overlap)
@@ -401,7 +402,7 @@ class Pipeline:
             masks=masks,
             priors=request.priors,
         )
-        job.run(images, place, stages, overwrite=overwrite)
+        run_sequence(job, images, place, stages, overwrite=overwrite)
         return replace(SequenceReconstruction.load(place), _kept=kept)
 
     @without_x64

@@ -8,7 +8,7 @@ import pytest
 
 import oracle
 from jaxrecon import InputError, OutputError, Reconstruction, SequenceReconstruction
-from jaxrecon.pipeline import Pipeline, loops, sequence
+from jaxrecon.pipeline import Pipeline, loop_closing, loops
 from jaxrecon.pipeline.loops import candidates, window
 from oracle import contents, film
 
@@ -92,7 +92,7 @@ def test_resumed(
     def never(*arguments: Any, **options: Any) -> None:
         raise AssertionError("it is finished")
 
-    monkeypatch.setattr(sequence, "move_files", never)
+    monkeypatch.setattr(loop_closing, "move_files", never)
     walked(drifting, tmp_path / "broken", loops=True)
     with pytest.raises(OutputError, match="holds another reconstruction"):
         walked(drifting, tmp_path / "broken")
