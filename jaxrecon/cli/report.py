@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from jaxrecon.browsing import open_page
+from jaxrecon.checks import finite
 from jaxrecon.cli.output import SUMMARY_FILE
 from jaxrecon.cli.process import say
 from jaxrecon.errors import InputError, one_line
@@ -66,9 +67,19 @@ def known_of(folder: Path) -> "Known":
     return Known(
         settings=settings if isinstance(settings, Mapping) else None,
         sparsity=_shares(summary.get("sparsity")),
+        seconds=_times(summary.get("seconds")),
         files=[str(name) for name in files] if isinstance(files, list) else (),
         output=str(folder),
     )
+
+
+def _times(told: Any) -> Mapping[str, float] | None:
+    """Seconds by name; None for anything else."""
+    if not isinstance(told, Mapping):
+        return None
+    found = {name: finite(took) for name, took in told.items()}
+    sound = {name: took for name, took in found.items() if took is not None and took >= 0}
+    return sound if len(sound) == len(found) else None
 
 
 def _shares(told: Any) -> np.ndarray | None:

@@ -53,12 +53,14 @@ class Known:
     Attributes:
       settings: how it was made, as name and value.
       sparsity: share of key blocks that each head of each global layer skipped.
+      seconds: of each stage; those of the scene if not given.
       files: what lies beside it.
       output: the folder that they are in.
     """
 
     settings: Mapping[str, Any] | None = None
     sparsity: Float[np.ndarray, "layers N"] | None = None
+    seconds: Mapping[str, float] | None = None
     files: Sequence[str] = ()
     output: str | None = None
 
@@ -94,7 +96,7 @@ def _page(scene: Scene, known: Known) -> str:
         _warnings(judgement),
         _plans(scene),
         _section("Views", _views(scene, judgement)),
-        _section("Time", _timings(scene.seconds)),
+        _section("Time", _timings(known.seconds or scene.seconds)),
         _section("Sparsity", _sparsity(known.sparsity)),
         _section("Settings", _table((known.settings or {}).items())),
         _section("Files", _files(known)),

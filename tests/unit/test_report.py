@@ -222,20 +222,33 @@ def test_the_command_writes_beside_the_scene(
     opened: list[str] = []
     monkeypatch.setattr("jaxrecon.cli.report.open_page", opened.append)
     random_recon().save(tmp_path / "scene.npz")
-    summary = {"settings": {"model": "pi3"}, "sparsity": [[0.5]], "files": ["scene.npz"]}
+    summary = {
+        "settings": {"model": "pi3"},
+        "sparsity": [[0.5]],
+        "files": ["scene.npz"],
+        "seconds": {"read": 0.25, "run": 1.5, "export": 7.75},
+    }
     (tmp_path / "summary.json").write_text(json.dumps(summary))
     assert main(["report", str(tmp_path)]) == 0
     assert capsys.readouterr().out == f"wrote {tmp_path}/report.html\n"
     assert opened == [(tmp_path / "report.html").as_uri()]
     text = Page(tmp_path / "report.html").text
-    assert "50 % in all" in text and "pi3" in text
+    assert all(part in text for part in ("50 % in all", "pi3", "export", "7.75 s"))
     assert main(["report", str(tmp_path), "-o", str(tmp_path / "b.html"), "--no-open"]) == 0
     assert len(opened) == 1
 
 
 @pytest.mark.parametrize(
     "summary",
-    ["[]", "{}", '{"settings": 1, "sparsity": "x", "files": {}}', '{"sparsity": [[2]]}', "[[[["],
+    [
+        "[]",
+        "{}",
+        '{"seconds": {"a": "b"}}',
+        '{"seconds": {"a": -1}}',
+        '{"settings": 1, "sparsity": "x", "files": {}}',
+        '{"sparsity": [[2]]}',
+        "[[[[",
+    ],
 )
 def test_summaries_of_others_do_no_harm(tmp_path: Path, summary: str) -> None:
     (tmp_path / "summary.json").write_text(summary)
@@ -244,7 +257,8 @@ def test_summaries_of_others_do_no_harm(tmp_path: Path, summary: str) -> None:
     except InputError as error:
         assert summary == "[[[[" and "\n" not in str(error)
         return
-    assert (known.settings, known.sparsity, list(known.files)) == (None, None, [])
+    assert (known.settings, known.sparsity, known.seconds) == (None, None, None)
+    assert list(known.files) == []
 
 
 def test_points_alone_have_no_report(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
