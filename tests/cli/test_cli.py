@@ -1,6 +1,5 @@
 """The command line: what it writes and prints, and one line for everything that goes wrong."""
 
-import argparse
 import errno
 import json
 import os
@@ -23,6 +22,7 @@ from PIL import Image
 import jaxrecon
 from jaxrecon import registry
 from jaxrecon.cli import common, main
+from jaxrecon.cli.parser import Parser
 from jaxrecon.errors import InputError
 from jaxrecon.pipeline import Pipeline
 from jaxrecon.reconstruction import Reconstruction
@@ -607,7 +607,7 @@ class TestAttention:
     def test_budgets_that_are_not_given_are_the_class_s(
         self, arguments: str, ratio: float | None, threshold: float | None
     ) -> None:
-        parser = argparse.ArgumentParser()
+        parser = Parser()
         common.add_computing(parser)
         sparse = common.attention_of(parser.parse_args(arguments.split()))
         assert sparse == jaxrecon.SparseAttention(ratio, threshold)
@@ -615,14 +615,14 @@ class TestAttention:
         assert common.attention_of(fast).sparse == sparse
 
     def test_the_old_name_of_an_order_still_works(self, capsys: pytest.CaptureFixture[str]) -> None:
-        parser = argparse.ArgumentParser()
+        parser = Parser()
         common.add_computing(parser)
         sparse = common.attention_of(parser.parse_args(["--patch-order", "similar"]))
         assert sparse == jaxrecon.SparseAttention(order="pca_tree")
         assert "--patch-order similar is called pca_tree now" in capsys.readouterr().err
 
     def test_an_order_of_patches(self) -> None:
-        parser = argparse.ArgumentParser()
+        parser = Parser()
         common.add_computing(parser)
         sparse = common.attention_of(parser.parse_args(["--patch-order", "raster"]))
         assert sparse == jaxrecon.SparseAttention(order="raster")
@@ -631,7 +631,7 @@ class TestAttention:
             common.attention_of(exact)
 
     def test_a_budget_that_is_no_number(self, capsys: pytest.CaptureFixture[str]) -> None:
-        parser = argparse.ArgumentParser()
+        parser = Parser()
         common.add_computing(parser)
         with pytest.raises(SystemExit):
             parser.parse_args(["--sparse-ratio", "half"])
@@ -639,7 +639,7 @@ class TestAttention:
         assert capsys.readouterr().err.endswith(told)
 
     def test_no_budget_leaves_the_name(self) -> None:
-        parser = argparse.ArgumentParser()
+        parser = Parser()
         common.add_computing(parser)
         assert common.attention_of(parser.parse_args([])) == "auto"
 
