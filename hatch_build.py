@@ -2,6 +2,7 @@
 
 A checkout has it as the top-level package `convert`, which is no name to install into everybody's
 environment. So the wheel holds it under a name of ours, and what imports it imports it from there.
+It holds the scene of `jaxrecon demo` too, which lies among the examples of a checkout.
 """
 
 import ast
@@ -14,6 +15,7 @@ from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 
 FOLDER = "convert"
 PACKAGED = "jaxrecon._convert"
+SCENE, PACKAGED_SCENE = "examples/scene", "jaxrecon/_demo_scene"
 PACKAGES = ("jaxrecon", FOLDER)
 
 
@@ -24,6 +26,10 @@ class PackagedConverter(BuildHookInterface):
         """Adds the files that the wheel holds under another name, or with other imports."""
         if version == "editable":
             return
+        for file in (Path(self.root) / SCENE).rglob("*"):
+            if file.is_file():
+                place = f"{PACKAGED_SCENE}/{file.relative_to(Path(self.root) / SCENE).as_posix()}"
+                build_data["force_include"][str(file)] = place
         self.scratch = tempfile.TemporaryDirectory()
         for number, (place, code) in enumerate(repackaged(Path(self.root))):
             file = Path(self.scratch.name, f"{number}.py")

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from jaxrecon.pipeline import CameraConfig, MaskConfig, Pipeline, SequenceReconstruction
     from jaxrecon.plan import MemoryPlan, memory_plan
     from jaxrecon.priors import ViewPriors
+    from jaxrecon.progress import Stages
     from jaxrecon.reconstruction import Reconstruction
     from jaxrecon.registry import available_models, load
     from jaxrecon.runtime.sharding import make_mesh
@@ -54,6 +55,7 @@ _HOMES = {
     "Reconstruction": "reconstruction",
     "SequenceReconstruction": "pipeline",
     "SparseAttention": "sparse",
+    "Stages": "progress",
     "ViewPriors": "priors",
     "available_models": "registry",
     "bundle_adjust": "bundle_adjustment",
@@ -78,6 +80,7 @@ __all__ = [
     "Reconstruction",
     "SequenceReconstruction",
     "SparseAttention",
+    "Stages",
     "ViewPriors",
     "WeightsError",
     "available_models",

@@ -71,6 +71,11 @@ class Stages:
         self._lock = threading.Lock()
         self._bars: Progress | None = None
 
+    @classmethod
+    def watched(cls) -> "Stages":
+        """Shown where a person watches, on a terminal or in a notebook; quiet elsewhere."""
+        return cls(quiet=not (Forgiving(sys.stderr).isatty() or "ipykernel" in sys.modules))
+
     @contextmanager
     def stage(
         self, name: str, *, total: int | None = None, bar: bool = True

@@ -1,5 +1,5 @@
-"""The command line: `jaxrecon reconstruct | convert | view | report | models | evaluate | train |
-compile | plan`.
+"""The command line: `jaxrecon demo | reconstruct | convert | view | report | models |
+evaluate | train | compile | plan`.
 
 One file a command or two; each imports JAX only once its arguments are known to be sound.
 """
@@ -14,6 +14,7 @@ from typing import Any
 from jaxrecon.cli import (
     common,
     compile,
+    demo,
     evaluate,
     plan,
     process,
@@ -119,6 +120,7 @@ def _parser() -> argparse.ArgumentParser:
         help="print what makes the shell complete commands and options, and exit",
     )
     commands = parser.add_subparsers(required=True, metavar="command")
+    demo.add_to(commands)
     reconstruct.add_to(commands)
     weights.add_convert_to(commands)
     view.add_to(commands)

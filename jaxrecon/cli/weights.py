@@ -8,6 +8,9 @@ from jaxrecon.cli import common
 from jaxrecon.cli.process import say
 from jaxrecon.progress import Stages
 
+_LONGEST_TERMS = 24
+"""Characters of what a licence allows, in the table of models."""
+
 
 def add_convert_to(commands: Any) -> None:
     """Adds the command `convert` to the parser."""
@@ -61,14 +64,13 @@ def models(options: argparse.Namespace) -> int:
     if options.json:
         say(json.dumps(rows, indent=2))
         return 0
-    wide = [max(len(row[key] or "bundled") for row in rows) for key in ("name", "repo")]
+    names = max(len(row["name"]) for row in rows)
     for row in rows:
         here = "here" if row["here"] else "not fetched"
-        say(
-            f"{row['name']:{wide[0]}} {row['parameters'] / 1e6:7.1f} M  {here:11}  "
-            f"{row['repo'] or 'bundled':{wide[1]}}  "
-            f"weights: {row['weights_licence']}  {row['paper']}"
-        )
+        licence, _, terms = row["weights_licence"].partition(" (")
+        told = licence if len(terms) > _LONGEST_TERMS else row["weights_licence"]
+        say(f"{row['name']:{names}} {row['parameters'] / 1e6:7.1f} M  {here:11}  {told}")
+    say("--json tells repositories, papers and licences in full.")
     return 0
 
 

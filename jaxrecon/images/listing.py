@@ -27,6 +27,9 @@ VIDEO_SUFFIXES = (
 """What counts as a video beside images, in upper or lower case. A file that is given alone and has
 neither suffix is what its content says."""
 
+PHOTOS_FOLDER = "images"
+"""Where data sets keep their photos, beside files and folders of what is known of them."""
+
 _NO_PHOTOS = re.compile(
     r"mask|depth|normal|label|semantic|segment|instance|confidence|thumb|preview|cache|^[._@]",
     re.IGNORECASE,
@@ -48,11 +51,19 @@ class Listing:
 def listed_files(path: Path) -> Listing:
     """The images that one path means: a file, a folder, or a glob pattern.
 
+    A folder without images of its own means its sub-folder `images`, as data sets have it.
+
     Raises:
       InputError: there are none.
     """
     if is_folder(path):
-        return _listing(f"the folder {path}", _visible(path), folder=path)
+        children = _visible(path)
+        within = next((child for child in children if child.name == PHOTOS_FOLDER), None)
+        if within and is_folder(within) and not any(map(_is_image, children)):
+            inner = _listing(f"the folder {within}", _visible(within), folder=within)
+            notes = [f"the folder {path}: its photos are those in {PHOTOS_FOLDER}/"]
+            return Listing(inner.images, notes + inner.notes)
+        return _listing(f"the folder {path}", children, folder=path)
     if path.exists():
         return Listing([path], [])
     if not glob.has_magic(str(path)):

@@ -172,7 +172,8 @@ class Pipeline:
           query_points: points to follow through all views (a model loaded with its track head):
             see `track`. They become the result's `tracks`.
           attention: in place of the pipeline's own: a function or a name, as `load` takes them.
-          stages: collects and shows the time of each stage; silent if not given.
+          stages: collects and shows the time of each stage. If not given, they are shown on a
+            terminal and in a notebook; `Stages(quiet=True)` is silent.
 
         Each field of `mask`, `camera` and `priors` can be given as a keyword instead, such as
         `min_confidence=0.2`. The keyword `intrinsics` is a way to fit cameras if it is a text, else

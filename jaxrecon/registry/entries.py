@@ -134,6 +134,7 @@ PI3_FAMILY = Family(
     rules=pi3_names.RULES,
     ignored=pi3_names.IGNORED,
     resize=PI3_RESIZE,
+    defaults=ModelDefaults(most_confidence=1.0),
 )
 
 PI3X_FAMILY = Family(
@@ -143,7 +144,7 @@ PI3X_FAMILY = Family(
     rules=pi3x_names.RULES,
     ignored=pi3x_names.IGNORED,
     resize=PI3_RESIZE,
-    defaults=ModelDefaults(priors=True, independent_priors=True, metric=True),
+    defaults=ModelDefaults(priors=True, independent_priors=True, metric=True, most_confidence=1.0),
     optional_parts=(pi3x_names.PRIORS,),
 )
 

@@ -1,11 +1,14 @@
 """From a name, folder or file to a model with its weights on the devices."""
 
+import os
 from collections.abc import Callable, Collection, Mapping
+from contextlib import suppress
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
 from jax.typing import DTypeLike
@@ -18,10 +21,12 @@ from jaxrecon import checkpoint
 from jaxrecon.choices import meant
 from jaxrecon.errors import InputError, WeightsError, one_line
 from jaxrecon.forking import check_not_forked
+from jaxrecon.hub import cache_folder
 from jaxrecon.images import ImageRule
 from jaxrecon.models import Model
 from jaxrecon.nn.attention import AttentionFn
 from jaxrecon.pipeline import ModelDefaults, Pipeline
+from jaxrecon.program_cache import use_program_cache
 from jaxrecon.progress import Stages
 from jaxrecon.reading import is_folder, is_plain_file
 from jaxrecon.registry.config_json import config_from_json
@@ -30,6 +35,9 @@ from jaxrecon.registry.fetching import native_folder
 from jaxrecon.runtime.sharding import MATRICES, WeightRules, check_mesh, weight_shardings
 from jaxrecon.sparse import AttentionName, chosen_attention
 from pallas_kernels.platform import target_platform
+
+KEEP_PROGRAMS = "JAXRECON_KEEP_PROGRAMS"
+"""The variable of the environment that, at 0, has compiled programs not kept between processes."""
 
 
 def load(
@@ -71,7 +79,8 @@ def load(
       priors: whether the model may be told what is known of the views, if it can (MapAnything,
         π³-X); else what only that needs is not even read: a quarter of π³-X.
       revision: branch, tag or commit of the upstream repository.
-      stages: shows progress and the licence of the weights; the licence alone if not given.
+      stages: shows progress and the licence of the weights. If not given, progress is shown on a
+        terminal and in a notebook, and the licence everywhere.
 
     Raises:
       InputError: the name is unknown or an argument cannot be used.
@@ -82,7 +91,8 @@ def load(
     attend = chosen_attention(attention)
     dtype = _default_dtype(mesh) if dtype is None else _checked_dtype(dtype)
     shown = Stages() if stages is None else stages
-    timed = Stages(quiet=True) if stages is None else stages
+    timed = Stages.watched() if stages is None else stages
+    _keep_programs()
     parts = _parts(tracks=tracks, priors=priors)
     place, entry = _locate(name, weights, revision, shown, parts)
     with timed.stage("load"):
@@ -102,6 +112,15 @@ def load(
         offload=offload,
         header=full_header,
     )
+
+
+def _keep_programs() -> None:
+    """Has JAX keep compiled programs between processes, unless it is told where to or not to."""
+    told = os.environ.get(KEEP_PROGRAMS, "1")
+    if told == "0" or jax.config.jax_compilation_cache_dir is not None:
+        return
+    with suppress(WeightsError):  # no home, and so no place for them
+        use_program_cache(cache_folder() / "xla")
 
 
 def load_abstract(

@@ -25,6 +25,7 @@ class ModelDefaults:
         without that of the first.
       strict_edges: whether a jump in depth without a normal beside it leaves the mask too.
       metric: whether lengths are in metres, which the agreement of views is measured in.
+      most_confidence: what no confidence exceeds, if there is such a number.
     """
 
     min_confidence: float = 0.1
@@ -34,6 +35,7 @@ class ModelDefaults:
     independent_priors: bool = False
     strict_edges: bool = False
     metric: bool = False
+    most_confidence: float | None = None
 
     def chosen_points(self, points: PointsChoice | None, model: str) -> PointsChoice | None:
         """The kind of points to ask the model for; None if there is no choice.

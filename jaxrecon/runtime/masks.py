@@ -106,9 +106,24 @@ class MaskConfig:
                 )
         return replace(self, confidence_quantile=0.0)
 
+    def _check_reached(self, least: float, defaults: ModelDefaults) -> None:
+        """Refuses a confidence that no point can exceed, before the model has run.
+
+        Raises:
+          InputError: see above.
+        """
+        most = 1.0 if self.multiview_confidence else defaults.most_confidence
+        if most is not None and least >= most:
+            raise InputError(
+                f"min_confidence={least:g} would leave no point: no confidence is above {most:g} "
+                "here; give less"
+            )
+
     def inputs(self, defaults: ModelDefaults) -> "MaskInputs":
         """The numbers as the program takes them, with the family's own where none is given."""
         least, share = self.min_confidence, self.confidence_quantile
+        if least is not None:
+            self._check_reached(least, defaults)
         if least is None:
             least = -np.inf if self.multiview_confidence else defaults.min_confidence
         if share is None:

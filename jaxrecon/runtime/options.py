@@ -96,11 +96,11 @@ def runtime_inputs(
 
 
 def stages_of(stages: Stages | None) -> Stages:
-    """The caller's, or silent ones.
+    """The caller's, or those that are shown where a person watches.
 
     Raises:
       InputError: they are of another type.
     """
     if stages is not None and not isinstance(stages, Stages):
         raise InputError(f"stages: found {shown(stages)}; give jaxrecon.progress.Stages() or None")
-    return Stages(quiet=True) if stages is None else stages
+    return Stages.watched() if stages is None else stages

@@ -115,15 +115,28 @@ def test_folders_of_what_is_no_photo_are_not_told(other: str, tmp_path: Path) ->
 
 
 def test_a_folder_with_images_in_sub_folders_alone(tmp_path: Path) -> None:
-    photo(tmp_path / "scene [1]" / "images" / "a.png")
+    photo(tmp_path / "scene [1]" / "photos" / "a.png")
     with pytest.raises(InputError) as caught:
         check_source(tmp_path / "scene [1]")
-    assert str(caught.value).endswith(f'to take them give "{tmp_path}/scene [1]/images"')
+    assert str(caught.value).endswith(f'to take them give "{tmp_path}/scene [1]/photos"')
     photo(tmp_path / "scene [1]" / "more" / "b.jpg")
     with pytest.raises(InputError) as caught:
         check_source(tmp_path / "scene [1]")
     pattern = str(caught.value).rsplit('"', 2)[1]
     assert set(told(pattern)[0].names) == {"a.png", "b.jpg"}
+
+
+def test_a_data_set_s_photos_are_those_in_its_images(tmp_path: Path) -> None:
+    photo(tmp_path / "scene" / "images" / "a.png")
+    photo(tmp_path / "scene" / "images_2" / "a.png")
+    (tmp_path / "scene" / "transforms.json").write_text("{}")
+    batch, notes = told(tmp_path / "scene")
+    assert batch.names == ("a.png",)
+    assert f"{tmp_path}/scene: its photos are those in images/" in notes
+    photo(tmp_path / "scene" / "b.png")
+    batch, notes = told(tmp_path / "scene")
+    assert batch.names == ("b.png",)
+    assert "sub-folders are left out" in notes
 
 
 @pytest.mark.parametrize(

@@ -19,6 +19,9 @@ import jaxrecon, jaxrecon.registry, jaxrecon.cli
 assert jaxrecon.__file__.startswith({place!r}), jaxrecon.__file__
 assert "convert" not in sys.modules
 assert sys.modules["jaxrecon._convert.engine"]
+from jaxrecon.cli.demo import scene_folder
+assert str(scene_folder()).startswith({place!r}), scene_folder()
+assert len(list((scene_folder() / "images").iterdir())) == 8
 jaxrecon.load("pi3-mini")
 sys.exit(jaxrecon.cli.main(["convert", "pi3", "absent.safetensors", "-o", "out"]))
 """
