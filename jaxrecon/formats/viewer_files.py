@@ -1,6 +1,7 @@
 """What a path shows in the viewer: a whole reconstruction, or points alone."""
 
 import io
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -43,7 +44,7 @@ def shown_file(path: str | Path) -> Path:
     Raises:
       InputError: it is absent or holds nothing of the kind.
     """
-    path = Path(path).expanduser()
+    path = Path(os.path.expanduser(path))
     if is_folder(path):
         found = _in_folder(path)
         if found is None and is_folder(path / "scene"):
