@@ -86,7 +86,7 @@ def _shares(told: Any) -> np.ndarray | None:
     """Rows of numbers from 0 to 1; None for anything else."""
     try:
         found = np.array(told, np.float64)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         return None
     sound = found.ndim == 2 and found.size and ((found >= 0) & (found <= 1)).all()
     return found if sound else None

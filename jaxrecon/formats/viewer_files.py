@@ -2,6 +2,7 @@
 
 import io
 import os
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -92,9 +93,11 @@ def read_shown(path: str | Path) -> Scene | LoosePoints:
 
 @contextmanager
 def _damage_told(path: Path, what: str) -> Iterator[None]:
-    """Whatever a reader of a library makes of a damaged file becomes one line."""
+    """Whatever a reader of a library makes of a damaged file becomes one line; it warns of none."""
     try:
-        yield
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
     except (InputError, MemoryError):
         raise
     except Exception as error:

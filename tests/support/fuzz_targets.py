@@ -21,7 +21,9 @@ from image_files import write_video
 from jaxrecon import checkpoint, registry
 from jaxrecon.aot.record import read_record
 from jaxrecon.cli.query_points import read_query_points
+from jaxrecon.cli.report import known_of
 from jaxrecon.evaluation import open_dataset
+from jaxrecon.formats import read_shown
 from jaxrecon.images import load_images, view_sizes
 from jaxrecon.models import Pi3, Pi3Config, ResizeRule
 from jaxrecon.nn.dinov2 import DinoV2Config
@@ -231,6 +233,49 @@ SCENES = (
     ),
     Target(
         "scene_streamed", _streamed, "views/*", lambda folder: Reconstruction.load(folder / "views")
+    ),
+)
+
+# What the viewer shows
+
+
+def _shown(name: str, format: str | None = None) -> Target:
+    return Target(
+        f"shown_{name.replace('.', '_')}",
+        lambda folder: random_recon().save(folder / name, format),
+        name,
+        lambda folder: read_shown(folder / name),
+    )
+
+
+POINTS = """ply
+format ascii 1.0
+comment points
+element vertex 2
+property float x
+property float y
+property double z
+property uchar red
+property list uchar int others
+end_header
+0 0 1 7 2 5 5
+1 2 3 255 0
+"""
+LOOSE = (
+    _shown("scene.ply"),
+    _shown("splats.ply", "splats"),
+    _shown("scene.glb"),
+    Target(
+        "shown_text",
+        _text("text.ply", POINTS),
+        "text.ply",
+        lambda folder: read_shown(folder / "text.ply"),
+    ),
+    Target(
+        "report_summary",
+        _text("summary.json", json.dumps({"settings": {"a": 1}, "sparsity": [[0.5]], "files": []})),
+        "summary.json",
+        known_of,
     ),
 )
 
@@ -479,5 +524,5 @@ SETS = (
 )
 
 TARGETS: Mapping[str, Target] = {
-    target.name: target for target in (*WEIGHTS, *SCENES, *CAMERAS, *PHOTOS, *SETS)
+    target.name: target for target in (*WEIGHTS, *SCENES, *LOOSE, *CAMERAS, *PHOTOS, *SETS)
 }
