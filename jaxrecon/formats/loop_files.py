@@ -26,6 +26,7 @@ class Loop:
       first_view, second_view: names of a view of each visit.
       similarity: of their descriptions, up to 1.
       shared: the largest share of one visit's view that one of the other's sees too.
+      alike: how the brightness of both correlates there, up to 1.
       inliers: share of the points that agree with what each chunk has of its visit, the lower one.
       gap: how far the two visits' worlds were apart before, over the distance of points.
     """
@@ -34,6 +35,7 @@ class Loop:
     second_view: str
     similarity: float
     shared: float
+    alike: float
     inliers: float
     gap: float
 

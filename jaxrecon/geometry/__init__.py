@@ -14,6 +14,7 @@ from jaxrecon.geometry.joining import (
     inverse,
     join_by_points,
     join_by_poses,
+    matched,
     seen_by,
     seen_by_the_next,
 )
@@ -49,6 +50,7 @@ __all__ = [
     "invert_rigid",
     "join_by_points",
     "join_by_poses",
+    "matched",
     "multiply_quaternions",
     "nearest_rotation",
     "normal_edges",

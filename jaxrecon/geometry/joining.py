@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Bool, Float, Int
 
 from jaxrecon.errors import InputError
 from jaxrecon.geometry.alignment import Similarity, umeyama
@@ -297,7 +297,14 @@ def seen_by_the_next(
 
 
 def seen_by(views: ManyViews, one: int, others: ManyViews, other: int) -> float:
-    """The share of a view's points that another view sees where they are.
+    """The share of a view's points that another view sees where they are; see `matched`."""
+    return float(matched(views, one, others, other)[0].mean())
+
+
+def matched(
+    views: ManyViews, one: int, others: ManyViews, other: int
+) -> tuple[Bool[np.ndarray, " P"], Int[np.ndarray, " P"], Int[np.ndarray, " P"]]:
+    """Where another view sees a view's points: whether it does, and in which row and column.
 
     Args:
       views, others: points of some pixels in their cameras' frames, depth of all pixels, poses and
@@ -316,5 +323,6 @@ def seen_by(views: ManyViews, one: int, others: ManyViews, other: int) -> float:
     inside = ahead & np.isfinite(xy).all(axis=1)
     column, row = np.round(np.where(inside[:, None], xy, -1)).clip(-1, 2**30).astype(int).T
     inside &= (column >= 0) & (column < width) & (row >= 0) & (row < height)
-    there = depth_z[other, np.where(inside, row, 0), np.where(inside, column, 0)]
-    return float((inside & (np.abs(there - z) < _INLIER * z)).mean())
+    row, column = np.where(inside, row, 0), np.where(inside, column, 0)
+    agrees = inside & (np.abs(depth_z[other, row, column] - z) < _INLIER * z)
+    return agrees, row, column

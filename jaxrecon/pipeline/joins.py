@@ -70,6 +70,12 @@ class JoinConfig:
         return self.group == "sim3" if self.group is not None else not metric
 
 
+def grid_of(height: int, width: int) -> tuple[slice, slice, slice]:
+    """The pixels of each view that are compared: some thousand of a grid."""
+    step = max(int(np.ceil(np.sqrt(height * width / _PIXELS))), 1)
+    return slice(None), slice(step // 2, None, step), slice(step // 2, None, step)
+
+
 def sampled(
     points_camera: Float[np.ndarray, "F H W 3"],
     confidence: Float[np.ndarray, "F H W"],
@@ -80,10 +86,7 @@ def sampled(
     The weight is the confidence over its median, up to 4. Views that show next to nothing, such as
     black frames, have none.
     """
-    height, width = confidence.shape[1:]
-    step = max(int(np.ceil(np.sqrt(height * width / _PIXELS))), 1)
-    grid = slice(None), slice(step // 2, None, step), slice(step // 2, None, step)
-    views = len(points_camera)
+    grid, views = grid_of(*confidence.shape[1:]), len(points_camera)
     if not views:
         return np.zeros((0, 1, 3), np.float32), np.zeros((0, 1), np.float32)
     sure = np.nan_to_num(confidence[grid].reshape(views, -1).astype(np.float32), nan=0.0)

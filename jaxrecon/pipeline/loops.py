@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 from jaxtyping import Float
+from scipy.ndimage import uniform_filter
 
 from jaxrecon.formats import read_npz, write_npz
 from jaxrecon.formats.chunk_files import ChunkRecord
@@ -19,18 +20,23 @@ from jaxrecon.geometry import (
     fit_of,
     inverse,
     join_by_poses,
+    matched,
     seen_by,
     settled,
 )
-from jaxrecon.pipeline.joins import LEAST_INLIERS, MOST_SHIFT, MOST_TURN, sampled
+from jaxrecon.pipeline.joins import LEAST_INLIERS, MOST_SHIFT, MOST_TURN, grid_of, sampled
 from jaxrecon.reconstruction import Reconstruction
 
-LEAST_SIMILAR = 0.35
+LEAST_SIMILAR = 0.25
 """Views whose descriptions are less alike are not looked at."""
 
 LEAST_SHARED = 0.25
 """Two visits show one place if a view of one sees so much of what one of the other does."""
 
+LEAST_ALIKE = 0.5
+"""So much must the brightness of both correlate there: rooms of one shape are not one place."""
+
+_PAIRS_COMPARED = 5
 _KEPT_DIRECTIONS = 64
 _PER_CHUNKS = 2
 _LEAST_TRIED = 8
@@ -131,8 +137,8 @@ def confirmed(
     """
     count = len(visits[0])
     parts = together[:count], together[count:]
-    shared = _shared(*parts)
-    if shared < LEAST_SHARED:
+    shared, alike = _shared(*parts)
+    if shared < LEAST_SHARED or alike < LEAST_ALIKE:
         return None
     found: list[Similarity] = []
     fits = []
@@ -153,6 +159,7 @@ def confirmed(
         visits[1].names[0],
         candidate.similarity,
         shared,
+        alike,
         min(fit.inliers for fit in fits),
         gap,
     )
@@ -173,14 +180,34 @@ def _both(written: Reconstruction, again: Reconstruction) -> SharedViews:
     )
 
 
-def _shared(first: Reconstruction, second: Reconstruction) -> float:
-    """The largest share of a view of the one that a view of the other sees, too."""
+def _shared(first: Reconstruction, second: Reconstruction) -> tuple[float, float]:
+    """How much the two views see of the same that share most, and how much it looks alike there.
+
+    The second is the correlation of their brightness, blurred, where both see the same points.
+    """
     one, other = (_views(recon) for recon in (first, second))
-    return max(
-        min(seen_by(one, a, other, b), seen_by(other, b, one, a))
+    shares = {
+        (a, b): min(seen_by(one, a, other, b), seen_by(other, b, one, a))
         for a in range(0, len(first), 2)
         for b in range(0, len(second), 2)
-    )
+    }
+    pairs = sorted(shares, key=lambda pair: -shares[pair])[:_PAIRS_COMPARED]
+    lights = [_brightness(np.asarray(recon.colors)) for recon in (first, second)]
+    grid = grid_of(*lights[0].shape[1:])
+    alike = []
+    for a, b in pairs:
+        agrees, row, column = matched(one, a, other, b)
+        here, there = lights[0][grid][a].reshape(-1)[agrees], lights[1][b, row, column][agrees]
+        flat = len(here) < 2 or not here.std() > 0 or not there.std() > 0
+        alike.append(0.0 if flat else float(np.corrcoef(here, there)[0, 1]))
+    return shares[pairs[0]], float(np.median(alike))
+
+
+def _brightness(colors: np.ndarray) -> Float[np.ndarray, "V H W"]:
+    """Blurred by a fortieth of the picture's longer side, as much as points may be off."""
+    light = colors.astype(np.float64).mean(axis=-1)
+    size = max(max(light.shape[1:]) // 40, 1)
+    return np.stack([uniform_filter(one, size=size) for one in light])
 
 
 def _views(recon: Reconstruction) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:

@@ -154,11 +154,15 @@ def film(
     count: int, *, places: Any = None, period: int | None = None
 ) -> UInt8[np.ndarray, "V H W 3"]:
     """Pictures of so many views; `places` tells for each which place it shows."""
-    pixels = np.random.default_rng(5).integers(0, 256, (count, HEIGHT, WIDTH, 3), np.uint8)
+    number = np.arange(count) % (period or count)
     row, column = np.mgrid[:HEIGHT, :WIDTH]
-    pixels[..., 2] = (
-        60 + 3 * column + 4 * row + 5 * (np.arange(count) % (period or count) % 7)[:, None, None]
-    )
+    rough = 60 + column // 3 + row // 2 + 5 * (number % 7)[:, None, None]
+    depth = np.asarray(true_depth(number * 1.0, rough / 255, period))
+    pose = np.asarray(true_pose(number * 1.0, period))
+    wall = np.einsum("vij,hwj,vhw->vhwi", pose[:, :3, :3], np.asarray(rays()), depth)
+    x, y, _ = np.moveaxis(wall + pose[:, None, None, :3, 3], -1, 0)
+    paint = 128 + 50 * np.sin(0.3 * x) + 50 * np.sin(0.35 * y + 0.2 * x)
+    pixels = np.stack([paint, paint, rough], axis=-1).astype(np.uint8)
     pixels[:, 0, 0, 0] = np.arange(count)
     pixels[:, 0, 0, 1] = 1 if places is None else places
     return pixels

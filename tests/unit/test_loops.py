@@ -41,7 +41,7 @@ def test_a_loop_is_closed(drifting: Pipeline, join: Any, tmp_path: Path) -> None
     for loop in found.loops:
         first, second = (int(name[-4:]) for name in (loop.first_view, loop.second_view))
         assert abs(second - first - PERIOD) <= 4
-        assert loop.shared > 0.5 and loop.inliers > 0.5
+        assert min(loop.shared, loop.alike, loop.inliers) > 0.5
     assert gap(found)[:8].max() < 0.01 < 0.04 < gap(before)[:8].min()
     assert gap(found).max() < 0.5 * gap(before).min()  # behind the last loop it drifts anew
     views = Reconstruction.load(tmp_path / "out")
@@ -65,6 +65,13 @@ def test_places_that_look_alike_are_not_taken_for_one(drifting: Pipeline) -> Non
     pixels = film(COUNT, period=PERIOD, places=np.repeat([1, 2], [22, 22]))
     found = drifting.reconstruct_sequence(pixels, chunk=8, loops=True, allow_gaps=True)
     assert len(found.segments) == 2 and found.loops == ()
+
+
+def test_places_of_one_shape_that_look_otherwise_are_two(drifting: Pipeline) -> None:
+    """The encoder takes them for one, and so does the geometry; the pictures do not."""
+    pixels = film(COUNT, period=PERIOD)
+    pixels[PERIOD:, 1:, :, :2] = 255 - pixels[PERIOD:, 1:, :, :2]
+    assert drifting.reconstruct_sequence(pixels, chunk=8, loops=True).loops == ()
 
 
 @pytest.mark.parametrize("written", [0, 1, 20])
