@@ -138,7 +138,7 @@ class Report:
 
     def _title(self) -> str:
         views = sum(scene.views for scene in self.scenes)
-        return f"{one_line(self.model or 'model')}: {len(self.scenes)} scenes, {views} views"
+        return f"{one_line(self.model or 'model')}: {_scenes(len(self.scenes))}, {_views(views)}"
 
     def _remarks(self) -> list[str]:
         lines = [
@@ -168,6 +168,10 @@ class Report:
             limit = self.settings.max_angle
             parts += [f"turned by at most {limit:g} degrees"] * (limit < 180)
         return f"{', '.join(parts) or 'none'}; translation angle {direction}"
+
+
+def _views(count: int) -> str:
+    return "1 view" if count == 1 else f"{count} views"
 
 
 def _scenes(count: int) -> str:

@@ -1,5 +1,6 @@
 """What the log says of the steps since its last line."""
 
+import math
 import time
 from collections.abc import Mapping
 from typing import Any
@@ -61,7 +62,17 @@ class Window:
         rates = f"{speed['images_per_second']:.0f} images/s"
         if "tflops_per_device" in speed:
             rates += f", {speed['tflops_per_device']:.0f} TFLOP/s"
-        return f"step {step}/{self._config.steps}, {speed['seconds']:.0f} s: {shown}, {rates}"
+        total = self._config.steps
+        left = _time_left(took / len(buckets) * (total - step))
+        return f"step {step}/{total}, {speed['seconds']:.0f} s{left}: {shown}, {rates}"
+
+
+def _time_left(seconds: float) -> str:
+    """What the rest of a run will take, at the pace of its last steps; nothing at its end."""
+    if seconds <= 0:
+        return ""
+    hours, minutes = divmod(math.ceil(seconds / 60), 60)
+    return f", about {hours} h {minutes} min left" if hours else f", about {minutes} min left"
 
 
 def told(values: Mapping[str, Any], names: tuple[str, ...]) -> str:

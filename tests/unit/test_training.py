@@ -24,7 +24,16 @@ from jaxrecon.errors import InputError, OutputError, WeightsError
 from jaxrecon.models import PI3_MINI
 from jaxrecon.scenes import SCENES
 from jaxrecon.scenes.photographs import Pictures
-from jaxrecon.training import MINI, Bucket, TrainConfig, loop, programs, step, train
+from jaxrecon.training import (
+    MINI,
+    Bucket,
+    TrainConfig,
+    loop,
+    programs,
+    step,
+    train,
+    window,
+)
 from jaxrecon.training.flops import step_flops
 from jaxrecon.training.log import Log, read_log
 from jaxrecon.training.plot import draw_log
@@ -540,3 +549,16 @@ def test_flops_of_a_step_by_hand() -> None:
     everywhere = matrices + 2 * 2 * tokens * (2 * tokens) * width
     added = step_flops(deeper, bucket) - step_flops(SMALL, bucket)
     assert added == 3 * 2 * (frame + everywhere)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "told"),
+    [
+        (0.0, ""),
+        (3.0, ", about 1 min left"),
+        (601.0, ", about 11 min left"),
+        (7260.0, ", about 2 h 1 min left"),
+    ],
+)
+def test_what_is_left_of_a_run_is_told(seconds: float, told: str) -> None:
+    assert window._time_left(seconds) == told
