@@ -171,7 +171,7 @@ class Report:
 
 
 def _views(count: int) -> str:
-    return "1 view" if count == 1 else f"{count} views"
+    return f"{count} view{'s' * (count != 1)}"
 
 
 def _scenes(count: int) -> str:
