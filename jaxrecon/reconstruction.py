@@ -6,13 +6,16 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Unpack
 
+import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, UInt8
 
 from jaxrecon import browsing, formats
+from jaxrecon.checks import real_number
 from jaxrecon.deprecation import warn_renamed
 from jaxrecon.errors import InputError
 from jaxrecon.formats import card
+from jaxrecon.geometry import depth_edges
 from jaxrecon.images import PixelTransform
 from jaxrecon.images.masks import PhotoMask
 from jaxrecon.images.original import OriginalPixels, Views, view_numbers
@@ -296,6 +299,40 @@ class Reconstruction:
         else:
             browsing.open_page(url)
         return server
+
+    def narrowed(
+        self,
+        *,
+        min_confidence: float | None = None,
+        confidence_quantile: float | None = None,
+        edge_rtol: float | None = None,
+    ) -> "Reconstruction":
+        """The same with fewer points in the mask; what it left out already does not come back.
+
+        Args:
+          min_confidence: points must be more confident than this.
+          confidence_quantile: the share of the mask's points, the least confident, that leave it.
+          edge_rtol: relative jump of depth, in a window of 3 x 3 pixels, at which points leave it.
+
+        Raises:
+          InputError: a number is out of range.
+        """
+        mask, confidence = np.asarray(self.mask), np.asarray(self.confidence)
+        if min_confidence is not None:
+            mask = mask & (confidence > real_number("min_confidence", min_confidence))
+        if confidence_quantile is not None:
+            share = real_number("confidence_quantile", confidence_quantile)
+            if not 0 <= share < 1:
+                raise InputError(f"confidence_quantile={share:g} is no share from 0 to below 1")
+            if mask.any():
+                mask = mask & (confidence >= np.quantile(confidence[mask], share))
+        if edge_rtol is not None:
+            jump = real_number("edge_rtol", edge_rtol)
+            if jump < 0:
+                raise InputError(f"edge_rtol={jump:g} is below 0; give 0 or more")
+            depth = jnp.asarray(self.points_camera)[..., 2]
+            mask = mask & ~np.asarray(depth_edges(depth, rtol=jump))
+        return replace(self, mask=mask)
 
     @classmethod
     def load(cls, path: str | Path) -> "Reconstruction":

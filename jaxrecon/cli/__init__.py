@@ -1,5 +1,5 @@
-"""The command line: `jaxrecon demo | reconstruct | convert | view | report | models |
-evaluate | train | compile | plan`.
+"""The command line: `jaxrecon demo | reconstruct | convert | view | report | save |
+models | evaluate | train | compile | plan`.
 
 One file a command or two; each imports JAX only once its arguments are known to be sound.
 """
@@ -20,6 +20,7 @@ from jaxrecon.cli import (
     process,
     reconstruct,
     report,
+    save,
     train,
     view,
     weights,
@@ -125,6 +126,7 @@ def _parser() -> argparse.ArgumentParser:
     weights.add_convert_to(commands)
     view.add_to(commands)
     report.add_to(commands)
+    save.add_to(commands)
     weights.add_models_to(commands)
     evaluate.add_to(commands)
     train.add_to(commands)

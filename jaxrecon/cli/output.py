@@ -40,10 +40,10 @@ def add_formats(parser: Parser) -> None:
     parser.section("result").add_argument("--formats", metavar="NAMES", help=told)
 
 
-def add_files(parser: Parser) -> None:
+def add_files(parser: Parser, *, rare: bool = True) -> None:
     """Options of what is in the files."""
     group = parser.section(
-        "files that are written", "docs/export.md tells which tool reads which.", rare=True
+        "files that are written", "docs/export.md tells which tool reads which.", rare=rare
     )
     add = group.add_argument
     add("--size", choices=("original", "processed"), help="of the pictures that cameras are for")

@@ -441,7 +441,8 @@ class TestModels:
 
 
 COMMANDS = (
-    *("demo", "reconstruct", "convert", "view", "report", "models", "evaluate", "train", "compile"),
+    *("demo", "reconstruct", "convert", "view", "report", "save", "models", "evaluate", "train"),
+    "compile",
     "plan",
 )
 
