@@ -45,14 +45,18 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         full = [case.name for case in cases if "_full_" in case.name or "_vitl_" in case.name]
         marks = {name: [pytest.mark.slow] for name in full}
         if metafunc.config.getoption("--golden") is None:
-            marks |= {case.name: [pytest.mark.thorough] for case in cases if _is_variant(case.name)}
+            variants = _variants([case.name for case in cases])
+            marks |= dict.fromkeys(variants, [pytest.mark.thorough])
         parameters = [pytest.param(case, marks=marks.get(case.name, ())) for case in cases]
         metafunc.parametrize("golden", parameters, ids=lambda case: case.name, scope="module")
 
 
-def _is_variant(name: str) -> bool:
-    """Whether a golden case skips blocks by one of two rules, where another has both."""
-    return name.startswith("sparse_") and ("_cNone_" in name or "_rNone_" in name)
+def _variants(names: list[str]) -> list[str]:
+    """Golden cases that skip blocks by one of two rules, where another of the family has both."""
+    models = [name for name in names if name.startswith("sparse_") and "_tiny_" in name]
+    single = [name for name in models if "_cNone_" in name or "_rNone_" in name]
+    families = {name.split("_")[1] for name in models if name not in single}
+    return [name for name in single if name.split("_")[1] in families]
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
