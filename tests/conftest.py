@@ -46,7 +46,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         marks = {name: [pytest.mark.slow] for name in full}
         if metafunc.config.getoption("--golden") is None:
             variants = _variants([case.name for case in cases])
-            marks |= dict.fromkeys(variants, [pytest.mark.thorough])
+            marks |= {name: [pytest.mark.thorough] for name in variants}
         parameters = [pytest.param(case, marks=marks.get(case.name, ())) for case in cases]
         metafunc.parametrize("golden", parameters, ids=lambda case: case.name, scope="module")
 
