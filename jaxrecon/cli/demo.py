@@ -41,13 +41,13 @@ def scene_folder() -> Path:
 
 def run(options: argparse.Namespace) -> int:
     """Reconstructs the scene, writes what can be written, and prints the errors."""
-    import jaxrecon
     from jaxrecon.evaluation import Settings, measure, open_dataset
+    from jaxrecon.registry import load
 
     stages, scene = Stages(), scene_folder()
     common.use_cache(stages)
     begin = time.perf_counter()
-    model = jaxrecon.load("pi3-mini", weights=options.weights, stages=stages)
+    model = load("pi3-mini", weights=options.weights, stages=stages)
     recon = model.reconstruct(scene / "images", stages=stages).numpy()
     took = time.perf_counter() - begin
 

@@ -112,7 +112,7 @@ def test_the_config_has_the_sizes_of_the_weights_to_start_from(
     code, _, err = run("-o", tmp_path / "run", "--init", "vggt")
     assert (code, err) == (
         2,
-        "jaxrecon: --init: vggt is no π³, which alone can be trained; give pi3\n",
+        "jaxrecon: --init: vggt is neither a π³ nor a MapAnything, and no other is trained\n",
     )
 
 
