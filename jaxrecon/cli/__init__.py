@@ -1,4 +1,4 @@
-"""The command line: `jaxrecon demo | reconstruct | convert | view | report | save |
+"""The command line: `jaxrecon demo | reconstruct | convert | view | report | save | serve |
 models | evaluate | train | compile | plan`.
 
 One file a command or two; each imports JAX only once its arguments are known to be sound.
@@ -21,6 +21,7 @@ from jaxrecon.cli import (
     reconstruct,
     report,
     save,
+    serve,
     train,
     view,
     weights,
@@ -30,7 +31,18 @@ from jaxrecon.errors import JaxreconError
 from jaxrecon.extras import Extra
 from jaxrecon.version import __version__
 
-_PATHS = ("images", "output", "scene", "weights", "model", "masks", "intrinsics", "poses", "depths")
+_PATHS = (
+    "images",
+    "output",
+    "scene",
+    "results",
+    "weights",
+    "model",
+    "masks",
+    "intrinsics",
+    "poses",
+    "depths",
+)
 """Arguments that are completed with files."""
 
 
@@ -127,6 +139,7 @@ def _parser() -> argparse.ArgumentParser:
     view.add_to(commands)
     report.add_to(commands)
     save.add_to(commands)
+    serve.add_to(commands)
     weights.add_models_to(commands)
     evaluate.add_to(commands)
     train.add_to(commands)

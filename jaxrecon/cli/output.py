@@ -6,15 +6,13 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from jaxrecon.choices import meant
 from jaxrecon.cli import common
 from jaxrecon.cli.parser import Parser
 from jaxrecon.cli.process import say
 from jaxrecon.errors import InputError, one_line
 from jaxrecon.files import replacing_folder
-from jaxrecon.formats import FORMATS, ExportOptions, Format, check_options
+from jaxrecon.formats import FORMATS, SUMMARY_FILE, ExportOptions, Format, check_options
 from jaxrecon.progress import Stages
 
 if TYPE_CHECKING:
@@ -22,9 +20,6 @@ if TYPE_CHECKING:
 
 DEFAULT_FORMATS = "ply,glb,npz,colmap"
 """What is written if nothing else is asked for."""
-
-SUMMARY_FILE = "summary.json"
-"""What a run says of itself, beside its files."""
 
 _NO_SETTINGS = ("run", "output", "overwrite", "quiet", "json", "view")
 _MOST_LISTED = 3
@@ -177,29 +172,12 @@ def _write_formats(
 def _summary(
     recon: "Reconstruction", options: argparse.Namespace, written: Sequence[str], stages: Stages
 ) -> dict[str, Any]:
-    import jax
+    from jaxrecon.pipeline.facts import facts_of
 
-    from jaxrecon.formats.judging import judge
-
-    views, height, width = recon.mask.shape
-    judgement = judge(recon.scene())
-    fov = judgement.fov[np.isfinite(judgement.fov)]
-    sparsity = recon.stats.sparsity
-    return {
-        "model": recon.model,
-        "device": jax.devices()[0].device_kind,
-        "views": views,
-        "width": width,
-        "height": height,
-        "points": int(recon.mask.sum()),
-        "kept": round(float(judgement.kept.mean()), 4),
-        "fov_degrees": round(float(np.median(fov)), 2) if len(fov) else None,
-        "warnings": list(judgement.warnings),
+    return facts_of(recon, stages) | {
         "output": options.output,
         "files": [file_of(name) for name in written] + [SUMMARY_FILE],
-        "seconds": common.seconds(stages),
         "settings": settings_of(options),
-        "sparsity": None if sparsity is None else np.asarray(sparsity).round(4).tolist(),
     }
 
 

@@ -10,9 +10,9 @@ import numpy as np
 
 from jaxrecon.browsing import open_page
 from jaxrecon.checks import finite
-from jaxrecon.cli.output import SUMMARY_FILE
 from jaxrecon.cli.process import say
 from jaxrecon.errors import InputError, one_line
+from jaxrecon.formats import SUMMARY_FILE
 
 if TYPE_CHECKING:
     from jaxrecon.formats.report import Known

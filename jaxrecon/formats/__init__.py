@@ -48,8 +48,12 @@ _HOMES = {
     "write_summary": "summary",
 }
 
+SUMMARY_FILE = "summary.json"
+"""What a run says of itself, beside its files."""
+
 __all__ = [
     "FORMATS",
+    "SUMMARY_FILE",
     "VIEW_ARRAYS",
     "ExportKeywords",
     "ExportOptions",

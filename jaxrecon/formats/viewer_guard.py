@@ -1,34 +1,28 @@
 """Who may talk to the viewer: pages that its own server gave out, and programs that can reach it.
 
-Any page that a browser has open may connect to a server on localhost. A browser says in the Origin
-header whose page it is, and in Host under which name the server was reached, which tells the pages
-of a name that was made to point here (DNS rebinding). viser looks at neither, and opens a public
-tunnel when a page asks for it. It starts its server through `websockets.asyncio.server.serve`:
+viser looks at neither Host nor Origin (`jaxrecon.visitors`), and opens a public tunnel when a page
+asks for it. It starts its server through `websockets.asyncio.server.serve`:
 `guarded_serving` adds the checks there, and `check_guarded` asks the running server whether they
 are in force, so that no version of viser serves without them.
 """
 
 import http.client
-import ipaddress
 import logging
-import socket
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from http import HTTPStatus
 from typing import Any
-from urllib.parse import urlsplit
 
 import msgspec
 import viser
 import websockets.asyncio.server as websockets_server
 from viser._messages import Message
 
-from jaxrecon.browsing import EVERYWHERE, local_host, url_host
+from jaxrecon.browsing import local_host
 from jaxrecon.errors import InputError
+from jaxrecon.visitors import Guard
 
-NAMES = ("localhost", "127.0.0.1", "[::1]")
-"""Names under which the server may be asked for, wherever it serves."""
 MOST_PAGES = 32
 """Pages that may show the scene at once; each has a copy of it waiting to be sent."""
 
@@ -36,60 +30,6 @@ _STARTING = threading.Lock()
 _LOGGER = logging.getLogger("jaxrecon.viewer")
 _LOGGER.addHandler(logging.NullHandler())
 _LOGGER.propagate = False
-
-
-class Guard:
-    """What a server lets in.
-
-    A server of all addresses may be asked for by any of them, and by this machine's name: no name
-    of others that was made to point here is a number.
-
-    Attributes:
-      host: the address that the server has.
-      public_url: where the server is shared with everybody; None while it is not.
-      pages: how many are connected.
-    """
-
-    def __init__(self, host: str = "localhost") -> None:
-        self.host = host
-        self.public_url: str | None = None
-        self.pages = 0
-
-    def names(self, asked: str) -> set[str]:
-        """Under which names the server may be asked for, by who asks for one."""
-        if self.host not in EVERYWHERE:
-            return {*NAMES, url_host(self.host).lower()}
-        names = {*NAMES, socket.gethostname().lower()}
-        return names | {asked} if _is_number(asked) else names
-
-    def refusal(self, headers: Any, port: int) -> str | None:
-        """Why a request with these `Headers` to a port is refused; None if it is not."""
-        asked = headers.get_all("Host")[0].lower() if headers.get_all("Host") else ""
-        names = self.names(asked.removesuffix(f":{port}"))
-        hosts = {host for name in names for host in (name, f"{name}:{port}")}
-        origins = {f"http://{name}:{port}" for name in names}
-        if self.public_url is not None:
-            public = urlsplit(self.public_url)
-            hosts.add(public.netloc)
-            origins.add(f"{public.scheme}://{public.netloc}")
-        given = [host.lower() for host in headers.get_all("Host")]
-        if len(given) != 1 or given[0] not in hosts:
-            return f"Host must be localhost:{port}; open http://localhost:{port}\n"
-        if any(origin.lower() not in origins for origin in headers.get_all("Origin")):
-            return f"pages of other servers may not connect; open http://localhost:{port}\n"
-        return None
-
-
-def _is_number(host: str) -> bool:
-    """Whether it is an IP address, as URLs write it."""
-    plain = host[1:-1] if host.startswith("[") and host.endswith("]") else host
-    if (":" in plain) != (plain != host):
-        return False
-    try:
-        ipaddress.ip_address(plain)
-    except ValueError:
-        return False
-    return True
 
 
 @contextmanager

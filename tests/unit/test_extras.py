@@ -27,10 +27,13 @@ MODULES = {
     "matplotlib": "matplotlib",
     "pillow-heif": "pillow_heif",
     "pycolmap": "pycolmap",
+    "python-multipart": "python_multipart",
     "rerun-sdk": "rerun",
     "scikit-image": "skimage",
     "shtab": "shtab",
+    "starlette": "starlette",
     "trimesh": "trimesh",
+    "uvicorn": "uvicorn",
     "viser": "viser",
 }
 """The modules of the distributions in the extra `all`."""
@@ -159,6 +162,13 @@ def test_commands_refuse_before_they_compute(
     (line,) = capsys.readouterr().err.splitlines()
     assert line.endswith(f"pip install jaxrecon[{extra}]")
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.usefixtures("plain")
+def test_serving_without_its_libraries(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["serve", str(tmp_path / "results")]) == 2
+    assert capsys.readouterr().err.endswith("pip install jaxrecon[serve]\n")
+    assert not (tmp_path / "results").exists()
 
 
 @pytest.mark.usefixtures("plain")

@@ -19,6 +19,7 @@ FLOORS = (
         "jaxrecon.extras",
         "jaxrecon.machine",
         "jaxrecon.browsing",
+        "jaxrecon.visitors",
         "jaxrecon.checks",
         "jaxrecon.reading",
         "jaxrecon.files",
@@ -54,6 +55,7 @@ FLOORS = (
         "jaxrecon.aot",
         "jaxrecon.evaluation",
         "jaxrecon.training",
+        "jaxrecon.serving",
     ),
     ("jaxrecon.cli", "jaxrecon.__main__", "convert.__main__", "jaxrecon"),
 )
