@@ -8,7 +8,7 @@ of a name that was made to point here (DNS rebinding).
 import ipaddress
 import socket
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 from urllib.parse import urlsplit
 
 from jaxrecon.browsing import EVERYWHERE, url_host
@@ -17,6 +17,7 @@ NAMES = ("localhost", "127.0.0.1", "[::1]")
 """Names under which a server may be asked for, wherever it serves."""
 
 
+@runtime_checkable
 class GivenHeaders(Protocol):
     """The headers of a request, of which one may be given several times."""
 

@@ -332,4 +332,5 @@ def make_app(
     ]
     handlers: Any = {JaxreconError: _refused, HTTPException: _refused, Exception: _refused}
     app = Starlette(routes=routes, exception_handlers=handlers, lifespan=living)
+    app.router.redirect_slashes = False
     return Guarded(app, guard, token)

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from http import HTTPStatus
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from jaxrecon.errors import JaxreconError, one_line
 from jaxrecon.serving.limits import Limits
@@ -58,6 +58,7 @@ class JobFailedError(JaxreconError):
     """A job did not come to its end; the message says why."""
 
 
+@runtime_checkable
 class Runner(Protocol):
     """Runs tasks, one at a time, with a model that stays loaded."""
 
