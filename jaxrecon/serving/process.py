@@ -10,7 +10,6 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import jaxrecon
 from jaxrecon.errors import OutputError
 from jaxrecon.files import sweep
 from jaxrecon.serving.jobs import JobFailedError, Task
@@ -73,7 +72,7 @@ class ProcessRunner:
     async def _started(self) -> asyncio.subprocess.Process:
         if self._process is not None and self._process.returncode is None:
             return self._process
-        root = str(Path(jaxrecon.__file__).parent.parent)
+        root = str(Path(__file__).parents[2])
         path = os.pathsep.join(filter(None, (root, os.environ.get("PYTHONPATH"))))
         process = await asyncio.create_subprocess_exec(
             *self._command,
