@@ -264,6 +264,11 @@ def _page_file(name: str) -> Callable[[Request], Any]:
     return answer
 
 
+async def _nothing(request: Request) -> Response:
+    del request
+    return Response(status_code=HTTPStatus.NO_CONTENT)
+
+
 async def _refused(request: Request, error: Exception) -> Response:
     del request
     if isinstance(error, RefusedError):
@@ -319,6 +324,7 @@ def make_app(
     routes = [
         get("/", _page_file("index.html")),
         *(get(f"/page/{name}", _page_file(name)) for name in ("page.css", "page.js")),
+        get("/favicon.ico", _nothing),
         get("/api", server.about),
         get("/api/jobs", server.jobs),
         Route("/api/jobs", server.submit, methods=["POST"]),
