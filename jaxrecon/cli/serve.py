@@ -10,6 +10,7 @@ from typing import Any
 
 from jaxrecon.browsing import EVERYWHERE, local_url, open_page
 from jaxrecon.cli import common
+from jaxrecon.cli.parser import Parser
 from jaxrecon.cli.process import say
 from jaxrecon.errors import InputError
 from jaxrecon.extras import check_installed
@@ -24,7 +25,9 @@ _LEAST_TOKEN = 16
 
 def add_to(commands: Any) -> None:
     """Adds the command to the parser."""
-    parser = commands.add_parser("serve", help="a page to drop photos on, and an API for scripts")
+    parser: Parser = commands.add_parser(
+        "serve", help="a page to drop photos on, and an API for scripts"
+    )
     add = parser.add_argument
     add("results", help="folder of the results; what it holds already is in the gallery")
     add(
@@ -39,7 +42,7 @@ def add_to(commands: Any) -> None:
     add("--port", type=int, default=_PORT, help="where to serve, or the next free one")
     add("--dtype", choices=("float32", "bfloat16"), help="default: bfloat16 on GPU and TPU")
     add("--devices", type=common.at_least_one, default=1, metavar="N", help="shard views over N")
-    limits = parser.add_argument_group("limits").add_argument
+    limits = parser.section("limits").add_argument
     whole = {"type": common.at_least_one, "metavar": "N"}
     limits("--max-upload", default=2048, help="MiB of one job's files; default: 2048", **whole)
     limits("--max-files", default=500, help="of one job; default: 500", **whole)

@@ -245,7 +245,7 @@ async function look(url) {
   const low = axes.map((axis) => middle(points.places, axis, 0.05)), high = axes.map((axis) => middle(points.places, axis, 0.95));
   const radius = Math.hypot(...axes.map((axis) => high[axis] - low[axis])) / 2 || 1;
   // The first camera is at the origin and looks along z: the same way the page looks at first.
-  Object.assign(cloud, { gl, canvas, count: points.count, radius, target: axes.map((axis) => middle(points.places, axis, 0.5)), turn: 0.15, tilt: 0.1, distance: 1.6 * radius });
+  Object.assign(cloud, { gl, canvas, count: points.count, radius, target: axes.map((axis) => middle(points.places, axis, 0.5)), turn: 0.15, tilt: 0.1, distance: 1.25 * radius });
   draw();
   return true;
 }
@@ -278,7 +278,7 @@ function draw() {
   const view = [];
   for (let column = 0; column < 3; column++) for (const row of rows) view.push(row[column]);
   gl.uniformMatrix4fv(gl.getUniformLocation(cloud.program, "view"), false, new Float32Array([...view, ...last]));
-  gl.uniform1f(gl.getUniformLocation(cloud.program, "size"), 1.2 * canvas.height * radius / Math.sqrt(Math.max(count, 20000)));
+  gl.uniform1f(gl.getUniformLocation(cloud.program, "size"), 2.2 * canvas.height * radius / Math.sqrt(Math.max(count, 20000)));
   gl.drawArrays(gl.POINTS, 0, count);
 }
 
