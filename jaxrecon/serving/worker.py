@@ -19,6 +19,7 @@ from typing import Any, TextIO
 
 from jaxrecon.errors import JaxreconError, WeightsError, one_line
 from jaxrecon.hub import cache_folder
+from jaxrecon.images import view_count
 from jaxrecon.program_cache import keep_sound, use_program_cache
 from jaxrecon.progress import Stages
 from jaxrecon.registry import load
@@ -104,6 +105,10 @@ class Worker:
     def _run(self, task: dict[str, Any]) -> None:
         settings = Settings(**task["settings"])
         stages = ToldStages(self._tell, self.cancelled)
+        if not task["video"] and settings.max_views is not None:
+            count = view_count(task["source"]) or 0
+            if count > settings.max_views:
+                stages.note(f"{settings.max_views} of {count} photos are taken, spread evenly")
         pipeline = self._pipeline(settings.model, stages)
         recon = pipeline.reconstruct(
             task["source"],

@@ -1,0 +1,90 @@
+"""The page of `jaxrecon serve` as a person meets it, in headless Chromium. Needs Playwright."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from browsers import browser, page_of, seen, waited_for
+from places import EXAMPLES
+
+pytest.importorskip("playwright", reason="needs Playwright")
+pytest.importorskip("starlette", reason="needs Starlette (serve)")
+trimesh = pytest.importorskip("trimesh")
+
+from jaxrecon.serving.limits import Limits  # noqa: E402
+from jaxrecon.serving.process import ProcessRunner  # noqa: E402
+from served import png, site  # noqa: E402
+
+SIZE = 1000, 900
+
+
+@pytest.fixture(scope="module")
+def chromium() -> Iterator[Any]:
+    with browser() as opened:
+        yield opened
+
+
+def test_photos_become_points(
+    chromium: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("JAX_PLATFORMS", "cpu")
+    photos = [str(path) for path in sorted((EXAMPLES / "scene" / "images").iterdir())[:3]]
+    with (
+        site(tmp_path / "results", ProcessRunner({}), models=["pi3-mini"]) as running,
+        page_of(chromium, f"http://localhost:{running.port}", SIZE) as page,
+    ):
+        assert page.locator("#send").is_disabled()
+        page.set_input_files("#files", photos)
+        page.fill("#resolution", "112")
+        page.click("#send")
+        page.wait_for_selector("#stages li", timeout=60_000)
+        page.wait_for_selector("#cloud:not([hidden])", timeout=120_000)
+        box = page.locator("#cloud").bounding_box()
+
+        def drawn() -> float:
+            page.locator("#cloud").scroll_into_view_if_needed()
+            box = page.locator("#cloud").bounding_box()
+            picture = seen(page, (box["x"], box["y"], box["width"], box["height"]))
+            return float((np.abs(picture - picture[0, 0]).max(axis=-1) > 20).mean())
+
+        assert box["width"] > 500
+        waited_for(drawn, lambda share: share > 0.05, "points")
+        assert page.locator("#sheet").evaluate("each => each.complete && each.naturalWidth > 0")
+        assert page.locator("#gallery button").count() == 1
+        for name in ("scene.ply", "scene.glb"):
+            with page.expect_download() as download:
+                page.click(f"#downloads a:text-is('{name}')")
+            download.value.save_as(tmp_path / name)
+            scene = trimesh.load(tmp_path / name)
+            clouds = scene.geometry.values() if name.endswith("glb") else [scene]
+            assert sum(len(each.vertices) for each in clouds) > 1000
+
+
+def test_refusals_cancelling_and_closing(chromium: Any, tmp_path: Path) -> None:
+    (tmp_path / "long.png").write_bytes(png())
+    (tmp_path / "text.png").write_text("no picture")
+    limits = Limits(unwatched_seconds=0.3)
+    with site(tmp_path / "results", limits=limits) as running:
+        url = f"http://localhost:{running.port}"
+        with page_of(chromium, url, SIZE) as page:
+            page.set_input_files("#files", str(tmp_path / "long.png"))
+            page.click("#send")
+            page.wait_for_selector("#stages li:nth-child(2)")
+            page.click("#cancel")
+            page.wait_for_selector("#job-state:text('Cancelled.')")
+            page.click("#send")
+            page.wait_for_selector("#cancel:not([hidden])")
+            page.wait_for_selector("#stages li:nth-child(2)")
+            name = running.ask("GET", "/api/jobs")[1]["jobs"][0]["id"]
+            assert running.until(name, "running")
+        running.until(name, "cancelled", seconds=10)  # the page is closed
+        page = chromium.new_page()
+        page.goto(url)
+        page.set_input_files("#files", str(tmp_path / "text.png"))
+        page.click("#send")
+        page.wait_for_selector("#problem:not([hidden])")
+        assert "text.png is neither a picture nor a video" in page.inner_text("#problem")
+        page.close()
