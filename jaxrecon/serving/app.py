@@ -34,7 +34,7 @@ from starlette.routing import Route
 
 from jaxrecon.errors import JaxreconError, OutputError, one_line
 from jaxrecon.serving.access import App, Guarded, Receive, Scope, Send, refused
-from jaxrecon.serving.jobs import Desk, Job, Runner, Task, new_id
+from jaxrecon.serving.jobs import Desk, Job, Runner, Task, new_id, sweep_results
 from jaxrecon.serving.limits import Limits
 from jaxrecon.serving.refusals import RefusedError
 from jaxrecon.serving.results import Results
@@ -310,6 +310,7 @@ def make_app(
     async def living(app: Starlette) -> AsyncIterator[None]:
         del app
         remove_folder(folder / UPLOADS)  # of a server that was killed
+        sweep_results(folder)
         server.desk.start()
         try:
             yield

@@ -13,7 +13,8 @@ from http import HTTPStatus
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
-from jaxrecon.errors import JaxreconError, one_line
+from jaxrecon.errors import JaxreconError, OutputError, one_line
+from jaxrecon.files import sweep
 from jaxrecon.serving.limits import Limits
 from jaxrecon.serving.refusals import RefusedError
 from jaxrecon.serving.settings import Settings
@@ -21,7 +22,7 @@ from jaxrecon.serving.uploads import remove_folder, without_folder
 
 _KEPT = 200
 _MOST_NOTES = 50
-JOB_ID = re.compile(r"\d{8}-\d{6}-[0-9a-f]{8}")
+_UNFINISHED = re.compile(r"\.(\d{8}-\d{6}-[0-9a-f]{8})\.part")
 
 
 class State(StrEnum):
@@ -154,6 +155,14 @@ class Job:
 def new_id() -> str:
     """A name for a job, which sorts by time."""
     return f"{time.strftime('%Y%m%d-%H%M%S', time.gmtime())}-{secrets.token_hex(4)}"
+
+
+def sweep_results(folder: Path) -> None:
+    """Removes what jobs of a server that was killed left unfinished."""
+    for path in list(folder.iterdir()):
+        if found := _UNFINISHED.fullmatch(path.name):
+            with suppress(OutputError):  # it is being written
+                sweep(folder / found[1])
 
 
 class Desk:

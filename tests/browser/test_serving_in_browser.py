@@ -66,7 +66,7 @@ def test_photos_become_points(
 def test_refusals_cancelling_and_closing(chromium: Any, tmp_path: Path) -> None:
     (tmp_path / "long.png").write_bytes(png())
     (tmp_path / "text.png").write_text("no picture")
-    limits = Limits(unwatched_seconds=0.3)
+    limits = Limits(unwatched_seconds=2.0)
     with site(tmp_path / "results", limits=limits) as running:
         url = f"http://localhost:{running.port}"
         with page_of(chromium, url, SIZE) as page:
@@ -79,6 +79,10 @@ def test_refusals_cancelling_and_closing(chromium: Any, tmp_path: Path) -> None:
             page.wait_for_selector("#cancel:not([hidden])")
             page.wait_for_selector("#stages li:nth-child(2)")
             name = running.ask("GET", "/api/jobs")[1]["jobs"][0]["id"]
+            assert running.until(name, "running")
+            page.reload()
+            page.wait_for_selector("#cancel:not([hidden])")
+            page.wait_for_timeout(2500)
             assert running.until(name, "running")
         running.until(name, "cancelled", seconds=10)  # the page is closed
         page = chromium.new_page()

@@ -438,6 +438,7 @@ def test_a_token(tmp_path: Path) -> None:
 def test_closing_ends_what_runs_and_leaves_nothing(tmp_path: Path) -> None:
     runner = StandIn()
     (tmp_path / "results" / ".uploads" / "left").mkdir(parents=True)
+    (tmp_path / "results" / ".20260101-000000-0123abcd.part" / "new").mkdir(parents=True)
     with site(tmp_path / "results", runner) as running:
         assert running.uploads() == []
         name, other = running.job("long"), running.job("long")

@@ -84,6 +84,7 @@ function send() {
 
 function follow(id) {
   if (events) events.close();
+  sessionStorage.setItem("job", id); // for when the page is loaded again
   events = new EventSource(`/api/jobs/${id}/events`);
   events.onmessage = (message) => {
     show(JSON.parse(message.data));
@@ -324,6 +325,9 @@ async function start() {
   $("max_views").max = limits.views;
   $("max_views").placeholder = `${limits.views} views`;
   await gallery();
+  const { jobs } = await ask("/api/jobs");
+  const own = jobs.find((each) => each.id === sessionStorage.getItem("job"));
+  if (own && !FINISHED.includes(own.state)) follow(own.id);
 }
 
 $("files").onchange = () => choose($("files").files);
