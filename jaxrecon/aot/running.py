@@ -61,6 +61,7 @@ class ExportedPipeline:
         stride: int | None = None,
         fps: int | float | None = None,
         max_views: int | None = None,
+        motion: int | float | None = None,
         min_confidence: float | None = None,
         confidence_quantile: float | None = None,
         edge_rtol: float | None = 0.03,
@@ -72,8 +73,8 @@ class ExportedPipeline:
           images: up to `record.views` of them, of a shape that gives the program's size.
           resolution: longest side of the processed images in pixels; if not given, the model's own
             size or the longest side of the program's, whichever gives the program's size.
-          stride, fps, max_views, min_confidence, confidence_quantile, edge_rtol, stages: see
-            `Pipeline.reconstruct`.
+          stride, fps, max_views, motion, min_confidence, confidence_quantile, edge_rtol, stages:
+            see `Pipeline.reconstruct`.
 
         Raises:
           InputError: the images are too many or of another size, or an argument cannot be used.
@@ -86,7 +87,7 @@ class ExportedPipeline:
             images,
             rule=self.record.image_rule.unstretched(),
             resolution=resolution,
-            sampling=Sampling(stride, fps, max_views, USUAL_FPS),
+            sampling=Sampling(stride, fps, max_views, USUAL_FPS, motion=motion),
             stages=stages,
         ) as loading:
             batch = loading.batch()

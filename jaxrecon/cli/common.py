@@ -66,7 +66,7 @@ def add_photos(parser: Parser) -> None:
     )
 
 
-def add_sampling(section: argparse._ArgumentGroup) -> None:
+def add_sampling(parser: Parser, section: argparse._ArgumentGroup) -> None:
     """Options of which photos or frames are taken."""
     chosen = section.add_mutually_exclusive_group().add_argument
     chosen("--fps", type=positive, metavar="X", help="of a video: X frames a second; default: 2")
@@ -74,11 +74,23 @@ def add_sampling(section: argparse._ArgumentGroup) -> None:
     section.add_argument(
         "--max-views", type=at_least_one, metavar="N", help="take at most N, evenly"
     )
+    parser.section("which views", rare=True).add_argument(
+        "--motion",
+        type=positive,
+        metavar="X",
+        help="of the images or frames, take those that have moved by this share of their width "
+        "since the last one taken, such as 0.05",
+    )
 
 
 def sampling(options: argparse.Namespace) -> "SamplingKeywords":
     """Which photos or frames the options take."""
-    return {"stride": options.stride, "fps": options.fps, "max_views": options.max_views}
+    return {
+        "stride": options.stride,
+        "fps": options.fps,
+        "max_views": options.max_views,
+        "motion": options.motion,
+    }
 
 
 @contextmanager

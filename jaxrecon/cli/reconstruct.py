@@ -20,7 +20,7 @@ def add_to(commands: Any) -> None:
     )
     photos = parser.section("photos")
     photos.add_argument("images", nargs="*", help="a folder, photos, a quoted glob, or a video")
-    common.add_sampling(photos)
+    common.add_sampling(parser, photos)
     add = photos.add_argument
     add("--resolution", type=common.whole, metavar="N", help="longest side of processed images")
     add(

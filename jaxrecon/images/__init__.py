@@ -11,6 +11,7 @@ from typing import Unpack
 import numpy as np
 from jaxtyping import UInt8
 
+from jaxrecon.checks import shown
 from jaxrecon.deprecation import moved_names
 from jaxrecon.errors import InputError
 from jaxrecon.images.findings import notes, shapes_found
@@ -131,7 +132,8 @@ def load_images(
       stages: shows and times the stage "read", and notes what is left out and what a model does not
         expect of these photos.
       sampling: which views are taken, all if nothing is said: `stride` (each `stride`-th, starting
-        with the first), `fps` (so many frames a second of a video), `max_views` (at most so many).
+        with the first), `fps` (so many frames a second of a video), `max_views` (at most so many),
+        `motion` (of those, each that has moved so far from the last, as a share of its width).
 
     Raises:
       InputError: a view is absent, damaged, empty or of the wrong kind, an argument is out of
@@ -145,8 +147,13 @@ def load_images(
 
 @dataclass(frozen=True)
 class Loading:
-    """Images that another thread is reading."""
+    """Images that another thread is reading.
 
+    Attributes:
+      count: about how many there are, if that is known beforehand.
+    """
+
+    count: int | None
     _foreseen: tuple[PixelTransform, ...] | None
     _read: "Future[ImageBatch]"
 
@@ -205,7 +212,7 @@ def loading_images(
         if known is not None:
             check_processed(len(known), known[0].size, fits.argument)
         try:
-            yield Loading(known, pool.submit(read))
+            yield Loading(opened.count, known, pool.submit(read))
         finally:
             unwanted.set()
 
@@ -224,7 +231,7 @@ def check_masks(
 ) -> None:
     """Refuses masks that are not there for each view, before any long work is done; reads none.
 
-    Those of a video are looked for once its frames are read.
+    Those of a video, or of views chosen by motion, are looked for once these are read.
 
     Raises:
       InputError: as `read_masks`.
@@ -235,7 +242,7 @@ def check_masks(
 
 
 def view_count(source: ImageSource, **sampling: Unpack[SamplingKeywords]) -> int | None:
-    """How many views there are; None for a video, whose frames are not known before it is read.
+    """How many views there are; None for a video, or by motion, where reading it tells.
 
     Raises:
       InputError: as `check_source`.
@@ -248,7 +255,8 @@ def view_names(source: ImageSource, **sampling: Unpack[SamplingKeywords]) -> tup
     """The names that `load_images` gives the views, before any of them is read.
 
     Raises:
-      InputError: as `check_source`; or the source is a video, whose frames are not known before.
+      InputError: as `check_source`; or the source is a video, or they are chosen by motion, so
+        that they are not known before.
     """
     return tuple(view.name for view in _listed(source, sampling))
 
@@ -269,6 +277,12 @@ def view_sizes(source: ImageSource, **sampling: Unpack[SamplingKeywords]) -> tup
 
 def _listed(source: ImageSource, sampling: SamplingKeywords) -> Sequence[View]:
     views = _open(source, sampling).views
+    motion = sampling.get("motion")
+    if motion is not None:
+        raise InputError(
+            f"motion={shown(motion)} (--motion): which views it takes is not known before they are "
+            "read, as is needed here; leave it out"
+        )
     if not isinstance(views, Sequence):
         raise InputError(
             f"{source} is a video or an animation, whose frames are not known before it is read; "

@@ -149,13 +149,13 @@ def identity_of(source: ImageSource, sampling: Sampling) -> bytes:
     """Tells sources apart without reading all of them.
 
     Of files names and lengths count, and of a video its beginning and end; of arrays and pictures
-    their pixels.
+    their pixels. What moves in them is not looked at: `sampling` itself tells that.
 
     Raises:
       InputError: as `reading_frames`.
     """
     whole = hashlib.blake2b(digest_size=16)
-    views = open_source(source, sampling).views
+    views = open_source(source, replace(sampling, motion=None)).views
     if isinstance(views, Sequence):
         for view in views:
             whole.update(view.name.encode("utf8", "surrogateescape") + b"\0")

@@ -1,4 +1,4 @@
-"""Which of a source's views are taken: every so many, so many a second, at most so many."""
+"""Which views are taken: every so many, so many a second, at most so many, by motion."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -11,6 +11,9 @@ from jaxrecon.errors import InputError
 USUAL_FPS = 2.0
 """Frames a second that are taken of a video where neither a stride nor a rate is given."""
 
+MOST_MOTION = 0.2
+"""Motion is asked for up to here; views farther apart may share nothing that could be found."""
+
 _ROUNDING = 0.01
 
 
@@ -20,6 +23,7 @@ class SamplingKeywords(TypedDict, total=False):
     stride: int | None
     fps: int | float | None
     max_views: int | None
+    motion: int | float | None
 
 
 @dataclass(frozen=True)
@@ -32,6 +36,9 @@ class Sampling:
       max_views: at most so many, spread evenly.
       usual_fps: `fps` of a video where neither is given; None takes every frame.
       skip: leaves out so many of the views that would be taken first.
+      motion: of the views that the others choose, takes the first, and each in which the picture
+        has moved so far since the last one taken, as a share of its width, up to `MOST_MOTION`;
+        see `motion_between`.
 
     Raises:
       InputError: a number is out of range, or both `stride` and `fps` are given.
@@ -42,6 +49,7 @@ class Sampling:
     max_views: int | None = None
     usual_fps: int | float | None = None
     skip: int = 0
+    motion: int | float | None = None
 
     def __post_init__(self) -> None:
         if is_whole(self.stride) and self.stride < 1:
@@ -50,6 +58,14 @@ class Sampling:
             value = getattr(self, name)
             if value is not None:
                 object.__setattr__(self, name, whole_number(name, value, least=1))
+        if self.motion is not None:
+            motion = real_number("motion", self.motion)
+            if not 0 < motion <= MOST_MOTION:
+                raise InputError(
+                    f"motion={shown(self.motion)} must be above 0 and at most {MOST_MOTION}, a "
+                    "share of the image's width; try 0.05"
+                )
+            object.__setattr__(self, "motion", motion)
         if self.fps is None:
             return
         if not 0 < real_number("fps", self.fps) < math.inf:

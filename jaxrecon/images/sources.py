@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import cast
@@ -16,6 +17,7 @@ from jaxrecon.images.decode import from_array, from_file, from_pillow
 from jaxrecon.images.findings import Finding
 from jaxrecon.images.kinds import kind_of
 from jaxrecon.images.listing import IMAGE_SUFFIXES, VIDEO_SUFFIXES, listed_files
+from jaxrecon.images.motion import kept_by_motion
 from jaxrecon.images.pictures import PhotoSize, file_size, upright_size
 from jaxrecon.images.sampling import Sampling
 from jaxrecon.images.sequence import holds_several, open_sequence
@@ -33,9 +35,18 @@ type ImageSource = ImageItem | Sequence[ImageItem]
 def open_source(source: object, sampling: Sampling) -> Source:
     """Lists the views of a source that `sampling` takes, reading none yet.
 
+    Which ones are taken by motion is told as they are asked for.
+
     Raises:
       InputError: the source is of no known kind, is not there, or holds no images.
     """
+    if sampling.motion is None:
+        return _opened(source, sampling)
+    every = _opened(source, replace(sampling, motion=None, skip=0))
+    return kept_by_motion(every, sampling.motion, sampling.skip)
+
+
+def _opened(source: object, sampling: Sampling) -> Source:
     if isinstance(source, str | os.PathLike):
         path = _as_path(source)
         if _is_video(path):

@@ -7,7 +7,11 @@ from dataclasses import dataclass, field
 
 from jaxrecon.checks import whole_number
 from jaxrecon.errors import InputError
-from jaxrecon.images import Frame, Frames
+from jaxrecon.images import Frame, Frames, ImageSource, Loading, is_video
+from jaxrecon.progress import Stages
+
+MANY_VIEWS = 200
+"""Where a video gives more views than these to be reconstructed together, it is told before."""
 
 
 @dataclass(frozen=True)
@@ -53,6 +57,25 @@ def checked_sizes(chunk: int, overlap: int | None) -> tuple[int, int]:
             f"overlap={overlap} leaves no new views in a chunk of {chunk}; give at most {chunk - 1}"
         )
     return chunk, overlap
+
+
+def note_many_views(images: ImageSource, loading: Loading, stages: Stages) -> None:
+    """Tells that very many views of a video are to be worked out together, and what takes less.
+
+    Raises:
+      InputError: how many they are is told by reading them alone, and they cannot be read.
+    """
+    if not is_video(images):
+        return
+    about, count = "about ", loading.count
+    if count is None:
+        about, count = "", len(loading.transforms())
+    if count > MANY_VIEWS:
+        stages.note(
+            f"NOTE: {about}{count} views are reconstructed together: "
+            "reconstruct_sequence (--chunk 60) works on a few at a time, a lower fps (--fps) or "
+            "max_views (--max-views) takes fewer"
+        )
 
 
 @contextmanager

@@ -31,7 +31,7 @@ from jaxrecon.images.fits import checked_resolution
 from jaxrecon.models import Model, TrackingModel
 from jaxrecon.nn.attention import AttentionFn, attend_densely
 from jaxrecon.pipeline.card import card_of_model
-from jaxrecon.pipeline.chunking import checked_sizes
+from jaxrecon.pipeline.chunking import checked_sizes, note_many_views
 from jaxrecon.pipeline.joins import JoinConfig
 from jaxrecon.pipeline.request import (
     Request,
@@ -137,6 +137,7 @@ class Pipeline:
         stride: int | None = None,
         fps: int | float | None = None,
         max_views: int | None = None,
+        motion: int | float | None = None,
         masks: MaskSource | None = None,
         mask: MaskConfig | None = None,
         camera: CameraConfig | None = None,
@@ -159,6 +160,10 @@ class Pipeline:
           fps: of a video, take so many frames a second; two, with a note, if neither `stride` nor
             `fps` is given.
           max_views: take at most so many images or frames, spread evenly.
+          motion: of those, take the first, and each in which the picture has moved so far since
+            the last one taken, as a share of its width: 0.05 is a good start, 0.2 the most. It is
+            the median shift of the picture's parts, by phase correlation, measured while they are
+            read. A still camera gives one view, and a note. Views are numbered as they are taken.
           masks: which pixels of the photos may become points, as COLMAP and nerfstudio have it: a
             folder with `photo.jpg.png` or `photo.png` for each photo, or a path or an array (H, W)
             for each view, of the upright photo's size; 0 (black) is dropped.
@@ -194,11 +199,12 @@ class Pipeline:
             points=points,
             query_points=query_points,
         )
-        sampling = Sampling(stride, fps, max_views, USUAL_FPS)
+        sampling = Sampling(stride, fps, max_views, USUAL_FPS, motion=motion)
         key, inputs = resolve(self.defaults, request, self.name)
         self._check_tracks(query_points)
         executor, attention = self.executor, chosen_attention(attention, self.attention)
         with self._loading(images, request.priors, resolution, sampling, stages) as loading:
+            note_many_views(images, loading, stages)
             transforms = loading.transforms()
             turned = request.camera.intrinsics == "shared" and are_turned(transforms)
             if turned:  # then the camera is fitted behind the program
@@ -236,6 +242,7 @@ class Pipeline:
         stride: int | None = None,
         fps: int | float | None = None,
         max_views: int | None = None,
+        motion: int | float | None = None,
         masks: MaskSource | None = None,
         mask: MaskConfig | None = None,
         camera: CameraConfig | None = None,
@@ -280,7 +287,7 @@ class Pipeline:
         request = Request.of(
             mask=mask, camera=camera, priors=priors, keywords=keywords, points=points
         ).streamed()
-        sampling = Sampling(stride, fps, max_views, USUAL_FPS)
+        sampling = Sampling(stride, fps, max_views, USUAL_FPS, motion=motion)
         key, inputs = resolve(self.defaults, request, self.name)
         attention = chosen_attention(attention, self.attention)
         with self._loading(images, request.priors, resolution, sampling, stages) as loading:
@@ -324,6 +331,7 @@ class Pipeline:
         stride: int | None = None,
         fps: int | float | None = None,
         max_views: int | None = None,
+        motion: int | float | None = None,
         masks: MaskSource | None = None,
         mask: MaskConfig | None = None,
         camera: CameraConfig | None = None,
@@ -398,7 +406,7 @@ class Pipeline:
             overlap=overlap,
             joins=joins,
             loops=truth_value("loops", loops),
-            sampling=Sampling(stride, fps, max_views, USUAL_FPS),
+            sampling=Sampling(stride, fps, max_views, USUAL_FPS, motion=motion),
             resolution=resolution,
             masks=masks,
             priors=request.priors,
@@ -416,12 +424,13 @@ class Pipeline:
         stride: int | None = None,
         fps: int | float | None = None,
         max_views: int | None = None,
+        motion: int | float | None = None,
         stages: Stages | None = None,
     ) -> PointTracks:
         """Follows points through all views, without reconstructing the rest.
 
         Args:
-          images, resolution, stride, fps, max_views, stages: see `reconstruct`.
+          images, resolution, stride, fps, max_views, motion, stages: see `reconstruct`.
           query_points: (x, y) in pixels of the first photo, once upright, shape (Q, 2); or such
             points by the number of their photo, from 0; or how many to spread over every eighth.
 
@@ -435,7 +444,7 @@ class Pipeline:
         stages = stages_of(stages)
         check_query(query_points)
         self._check_tracks(query_points)
-        sampling = Sampling(stride, fps, max_views, USUAL_FPS)
+        sampling = Sampling(stride, fps, max_views, USUAL_FPS, motion=motion)
         with self._loading(images, ViewPriors(), resolution, sampling, stages) as loading:
             batch = loading.batch()
         asked = self._queries(query_points, batch.transforms)

@@ -274,6 +274,7 @@ class TestReconstruct:
             "stride": None,
             "fps": None,
             "max_views": None,
+            "motion": None,
             "min_confidence": None,
             "confidence_quantile": None,
             "view_confidence_quantile": None,

@@ -1,5 +1,6 @@
 """Small pictures and videos for the tests of `jaxrecon.images`."""
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -34,17 +35,28 @@ def write_video(
     path: Path, frames: int = 7, size: tuple[int, int] = (64, 48), movflags: str = "0"
 ) -> Path:
     """Grey frames, 30 levels brighter each (and dark again at 256), with a red top-left quarter."""
-    av = pytest.importorskip("av")
     width, height = size
+
+    def frame(number: int) -> np.ndarray:
+        pixels = np.full((height, width, 3), 30 * number % 256, np.uint8)
+        pixels[: height // 2, : width // 2] = (200, 0, 0)
+        return pixels
+
+    return write_frames(path, map(frame, range(frames)), size, movflags)
+
+
+def write_frames(
+    path: Path, frames: Iterable[np.ndarray], size: tuple[int, int], movflags: str = "0"
+) -> Path:
+    """Frames of RGB, ten a second."""
+    av = pytest.importorskip("av")
     options = {"movflags": movflags} if path.suffix == ".mp4" else {}
     with av.open(str(path), "w", container_options=options) as container:
         stream = container.add_stream("mpeg4", rate=10)
-        stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
+        (stream.width, stream.height), stream.pix_fmt = size, "yuv420p"
         stream.bit_rate = 4_000_000
         container.start_encoding()
-        for number in range(frames):
-            pixels = np.full((height, width, 3), 30 * number % 256, np.uint8)
-            pixels[: height // 2, : width // 2] = (200, 0, 0)
+        for pixels in frames:
             container.mux(stream.encode(av.VideoFrame.from_ndarray(pixels, format="rgb24")))
         container.mux(stream.encode())
     return path

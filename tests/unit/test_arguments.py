@@ -51,6 +51,7 @@ SHARED = {
     "stride": [value for value in WRONG_NUMBERS if value not in (HUGE, None)] + [np.float32(1)],
     "fps": list(RATES),
     "max_views": ["2", [2], True, NAN, 1.5, 0, -1, {}],
+    "motion": ["a", [0.1], True, NAN, INF, 0, -0.1, 0.21, 5, {}, HUGE],
     "min_confidence": ["a", [1, 2], NAN, True, {}, np.zeros(2), HUGE, 1j, np.bool_(True)],
     "view_confidence_quantile": ["a", [0.5], NAN, INF, 1, -0.1, True, HUGE],
     "edge_rtol": ["a", [0.5], NAN, -1, False, HUGE],

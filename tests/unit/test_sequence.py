@@ -243,6 +243,31 @@ class TestResuming:
         assert in_a_process(tmp_path / "whole", killed_after=100) == 0
         assert contents(folder) == contents(tmp_path / "whole")
 
+    def test_frames_are_chosen_by_motion_as_before(
+        self, pipeline: Pipeline, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        slow = np.repeat(film(17), 2, axis=0)
+        whole = pipeline.reconstruct_sequence(slow, tmp_path / "whole", chunk=6, motion=1e-4)
+        assert whole.names == tuple(f"view_{2 * number:04d}" for number in range(17))
+        assert_true(whole, truth(17))
+        write, done = streaming.write_npz, []
+
+        def failing(scene: Any, path: Path, **options: Any) -> None:
+            if len(done) >= 9:
+                raise OutputError(f"cannot write {path}: No space left on device")
+            done.append(path)
+            write(scene, path, **options)
+
+        broken = tmp_path / "broken"
+        with monkeypatch.context() as patch:
+            patch.setattr(streaming, "write_npz", failing)
+            with pytest.raises(OutputError, match="No space left"):
+                pipeline.reconstruct_sequence(slow, broken, chunk=6, motion=1e-4)
+        with pytest.raises(OutputError, match="holds another reconstruction"):
+            pipeline.reconstruct_sequence(slow, broken, chunk=6, motion=2e-4)
+        pipeline.reconstruct_sequence(slow, broken, chunk=6, motion=1e-4)
+        assert contents(broken) == contents(whole.folder)
+
     def test_another_sequence(self, pipeline: Pipeline, tmp_path: Path) -> None:
         folder = tmp_path / "out"
         pipeline.reconstruct_sequence(film(9), folder, chunk=6)
