@@ -106,10 +106,10 @@ def _environment() -> dict[str, str]:
 
 
 def _unreadable(path: Path, record: Record, reason: str) -> WeightsError:
-    return WeightsError(
-        f"cannot read {path} ({reason}): JAX {record.jax_version} wrote it, this is "
-        f"{jax.__version__}; export the program again"
-    )
+    why = f"JAX {record.jax_version} wrote it, this is {jax.__version__}"
+    if record.jax_version == jax.__version__:
+        why = "it is damaged"
+    return WeightsError(f"cannot read {path} ({reason}): {why}; export the program again")
 
 
 def _listed(names: tuple[str, ...]) -> str:

@@ -140,7 +140,9 @@ def _check_content(folder: Path, *, overwrite: bool) -> None:
     except OSError as error:
         raise output_error(folder, error) from error
     if others and _digest_in(folder) is None and not overwrite:
-        raise _refusal(folder, "other files")
+        damaged = is_streamed(folder)  # by its name, and yet nothing that a run has begun
+        what = f"a {SCENE_FILE} that is damaged or of something else" if damaged else "other files"
+        raise _refusal(folder, what)
 
 
 def _refusal(folder: Path, what: str) -> OutputError:

@@ -13,6 +13,7 @@ from jaxtyping import Array, Float, Int
 
 from jaxrecon.images import PixelTransform
 from jaxrecon.images.resize import same_shape
+from jaxrecon.progress import Stages
 from jaxrecon.runtime.cameras import PrincipalPoint
 
 _SLOPE, _PLACE, _SLOPE2, _PLACE2, _BOTH = range(1, 6)
@@ -28,6 +29,17 @@ def are_turned(transforms: Sequence[PixelTransform]) -> bool:
     standing = [same_shape(each.original_size, turned) for each in transforms]
     lying = [same_shape(each.original_size, shape) for each in transforms]
     return any(standing) and all(np.logical_or(standing, lying))
+
+
+def note_copies(transforms: Sequence[PixelTransform], stages: Stages) -> None:
+    """Says so where photos for which `are_turned` holds are of several sizes."""
+    longest = sorted({max(each.original_size) for each in transforms})
+    if len(longest) > 1:
+        stages.note(
+            f"NOTE: one camera is fitted to photos of one shape whose longer sides are "
+            f"{', '.join(map(str, longest[:4]))} pixels: smaller ones count as copies that were "
+            "scaled down, and none as cut out of a larger one"
+        )
 
 
 def turned_intrinsics(

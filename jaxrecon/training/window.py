@@ -71,6 +71,8 @@ def _time_left(seconds: float) -> str:
     """What the rest of a run will take, at the pace of its last steps; nothing at its end."""
     if seconds <= 0:
         return ""
+    if seconds < 60:
+        return ", less than a minute left"
     hours, minutes = divmod(math.ceil(seconds / 60), 60)
     return f", about {hours} h {minutes} min left" if hours else f", about {minutes} min left"
 

@@ -205,6 +205,10 @@ def test_a_folder_that_cannot_be_used_is_refused_before_photos_are_read(
     (tmp_path / "notes.txt").write_text("mine")
     with pytest.raises(OutputError, match="holds other files"):
         pipeline.stream("no such photos", tmp_path)
+    (tmp_path / "damaged").mkdir()
+    (tmp_path / "damaged" / "scene.json").write_text("[" * 100_000)
+    with pytest.raises(OutputError, match=r"holds a scene\.json that is damaged"):
+        pipeline.stream("no such photos", tmp_path / "damaged")
     with pytest.raises(OutputError, match="a file of that name exists"):
         pipeline.stream("no such photos", tmp_path / "notes.txt")
 

@@ -555,7 +555,8 @@ def test_flops_of_a_step_by_hand() -> None:
     ("seconds", "told"),
     [
         (0.0, ""),
-        (3.0, ", about 1 min left"),
+        (3.0, ", less than a minute left"),
+        (60.0, ", about 1 min left"),
         (601.0, ", about 11 min left"),
         (7260.0, ", about 2 h 1 min left"),
     ],

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from jaxrecon.images import PixelTransform
-from jaxrecon.runtime.turned_cameras import are_turned, turned_intrinsics
+from jaxrecon.progress import Stages
+from jaxrecon.runtime.turned_cameras import are_turned, note_copies, turned_intrinsics
 
 SIZE = (252, 196)
 FOCAL, OFF = np.array([900.0, 890.0]), np.array([12.0, -7.0])
@@ -103,3 +104,18 @@ def test_the_centre_is_held() -> None:
 )
 def test_others_are_not_turned(sizes: tuple[tuple[int, int], ...]) -> None:
     assert not are_turned(transforms(*sizes))
+
+
+@pytest.mark.parametrize(
+    ("sizes", "noted"),
+    [(((224, 168), (168, 224)), False), (((224, 168), (126, 168)), True)],
+)
+def test_photos_that_may_be_smaller_copies_are_told(
+    sizes: tuple[tuple[int, int], ...], noted: bool, capsys: pytest.CaptureFixture[str]
+) -> None:
+    transforms = [PixelTransform.stretch(size, (84, 84)) for size in sizes]
+    assert are_turned(transforms)
+    note_copies(transforms, Stages())
+    told = capsys.readouterr().err
+    assert ("168, 224 pixels" in " ".join(told.split())) == noted
+    assert bool(told) == noted
