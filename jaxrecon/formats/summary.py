@@ -1,4 +1,4 @@
-"""One picture that shows a reconstruction: views, depth, confidence, and the scene from above."""
+"""One picture of a reconstruction: views, depth, confidence, the scene from above and aside."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,14 +13,14 @@ from jaxrecon.extras import Extra
 from jaxrecon.files import replacing_file
 from jaxrecon.formats.options import ExportOptions
 from jaxrecon.formats.scene import Scene
-from jaxrecon.formats.top_view import PREDICTED, TRUE, draw_top_view
+from jaxrecon.formats.top_view import PREDICTED, TRUE, draw_side_view, draw_top_view
 
 MOST_VIEWS = 8
 """More views than this are not shown; those that are, are spread evenly."""
 
 _TILE = 176
 _GAP, _BAND = 4, 22
-_TOP_VIEW = (720, 480)
+_PLAN = (716, 480)
 _TEXT, _PAPER, _UNKNOWN = (30, 30, 30), (255, 255, 255), (90, 90, 90)
 
 type _Color = tuple[int, int, int]
@@ -40,7 +40,7 @@ def write_summary(
     true_depth_z: Float[np.ndarray, "V H2 W2"] | None = None,
     true_world_from_camera: Float[np.ndarray, "V 4 4"] | None = None,
 ) -> None:
-    """Writes rows of views, predicted depth, true depth if known, confidence, and a top view.
+    """Writes rows of views, predicted depth, true depth if known, and confidence, and two plans.
 
     All depth maps share one colour scale. Where the truth is known, predicted depth is multiplied
     by the one factor that makes its median ratio to the truth one.
@@ -60,11 +60,12 @@ def write_summary(
     _check_views("true_depth_z", true_depth_z, scene)
     _check_views("true_world_from_camera", true_world_from_camera, scene)
     _check_finite(true_world_from_camera)
-    above = draw_top_view(scene, _TOP_VIEW, true_world_from_camera=true_world_from_camera)
+    above = draw_top_view(scene, _PLAN, true_world_from_camera=true_world_from_camera)
     legend = [("seen from above", _TEXT), ("predicted cameras", PREDICTED)]
     if true_world_from_camera is not None:
         legend.append(("true cameras", TRUE))
-    picture = _composed(_rows(scene, true_depth_z), above, legend)
+    side = draw_side_view(scene, _PLAN)
+    picture = _composed(_rows(scene, true_depth_z), (above, side), legend)
     with replacing_file(path) as temporary:
         picture.save(temporary, format="PNG", optimize=True)
 
@@ -167,11 +168,15 @@ def _views_label(shown: int, count: int) -> str:
 
 
 def _composed(
-    rows: Sequence[_Row], above: Image.Image, legend: Sequence[tuple[str, _Color]]
+    rows: Sequence[_Row],
+    plans: tuple[Image.Image, Image.Image],
+    legend: Sequence[tuple[str, _Color]],
 ) -> Image.Image:
     tile = _tile_size(rows[0].tiles[0])
     step = _BAND + tile[1] + _GAP
-    width = max(len(rows[0].tiles) * (tile[0] + _GAP) + _GAP, above.width + 2 * _GAP)
+    above, side = plans
+    aside = above.width + 2 * _GAP
+    width = max(len(rows[0].tiles) * (tile[0] + _GAP) + _GAP, aside + side.width + _GAP)
     picture = Image.new("RGB", (width, len(rows) * step + _BAND + above.height + _GAP), _PAPER)
     draw = ImageDraw.Draw(picture)
     font = ImageFont.load_default(size=14)
@@ -182,7 +187,9 @@ def _composed(
             picture.paste(_resized(pixels, tile, row.smooth), left_top)
     for place, (text, color) in enumerate(legend):
         draw.text((_GAP + 150 * place, len(rows) * step + 2), text, fill=color, font=font)
+    draw.text((aside, len(rows) * step + 2), "seen from the side", fill=_TEXT, font=font)
     picture.paste(above, (_GAP, len(rows) * step + _BAND))
+    picture.paste(side, (aside, len(rows) * step + _BAND))
     return picture
 
 

@@ -34,7 +34,7 @@ def tile(picture: np.ndarray, row: int, view: int) -> np.ndarray:
 class TestRows:
     def test_without_truth(self, tmp_path: Path) -> None:
         picture = summary(random_recon(), tmp_path / "new" / "summary.png")
-        assert picture.shape == (3 * (BAND + TILE[1] + GAP) + BAND + 480 + GAP, 728, 3)
+        assert picture.shape == (3 * (BAND + TILE[1] + GAP) + BAND + 480 + GAP, 1444, 3)
         assert [path.name for path in (tmp_path / "new").iterdir()] == ["summary.png"]
 
     def test_truth_is_shown_on_the_scale_of_the_prediction(self, tmp_path: Path) -> None:
