@@ -34,6 +34,15 @@ def cache_folder() -> Path:
     return Path(base) / "jaxrecon"
 
 
+def program_folder() -> Path:
+    """Where compiled programs are kept between processes.
+
+    Raises:
+      WeightsError: as `cache_folder`.
+    """
+    return cache_folder() / "xla"
+
+
 def fetch(
     repo: str, filename: str, *, revision: str | None, way_out: str, quiet: bool = False
 ) -> Path:
@@ -92,6 +101,8 @@ def _can_be_reached() -> bool:
     """
     from huggingface_hub import constants
 
+    if constants.HF_HUB_OFFLINE:
+        return False
     url = urlsplit(constants.ENDPOINT)
     host = url.hostname or ""
     if url.scheme in getproxies() and not proxy_bypass(host):

@@ -275,11 +275,11 @@ def load_pipeline(
 
 def use_cache(stages: Stages) -> None:
     """Keeps compiled programs between processes, where there is a place for them."""
-    from jaxrecon.hub import cache_folder
+    from jaxrecon.hub import program_folder
     from jaxrecon.program_cache import use_program_cache
 
     try:
-        folder = cache_folder() / "xla"
+        folder = program_folder()
     except WeightsError:
         stages.note("no home folder: compiled programs are not kept; set JAXRECON_HOME")
         return

@@ -21,7 +21,7 @@ from jaxrecon import checkpoint
 from jaxrecon.choices import meant
 from jaxrecon.errors import InputError, WeightsError, one_line
 from jaxrecon.forking import check_not_forked
-from jaxrecon.hub import cache_folder
+from jaxrecon.hub import program_folder
 from jaxrecon.images import ImageRule
 from jaxrecon.models import Model
 from jaxrecon.nn.attention import AttentionFn
@@ -120,7 +120,7 @@ def _keep_programs() -> None:
     if told == "0" or jax.config.jax_compilation_cache_dir is not None:
         return
     with suppress(WeightsError):  # no home, and so no place for them
-        use_program_cache(cache_folder() / "xla")
+        use_program_cache(program_folder())
 
 
 def load_abstract(

@@ -10,12 +10,12 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Int
 
-from jaxrecon.models import MapAnythingConfig
 from jaxrecon.priors import PriorArrays
 from jaxrecon.pytree import pytree_dataclass
 from jaxrecon.scenes import RenderedScenes
-from jaxrecon.training.config import PriorShares, TrainConfig
+from jaxrecon.training.config import TrainConfig
 from jaxrecon.training.own.known import KnownScenes
+from jaxrecon.training.state import family_of
 
 _STREAM = 0x7E11
 """Sets these draws apart from those of the scenes, which come from the same key."""
@@ -44,9 +44,9 @@ def draw_told(
 
     None for a model that takes no priors.
     """
-    if not isinstance(config.model, MapAnythingConfig):
+    if not family_of(config).defaults.priors:
         return None
-    shares: PriorShares = config.priors
+    shares = config.priors
     drawn = jax.random.fold_in(jax.random.fold_in(key, _STREAM), step)
     keys = iter(jax.random.split(drawn, 2 + 3 * 3))
 
@@ -71,7 +71,7 @@ def draw_told(
 
 def told_nothing(config: TrainConfig, scenes: int, views: int) -> Told | None:
     """What held-out scenes are measured with; None for a model that takes no priors."""
-    if not isinstance(config.model, MapAnythingConfig):
+    if not family_of(config).defaults.priors:
         return None
     none = jnp.zeros((scenes, views), bool)
     return Told(none, none, none, none)

@@ -215,7 +215,10 @@ class TestHub:
             registry.native_folder(tiny_entry())
         assert [token for _, _, token in hub.requests] == ["Bearer hf_secret"] * 2
 
-    def test_offline_with_nothing_cached(self, tmp_path: Path) -> None:
+    def test_offline_with_nothing_cached(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("socket.create_connection", None)  # which must not be called
         assert refusal(WeightsError, "pi3") == (
             "cannot get yyfz233/Pi3/model.safetensors: it is not in the hub's cache and the hub "
             "cannot be reached; take the small bundled model, pi3-mini (-m pi3-mini), or on a "
