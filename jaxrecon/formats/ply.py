@@ -6,8 +6,8 @@ import numpy as np
 
 from jaxrecon.files import replacing_file
 from jaxrecon.formats.options import ExportOptions
-from jaxrecon.formats.scene import Scene, ScenePoints
-from jaxrecon.formats.thinning import chosen_points
+from jaxrecon.formats.scene import Scene, ScenePoints, points_at
+from jaxrecon.formats.thinning import chosen_pixels
 
 _VERTEX = np.dtype(
     [
@@ -20,6 +20,7 @@ _VERTEX = np.dtype(
         ("confidence", "<f4"),
     ]
 )
+_AT_ONCE = 1_000_000
 
 
 def write_ply(scene: Scene, path: Path, options: ExportOptions) -> None:
@@ -32,19 +33,27 @@ def write_ply(scene: Scene, path: Path, options: ExportOptions) -> None:
       InputError: there is no point to write.
       OutputError: the file cannot be written.
     """
-    points = chosen_points(scene, options, None)
+    pixel = chosen_pixels(scene, options, None)
+    vertex = np.empty(len(pixel), _VERTEX)
+    for start in range(0, len(pixel), _AT_ONCE):  # a copy of all points would double the memory
+        piece = slice(start, start + _AT_ONCE)
+        _fill(vertex[piece], points_at(scene, pixel[piece]))
     with replacing_file(path) as temporary:
-        write_points(points, temporary)
+        write_vertices(vertex, temporary)
 
 
 def write_points(points: ScenePoints, path: Path) -> None:
     """Writes a file as `write_ply` does, in place."""
     vertex = np.empty(len(points.pixel), _VERTEX)
+    _fill(vertex, points)
+    write_vertices(vertex, path)
+
+
+def _fill(vertex: np.ndarray, points: ScenePoints) -> None:
     for axis, (coordinate, channel) in enumerate(zip("xyz", ("red", "green", "blue"), strict=True)):
         vertex[coordinate] = points.xyz[:, axis]
         vertex[channel] = points.rgb[:, axis]
     vertex["confidence"] = points.confidence
-    write_vertices(vertex, path)
 
 
 def write_vertices(vertex: np.ndarray, path: Path) -> None:

@@ -171,13 +171,18 @@ def select_points(scene: Scene, max_points: int | None) -> ScenePoints:
     Raises:
       InputError: `max_points` is below 1, or no point is left.
     """
+    return points_at(scene, select_pixels(scene, max_points))
+
+
+def select_pixels(scene: Scene, max_points: int | None) -> Int[np.ndarray, " P"]:
+    """The flat indices into (V, H, W) of the points that `select_points` gives."""
     check_max_points(max_points)
     pixel = np.flatnonzero(usable_pixels(scene))
     if not len(pixel):
         raise no_points()
     if max_points is not None and len(pixel) > max_points:
         pixel = pixel[_draw(len(pixel), max_points)]
-    return points_at(scene, pixel)
+    return pixel
 
 
 def usable_pixels(scene: Scene) -> Bool[np.ndarray, "V H W"]:

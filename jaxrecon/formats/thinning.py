@@ -14,7 +14,7 @@ from jaxrecon.formats.scene import (
     ScenePoints,
     no_points,
     points_at,
-    select_points,
+    select_pixels,
     usable_pixels,
 )
 
@@ -41,10 +41,15 @@ def chosen_points(scene: Scene, options: ExportOptions, most: int | None) -> Sce
     Raises:
       InputError: no point is left.
     """
+    return points_at(scene, chosen_pixels(scene, options, most))
+
+
+def chosen_pixels(scene: Scene, options: ExportOptions, most: int | None) -> Int[np.ndarray, " P"]:
+    """The flat indices into (V, H, W) of the points that `chosen_points` gives."""
     wanted = options.most_points(most)
     if options.voxel is None:
-        return select_points(scene, wanted)
-    return thinned_points(scene, wanted, options.voxel)
+        return select_pixels(scene, wanted)
+    return _thinned_pixels(scene, wanted, options.voxel)
 
 
 def thinned_points(scene: Scene, max_points: int | None, voxel: float | None = None) -> ScenePoints:
@@ -66,6 +71,12 @@ def thinned_points(scene: Scene, max_points: int | None, voxel: float | None = N
     Raises:
       InputError: no point is left.
     """
+    return points_at(scene, _thinned_pixels(scene, max_points, voxel))
+
+
+def _thinned_pixels(
+    scene: Scene, max_points: int | None, voxel: float | None
+) -> Int[np.ndarray, " P"]:
     usable = usable_pixels(scene)
     count = np.count_nonzero(usable)
     if not count:
@@ -78,7 +89,7 @@ def thinned_points(scene: Scene, max_points: int | None, voxel: float | None = N
         assert max_points is not None
         found = _about(scene, usable, max_points)
     order = np.argsort(_ranks(scene.confidence.reshape(-1)[found], found))[::-1]
-    return points_at(scene, found[order[:max_points]])
+    return found[order[:max_points]]
 
 
 def _about(scene: Scene, usable: Bool[np.ndarray, "V H W"], wanted: int) -> Int[np.ndarray, " P"]:

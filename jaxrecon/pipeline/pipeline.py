@@ -53,7 +53,7 @@ from jaxrecon.runtime.options import stages_of
 from jaxrecon.runtime.query_points import Query, QueryPoints, check_query, queries
 from jaxrecon.runtime.sharding import check_one_process
 from jaxrecon.runtime.tracking import follow, track_maps
-from jaxrecon.runtime.turned_cameras import are_turned, note_copies, turned_intrinsics
+from jaxrecon.runtime.turned_cameras import are_turned, check_turned_sizes, turned_intrinsics
 from jaxrecon.sparse import AttentionName, chosen_attention
 
 
@@ -209,7 +209,7 @@ class Pipeline:
             turned = request.camera.intrinsics == "shared" and are_turned(transforms)
             if turned:  # then the camera is fitted behind the program
                 key = replace(key, camera=replace(key.camera, intrinsics="per_view"))
-                note_copies(transforms, stages)
+                check_turned_sizes(transforms, lambda: loading.batch().names)
             check_one_camera(key.camera, transforms, lambda: loading.batch().names)
             arrays = self._prior_arrays(request.priors, transforms)
             asked = self._queries(query_points, transforms)

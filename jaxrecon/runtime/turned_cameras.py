@@ -4,16 +4,16 @@ Their common camera is that of the sensor: focal lengths along its long and its 
 place where its axis meets it. A turned photo's x is the sensor's y, in one direction or the other.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
+from jaxrecon.errors import InputError
 from jaxrecon.images import PixelTransform
 from jaxrecon.images.resize import same_shape
-from jaxrecon.progress import Stages
 from jaxrecon.runtime.cameras import PrincipalPoint
 
 _SLOPE, _PLACE, _SLOPE2, _PLACE2, _BOTH = range(1, 6)
@@ -31,14 +31,31 @@ def are_turned(transforms: Sequence[PixelTransform]) -> bool:
     return any(standing) and all(np.logical_or(standing, lying))
 
 
-def note_copies(transforms: Sequence[PixelTransform], stages: Stages) -> None:
-    """Says so where photos for which `are_turned` holds are of several sizes."""
-    longest = sorted({max(each.original_size) for each in transforms})
-    if len(longest) > 1:
-        stages.note(
-            f"NOTE: one camera is fitted to photos of one shape whose longer sides are "
-            f"{', '.join(map(str, longest[:4]))} pixels: smaller ones count as copies that were "
-            "scaled down, and none as cut out of a larger one"
+def check_turned_sizes(
+    transforms: Sequence[PixelTransform], names: Callable[[], Sequence[str]]
+) -> None:
+    """Refuses one camera where a photo may be a smaller copy or cut out of a larger, turned one.
+
+    Its size does not tell them apart, and their focal lengths in its pixels differ. A photo is
+    neither if another one has its size, turned.
+
+    Args:
+      transforms: of photos for which `are_turned` holds.
+      names: gives theirs, for the message.
+
+    Raises:
+      InputError: naming the smallest photo whose size no other one has, turned.
+    """
+    sizes = [each.original_size for each in transforms]
+    alone = [view for view, (width, height) in enumerate(sizes) if (height, width) not in sizes]
+    if alone:
+        view = min(alone, key=lambda view: max(sizes[view]))
+        width, height = sizes[view]
+        raise InputError(
+            f'intrinsics="shared" (--shared-intrinsics): {names()[view]} is {width}x{height} '
+            f"pixels among photos of the other orientation, of which none is {height}x{width}: it "
+            "may be a smaller copy or cut out of a larger photo, and these have different focal "
+            "lengths; give all photos in one size, leave it out, or fit a camera to each photo"
         )
 
 

@@ -7,9 +7,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from jaxrecon.errors import InputError
 from jaxrecon.images import PixelTransform
-from jaxrecon.progress import Stages
-from jaxrecon.runtime.turned_cameras import are_turned, note_copies, turned_intrinsics
+from jaxrecon.runtime.turned_cameras import are_turned, check_turned_sizes, turned_intrinsics
 
 SIZE = (252, 196)
 FOCAL, OFF = np.array([900.0, 890.0]), np.array([12.0, -7.0])
@@ -107,15 +107,30 @@ def test_others_are_not_turned(sizes: tuple[tuple[int, int], ...]) -> None:
 
 
 @pytest.mark.parametrize(
-    ("sizes", "noted"),
-    [(((224, 168), (168, 224)), False), (((224, 168), (126, 168)), True)],
+    "sizes",
+    [
+        ((224, 168), (168, 224)),
+        ((168, 224), (224, 168), (224, 168)),
+        ((400, 300), (375, 500), (500, 375), (300, 400)),
+    ],
 )
-def test_photos_that_may_be_smaller_copies_are_told(
-    sizes: tuple[tuple[int, int], ...], noted: bool, capsys: pytest.CaptureFixture[str]
+def test_turned_photos_of_one_size_have_one_camera(sizes: tuple[tuple[int, int], ...]) -> None:
+    assert are_turned(transforms(*sizes))
+    check_turned_sizes(transforms(*sizes), list)
+
+
+@pytest.mark.parametrize(
+    ("sizes", "refused"),
+    [
+        (((224, 168), (126, 168)), 1),  # cut out of the middle of one
+        (((126, 168), (224, 168), (168, 126), (168, 224), (90, 120)), 4),
+        (((400, 300), (300, 400), (450, 600)), 2),
+    ],
+)
+def test_a_turned_photo_that_may_be_cut_out_of_another_is_refused(
+    sizes: tuple[tuple[int, int], ...], refused: int
 ) -> None:
-    transforms = [PixelTransform.stretch(size, (84, 84)) for size in sizes]
-    assert are_turned(transforms)
-    note_copies(transforms, Stages())
-    told = capsys.readouterr().err
-    assert ("168, 224 pixels" in " ".join(told.split())) == noted
-    assert bool(told) == noted
+    assert are_turned(transforms(*sizes))
+    names = [f"photo{view}.jpg" for view in range(len(sizes))]
+    with pytest.raises(InputError, match=rf"--shared-intrinsics.*photo{refused}\.jpg"):
+        check_turned_sizes(transforms(*sizes), lambda: names)
