@@ -86,7 +86,16 @@ def set_slider(page: Any, label: str, value: str) -> None:
 
 
 def toggle(page: Any, label: str) -> None:
-    page.get_by_role("checkbox", name=label, exact=True).click(force=True)
+    """Clicks a box until it has changed: a folder that is opening moves it away from the mouse."""
+    box = page.get_by_role("checkbox", name=label, exact=True)
+    before = box.is_checked()
+
+    def clicked() -> bool:
+        box.click(force=True)
+        time.sleep(0.3)
+        return box.is_checked()
+
+    waited_for(clicked, lambda checked: checked != before, f"the box {label}")
 
 
 def test_it_opens_with_what_the_first_camera_sees(chromium: Any, recon: Reconstruction) -> None:
