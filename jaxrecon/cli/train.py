@@ -58,6 +58,11 @@ def add_to(commands: Any) -> None:
         help="evaluate every N-th view of own scenes instead of training on it; short for --set "
         "data_held_out=N",
     )
+    add(
+        "--tensorboard",
+        action="store_true",
+        help="write the log for TensorBoard, too, into tensorboard/ of the run",
+    )
     add("-q", "--quiet", action="store_true", help="show no progress")
     parser.set_defaults(run=run)
 
@@ -80,6 +85,7 @@ def run(options: argparse.Namespace) -> int:
         textures=options.textures,
         data=options.data,
         stop_after=options.stop_after,
+        tensorboard=options.tensorboard,
         stages=Stages(quiet=options.quiet),
     )
     if weights is not None and not options.quiet:

@@ -9,19 +9,22 @@ from typing import Any
 from jaxrecon.errors import InputError, reason_of
 from jaxrecon.files import output_error, replacing_file
 from jaxrecon.reading import parse_json, read_bytes, shown
+from jaxrecon.training.board import Board
 
 
 class Log:
     """Lines of metrics in a file, each with its step; reopened, it forgets steps not yet taken."""
 
-    def __init__(self, path: Path, *, upto: int) -> None:
+    def __init__(self, path: Path, *, upto: int, board: Board | None = None) -> None:
         """Keeps the lines of steps up to `upto`, which a resumed run will not take again.
+
+        Lines that are added go to `board`, too.
 
         Raises:
           InputError: the file that is there is damaged.
           OutputError: the file cannot be written.
         """
-        self.path = path
+        self.path, self._board = path, board
         kept = [line for line in read_log(path) if line["step"] <= upto]
         self.seconds = max((line.get("seconds", 0.0) for line in kept), default=0.0)
         with replacing_file(path) as temporary:
@@ -42,6 +45,8 @@ class Log:
                 file.write(json.dumps({"step": step, **rounded}) + "\n")
         except OSError as error:
             raise output_error(self.path, error) from error
+        if self._board is not None:
+            self._board.add(step, rounded)
 
 
 def read_log(path: str | Path) -> list[dict[str, Any]]:

@@ -3,6 +3,7 @@
 import os
 import time
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
@@ -14,6 +15,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from jaxrecon import checkpoint
+from jaxrecon.checks import truth_value
 from jaxrecon.errors import InputError, OutputError
 from jaxrecon.extras import check_installed
 from jaxrecon.files import holding_folder
@@ -23,6 +25,7 @@ from jaxrecon.progress import Stages
 from jaxrecon.registry import model_entry
 from jaxrecon.scenes import RenderedScenes
 from jaxrecon.scenes.photographs import Pictures
+from jaxrecon.training.board import Board
 from jaxrecon.training.config import CHECKPOINTS_NAME, TrainConfig, claim_folder, has_begun
 from jaxrecon.training.log import Log
 from jaxrecon.training.origin import keep_origin, read_origin
@@ -50,6 +53,7 @@ CONFIG_NAME = "train.json"
 LOG_NAME = "log.jsonl"
 WEIGHTS_NAME = "weights"
 CURVES_NAME = "curves.png"
+BOARD_NAME = "tensorboard"
 HELD_OUT = "held_out_"
 """How the names of metrics on held-out views of own scenes begin in the log."""
 
@@ -63,6 +67,7 @@ def train(
     data: Sequence[str | os.PathLike[str]] | None = None,
     mesh: Mesh | None = None,
     stop_after: float | None = None,
+    tensorboard: bool = False,
     stages: Stages | None = None,
 ) -> Path | None:
     """Trains a model, or goes on with a run that was stopped.
@@ -84,15 +89,18 @@ def train(
         `condition.npz`, `transforms.json` or a COLMAP model. What is unknown carries no loss.
       mesh: devices to shard the scenes over; all local devices if not given.
       stop_after: seconds after which the run, at its next line of the log, is saved and stops.
+      tensorboard: whether the log is written as TensorBoard's event files, too, into
+        `tensorboard/` of the folder.
       stages: shows progress; silent if not given.
 
     Returns:
       The folder of the weights; None if the run stopped before its last step.
 
     Raises:
-      InputError: matplotlib is not installed, the folder holds a run of another config, the
-        devices cannot share the batches, the textures are absent or no pictures, an own scene
-        cannot be used, or the run needs more memory than the devices have.
+      InputError: matplotlib (or tensorboardX, if it is asked for) is not installed, the folder
+        holds a run of another config, the devices cannot share the batches, the textures are
+        absent or no pictures, an own scene cannot be used, or the run needs more memory than the
+        devices have.
       WeightsError: `init` or a checkpoint cannot be read.
       OutputError: the folder cannot be written, a full disk among the reasons, or another run is
         writing there.
@@ -102,12 +110,16 @@ def train(
     mesh = make_data_mesh() if mesh is None else mesh
     folder = Path(folder)
     check_installed("matplotlib", "train", "curves of a run need matplotlib")
+    if truth_value("tensorboard", tensorboard):
+        check_installed("tensorboardX", "tensorboard", "logs for TensorBoard need tensorboardX")
     check_devices(config, mesh)
     check_state(config, mesh, folder, begun=has_begun(folder))
     config, pictures = _with_pictures(config, textures)
     config, own = _with_data(config, data, stages)
     with holding_folder(folder):
-        step = _trained(config, folder, init, mesh, stop_after, stages, pictures, own)
+        step = _trained(
+            config, folder, init, mesh, stop_after, stages, pictures, own, tensorboard=tensorboard
+        )
     if step < config.steps:
         stages.note(
             f"stopped at step {step} of {config.steps}, with the weights so far in "
@@ -126,6 +138,8 @@ def _trained(
     stages: Stages,
     pictures: Pictures | None,
     own: OwnData | None,
+    *,
+    tensorboard: bool,
 ) -> int:
     """Takes the steps and writes the weights; returns the number of the last step."""
     given, begun = None, has_begun(folder)
@@ -134,10 +148,13 @@ def _trained(
     claim_folder(folder / CONFIG_NAME, config)
     if not begun:
         keep_origin(folder, init)
-    with Checkpoints(folder / CHECKPOINTS_NAME) as checkpoints:
+    with Checkpoints(folder / CHECKPOINTS_NAME) as checkpoints, ExitStack() as open_files:
         state = _start(config, checkpoints, mesh, given)
         del given  # which would take a device's memory for the whole run
-        log = Log(folder / LOG_NAME, upto=int(state.step) or -1)
+        upto, board = int(state.step) or -1, None
+        if tensorboard:
+            board = open_files.enter_context(Board(folder / BOARD_NAME, upto=upto))
+        log = Log(folder / LOG_NAME, upto=upto, board=board)
         run = _Run(config, mesh, log, stages, pictures, own)
         state = run.until(state, checkpoints, stop_after, folder / WEIGHTS_NAME)
         checkpoints.wait()

@@ -49,6 +49,7 @@ from jaxrecon.training.state import (
 from jaxrecon.training.step import choose_bucket, make_data_mesh, make_render, make_step
 from places import fresh_process
 from plane_scenes import SMALL, render_planes, small_config
+from tensorboard_events import read_scalars
 
 TIMES = {"seconds", "images_per_second", "tflops_per_device"}
 ONE_STEP = small_config(log_every=1)
@@ -127,12 +128,14 @@ def test_the_weights_can_be_loaded_and_used(whole: Path) -> None:
 
 
 def test_stopped_and_resumed_is_the_same_run(whole: Path, tmp_path: Path) -> None:
-    assert train(small_config(), tmp_path, stop_after=0.0) is None
+    assert train(small_config(), tmp_path, stop_after=0.0, tensorboard=True) is None
     so_far = weights_of(tmp_path)
     assert checkpoint.read_config(tmp_path / "weights")["source"]["steps"] == 2
-    assert train(small_config(), tmp_path) == tmp_path / "weights"
+    assert train(small_config(), tmp_path, tensorboard=True) == tmp_path / "weights"
     assert any((so_far[path] != new).any() for path, new in weights_of(tmp_path).items())
     assert same_run(tmp_path, whole)
+    steps = [step for step, _ in read_scalars(tmp_path / "tensorboard")]
+    assert steps == [line["step"] for line in read_log(whole / "log.jsonl")]
 
 
 def test_killed_and_resumed_is_the_same_run(whole: Path, tmp_path: Path) -> None:
