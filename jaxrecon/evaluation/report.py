@@ -6,16 +6,21 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
 
 from jaxrecon.errors import one_line
 from jaxrecon.evaluation.measure import SceneScores, Settings
 from jaxrecon.evaluation.metrics.pose import PairErrors, PoseScores, pose_scores
 from jaxrecon.files import replacing_file
 
+_WIDEST = 10_000
 _COLUMNS = (
     ("rotation_median", "rot", "{:.2f}"),
     ("translation_median", "trans", "{:.2f}"),
@@ -196,11 +201,12 @@ def _cells(values: Mapping[str, float]) -> list[str]:
 
 def _aligned(rows: Sequence[Sequence[str]]) -> list[str]:
     """The first column to the left, the others to the right."""
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    return [
-        "  ".join(
-            cell.ljust(width) if number == 0 else cell.rjust(width)
-            for number, (cell, width) in enumerate(zip(row, widths, strict=True))
-        ).rstrip()
-        for row in rows
-    ]
+    table = Table(box=None, show_header=False, pad_edge=False, padding=(0, 2, 0, 0))
+    for number in range(len(rows[0])):
+        table.add_column(justify="left" if number == 0 else "right", no_wrap=True)
+    for row in rows:
+        table.add_row(*map(Text, row))
+    console = Console(file=StringIO(), width=_WIDEST, color_system=None)
+    with console.capture() as capture:
+        console.print(table)
+    return [line.rstrip() for line in capture.get().splitlines()]

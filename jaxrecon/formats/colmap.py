@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 from jaxtyping import Float, Int
+from scipy.spatial.transform import Rotation
 
 from jaxrecon.files import replacing_folder
 from jaxrecon.formats.cameras import Cameras, cameras_of
@@ -128,8 +129,8 @@ def _model(cameras: Cameras, names: list[str], points: Points) -> Model:
     pinhole = np.stack([intrinsics[:, i, j] for i, j in ((0, 0), (1, 1), (0, 2), (1, 2))], axis=-1)
     pinhole[:, 2:] += 0.5
     pose = cameras.world_from_camera
-    quaternion = quaternions(pose[:, :3, :3].swapaxes(1, 2))
-    rotation = _rotation(quaternion)
+    turns = Rotation.from_matrix(pose[:, :3, :3].swapaxes(1, 2))
+    rotation = turns.as_matrix()
     translation = -np.einsum("vij,vj->vi", rotation, pose[:, :3, 3])
     bounds = np.searchsorted(points.view, np.arange(len(names) + 1))
     distance = np.empty(len(points.xy))
@@ -142,7 +143,7 @@ def _model(cameras: Cameras, names: list[str], points: Points) -> Model:
         camera=camera,
         sizes=cameras.sizes[rows],
         pinhole=pinhole[rows],
-        quaternion=quaternion,
+        quaternion=turns.as_quat(canonical=True, scalar_first=True),
         translation=translation,
         points=points,
         error=np.bincount(points.point, distance) / np.bincount(points.point),
@@ -162,32 +163,3 @@ def _shared(
             camera[alike & (camera < 0)] = len(rows)
             rows.append(view)
     return camera, np.array(rows)
-
-
-def quaternions(rotation: Float[np.ndarray, "V 3 3"]) -> Float[np.ndarray, "V 4"]:
-    """Unit quaternions (w x y z, w >= 0) of the rotations nearest to the given matrices.
-
-    The eigenvector of the largest eigenvalue of a symmetric 4x4 matrix, which is well
-    conditioned for every rotation (Bar-Itzhack 2000, doi 10.2514/2.4654).
-    """
-    r = rotation.transpose(1, 2, 0)
-    symmetric = np.array(
-        [
-            [r[0, 0] + r[1, 1] + r[2, 2], r[2, 1] - r[1, 2], r[0, 2] - r[2, 0], r[1, 0] - r[0, 1]],
-            [r[2, 1] - r[1, 2], r[0, 0] - r[1, 1] - r[2, 2], r[0, 1] + r[1, 0], r[0, 2] + r[2, 0]],
-            [r[0, 2] - r[2, 0], r[0, 1] + r[1, 0], r[1, 1] - r[0, 0] - r[2, 2], r[1, 2] + r[2, 1]],
-            [r[1, 0] - r[0, 1], r[0, 2] + r[2, 0], r[1, 2] + r[2, 1], r[2, 2] - r[0, 0] - r[1, 1]],
-        ]
-    )
-    quaternion = np.linalg.eigh(symmetric.transpose(2, 0, 1)).eigenvectors[..., -1]
-    return np.where(quaternion[:, :1] < 0, -quaternion, quaternion)
-
-
-def _rotation(quaternion: Float[np.ndarray, "V 4"]) -> Float[np.ndarray, "V 3 3"]:
-    w, x, y, z = quaternion.T
-    rows = [
-        [1 - 2 * (y * y + z * z), 2 * (x * y - w * z), 2 * (x * z + w * y)],
-        [2 * (x * y + w * z), 1 - 2 * (x * x + z * z), 2 * (y * z - w * x)],
-        [2 * (x * z - w * y), 2 * (y * z + w * x), 1 - 2 * (x * x + y * y)],
-    ]
-    return np.array(rows).transpose(2, 0, 1)

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import numpy as np
 from jaxtyping import Float
+from scipy.spatial.transform import Rotation
 
 from jaxrecon.errors import one_line
 from jaxrecon.files import replacing_folder
-from jaxrecon.formats.colmap import quaternions
 from jaxrecon.formats.options import ExportOptions
 from jaxrecon.formats.scene import Scene, check_cameras
 
@@ -59,8 +59,8 @@ def timestamps(names: tuple[str, ...]) -> list[int]:
 
 
 def _tum_lines(times: list[int], poses: Float[np.ndarray, "V 4 4"]) -> list[str]:
-    w_first = quaternions(poses[:, :3, :3])
-    rows = np.concatenate([poses[:, :3, 3], np.roll(w_first, -1, axis=1)], axis=1)
+    quaternions = Rotation.from_matrix(poses[:, :3, :3]).as_quat(canonical=True)
+    rows = np.concatenate([poses[:, :3, 3], quaternions], axis=1)
     return [f"{time} {_numbers(row)}" for time, row in zip(times, rows, strict=True)]
 
 

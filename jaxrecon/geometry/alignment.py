@@ -61,6 +61,7 @@ def umeyama(
     Source: Umeyama, Least-squares estimation of transformation parameters between two point
     patterns, PAMI 1991.
     """
+    # SciPy's Rotation.align_vectors fits no scale; trimesh's procrustes does, but is an extra.
     source, target = source.astype(np.float64), target.astype(np.float64)
     share = _shares(source, target, weights)
     source_mean, target_mean = share @ source, share @ target

@@ -19,7 +19,7 @@ import pytest
 from PIL import Image
 
 from jaxrecon import InputError, OutputError
-from jaxrecon.formats import colmap, format_of, glb
+from jaxrecon.formats import colmap, format_of, glb, trajectory
 from jaxrecon.formats.scene import file_stems
 from jaxrecon.reconstruction import Reconstruction
 from random_recon import HEIGHT, VIEWS, WIDTH, one_pixel_recon, random_recon, random_rotations
@@ -294,19 +294,26 @@ def test_colmap_pictures_are_the_processed_ones(tmp_path):
 def test_quaternions_are_stable_for_every_rotation():
     identity, diagonal = np.eye(3)[None], np.array([[1, -1, -1], [-1, 1, -1], [-1, -1, 1]])
     half_turns = np.array([np.diag(signs) for signs in diagonal], float)
+    third = np.array([[[0.0, 0, 1], [1, 0, 0], [0, 1, 0]]])  # 120 degrees about (1, 1, 1)
     axes = np.random.default_rng(1).normal(size=(50, 3))
     axes /= np.linalg.norm(axes, axis=1, keepdims=True)
     turned = 2 * axes[:, :, None] * axes[:, None] - np.eye(3)  # half a turn about each axis
-    rotations = np.concatenate(
-        [identity, half_turns, turned, random_rotations(np.random.default_rng(2), 200)]
-    )
-    quaternion = colmap.quaternions(rotations)
-    assert (quaternion[:, 0] >= 0).all()
-    np.testing.assert_allclose(np.linalg.norm(quaternion, axis=1), 1, atol=1e-14)
-    np.testing.assert_allclose(colmap._rotation(quaternion), rotations, atol=1e-14)
-    np.testing.assert_allclose(quaternion[0], [1, 0, 0, 0], atol=1e-15)
-    third = np.array([[[0.0, 0, 1], [1, 0, 0], [0, 1, 0]]])  # 120 degrees about (1, 1, 1)
-    np.testing.assert_allclose(colmap.quaternions(third), [[0.5, 0.5, 0.5, 0.5]], atol=1e-15)
+    some = random_rotations(np.random.default_rng(2), 200)
+    rotations = np.concatenate([identity, third, half_turns, turned, some])
+    poses = np.tile(np.eye(4), (len(rotations), 1, 1))
+    poses[:, :3, :3] = rotations
+    lines = trajectory._tum_lines(list(range(len(poses))), poses)
+    x, y, z, w = np.array([line.split()[4:] for line in lines], float).T
+    assert (w >= 0).all()
+    np.testing.assert_allclose(x * x + y * y + z * z + w * w, 1, atol=1e-14)
+    rows = [
+        [1 - 2 * (y * y + z * z), 2 * (x * y - w * z), 2 * (x * z + w * y)],
+        [2 * (x * y + w * z), 1 - 2 * (x * x + z * z), 2 * (y * z - w * x)],
+        [2 * (x * z - w * y), 2 * (y * z + w * x), 1 - 2 * (x * x + y * y)],
+    ]
+    np.testing.assert_allclose(np.array(rows).transpose(2, 0, 1), rotations, atol=1e-14)
+    np.testing.assert_allclose([x[0], y[0], z[0], w[0]], [0, 0, 0, 1], atol=1e-15)
+    np.testing.assert_allclose([x[1], y[1], z[1], w[1]], 0.5, atol=1e-15)
 
 
 def test_file_stems_are_unique_and_plain():
