@@ -2,7 +2,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test test-all check lint style types quick docs fuzz clean
+.PHONY: demo test test-all check lint style types quick docs fuzz kills clean
 
 demo: $(VENV)/.installed
 	$(BIN)/python examples/demo.py -o demo_output
@@ -52,6 +52,10 @@ $(VENV)/.docs: $(VENV)/.installed
 
 fuzz: $(VENV)/.ready
 	FUZZ_INPUTS=20000 $(BIN)/python -m pytest -n 2 --timeout 3600 tests/unit/test_fuzz.py
+
+# Every writer killed, out of disk and run two at once, a hundred times each: about half an hour.
+kills: $(VENV)/.ready
+	$(BIN)/python -m pytest -m slow -o faulthandler_timeout=0 tests/unit/test_faults_writing.py
 
 clean:
 	rm -rf $(VENV) demo_output site
