@@ -10,9 +10,10 @@ demo: $(VENV)/.installed
 test: $(VENV)/.ready
 	$(BIN)/python -m pytest -n 2 --dist worksteal
 
-# The tests of every variant too, some of them with several devices: hosted CI runs these.
+# The tests of every variant too, some of them with several devices, and annotations checked as
+# they run: hosted CI does this.
 test-all: $(VENV)/.ready
-	$(BIN)/python -m pytest -n 2 --dist worksteal -m "not slow"
+	CHECK_ANNOTATIONS=1 $(BIN)/python -m pytest -n 2 --dist worksteal -m "not slow"
 
 # Lint, types and the tests that compile next to nothing: before every commit.
 check: style
@@ -31,7 +32,7 @@ QUICK := arguments compiling evaluation_metrics evaluation_sets extras family_re
 	image_formats layers_of_the_house loading old_names pictures progress reading reading_files reconstruction \
 	renamed_modules version
 quick: $(VENV)/.ready
-	$(BIN)/python -m pytest -q $(QUICK:%=tests/unit/test_%.py)
+	CHECK_ANNOTATIONS=1 $(BIN)/python -m pytest -q $(QUICK:%=tests/unit/test_%.py)
 
 $(VENV)/.installed: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
@@ -58,4 +59,4 @@ kills: $(VENV)/.ready
 	$(BIN)/python -m pytest -m slow -o faulthandler_timeout=0 tests/unit/test_faults_writing.py
 
 clean:
-	rm -rf $(VENV) demo_output site
+	rm -rf $(VENV) .pytest_cache demo_output site

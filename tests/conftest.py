@@ -1,13 +1,13 @@
 """Command-line options, markers and fixtures shared by the tests.
 
-Annotations are checked at run time (jaxtyping and beartype) where beartype is installed.
+With CHECK_ANNOTATIONS=1 in the environment annotations are checked at run time (jaxtyping and
+beartype), which takes a seventh of the time of tracing: `make check` and `make test-all` do so.
 """
 
 import gc
 import os
 import sys
 from collections.abc import Iterator
-from importlib.util import find_spec
 from pathlib import Path
 
 import jax
@@ -19,10 +19,13 @@ import golden_data
 # Most of what JAX makes stays: to look through it time and again is a tenth of the time.
 gc.set_threshold(50_000, 20, 20)
 
+MOST_COMPILED = 4 << 30
+"""Bytes of compiled programs that are kept."""
+
 EXPLICIT = ("test_geometry", "test_layers", "test_losses", "test_quantile")
 """Modules whose tests promote no dtype or rank silently, and so show that the library does not."""
 
-if find_spec("beartype"):
+if os.environ.get("CHECK_ANNOTATIONS") == "1":
     jaxtyping.install_import_hook(["jaxrecon", "pallas_kernels", "convert"], "beartype.beartype")
 
 
@@ -84,26 +87,21 @@ def explicit_promotion(request: pytest.FixtureRequest) -> Iterator[None]:
 
 
 @pytest.fixture(scope="session", autouse=True)
-def cheap_compilation(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+def cheap_compilation(pytestconfig: pytest.Config) -> Iterator[None]:
     """On a CPU tests mostly compile, what then runs once: so little of it is optimised.
 
-    What still takes long is compiled once, for all workers and the processes that tests start.
+    What still takes long is compiled once, for all workers, the processes that tests start, and
+    later runs: JAX finds programs by their code, its own version and the compiler's options.
     """
     with pytest.MonkeyPatch.context() as patch:
         if jax.default_backend() == "cpu":
             configure(patch, "jax_disable_most_optimizations", True)
-            folder = shared_folder(tmp_path_factory) / "compiled"
+            folder = pytestconfig.rootpath / ".pytest_cache" / "compiled"
             configure(patch, "jax_compilation_cache_dir", str(folder))
             configure(patch, "jax_persistent_cache_min_compile_time_secs", 0.3)
             # With a limit to its size JAX locks the cache, so that none reads what another writes.
-            configure(patch, "jax_compilation_cache_max_size", 1 << 40)
+            configure(patch, "jax_compilation_cache_max_size", MOST_COMPILED)
         yield
-
-
-def shared_folder(factory: pytest.TempPathFactory) -> Path:
-    """A folder of this run of the tests, the same one in all its workers."""
-    own = factory.getbasetemp()
-    return own.parent if "PYTEST_XDIST_WORKER" in os.environ else own
 
 
 def configure(patch: pytest.MonkeyPatch, name: str, value: object) -> None:

@@ -68,6 +68,7 @@ def test_sharded_is_unsharded(family: str) -> None:
         assert max(values.values()) <= 1e-5, (way, values)
 
 
+@pytest.mark.thorough
 def test_two_processes_work_together() -> None:
     with socket.socket() as free:
         free.bind(("localhost", 0))

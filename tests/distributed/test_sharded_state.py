@@ -56,6 +56,7 @@ assert needed[1] < 0.75 * needed[0], needed
 """
 
 
+@pytest.mark.thorough
 def test_a_sharded_step_is_the_step_and_takes_less_memory() -> None:
     ended = subprocess.run(
         [sys.executable, "-c", SCRIPT, BENCHMARKS],

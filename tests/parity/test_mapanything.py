@@ -162,7 +162,15 @@ class TestModel:
         assert len(compiled) == 1
         assert len({float(jnp.sum(x)) for x in (some, none, fewer)}) == 3
 
-    @pytest.mark.parametrize("place", ["encoder", "trunk", "encoders", "norm"])
+    @pytest.mark.parametrize(
+        "place",
+        [
+            pytest.param("encoder", marks=pytest.mark.thorough),
+            pytest.param("trunk", marks=pytest.mark.thorough),
+            "encoders",
+            pytest.param("norm", marks=pytest.mark.thorough),
+        ],
+    )
     def test_a_wrong_norm_epsilon_fails(self, place: str, monkeypatch: pytest.MonkeyPatch) -> None:
         if place in ("encoder", "trunk"):
             owner = type(MAPANYTHING.encoder) if place == "encoder" else type(MAPANYTHING)

@@ -297,7 +297,15 @@ def test_position_table_is_resampled_as_upstream() -> None:
             golden.check(key, actual, expected)
 
 
-@pytest.mark.parametrize("place", ["encoder", "trunk", "heads", "qk_norm"])
+@pytest.mark.parametrize(
+    "place",
+    [
+        pytest.param("encoder", marks=pytest.mark.thorough),
+        "trunk",
+        pytest.param("heads", marks=pytest.mark.thorough),
+        pytest.param("qk_norm", marks=pytest.mark.thorough),
+    ],
+)
 def test_a_wrong_norm_epsilon_fails(place: str, monkeypatch: pytest.MonkeyPatch) -> None:
     golden = golden_data.case("eps_pi3_tiny_56x70_n3")
     if place == "qk_norm":

@@ -335,6 +335,7 @@ class TestParts:
             replace(PI3X_TINY, **wrong)
 
 
+@pytest.mark.thorough
 def test_sparse_attention(model: Pi3X, forward: Counted) -> None:
     """The trunk's global blocks are sparse, or dense where they skip nothing.
 

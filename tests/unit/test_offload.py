@@ -44,6 +44,7 @@ def test_what_the_trunk_finds_waits_on_the_host(name: str) -> None:
     assert moves(plain) == (0, 0)
 
 
+@pytest.mark.thorough
 def test_results_stay(tmp_path: Path) -> None:
     make, resize = FAMILIES["pi3"]
     plain = Pipeline(drawn(make), "pi3", resize)

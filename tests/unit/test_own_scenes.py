@@ -287,6 +287,7 @@ def held_out(folder: Path, name: str) -> list[float]:
     return [line[key] for line in read_log(folder / "log.jsonl") if key in line]
 
 
+@pytest.mark.thorough
 def test_training_on_own_scenes_lowers_the_error_on_held_out_views(tmp_path: Path) -> None:
     folders, run = write_planes(tmp_path / "own", 3, views=24), tmp_path / "run"
     assert train(fine_tuning(), run, data=folders) is not None
@@ -302,6 +303,7 @@ def test_training_on_own_scenes_lowers_the_error_on_held_out_views(tmp_path: Pat
         train(TrainConfig.from_json(run / "train.json"), run)
 
 
+@pytest.mark.thorough
 def test_a_mixed_run_that_is_stopped_takes_the_same_steps(
     folders: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -153,6 +153,7 @@ def test_its_memory_is_planned(native: Path, full_optimization: None) -> None:
     assert {HEAD_VIEWS, "encoder views", "attention tokens"} <= plan.chunks.keys()
 
 
+@pytest.mark.thorough
 def test_a_program_in_a_file(pipeline: Pipeline, tmp_path: Path) -> None:
     folder = jaxrecon.export_program(pipeline, tmp_path / "out", views=VIEWS, size=(SIDE, SIDE))
     found = jaxrecon.load_exported(folder).reconstruct(PIXELS)

@@ -38,6 +38,7 @@ def scenes() -> RenderedScenes:
     return jax.tree.map(np.asarray, batch)
 
 
+@pytest.mark.thorough
 def test_pictures_are_in_range_and_rooms_have_no_sky(scenes: RenderedScenes) -> None:
     assert np.isfinite(scenes.images).all()
     assert np.isfinite(scenes.depth_z).all()

@@ -93,6 +93,7 @@ def pairs(views: int) -> list[tuple[int, int]]:
     return [(i, j) for i in range(views) for j in range(views) if i != j]
 
 
+@pytest.mark.thorough
 def test_depth_of_one_view_predicts_that_of_the_others(scenes: list[RenderedScene]) -> None:
     for scene in scenes:
         errors = []

@@ -108,9 +108,9 @@ def test_keeping_all_blocks_is_dense_attention(order: Any, special_tokens: Any) 
     ("order", "special_tokens", "pooling"),
     [
         ("raster", "aligned", "mean"),
-        ("raster", "packed", "max"),
-        ("hilbert", "aligned", "max"),
-        ("hilbert", "packed", "mean"),
+        pytest.param("raster", "packed", "max", marks=pytest.mark.thorough),
+        pytest.param("hilbert", "aligned", "max", marks=pytest.mark.thorough),
+        pytest.param("hilbert", "packed", "mean", marks=pytest.mark.thorough),
         ("pca_tree", "aligned", "mean"),
         ("pca_tree", "packed", "max"),
     ],
@@ -393,6 +393,7 @@ def test_lists_of_wide_indices_take_twice_the_room(monkeypatch: pytest.MonkeyPat
             assert policy_module._heads_at_once(made, 1, 4) == heads
 
 
+@pytest.mark.thorough
 def test_models_load_with_it(tmp_path: Path) -> None:
     """Everything kept equals dense attention, through the whole pipeline."""
     folder = write_native(tmp_path / "tiny")

@@ -120,6 +120,7 @@ def test_the_mask_and_the_scale_have_losses_where_a_model_tells_them() -> None:
     np.testing.assert_allclose(slope, 1 / 3 / 2, rtol=1e-4)
 
 
+@pytest.mark.thorough
 def test_a_small_mapanything_learns_resumes_and_is_loaded(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -335,6 +335,7 @@ def test_weights_so_far_lie_beside_every_checkpoint(
     assert checkpoint.read_config(tmp_path / "weights")["source"]["steps"] == 12
 
 
+@pytest.mark.thorough
 def test_learning_makes_the_model_better_on_what_it_sees() -> None:
     """One batch, again and again: depth and poses end up close to the truth."""
     bucket = Bucket(2, 3, 28, 28)
