@@ -7,6 +7,7 @@ from jaxrecon.sparse.layout import BlockLayout, PatchOrder, Permutation
 from jaxrecon.sparse.named import FastAttention, attention_named, chosen_attention
 from jaxrecon.sparse.orders import HilbertOrder, PcaTreeOrder, RasterOrder, hilbert_order
 from jaxrecon.sparse.selectors import BlockSelector, TopKTopP
+from jaxrecon.sparse.view_selectors import KeyViews, WithinViews
 
 __all__ = [
     "AttentionName",
@@ -15,12 +16,14 @@ __all__ = [
     "Budget",
     "FastAttention",
     "HilbertOrder",
+    "KeyViews",
     "PatchOrder",
     "PcaTreeOrder",
     "Permutation",
     "RasterOrder",
     "SparseAttention",
     "TopKTopP",
+    "WithinViews",
     "attention_named",
     "chosen_attention",
     "hilbert_order",

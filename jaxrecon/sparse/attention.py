@@ -15,7 +15,7 @@ from jaxrecon.errors import InputError
 from jaxrecon.nn.attention import AttentionStats, Count, TokenLayout, attend_densely
 from jaxrecon.nn.execution import Chunk, Chunks
 from jaxrecon.sparse.budgets import Budget
-from jaxrecon.sparse.layout import BlockLayout, PatchOrder, SpecialTokens
+from jaxrecon.sparse.layout import BlockLayout, PatchOrder, SpecialTokens, TokenOrders
 from jaxrecon.sparse.orders import NAMED_ORDERS
 from jaxrecon.sparse.replicas import own_rows
 from jaxrecon.sparse.selectors import BlockSelector, TopKTopP
@@ -45,7 +45,8 @@ class SparseAttention:
       order: which patches share a block: "pca_tree", patches of all views that look alike (see
         `pca_tree_order`), which finds far better blocks; "raster", row by row, as in the paper;
         "hilbert", along a Hilbert curve, so that a block covers a compact area; or a `PatchOrder`.
-        If not given, "pca_tree" for "aligned" tokens and "raster" for "packed" ones.
+        If not given, "pca_tree" for "aligned" tokens and "raster" for "packed" ones, and for
+        selectors that need views apart.
       special_tokens: "aligned" keeps specials visible to all; "packed" is upstream's layout, in
         which some may fall into a block that is skipped, and upstream's scoring (`pool_q`).
       compensation_q: so many queries together, a divisor of `block_q`, are compensated for the
@@ -53,11 +54,13 @@ class SparseAttention:
         given, 4, or as many as make 32 groups of a larger block, of "aligned" tokens, and 0 of
         "packed" ones.
       implementation: a backend of `block_sparse_attention`; the best one if not given.
-      selector: a policy of its own, in place of `TopKTopP`.
+      selector: a policy of its own, in place of `TopKTopP`. One that goes by views has
+        `needs_views_apart = True`, and goes with no order that mixes them.
 
     Raises:
       InputError: a value is out of range, or two do not go together; when called, a budget's
-        layers or heads are not the model's, or the inputs are not of the layout's tokens.
+        layers or heads are not the model's, the order mixes views that the selector needs apart,
+        or the inputs are not of the layout's tokens.
     """
 
     sparse_ratio: Budget | None = 0.75
@@ -92,6 +95,8 @@ class SparseAttention:
                     f"{name}={value!r} is unknown; choose one of {', '.join(choices)}"
                     f"{meant(value, choices)}"
                 )
+        if self._needs_views_apart and self.patch_order == NAMED_ORDERS["pca_tree"]:
+            raise self._mixed()
 
     def _check_sizes(self) -> None:
         for name in ("block_q", "block_kv"):
@@ -139,12 +144,13 @@ class SparseAttention:
         The share is over the blocks of patch queries, as upstream reports it.
 
         Raises:
-          InputError: q, k and v differ in shape or are not of the layout's tokens, or a budget's
-            layers or heads are not the model's.
+          InputError: q, k and v differ in shape or are not of the layout's tokens, a budget's
+            layers or heads are not the model's, or the order mixes views that the selector needs
+            apart.
         """
         _check_inputs(layout, q, k, v)
         blocks = self.block_layout(layout)
-        orders = blocks.orders(q, k)
+        orders = self._orders(blocks, q, k)
         laid_out = blocks.queries(q, orders), blocks.keys(k, orders), blocks.keys(v, orders)
         heads = q.shape[2]
         step = _heads_at_once(blocks, q.shape[0], heads)
@@ -171,7 +177,7 @@ class SparseAttention:
         """
         _check_inputs(layout, q, k)
         blocks = self.block_layout(layout)
-        orders = blocks.orders(q, k)
+        orders = self._orders(blocks, q, k)
         return self.block_selector.select(blocks.queries(q, orders), blocks.keys(k, orders), blocks)
 
     def block_layout(self, layout: TokenLayout) -> BlockLayout:
@@ -183,7 +189,8 @@ class SparseAttention:
     def patch_order(self) -> PatchOrder:
         """In which order patches are cut into blocks."""
         if self.order is None:
-            return NAMED_ORDERS["pca_tree" if self.special_tokens == "aligned" else "raster"]
+            mixed = self.special_tokens == "aligned" and not self._needs_views_apart
+            return NAMED_ORDERS["pca_tree" if mixed else "raster"]
         return NAMED_ORDERS[self.order] if isinstance(self.order, str) else self.order
 
     @property
@@ -200,6 +207,24 @@ class SparseAttention:
             return self.compensation_q
         aligned = self.special_tokens == "aligned"
         return math.gcd(self.block_q, max(4, self.block_q // 32)) if aligned else 0
+
+    @property
+    def _needs_views_apart(self) -> bool:
+        return getattr(self.selector, "needs_views_apart", False)
+
+    def _orders(self, blocks: BlockLayout, q: Array, k: Array) -> TokenOrders:
+        """Where tokens go; refuses to mix views that the selector needs apart."""
+        orders = blocks.orders(q, k)
+        if self._needs_views_apart and orders.queries is not None:
+            raise self._mixed()
+        return orders
+
+    def _mixed(self) -> InputError:
+        kind = type(self.selector).__name__
+        return InputError(
+            f"order={self.order!r} mixes patches of several views, which {kind} needs apart; "
+            'give order="raster" or "hilbert"'
+        )
 
     def _attend(self, blocks: BlockLayout, q: Array, k: Array, v: Array) -> tuple[Array, Array]:
         mask = self.block_selector.select(q, k, blocks)
