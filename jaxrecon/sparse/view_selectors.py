@@ -34,7 +34,7 @@ class KeyViews:
     """Patches attend to the blocks that hold patches of their own views or of a key view.
 
     Special tokens are seen as with `WithinViews`. The first view is a key view, and padding views
-    never are. Source: Spark3R (arXiv 2605.06270), which prunes keys and values and not queries.
+    never are. Keys and values may be thinned out far more than queries: Spark3R (arXiv 2605.06270).
 
     Attributes:
       every: every n-th view is a key view, from the first on.

@@ -8,16 +8,25 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import nnx
 
+from drawn_weights import drawn
 from jaxrecon.errors import InputError
-from jaxrecon.nn.attention import TokenLayout
+from jaxrecon.nn.alternating import AlternatingAttention
+from jaxrecon.nn.attention import AttentionFn, AttentionStats, TokenLayout, attend_densely
+from jaxrecon.nn.block import BlockConfig
+from jaxrecon.nn.execution import Chunk, Chunks
 from jaxrecon.sparse import (
+    AttentionByLayer,
     BlockSelector,
+    FastAttention,
     KeyViews,
     PcaTreeOrder,
     SparseAttention,
     WithinViews,
+    early_within_views,
     hilbert_order,
+    within_views_in,
 )
 from jaxrecon.sparse import attention as policy_module
 from jaxrecon.sparse.layout import BlockLayout, Permutation
@@ -204,3 +213,148 @@ def test_key_views_that_make_no_sense_are_refused(
 ) -> None:
     with pytest.raises(InputError, match=message):
         KeyViews(**options)
+
+
+WITHIN = SparseAttention(selector=WithinViews(), **SMALL)
+FEW = SparseAttention(0.9, None, order="raster", **SMALL)
+
+
+@partial(jax.jit, static_argnums=(0, 1))
+def called(
+    attention: AttentionFn, layout: TokenLayout, layer: Any, q: Any, k: Any, v: Any
+) -> tuple[jax.Array, AttentionStats | None]:
+    return attention(q, k, v, replace(layout, layer=layer))
+
+
+def test_each_layer_has_its_attention_in_one_program() -> None:
+    layout = replace(LAYOUT, layers=5)
+    policy = AttentionByLayer("dense", {(0, 3): WITHIN, range(1, 2): FEW, 4: None})
+    inputs = qkv(layout)
+    traces: list[TokenLayout] = []
+
+    @jax.jit
+    def run(layer: jax.Array, *inputs: jax.Array) -> tuple[jax.Array, AttentionStats | None]:
+        traces.append(replace(layout, layer=layer))
+        q, k, v = inputs
+        return policy(q, k, v, traces[-1])
+
+    found = [run(jnp.int32(layer), *inputs) for layer in range(5)]
+    assert len(traces) == 1
+    for (out, stats), part in zip(
+        found, (WITHIN, FEW, attend_densely, WITHIN, attend_densely), strict=True
+    ):
+        expected, same = called(part, layout, jnp.int32(0), *inputs)
+        np.testing.assert_allclose(out, expected, rtol=0, atol=2e-6)
+        assert stats is not None
+        skipped = np.zeros((2, 2)) if same is None else same.skipped
+        np.testing.assert_allclose(stats.skipped, skipped, rtol=0, atol=1e-6)
+    q, k, v = map(jnp.asarray, inputs)
+    out, stats = policy(q, k, v, replace(layout, layer=2))
+    np.testing.assert_allclose(out, found[2][0], rtol=0, atol=2e-6)
+    assert stats is not None and stats.skipped.shape == (2, 2)
+
+
+def test_only_the_attention_of_the_layer_runs() -> None:
+    ran: list[str] = []
+
+    def watching(name: str) -> AttentionFn:
+        def attention(
+            q: jax.Array, k: jax.Array, v: jax.Array, layout: TokenLayout
+        ) -> tuple[jax.Array, None]:
+            jax.debug.callback(lambda: ran.append(name))
+            return q, None
+
+        return attention
+
+    policy = AttentionByLayer(watching("others"), [(1, watching("one"))])
+    layout = replace(LAYOUT, layers=3)
+    for layer in range(3):
+        jax.block_until_ready(called(policy, layout, jnp.int32(layer), *qkv(layout)))
+        jax.effects_barrier()
+    assert ran == ["others", "one", "others"]
+
+
+def test_a_trunk_scans_it_and_tells_what_each_layer_skipped() -> None:
+    config = BlockConfig(width=16, heads=2)
+    make = partial(AlternatingAttention, config, dtype=jnp.float32, pairs=3, taps=(0, 2))
+    trunk = drawn(lambda: make(rngs=nnx.Rngs(0)))
+    layout = TokenLayout(views=1, grid=(4, 4))
+    tokens = jnp.asarray(np.random.default_rng(0).normal(size=(1, 4, 16, 16)), jnp.float32)
+    forward = jax.jit(lambda attention: trunk(tokens, layout, attention), static_argnums=0)
+    dense, _ = forward(attend_densely)
+    late, stats = forward(AttentionByLayer(None, {2: WITHIN}))
+    np.testing.assert_allclose(late[0], dense[0], rtol=0, atol=1e-5)
+    assert np.abs(np.asarray(late[1] - dense[1])).max() > 1e-3
+    # Four views of 16 patches and no specials: a block of queries sees one view of the four.
+    shares = np.broadcast_to(np.array([0, 0, 0.75])[:, None, None], (3, 1, 2))
+    np.testing.assert_allclose(stats.skipped, shares, atol=1e-6)
+
+
+def test_within_a_view_all_layers_have_the_first_attention() -> None:
+    layout = replace(LAYOUT, views=1, scene=0, layers=2)
+    policy = AttentionByLayer(None, {0: lambda *_: pytest.fail("called within a view")})
+    q, k, v = map(jnp.asarray, qkv(layout))
+    out, stats = policy(q, k, v, layout)
+    np.testing.assert_array_equal(out, attend_densely(q, k, v, layout)[0])
+    assert stats is None
+
+
+def test_a_policy_is_kept_in_one_form() -> None:
+    """So that it can be the static argument of a program."""
+    given: dict[Any, Any] = {range(2): "fast", np.int64(4): None}
+    one = AttentionByLayer("sparse", given)
+    same = AttentionByLayer(SparseAttention(), (((0, 1), FastAttention()), ((4,), attend_densely)))
+    assert (one, hash(one)) == (same, hash(same))
+
+
+def test_the_plan_is_that_of_the_largest_part(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Turns:
+        """Works on some things at a time."""
+
+        def __init__(self, size: int) -> None:
+            self.size = size
+
+        def __call__(self, q: Any, k: Any, v: Any, layout: TokenLayout) -> tuple[Any, None]:
+            return q, None
+
+        def chunks(self, layout: TokenLayout, heads: int) -> Chunks:
+            return {"heads": Chunk(self.size, heads)}
+
+    policy = AttentionByLayer(Turns(2), {0: Turns(3), 1: None, 2: WITHIN})
+    heads = {"heads of sparse attention": Chunk(4, 4)}
+    assert policy.chunks(LAYOUT, 4) == {"heads": Chunk(3, 4), **heads}
+
+
+def test_early_layers_are_those_of_released_models() -> None:
+    within = SparseAttention(selector=WithinViews(), compensation_q=0)
+    for layers, early in ((24, 9), (18, 10), (4, 2), (1, 1)):
+        policy = early_within_views(layers, "sparse")
+        assert policy == AttentionByLayer(SparseAttention(), {range(early): within})
+    assert early_within_views(24) == within_views_in(range(9))
+    with pytest.raises(InputError, match="num_layers=0 must be a whole number of at least 1"):
+        early_within_views(0)
+
+
+@pytest.mark.parametrize(
+    ("layers", "message"),
+    [
+        ({-1: None}, "layers: give layers and their attention, such as"),
+        ({"0-8": None}, "layers: give layers and their attention, such as"),
+        (7, "layers: give layers and their attention, such as"),
+        ({True: None}, "layers: give layers and their attention, such as"),
+        ({range(3): None, 2: "sparse"}, r"layers: \[2\] are named twice"),
+        ({0: "dens"}, "attention='dens' is unknown.*did you mean dense"),
+        ({0: 3}, "attention: found int; give a name or a function"),
+    ],
+)
+def test_layers_that_make_no_sense_are_refused(
+    without_shape_checks: None, layers: Any, message: str
+) -> None:
+    with pytest.raises(InputError, match=message):
+        AttentionByLayer(None, layers)
+
+
+def test_layers_that_the_model_has_not_are_refused() -> None:
+    policy = AttentionByLayer(None, {range(2, 6): WITHIN})
+    with pytest.raises(InputError, match="layers: 5 is named, the model has 5 global layers; name"):
+        called(policy, replace(LAYOUT, layers=5), 0, *qkv(LAYOUT))
