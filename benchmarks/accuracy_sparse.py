@@ -2,9 +2,16 @@
 
 What block-sparse attention costs in accuracy: reconstructs rendered scenes, whose geometry is
 known, with dense attention and with key blocks skipped, and compares. By default the small bundled
-model, which runs on a CPU. A way of skipping is RATIO[:FIELD=VALUE[,FIELD=VALUE...]] with fields of
-`SparseAttention`: `0.75:order=hilbert`, `(0.9,0.75,0.55,0.8)` for a ratio a layer,
-`None:cdf_threshold=0.9`.
+model, which runs on a CPU. A way of skipping is POLICY[:FIELD=VALUE[,FIELD=VALUE...]][@LAYERS]:
+
+- a ratio, or one a layer, with fields of `SparseAttention`: `0.75:order=hilbert`,
+  `(0.9,0.75,0.55,0.8)`, `None:cdf_threshold=0.9`;
+- `within_views`, `key_views=8` or `every=4`: the selectors that go by views, with such fields too,
+  as `key_views=8:compensation_q=0`;
+- `dense`.
+
+Global layers behind an @ attend within views, without compensation, and the policy is that of the
+others: `dense@0-1`, `0.75@0`, `key_views=8@0-1`.
 """
 
 import argparse
@@ -15,9 +22,12 @@ import numpy as np
 
 import jaxrecon
 from jaxrecon import SparseAttention
+from jaxrecon.cli.common import layers as numbers
 from jaxrecon.evaluation import Report, Settings, evaluate, open_dataset
+from jaxrecon.nn.attention import AttentionFn
 from jaxrecon.pipeline import Pipeline
 from jaxrecon.reconstruction import Reconstruction
+from jaxrecon.sparse import KeyViews, WithinViews, within_views_in
 
 WIDE = 32
 SHOWN = ("abs_rel", "delta_1", "rotation_median", "translation_median", "auc_30")
@@ -38,7 +48,9 @@ class Watched:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     add = parser.add_argument
     add("--model", default="pi3-mini")
     for name, value in (("scenes", 16), ("views", 24), ("size", 224), ("seed", 0)):
@@ -57,18 +69,34 @@ def main() -> None:
         draw(rows, options.plot)
 
 
-def parsed(way: str) -> SparseAttention:
+def parsed(way: str) -> AttentionFn | None:
     """The policy that a way of skipping names."""
-    ratio, _, rest = way.partition(":")
-    fields: dict[str, Any] = {"sparse_ratio": ast.literal_eval(ratio), "cdf_threshold": None}
+    policy, _, layers = way.partition("@")
+    attention = None if policy == "dense" else sparse(policy)
+    return within_views_in(numbers(layers), attention) if layers else attention
+
+
+def sparse(policy: str) -> SparseAttention:
+    """Block-sparse attention by a ratio or by views."""
+    name, _, rest = policy.partition(":")
+    fields: dict[str, Any] = {}
     for field in filter(None, rest.split(",")):
-        name, _, value = field.partition("=")
-        fields[name] = value if value.isalpha() else ast.literal_eval(value)
+        key, _, value = field.partition("=")
+        fields[key] = value if value.isalpha() else ast.literal_eval(value)
+    kind, _, number = name.partition("=")
+    if kind == "within_views":
+        fields["selector"] = WithinViews()
+    elif kind == "key_views":
+        fields["selector"] = KeyViews(count=int(number))
+    elif kind == "every":
+        fields["selector"] = KeyViews(every=int(number))
+    else:
+        fields = {"sparse_ratio": ast.literal_eval(name), "cdf_threshold": None} | fields
     return SparseAttention(**fields)
 
 
 def scores(
-    pipeline: Pipeline, truths: list[Any], attention: SparseAttention | None
+    pipeline: Pipeline, truths: list[Any], attention: AttentionFn | None
 ) -> tuple[float, Report]:
     """The share skipped, and the errors."""
     watched = Watched(pipeline)
@@ -91,7 +119,8 @@ def draw(rows: list[tuple[str, float, dict[str, float]]], path: str) -> None:
     kinds: dict[str, list[Any]] = {}
     for row in rows[1:]:
         ratio, _, fields = row[0].partition(":")
-        kind = ("a ratio", "a ratio a layer")[ratio.startswith("(")]
+        by_views = row[0].startswith(("within", "key", "every", "dense"))
+        kind = row[0] if by_views else ("a ratio", "a ratio a layer")[ratio.startswith("(")]
         kind = ", ".join([kind, *filter(None, fields.split(","))])
         kinds.setdefault(kind, rows[:1]).append(row)
     panels = figure.subplots(1, 3)

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 
 _MOST_DIGITS = 18
+_LAYER_DIGITS = 3
 _LONGEST_SHOWN = 60
 
 TRUST = ("files of others", "See docs/security.md.")
@@ -225,6 +226,19 @@ def add_computing(parser: Parser) -> None:
         default=argparse.SUPPRESS,
         help="what shares a block: patches that look alike, or neighbours; default: pca_tree",
     )
+    seldom(
+        "--key-views",
+        type=at_least_one,
+        default=argparse.SUPPRESS,
+        metavar="N",
+        help="block-sparse: each view attends to itself and to N views, evenly spaced",
+    )
+    seldom(
+        "--within-views",
+        type=layers,
+        metavar="LAYERS",
+        help="global layers in which views attend to themselves alone, such as 0-8 or 0-3,6",
+    )
 
 
 def _order(text: str) -> str:
@@ -235,6 +249,24 @@ def _order(text: str) -> str:
         "--patch-order similar is called pca_tree now; the old name goes with the next release"
     )
     return "pca_tree"
+
+
+def layers(text: str) -> tuple[int, ...]:
+    """Numbers of layers such as 0-8 or 0-3,6, for `argparse`."""
+    found: list[int] = []
+    for part in text.split(","):
+        first, dash, last = part.partition("-")
+        last = last if dash else first
+        if not (_is_layer(first) and _is_layer(last) and int(first) <= int(last)):
+            raise argparse.ArgumentTypeError(
+                f"{_cut(text)} names no layers; give them from 0, such as 0-8 or 0-3,6"
+            )
+        found += range(int(first), int(last) + 1)
+    return tuple(found)
+
+
+def _is_layer(digits: str) -> bool:
+    return digits.isdecimal() and len(digits) <= _LAYER_DIGITS
 
 
 def _share(text: str) -> float | None:
@@ -319,28 +351,50 @@ def mesh_of(devices: str) -> "Mesh | None":
 
 
 def attention_of(options: argparse.Namespace) -> Any:
-    """The name of an attention, or block-sparse attention as the options want it.
+    """The name of an attention, or block-sparse attention and layers as the options want it.
 
     A budget that is not given is `SparseAttention`'s own; "none" takes it away.
 
     Raises:
-      InputError: a budget is out of range, or one or an order is given with exact attention.
+      InputError: a budget is out of range, options of block-sparse attention are given with exact
+        attention, or two do not go together.
     """
+    attention = _attention_of_all_layers(options)
+    if getattr(options, "within_views", None) is None:
+        return attention
+    from jaxrecon.sparse import within_views_in
+
+    return within_views_in(options.within_views, attention)
+
+
+def _attention_of_all_layers(options: argparse.Namespace) -> Any:
     given = vars(options)
     fields = {name: name for name in ("sparse_ratio", "cdf_threshold")} | {"patch_order": "order"}
-    chosen = {field: given[name] for name, field in fields.items() if name in given}
-    if not chosen:
+    told = [name for name in (*fields, "key_views") if name in given]
+    if not told:
         return options.attention
     if options.attention not in ("auto", "fast", "sparse"):
-        name = next(name for name in fields if name in given).replace("_", "-")
         raise InputError(
-            f"--{name} is for block-sparse attention, found --attention {options.attention}; "
-            "leave one of them out"
+            f"{_option(told[0])} is for block-sparse attention, found --attention "
+            f"{options.attention}; leave one of them out"
         )
-    from jaxrecon.sparse import FastAttention, SparseAttention
+    chosen = {field: given[name] for name, field in fields.items() if name in given}
+    from jaxrecon.sparse import FastAttention, KeyViews, SparseAttention
 
+    if "key_views" in given:
+        budgets = [name for name in ("sparse_ratio", "cdf_threshold") if name in given]
+        if budgets:
+            raise InputError(
+                f"--key-views does not go with {_option(budgets[0])}; leave one of them out"
+            )
+        chosen["selector"] = KeyViews(count=given["key_views"])
     sparse = SparseAttention(**chosen)
     return FastAttention(sparse) if options.attention == "fast" else sparse
+
+
+def _option(name: str) -> str:
+    """What an option is called on the command line."""
+    return f"--{name.replace('_', '-')}"
 
 
 def seconds(stages: Stages) -> dict[str, float]:

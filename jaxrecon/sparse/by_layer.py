@@ -1,5 +1,6 @@
 """Another policy in some of the global layers."""
 
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -65,8 +66,8 @@ class AttentionByLayer:
                 f"found {shown(self.layers)}"
             ) from error
         pairs = tuple((layers, chosen_attention(part)) for layers, part in named)
-        every = [layer for layers, _ in pairs for layer in layers]
-        twice = sorted({layer for layer in every if every.count(layer) > 1})
+        every = Counter(layer for layers, _ in pairs for layer in layers)
+        twice = sorted(layer for layer, times in every.items() if times > 1)
         if twice:
             raise InputError(f"layers: {twice} are named twice; name each layer once")
         object.__setattr__(self, "attention", chosen_attention(self.attention))

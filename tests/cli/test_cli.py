@@ -28,6 +28,7 @@ from jaxrecon.pipeline import Pipeline
 from jaxrecon.reconstruction import Reconstruction
 from jaxrecon.registry import loading
 from jaxrecon.runtime.executor import Executor
+from jaxrecon.sparse import KeyViews, within_views_in
 from tiny_models import (
     TINY_PARAMETERS,
     tiny_entry,
@@ -627,6 +628,38 @@ class TestAttention:
         exact = parser.parse_args(["--patch-order", "raster", "--attention", "dense"])
         with pytest.raises(InputError, match="--patch-order is for block-sparse attention, found"):
             common.attention_of(exact)
+
+    def test_policies_by_view_and_by_layer(self) -> None:
+        parser = Parser()
+        common.add_computing(parser)
+
+        def found(arguments: str) -> Any:
+            return common.attention_of(parser.parse_args(arguments.split()))
+
+        keys = jaxrecon.SparseAttention(selector=KeyViews(count=25))
+        assert found("--key-views 25") == found("--key-views 25 --attention sparse") == keys
+        assert found("--key-views 25 --attention fast").sparse == keys
+        assert found("--within-views 0-2,5") == within_views_in((0, 1, 2, 5))
+        sparse = jaxrecon.SparseAttention(0.5)
+        both = found("--within-views 0-8 --sparse-ratio 0.5")
+        assert both == within_views_in(range(9), sparse)
+        assert found("--within-views 3 --attention xla") == within_views_in(3, "xla")
+        for arguments, told in (
+            ("--key-views 9 --attention dense", "--key-views is for block-sparse attention, found"),
+            ("--key-views 9 --sparse-ratio 0.5", "--key-views does not go with --sparse-ratio"),
+            ("--key-views 9 --patch-order pca_tree", "which KeyViews needs apart; give order="),
+            ("--within-views 0-2,2", r"layers: \[2\] are named twice"),
+        ):
+            with pytest.raises(InputError, match=told):
+                found(arguments)
+
+    @pytest.mark.parametrize("layers", ["8-0", "", "0-", "a", "0,,1", "0-99999"])
+    def test_layers_that_are_none(self, layers: str, capsys: pytest.CaptureFixture[str]) -> None:
+        parser = Parser()
+        common.add_computing(parser)
+        with pytest.raises(SystemExit):
+            parser.parse_args([f"--within-views={layers}"])
+        assert "names no layers; give them from 0, such as 0-8" in capsys.readouterr().err
 
     def test_a_budget_that_is_no_number(self, capsys: pytest.CaptureFixture[str]) -> None:
         parser = Parser()
