@@ -2,32 +2,20 @@
 
 What block-sparse attention costs in accuracy: reconstructs rendered scenes, whose geometry is
 known, with dense attention and with key blocks skipped, and compares. By default the small bundled
-model, which runs on a CPU. A way of skipping is POLICY[:FIELD=VALUE[,FIELD=VALUE...]][@LAYERS]:
-
-- a ratio, or one a layer, with fields of `SparseAttention`: `0.75:order=hilbert`,
-  `(0.9,0.75,0.55,0.8)`, `None:cdf_threshold=0.9`;
-- `within_views`, `key_views=8` or `every=4`: the selectors that go by views, with such fields too,
-  as `key_views=8:compensation_q=0`;
-- `dense`.
-
-Global layers behind an @ attend within views, without compensation, and the policy is that of the
-others: `dense@0-1`, `0.75@0`, `key_views=8@0-1`.
+model, which runs on a CPU. `policies.py` says how a way of skipping is written.
 """
 
 import argparse
-import ast
 from typing import Any
 
 import numpy as np
+from policies import parsed
 
 import jaxrecon
-from jaxrecon import SparseAttention
-from jaxrecon.cli.common import layers as numbers
 from jaxrecon.evaluation import Report, Settings, evaluate, open_dataset
 from jaxrecon.nn.attention import AttentionFn
 from jaxrecon.pipeline import Pipeline
 from jaxrecon.reconstruction import Reconstruction
-from jaxrecon.sparse import KeyViews, WithinViews, within_views_in
 
 WIDE = 32
 SHOWN = ("abs_rel", "delta_1", "rotation_median", "translation_median", "auc_30")
@@ -67,32 +55,6 @@ def main() -> None:
     rows = [tell(name, *scores(pipeline, truths, attention)) for name, attention in ways]
     if options.plot:
         draw(rows, options.plot)
-
-
-def parsed(way: str) -> AttentionFn | None:
-    """The policy that a way of skipping names."""
-    policy, _, layers = way.partition("@")
-    attention = None if policy == "dense" else sparse(policy)
-    return within_views_in(numbers(layers), attention) if layers else attention
-
-
-def sparse(policy: str) -> SparseAttention:
-    """Block-sparse attention by a ratio or by views."""
-    name, _, rest = policy.partition(":")
-    fields: dict[str, Any] = {}
-    for field in filter(None, rest.split(",")):
-        key, _, value = field.partition("=")
-        fields[key] = value if value.isalpha() else ast.literal_eval(value)
-    kind, _, number = name.partition("=")
-    if kind == "within_views":
-        fields["selector"] = WithinViews()
-    elif kind == "key_views":
-        fields["selector"] = KeyViews(count=int(number))
-    elif kind == "every":
-        fields["selector"] = KeyViews(every=int(number))
-    else:
-        fields = {"sparse_ratio": ast.literal_eval(name), "cdf_threshold": None} | fields
-    return SparseAttention(**fields)
 
 
 def scores(

@@ -4,7 +4,8 @@
 
 Released sizes with random weights, bfloat16; every time is the median of `--repeats` runs after a
 warm-up. Ours runs from 8-bit pixels to points, cameras, intrinsics and mask, dense (ratio 0) or
-with that share of key blocks skipped (`--orders ORDER:compensation_q`); upstream's from floats.
+with that share of key blocks skipped (`--orders ORDER:compensation_q`), or by `--ways`; upstream's
+from floats.
 """
 
 import argparse
@@ -33,6 +34,7 @@ def main() -> None:
     add("--size", type=int, nargs=2, default=[392, 518], help="height and width")
     add("--ratios", type=float, nargs="+", default=[0.0], help="shares of key blocks to skip")
     add("--orders", nargs="+", default=["pca_tree"], help="of patches; :N for compensation_q")
+    add("--ways", nargs="+", default=[], help="ways of skipping as well, see policies.py")
     add("--repeats", type=int, default=5, help="after a warm-up; 0: the first run counts")
     add("--devices", type=int, default=1, help="GPUs that our side shards views over")
     add("--offload", action="store_true", help="our features wait in the host's memory")
@@ -44,7 +46,8 @@ def main() -> None:
             print(json.dumps(row), flush=True)
         return
     columns = ("seconds", "peak", "plan", "host", "compile")
-    print(f"views  {'side':8} skipped", *(f"{name:>8}" for name in columns), "(GiB, seconds)")
+    wide = max(8, *(len(way) for way in [*options.orders, *options.ways]))
+    print(f"views  {'side':{wide}} skipped", *(f"{name:>8}" for name in columns), "(GiB, seconds)")
     commands: list[list[Any]] = [[*sys.argv, "--ours-alone"]]
     if options.peer:
         peers, same = Path(__file__).with_name("peers.py"), ("views", "size", "repeats")
@@ -52,7 +55,7 @@ def main() -> None:
         commands.append([peers, options.model, options.peer, *itertools.chain(*given)])
     for command in commands:
         for row in _in_own_process(command):
-            told = f"{row['views']:5}  {row['side']:8} {row['ratio']:7.0%}"
+            told = f"{row['views']:5}  {row['side']:{wide}} {row['ratio']:7.0%}"
             print(told, *(f"{row.get(name, math.nan):8.3f}" for name in columns), flush=True)
 
 
@@ -79,6 +82,7 @@ def prepared(options: argparse.Namespace) -> Iterator[tuple[dict, Any, Callable[
     """What a program is, itself, and what runs it once; what XLA learns of kernels is shared."""
     import jax
     import jax.numpy as jnp
+    from policies import parsed
 
     from jaxrecon import SparseAttention, registry
     from jaxrecon.pipeline import MaskConfig, Request, resolve
@@ -89,10 +93,15 @@ def prepared(options: argparse.Namespace) -> Iterator[tuple[dict, Any, Callable[
     request = Request(mask=MaskConfig(confidence_quantile=0.0))
     program_key, inputs = resolve(entry.family.defaults, request, options.model)
 
-    def compiled(views: int, ratio: float, order: str) -> Any:
+    def policy(ratio: float, order: str) -> Any:
+        if order in options.ways:
+            return parsed(order)
         order, _, rest = order.partition(":")
-        policy: Any = {"order": order, "compensation_q": int(rest) if rest else None}
-        attention = SparseAttention(ratio, None, **policy) if ratio else None
+        fields: Any = {"order": order, "compensation_q": int(rest) if rest else None}
+        return SparseAttention(ratio, None, **fields) if ratio else None
+
+    def compiled(views: int, ratio: float, order: str) -> Any:
+        attention = policy(ratio, order)
         given: Any = {"attention": attention, "offload": options.offload}
         given["mesh"] = mesh if options.devices > 1 else None
         pipeline = registry.load_abstract(options.model, dtype="bfloat16", **given)
@@ -101,6 +110,7 @@ def prepared(options: argparse.Namespace) -> Iterator[tuple[dict, Any, Callable[
 
     ways = [(ratio, order) for ratio in options.ratios for order in options.orders]
     ways = [way for way in ways if way[0] or way[1] == options.orders[0]]
+    ways += [(math.nan, way) for way in options.ways]
     shapes = registry.load_abstract(options.model, dtype="bfloat16").model
     model = jax.device_put(jax.tree.map(drawn, shapes), replicated(mesh))
     learned = tempfile.TemporaryDirectory()
@@ -114,7 +124,7 @@ def prepared(options: argparse.Namespace) -> Iterator[tuple[dict, Any, Callable[
         def once(program: Any = program, pixels: Any = pixels) -> None:
             jax.block_until_ready(program(model, pixels, inputs, None))
 
-        side = order if ratio else "dense"
+        side = order if ratio else "dense"  # NaN is true
         yield {"views": views, "ratio": ratio, "side": side, "compile": took}, program, once
 
 

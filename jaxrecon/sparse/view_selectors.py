@@ -8,6 +8,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from jaxrecon.checks import is_whole
 from jaxrecon.errors import InputError
+from jaxrecon.nn.attention import Count
 from jaxrecon.sparse.layout import BlockLayout
 from pallas_kernels.block_sparse_attention import BlockMask, index_dtype
 
@@ -26,7 +27,7 @@ class WithinViews:
     def select(
         self, q: Float[Array, "G padded N K"], k: Float[Array, "G T N K"], layout: BlockLayout
     ) -> BlockMask:
-        return _mask(_own_views(layout), q, k, layout)
+        return _mask(jnp.zeros(layout.key_blocks, bool), q, k, layout)
 
 
 @dataclass(frozen=True)
@@ -60,10 +61,9 @@ class KeyViews:
     def select(
         self, q: Float[Array, "G padded N K"], k: Float[Array, "G T N K"], layout: BlockLayout
     ) -> BlockMask:
-        rows, keys = _query_spans(layout), _key_spans(layout)
+        keys = _key_spans(layout)
         key = self._before(keys.last + 1, layout) > self._before(keys.first, layout)
-        valid = rows.first <= rows.last
-        return _mask(_own_views(layout) | (key & valid[:, None]), q, k, layout)
+        return _mask(key, q, k, layout)
 
     def _before(self, view: Int[Array, " blocks"], layout: BlockLayout) -> Int[Array, " blocks"]:
         """How many key views there are before each of these."""
@@ -103,33 +103,67 @@ def _key_spans(layout: BlockLayout) -> _Spans:
     return _spans(start, layout.block_kv, layout)
 
 
-def _own_views(layout: BlockLayout) -> Bool[Array, "query_blocks key_blocks"]:
-    """Where a view has patches in both blocks."""
+class _Ranges(NamedTuple):
+    """The first of each query block's own key blocks, and the one behind its last."""
+
+    start: Int[Array, " query_blocks"]
+    stop: Int[Array, " query_blocks"]
+
+
+def _own_blocks(layout: BlockLayout) -> _Ranges:
+    """The competing key blocks in which the views of a query block have patches.
+
+    Both spans rise from block to block, so that they lie one after the other.
+    """
     queries, keys = _query_spans(layout), _key_spans(layout)
-    return (keys.first <= queries.last[:, None]) & (keys.last >= queries.first[:, None])
+    start = jnp.searchsorted(keys.last, queries.first, side="left")
+    stop = jnp.searchsorted(keys.first, queries.last, side="right")
+    least, most = (-(-place // layout.block_kv) for place in _ends(layout))
+    start = jnp.maximum(start, least)
+    return _Ranges(start, jnp.maximum(start, jnp.minimum(stop, most)))
+
+
+def _ends(layout: BlockLayout) -> tuple[Count, Count]:
+    return layout.candidates.start, layout.candidates.stop
 
 
 def _mask(
-    chosen: Bool[Array, "query_blocks key_blocks"],
+    shared: Bool[Array, " key_blocks"],
     q: Float[Array, "G padded N K"],
     k: Float[Array, "G T N K"],
     layout: BlockLayout,
 ) -> BlockMask:
-    """The lists of blocks that compete and are chosen and of those that all see, for all heads."""
+    """Lists each query block's own key blocks, the shared ones, and those that do not compete.
+
+    The lists are written down, not sorted: of a thousand views they have 10^8 places.
+    """
     keys = None if layout.num_valid is None else layout.num_valid.keys
-    start = layout.block_kv * jnp.arange(layout.key_blocks)
-    competes = (start >= layout.candidates.start) & (start < layout.candidates.stop)
-    sees_all = layout.block_q * jnp.arange(layout.query_blocks) < layout.dense_queries
+    number = jnp.arange(layout.key_blocks, dtype=jnp.int32)
+    start = layout.block_kv * number
+    low, high = _ends(layout)
     valid = start < (k.shape[1] if keys is None else keys)
-    listed = (chosen | ~competes | sees_all[:, None]) & valid
-    blocks = layout.key_blocks
-    numbers = jnp.where(listed, jnp.arange(blocks, dtype=index_dtype(blocks)), blocks)
-    lists = jnp.sort(numbers, axis=-1)
-    counts = jnp.maximum(1, listed.sum(-1, dtype=jnp.int32))  # rows of padding list a block too
+    listed = (shared | (start < low) | (start >= high)) & valid
+    others = jnp.sort(jnp.where(listed, number, layout.key_blocks))
+    before = jnp.concatenate([jnp.zeros(1, jnp.int32), jnp.cumsum(listed, dtype=jnp.int32)])
+
+    own, num_valid = _own_blocks(layout), valid.sum(dtype=jnp.int32)
+    sees_all = layout.block_q * jnp.arange(layout.query_blocks) < layout.dense_queries
+    first = jnp.where(sees_all, 0, own.start).astype(jnp.int32)[:, None]
+    last = jnp.where(sees_all, num_valid, jnp.minimum(own.stop, num_valid)).astype(jnp.int32)
+    last = jnp.maximum(first, last[:, None])
+    # A list has the others before a block's own ones, these, and the others behind them.
+    ahead, behind, length = before[first], before[last], last - first
+    of_own = first + number - ahead
+    of_others = others[jnp.where(number < ahead, number, number - length - ahead + behind)]
+    lists = jnp.where((number >= ahead) & (number < ahead + length), of_own, of_others)
+    counts = (ahead + length + before[-1] - behind)[:, 0]
+    spans = _query_spans(layout)
+    counts = jnp.where(sees_all | (spans.first <= spans.last), counts, 1)  # else it is padding
+    lists = jnp.where(number < counts[:, None], lists, 0).astype(index_dtype(layout.key_blocks))
     every = q.shape[0], q.shape[2], layout.query_blocks
     return BlockMask(
-        jnp.broadcast_to(counts, every),
-        jnp.broadcast_to(jnp.where(lists < blocks, lists, 0), (*every, blocks)),
+        jnp.broadcast_to(jnp.maximum(1, counts), every),
+        jnp.broadcast_to(lists, (*every, layout.key_blocks)),
         layout.block_q,
         layout.block_kv,
         q.shape[1],
