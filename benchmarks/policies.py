@@ -5,11 +5,11 @@ A way of skipping is POLICY[:FIELD=VALUE[,FIELD=VALUE...]][@LAYERS]:
 - a ratio, or one a layer, with fields of `SparseAttention`: `0.75:order=hilbert`,
   `(0.9,0.75,0.55,0.8)`, `None:cdf_threshold=0.9`;
 - `within_views`, `key_views=8` or `every=4`: the selectors that go by views, with such fields too,
-  as `key_views=8:compensation_q=0`;
+  as `key_views=8:compensation_q=4`;
 - `dense`.
 
-Global layers behind an @ attend within views, without compensation, and the policy is that of the
-others: `dense@0-1`, `0.75@0`, `key_views=8@0-1`.
+Global layers behind an @ attend within views, and the policy is that of the others: `dense@0-1`,
+`0.75@0`, `key_views=8@0-1`.
 """
 
 import ast

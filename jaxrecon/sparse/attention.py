@@ -52,7 +52,7 @@ class SparseAttention:
       compensation_q: so many queries together, a divisor of `block_q`, are compensated for the
         blocks that they skip by one mean key and value a block; 0 for nothing, as upstream. If not
         given, 4, or as many as make 32 groups of a larger block, of "aligned" tokens, and 0 of
-        "packed" ones.
+        "packed" ones and for selectors that need views apart.
       implementation: a backend of `block_sparse_attention`; the best one if not given.
       selector: a policy of its own, in place of `TopKTopP`. One that goes by views has
         `needs_views_apart = True`, and goes with no order that mixes them.
@@ -205,8 +205,9 @@ class SparseAttention:
         """Queries that are compensated together for skipped blocks; 0 for none."""
         if self.compensation_q is not None:
             return self.compensation_q
-        aligned = self.special_tokens == "aligned"
-        return math.gcd(self.block_q, max(4, self.block_q // 32)) if aligned else 0
+        if self.special_tokens == "packed" or self._needs_views_apart:
+            return 0
+        return math.gcd(self.block_q, max(4, self.block_q // 32))
 
     @property
     def _needs_views_apart(self) -> bool:

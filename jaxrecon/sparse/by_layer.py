@@ -131,11 +131,11 @@ class AttentionByLayer:
 
 
 def early_within_views(num_layers: int, attention: Part = None) -> AttentionByLayer:
-    """Early global layers within views (`WithinViews`, without compensation), the rest as given.
+    """Early global layers within views (`WithinViews`), the rest as given.
 
-    AVGGT (arXiv 2512.02541) finds no correspondence between views in the early layers of released
-    models: in layers 0 to 8 of VGGT's 24, and 0 to 9 of the 18 of π³. Of another number of layers a
-    third are taken as early, rounded up.
+    AVGGT (arXiv 2512.02541) attends within views in the early layers of released models: in layers
+    0 to 8 of VGGT's 24, and 0 to 9 of the 18 of π³. Of another number of layers a third are taken
+    as early, rounded down but at least one; what that costs is to be measured.
 
     Args:
       num_layers: global layers of the model.
@@ -146,14 +146,13 @@ def early_within_views(num_layers: int, attention: Part = None) -> AttentionByLa
     """
     if not is_whole(num_layers) or num_layers < 1:
         raise InputError(f"num_layers={num_layers!r} must be a whole number of at least 1")
-    early = PUBLISHED_EARLY.get(num_layers, -(-num_layers // 3))
+    early = PUBLISHED_EARLY.get(num_layers, max(1, num_layers // 3))
     return within_views_in(range(early), attention)
 
 
 def within_views_in(layers: Layers, attention: Part = None) -> AttentionByLayer:
-    """These global layers within views (`WithinViews`, without compensation), the rest as given."""
-    within = SparseAttention(selector=WithinViews(), compensation_q=0)
-    return AttentionByLayer(attention, {layers: within})
+    """These global layers within views (`WithinViews`), the rest as given."""
+    return AttentionByLayer(attention, {layers: SparseAttention(selector=WithinViews())})
 
 
 def _numbers(layers: Any) -> tuple[int, ...]:

@@ -22,6 +22,7 @@ from jaxrecon.sparse import (
     FastAttention,
     KeyViews,
     PcaTreeOrder,
+    RasterOrder,
     SparseAttention,
     WithinViews,
     early_within_views,
@@ -181,7 +182,8 @@ def test_heads_in_turns_see_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_orders_that_mix_views_are_refused(without_shape_checks: None) -> None:
-    assert SparseAttention(selector=WithinViews()).order is None
+    assert SparseAttention(selector=WithinViews()).patch_order == RasterOrder()
+    assert SparseAttention(selector=KeyViews(count=9)).compensated_queries == 0
     mixed = 'mixes patches of several views, which WithinViews needs apart; give order="raster"'
     for order in ("pca_tree", PcaTreeOrder()):
         with pytest.raises(InputError, match=mixed):
@@ -326,8 +328,8 @@ def test_the_plan_is_that_of_the_largest_part(monkeypatch: pytest.MonkeyPatch) -
 
 
 def test_early_layers_are_those_of_released_models() -> None:
-    within = SparseAttention(selector=WithinViews(), compensation_q=0)
-    for layers, early in ((24, 9), (18, 10), (4, 2), (1, 1)):
+    within = SparseAttention(selector=WithinViews())
+    for layers, early in ((24, 9), (18, 10), (12, 4), (5, 1), (1, 1)):
         policy = early_within_views(layers, "sparse")
         assert policy == AttentionByLayer(SparseAttention(), {range(early): within})
     assert early_within_views(24) == within_views_in(range(9))
