@@ -33,7 +33,7 @@ def test_blocks_take_turns_and_sparse_heads_are_shared() -> None:
     told = run_on_eight("parts")
     found, block = told["teams"], told["block"]
     assert block["loops"] == 2 and block["summed"] == 0 and block["difference"] < 1e-6, block
-    assert len(found) == 4
+    assert len(found) == 6
     for way, values in found.items():
         assert values["out"] <= 1e-5 and values["skipped"] <= 1e-6, (way, values)
 

@@ -38,6 +38,7 @@ from jaxrecon.nn.rope import grid_positions, rotary_table
 from jaxrecon.pipeline import Pipeline
 from jaxrecon.runtime.collectives import ViewCollectives, scene_in_each_shard, scene_once
 from jaxrecon.runtime.sharding import by_view, replicated, weight_shardings
+from jaxrecon.sparse import AttentionByLayer, KeyViews
 from tiny_families import FAMILIES, FIELDS
 
 SIDE = 28
@@ -140,16 +141,19 @@ def block_in_turns() -> dict[str, float]:
 def in_teams() -> dict[str, dict[str, float]]:
     """Sparse attention of few heads: the largest differences to one device."""
     mesh, found = jaxrecon.make_mesh(), {}
-    layout = TokenLayout(16, (4, 5), leading=2, trailing=1, scene=1, shards=8)
+    layout = TokenLayout(16, (4, 5), leading=2, trailing=1, scene=1, shards=8, layers=2)
+    layout = replace(layout, layer=jnp.int32(1))
     alone = replace(layout, shards=1)
     sizes: dict[str, Any] = {"block_q": 8, "block_kv": 4}
-    ways = {
+    ways: dict[str, Any] = {
         "similar": jaxrecon.SparseAttention(0.6, None, **sizes),
         "rest": jaxrecon.SparseAttention(0.6, None, order="raster", compensation_q=2, **sizes),
         "packed": jaxrecon.SparseAttention(0.4, 0.7, special_tokens="packed", **sizes),
+        "key views": jaxrecon.SparseAttention(selector=KeyViews(count=3), **sizes),
     }
+    ways["by layer"] = AttentionByLayer(None, {0: ways["key views"], 1: ways["similar"]})
     tried = (1, "similar", 13), (2, "rest", 13), (3, "similar", None), (3, "packed", 13)
-    for heads, name, real in tried:
+    for heads, name, real in (*tried, (2, "key views", 13), (3, "by layer", 13)):
         way = ways[name]
         shape = 3, 1, alone.tokens, heads, 8
         whole = jnp.asarray(np.random.default_rng(heads).normal(size=shape), jnp.float32)
