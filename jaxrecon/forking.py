@@ -5,10 +5,12 @@ A child of fork has one thread, and JAX waits in it for threads that its parent 
 
 import os
 import sys
+from contextlib import suppress
+from types import TracebackType
 
 from jaxrecon.errors import JaxreconError
 
-_state = {"used": False, "forked": False}
+_state = {"used": False, "forked": False, "ends": False}
 
 
 def check_not_forked() -> None:
@@ -18,11 +20,32 @@ def check_not_forked() -> None:
       JaxreconError: see above.
     """
     if _state["forked"]:
+        _end_after_an_exception()
         raise JaxreconError(
             "this process was forked from one that had used JAX, whose threads it lacks, and would "
             "wait for them for ever: choose the start method spawn "
             '(multiprocessing.get_context("spawn"))'
         )
+
+
+def _end_after_an_exception() -> None:
+    """Has this process end at once after an exception that nobody catches.
+
+    Otherwise the interpreter would go on to destroy what JAX holds, and wait for ever or crash
+    there: the threads that this joins are the parent's.
+    """
+    shown = sys.excepthook
+
+    def hook(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+        shown(kind, error, trace)
+        for stream in (sys.stdout, sys.stderr):
+            with suppress(Exception):
+                stream.flush()
+        os._exit(1)
+
+    if not _state["ends"]:
+        _state["ends"] = True
+        sys.excepthook = hook
 
 
 def _before() -> None:

@@ -194,8 +194,28 @@ class TestFork:
         self, call: Callable[[], object], monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setitem(forking._state, "forked", True)
+        monkeypatch.setattr(sys, "excepthook", sys.excepthook)
+        monkeypatch.setitem(forking._state, "ends", False)
         with pytest.raises(JaxreconError, match="start method spawn"):
             call()
+
+    @pytest.mark.parametrize("ends", ["pass", "raise ValueError('mine')"])
+    def test_a_child_that_catches_nothing_ends_at_once(self, ends: str) -> None:
+        """Past its last line JAX would wait for threads of the parent, or crash."""
+        lines = FORKS.split("    try:\n")[0] + (
+            "    import signal\n"
+            "    signal.alarm(20)\n"
+            "    try:\n"
+            "        print('printed')\n"
+            "        jaxrecon.load('absent')\n"
+            f"    finally:\n        {ends}\n"
+            "print('status', os.wait()[1])\n"
+        )
+        env = fresh_process()
+        command = [sys.executable, "-c", lines, "used"]
+        run = subprocess.run(command, capture_output=True, text=True, env=env, timeout=60)
+        assert run.stdout.split() == ["printed", "status", "256"]
+        assert run.stderr.count("start method spawn") == 1
 
 
 class TestProgramCache:
