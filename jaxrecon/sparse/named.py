@@ -13,6 +13,7 @@ from jaxrecon.nn.attention import (
     attend_densely,
     named_attention,
 )
+from jaxrecon.nn.execution import Chunks
 from jaxrecon.sparse.attention import SparseAttention
 
 DENSE_UP_TO = 16_384
@@ -41,6 +42,10 @@ class FastAttention:
         """Dense up to the limit, sparse beyond it."""
         attend = attend_densely if layout.tokens <= self.dense_up_to else self.sparse
         return attend(q, k, v, layout)
+
+    def chunks(self, layout: TokenLayout, heads: int) -> Chunks:
+        """What is worked on at a time, see `SparseAttention.chunks`."""
+        return {} if layout.tokens <= self.dense_up_to else self.sparse.chunks(layout, heads)
 
 
 def chosen_attention(

@@ -13,7 +13,13 @@ from flax import nnx
 from drawn_weights import drawn
 from jaxrecon.errors import InputError
 from jaxrecon.nn.alternating import AlternatingAttention
-from jaxrecon.nn.attention import AttentionFn, AttentionStats, TokenLayout, attend_densely
+from jaxrecon.nn.attention import (
+    AttentionFn,
+    AttentionStats,
+    TokenLayout,
+    attend_densely,
+    attention_chunks,
+)
 from jaxrecon.nn.block import BlockConfig
 from jaxrecon.nn.execution import Chunk, Chunks
 from jaxrecon.sparse import (
@@ -360,3 +366,11 @@ def test_layers_that_the_model_has_not_are_refused() -> None:
     policy = AttentionByLayer(None, {range(2, 6): WITHIN})
     with pytest.raises(InputError, match="layers: 5 is named, the model has 5 global layers; name"):
         called(policy, replace(LAYOUT, layers=5), 0, *qkv(LAYOUT))
+
+
+def test_fast_attention_is_planned_as_what_it_is() -> None:
+    sparse = SparseAttention(block_q=16, block_kv=16)
+    layout = TokenLayout(views=3, grid=(4, 4), leading=1, layer=0, layers=2)
+    for limit, expected in ((layout.tokens, {}), (layout.tokens - 1, sparse.chunks(layout, 4))):
+        assert attention_chunks(FastAttention(sparse, limit), layout, 4) == expected
+    assert sparse.chunks(layout, 4)
