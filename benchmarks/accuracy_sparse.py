@@ -2,20 +2,20 @@
 
 What block-sparse attention costs in accuracy: reconstructs rendered scenes, whose geometry is
 known, with dense attention and with key blocks skipped, and compares. By default the small bundled
-model, which runs on a CPU. `policies.py` says how a way of skipping is written.
+model, which runs on a CPU. `jaxrecon/sparse/notation.py` says how a way of skipping is written.
 """
 
 import argparse
 from typing import Any
 
 import numpy as np
-from policies import parsed
 
 import jaxrecon
 from jaxrecon.evaluation import Report, Settings, evaluate, open_dataset
 from jaxrecon.nn.attention import AttentionFn
 from jaxrecon.pipeline import Pipeline
 from jaxrecon.reconstruction import Reconstruction
+from jaxrecon.sparse.notation import policy_of
 
 WIDE = 32
 SHOWN = ("abs_rel", "delta_1", "rotation_median", "translation_median", "auc_30")
@@ -47,7 +47,7 @@ def main() -> None:
     add("--plot", help="write a picture here")
     options = parser.parse_args()
 
-    ways = [("dense", None), *((way, parsed(way)) for way in options.ways)]
+    ways = [("dense", None), *((way, policy_of(way)) for way in options.ways)]
     picked = {name: getattr(options, name) for name in ("scenes", "views", "size", "seed")}
     truths = list(open_dataset("procedural", **picked))
     pipeline = jaxrecon.load(options.model)

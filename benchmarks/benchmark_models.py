@@ -34,7 +34,7 @@ def main() -> None:
     add("--size", type=int, nargs=2, default=[392, 518], help="height and width")
     add("--ratios", type=float, nargs="+", default=[0.0], help="shares of key blocks to skip")
     add("--orders", nargs="+", default=["pca_tree"], help="of patches; :N for compensation_q")
-    add("--ways", nargs="+", default=[], help="ways of skipping as well, see policies.py")
+    add("--ways", nargs="+", default=[], help="policies as well, as `jaxrecon bench` takes them")
     add("--repeats", type=int, default=5, help="after a warm-up; 0: the first run counts")
     add("--devices", type=int, default=1, help="GPUs that our side shards views over")
     add("--offload", action="store_true", help="our features wait in the host's memory")
@@ -82,11 +82,11 @@ def prepared(options: argparse.Namespace) -> Iterator[tuple[dict, Any, Callable[
     """What a program is, itself, and what runs it once; what XLA learns of kernels is shared."""
     import jax
     import jax.numpy as jnp
-    from policies import parsed
 
     from jaxrecon import SparseAttention, registry
     from jaxrecon.pipeline import MaskConfig, Request, resolve
     from jaxrecon.runtime.sharding import by_view, make_mesh, replicated
+    from jaxrecon.sparse.notation import policy_of
 
     mesh = make_mesh(options.devices)
     entry, key = registry.model_entry(options.model), jax.random.key(0, impl="rbg")
@@ -95,7 +95,7 @@ def prepared(options: argparse.Namespace) -> Iterator[tuple[dict, Any, Callable[
 
     def policy(ratio: float, order: str) -> Any:
         if order in options.ways:
-            return parsed(order)
+            return policy_of(order)
         order, _, rest = order.partition(":")
         fields: Any = {"order": order, "compensation_q": int(rest) if rest else None}
         return SparseAttention(ratio, None, **fields) if ratio else None

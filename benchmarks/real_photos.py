@@ -5,19 +5,18 @@ Each folder holds `images/` and `condition.npz` with `poses`, camera to world, a
 All photos of a folder go through the model at once, in float32, the longest side 224 pixels. Poses
 are compared over the pairs of views turned against each other by at most 60 degrees, since sparse
 depth does not tell which overlap. `--ways 0.5 0.75` adds a row for each way of skipping key blocks
-(see accuracy_sparse.py).
+(see jaxrecon/sparse/notation.py).
 """
 
 import argparse
 import time
 from pathlib import Path
 
-from accuracy_sparse import parsed
-
 import jaxrecon
 from jaxrecon import SparseAttention
 from jaxrecon.evaluation import Report, Settings, evaluate, open_dataset
 from jaxrecon.pipeline import Pipeline
+from jaxrecon.sparse.notation import policy_of
 
 
 def main() -> None:
@@ -31,7 +30,7 @@ def main() -> None:
     add("--ways", nargs="+", default=[], help="ratios of key blocks to skip, each a row of its own")
     options = parser.parse_args()
 
-    ways = {"dense": None, **{way: parsed(way) for way in options.ways}}
+    ways = {"dense": None, **{way: policy_of(way) for way in options.ways}}
     columns = [
         "weights",
         "attention",

@@ -25,6 +25,7 @@ JOINS: tuple[JoinName, ...] = get_args(JoinName.__value__)
 GROUPS: tuple[GroupName, ...] = get_args(GroupName.__value__)
 
 _NEAR, _LONGEST = 0.6, 100
+_LAYER_DIGITS = 3
 
 
 def meant(value: object, names: Iterable[object]) -> str:
@@ -37,6 +38,22 @@ def meant(value: object, names: Iterable[object]) -> str:
     plain = {_plain(name): name for name in names if isinstance(name, str)}
     found = difflib.get_close_matches(_plain(value), plain, n=1, cutoff=_NEAR)
     return f"; did you mean {plain[found[0]]}?" if found else ""
+
+
+def layer_numbers(text: str) -> tuple[int, ...] | None:
+    """The numbers of layers that 0-8 or 0-3,6 names; None if it names none."""
+    found: list[int] = []
+    for part in text.split(","):
+        first, dash, last = part.partition("-")
+        last = last if dash else first
+        if not (_is_layer(first) and _is_layer(last) and int(first) <= int(last)):
+            return None
+        found += range(int(first), int(last) + 1)
+    return tuple(found)
+
+
+def _is_layer(digits: str) -> bool:
+    return digits.isdecimal() and len(digits) <= _LAYER_DIGITS
 
 
 def _plain(name: str) -> str:

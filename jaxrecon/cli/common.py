@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from jaxrecon.choices import ATTENTIONS, ORDERS
+from jaxrecon.choices import ATTENTIONS, ORDERS, layer_numbers
 from jaxrecon.cli.parser import Parser
 from jaxrecon.cli.process import say
 from jaxrecon.errors import InputError, WeightsError, one_line
@@ -26,7 +26,6 @@ if TYPE_CHECKING:
 
 
 _MOST_DIGITS = 18
-_LAYER_DIGITS = 3
 _LONGEST_SHOWN = 60
 
 TRUST = ("files of others", "See docs/security.md.")
@@ -253,20 +252,12 @@ def _order(text: str) -> str:
 
 def layers(text: str) -> tuple[int, ...]:
     """Numbers of layers such as 0-8 or 0-3,6, for `argparse`."""
-    found: list[int] = []
-    for part in text.split(","):
-        first, dash, last = part.partition("-")
-        last = last if dash else first
-        if not (_is_layer(first) and _is_layer(last) and int(first) <= int(last)):
-            raise argparse.ArgumentTypeError(
-                f"{_cut(text)} names no layers; give them from 0, such as 0-8 or 0-3,6"
-            )
-        found += range(int(first), int(last) + 1)
-    return tuple(found)
-
-
-def _is_layer(digits: str) -> bool:
-    return digits.isdecimal() and len(digits) <= _LAYER_DIGITS
+    found = layer_numbers(text)
+    if found is None:
+        raise argparse.ArgumentTypeError(
+            f"{_cut(text)} names no layers; give them from 0, such as 0-8 or 0-3,6"
+        )
+    return found
 
 
 def _share(text: str) -> float | None:
