@@ -84,6 +84,7 @@ def prepared(options: argparse.Namespace) -> Iterator[tuple[dict, Any, Callable[
     import jax.numpy as jnp
 
     from jaxrecon import SparseAttention, registry
+    from jaxrecon.benchmark import random_weight
     from jaxrecon.pipeline import MaskConfig, Request, resolve
     from jaxrecon.runtime.sharding import by_view, make_mesh, replicated
     from jaxrecon.sparse.notation import policy_of
@@ -112,7 +113,7 @@ def prepared(options: argparse.Namespace) -> Iterator[tuple[dict, Any, Callable[
     ways = [way for way in ways if way[0] or way[1] == options.orders[0]]
     ways += [(math.nan, way) for way in options.ways]
     shapes = registry.load_abstract(options.model, dtype="bfloat16").model
-    model = jax.device_put(jax.tree.map(drawn, shapes), replicated(mesh))
+    model = jax.device_put(jax.tree.map(random_weight, shapes), replicated(mesh))
     learned = tempfile.TemporaryDirectory()
     jax.config.update("jax_compilation_cache_dir", learned.name)
     for views, (ratio, order) in itertools.product(options.views, ways):
@@ -126,12 +127,6 @@ def prepared(options: argparse.Namespace) -> Iterator[tuple[dict, Any, Callable[
 
         side = order if ratio else "dense"  # NaN is true
         yield {"views": views, "ratio": ratio, "side": side, "compile": took}, program, once
-
-
-def drawn(like: Any) -> np.ndarray:
-    """A random weight, made on the host: it takes no program and no memory of the device."""
-    numbers = 0.02 * np.random.default_rng(0).normal(size=1_000_003)
-    return np.resize(numbers.astype(like.dtype), like.shape)
 
 
 def _in_own_process(command: list[Any]) -> Iterator[dict]:

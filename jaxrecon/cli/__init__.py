@@ -1,5 +1,5 @@
 """The command line: `jaxrecon demo | reconstruct | convert | view | report | save | serve |
-models | evaluate | train | compile | plan`.
+models | evaluate | bench | train | compile | plan`.
 
 One file a command or two; each imports JAX only once its arguments are known to be sound.
 """
@@ -12,6 +12,7 @@ from importlib import import_module
 from typing import Any
 
 from jaxrecon.cli import (
+    bench,
     common,
     compile,
     demo,
@@ -42,6 +43,7 @@ _PATHS = (
     "intrinsics",
     "poses",
     "depths",
+    "plot",
 )
 """Arguments that are completed with files."""
 
@@ -142,6 +144,7 @@ def _parser() -> argparse.ArgumentParser:
     serve.add_to(commands)
     weights.add_models_to(commands)
     evaluate.add_to(commands)
+    bench.add_to(commands)
     train.add_to(commands)
     compile.add_to(commands)
     plan.add_to(commands)

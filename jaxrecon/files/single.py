@@ -17,6 +17,20 @@ _AT_ONCE = 4
 """So many runs may write one file at once, each under a name that the next run knows."""
 
 
+class _WritableError(Exception):
+    """Leaves the block before the file is put into its place."""
+
+
+def check_output_file(path: str | Path) -> None:
+    """Refuses a file that could not be written, before any work is done for it.
+
+    Raises:
+      OutputError: see `replacing_file`.
+    """
+    with suppress(_WritableError), replacing_file(path):
+        raise _WritableError
+
+
 @contextmanager
 def replacing_file(path: str | Path) -> Iterator[Path]:
     """Yields a temporary path beside `path`, renamed to `path` if the block ends without error.

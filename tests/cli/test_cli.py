@@ -446,6 +446,7 @@ COMMANDS = (
     *("demo", "reconstruct", "convert", "view", "report", "save", "models", "evaluate", "train"),
     "compile",
     "plan",
+    "bench",
 )
 
 

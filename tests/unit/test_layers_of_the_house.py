@@ -52,6 +52,7 @@ FLOORS = (
         "jaxrecon.hub",
         "jaxrecon.registry",
         "jaxrecon.plan",
+        "jaxrecon.benchmark",
         "jaxrecon.aot",
         "jaxrecon.evaluation",
         "jaxrecon.training",

@@ -1,0 +1,260 @@
+"""`jaxrecon bench pi3-mini --views 2 8 16 --ways dense 0.75 0.75@0`."""
+
+import argparse
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from jaxrecon.cli import common
+from jaxrecon.cli.parser import Parser
+from jaxrecon.cli.process import say
+from jaxrecon.errors import InputError, one_line
+from jaxrecon.extras import Extra, check_installed
+from jaxrecon.files import check_output_file, replacing_file
+from jaxrecon.progress import Stages
+from jaxrecon.version import __version__
+
+if TYPE_CHECKING:
+    from jaxrecon.benchmark import Timing
+    from jaxrecon.nn.attention import AttentionFn
+    from jaxrecon.pipeline import Pipeline
+
+_PICTURES = (".png", ".pdf", ".svg", ".jpg")
+_SECONDS = ("trace", "compile", "cached", "run")
+_COLUMNS = {**dict.fromkeys((*_SECONDS, "images/s"), 8), "plan": 10, "peak": 10}
+"""How wide each is."""
+
+_EPILOG = """\
+Seconds: trace, until the compiler has the program; compile, with nothing on
+disk; cached, to take it from the cache on disk; run, from pixels to points, the
+median after a warm-up. Peak is told for runs that raise the most ever in use.
+
+A policy is a name of --attention of other commands (dense); a share of key
+blocks to skip (0.75); within_views, key_views=N or every=N; with fields of
+SparseAttention behind a colon (0.75:order=raster), and with global layers that
+attend within views behind an @ (0.75@0-1)."""
+
+
+_RANDOM = (
+    "random weights: its own are not on this machine (speed depends on them only where a threshold "
+    "decides what is skipped)"
+)
+
+
+def add_to(commands: Any) -> None:
+    """Adds the command to the parser."""
+    parser: Parser = commands.add_parser(
+        "bench", help="seconds and memory on this machine, by views and policies", epilog=_EPILOG
+    )
+    add = parser.add_argument
+    add("model", help=f"{common.MODEL_HELP}; nothing is downloaded")
+    whole: dict[str, Any] = {"type": common.at_least_one, "metavar": "N"}
+    add("--views", nargs="+", default=[2, 8, 16], help="how many images; default: 2 8 16", **whole)
+    add(
+        "--ways",
+        nargs="+",
+        default=["dense", "0.75"],
+        metavar="POLICY",
+        help="how global attention is done, see below; default: dense 0.75",
+    )
+    size = parser.add_mutually_exclusive_group().add_argument
+    size("--size", metavar="WxH", help="of the processed images; default: of 4:3 photos")
+    size("--resolution", help="longest side of the processed images, in pixels", **whole)
+    add("--repeats", default=3, help="runs after the warm-up; default: 3", **whole)
+    add("--devices", default="1", metavar="N", help="shard views over so many devices, or all")
+    add("--dtype", choices=("float32", "bfloat16"), help="default: bfloat16 on GPU and TPU")
+    written = parser.section("result").add_argument
+    written("--json", metavar="FILE", help="write what was measured")
+    written("--plot", metavar="FILE", help=f"draw seconds against views: {', '.join(_PICTURES)}")
+    written("-q", "--quiet", action="store_true", help="show no progress")
+    parser.set_defaults(run=run)
+
+
+def run(options: argparse.Namespace) -> int:
+    """Measures and prints one row after the other; the files hold what was measured till its end.
+
+    Returns:
+      0; or `INCOMPLETE` if the model or the machine refused some policy, with a line for each.
+
+    Raises:
+      InputError: an argument cannot be used, or every policy was refused.
+    """
+    size = None if options.size is None else common.size_of(options.size)
+    _check_files(options)
+    from jaxrecon import benchmark
+    from jaxrecon.runtime.bucketing import check_program_size
+    from jaxrecon.sparse.notation import policy_of
+
+    ways = {way: policy_of(way) for way in options.ways}
+    stages, mesh = Stages(quiet=options.quiet), common.mesh_of(options.devices)
+    pipeline, own = benchmark.load_for_timing(
+        options.model, dtype=options.dtype, mesh=mesh, stages=stages
+    )
+    size = size or benchmark.size_of_photos(pipeline, options.resolution)
+    for views in options.views:
+        check_program_size(views, size, pipeline.resize.patch)
+    bench = _Bench(pipeline, own_weights=own, size=size, repeats=options.repeats)
+    try:
+        bench.measure(options.views, ways)
+    finally:
+        if bench.rows:
+            _write(bench, options)
+    if not bench.rows:
+        raise InputError(f"--ways: {pipeline.name} ran in none of them; choose others")
+    return common.INCOMPLETE if bench.refused else 0
+
+
+def _check_files(options: argparse.Namespace) -> None:
+    """Refuses what could not be written, before anything is measured."""
+    if options.plot:
+        if Path(options.plot).suffix.lower() not in _PICTURES:
+            raise InputError(
+                f"--plot {options.plot}: choose a name that ends in {', '.join(_PICTURES)}"
+            )
+        check_installed("matplotlib", "eval", "--plot needs matplotlib, or leave it out")
+    for path in filter(None, (options.json, options.plot)):
+        check_output_file(path)
+
+
+def _write(bench: "_Bench", options: argparse.Namespace) -> None:
+    if options.json:
+        with replacing_file(options.json) as temporary:
+            temporary.write_text(json.dumps(bench.as_dict(), indent=1, allow_nan=False) + "\n")
+    if options.plot:
+        bench.plot(Path(options.plot))
+
+
+@dataclass(eq=False)
+class _Bench:
+    """What is measured of one model.
+
+    Attributes:
+      pipeline: the model.
+      own_weights: whether its weights are its own, not random.
+      size: width and height of the processed images, in pixels.
+      repeats: runs that are timed.
+      rows: what has been measured, each with its policy as it was written.
+      complete: whether that is all.
+      refused: how many programs were not even compiled.
+    """
+
+    pipeline: "Pipeline"
+    own_weights: bool
+    size: tuple[int, int]
+    repeats: int
+    rows: list[tuple[str, "Timing"]] = field(default_factory=list)
+    complete: bool = False
+    refused: int = 0
+
+    def measure(self, views: list[int], ways: "dict[str, AttentionFn]") -> None:
+        """Measures each number of views in each way, and prints each row once it is measured."""
+        from jaxrecon.benchmark import measure
+
+        say(self._title())
+        wide = max(map(len, ("policy", *ways)))
+        say(_line("views", "policy", tuple(_COLUMNS), wide))
+        for count in dict.fromkeys(views):
+            for way, policy in ways.items():
+                settings: Any = {"views": count, "size": self.size, "repeats": self.repeats}
+                try:
+                    timing = measure(self.pipeline, policy, **settings)
+                except InputError as error:  # such as a backend that needs another machine
+                    common.complain(f"{way} with {count} views: {error}")
+                    self.refused += 1
+                    continue
+                self.rows.append((way, timing))
+                say(_line(str(count), way, _cells(timing), wide))
+                if timing.note:
+                    say(f"       {one_line(timing.note)}")
+        self.complete = not self.refused
+
+    def as_dict(self) -> dict[str, Any]:
+        """What is known of the machine and the model, and the rows; None for what is not."""
+        import jax
+
+        return {
+            "jaxrecon": __version__,
+            "jax": jax.__version__,
+            "complete": self.complete,
+            "model": self.pipeline.name,
+            "weights": "its own" if self.own_weights else "random",
+            **self._settings(),
+            "rows": [_row(way, timing) for way, timing in self.rows],
+        }
+
+    def _settings(self) -> dict[str, Any]:
+        from jaxrecon.benchmark import dtype_of
+
+        mesh = self.pipeline.mesh
+        return {
+            "dtype": dtype_of(self.pipeline),
+            "device": self.pipeline.executor.device.device_kind,
+            "devices": 1 if mesh is None else mesh.size,
+            "size": list(self.size),
+            "repeats": self.repeats,
+        }
+
+    def _title(self) -> str:
+        told = self._settings()
+        first = (
+            f"{one_line(self.pipeline.name)}, {self.size[0]}x{self.size[1]} pixels, "
+            f"{told['dtype']}, {told['devices']} x {told['device']}; seconds, "
+            f"median of {self.repeats}"
+        )
+        if self.own_weights:
+            return first
+        return f"{first}\n{_RANDOM}"
+
+    def plot(self, path: Path) -> None:
+        """Draws the seconds of a run against the number of views, a line for each policy.
+
+        Raises:
+          InputError: matplotlib is not installed.
+          OutputError: the file cannot be written.
+        """
+        with Extra("eval", "--plot needs matplotlib"):
+            from matplotlib.figure import Figure
+        figure = Figure(figsize=(7, 5), layout="constrained")
+        axes: Any = figure.subplots()
+        for way in dict.fromkeys(way for way, _ in self.rows):
+            runs = [(timing.views, timing.run) for name, timing in self.rows if name == way]
+            known = sorted((views, seconds) for views, seconds in runs if seconds is not None)
+            axes.plot([views for views, _ in known], [s for _, s in known], "o-", label=way)
+        axes.set_title(self._title(), fontsize="small", wrap=True, parse_math=False)
+        axes.set(xlabel="views", ylabel="seconds of a run")
+        axes.set_ylim(bottom=0)
+        axes.grid(alpha=0.3)
+        axes.legend()
+        with replacing_file(path) as temporary:
+            figure.savefig(temporary, format=path.suffix.lower()[1:], dpi=120)
+
+
+def _line(views: str, way: str, cells: tuple[str, ...], wide: int) -> str:
+    told = " ".join(f"{x:>{size}}" for x, size in zip(cells, _COLUMNS.values(), strict=True))
+    return f"{views:>5}  {way:{wide}} {told}"
+
+
+def _cells(timing: "Timing") -> tuple[str, ...]:
+    """The columns of the table; "-" for what is not known."""
+    from jaxrecon.runtime.memory import readable
+
+    numbers = [*(getattr(timing, name) for name in _SECONDS), timing.images_per_second]
+    sizes = timing.plan, timing.peak
+    return (
+        *("-" if number is None else f"{number:.3f}" for number in numbers),
+        *("-" if size is None else readable(size) for size in sizes),
+    )
+
+
+def _row(way: str, timing: "Timing") -> dict[str, Any]:
+    return {
+        "views": timing.views,
+        "compiled_views": timing.compiled_views,
+        "policy": way,
+        "seconds": {name: getattr(timing, name) for name in _SECONDS},
+        "images_per_second": timing.images_per_second,
+        "plan_bytes": timing.plan,
+        "peak_bytes": timing.peak,
+        "note": timing.note,
+    }
