@@ -24,6 +24,7 @@ from jaxrecon.pipeline import Pipeline, ProgramKey, Request, resolve
 from jaxrecon.progress import Stages
 from jaxrecon.registry import MODELS, find_entry, is_here, load, load_abstract
 from jaxrecon.runtime.bucketing import check_program_size
+from jaxrecon.runtime.executor import Executor
 from jaxrecon.runtime.memory import bytes_limit, check_fits, needs_of, readable
 
 PHOTO = (4032, 3024)
@@ -45,6 +46,8 @@ class Timing:
       compile: seconds to compile it, where nothing of it is on disk.
       cached: seconds to take it from the cache on disk instead.
       run: seconds of a run, the median of several after a warm-up.
+      encode: the same of the part in which views exchange, as a program of its own; what is left is
+        that of the heads, cameras and mask.
       plan: bytes that the compiler plans on each device.
       peak: the most bytes in use on the first device; None unless the runs raised it, for devices
         tell only the most since the process began.
@@ -57,6 +60,7 @@ class Timing:
     compile: float | None = None
     cached: float | None = None
     run: float | None = None
+    encode: float | None = None
     plan: int | None = None
     peak: int | None = None
     note: str | None = None
@@ -68,7 +72,13 @@ class Timing:
 
 
 def measure(
-    pipeline: Pipeline, attention: AttentionFn, *, views: int, size: tuple[int, int], repeats: int
+    pipeline: Pipeline,
+    attention: AttentionFn,
+    *,
+    views: int,
+    size: tuple[int, int],
+    repeats: int,
+    encoder: bool = False,
 ) -> Timing:
     """Compiles the program of so many images, takes it from a cache, and runs it.
 
@@ -80,6 +90,7 @@ def measure(
       views: how many images, of random pixels.
       size: width and height of the processed images, in pixels; whole patches.
       repeats: runs that are timed.
+      encoder: whether the part in which views exchange is timed too.
 
     Raises:
       InputError: there is no such program, or this machine cannot run it.
@@ -92,12 +103,25 @@ def measure(
         timing, program = _compiled(pipeline, attention, pixels.shape, key, timing)
         if program is None:
             return timing
-        scene = pipeline.executor.put_by_view(pixels[None])
-        return _ran(pipeline, program, (scene, inputs, None), repeats, timing)
+        arguments = pipeline.executor.put_by_view(pixels[None]), inputs, None
+        timing = _ran(pipeline, program, arguments, repeats, timing)
+        if encoder:
+            program = _encoder(pipeline.executor, attention, pixels.shape, key)
+            encode = _median_seconds(pipeline, program, arguments, repeats)
+            timing = replace(timing, encode=encode)
+        return timing
     except jax.errors.JaxRuntimeError as error:
         if "RESOURCE_EXHAUSTED" not in str(error):
             raise
         return replace(timing, note="out of memory")
+
+
+def _encoder(
+    executor: Executor, attention: AttentionFn, shape: tuple[int, ...], key: ProgramKey
+) -> Any:
+    """The executable of the part in which views exchange."""
+    with _own_cache():
+        return compiled(executor.lower_encoder(shape, key, attention), executor.device)
 
 
 def _compiled(
@@ -129,16 +153,24 @@ def _compiled(
 def _ran(
     pipeline: Pipeline, program: Any, arguments: tuple[Any, ...], repeats: int, timing: Timing
 ) -> Timing:
-    """With the median of some runs after a warm-up."""
+    """With seconds and peak of some runs."""
     device = pipeline.executor.device
     before = _peak(device)
+    seconds = _median_seconds(pipeline, program, arguments, repeats)
+    peak = _peak(device)
+    raised = before is not None and peak is not None and peak > before
+    return replace(timing, run=seconds, peak=peak if raised else None)
+
+
+def _median_seconds(
+    pipeline: Pipeline, program: Any, arguments: tuple[Any, ...], repeats: int
+) -> float:
+    """Of some runs after a warm-up."""
     times = [
         _timed(lambda: jax.block_until_ready(program(pipeline.model, *arguments)))[1]
         for _ in range(1 + repeats)
     ]
-    peak = _peak(device)
-    raised = before is not None and peak is not None and peak > before
-    return replace(timing, run=median(times[1:]), peak=peak if raised else None)
+    return median(times[1:])
 
 
 def _timed[X](work: Callable[[], X]) -> tuple[X, float]:

@@ -21,14 +21,15 @@ if TYPE_CHECKING:
     from jaxrecon.pipeline import Pipeline
 
 _PICTURES = (".png", ".pdf", ".svg", ".jpg")
-_SECONDS = ("trace", "compile", "cached", "run")
+_SECONDS = ("trace", "compile", "cached", "run", "encode")
 _COLUMNS = {**dict.fromkeys((*_SECONDS, "images/s"), 8), "plan": 10, "peak": 10}
 """How wide each is."""
 
 _EPILOG = """\
 Seconds: trace, until the compiler has the program; compile, with nothing on
 disk; cached, to take it from the cache on disk; run, from pixels to points, the
-median after a warm-up. Peak is told for runs that raise the most ever in use.
+median after a warm-up; encode, the part of run in which views exchange. Peak is
+told for runs that raise the most ever in use.
 
 A policy is a name of --attention of other commands (dense); a share of key
 blocks to skip (0.75); within_views, key_views=N or every=N; with fields of
@@ -58,6 +59,7 @@ def add_to(commands: Any) -> None:
         metavar="POLICY",
         help="how global attention is done, see below; default: dense 0.75",
     )
+    add("--encoder", action="store_true", help="time the encoder alone too: see encode, below")
     size = parser.add_mutually_exclusive_group().add_argument
     size("--size", metavar="WxH", help="of the processed images; default: of 4:3 photos")
     size("--resolution", help="longest side of the processed images, in pixels", **whole)
@@ -94,7 +96,8 @@ def run(options: argparse.Namespace) -> int:
     size = size or benchmark.size_of_photos(pipeline, options.resolution)
     for views in options.views:
         check_program_size(views, size, pipeline.resize.patch)
-    bench = _Bench(pipeline, own_weights=own, size=size, repeats=options.repeats)
+    settings = _Settings(size, options.repeats, options.encoder)
+    bench = _Bench(pipeline, own_weights=own, settings=settings)
     try:
         bench.measure(options.views, ways)
     finally:
@@ -125,6 +128,21 @@ def _write(bench: "_Bench", options: argparse.Namespace) -> None:
         bench.plot(Path(options.plot))
 
 
+@dataclass(frozen=True)
+class _Settings:
+    """What is the same for all rows.
+
+    Attributes:
+      size: width and height of the processed images, in pixels.
+      repeats: runs that are timed.
+      encoder: whether the encoder is timed alone too.
+    """
+
+    size: tuple[int, int]
+    repeats: int
+    encoder: bool
+
+
 @dataclass(eq=False)
 class _Bench:
     """What is measured of one model.
@@ -132,8 +150,7 @@ class _Bench:
     Attributes:
       pipeline: the model.
       own_weights: whether its weights are its own, not random.
-      size: width and height of the processed images, in pixels.
-      repeats: runs that are timed.
+      settings: see there.
       rows: what has been measured, each with its policy as it was written.
       complete: whether that is all.
       refused: how many programs were not even compiled.
@@ -141,8 +158,7 @@ class _Bench:
 
     pipeline: "Pipeline"
     own_weights: bool
-    size: tuple[int, int]
-    repeats: int
+    settings: _Settings
     rows: list[tuple[str, "Timing"]] = field(default_factory=list)
     complete: bool = False
     refused: int = 0
@@ -153,18 +169,17 @@ class _Bench:
 
         say(self._title())
         wide = max(map(len, ("policy", *ways)))
-        say(_line("views", "policy", tuple(_COLUMNS), wide))
+        say(self._line("views", "policy", {name: name for name in _COLUMNS}, wide))
         for count in dict.fromkeys(views):
             for way, policy in ways.items():
-                settings: Any = {"views": count, "size": self.size, "repeats": self.repeats}
                 try:
-                    timing = measure(self.pipeline, policy, **settings)
+                    timing = measure(self.pipeline, policy, views=count, **vars(self.settings))
                 except InputError as error:  # such as a backend that needs another machine
                     common.complain(f"{way} with {count} views: {error}")
                     self.refused += 1
                     continue
                 self.rows.append((way, timing))
-                say(_line(str(count), way, _cells(timing), wide))
+                say(self._line(str(count), way, _cells(timing), wide))
                 if timing.note:
                     say(f"       {one_line(timing.note)}")
         self.complete = not self.refused
@@ -179,11 +194,13 @@ class _Bench:
             "complete": self.complete,
             "model": self.pipeline.name,
             "weights": "its own" if self.own_weights else "random",
-            **self._settings(),
+            **self._machine(),
+            "size": list(self.settings.size),
+            "repeats": self.settings.repeats,
             "rows": [_row(way, timing) for way, timing in self.rows],
         }
 
-    def _settings(self) -> dict[str, Any]:
+    def _machine(self) -> dict[str, Any]:
         from jaxrecon.benchmark import dtype_of
 
         mesh = self.pipeline.mesh
@@ -191,20 +208,22 @@ class _Bench:
             "dtype": dtype_of(self.pipeline),
             "device": self.pipeline.executor.device.device_kind,
             "devices": 1 if mesh is None else mesh.size,
-            "size": list(self.size),
-            "repeats": self.repeats,
         }
 
     def _title(self) -> str:
-        told = self._settings()
+        told, (width, height) = self._machine(), self.settings.size
         first = (
-            f"{one_line(self.pipeline.name)}, {self.size[0]}x{self.size[1]} pixels, "
-            f"{told['dtype']}, {told['devices']} x {told['device']}; seconds, "
-            f"median of {self.repeats}"
+            f"{one_line(self.pipeline.name)}, {width}x{height} pixels, {told['dtype']}, "
+            f"{told['devices']} x {told['device']}; seconds, median of {self.settings.repeats}"
         )
         if self.own_weights:
             return first
         return f"{first}\n{_RANDOM}"
+
+    def _line(self, views: str, way: str, cells: dict[str, str], wide: int) -> str:
+        shown = [name for name in _COLUMNS if name != "encode" or self.settings.encoder]
+        told = " ".join(f"{cells[name]:>{_COLUMNS[name]}}" for name in shown)
+        return f"{views:>5}  {way:{wide}} {told}"
 
     def plot(self, path: Path) -> None:
         """Draws the seconds of a run against the number of views, a line for each policy.
@@ -230,21 +249,17 @@ class _Bench:
             figure.savefig(temporary, format=path.suffix.lower()[1:], dpi=120)
 
 
-def _line(views: str, way: str, cells: tuple[str, ...], wide: int) -> str:
-    told = " ".join(f"{x:>{size}}" for x, size in zip(cells, _COLUMNS.values(), strict=True))
-    return f"{views:>5}  {way:{wide}} {told}"
-
-
-def _cells(timing: "Timing") -> tuple[str, ...]:
+def _cells(timing: "Timing") -> dict[str, str]:
     """The columns of the table; "-" for what is not known."""
     from jaxrecon.runtime.memory import readable
 
-    numbers = [*(getattr(timing, name) for name in _SECONDS), timing.images_per_second]
-    sizes = timing.plan, timing.peak
-    return (
-        *("-" if number is None else f"{number:.3f}" for number in numbers),
-        *("-" if size is None else readable(size) for size in sizes),
-    )
+    numbers = {name: getattr(timing, name) for name in _SECONDS}
+    numbers["images/s"] = timing.images_per_second
+    sizes = {"plan": timing.plan, "peak": timing.peak}
+    return {
+        **{name: "-" if x is None else f"{x:.3f}" for name, x in numbers.items()},
+        **{name: "-" if x is None else readable(x) for name, x in sizes.items()},
+    }
 
 
 def _row(way: str, timing: "Timing") -> dict[str, Any]:

@@ -64,30 +64,33 @@ def faked(*found: Timing | BaseException) -> Callable[..., Timing]:
 def test_the_table_and_the_files(run: Run, native: str, tmp_path: Path) -> None:
     files = tmp_path / "out" / "bench.json", tmp_path / "bench.png"
     code, table, err = run(
-        *(native, "--views", "2", "--ways", "dense", "0.5@0", *SMALL, "-q"),
-        *("--json", files[0], "--plot", files[1]),
+        *(native, "--views", "2", "2", "--ways", "dense", *SMALL, "-q"),
+        *("--encoder", "--json", files[0], "--plot", files[1]),
     )
     assert (code, err) == (0, "")
-    title, head, *rows = table.splitlines()
+    title, head, row = table.splitlines()
     assert title == "pi3, 42x28 pixels, float32, 1 x cpu; seconds, median of 1"
     assert head.split() == [
-        *("views", "policy", "trace", "compile", "cached", "run", "images/s", "plan", "peak")
+        *("views", "policy", "trace", "compile", "cached", "run", "encode"),
+        *("images/s", "plan", "peak"),
     ]
-    assert [row.split()[:2] for row in rows] == [["2", "dense"], ["2", "0.5@0"]]
-    assert all(row.endswith("         -") for row in rows), "a CPU tells no peak"
+    assert row.split()[:2] == ["2", "dense"]
+    assert row.endswith("         -"), "a CPU tells no peak"
 
     told = json.loads(files[0].read_text())
     assert told["complete"]
     assert (told["model"], told["weights"], told["dtype"]) == ("pi3", "its own", "float32")
     assert (told["size"], told["device"], told["devices"]) == ([42, 28], "cpu", 1)
     assert told["jax"] == jax.__version__
-    for row in told["rows"]:
-        seconds = row["seconds"]
-        assert all(took > 0 for took in seconds.values())
-        assert seconds["cached"] < seconds["compile"]
-        assert row["images_per_second"] == pytest.approx(2 / seconds["run"])
-        assert row["plan_bytes"] > 1e6
-        assert (row["views"], row["peak_bytes"], row["note"]) == (2, None, None)
+    (row,) = told["rows"]
+    seconds = row["seconds"]
+    assert set(seconds) == {"trace", "compile", "cached", "run", "encode"}
+    assert all(took > 0 for took in seconds.values())
+    assert seconds["cached"] < seconds["compile"]
+    assert row["images_per_second"] == pytest.approx(2 / seconds["run"])
+    assert row["plan_bytes"] > 1e6
+    assert (row["views"], row["policy"]) == (2, "dense")
+    assert (row["peak_bytes"], row["note"]) == (None, None)
     with Image.open(files[1]) as plot:
         assert plot.format == "PNG"
     assert {path.name for path in tmp_path.iterdir()} <= {"home", "out", "bench.png"}
@@ -98,7 +101,7 @@ def test_weights_that_are_not_here_are_random(
 ) -> None:
     monkeypatch.setitem(cast(dict[str, ModelEntry], registry.MODELS), "pi3", tiny_entry())
     monkeypatch.setattr(fetching, "fetch", faked(AssertionError("nothing is downloaded")))
-    code, table, err = run("pi3", "--views", "1", "--ways", "dense", *SMALL)
+    code, table, err = run("pi3", "--views", "2", "--ways", "0.5", *SMALL)
     assert (code, err) == (0, "")
     _, weights, _, row = table.splitlines()
     assert weights.startswith("random weights: its own are not on this machine")
