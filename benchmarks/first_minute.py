@@ -113,7 +113,7 @@ class Terminal:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     add = parser.add_argument
-    add("photos", type=Path)
+    add("photos", type=Path, help="a folder of photos")
     add("--record", type=Path, metavar="FILE.webp")
     options = parser.parse_args()
     recording = Recording()

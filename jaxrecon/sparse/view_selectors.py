@@ -153,13 +153,14 @@ def _mask(
     last = jnp.maximum(first, last[:, None])
     # A list has the others before a block's own ones, these, and the others behind them.
     ahead, behind, length = before[first], before[last], last - first
-    of_own = first + number - ahead
-    of_others = others[jnp.where(number < ahead, number, number - length - ahead + behind)]
-    lists = jnp.where((number >= ahead) & (number < ahead + length), of_own, of_others)
+    place = number[None]
+    of_own = first + place - ahead
+    of_others = others[jnp.where(place < ahead, place, place - length - ahead + behind)]
+    lists = jnp.where((place >= ahead) & (place < ahead + length), of_own, of_others)
     counts = (ahead + length + before[-1] - behind)[:, 0]
     spans = _query_spans(layout)
     counts = jnp.where(sees_all | (spans.first <= spans.last), counts, 1)  # else it is padding
-    lists = jnp.where(number < counts[:, None], lists, 0).astype(index_dtype(layout.key_blocks))
+    lists = jnp.where(place < counts[:, None], lists, 0).astype(index_dtype(layout.key_blocks))
     every = q.shape[0], q.shape[2], layout.query_blocks
     return BlockMask(
         jnp.broadcast_to(jnp.maximum(1, counts), every),

@@ -81,7 +81,9 @@ class Oracle(Model):
         path = partial(true_pose, period=self.period)
         poses = jnp.matmul(invert_rigid(path(first)), path(number), precision="highest")
         poses = jnp.matmul(
-            bent(self.drift * jnp.arange(number.shape[1])[None]), poses, precision="highest"
+            bent(self.drift * jnp.arange(number.shape[1], dtype=float)[None]),
+            poses,
+            precision="highest",
         )
         other = place != place[:, :1]
         anywhere = jnp.matmul(true_pose(50 + 17 * first), path(number), precision="highest")
@@ -98,7 +100,7 @@ class Oracle(Model):
         self, encoded: Encoded, layout: TokenLayout, *, execution: ExecutionConfig = INFERENCE
     ) -> Prediction:
         depth, poses = encoded.views["depth"], encoded.views["poses"]
-        points = rays() * depth[..., None]
+        points = rays()[None, None] * depth[..., None]
         world = transform_points(poses[:, :, None, None], points)
         sure = jnp.full_like(depth, 0.9)
         return Prediction(world, points, sure, poses, intrinsics=encoded.views.get("intrinsics"))
@@ -132,7 +134,7 @@ class Eyes(DinoV2):
 
 def rays() -> Float[Array, "H W 3"]:
     """The ray of each pixel, whose depth is 1."""
-    x, y = jnp.meshgrid(jnp.arange(WIDTH), jnp.arange(HEIGHT))
+    x, y = jnp.meshgrid(jnp.arange(WIDTH, dtype=float), jnp.arange(HEIGHT, dtype=float))
     across, down = (x - (WIDTH - 1) / 2) / FOCAL, (y - (HEIGHT - 1) / 2) / FOCAL
     return jnp.stack([across, down, jnp.ones_like(across)], axis=-1)
 

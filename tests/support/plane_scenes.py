@@ -57,12 +57,12 @@ def render_planes(
 
 def _planes(key: jax.Array, scenes: int, views: int, height: int, width: int) -> RenderedScenes:
     keys = jax.random.split(key, 3)
-    turn = jnp.eye(3) + 0.1 * jax.random.normal(keys[0], (scenes, views, 3, 3))
+    turn = jnp.eye(3)[None, None] + 0.1 * jax.random.normal(keys[0], (scenes, views, 3, 3))
     centre = 0.7 * jax.random.normal(keys[1], (scenes, views, 3))
     pose = rigid(nearest_rotation(turn), centre)
     phase = jax.random.uniform(keys[2], (scenes, 1, 1, 1, 3), maxval=6.0)
-    x = (jnp.arange(width) - (width - 1) / 2) / width
-    y = (jnp.arange(height) - (height - 1) / 2) / width
+    x = (jnp.arange(width, dtype=float) - (width - 1) / 2) / width
+    y = (jnp.arange(height, dtype=float) - (height - 1) / 2) / width
     rays = jnp.stack([*jnp.meshgrid(x, y), jnp.ones((height, width))], axis=-1)
     world = jnp.einsum("bvij,hwj->bvhwi", pose[..., :3, :3], rays)
     depth = (4 - centre[..., 2, None, None]) / world[..., 2]

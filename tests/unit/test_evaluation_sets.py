@@ -106,7 +106,7 @@ class TestProcedural:
             real.bind(key, **numbers)
             calls.append((jax.random.key_data(key).tolist(), numbers["first"], numbers["scenes"]))
             shape = tuple(numbers[name] for name in ("scenes", "views", "height", "width"))
-            number = numbers["first"] + jnp.arange(shape[0])[:, None, None, None]
+            number = numbers["first"] + jnp.arange(shape[0], dtype=float)[:, None, None, None]
             pose = jnp.broadcast_to(jnp.eye(4), (*shape[:2], 4, 4))
             mask = jnp.ones(shape, bool).at[..., 0, 0].set(False)
             depth = jnp.broadcast_to(number + 1.0, shape)

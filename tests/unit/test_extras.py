@@ -16,6 +16,7 @@ from jaxrecon.formats import serve
 from jaxrecon.images import load_images
 from jaxrecon.models import PI3_RESIZE
 from jaxrecon.training import draw_log, train
+from jaxrecon.training.board import Board
 from places import EXAMPLES, ROOT, fresh_process
 from plane_scenes import small_config
 from random_recon import random_recon
@@ -32,6 +33,7 @@ MODULES = {
     "scikit-image": "skimage",
     "shtab": "shtab",
     "starlette": "starlette",
+    "tensorboardX": "tensorboardX",
     "trimesh": "trimesh",
     "uvicorn": "uvicorn",
     "viser": "viser",
@@ -115,6 +117,7 @@ def empty_report(folder: Path) -> object:
         ("eval", empty_report),
         ("train", lambda folder: draw_log(folder / "log.jsonl", folder / "curves.png")),
         ("train", lambda folder: train(small_config(), folder / "run")),
+        ("tensorboard", lambda folder: Board(folder / "tensorboard", upto=-1)),
         ("view", lambda folder: serve(random_recon().scene())),
     ],
     ids=[
@@ -128,6 +131,7 @@ def empty_report(folder: Path) -> object:
         "report",
         "curves",
         "train",
+        "tensorboard",
         "view",
     ],
 )
