@@ -143,7 +143,7 @@ def _compiled(
             if limit is not None and needs.total > limit:
                 note = f"does not fit: it needs {readable(needs.total)} on each device, "
                 return replace(timing, note=f"{note}which has {readable(limit)}"), None
-        if any(folder.iterdir()):
+        if any(folder.glob("*-cache")):
             lowered = executor.lower(shape, key, attention)
             _, cached = _timed(lambda: compiled(lowered, executor.device))
             timing = replace(timing, cached=cached)
