@@ -110,7 +110,7 @@ def cheap_compilation(pytestconfig: pytest.Config) -> Iterator[None]:
             configure(patch, "jax_disable_most_optimizations", True)
             folder = pytestconfig.rootpath / ".pytest_cache" / "compiled"
             configure(patch, "jax_compilation_cache_dir", str(folder))
-            configure(patch, "jax_persistent_cache_min_compile_time_secs", 0.3)
+            configure(patch, "jax_persistent_cache_min_compile_time_secs", 0.05)
             # With a limit to its size JAX locks the cache, so that none reads what another writes.
             configure(patch, "jax_compilation_cache_max_size", MOST_COMPILED)
         yield

@@ -77,6 +77,7 @@ def test_priors(tmp_path: Path, told: Told) -> None:
     assert len(set(scales)) > 1  # what is known matters
 
 
+@pytest.mark.thorough
 def test_tracks(tmp_path: Path, told: Told) -> None:
     out = told("tracks.py", "-m", saved_tiny("vggt", tmp_path / "model"), "--points", 4, *SMALL)
     assert re.findall(r"(?m)^view (\d):", out) == [str(view) for view in range(8)]
@@ -90,6 +91,7 @@ def test_streaming(tmp_path: Path, told: Told) -> None:
     assert made == {path: path.stat().st_mtime_ns for path in made}
 
 
+@pytest.mark.thorough
 def test_sharding() -> None:
     out = run(EXAMPLES / "sharding.py", devices=2)
     assert out == "8 views on 2 x cpu\n"

@@ -142,6 +142,7 @@ def test_streamed_is_whole(pipeline: Pipeline, tmp_path: Path) -> None:
     assert streamed.metric_scale == pytest.approx(whole.metric_scale)
 
 
+@pytest.mark.thorough
 def test_its_memory_is_planned(native: Path, full_optimization: None) -> None:
     """Without the branch for priors, which is a part of the weights."""
     bare = jaxrecon.load(native, dtype="float32", priors=False, stages=QUIET)

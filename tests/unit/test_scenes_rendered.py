@@ -174,6 +174,7 @@ def test_cameras_are_pinholes_with_square_pixels(scenes: list[RenderedScene]) ->
         assert 45 <= np.rad2deg(2 * np.arctan(WIDTH / 2 / focal)) <= 80
 
 
+@pytest.mark.thorough
 def test_a_scene_is_the_same_alone_and_in_a_batch(batches: list[RenderedScenes]) -> None:
     alone = scene_of(render(scene_key("test", 0), scenes=1, first=4), 0)
     there = scene_of(batches[0], 1)
@@ -207,6 +208,7 @@ def test_views_are_not_in_the_order_of_their_path(batches: list[RenderedScenes])
     assert np.mean(np.array(hops) / np.array(spans)) > 1.6
 
 
+@pytest.mark.thorough
 def test_upright_pictures_with_two_samples(portrait: RenderedScene) -> None:
     assert portrait.images.shape == (3, 48, 36, 3)
     focal = float(portrait.intrinsics[0, 0, 0])
