@@ -137,8 +137,8 @@ def first_minute(place: Path, photos: Path, recording: Recording) -> dict[str, f
     steps: dict[str, tuple[str, list[str | Path]]] = {
         "environment": ("python3 -m venv .venv", [sys.executable, "-m", "venv", ".venv"]),
         "install": (
-            'pip install "jaxrecon[view]"',
-            [binaries / "pip", "install", "--disable-pip-version-check", f"{ROOT}[view]"],
+            'pip install "path/to/jaxrecon[view]"',
+            [binaries / "pip", "install", "-qq", "--disable-pip-version-check", f"{ROOT}[view]"],
         ),
         "demo": ("jaxrecon demo", [binaries / "jaxrecon", "demo", "-o", "demo"]),
         "own photos": (
@@ -163,9 +163,10 @@ def first_minute(place: Path, photos: Path, recording: Recording) -> dict[str, f
 
 def look(address: str, recording: Recording) -> float:
     """Seconds until the cloud fills a fifth of the page, which is then looked at for a while."""
+    playwright_api = import_module("playwright.sync_api")
     begin, seconds = time.monotonic(), None
     flags = ["--no-sandbox", "--use-gl=angle", "--use-angle=swiftshader"]
-    with import_module("playwright.sync_api").sync_playwright() as playwright:
+    with playwright_api.sync_playwright() as playwright:
         path = shutil.which("chromium") or shutil.which("google-chrome")
         browser = playwright.chromium.launch(
             executable_path=path, args=[*flags, "--enable-unsafe-swiftshader"]
@@ -173,7 +174,10 @@ def look(address: str, recording: Recording) -> float:
         page = browser.new_page(viewport={"width": SIZE[0], "height": SIZE[1]})
         page.goto(address, wait_until="commit")
         while seconds is None or time.monotonic() - begin < seconds + LOOKING:
-            picture = Image.open(io.BytesIO(page.screenshot())).convert("RGB")
+            try:
+                picture = Image.open(io.BytesIO(page.screenshot())).convert("RGB")
+            except playwright_api.Error:  # the page is too busy at first
+                continue
             recording.add(picture)
             counts = picture.crop((0, 190, SIZE[0] - 260, SIZE[1])).convert("L").histogram()
             if seconds is None and sum(counts[:235]) > 0.2 * sum(counts):
