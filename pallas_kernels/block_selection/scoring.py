@@ -58,7 +58,7 @@ def block_scores(
     scores = jnp.einsum("grpk,gck->grpc", q.pooled, k, precision=jax.lax.Precision.HIGHEST)
     if q.pooled.shape[2] == 1:
         scores = scores[:, :, 0]
-        return scores if marks is None else scores + marks
+        return scores if marks is None else scores + marks[None, None]
     if marks is not None:
         scores = jnp.where(jnp.isinf(marks), -jnp.inf, scores)
     shares = jnp.exp(jax.nn.log_softmax(scores, axis=-1) + q.weight[..., None])
