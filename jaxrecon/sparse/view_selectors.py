@@ -8,7 +8,6 @@ from jaxtyping import Array, Bool, Float, Int
 
 from jaxrecon.checks import is_whole
 from jaxrecon.errors import InputError
-from jaxrecon.nn.attention import Count
 from jaxrecon.sparse.layout import BlockLayout
 from pallas_kernels.block_sparse_attention import BlockMask, index_dtype
 
@@ -118,13 +117,10 @@ def _own_blocks(layout: BlockLayout) -> _Ranges:
     queries, keys = _query_spans(layout), _key_spans(layout)
     start = jnp.searchsorted(keys.last, queries.first, side="left")
     stop = jnp.searchsorted(keys.first, queries.last, side="right")
-    least, most = (-(-place // layout.block_kv) for place in _ends(layout))
-    start = jnp.maximum(start, least)
-    return _Ranges(start, jnp.maximum(start, jnp.minimum(stop, most)))
-
-
-def _ends(layout: BlockLayout) -> tuple[Count, Count]:
-    return layout.candidates.start, layout.candidates.stop
+    candidates = layout.candidates
+    start = jnp.maximum(start, -(-candidates.start // layout.block_kv))
+    stop = jnp.minimum(stop, -(-candidates.stop // layout.block_kv))
+    return _Ranges(start, jnp.maximum(start, stop))
 
 
 def _mask(
@@ -140,9 +136,9 @@ def _mask(
     keys = None if layout.num_valid is None else layout.num_valid.keys
     number = jnp.arange(layout.key_blocks, dtype=jnp.int32)
     start = layout.block_kv * number
-    low, high = _ends(layout)
     valid = start < (k.shape[1] if keys is None else keys)
-    listed = (shared | (start < low) | (start >= high)) & valid
+    competes = (start >= layout.candidates.start) & (start < layout.candidates.stop)
+    listed = (shared | ~competes) & valid
     others = jnp.sort(jnp.where(listed, number, layout.key_blocks))
     before = jnp.concatenate([jnp.zeros(1, jnp.int32), jnp.cumsum(listed, dtype=jnp.int32)])
 

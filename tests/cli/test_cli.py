@@ -51,11 +51,6 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def native(tmp_path_factory: pytest.TempPathFactory) -> str:
-    return str(write_native(tmp_path_factory.mktemp("native") / "tiny"))
-
-
-@pytest.fixture(scope="session")
 def upstream(tmp_path_factory: pytest.TempPathFactory) -> str:
     return str(write_upstream(tmp_path_factory.mktemp("upstream") / "model.safetensors"))
 

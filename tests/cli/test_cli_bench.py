@@ -16,16 +16,11 @@ from jaxrecon.cli import main
 from jaxrecon.errors import InputError
 from jaxrecon.registry import ModelEntry, fetching
 from jaxrecon.runtime.memory import MemoryNeeds
-from tiny_models import tiny_entry, write_native
+from tiny_models import tiny_entry
 
 SMALL = ("--size", "42x28", "--repeats", "1")
 
 Run = Callable[..., tuple[int, str, str]]
-
-
-@pytest.fixture(scope="session")
-def native(tmp_path_factory: pytest.TempPathFactory) -> str:
-    return str(write_native(tmp_path_factory.mktemp("native") / "tiny"))
 
 
 @pytest.fixture

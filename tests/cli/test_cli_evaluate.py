@@ -13,16 +13,10 @@ from jaxrecon.cli import main
 from jaxrecon.cli.evaluate import SETS
 from jaxrecon.evaluation import DATASETS
 from places import EXAMPLES
-from tiny_models import write_native
 
 SCENE = EXAMPLES / "scene"
 
 Run = Callable[..., tuple[int, str, str]]
-
-
-@pytest.fixture(scope="session")
-def native(tmp_path_factory: pytest.TempPathFactory) -> str:
-    return str(write_native(tmp_path_factory.mktemp("native") / "tiny"))
 
 
 @pytest.fixture

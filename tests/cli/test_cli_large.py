@@ -11,18 +11,12 @@ from PIL import Image
 from jaxrecon import Reconstruction
 from jaxrecon.cli import main
 from jaxrecon.pipeline import Pipeline
-from tiny_models import write_native
 
 
 @pytest.fixture(autouse=True)
 def own_caches(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("JAXRECON_HOME", str(tmp_path / "home"))
     monkeypatch.setattr("jax.config.update", lambda *_: None)
-
-
-@pytest.fixture(scope="module")
-def native(tmp_path_factory: pytest.TempPathFactory) -> str:
-    return str(write_native(tmp_path_factory.mktemp("native") / "tiny"))
 
 
 @pytest.fixture(scope="module")

@@ -4,7 +4,7 @@ import json
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -193,6 +193,19 @@ class TestGaps:
             )
 
 
+def full_after(written: int) -> Callable[..., None]:
+    """Writes views until so many are there; then the disk is full."""
+    write, done = streaming.write_npz, []
+
+    def write_npz(scene: Any, path: Path, **options: Any) -> None:
+        if len(done) >= written:
+            raise OutputError(f"cannot write {path}: No space left on device")
+        done.append(path)
+        write(scene, path, **options)
+
+    return write_npz
+
+
 class TestResuming:
     """A run that was ended is taken up by the next, to the same bytes."""
 
@@ -201,17 +214,9 @@ class TestResuming:
         self, pipeline: Pipeline, written: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         whole = pipeline.reconstruct_sequence(film(17), tmp_path / "whole", chunk=6)
-        write, done = streaming.write_npz, []
-
-        def failing(scene: Any, path: Path, **options: Any) -> None:
-            if len(done) >= written:
-                raise OutputError(f"cannot write {path}: No space left on device")
-            done.append(path)
-            write(scene, path, **options)
-
         broken = tmp_path / "broken"
         with monkeypatch.context() as patch:
-            patch.setattr(streaming, "write_npz", failing)
+            patch.setattr(streaming, "write_npz", full_after(written))
             patch.setattr(streaming, "WRITERS", 1)
             with pytest.raises(OutputError, match="No space left"):
                 pipeline.reconstruct_sequence(film(17), broken, chunk=6)
@@ -250,17 +255,9 @@ class TestResuming:
         whole = pipeline.reconstruct_sequence(slow, tmp_path / "whole", chunk=6, motion=1e-4)
         assert whole.names == tuple(f"view_{2 * number:04d}" for number in range(17))
         assert_true(whole, truth(17))
-        write, done = streaming.write_npz, []
-
-        def failing(scene: Any, path: Path, **options: Any) -> None:
-            if len(done) >= 9:
-                raise OutputError(f"cannot write {path}: No space left on device")
-            done.append(path)
-            write(scene, path, **options)
-
         broken = tmp_path / "broken"
         with monkeypatch.context() as patch:
-            patch.setattr(streaming, "write_npz", failing)
+            patch.setattr(streaming, "write_npz", full_after(9))
             with pytest.raises(OutputError, match="No space left"):
                 pipeline.reconstruct_sequence(slow, broken, chunk=6, motion=1e-4)
         with pytest.raises(OutputError, match="holds another reconstruction"):
