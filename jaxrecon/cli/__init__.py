@@ -39,6 +39,7 @@ _PATHS = (
     "results",
     "weights",
     "model",
+    "named_model",
     "masks",
     "intrinsics",
     "poses",

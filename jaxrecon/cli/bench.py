@@ -49,7 +49,7 @@ def add_to(commands: Any) -> None:
         "bench", help="seconds and memory on this machine, by views and policies", epilog=_EPILOG
     )
     add = parser.add_argument
-    add("model", help=f"{common.MODEL_HELP}; nothing is downloaded")
+    common.add_first_model(parser, f"{common.MODEL_HELP}; nothing is downloaded")
     whole: dict[str, Any] = {"type": common.at_least_one, "metavar": "N"}
     add("--views", nargs="+", default=[2, 8, 16], help="how many images; default: 2 8 16", **whole)
     add(
@@ -82,6 +82,7 @@ def run(options: argparse.Namespace) -> int:
     Raises:
       InputError: an argument cannot be used, or every policy was refused.
     """
+    common.settle_model(options)
     size = None if options.size is None else common.size_of(options.size)
     _check_files(options)
     from jaxrecon import benchmark

@@ -40,12 +40,54 @@ INCOMPLETE = 1
 
 MODEL_HELP = "a model's name (jaxrecon models), checkpoint folder or weight file"
 DEFAULT_MODEL = "pi3"
+_NAMED = "named_model"
 
 
 def add_model(section: argparse._ArgumentGroup) -> None:
     """The option of every command that takes a model by the way."""
     told = f"{MODEL_HELP}; default: {DEFAULT_MODEL}; bundled: pi3-mini"
     section.add_argument("-m", "--model", metavar="NAME", default=DEFAULT_MODEL, help=told)
+
+
+def add_first_model(parser: Parser, told: str = MODEL_HELP) -> None:
+    """The argument of every command that takes a model first, which `-m` may name as well.
+
+    `settle_model` makes one of the two.
+    """
+    parser.add_argument("model", nargs="?", help=told)
+    parser.add_argument("-m", "--model", dest=_NAMED, metavar="NAME", help="the same by an option")
+
+
+def settle_model(options: argparse.Namespace, default: str | None = None) -> None:
+    """Lets `options.model` be the model that the argument or `-m` names.
+
+    Raises:
+      InputError: they name two, or there is neither and no default.
+    """
+    found = {name for name in (options.model, getattr(options, _NAMED)) if name is not None}
+    if len(found) > 1:
+        raise InputError(
+            f"found the model {options.model} and -m {getattr(options, _NAMED)}; leave one of "
+            "them out"
+        )
+    options.model = found.pop() if found else default
+    if options.model is None:
+        raise InputError(f"no model is named; give {MODEL_HELP}, first or behind -m")
+
+
+def settle_model_and_weights(options: argparse.Namespace) -> None:
+    """`settle_model` for a command that takes a file behind the model: `-m` leaves the file alone.
+
+    Raises:
+      InputError: they name two models, or the model or the file is missing.
+    """
+    if options.weights is None and getattr(options, _NAMED) is not None:
+        options.model, options.weights = None, options.model
+    settle_model(options)
+    if options.weights is None:
+        raise InputError(
+            f"convert {options.model}: no weights are named; give the model, then the file"
+        )
 
 
 def add_common(parser: Parser) -> None:

@@ -12,7 +12,7 @@ def add_to(commands: Any) -> None:
     name, words = "compile", "compile a whole program ahead of time, with its weights"
     parser = commands.add_parser(name, aliases=["export"], help=words)
     add = parser.add_argument
-    add("model", help="a model's name, checkpoint folder or weight file")
+    common.add_first_model(parser)
     add("-o", "--output", required=True, help="folder to write")
     common.add_program(parser)
     add(
@@ -33,6 +33,7 @@ def add_to(commands: Any) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Loads the model and writes its program."""
+    common.settle_model(options)
     size = common.size_of(options.size)
     common.check_output(options)
     from jaxrecon.aot import export_program

@@ -1,4 +1,4 @@
-"""`jaxrecon evaluate pi3-mini --set procedural -o report/`."""
+"""`jaxrecon evaluate pi3-mini --dataset procedural -o report/`."""
 
 import argparse
 import json
@@ -22,10 +22,11 @@ def add_to(commands: Any) -> None:
     """Adds the command to the parser."""
     parser = commands.add_parser("evaluate", help="accuracy of a model against known geometry")
     add = parser.add_argument
-    add("model", help="a model's name, checkpoint folder or weight file")
+    common.add_first_model(parser)
     add("-o", "--output", help="folder to write: report.txt, report.json and report.png")
-    add("--set", choices=SETS, default="procedural", help="what to evaluate on")
-    add("--path", help="where the set lies; procedural scenes need none")
+    add("--dataset", choices=SETS, default="procedural", help="what to evaluate on")
+    add("--set", dest="dataset", choices=SETS, action=_OldName, help=argparse.SUPPRESS)
+    add("--path", metavar="FOLDER", help="where the data set lies; procedural scenes need none")
     add("--scenes", type=common.whole, default=128, help="the most scenes to evaluate")
     add("--views", type=common.whole, default=8, help="the most views of each scene")
     add(
@@ -62,15 +63,26 @@ def add_to(commands: Any) -> None:
     parser.set_defaults(run=run)
 
 
+class _OldName(argparse.Action):
+    """The option's name of version 0.1, which `train` has for something else."""
+
+    def __call__(
+        self, parser: argparse.ArgumentParser, namespace: Any, values: Any, option: Any = None
+    ) -> None:
+        common.complain("--set is called --dataset now; the old name goes with the next release")
+        setattr(namespace, self.dest, values)
+
+
 def run(options: argparse.Namespace) -> int:
     """Evaluates the model, prints the table and writes the report."""
+    common.settle_model(options)
     _check(options)
     from jaxrecon import evaluation
 
     stages = Stages(quiet=options.quiet)
     settings = evaluation.Settings(min_overlap=options.min_overlap, max_angle=options.max_angle)
     truths = evaluation.open_dataset(
-        options.set,
+        options.dataset,
         options.path,
         scenes=options.scenes,
         views=options.views,
@@ -80,7 +92,7 @@ def run(options: argparse.Namespace) -> int:
         allow_outside=options.allow_outside,
     )
     pipeline = common.load_pipeline(options, stages)
-    count = options.scenes if options.set == "procedural" else None
+    count = options.scenes if options.dataset == "procedural" else None
     with stages.stage("evaluate", total=count) as done:
         report = evaluation.evaluate(
             pipeline, truths, settings=settings, advance=done, resolution=options.resolution
@@ -96,14 +108,14 @@ def _check(options: argparse.Namespace) -> None:
     if options.output:
         common.check_output(options)
         check_installed("matplotlib", "eval", "-o: report.png needs matplotlib, or leave -o out")
-    if options.set == "procedural" and options.path:
-        raise InputError(f"--path {options.path} goes with a --set that lies on disk")
-    if options.set != "procedural" and not options.path:
-        raise InputError(f"--set {options.set} needs --path, the folder where it lies")
-    if options.set != "procedural" and options.size is not None:
+    if options.dataset == "procedural" and options.path:
+        raise InputError(f"--path {options.path} goes with a --dataset that lies on disk")
+    if options.dataset != "procedural" and not options.path:
+        raise InputError(f"--dataset {options.dataset} needs --path, the folder where it lies")
+    if options.dataset != "procedural" and options.size is not None:
         raise InputError(
-            f"--size {options.size} is of procedural images; those of --set {options.set} come "
-            "to the model's own size, or to --resolution"
+            f"--size {options.size} is of procedural images; those of --dataset "
+            f"{options.dataset} come to the model's own size, or to --resolution"
         )
 
 

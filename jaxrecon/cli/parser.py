@@ -3,7 +3,7 @@
 import argparse
 import re
 import textwrap
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, NoReturn
 
 from jaxrecon.choices import meant
@@ -56,6 +56,19 @@ class Parser(argparse.ArgumentParser):
             if rare:
                 self._rare.append(self._sections[title])
         return self._sections[title]
+
+    def _match_arguments_partial(
+        self, actions: Sequence[argparse.Action], arg_strings_pattern: str
+    ) -> list[int]:
+        """How many words each argument takes; one that may be left out can follow an option.
+
+        Python before 3.12.7 takes it for left out once an option comes before it.
+        """
+        counts = super()._match_arguments_partial(actions, arg_strings_pattern)
+        if "O" in arg_strings_pattern[sum(counts) :]:
+            while counts and not counts[-1]:
+                counts.pop()
+        return counts
 
     def format_usage(self) -> str:
         formatter = self._get_formatter()

@@ -1,4 +1,4 @@
-"""`jaxrecon plan -m pi3 --views 100 --size 518x392`."""
+"""`jaxrecon plan pi3 --views 100 --size 518x392`."""
 
 import argparse
 import json
@@ -18,7 +18,8 @@ def add_to(commands: Any) -> None:
     """Adds the command to the parser."""
     parser: Parser = commands.add_parser("plan", help="memory that a reconstruction will need")
     add = parser.add_argument
-    common.add_model(parser.section("model"))
+    told = f"{common.MODEL_HELP}; default: {common.DEFAULT_MODEL}"
+    common.add_first_model(parser, told)
     common.add_program(parser)
     add(
         "--tracks",
@@ -34,6 +35,7 @@ def add_to(commands: Any) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Compiles the program and prints what it needs."""
+    common.settle_model(options, common.DEFAULT_MODEL)
     size = common.size_of(options.size)
     common.check_sharded(options)
     streaming.check_views_at_once(options)

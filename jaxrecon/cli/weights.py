@@ -15,9 +15,10 @@ _LONGEST_TERMS = 24
 def add_convert_to(commands: Any) -> None:
     """Adds the command `convert` to the parser."""
     parser = commands.add_parser("convert", help="upstream weights to a native checkpoint")
-    parser.add_argument("model", help="name of the model, such as pi3")
+    common.add_first_model(parser, "name of the model, such as pi3")
     parser.add_argument(
         "weights",
+        nargs="?",
         help="upstream file: .safetensors, its index, .pt or .pth; or a native checkpoint",
     )
     parser.add_argument("-o", "--output", required=True, help="folder to write")
@@ -37,6 +38,7 @@ def add_models_to(commands: Any) -> None:
 
 def convert(options: argparse.Namespace) -> int:
     """Converts an upstream weight file."""
+    common.settle_model_and_weights(options)
     common.check_output(options)
     from jaxrecon import registry
 

@@ -468,7 +468,6 @@ class TestUsage:
                 "argument --stride: x is not a whole number",
             ),
             (["reconstruct", "p", "-o", "o", "--dtype", "int8"], "argument --dtype: invalid choi"),
-            (["convert", "pi3", "-o", "out"], "the following arguments are required: weights"),
         ],
     )
     def test_wrong_arguments(

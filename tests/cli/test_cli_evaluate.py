@@ -41,7 +41,7 @@ def run(
 def on_the_scene(native: str, *more: str | Path) -> tuple[str | Path, ...]:
     return (
         native,
-        "--set",
+        "--dataset",
         "folder",
         "--path",
         SCENE,
@@ -88,14 +88,14 @@ def test_without_an_output_folder(run: Run, native: str, tmp_path: Path) -> None
 @pytest.mark.parametrize(
     ("arguments", "told"),
     [
-        (["--set", "tum"], "--set tum needs --path, the folder where it lies"),
+        (["--dataset", "tum"], "--dataset tum needs --path, the folder where it lies"),
         (
-            ["--set", "folder", "--path", "x", "--size", "112"],
-            "--size 112 is of procedural images; those of --set folder come to the model's own "
+            ["--dataset", "folder", "--path", "x", "--size", "112"],
+            "--size 112 is of procedural images; those of --dataset folder come to the model's own "
             "size, or to --resolution",
         ),
-        (["--path", "x"], "--path x goes with a --set that lies on disk"),
-        (["--set", "folder", "--path", "absent"], "absent"),
+        (["--path", "x"], "--path x goes with a --dataset that lies on disk"),
+        (["--dataset", "folder", "--path", "absent"], "absent"),
         (["--scenes", "0"], "scenes"),
         (["--views", "0"], "views"),
         (["--seed", "-1"], "seed"),
@@ -116,3 +116,13 @@ def test_a_folder_in_use(run: Run, native: str, tmp_path: Path) -> None:
     code, _, err = run(*on_the_scene(native, "-o", tmp_path / "out"))
     assert code == 2
     assert "the folder exists and is not empty" in err
+
+
+def test_the_old_name_of_the_dataset(run: Run, native: str) -> None:
+    code, out, err = run(native, "-q", "--set", "tum")
+    assert (code, out) == (2, "")
+    renamed, refused = err.splitlines()
+    assert renamed == (
+        "jaxrecon: --set is called --dataset now; the old name goes with the next release"
+    )
+    assert "--dataset tum needs --path" in refused
