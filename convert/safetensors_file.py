@@ -11,7 +11,7 @@ import json
 import math
 import os
 import struct
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple, TypeGuard
@@ -22,6 +22,9 @@ from safetensors import SafetensorError, safe_open
 
 from jaxrecon.errors import WeightsError, reason_of
 from jaxrecon.reading import open_plain, parse_json, shown
+
+_PIECE = 2**22
+"""Bytes that are read at once: few enough to stay in the processor's cache for what follows."""
 
 _MAX_DIMENSIONS = 32
 _MAX_BYTES = 2**62
@@ -68,8 +71,14 @@ class StoredTensor:
     offset: int
     spec: TensorSpec
 
-    def read(self) -> np.ndarray:
-        """The tensor, in memory of its own.
+    def read(
+        self, dtype: np.dtype | None = None, *, seen: Callable[[np.ndarray], object] | None = None
+    ) -> np.ndarray:
+        """The tensor, in memory of its own, which no more than a piece is held beside.
+
+        Args:
+          dtype: what the numbers are cast to while they are read; left as they are if not given.
+          seen: is given the bytes as they are stored, piece by piece, such as a digest's `update`.
 
         Raises:
           WeightsError: the file can't be read, or has become shorter.
@@ -78,9 +87,9 @@ class StoredTensor:
             with open(self.file, "rb", buffering=0) as file:
                 end = os.fstat(file.fileno()).st_size
                 if self.offset + self.spec.bytes <= end:  # before memory is taken
-                    tensor = aligned_empty(self.spec)
+                    tensor = aligned_empty(self.spec._replace(dtype=dtype or self.spec.dtype))
                     file.seek(self.offset)
-                    if _read_into(file, tensor.reshape(-1).view(np.uint8)):
+                    if _read_pieces(file, tensor.reshape(-1), self.spec.dtype, seen):
                         return tensor
         except OSError as error:
             raise WeightsError(f"cannot read {self.file}: {error.strerror or error}") from error
@@ -95,6 +104,27 @@ def aligned_empty(spec: TensorSpec) -> np.ndarray:
     memory = np.empty(spec.bytes + 64, np.uint8)
     start = -memory.ctypes.data % 64
     return memory[start : start + spec.bytes].view(spec.dtype).reshape(spec.shape)
+
+
+def _read_pieces(
+    file: io.FileIO,
+    tensor: np.ndarray,
+    stored: np.dtype,
+    seen: Callable[[np.ndarray], object] | None,
+) -> bool:
+    """Fills a flat tensor from the file; whether the file was long enough."""
+    length = _PIECE // stored.itemsize
+    aside = np.empty(0 if stored == tensor.dtype else min(length, tensor.size), stored)
+    for start in range(0, tensor.size, length):
+        part = tensor[start : start + length]
+        numbers = part if stored == tensor.dtype else aside[: part.size]
+        if not _read_into(file, numbers.view(np.uint8)):
+            return False
+        if seen is not None:
+            seen(numbers.view(np.uint8))
+        if numbers is not part:
+            np.copyto(part, numbers, casting="unsafe")
+    return True
 
 
 def _read_into(file: io.FileIO, memory: np.ndarray) -> bool:

@@ -184,7 +184,7 @@ def load_exported(folder: str | Path, *, stages: Stages | None = None) -> Export
         exported = read_checked(data, _platform(), record, folder / program.file)
         weights = {
             path: jax.device_put(tensor, may_alias=True).block_until_ready()
-            for path, tensor in checkpoint.read_tensors(folder / WEIGHTS_FOLDER)
+            for path, tensor in checkpoint.read_tensors(folder / WEIGHTS_FOLDER, ahead=True)
         }
         check_belongs_together(exported, record, weights, folder)
     return ExportedPipeline(record, exported, weights)

@@ -87,7 +87,9 @@ def load[M: nnx.Module](
         return load_orbax(folder, abstract, sharding=sharding, unread=unread)
     wanted = _wanted(entries, unread)
     _check_shapes(folder, wanted, abstract)
-    return restore(abstract, read_tensors(folder, wanted), sharding=sharding, label=str(folder))
+    dtypes = {path: np.dtype(leaf.dtype) for path, leaf in flatten(abstract).items()}
+    tensors = read_tensors(folder, wanted, dtypes=dtypes, ahead=True)
+    return restore(abstract, tensors, sharding=sharding, label=str(folder))
 
 
 def _wanted(entries: Mapping[str, Any], unread: str | tuple[str, ...]) -> dict[str, Any]:

@@ -191,6 +191,59 @@ class TestNative:
             checkpoint.write(tmp_path / "model", [], {}, {"family": "small"})
 
 
+class TestAhead:
+    """Threads read the next few tensors, in pieces."""
+
+    @pytest.fixture
+    def folder(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+        """30 tensors of 40 to 70 bytes, which are read in pieces of 16."""
+        monkeypatch.setattr("convert.safetensors_file._PIECE", 16)
+        tensors = {f"t{n}": np.linspace(0, n + 1, 10 + n % 8, dtype=np.float32) for n in range(30)}
+        specs = {path: TensorSpec(array.shape, array.dtype) for path, array in tensors.items()}
+        checkpoint.write(tmp_path / "model", iter(tensors.items()), specs, HEADER)
+        return tmp_path / "model"
+
+    def test_in_order_and_the_same(self, folder: Path) -> None:
+        plain = list(checkpoint.read_tensors(folder))
+        for readers in (1, 2, 8, 40):
+            with pytest.MonkeyPatch.context() as patched:
+                patched.setattr("jaxrecon.checkpoint.tensors._READERS", readers)
+                ahead = list(checkpoint.read_tensors(folder, ahead=True))
+            assert [path for path, _ in ahead] == [path for path, _ in plain]
+            for (_, ours), (_, theirs) in zip(ahead, plain, strict=True):
+                np.testing.assert_array_equal(ours, theirs, strict=True)
+
+    def test_cast_while_read(self, folder: Path) -> None:
+        half = np.dtype(ml_dtypes.bfloat16)
+        cast = checkpoint.read_tensors(folder, dtypes={"t3": half, "t20": half}, ahead=True)
+        for (path, ours), (_, theirs) in zip(cast, checkpoint.read_tensors(folder), strict=True):
+            wanted = theirs.astype(half) if path in ("t3", "t20") else theirs
+            np.testing.assert_array_equal(ours, wanted, strict=True)
+
+    @pytest.mark.parametrize("ahead", [False, True])
+    def test_a_flipped_bit_in_any_piece(self, folder: Path, ahead: bool) -> None:
+        path = folder / "model.safetensors"
+        whole = path.read_bytes()
+        for place in (-1, -18, -35):
+            content = bytearray(whole)
+            content[place] ^= 1
+            path.write_bytes(content)
+            with pytest.raises(WeightsError, match="the bytes of t29 have changed"):
+                list(checkpoint.read_tensors(folder, dtypes={"t29": np.dtype("f2")}, ahead=ahead))
+
+    def test_only_a_few_wait(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        read: list[str] = []
+        monkeypatch.setattr("jaxrecon.checkpoint.tensors._READERS", 2)
+        monkeypatch.setattr(
+            "jaxrecon.checkpoint.tensors._read",
+            lambda stored, path, sha256, dtype: read.append(path) or np.zeros(1),
+        )
+        tensors = checkpoint.read_tensors(folder, ahead=True)
+        assert next(tensors)[0] == "t0"
+        del tensors  # waits for those that are being read
+        assert set(read) <= {"t0", "t1", "t2"}
+
+
 class TestDamage:
     def test_flipped_bit(self, tmp_path: Path) -> None:
         folder = write(tmp_path / "model")
