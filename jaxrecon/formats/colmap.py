@@ -9,7 +9,6 @@ from pathlib import Path
 
 import numpy as np
 from jaxtyping import Float, Int
-from scipy.spatial.transform import Rotation
 
 from jaxrecon.files import replacing_folder
 from jaxrecon.formats.cameras import Cameras, cameras_of
@@ -129,6 +128,8 @@ def _model(cameras: Cameras, names: list[str], points: Points) -> Model:
     pinhole = np.stack([intrinsics[:, i, j] for i, j in ((0, 0), (1, 1), (0, 2), (1, 2))], axis=-1)
     pinhole[:, 2:] += 0.5
     pose = cameras.world_from_camera
+    from scipy.spatial.transform import Rotation
+
     turns = Rotation.from_matrix(pose[:, :3, :3].swapaxes(1, 2))
     rotation = turns.as_matrix()
     translation = -np.einsum("vij,vj->vi", rotation, pose[:, :3, 3])

@@ -6,7 +6,6 @@ from pathlib import Path
 
 import numpy as np
 from jaxtyping import Float
-from scipy.spatial.transform import Rotation
 
 from jaxrecon.errors import one_line
 from jaxrecon.files import replacing_folder
@@ -59,6 +58,8 @@ def timestamps(names: tuple[str, ...]) -> list[int]:
 
 
 def _tum_lines(times: list[int], poses: Float[np.ndarray, "V 4 4"]) -> list[str]:
+    from scipy.spatial.transform import Rotation
+
     quaternions = Rotation.from_matrix(poses[:, :3, :3]).as_quat(canonical=True)
     rows = np.concatenate([poses[:, :3, 3], quaternions], axis=1)
     return [f"{time} {_numbers(row)}" for time, row in zip(times, rows, strict=True)]

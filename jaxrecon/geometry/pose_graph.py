@@ -2,15 +2,16 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 from jaxtyping import Float, Int
-from scipy.sparse import csc_array, diags_array
-from scipy.sparse.linalg import spsolve
-from scipy.spatial.transform import Rotation
 
 from jaxrecon.errors import InputError
 from jaxrecon.geometry.alignment import Similarity
+
+if TYPE_CHECKING:
+    from scipy.sparse import csc_array
 
 _SIZE = 7
 _STEP = 1e-6
@@ -57,6 +58,8 @@ class _Places:
 
     def moved(self, x: Float[np.ndarray, "N 7"], length: float) -> "_Places":
         """Turned, shifted and scaled a little, each about itself."""
+        from scipy.spatial.transform import Rotation
+
         return _Places(
             self.scale * np.exp(x[:, 6]),
             Rotation.from_rotvec(x[:, :3]).as_matrix() @ self.rotation,
@@ -130,6 +133,9 @@ class _Graph:
 
     def minimum(self, places: _Places) -> _Places:
         """Places of the least cost."""
+        from scipy.sparse import csc_array, diags_array
+        from scipy.sparse.linalg import spsolve
+
         damping, cost = _FIRST_DAMPING, self.cost(places)
         for _ in range(_ROUNDS):
             matrix, slope = self.normal_equations(places)
@@ -161,6 +167,8 @@ class _Graph:
 
     def errors(self, first: _Places, second: _Places) -> Float[np.ndarray, "E size"]:
         """Turn, shift and scale by which places differ from what the edges say."""
+        from scipy.spatial.transform import Rotation
+
         back = np.swapaxes(first.rotation, 1, 2)
         between = second.translation - first.translation
         seen = np.einsum("eij,ej->ei", back, between) / first.scale[:, None]
@@ -171,8 +179,10 @@ class _Graph:
         scale = np.log(second.scale / first.scale / self.measured.scale)
         return np.concatenate([turn, shift, scale[:, None]], axis=1)[:, : self.size]
 
-    def normal_equations(self, places: _Places) -> tuple[csc_array, Float[np.ndarray, " S"]]:
+    def normal_equations(self, places: _Places) -> tuple["csc_array", Float[np.ndarray, " S"]]:
         """The matrix and the right side of a step, with Huber's weights."""
+        from scipy.sparse import csc_array
+
         ends = places[self.first], places[self.second]
         errors = self.errors(*ends)
         slopes = [self.slopes(ends, side) for side in range(2)]

@@ -7,7 +7,6 @@ from pathlib import Path
 
 import numpy as np
 from jaxtyping import Float
-from scipy.ndimage import uniform_filter
 
 from jaxrecon.formats import read_npz, write_npz
 from jaxrecon.formats.chunk_files import ChunkRecord
@@ -205,6 +204,8 @@ def _shared(first: Reconstruction, second: Reconstruction) -> tuple[float, float
 
 def _brightness(colors: np.ndarray) -> Float[np.ndarray, "V H W"]:
     """Blurred by a fortieth of the picture's longer side, as much as points may be off."""
+    from scipy.ndimage import uniform_filter
+
     light = colors.astype(np.float64).mean(axis=-1)
     size = max(max(light.shape[1:]) // 40, 1)
     return np.stack([uniform_filter(one, size=size) for one in light])

@@ -108,6 +108,12 @@ def test_the_package_completes_what_it_offers() -> None:
     assert all(getattr(jaxrecon, name) is not None for name in dir(jaxrecon))
 
 
+def test_loading_waits_for_no_library_that_only_files_and_sequences_need() -> None:
+    code = "import jaxrecon, sys; jaxrecon.load; assert 'scipy' not in sys.modules"
+    command = [sys.executable, "-c", code]
+    subprocess.run(command, env=fresh_process(), check=True)
+
+
 def test_the_version(capsys: pytest.CaptureFixture) -> None:
     with pytest.raises(SystemExit) as ended:
         main(["--version"])
