@@ -32,7 +32,7 @@ def main() -> None:
     add("--model", default="pi3", help="a released model's name")
     add("--views", type=int, nargs="+", default=[50, 100, 200])
     add("--size", type=int, nargs=2, default=[392, 518], help="height and width")
-    add("--ratios", type=float, nargs="+", default=[0.0], help="shares of key blocks to skip")
+    add("--ratios", type=float, nargs="*", default=[0.0], help="shares of key blocks to skip")
     add("--orders", nargs="+", default=["pca_tree"], help="of patches; :N for compensation_q")
     add("--ways", nargs="+", default=[], help="policies as well, as `jaxrecon bench` takes them")
     add("--repeats", type=int, default=5, help="after a warm-up; 0: the first run counts")

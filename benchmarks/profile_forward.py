@@ -1,0 +1,96 @@
+"""Where the time of one forward goes on a GPU, by kind of kernel and by kernel.
+
+    python benchmarks/profile_forward.py --model pi3 --views 200 --ratios 0.75 --top 30
+
+Each program of `benchmark_models.py` (released sizes, random weights, bfloat16) runs twice, is
+timed, and runs once more under JAX's profiler. Seconds are sums over the kernels of the first GPU;
+kernels that run side by side count each. `idle` is when no kernel ran.
+"""
+
+import argparse
+import re
+import tempfile
+import time
+from collections import defaultdict
+from collections.abc import Callable
+from pathlib import Path
+
+import jax
+from benchmark_exchange import covered
+from benchmark_models import prepared
+from jax.profiler import ProfileData
+
+KINDS = {
+    "attention across views": r"attention_forward|attention_mosaic|mosaic_gpu",
+    "attention within views": r"fmha|flash|sdpa|cudnn_generated",
+    "choice of blocks": r"scor|pool|choos|select|sort|topk|radix|compens",
+    "matrix products": r"gemm|nvjet|cutlass|matmul|wgrad",
+    "convolutions": r"conv|implicit|xmma|nchwToNhwc|nhwcToNchw",
+    "norms, residuals, rotations": r"norm|residual|rope|gelu",
+    "copies": r"memcpy|memset|copy|transpose|concat",
+}
+"""Patterns of kernels' names, tried in this order."""
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    add = parser.add_argument
+    add("--model", default="pi3", help="a released model's name")
+    add("--views", type=int, nargs="+", default=[200])
+    add("--size", type=int, nargs=2, default=[392, 518], help="height and width")
+    add("--ratios", type=float, nargs="+", default=[0.75], help="shares of key blocks to skip")
+    add("--ways", nargs="+", default=[], help="policies as well, as `jaxrecon bench` takes them")
+    add("--top", type=int, default=25, help="kernels to list")
+    parser.set_defaults(orders=["pca_tree"], offload=False, devices=1)
+    options = parser.parse_args()
+    for told, _, once in prepared(options):
+        once()
+        start = time.perf_counter()
+        once()
+        seconds = time.perf_counter() - start
+        policy = told["side"] if told["side"] in options.ways else f"{told['ratio']:.0%} skipped"
+        print(f"{options.model}, {told['views']} views, {policy}: {seconds:.3f} s", flush=True)
+        table(kernels_of(once), options.top)
+
+
+def kernels_of(run: Callable[[], None]) -> list[tuple[str, float, float]]:
+    """Name, start and end in seconds of each kernel on the first GPU."""
+    with tempfile.TemporaryDirectory() as folder:
+        with jax.profiler.trace(folder):
+            run()
+        (file,) = Path(folder).rglob("*.xplane.pb")
+        plane = ProfileData.from_file(str(file)).find_plane_with_name("/device:GPU:0")
+    lines = [line for line in (plane.lines if plane else ()) if line.name.startswith("Stream")]
+    found = [(e.name, e.start_ns / 1e9, e.end_ns / 1e9) for line in lines for e in line.events]
+    if not found:
+        raise SystemExit("the profiler saw no kernel")
+    return found
+
+
+def table(kernels: list[tuple[str, float, float]], top: int) -> None:
+    """Prints the seconds of each kind, and the kernels that take most."""
+    by_name: dict[str, list[float]] = defaultdict(list)
+    for name, start, end in kernels:
+        by_name[name].append(end - start)
+    kinds: dict[str, float] = defaultdict(float)
+    for name, took in by_name.items():
+        kinds[kind_of(name)] += sum(took)
+    whole = max(end for *_, end in kernels) - min(start for _, start, _ in kernels)
+    kinds["idle"] = whole - covered([(start, end) for _, start, end in kernels])
+    for kind, took in sorted(kinds.items(), key=lambda item: -item[1]):
+        print(f"  {took:7.3f} s  {took / whole:6.1%}  {kind}")
+    print("  seconds   share  calls       each  kernel")
+    for name, took in sorted(by_name.items(), key=lambda item: -sum(item[1]))[:top]:
+        total = sum(took)
+        each = f"{total / len(took) * 1e3:8.3f} ms"
+        row = f"  {total:7.3f}  {total / whole:6.1%}  {len(took):5}  {each}"
+        print(f"{row}  {kind_of(name)[:12]:12}  {name[:110]}", flush=True)
+
+
+def kind_of(name: str) -> str:
+    """The first kind whose pattern the kernel's name matches."""
+    return next((kind for kind, way in KINDS.items() if re.search(way, name, re.I)), "the rest")
+
+
+if __name__ == "__main__":
+    main()
