@@ -76,6 +76,11 @@ def _variants(names: list[str]) -> list[str]:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    if jax.default_backend() == "gpu":
+        from triton_marks import lowers_triton  # not above: it imports what is to be checked
+
+        for item in items:
+            item.add_marker(lowers_triton)
     for platform in ("gpu", "tpu"):
         if jax.default_backend() == platform:
             continue

@@ -156,9 +156,9 @@ minimum multiply negate not or popcnt power real reduce_precision remainder roun
 round_nearest_even rsqrt select shift_left shift_right_arithmetic shift_right_logical sign sine sqrt
 subtract tan tanh xor"""
 _ARRAYS = """bitcast_convert broadcast_in_dim cholesky concatenate constant convolution dot_general
-dynamic_slice dynamic_update_slice fft gather iota optimization_barrier pad reduce reduce_window
-reshape reverse rng_bit_generator scatter select_and_scatter slice sort transpose
-triangular_solve"""
+dynamic_slice dynamic_update_slice fft gather get_dimension_size iota optimization_barrier pad
+reduce reduce_window reshape reverse rng_bit_generator scatter select_and_scatter slice sort
+transpose triangular_solve"""
 _CONTROL = "case composite custom_call if return while"
 OPERATIONS = {
     "builtin.module",
@@ -171,7 +171,7 @@ OPERATIONS = {
 whatever is not known is left out."""
 
 _COMPOSITES = """acos acosh asin asinh atan atanh bessel_i1e cosh digamma erf erf_inv erfc lgamma
-sinh square tan top_k"""
+scan sinh square tan top_k"""
 COMPOSITES = {f"chlo.{name}" for name in _COMPOSITES.split()}
 """Functions that XLA may have instructions of its own for."""
 

@@ -241,15 +241,13 @@ def _note_missing_cudnn(program: _Program, pipeline: Pipeline, stages: Stages) -
 
 
 def _note_slow_blocks(program: _Program, stages: Stages) -> None:
-    """Where a kernel chooses blocks for a GPU, but none attends to them."""
-    text = program.exported.mlir_module()
-    chosen, attended = ('name = "block_selection"', 'name = "block_sparse_attention"')
-    kernel = attended in text or "mosaic_gpu_v2" in program.calls
-    if program.exported.platforms == ("cuda",) and chosen in text and not kernel:
+    """Where no kernel attends to the blocks that are chosen for a GPU."""
+    by_xla = "@attention_xla" in program.exported.mlir_module()
+    if program.exported.platforms == ("cuda",) and by_xla:
         stages.note(
             "NOTE: block-sparse attention in the program for cuda is XLA's, which is far slower "
             "than the kernels'; these take bfloat16 and float16, head widths up to 128, and blocks "
-            "such as 128 x 64"
+            "such as 128 x 64, and but for Hopper a jax that has Pallas Triton"
         )
 
 

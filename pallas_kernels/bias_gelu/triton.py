@@ -11,10 +11,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from jax.experimental import pallas as pl
-from jax.experimental.pallas import triton as plgpu
 from jaxtyping import Array, Float
 
-from pallas_kernels.platform import check_gpu
+from pallas_kernels.pallas_triton import check_triton, plgpu
 
 TILE = (8, 256)
 """Rows and columns in registers at a time."""
@@ -39,7 +38,7 @@ def bias_gelu_triton(
       interpret: run on the CPU.
 
     Raises:
-      NotImplementedError: not on a GPU.
+      NotImplementedError: not on a GPU, or a JAX without Triton.
     """
     aliases = {0: 0} if in_place else {}
     call = _call(_forwards, [x], bias, "bias_gelu", aliases=aliases, interpret=interpret)
@@ -56,7 +55,7 @@ def gradients_triton(
     """Gradients of `x` and of the bias, given that of the outcome.
 
     Raises:
-      NotImplementedError: not on a GPU.
+      NotImplementedError: not on a GPU, or a JAX without Triton.
     """
     name = "bias_gelu_gradient"
     of_x, sums = _call(_backwards, [x, gradient], bias, name, sums=True, interpret=interpret)
@@ -75,7 +74,7 @@ def _call(
 ) -> list[Array]:
     """An array of the first one's shape and dtype, and if wanted the programs' sums."""
     if not interpret:
-        check_gpu("triton")
+        check_triton()
     width = bias.shape[0]
     flat = [x.reshape(-1, width) for x in arrays]
     rows, columns = flat[0].shape[0], TILE[1]

@@ -10,12 +10,11 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from jax.experimental import pallas as pl
-from jax.experimental.pallas import triton as plgpu
 from jaxtyping import Array, Float, Int
 
 from pallas_kernels.block_selection.scoring_triton import LOG2_E, LOWEST, MOST_PARTS, WIDEST
 from pallas_kernels.errors import UnfitError
-from pallas_kernels.platform import check_gpu
+from pallas_kernels.pallas_triton import check_triton, plgpu
 
 STEP = 64
 """Mean keys of a tile, the bits of two words.
@@ -53,11 +52,11 @@ def skipped_triton(
       dtype: of the operands of products, bfloat16 or float16.
 
     Raises:
-      NotImplementedError: not on a GPU.
+      NotImplementedError: not on a GPU, or a JAX without Triton.
       UnfitError: another dtype, too many pooled queries a block, or too wide ones.
     """
     if not interpret:
-        check_gpu("triton")
+        check_triton()
     groups, rows, parts, width = q.shape
     if dtype not in (jnp.bfloat16, jnp.float16):
         raise UnfitError(f"triton: needs bfloat16 or float16, found {jnp.dtype(dtype).name}")

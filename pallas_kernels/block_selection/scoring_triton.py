@@ -13,12 +13,11 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from jax.experimental import pallas as pl
-from jax.experimental.pallas import triton as plgpu
 from jaxtyping import Array, BFloat16, Float
 
 from pallas_kernels.block_selection.scoring import Queries
 from pallas_kernels.errors import UnfitError
-from pallas_kernels.platform import check_gpu
+from pallas_kernels.pallas_triton import check_triton, plgpu
 
 TILE = (64, 64)
 """Pooled queries of a program (a warp has 16 of them), and pooled keys of a step."""
@@ -33,11 +32,11 @@ def check_scoring(q: Queries, interpret: bool = False) -> None:
     """Refuses what the kernel cannot do.
 
     Raises:
-      NotImplementedError: not on a GPU.
+      NotImplementedError: not on a GPU, or a JAX without Triton.
       UnfitError: too many pooled queries a block, or too wide ones.
     """
     if not interpret:
-        check_gpu("triton")
+        check_triton()
     parts, width = q.pooled.shape[2:]
     if parts > MOST_PARTS:
         raise UnfitError(f"triton: {parts} pooled queries a block are more than {MOST_PARTS}")
@@ -55,7 +54,7 @@ def block_scores_triton(
     """What `block_scores` makes of several pooled queries a block, in float32.
 
     Raises:
-      NotImplementedError: not on a GPU.
+      NotImplementedError: not on a GPU, or a JAX without Triton.
       UnfitError: too many pooled queries a block, or too wide ones.
     """
     check_scoring(q, interpret)

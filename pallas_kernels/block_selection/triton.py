@@ -6,13 +6,12 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from jax.experimental import pallas as pl
-from jax.experimental.pallas import triton as plgpu
 from jaxtyping import Array, Float, Int
 
 from pallas_kernels.block_selection.choice import choose, marked_gaps, score_gaps
 from pallas_kernels.block_sparse_attention.mask import index_dtype
 from pallas_kernels.errors import UnfitError
-from pallas_kernels.platform import check_gpu
+from pallas_kernels.pallas_triton import check_triton, plgpu
 
 LONGEST = 2**15
 """Most key blocks that the registers of one program have room for."""
@@ -37,11 +36,11 @@ def list_blocks_triton(
     With `marked`, all blocks are candidates and infinite scores mean what `marked_gaps` says.
 
     Raises:
-      NotImplementedError: not on a GPU.
+      NotImplementedError: not on a GPU, or a JAX without Triton.
       UnfitError: rows that are too long.
     """
     if not interpret:
-        check_gpu("triton")
+        check_triton()
     wide = pl.next_power_of_2(blocks)
     if wide > LONGEST:
         raise UnfitError(f"triton: {blocks} key blocks are more than {LONGEST}")

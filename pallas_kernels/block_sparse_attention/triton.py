@@ -12,12 +12,11 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from jax.experimental import pallas as pl
-from jax.experimental.pallas import triton as plgpu
 from jaxtyping import Array, Float
 
 from pallas_kernels.block_sparse_attention.mask import BlockMask
 from pallas_kernels.errors import UnfitError
-from pallas_kernels.platform import check_gpu
+from pallas_kernels.pallas_triton import check_triton, plgpu
 
 LOG2_E = math.log2(math.e)
 WIDEST = 128
@@ -71,14 +70,14 @@ def attention_triton(
       interpret: run on the CPU, in any floating type.
 
     Raises:
-      NotImplementedError: not on a GPU.
+      NotImplementedError: not on a GPU, or a JAX without Triton.
       UnfitError: the dtype, head width or block sizes are not for this kernel.
       ValueError: the configuration's block sizes are not the mask's.
     """
     if not interpret and q.dtype == jnp.float64:
         raise UnfitError(f"triton: needs bfloat16 or float16, found {q.dtype}")
     if not interpret:
-        check_gpu("triton")
+        check_triton()
     if not interpret and q.dtype not in (jnp.bfloat16, jnp.float16):
         raise UnfitError(f"triton: needs bfloat16 or float16, found {q.dtype}")
     if q.shape[-1] > WIDEST:

@@ -12,10 +12,9 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 from jax.experimental import pallas as pl
-from jax.experimental.pallas import triton as plgpu
 from jaxtyping import Array
 
-from pallas_kernels.platform import check_gpu
+from pallas_kernels.pallas_triton import check_triton, plgpu
 from pallas_kernels.point_map_loss.reference import (
     CONFIDENT_BELOW,
     SMALLEST,
@@ -44,7 +43,7 @@ def point_map_loss_triton(
     """Sums over the pixels of each image.
 
     Raises:
-      NotImplementedError: not on a GPU.
+      NotImplementedError: not on a GPU, or a JAX without Triton.
     """
     grid, block, threads = _grid(guess, interpret)
     parts = pl.pallas_call(
@@ -67,7 +66,7 @@ def gradients_triton(
     """Gradient of the guess, given that of the sums.
 
     Raises:
-      NotImplementedError: not on a GPU.
+      NotImplementedError: not on a GPU, or a JAX without Triton.
     """
     grid, block, threads = _grid(guess, interpret)
     one = pl.BlockSpec((None,), lambda image, part: (image,))
@@ -87,13 +86,13 @@ def gradients_triton(
 def _grid(guess: Guess, interpret: bool) -> tuple[tuple[int, int], pl.BlockSpec, int]:
     """Programs, the block of a whole image, and how many columns a program works on at a time."""
     if not interpret:
-        check_gpu("triton")
+        check_triton()
     images, height, width = guess.logits.shape
     block = pl.BlockSpec((None, height, width), lambda image, part: (image, 0, 0))
     return (images, pl.cdiv(height, ROWS)), block, pl.next_power_of_2(width)
 
 
-def _parameters(threads: int) -> plgpu.CompilerParams:
+def _parameters(threads: int) -> Any:
     return plgpu.CompilerParams(num_warps=min(32, max(1, threads // 32)))
 
 

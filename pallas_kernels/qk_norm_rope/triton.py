@@ -11,12 +11,11 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from jax.experimental import pallas as pl
-from jax.experimental.pallas import triton as plgpu
 from jaxtyping import Array
 
 from pallas_kernels.errors import UnfitError
 from pallas_kernels.norm import Norm
-from pallas_kernels.platform import check_gpu
+from pallas_kernels.pallas_triton import check_triton, plgpu
 from pallas_kernels.qk_norm_rope.reference import Inputs, Outputs
 
 FORWARDS = {"span": 16, "warps": 2}
@@ -37,7 +36,7 @@ def qk_norm_rope_triton(inputs: Inputs, *, eps: float, interpret: bool = False) 
     """Queries, keys and values, ready to attend.
 
     Raises:
-      NotImplementedError: not on a GPU.
+      NotImplementedError: not on a GPU, or a JAX without Triton.
       UnfitError: the head width is no power of two, or below 64.
     """
     sizes = _Sizes.of(inputs, interpret, **FORWARDS)
@@ -62,7 +61,7 @@ def gradients_triton(
     """Gradients of the inputs, given those of the outputs; zero for the angles.
 
     Raises:
-      NotImplementedError: not on a GPU.
+      NotImplementedError: not on a GPU, or a JAX without Triton.
       UnfitError: the head width is no power of two, or below 64.
     """
     sizes = _Sizes.of(inputs, interpret, **BACKWARDS)
@@ -111,7 +110,7 @@ class _Sizes:
     @classmethod
     def of(cls, inputs: Inputs, interpret: bool, *, span: int, warps: int) -> "_Sizes":
         if not interpret:
-            check_gpu("triton")
+            check_triton()
         groups, tokens, _, heads, width = inputs.qkv.shape
         if width < NARROWEST or width & (width - 1):
             raise UnfitError(f"triton: head width {width} is no power of two from {NARROWEST}")

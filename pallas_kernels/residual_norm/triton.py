@@ -10,12 +10,11 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from jax.experimental import pallas as pl
-from jax.experimental.pallas import triton as plgpu
 from jaxtyping import Array, Float
 
 from pallas_kernels.errors import UnfitError
 from pallas_kernels.norm import Norm
-from pallas_kernels.platform import check_gpu
+from pallas_kernels.pallas_triton import check_triton, plgpu
 from pallas_kernels.residual_norm.reference import Inputs, Outputs
 
 TILE = 1024
@@ -33,7 +32,7 @@ def residual_norm_triton(
     """The sum in float32, and its norm in `dtype`.
 
     Raises:
-      NotImplementedError: not on a GPU.
+      NotImplementedError: not on a GPU, or a JAX without Triton.
       UnfitError: too wide.
     """
     _check(inputs.x, interpret)
@@ -66,7 +65,7 @@ def gradients_triton(
     """Gradients of the inputs; see `gradients_xla`.
 
     Raises:
-      NotImplementedError: not on a GPU.
+      NotImplementedError: not on a GPU, or a JAX without Triton.
       UnfitError: too wide.
     """
     _check(kept.x, interpret)
@@ -122,7 +121,7 @@ def gradients_triton(
 
 def _check(x: Array, interpret: bool) -> None:
     if not interpret:
-        check_gpu("triton")
+        check_triton()
     if x.shape[-1] > WIDEST:
         raise UnfitError(f"triton: width {x.shape[-1]} is beyond {WIDEST}")
 

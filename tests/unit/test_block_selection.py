@@ -15,7 +15,6 @@ from jax.sharding import AbstractMesh
 import golden_data
 from abstract_devices import H100
 from pallas_kernels.block_selection import (
-    IMPLEMENTATIONS,
     Candidates,
     api,
     pool_blocks,
@@ -26,8 +25,9 @@ from pallas_kernels.block_selection.scoring_triton import block_scores_triton
 from pallas_kernels.block_selection.triton import list_blocks_triton
 from pallas_kernels.block_selection.xla import list_blocks_xla
 from pallas_kernels.errors import UnfitError
+from triton_marks import REFUSED_ON_CPU, TRITON, lowers_triton, needs_triton
 
-pytestmark = pytest.mark.filterwarnings("ignore:The Pallas Triton backend is deprecated")
+pytestmark = lowers_triton
 
 SLACK = 1e-5
 ON_CPU: dict[str, Callable[..., tuple[jax.Array, jax.Array]]] = {
@@ -65,7 +65,7 @@ def by_sorting(scores: np.ndarray, top_k: int, top_p: float | None) -> np.ndarra
     return ranks < np.maximum(within, max(1, top_k))[..., None]
 
 
-@pytest.mark.parametrize("name", ON_CPU)
+@pytest.mark.parametrize("name", ["xla", TRITON])
 @pytest.mark.parametrize(("top_k", "top_p"), [(1, None), (7, None), (1, 0.5), (5, 0.9), (1, 1.0)])
 @pytest.mark.parametrize("spread", [0.0, 1.0, 40.0])
 def test_the_best_are_chosen(name: str, top_k: int, top_p: float | None, spread: float) -> None:
@@ -74,7 +74,7 @@ def test_the_best_are_chosen(name: str, top_k: int, top_p: float | None, spread:
     np.testing.assert_array_equal(chosen(name, scores, top_k, top_p), expected)
 
 
-@pytest.mark.parametrize("name", ON_CPU)
+@pytest.mark.parametrize("name", ["xla", TRITON])
 def test_hand_computed_choices(name: str) -> None:
     # Shares of the softmax: 0.5, 0.25, 0.125, 0.125.
     scores = np.log(np.array([[0.125, 0.5, 0.25, 0.125]]))
@@ -90,7 +90,7 @@ def test_hand_computed_choices(name: str) -> None:
         np.testing.assert_array_equal(chosen(name, scores, top_k, top_p), [expected])
 
 
-@pytest.mark.parametrize("name", ON_CPU)
+@pytest.mark.parametrize("name", ["xla", TRITON])
 def test_hard_scores(name: str) -> None:
     one = np.full((1, 8), -1e30, np.float32)
     one[0, 5] = 1e30
@@ -102,7 +102,7 @@ def test_hard_scores(name: str) -> None:
     assert chosen(name, far, 2, None)[0].tolist() == [True, False, True, False]
 
 
-@pytest.mark.parametrize("name", ON_CPU)
+@pytest.mark.parametrize("name", ["xla", TRITON])
 @settings(max_examples=12, deadline=None, derandomize=True)
 @given(
     rows=st.integers(1, 4),
@@ -187,6 +187,7 @@ def test_parts_of_blocks_with_padding_and_dense_rows(part: int) -> None:
 ALWAYS, NEVER = float("inf"), float("-inf")
 
 
+@needs_triton
 @pytest.mark.parametrize(
     ("shape", "marks"),
     [
@@ -212,6 +213,7 @@ def test_one_kernel_scores_as_xla_does(shape: tuple[int, ...], marks: list[float
     np.testing.assert_allclose(scores, block_scores(q, k, marked), rtol=1e-5, atol=1e-3)
 
 
+@needs_triton
 @pytest.mark.parametrize(
     ("name", "part", "padded", "kernels"),
     [
@@ -234,6 +236,7 @@ def test_kernels_lower(name: str | None, part: int, padded: bool, kernels: list[
     assert found == kernels
 
 
+@needs_triton
 def test_what_the_scoring_kernel_cannot_do_xla_does() -> None:
     x = jax.ShapeDtypeStruct((1, 600, 2, 8), jnp.bfloat16)
     select = partial(select_blocks, top_k=2, block_q=256, pool_q=1)
@@ -335,7 +338,7 @@ def test_a_thousand_views_fit(padded: bool) -> None:
     assert analysis.temp_size_in_bytes <= 1.5 * 2**30
 
 
-@pytest.mark.parametrize("name", ON_CPU)
+@pytest.mark.parametrize("name", ["xla", TRITON])
 def test_upstream_probabilities_lead_to_upstream_masks(name: str) -> None:
     golden = golden_data.case("sparse_attn_n4_b2_exact")
     expected = golden.outputs()
@@ -380,12 +383,12 @@ def test_wrong_arguments_are_refused(without_shape_checks: None) -> None:
     ):
         with pytest.raises(ValueError, match=message):
             call()
-    with pytest.raises(NotImplementedError, match="triton: needs an NVIDIA GPU"):
+    with pytest.raises(NotImplementedError, match=REFUSED_ON_CPU):
         select_blocks(q, k, top_k=1, implementation="triton")
 
 
 @pytest.mark.gpu
-@pytest.mark.parametrize("name", list(IMPLEMENTATIONS))
+@pytest.mark.parametrize("name", ["xla", TRITON])
 @pytest.mark.parametrize("part", [32, 128])
 @pytest.mark.parametrize("views", [1, 40])
 def test_backends_on_the_gpu(name: str, part: int, views: int) -> None:

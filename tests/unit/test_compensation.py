@@ -29,8 +29,9 @@ from pallas_kernels.block_sparse_attention import (
     full_mask,
 )
 from pallas_kernels.errors import UnfitError
+from triton_marks import REFUSED_ON_CPU, lowers_triton, needs_triton
 
-pytestmark = pytest.mark.filterwarnings("ignore:The Pallas Triton backend is deprecated")
+pytestmark = lowers_triton
 
 SIZES: dict[str, Any] = {"block_q": 8, "block_kv": 4}
 type Inputs = tuple[jax.Array, jax.Array, jax.Array]
@@ -110,6 +111,7 @@ def test_chunks_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     np.testing.assert_allclose(cut.logsumexp, whole.logsumexp, atol=1e-6)
 
 
+@needs_triton
 @pytest.mark.parametrize(("group", "real"), [(1, None), (8, None), (2, 411)])
 def test_the_kernel_is_the_chunks(
     group: int, real: int | None, monkeypatch: pytest.MonkeyPatch
@@ -131,6 +133,7 @@ def test_the_kernel_is_the_chunks(
     np.testing.assert_allclose(ours.values, theirs.values, rtol=0, atol=2e-3)
 
 
+@needs_triton
 def test_the_kernel_lowers_for_an_h100() -> None:
     tokens = 20 * 1041
     sizes: dict[str, Any] = {"block_q": 128, "block_kv": 64, "q_length": tokens}
@@ -150,7 +153,7 @@ def test_what_the_kernel_cannot_do_is_refused() -> None:
     mask = some_lists(16, 16)
     with pytest.raises(ValueError, match="implementation='cuda' is unknown; choose one of triton"):
         attend_to_skipped(q, k, v, mask, group=8, implementation="cuda")
-    with pytest.raises(NotImplementedError, match="triton: needs an NVIDIA GPU, found cpu"):
+    with pytest.raises(NotImplementedError, match=REFUSED_ON_CPU):
         attend_to_skipped(q, k, v, mask, group=8, implementation="triton")
     run: Any = skipped_triton
     means = jnp.zeros((1, 2, 1, 8)), *2 * (jnp.zeros((1, 4, 8)),), jnp.ones(4)
@@ -162,6 +165,7 @@ def test_what_the_kernel_cannot_do_is_refused() -> None:
         run(*wide, *lists, dtype=jnp.float16, interpret=True)
 
 
+@needs_triton
 @pytest.mark.gpu
 @pytest.mark.parametrize("group", [8, 64])
 def test_backends_on_the_gpu(group: int) -> None:

@@ -53,6 +53,13 @@ def test_the_call_of_a_real_program_is_let_in() -> None:
     assert program_check.refusal(module(attention), "cuda") is None
 
 
+def test_a_cumulative_sum_is_let_in() -> None:
+    """JAX writes it for a GPU as a composite that asks for the size of an axis."""
+    exported = export(jax.jit(jnp.cumsum), platforms=("cuda",))(jnp.ones(3))
+    lowered = program_check.lowered(exported, "cuda").compiler_ir("stablehlo")
+    assert program_check.refusal(lowered, "cuda") is None
+
+
 FOREIGN = '"stablehlo.custom_call"(%x) {call_target_name = "xla_ffi_python_gpu_callback"} '
 FUNCTION = f"""func.func private @inner(%x: tensor<f32>) -> tensor<f32> {{
 %0 = {FOREIGN}: (tensor<f32>) -> tensor<f32>

@@ -18,6 +18,7 @@ from jaxrecon.progress import Stages
 from jaxrecon.runtime.program import scene_program
 from tiny_families import FAMILIES, FIELDS, whole_and_streamed
 from tiny_models import write_native
+from triton_marks import lowers_triton
 
 SIDE, VIEWS = 28, 11
 PUT_ASIDE, FETCHED = '"pinned_host"', '"device"'
@@ -57,6 +58,7 @@ def test_results_stay(tmp_path: Path) -> None:
             np.testing.assert_array_equal(getattr(offloaded, field), getattr(plainly, field))
 
 
+@lowers_triton
 def test_a_program_in_a_file_offloads_too(tmp_path: Path) -> None:
     native = write_native(tmp_path / "tiny")
     pipeline = jaxrecon.load(native, offload=True, stages=Stages(quiet=True))
