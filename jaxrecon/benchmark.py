@@ -21,14 +21,12 @@ from jaxrecon.compiling import compiled
 from jaxrecon.images import ImageBatch, PixelTransform
 from jaxrecon.nn.attention import AttentionFn
 from jaxrecon.pipeline import Pipeline, ProgramKey, Request, resolve
+from jaxrecon.pipeline.warming import PHOTO
 from jaxrecon.progress import Stages
 from jaxrecon.registry import MODELS, find_entry, is_here, load, load_abstract
 from jaxrecon.runtime.bucketing import check_program_size
 from jaxrecon.runtime.executor import Executor
 from jaxrecon.runtime.memory import bytes_limit, check_fits, needs_of, readable
-
-PHOTO = (4032, 3024)
-"""Width and height of the photos whose processed size is timed if none is given."""
 
 _CACHE_SETTINGS = ("jax_compilation_cache_dir", "jax_persistent_cache_min_compile_time_secs")
 

@@ -339,10 +339,12 @@ def load_pipeline(
 
 
 def use_cache(stages: Stages) -> None:
-    """Keeps compiled programs between processes, where there is a place for them."""
+    """Keeps compiled programs between processes, if wanted and where there is a place for them."""
     from jaxrecon.hub import program_folder
-    from jaxrecon.program_cache import use_program_cache
+    from jaxrecon.program_cache import programs_wanted, use_program_cache
 
+    if not programs_wanted():
+        return
     try:
         folder = program_folder()
     except WeightsError:

@@ -42,6 +42,7 @@ from jaxrecon.pipeline.request import (
 )
 from jaxrecon.pipeline.result import note_oddities, reconstruction_of
 from jaxrecon.pipeline.sequence_result import SequenceReconstruction, TemporaryFolder
+from jaxrecon.pipeline.warming import PHOTO, transforms_of_photos, view_counts
 from jaxrecon.priors import PriorArrays, ViewPriors, prior_arrays
 from jaxrecon.progress import Stages
 from jaxrecon.reconstruction import Reconstruction
@@ -126,6 +127,48 @@ class Pipeline:
                 f"padding (--pad): images of {self.name} are never padded to squares; leave it out"
             )
         return replace(self, resize=padded)
+
+    def with_weights(self, model: Model) -> "Pipeline":
+        """The same with a model of the same shapes and places; it runs what this one has compiled.
+
+        Args:
+          model: as this pipeline's, which may have shapes in place of weights (`load_abstract`).
+        """
+        return replace(self, model=model, _executor=self.executor.with_weights(model))
+
+    @without_x64
+    def warm(
+        self,
+        views: int | Sequence[int] = 8,
+        *,
+        photo: tuple[int, int] = PHOTO,
+        resolution: int | None = None,
+        stages: Stages | None = None,
+    ) -> None:
+        """Compiles the programs of `reconstruct` for some numbers of views, before there are any.
+
+        They are what `reconstruct` runs where only images, resolution and thresholds are given, and
+        are kept on disk too. A program that is there already costs nothing.
+
+        Args:
+          views: a whole number of at least 2, for 2 to as many views; or numbers, in a tuple.
+          photo: width and height of the photos in pixels, once upright; those of other shapes are
+            processed at another size, by another program.
+          resolution: see `reconstruct`.
+          stages: see `reconstruct`.
+
+        Raises:
+          InputError: an argument cannot be used, or a program needs more memory than there is.
+        """
+        stages, rule = stages_of(stages), self.resize.unstretched()
+        key, inputs = resolve(self.defaults, Request(), self.name)
+        shapes = (
+            self.executor.expected_program(
+                transforms_of_photos(rule, photo, resolution, count), inputs, key
+            )
+            for count in sorted(view_counts("views", views), reverse=True)
+        )
+        self.executor.compile_all([(*shape, self.attention) for shape in shapes], stages)
 
     @without_x64
     @with_keywords(SceneKeywords)

@@ -1,7 +1,7 @@
 """From a name, folder or file to a model with its weights on the devices."""
 
-import os
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import asdict, replace
 from functools import partial
@@ -26,7 +26,8 @@ from jaxrecon.images import ImageRule
 from jaxrecon.models import Model
 from jaxrecon.nn.attention import AttentionFn
 from jaxrecon.pipeline import ModelDefaults, Pipeline
-from jaxrecon.program_cache import use_program_cache
+from jaxrecon.pipeline.warming import view_counts
+from jaxrecon.program_cache import programs_wanted, use_program_cache
 from jaxrecon.progress import Stages
 from jaxrecon.reading import is_folder, is_plain_file
 from jaxrecon.registry.config_json import config_from_json
@@ -35,9 +36,6 @@ from jaxrecon.registry.fetching import native_folder
 from jaxrecon.runtime.sharding import MATRICES, WeightRules, check_mesh, weight_shardings
 from jaxrecon.sparse import AttentionName, chosen_attention
 from pallas_kernels.platform import target_platform
-
-KEEP_PROGRAMS = "JAXRECON_KEEP_PROGRAMS"
-"""The variable of the environment that, at 0, has compiled programs not kept between processes."""
 
 
 def load(
@@ -52,6 +50,7 @@ def load(
     tracks: bool = False,
     priors: bool = True,
     revision: str | None = None,
+    warm: int | Sequence[int] | None = None,
     stages: Stages | None = None,
 ) -> Pipeline:
     """Loads a model, ready to `reconstruct`.
@@ -79,6 +78,9 @@ def load(
       priors: whether the model may be told what is known of the views, if it can (MapAnything,
         π³-X); else what only that needs is not even read: a quarter of π³-X.
       revision: branch, tag or commit of the upstream repository.
+      warm: compiles programs while the weights are read, and returns once both are there: a whole
+        number of at least 2, for 2 to as many views, or numbers in a tuple, such as (10,). They are
+        for photos of 4:3; `Pipeline.warm` has others.
       stages: shows progress and the licence of the weights. If not given, progress is shown on a
         terminal and in a notebook, and the licence everywhere.
 
@@ -88,6 +90,7 @@ def load(
     """
     check_not_forked()
     check_mesh(mesh)
+    counts = () if warm is None else view_counts("warm", warm)
     attend = chosen_attention(attention)
     dtype = _default_dtype(mesh) if dtype is None else _checked_dtype(dtype)
     shown = Stages() if stages is None else stages
@@ -98,26 +101,36 @@ def load(
     with timed.stage("load"):
         header, family, config, restore = _open(place, entry, parts)
         abstract = _placed(family.abstract(config, dtype), mesh, shard_weights)
-        resize = _resize_rule(header, family, abstract, place)
-        model = restore(abstract)
+        shapes = Pipeline(
+            abstract,
+            header["model"],
+            _resize_rule(header, family, abstract, place),
+            attend,
+            mesh,
+            _defaults(family, config, priors=priors),
+            offload=offload,
+            header=checkpoint.header_of(header) | {"config": asdict(config)},
+        )
+        pipeline = _with_weights(shapes, restore, counts, timed)
     _state_licence(header["model"], header["license"], shown)
-    full_header = checkpoint.header_of(header) | {"config": asdict(config)}
-    return Pipeline(
-        model,
-        header["model"],
-        resize,
-        attend,
-        mesh,
-        _defaults(family, config, priors=priors),
-        offload=offload,
-        header=full_header,
-    )
+    return pipeline
+
+
+def _with_weights(
+    shapes: Pipeline, restore: Callable[..., Any], counts: Sequence[int], stages: Stages
+) -> Pipeline:
+    """The pipeline with its weights; programs are compiled while they are read."""
+    if not counts:
+        return shapes.with_weights(restore(shapes.model))
+    with ThreadPoolExecutor(1) as pool:
+        model = pool.submit(restore, shapes.model)
+        shapes.warm(counts, stages=stages)
+        return shapes.with_weights(model.result())
 
 
 def _keep_programs() -> None:
     """Has JAX keep compiled programs between processes, unless it is told where to or not to."""
-    told = os.environ.get(KEEP_PROGRAMS, "1")
-    if told == "0" or jax.config.jax_compilation_cache_dir is not None:
+    if not programs_wanted() or jax.config.jax_compilation_cache_dir is not None:
         return
     with suppress(WeightsError):  # no home, and so no place for them
         use_program_cache(program_folder())

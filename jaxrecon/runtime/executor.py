@@ -1,7 +1,8 @@
 """A model on its devices: compiles its programs, each on first use, and runs them."""
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
@@ -114,6 +115,27 @@ class Executor:
         wanted = shape, key, attention
         return self.once(wanted, lambda: self.lower(*wanted))
 
+    def compile_all(
+        self, wanted: Iterable[tuple[tuple[int, ...], ProgramKey, AttentionFn]], stages: Stages
+    ) -> None:
+        """Traces one program after another, and compiles those behind it meanwhile.
+
+        Of the weights the shapes alone count.
+
+        Raises:
+          InputError: one needs more memory than the device has.
+        """
+        missing = [each for each in dict.fromkeys(wanted) if each not in self._compiled]
+        with stages.stage("warm", total=len(missing)) as done, ThreadPoolExecutor() as pool:
+            made = {each: pool.submit(compiled, self.lower(*each), self.device) for each in missing}
+            for each, program in made.items():
+                self._keep(each, program.result())
+                done()
+
+    def with_weights(self, model: Model) -> "Executor":
+        """The same with a model of the same shapes and places, which runs what is compiled."""
+        return replace(self, model=model)
+
     def lower(self, shape: tuple[int, ...], key: ProgramKey, attention: AttentionFn) -> Any:
         """The program for images of `shape` (V, H, W, 3), lowered and not yet compiled."""
         program = partial(scene_program, attention, key, placement=self.placement)
@@ -218,10 +240,13 @@ class Executor:
           InputError: it needs more memory than the device has.
         """
         if key not in self._compiled:
-            program = compiled(lower(), self.device)
-            check_compiled(program, self.device)
-            self._compiled[key] = program
+            self._keep(key, compiled(lower(), self.device))
         return self._compiled[key]
+
+    def _keep(self, key: Any, program: Any) -> None:
+        """Has an executable for later calls, unless it needs more memory than the device has."""
+        check_compiled(program, self.device)
+        self._compiled[key] = program
 
 
 def without_padding(geometry: Geometry, views: int) -> Geometry:

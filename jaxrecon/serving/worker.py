@@ -20,7 +20,7 @@ from typing import Any, TextIO
 from jaxrecon.errors import JaxreconError, WeightsError, one_line
 from jaxrecon.hub import cache_folder
 from jaxrecon.images import view_count
-from jaxrecon.program_cache import keep_sound, use_program_cache
+from jaxrecon.program_cache import keep_sound, programs_wanted, use_program_cache
 from jaxrecon.progress import Stages
 from jaxrecon.registry import load
 from jaxrecon.runtime.sharding import make_mesh
@@ -184,7 +184,9 @@ def _read(worker: Worker, messages: "queue.Queue[dict[str, Any]]") -> None:
 
 
 def _keep_programs() -> None:
-    """Keeps compiled programs between processes, where there is a place for them."""
+    """Keeps compiled programs between processes, if wanted and where there is a place for them."""
+    if not programs_wanted():
+        return
     with suppress(WeightsError):  # there is no home folder
         use_program_cache(cache_folder() / "xla")
 

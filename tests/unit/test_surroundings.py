@@ -9,6 +9,7 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
+import jax
 import pytest
 
 from image_files import noise, save
@@ -22,6 +23,8 @@ from jaxrecon.formats.scene import file_stems
 from jaxrecon.hub import cache_folder
 from jaxrecon.images import load_images
 from jaxrecon.progress import Stages
+from jaxrecon.registry import loading
+from jaxrecon.serving import worker
 from places import ROOT, fresh_process
 from random_recon import random_recon
 from tiny_models import tiny_entry
@@ -201,6 +204,23 @@ def test_a_cache_that_cannot_be_written(
     use_cache(Stages(quiet=False))
     (line,) = capsys.readouterr().err.splitlines()
     assert "compiled programs are not kept; set JAXRECON_HOME" in line
+
+
+def test_one_switch_leaves_compiled_programs_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("JAXRECON_HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("JAXRECON_KEEP_PROGRAMS", "0")
+    before = jax.config.jax_compilation_cache_dir
+    jax.config.update("jax_compilation_cache_dir", None)
+    try:
+        use_cache(Stages(quiet=True))
+        worker._keep_programs()
+        loading._keep_programs()
+        assert jax.config.jax_compilation_cache_dir is None
+    finally:
+        jax.config.update("jax_compilation_cache_dir", before)
+    assert not (tmp_path / "home").exists()
 
 
 def test_zlib_comes_before_libraries_with_its_symbols() -> None:
