@@ -133,6 +133,9 @@ class Pipeline:
 
         Args:
           model: as this pipeline's, which may have shapes in place of weights (`load_abstract`).
+
+        Raises:
+          InputError: its shapes or dtypes are others.
         """
         return replace(self, model=model, _executor=self.executor.with_weights(model))
 

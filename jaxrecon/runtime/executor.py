@@ -14,6 +14,7 @@ from jax.sharding import Mesh
 from jaxtyping import UInt8
 
 from jaxrecon.compiling import compiled, reported_refusals, without_x64
+from jaxrecon.errors import InputError
 from jaxrecon.images import ImageBatch, PixelTransform
 from jaxrecon.models import Model
 from jaxrecon.nn.attention import AttentionFn
@@ -133,7 +134,16 @@ class Executor:
                 done()
 
     def with_weights(self, model: Model) -> "Executor":
-        """The same with a model of the same shapes and places, which runs what is compiled."""
+        """The same with a model of the same shapes and places, which runs what is compiled.
+
+        Raises:
+          InputError: its shapes or dtypes are others.
+        """
+        if _kinds(model) != _kinds(self.model):
+            raise InputError(
+                "model: its weights have other shapes or dtypes than those that programs were "
+                "compiled for; load the same model with the same arguments"
+            )
         return replace(self, model=model)
 
     def lower(self, shape: tuple[int, ...], key: ProgramKey, attention: AttentionFn) -> Any:
@@ -247,6 +257,12 @@ class Executor:
         """Has an executable for later calls, unless it needs more memory than the device has."""
         check_compiled(program, self.device)
         self._compiled[key] = program
+
+
+def _kinds(model: Model) -> tuple[Any, list[tuple[tuple[int, ...], Any]]]:
+    """What a program depends on of a model's weights."""
+    leaves, structure = jax.tree.flatten(model)
+    return structure, [(leaf.shape, leaf.dtype) for leaf in leaves]
 
 
 def without_padding(geometry: Geometry, views: int) -> Geometry:

@@ -76,6 +76,12 @@ def test_photos_of_another_shape(native: Path) -> None:
     assert model.compilations == 1
 
 
+def test_weights_of_another_kind_are_refused(native: Path) -> None:
+    half = load_abstract(native, dtype="bfloat16")
+    with pytest.raises(InputError, match="model: its weights have other shapes or dtypes"):
+        half.with_weights(jaxrecon.load(native, stages=QUIET).model)
+
+
 @pytest.mark.usefixtures("small_photos")
 def test_weights_are_read_meanwhile(native: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     lowering, restore, lower = threading.Event(), modules.restore, Executor.lower
