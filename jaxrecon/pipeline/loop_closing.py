@@ -5,11 +5,19 @@ from collections.abc import Sequence
 import numpy as np
 
 from jaxrecon.formats.chunk_files import ChunkRecord
-from jaxrecon.formats.loop_files import Loop, read_loops, write_loops
+from jaxrecon.formats.loop_files import read_loops, write_loops
 from jaxrecon.formats.streamed import read_files
-from jaxrecon.geometry import Similarity
 from jaxrecon.images import ImageBatch
-from jaxrecon.pipeline.loops import Candidate, candidates, closed, confirmed, move_files, window
+from jaxrecon.pipeline.loops import (
+    Candidate,
+    ConfirmedLoop,
+    LookAlikes,
+    Visits,
+    closed,
+    confirmed,
+    move_files,
+    window,
+)
 from jaxrecon.pipeline.result import reconstruction_of
 from jaxrecon.pipeline.sequence_files import SequenceFolder
 from jaxrecon.pipeline.sequence_job import SequenceJob
@@ -33,10 +41,11 @@ def close_loops(job: SequenceJob, written: SequenceFolder, stages: Stages) -> No
             move_files(written.records, found.placements, files, advance)
 
 
-def _loops(
-    job: SequenceJob, written: SequenceFolder, stages: Stages
-) -> list[tuple[Loop, int, int, Similarity, Similarity]]:
-    """Loops that were confirmed, the numbers of their two views, and the worlds of these."""
+def _loops(job: SequenceJob, written: SequenceFolder, stages: Stages) -> list[ConfirmedLoop]:
+    """Loops that were confirmed.
+
+    What lies beside one is tried too, so that two visits agree as long as they go the same way.
+    """
     records = written.records
     rows = [
         slice(record.kept[0] - record.start, record.kept[1] - record.start) for record in records
@@ -44,24 +53,27 @@ def _loops(
     descriptions = np.concatenate(
         [record.descriptions[own] for record, own in zip(records, rows, strict=True)]
     )
-    tried = candidates(descriptions, job.chunk)
-    found = []
-    with stages.stage("places", total=len(tried)) as advance:
-        for candidate in tried:
-            own = _visits(job, written, candidate)
-            if own is not None:
-                visits, together = own
-                told = confirmed(candidate, visits, together, with_scale=job.with_scale)
-                if told is not None:
-                    found.append((told[0], candidate.first, candidate.second, *told[1:]))
-            advance()
+    alike = LookAlikes(descriptions, job.chunk)
+    waiting, tried, found = alike.candidates(), list[Candidate](), list[ConfirmedLoop]()
+    while waiting:
+        beside: list[Candidate] = []
+        with stages.stage("places", total=len(waiting)) as advance:
+            for candidate in waiting:
+                visits = _visits(job, written, candidate)
+                loop = None
+                if visits is not None:
+                    loop = confirmed(candidate, visits, with_scale=job.with_scale)
+                if loop is not None:
+                    found.append(loop)
+                    beside += alike.beside(loop)
+                advance()
+        tried += waiting
+        waiting = alike.untried(beside, tried)
     return found
 
 
-def _visits(
-    job: SequenceJob, written: SequenceFolder, candidate: Candidate
-) -> tuple[tuple[Reconstruction, Reconstruction], Reconstruction] | None:
-    """Views around both of a pair, as they are written, and reconstructed together.
+def _visits(job: SequenceJob, written: SequenceFolder, candidate: Candidate) -> Visits | None:
+    """Views around both of a pair.
 
     None where they lie in different segments, or there are too few for the compiled program.
     """
@@ -100,7 +112,7 @@ def _visits(
         batch, job.inputs, job.key, job.attention, written.stages, priors=priors
     )
     together = reconstruction_of(geometry, batch, job.name, None, written.stages).numpy()
-    return (first, second), together
+    return Visits(around, (first, second), together)
 
 
 def segment_around(records: Sequence[ChunkRecord], view: int) -> range:

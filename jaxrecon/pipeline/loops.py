@@ -1,6 +1,8 @@
 """Places that a sequence comes back to: found, confirmed, and made to agree."""
 
-from collections.abc import Callable, Sequence
+import itertools
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -51,49 +53,99 @@ class Candidate:
     similarity: float
 
 
-def candidates(
-    descriptions: Float[np.ndarray, "V D"], chunk: int, *, most: int | None = None
-) -> list[Candidate]:
-    """Pairs of views that look alike and are more than a chunk apart, the most similar first.
+class LookAlikes:
+    """Which views of a sequence look alike, by the cosine of their descriptions.
 
-    Descriptions are centred, brought to unit variance along their main directions, and compared by
-    the cosine. Of two stretches of half a chunk the most similar pair is kept, if each of the two
-    has no more similar pair with another one.
+    Descriptions are centred and brought to unit variance along their main directions. Views are
+    compared by stretches of half a chunk, of which the most similar pair of views stands for all.
 
     Args:
       descriptions: of all views.
       chunk: views in a chunk.
-      most: so many pairs at most; half as many as there are chunks, and eight, if not given.
     """
-    views = len(descriptions)
-    if views <= 2 * chunk:
-        return []
-    unit = _whitened(descriptions)
-    step = max(chunk // 2, 1)
-    starts = range(0, views, step)
-    best: dict[tuple[int, int], Candidate] = {}
-    for i, start in enumerate(starts):
-        similar = unit[start : start + step] @ unit.T
-        for j in range(i + 3, len(starts)):
-            block = similar[:, j * step : (j + 1) * step]
-            row, column = np.unravel_index(int(block.argmax()), block.shape)
-            pair = start + int(row), j * step + int(column)
-            if pair[1] - pair[0] > chunk:
-                best[i, j] = Candidate(*pair, float(block[row, column]))
-    of_first: dict[int, Candidate] = {}
-    of_second: dict[int, Candidate] = {}
-    for (i, j), found in best.items():
-        for of, number in ((of_first, i), (of_second, j)):
-            if number not in of or found.similarity > of[number].similarity:
-                of[number] = found
-    kept = [
-        found
-        for (i, j), found in best.items()
-        if found.similarity >= LEAST_SIMILAR and of_first[i] is found and of_second[j] is found
-    ]
-    kept.sort(key=lambda pair: -pair.similarity)
-    most = max(_LEAST_TRIED, len(starts) // _PER_CHUNKS) if most is None else most
-    return kept[:most]
+
+    def __init__(self, descriptions: Float[np.ndarray, "V D"], chunk: int) -> None:
+        self.chunk, self.step = chunk, max(chunk // 2, 1)
+        self.starts = range(0, len(descriptions), self.step)
+        self._unit = _whitened(descriptions)
+
+    def candidates(self, *, most: int | None = None) -> list[Candidate]:
+        """Pairs of views that look alike and are more than a chunk apart, the most similar first.
+
+        Of two stretches the most similar pair is one, if neither of the two has a more similar pair
+        with another stretch.
+
+        Args:
+          most: so many pairs at most; half as many as there are chunks, and eight, if not given.
+        """
+        if len(self._unit) <= 2 * self.chunk:
+            return []
+        of_first: dict[int, Candidate] = {}
+        of_second: dict[int, Candidate] = {}
+        for i, j in itertools.combinations(range(len(self.starts)), 2):
+            found = self._pair(i, j)
+            if found is None:
+                continue
+            for of, number in ((of_first, i), (of_second, j)):
+                if number not in of or found.similarity > of[number].similarity:
+                    of[number] = found
+        kept = [
+            found
+            for found in of_first.values()
+            if found.similarity >= LEAST_SIMILAR and of_second[found.second // self.step] is found
+        ]
+        kept.sort(key=lambda pair: -pair.similarity)
+        most = max(_LEAST_TRIED, len(self.starts) // _PER_CHUNKS) if most is None else most
+        return kept[:most]
+
+    def beside(self, loop: "ConfirmedLoop") -> list[Candidate]:
+        """The pairs half a chunk further along both visits, and back, where they go on so far.
+
+        Less is gone at an end of the sequence, but no less than half of that.
+        """
+        pairs = []
+        for way in (1, -1):
+            room = [
+                self._room(v, w)
+                for v, w in zip(loop.views, (way, way * loop.direction), strict=True)
+            ]
+            gone = min(*room, self.step)
+            first, second = loop.views[0] + way * gone, loop.views[1] + way * loop.direction * gone
+            if 2 * gone > self.step and second - first > self.chunk:
+                similar = float(self._unit[first] @ self._unit[second])
+                pairs.append(Candidate(first, second, similar))
+        return pairs
+
+    def untried(self, pairs: Iterable[Candidate], tried: Sequence[Candidate]) -> list[Candidate]:
+        """Those of the pairs that are no closer than a quarter of a chunk to a tried one."""
+        new: list[Candidate] = []
+        for pair in pairs:
+            apart = (
+                max(abs(pair.first - other.first), abs(pair.second - other.second))
+                for other in (*tried, *new)
+            )
+            if 2 * min(apart, default=self.step) >= self.step:
+                new.append(pair)
+        return new
+
+    def _room(self, view: int, way: int) -> int:
+        """Views from this one to the last, or first, around which there is a stretch."""
+        margin = self.step // 2
+        return len(self._unit) - 1 - margin - view if way > 0 else view - margin
+
+    def _pair(self, i: int, j: int) -> Candidate | None:
+        """The most similar pair of two stretches, where there are such, more than a chunk apart."""
+        if not (i >= 0 and i + 3 <= j < len(self.starts)):
+            return None
+        first, second = i * self.step, j * self.step
+        similar = self._unit[first : first + self.step] @ self._unit[second : second + self.step].T
+        row, column = np.unravel_index(int(similar.argmax()), similar.shape)
+        pair = first + int(row), second + int(column)
+        return (
+            Candidate(*pair, float(similar[row, column]))
+            if pair[1] - pair[0] > self.chunk
+            else None
+        )
 
 
 def _whitened(descriptions: Float[np.ndarray, "V D"]) -> Float[np.ndarray, "V K"]:
@@ -112,13 +164,46 @@ def window(view: int, size: int, start: int, stop: int) -> range:
     return range(first, min(first + size, stop))
 
 
-def confirmed(
-    candidate: Candidate,
-    visits: tuple[Reconstruction, Reconstruction],
-    together: Reconstruction,
-    *,
-    with_scale: bool,
-) -> tuple[Loop, Similarity, Similarity] | None:
+@dataclass(frozen=True, eq=False)
+class ConfirmedLoop:
+    """A loop, and how its two visits lie.
+
+    Attributes:
+      loop: what there is to tell.
+      numbers: of the views of each visit.
+      views: the numbers of the two views that share most.
+      worlds: those of the first and of the second visit, from that of both together.
+      direction: 1 if the second visit goes the way of the first, -1 if it comes back along it.
+    """
+
+    loop: Loop
+    numbers: tuple[range, range]
+    views: tuple[int, int]
+    worlds: tuple[Similarity, Similarity]
+    direction: int
+
+
+@dataclass(frozen=True, eq=False)
+class Visits:
+    """Views around both of a pair.
+
+    Attributes:
+      numbers: of the views of each visit.
+      written: the views of each, as they are written.
+      together: the same views, the first visit's first, reconstructed together.
+    """
+
+    numbers: tuple[range, range]
+    written: tuple[Reconstruction, Reconstruction]
+    together: Reconstruction
+
+    def parts(self) -> tuple[Reconstruction, Reconstruction]:
+        """Both visits, as reconstructed together."""
+        count = len(self.numbers[0])
+        return self.together[:count], self.together[count:]
+
+
+def confirmed(candidate: Candidate, visits: Visits, *, with_scale: bool) -> ConfirmedLoop | None:
     """Whether two visits show one place, and where each one's world lies in that of both.
 
     Both visits are views of one reconstruction here: they show one place if some view of the one
@@ -126,22 +211,19 @@ def confirmed(
 
     Args:
       candidate: the pair.
-      visits: the views around each of the two, as they are written.
-      together: the same views, reconstructed together, the first visit's first.
+      visits: the views around it.
       with_scale: whether the scale is fitted.
 
     Returns:
-      What there is to tell, and the worlds of the first and of the second visit from that of both;
       None if they do not show one place.
     """
-    count = len(visits[0])
-    parts = together[:count], together[count:]
-    shared, alike = _shared(*parts)
+    parts = visits.parts()
+    rows, shared, alike = _shared(*parts)
     if shared < LEAST_SHARED or alike < LEAST_ALIKE:
         return None
     found: list[Similarity] = []
     fits = []
-    for visit, part in zip(visits, parts, strict=True):
+    for visit, part in zip(visits.written, parts, strict=True):
         both = _both(visit, part)
         if not (both.weights > 0).any():
             return None
@@ -150,19 +232,22 @@ def confirmed(
         if fit.inliers < LEAST_INLIERS and not (fit.turn <= MOST_TURN and fit.shift <= MOST_SHIFT):
             return None
         fits.append(fit)
-    place = np.asarray(parts[0].world_from_camera, np.float64)[0, :3, 3]
-    depth = float(np.median(np.linalg.norm(np.asarray(visits[0].points_camera), axis=-1)))
-    gap = float(np.linalg.norm(found[0].points(place) - found[1].points(place))) / depth
+    ways = [np.asarray(part.world_from_camera, np.float64)[:, :3, 3] for part in parts]
+    first = visits.written[0]
+    depth = float(np.median(np.linalg.norm(np.asarray(first.points_camera), axis=-1)))
+    gap = float(np.linalg.norm(found[0].points(ways[0][0]) - found[1].points(ways[0][0]))) / depth
     loop = Loop(
-        visits[0].names[0],
-        visits[1].names[0],
+        first.names[0],
+        visits.written[1].names[0],
         candidate.similarity,
         shared,
         alike,
         min(fit.inliers for fit in fits),
         gap,
     )
-    return loop, found[0], found[1]
+    views = visits.numbers[0][rows[0]], visits.numbers[1][rows[1]]
+    back = np.dot(ways[0][-1] - ways[0][0], ways[1][-1] - ways[1][0]) < 0
+    return ConfirmedLoop(loop, visits.numbers, views, (found[0], found[1]), -1 if back else 1)
 
 
 def _both(written: Reconstruction, again: Reconstruction) -> SharedViews:
@@ -179,10 +264,10 @@ def _both(written: Reconstruction, again: Reconstruction) -> SharedViews:
     )
 
 
-def _shared(first: Reconstruction, second: Reconstruction) -> tuple[float, float]:
-    """How much the two views see of the same that share most, and how much it looks alike there.
+def _shared(first: Reconstruction, second: Reconstruction) -> tuple[tuple[int, int], float, float]:
+    """The two views that see most of the same, how much, and how much it looks alike there.
 
-    The second is the correlation of their brightness, blurred, where both see the same points.
+    The last is the correlation of their brightness, blurred, where both see the same points.
     """
     one, other = (_views(recon) for recon in (first, second))
     shares = {
@@ -199,7 +284,7 @@ def _shared(first: Reconstruction, second: Reconstruction) -> tuple[float, float
         here, there = lights[0][grid][a].reshape(-1)[agrees], lights[1][b, row, column][agrees]
         flat = len(here) < 2 or not here.std() > 0 or not there.std() > 0
         alike.append(0.0 if flat else float(np.corrcoef(here, there)[0, 1]))
-    return shares[pairs[0]], float(np.median(alike))
+    return pairs[0], shares[pairs[0]], float(np.median(alike))
 
 
 def _brightness(colors: np.ndarray) -> Float[np.ndarray, "V H W"]:
@@ -220,7 +305,7 @@ def _views(recon: Reconstruction) -> tuple[np.ndarray, np.ndarray, np.ndarray, n
 
 def closed(
     records: Sequence[ChunkRecord],
-    loops: Sequence[tuple[Loop, int, int, Similarity, Similarity]],
+    loops: Sequence[ConfirmedLoop],
     *,
     with_scale: bool,
 ) -> LoopRecord:
@@ -228,8 +313,8 @@ def closed(
 
     Args:
       records: of all chunks.
-      loops: what there is to tell of each, the numbers of its two views, and the worlds of their
-        segment, as each visit has it, from that of both.
+      loops: each counts by what its two visits share, spread over the parts that have their views;
+        what joins a chunk to the next counts as 1.
       with_scale: whether scales are free.
     """
     nodes = [(number, part) for number, record in enumerate(records) for part in record.parts]
@@ -244,14 +329,22 @@ def closed(
         if onto.segment == part.segment:
             first = index[number - 1, onto.start]
             edges.append(Edge(first, node, composed(inverse(places[first]), places[node])))
-    for _, first, second, one, other in loops:
-        a, b = (_node(records, index, view) for view in (first, second))
-        own = composed(inverse(places[a]), one), composed(inverse(places[b]), other)
-        edges.append(Edge(a, b, composed(own[0], inverse(own[1]))))
+    for each in loops:
+        visits = [
+            Counter(_node(records, index, view) for view in numbers) for numbers in each.numbers
+        ]
+        for (a, views_a), (b, views_b) in itertools.product(*(visit.items() for visit in visits)):
+            one, other = (
+                composed(inverse(places[node]), world)
+                for node, world in zip((a, b), each.worlds, strict=True)
+            )
+            share = views_a / visits[0].total() * views_b / visits[1].total()
+            weight = each.loop.shared * share
+            edges.append(Edge(a, b, composed(one, inverse(other)), weight))
     found = list(places)
     for segment in sorted({part.segment for _, part in nodes}):
         own = [node for node, (_, part) in enumerate(nodes) if part.segment == segment]
-        if any(nodes[_node(records, index, first)][1].segment == segment for _, first, *_ in loops):
+        if any(nodes[_node(records, index, each.views[0])][1].segment == segment for each in loops):
             number = {node: place for place, node in enumerate(own)}
             inner = [
                 replace(edge, first=number[edge.first], second=number[edge.second])
@@ -264,7 +357,7 @@ def closed(
             )
             for node, place in zip(own, moved, strict=True):
                 found[node] = place
-    return LoopRecord(tuple(loop for loop, *_ in loops), tuple(found))
+    return LoopRecord(tuple(each.loop for each in loops), tuple(found))
 
 
 def _node(records: Sequence[ChunkRecord], index: dict[tuple[int, int], int], view: int) -> int:

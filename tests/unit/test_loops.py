@@ -8,8 +8,10 @@ import pytest
 
 import oracle
 from jaxrecon import InputError, OutputError, Reconstruction, SequenceReconstruction
+from jaxrecon.formats.loop_files import Loop
+from jaxrecon.geometry import Similarity
 from jaxrecon.pipeline import Pipeline, loop_closing, loops
-from jaxrecon.pipeline.loops import candidates, window
+from jaxrecon.pipeline.loops import Candidate, ConfirmedLoop, LookAlikes, window
 from oracle import contents, film
 
 PERIOD, COUNT = 30, 44
@@ -37,13 +39,13 @@ def gap(found: SequenceReconstruction) -> np.ndarray:
 def test_a_loop_is_closed(drifting: Pipeline, join: Any, tmp_path: Path) -> None:
     before = walked(drifting, join=join)
     found = walked(drifting, tmp_path / "out", join=join, loops=True)
-    assert before.loops == () and len(found.loops) >= 1
+    assert before.loops == () and len(found.loops) >= 4  # the way is followed
     for loop in found.loops:
         first, second = (int(name[-4:]) for name in (loop.first_view, loop.second_view))
         assert abs(second - first - PERIOD) <= 4
         assert min(loop.shared, loop.alike, loop.inliers) > 0.5
-    assert gap(found)[:8].max() < 0.01 < 0.04 < gap(before)[:8].min()
-    assert gap(found).max() < 0.5 * gap(before).min()  # behind the last loop it drifts anew
+    assert gap(found)[:12].max() < 0.01 < 0.04 < gap(before)[:12].min()
+    assert gap(found).max() < 0.3 * gap(before).min()  # behind the last loop it drifts anew
     views = Reconstruction.load(tmp_path / "out")
     np.testing.assert_allclose(views.world_from_camera, found.world_from_camera, atol=1e-5)
     points = np.einsum("vij,vhwj->vhwi", views.world_from_camera[:, :3, :3], views.points_camera)
@@ -110,13 +112,38 @@ def test_candidates_are_the_most_alike_and_far_apart() -> None:
     told = rng.normal(size=(200, 40)) + 3 * rng.normal(size=40)
     told[150:156] = told[20:26] + 0.1 * rng.normal(size=(6, 40))
     told[100:103] = told[98:101]  # near, and so no loop
-    found = candidates(told, 10)
+    alike = LookAlikes(told, 10)
+    found = alike.candidates()
     best = found[0]
     assert best.similarity > 0.9
     assert best.second - best.first == 130 and 20 <= best.first < 26
     assert all(pair.second - pair.first > 10 for pair in found)
-    assert candidates(told[:20], 10) == []
-    assert len(candidates(told, 10, most=1)) == 1
+    assert LookAlikes(told[:20], 10).candidates() == []
+    assert len(alike.candidates(most=1)) == 1
+
+
+@pytest.mark.parametrize(
+    ("views", "direction", "expected"),
+    [
+        ((50, 150), 1, [(55, 155), (45, 145)]),
+        ((50, 150), -1, [(55, 145), (45, 155)]),
+        ((50, 193), 1, [(54, 197), (45, 188)]),  # an end is near
+        ((50, 195), 1, [(45, 190)]),
+        ((1, 150), 1, [(6, 155)]),
+        ((70, 84), -1, [(65, 89)]),  # no more than a chunk apart
+    ],
+)
+def test_a_loop_is_followed_to_both_sides(
+    views: tuple[int, int], direction: int, expected: list[tuple[int, int]]
+) -> None:
+    alike = LookAlikes(np.random.default_rng(0).normal(size=(200, 40)), 10)
+    loop = Loop("a", "b", 1.0, 1.0, 1.0, 1.0, 0.0)
+    here, numbers = Similarity(1.0, np.eye(3), np.zeros(3)), (range(5), range(5))
+    found = alike.beside(ConfirmedLoop(loop, numbers, views, (here, here), direction))
+    assert [(pair.first, pair.second) for pair in found] == expected
+    near = [Candidate(first + 2, second - 2, 1.0) for first, second in expected]
+    assert alike.untried(found, near) == []
+    assert alike.untried([*found, *found], []) == found
 
 
 @pytest.mark.parametrize(
