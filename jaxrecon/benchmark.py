@@ -27,6 +27,7 @@ from jaxrecon.registry import MODELS, find_entry, is_here, load, load_abstract
 from jaxrecon.runtime.bucketing import check_program_size
 from jaxrecon.runtime.executor import Executor
 from jaxrecon.runtime.memory import bytes_limit, check_fits, needs_of, readable
+from jaxrecon.sparse import check_budgets
 
 _CACHE_SETTINGS = ("jax_compilation_cache_dir", "jax_persistent_cache_min_compile_time_secs")
 
@@ -94,6 +95,7 @@ def measure(
       InputError: there is no such program, or this machine cannot run it.
     """
     check_program_size(views, size, pipeline.resize.patch)
+    check_budgets(attention, pipeline.name)
     key, inputs = resolve(pipeline.defaults, Request(), pipeline.name)
     pixels, inputs, key = pipeline.executor.padded(_random_images(views, size), inputs, key)
     timing = Timing(views, len(pixels))

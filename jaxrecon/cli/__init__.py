@@ -1,5 +1,5 @@
 """The command line: `jaxrecon demo | reconstruct | convert | view | report | save | serve |
-models | evaluate | bench | train | compile | plan`.
+models | evaluate | bench | calibrate | train | compile | plan`.
 
 One file a command or two; each imports JAX only once its arguments are known to be sound.
 """
@@ -13,6 +13,7 @@ from typing import Any
 
 from jaxrecon.cli import (
     bench,
+    calibrate,
     common,
     compile,
     demo,
@@ -45,6 +46,7 @@ _PATHS = (
     "poses",
     "depths",
     "plot",
+    "sparse_budgets",
 )
 """Arguments that are completed with files."""
 
@@ -146,6 +148,7 @@ def _parser() -> argparse.ArgumentParser:
     weights.add_models_to(commands)
     evaluate.add_to(commands)
     bench.add_to(commands)
+    calibrate.add_to(commands)
     train.add_to(commands)
     compile.add_to(commands)
     plan.add_to(commands)

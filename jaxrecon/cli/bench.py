@@ -32,9 +32,10 @@ median after a warm-up; encode, the part of run in which views exchange. Peak is
 told for runs that raise the most ever in use.
 
 A policy is a name of --attention of other commands (dense); a share of key
-blocks to skip (0.75); within_views, key_views=N or every=N; with fields of
-SparseAttention behind a colon (0.75:order=raster), and with global layers that
-attend within views behind an @ (0.75@0-1)."""
+blocks to skip (0.75); budgets=FILE of `jaxrecon calibrate`; within_views,
+key_views=N or every=N; with fields of SparseAttention behind a colon
+(0.75:order=raster), and with global layers that attend within views behind an @
+(0.75@0-1)."""
 
 
 _RANDOM = (

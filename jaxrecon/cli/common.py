@@ -261,6 +261,12 @@ def add_computing(parser: Parser) -> None:
     )
     seldom("--cdf-threshold", help="share of attention that is kept, in (0, 1], or none", **shares)
     seldom(
+        "--sparse-budgets",
+        default=argparse.SUPPRESS,
+        metavar="FILE",
+        help="block-sparse: shares by layer and head that `jaxrecon calibrate` measured",
+    )
+    seldom(
         "--patch-order",
         type=_order,
         choices=ORDERS,
@@ -405,7 +411,7 @@ def attention_of(options: argparse.Namespace) -> Any:
 def _attention_of_all_layers(options: argparse.Namespace) -> Any:
     given = vars(options)
     fields = {name: name for name in ("sparse_ratio", "cdf_threshold")} | {"patch_order": "order"}
-    told = [name for name in (*fields, "key_views") if name in given]
+    told = [name for name in (*fields, "key_views", "sparse_budgets") if name in given]
     if not told:
         return options.attention
     if options.attention not in ("auto", "fast", "sparse"):
@@ -414,14 +420,20 @@ def _attention_of_all_layers(options: argparse.Namespace) -> Any:
             f"{options.attention}; leave one of them out"
         )
     chosen = {field: given[name] for name, field in fields.items() if name in given}
-    from jaxrecon.sparse import FastAttention, KeyViews, SparseAttention
+    from jaxrecon.sparse import FastAttention, KeyViews, SparseAttention, read_budgets
 
+    rules = [
+        name
+        for name in ("sparse_budgets", "key_views", "sparse_ratio", "cdf_threshold")
+        if name in given
+    ]
+    if len(rules) > 1 and rules[0] in ("sparse_budgets", "key_views"):
+        raise InputError(
+            f"{_option(rules[0])} does not go with {_option(rules[1])}; leave one of them out"
+        )
+    if "sparse_budgets" in given:
+        chosen["budgets"] = read_budgets(given["sparse_budgets"])
     if "key_views" in given:
-        budgets = [name for name in ("sparse_ratio", "cdf_threshold") if name in given]
-        if budgets:
-            raise InputError(
-                f"--key-views does not go with {_option(budgets[0])}; leave one of them out"
-            )
         chosen["selector"] = KeyViews(count=given["key_views"])
     sparse = SparseAttention(**chosen)
     return FastAttention(sparse) if options.attention == "fast" else sparse

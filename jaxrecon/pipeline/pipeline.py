@@ -55,7 +55,7 @@ from jaxrecon.runtime.query_points import Query, QueryPoints, check_query, queri
 from jaxrecon.runtime.sharding import check_one_process
 from jaxrecon.runtime.tracking import follow, track_maps
 from jaxrecon.runtime.turned_cameras import are_turned, check_turned_sizes, turned_intrinsics
-from jaxrecon.sparse import AttentionName, chosen_attention
+from jaxrecon.sparse import AttentionName, check_budgets, chosen_attention
 
 
 @renamed_fields(habits="defaults")
@@ -248,7 +248,7 @@ class Pipeline:
         sampling = Sampling(stride, fps, max_views, USUAL_FPS, motion=motion)
         key, inputs = resolve(self.defaults, request, self.name)
         self._check_tracks(query_points)
-        executor, attention = self.executor, chosen_attention(attention, self.attention)
+        executor, attention = self.executor, self._attention(attention)
         with self._loading(images, request.priors, resolution, sampling, stages) as loading:
             note_many_views(images, loading, stages)
             transforms = loading.transforms()
@@ -336,7 +336,7 @@ class Pipeline:
         ).streamed()
         sampling = Sampling(stride, fps, max_views, USUAL_FPS, motion=motion)
         key, inputs = resolve(self.defaults, request, self.name)
-        attention = chosen_attention(attention, self.attention)
+        attention = self._attention(attention)
         with self._loading(images, request.priors, resolution, sampling, stages) as loading:
             transforms = loading.transforms()
             arrays = self._prior_arrays(request.priors, transforms)
@@ -445,7 +445,7 @@ class Pipeline:
             executor=self.executor,
             inputs=inputs,
             key=key,
-            attention=chosen_attention(attention, self.attention),
+            attention=self._attention(attention),
             name=self.name,
             rule=self.resize,
             defaults=self.defaults,
@@ -538,6 +538,16 @@ class Pipeline:
             self.resize.resized_intrinsics,
             independent=self.defaults.independent_priors,
         )
+
+    def _attention(self, attention: AttentionFn | AttentionName | None) -> AttentionFn:
+        """This attention, or the pipeline's own if none is given.
+
+        Raises:
+          InputError: there is none of that name, or its budgets were measured on another model.
+        """
+        chosen = chosen_attention(attention, self.attention)
+        check_budgets(chosen, self.name)
+        return chosen
 
     def _check_tracks(self, query_points: QueryPoints | None) -> None:
         """Refuses to follow points where that cannot be done.

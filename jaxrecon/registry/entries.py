@@ -1,5 +1,7 @@
 """The table of models: sizes, where the weights are, and under which terms."""
 
+import hashlib
+import json
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -112,6 +114,12 @@ class Family:
         """How a model of this config is used."""
         absent = set(self.part_names) - {part.name for part in self.parts_of(config)}
         return replace(self.defaults, priors=False) if "priors" in absent else self.defaults
+
+    def config_digest(self, config: Mapping[str, Any]) -> str:
+        """Tells configs apart, whichever optional parts a model is built with."""
+        without = {part.config_field for part in self.optional_parts}
+        kept = {name: value for name, value in config.items() if name not in without}
+        return hashlib.sha256(json.dumps(kept, sort_keys=True).encode()).hexdigest()[:16]
 
     @property
     def part_names(self) -> tuple[str, ...]:

@@ -34,7 +34,7 @@ from jaxrecon.registry.config_json import config_from_json
 from jaxrecon.registry.entries import FAMILIES, MODELS, Family, HubFile, ModelEntry, find_entry
 from jaxrecon.registry.fetching import native_folder
 from jaxrecon.runtime.sharding import MATRICES, WeightRules, check_mesh, weight_shardings
-from jaxrecon.sparse import AttentionName, chosen_attention
+from jaxrecon.sparse import AttentionName, check_budgets, chosen_attention
 from pallas_kernels.platform import target_platform
 
 
@@ -100,6 +100,7 @@ def load(
     place, entry = _locate(name, weights, revision, shown, parts)
     with timed.stage("load"):
         header, family, config, restore = _open(place, entry, parts)
+        check_budgets(attend, header["model"], family.config_digest(asdict(config)))
         abstract = _placed(family.abstract(config, dtype), mesh, shard_weights)
         shapes = Pipeline(
             abstract,
@@ -168,6 +169,7 @@ def load_abstract(
     else:
         header, family = entry.header, entry.family
         config = family.configured(entry.config, parts)
+    check_budgets(attend, header["model"], family.config_digest(asdict(config)))
     model = _placed(family.abstract(config, dtype), mesh, shard_weights)
     resize = entry.resize if entry else _resize_rule(header, family, model, Path(name))
     defaults = _defaults(family, config, priors=priors)

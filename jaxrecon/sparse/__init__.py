@@ -4,6 +4,13 @@ from jaxrecon.choices import AttentionName
 from jaxrecon.sparse.attention import SparseAttention
 from jaxrecon.sparse.budgets import Budget
 from jaxrecon.sparse.by_layer import AttentionByLayer, early_within_views, within_views_in
+from jaxrecon.sparse.calibrated import (
+    CalibratedBudgets,
+    check_budgets,
+    check_shares,
+    read_budgets,
+    write_budgets,
+)
 from jaxrecon.sparse.layout import BlockLayout, PatchOrder, Permutation
 from jaxrecon.sparse.named import FastAttention, attention_named, chosen_attention
 from jaxrecon.sparse.orders import HilbertOrder, PcaTreeOrder, RasterOrder, hilbert_order
@@ -16,6 +23,7 @@ __all__ = [
     "BlockLayout",
     "BlockSelector",
     "Budget",
+    "CalibratedBudgets",
     "FastAttention",
     "HilbertOrder",
     "KeyViews",
@@ -27,8 +35,12 @@ __all__ = [
     "TopKTopP",
     "WithinViews",
     "attention_named",
+    "check_budgets",
+    "check_shares",
     "chosen_attention",
     "early_within_views",
     "hilbert_order",
+    "read_budgets",
     "within_views_in",
+    "write_budgets",
 ]

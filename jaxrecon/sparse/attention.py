@@ -15,6 +15,7 @@ from jaxrecon.errors import InputError
 from jaxrecon.nn.attention import AttentionStats, Count, TokenLayout, attend_densely
 from jaxrecon.nn.execution import Chunk, Chunks
 from jaxrecon.sparse.budgets import Budget
+from jaxrecon.sparse.calibrated import CalibratedBudgets
 from jaxrecon.sparse.layout import BlockLayout, PatchOrder, SpecialTokens, TokenOrders
 from jaxrecon.sparse.orders import NAMED_ORDERS
 from jaxrecon.sparse.replicas import own_rows
@@ -56,6 +57,8 @@ class SparseAttention:
       implementation: a backend of `block_sparse_attention`; the best one if not given.
       selector: a policy of its own, in place of `TopKTopP`. One that goes by views has
         `needs_views_apart = True`, and goes with no order that mixes them.
+      budgets: what a file of `jaxrecon calibrate` holds (`read_budgets`), in place of a ratio and
+        a threshold: the ratio is then theirs, and there is no threshold.
 
     Raises:
       InputError: a value is out of range, or two do not go together; when called, a budget's
@@ -74,10 +77,12 @@ class SparseAttention:
     compensation_q: int | None = None
     implementation: str | None = None
     selector: BlockSelector | None = None
+    budgets: CalibratedBudgets | None = None
     rest_q: InitVar[int | None] = None
 
     def __post_init__(self, rest_q: int | None) -> None:
         self._take_old_names(rest_q)
+        self._take_budgets()
         self._check_sizes()
         made = TopKTopP(self.sparse_ratio, self.cdf_threshold, self.pooling, self.pool_q)
         for name in ("sparse_ratio", "cdf_threshold"):
@@ -97,6 +102,21 @@ class SparseAttention:
                 )
         if self._needs_views_apart and self.patch_order == NAMED_ORDERS["pca_tree"]:
             raise self._mixed()
+
+    def _take_budgets(self) -> None:
+        """Has the ratio of measured budgets, if there are any."""
+        if self.budgets is None:
+            return
+        given = (self.sparse_ratio, self.cdf_threshold)
+        own = (self.budgets.sparse_ratio, None)
+        usual = tuple(getattr(SparseAttention, name) for name in ("sparse_ratio", "cdf_threshold"))
+        if given not in (own, usual) or self.selector is not None:
+            raise InputError(
+                "budgets: they take the place of sparse_ratio, cdf_threshold and selector; leave "
+                "these out"
+            )
+        for name, value in zip(("sparse_ratio", "cdf_threshold"), own, strict=True):
+            object.__setattr__(self, name, value)
 
     def _check_sizes(self) -> None:
         for name in ("block_q", "block_kv"):

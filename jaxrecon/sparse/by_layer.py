@@ -81,7 +81,7 @@ class AttentionByLayer:
         layout: TokenLayout,
     ) -> tuple[Float[Array, "G T N K"], AttentionStats | None]:
         """What the attention of the layout's layer makes of its inputs."""
-        parts = self._parts
+        parts = self.parts
         if layout.views == 1:
             return attend(parts[0], q, k, v, layout)
         table = self._table(layout.layers)
@@ -99,7 +99,7 @@ class AttentionByLayer:
     def chunks(self, layout: TokenLayout, heads: int) -> Chunks:
         """What is worked on at a time by the attention that works on the most."""
         found: Chunks = {}
-        for part in self._parts:
+        for part in self.parts:
             for name, chunk in attention_chunks(part, layout, heads).items():
                 found[name] = max(chunk, found.get(name, chunk))
         return found
@@ -109,7 +109,7 @@ class AttentionByLayer:
         return self.layers
 
     @property
-    def _parts(self) -> list[AttentionFn]:
+    def parts(self) -> list[AttentionFn]:
         """The attention of layers that are not named, then that of those that are."""
         return [chosen_attention(self.attention), *(part for _, part in self._pairs)]
 

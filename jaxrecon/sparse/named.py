@@ -43,6 +43,11 @@ class FastAttention:
         attend = attend_densely if layout.tokens <= self.dense_up_to else self.sparse
         return attend(q, k, v, layout)
 
+    @property
+    def parts(self) -> tuple[AttentionFn, ...]:
+        """What it is made of, beside dense attention."""
+        return (self.sparse,)
+
     def chunks(self, layout: TokenLayout, heads: int) -> Chunks:
         """What is worked on at a time, see `SparseAttention.chunks`."""
         return {} if layout.tokens <= self.dense_up_to else self.sparse.chunks(layout, heads)

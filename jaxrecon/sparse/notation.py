@@ -5,6 +5,8 @@ A policy is written NAME[:FIELD=VALUE[,FIELD=VALUE...]][@LAYERS]. The name is
 - one that `load` takes: `dense`, `xla`, `fast`, `sparse`, ...;
 - the share of key blocks that is skipped, or one a layer, with no other rule unless a field says
   so: `0.75`, `(0.9,0.75,0.55,0.8)`, `None:cdf_threshold=0.9`;
+- the file of measured budgets that `jaxrecon calibrate` wrote: `budgets=FILE`, whose name holds no
+  colon and no @;
 - or one that goes by views: `within_views`, `key_views=8`, `every=4`.
 
 Fields are those of `SparseAttention`: `0.75:order=hilbert`, `key_views=8:compensation_q=4`. Global
@@ -21,6 +23,7 @@ from jaxrecon.errors import InputError
 from jaxrecon.nn.attention import AttentionFn
 from jaxrecon.sparse.attention import SparseAttention
 from jaxrecon.sparse.by_layer import within_views_in
+from jaxrecon.sparse.calibrated import read_budgets
 from jaxrecon.sparse.named import attention_named
 from jaxrecon.sparse.selectors import BlockSelector
 from jaxrecon.sparse.view_selectors import KeyViews, WithinViews
@@ -35,9 +38,9 @@ _NUMBERS = r"None|[0-9eE.,()\[\]+ -]+"
 """What numbers and rows of them are written with."""
 
 _FIELDS = tuple(
-    x.name for x in fields(SparseAttention) if x.name not in ("sparse_ratio", "selector")
+    x.name for x in fields(SparseAttention) if x.name not in ("sparse_ratio", "selector", "budgets")
 )
-_LONGEST = 1000
+_LONGEST, _SHOWN = 1000, 100
 
 
 def policy_of(text: str) -> AttentionFn:
@@ -60,7 +63,7 @@ def policy_of(text: str) -> AttentionFn:
             )
         return within_views_in(numbers, policy)
     except InputError as error:
-        raise InputError(f"policy {text[:_LONGEST]!r}: {error}") from error
+        raise InputError(f"policy {text[:_SHOWN]!r}: {error}") from error
 
 
 def _policy(name: str, rest: str) -> AttentionFn:
@@ -77,13 +80,16 @@ def _policy(name: str, rest: str) -> AttentionFn:
     kind, equals, number = name.partition("=")
     if kind in _BY_VIEWS:
         return SparseAttention(**given, selector=_selector(kind, number if equals else None))
+    if kind == "budgets":
+        return SparseAttention(**given, budgets=read_budgets(number))
     try:
         ratio = _number(name)
     except ValueError as error:
         known = (*ATTENTIONS, *_BY_VIEWS)
         raise InputError(
-            f"{name!r} is unknown; give a share of key blocks to skip, such as 0.75, or one of "
-            f"{', '.join(ATTENTIONS)}, within_views, key_views=N, every=N{meant(kind, known)}"
+            f"{name[:_SHOWN]!r} is unknown; give a share of key blocks to skip, such as 0.75, or "
+            f"one of {', '.join(ATTENTIONS)}, within_views, key_views=N, every=N, budgets=FILE"
+            f"{meant(kind, known)}"
         ) from error
     return SparseAttention(**{"sparse_ratio": ratio, "cdf_threshold": None} | given)
 

@@ -442,6 +442,7 @@ COMMANDS = (
     "compile",
     "plan",
     "bench",
+    "calibrate",
 )
 
 

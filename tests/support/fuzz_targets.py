@@ -29,12 +29,14 @@ from jaxrecon.models import Pi3, Pi3Config, ResizeRule
 from jaxrecon.nn.dinov2 import DinoV2Config
 from jaxrecon.priors import colmap_images, read_view_priors
 from jaxrecon.reconstruction import Reconstruction
+from jaxrecon.sparse import CalibratedBudgets, read_budgets, write_budgets
 from jaxrecon.training import TrainConfig
 from jaxrecon.training.log import read_log
 from random_recon import random_recon
 
 SIZE = (8, 6)
 NAMES = ("x.png", "y.png")
+BUDGETS = CalibratedBudgets("toy", "abc", 8, (70, 56), ((0.1, 0.5), (0.25, 1.0)))
 RULE = ResizeRule(pixel_limit=14 * 14)
 EYE = [[1.0, 0, 0, 0], [0, 1.0, 0, 0], [0, 0, 1.0, 2.0], [0, 0, 0, 1.0]]
 
@@ -373,6 +375,12 @@ CAMERAS = (
         lambda folder: _own().save(folder / "colmap/"),
         "colmap/**/*",
         _own_of("colmap"),
+    ),
+    Target(
+        "budgets",
+        lambda folder: write_budgets(BUDGETS, folder / "b.json"),
+        "b.json",
+        lambda folder: read_budgets(folder / "b.json"),
     ),
     Target(
         "query_csv",

@@ -53,6 +53,7 @@ FLOORS = (
         "jaxrecon.registry",
         "jaxrecon.plan",
         "jaxrecon.benchmark",
+        "jaxrecon.calibration",
         "jaxrecon.aot",
         "jaxrecon.evaluation",
         "jaxrecon.training",
