@@ -58,7 +58,7 @@ def calibrate(
     total: float = TOTAL,
     least: float = LEAST,
     most: float = MOST,
-    across_layers: bool = False,
+    across_layers: bool = True,
     **options: Any,
 ) -> Calibration:
     """Measures on photos, as `reconstruct` takes them, and shares blocks out.
@@ -70,7 +70,7 @@ def calibrate(
       least, most: what each head keeps at least and at most.
       across_layers: whether layers share too, by how far each of them alone moves the points where
         it attends sparsely: that is one more program for each layer. Else each layer keeps `total`,
-        and its heads share that.
+        and its heads share that, which made `pi3-mini` worse than one share for all.
       options: of `Pipeline.reconstruct`, such as `resolution` and `max_views`.
 
     Raises:

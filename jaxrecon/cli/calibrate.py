@@ -16,9 +16,10 @@ if TYPE_CHECKING:
 _EPILOG = """\
 The model runs densely on the photos. Beside it every head of every global layer
 attends sparsely too, at several shares of the key blocks, and its output is
-compared. What the heads of a layer keep together is then shared out so that the
-errors add up to the least; with --across-layers the layers share too. Other
-commands take the file: --sparse-budgets FILE, and bench --ways budgets=FILE.
+compared. Then each layer alone attends sparsely, a program each, to see how far
+it moves the points. What all keep together is shared out so that the errors,
+weighted so, add up to the least. Other commands take the file:
+--sparse-budgets FILE, and bench --ways budgets=FILE.
 Take photos like those to come, and as many at a time.
 
 Budgets of weights that were never trained (random or deterministic ones) are no
@@ -55,10 +56,10 @@ def add_to(commands: Any) -> None:
     budget("--least", default=0.05, help="what each head keeps at least; default: 0.05", **share)
     budget("--most", default=1.0, help="what each head keeps at most; default: 1", **share)
     budget(
-        "--across-layers",
+        "--within-layers",
         action="store_true",
-        help="layers share too, by how far each one moves the points: a program more for each; "
-        "else only the heads of a layer share",
+        help="only the heads of a layer share, so that no program for each layer has to run; "
+        "pi3-mini became worse by it",
     )
     written = parser.section("result").add_argument
     written("-o", "--output", metavar="FILE", required=True, help="file to write")
@@ -98,14 +99,14 @@ def run(options: argparse.Namespace) -> int:
         total=options.keep,
         least=options.least,
         most=options.most,
-        across_layers=options.across_layers,
+        across_layers=not options.within_layers,
         resolution=options.resolution,
         stages=stages,
         **common.sampling(options),
     )
     write_budgets(found.budgets, options.output)
     if not options.quiet:
-        say(_text(found, options.output, across=options.across_layers))
+        say(_text(found, options.output, across=not options.within_layers))
     stages.note(f"NOTE: {UNTRAINED}")
     return 0
 

@@ -49,7 +49,8 @@ def pipeline(weights: Path) -> Pipeline:
 @pytest.fixture(scope="module")
 def found(pipeline: Pipeline) -> Calibration:
     images = np.random.default_rng(0).integers(0, 256, (8, 70, 70, 3), np.uint8)
-    return calibrate(pipeline, images, resolution=70, stages=Stages(quiet=True))
+    quiet = Stages(quiet=True)
+    return calibrate(pipeline, images, resolution=70, across_layers=False, stages=quiet)
 
 
 # Sharing out
@@ -146,7 +147,7 @@ def test_effects_are_measured_layer_by_layer(pipeline: Pipeline) -> None:
     images = random.integers(0, 256, (8, 70, 70, 3), np.uint8)
     options: dict[str, Any] = {"resolution": 70, "stages": Stages(quiet=True)}
     before = pipeline.compilations
-    budgets = calibrate(pipeline, images, across_layers=True, **options).budgets
+    budgets = calibrate(pipeline, images, **options).budgets
     assert pipeline.compilations >= before + LAYERS
     assert budgets.total == pytest.approx(0.25, abs=1e-5)
 
@@ -280,7 +281,12 @@ def test_a_file_is_made_and_used(
         pixels = random.integers(0, 256, (70, 70, 3), np.uint8)
         Image.fromarray(pixels).save(tmp_path / f"{number}.png")
     photos, path = str(tmp_path / "*.png"), str(tmp_path / "b.json")
-    assert main(["calibrate", str(weights), photos, "-o", path, "--resolution", "70"]) == 0
+    assert (
+        main(
+            ["calibrate", str(weights), photos, "-o", path, "--resolution", "70", "--within-layers"]
+        )
+        == 0
+    )
     printed = capsys.readouterr()
     assert "relative error of the heads on these photos" in printed.out
     assert "never trained (random or deterministic ones) are no evidence" in printed.err
