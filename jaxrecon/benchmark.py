@@ -18,7 +18,7 @@ from jax.sharding import Mesh
 from jax.typing import DTypeLike
 
 from jaxrecon.compiling import compiled
-from jaxrecon.images import ImageBatch, PixelTransform
+from jaxrecon.images import ImageBatch, ImageRule, PixelTransform
 from jaxrecon.nn.attention import AttentionFn
 from jaxrecon.pipeline import Pipeline, ProgramKey, Request, resolve
 from jaxrecon.pipeline.warming import PHOTO
@@ -210,16 +210,17 @@ def _random_images(views: int, size: tuple[int, int]) -> ImageBatch:
     return ImageBatch(pixels, transforms, names, (None,) * views)
 
 
-def size_of_photos(pipeline: Pipeline, resolution: int | None = None) -> tuple[int, int]:
-    """Width and height to which the model's rule brings photos of 4:3, in pixels.
+def size_of_photos(rule: ImageRule, resolution: int | None = None) -> tuple[int, int]:
+    """Width and height to which a model's rule brings photos of 4:3, in pixels.
 
     Args:
+      rule: the model's.
       resolution: the wanted longest side, in place of the rule's own.
 
     Raises:
       InputError: `resolution` is less than one patch.
     """
-    fit = pipeline.resize.fit_all([PHOTO], resolution=resolution)
+    fit = rule.fit_all([PHOTO], resolution=resolution)
     return fit.transform(PHOTO).size
 
 

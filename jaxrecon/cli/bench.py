@@ -18,18 +18,21 @@ from jaxrecon.version import __version__
 if TYPE_CHECKING:
     from jaxrecon.benchmark import Timing
     from jaxrecon.nn.attention import AttentionFn
+    from jaxrecon.peers.checkout import OriginalTiming
     from jaxrecon.pipeline import Pipeline
 
 _PICTURES = (".png", ".pdf", ".svg", ".jpg")
 _SECONDS = ("trace", "compile", "cached", "run", "encode")
-_COLUMNS = {**dict.fromkeys((*_SECONDS, "images/s"), 8), "plan": 10, "peak": 10}
+_RATIO = "to dense"
+_COLUMNS = {**dict.fromkeys((*_SECONDS, "images/s", _RATIO), 8), "plan": 10, "peak": 10}
 """How wide each is."""
 
 _EPILOG = """\
 Seconds: trace, until the compiler has the program; compile, with nothing on
 disk; cached, to take it from the cache on disk; run, from pixels to points, the
 median after a warm-up; encode, the part of run in which views exchange. Peak is
-told for runs that raise the most ever in use.
+told for runs that raise the most ever in use. To dense: how many times as long
+as our dense run the original's took (--against, row torch).
 
 A policy is a name of --attention of other commands (dense); a share of key
 blocks to skip (0.75); budgets=FILE of `jaxrecon calibrate`; within_views,
@@ -67,6 +70,12 @@ def add_to(commands: Any) -> None:
     add("--repeats", default=3, help="runs after the warm-up; default: 3", **whole)
     add("--devices", default="1", metavar="N", help="shard views over so many devices, or all")
     add("--dtype", choices=("float32", "bfloat16"), help="default: bfloat16 on GPU and TPU")
+    add(
+        "--against",
+        metavar="PATH",
+        help="run the PyTorch original too, from this checkout of its code; needs PyTorch and an "
+        "NVIDIA GPU",
+    )
     written = parser.section("result").add_argument
     written("--json", metavar="FILE", help="write what was measured")
     written("--plot", metavar="FILE", help=f"draw seconds against views: {', '.join(_PICTURES)}")
@@ -91,23 +100,46 @@ def run(options: argparse.Namespace) -> int:
     from jaxrecon.sparse.notation import policy_of
 
     ways = {way: policy_of(way) for way in options.ways}
-    stages, mesh = Stages(quiet=options.quiet), common.mesh_of(options.devices)
+    stages = Stages(quiet=options.quiet)
+    theirs = [] if options.against is None else _original(options, size, stages)
+    mesh = common.mesh_of(options.devices)
     pipeline, own = benchmark.load_for_timing(
         options.model, dtype=options.dtype, mesh=mesh, stages=stages
     )
-    size = size or benchmark.size_of_photos(pipeline, options.resolution)
+    size = size or benchmark.size_of_photos(pipeline.resize, options.resolution)
     for views in options.views:
         check_program_size(views, size, pipeline.resize.patch)
     settings = _Settings(size, options.repeats, options.encoder)
-    bench = _Bench(pipeline, own_weights=own, settings=settings)
+    bench = _Bench(pipeline, own_weights=own, settings=settings, theirs=theirs)
     try:
         bench.measure(options.views, ways)
     finally:
         if bench.rows:
             _write(bench, options)
-    if not bench.rows:
+    if not any(way in ways for way, _ in bench.rows):
         raise InputError(f"--ways: {pipeline.name} ran in none of them; choose others")
     return common.INCOMPLETE if bench.refused else 0
+
+
+def _original(
+    options: argparse.Namespace, size: tuple[int, int] | None, stages: Stages
+) -> "list[OriginalTiming]":
+    """What the PyTorch original takes; it has ended before JAX takes the GPU's memory.
+
+    Raises:
+      InputError: it cannot be run.
+    """
+    from jaxrecon import benchmark
+    from jaxrecon.peers.checkout import find_original
+    from jaxrecon.runtime.bucketing import check_program_size
+
+    original = find_original(options.model, options.against)
+    size = size or benchmark.size_of_photos(original.resize, options.resolution)
+    views = list(dict.fromkeys(options.views))
+    for count in views:
+        check_program_size(count, size, original.resize.patch)
+    with stages.stage("original"):
+        return original.times(views, size, options.repeats)
 
 
 def _check_files(options: argparse.Namespace) -> None:
@@ -153,6 +185,7 @@ class _Bench:
       pipeline: the model.
       own_weights: whether its weights are its own, not random.
       settings: see there.
+      theirs: what the PyTorch original took.
       rows: what has been measured, each with its policy as it was written.
       complete: whether that is all.
       refused: how many programs were not even compiled.
@@ -161,16 +194,20 @@ class _Bench:
     pipeline: "Pipeline"
     own_weights: bool
     settings: _Settings
+    theirs: "list[OriginalTiming]" = field(default_factory=list)
     rows: list[tuple[str, "Timing"]] = field(default_factory=list)
     complete: bool = False
     refused: int = 0
 
     def measure(self, views: list[int], ways: "dict[str, AttentionFn]") -> None:
-        """Measures each number of views in each way, and prints each row once it is measured."""
+        """Measures each number of views in each way, and prints each row once it is measured.
+
+        Rows of the original follow ours of as many views.
+        """
         from jaxrecon.benchmark import measure
 
         say(self._title())
-        wide = max(map(len, ("policy", *ways)))
+        wide = max(map(len, ("policy", *ways, *(each.way for each in self.theirs))))
         say(self._line("views", "policy", {name: name for name in _COLUMNS}, wide))
         for count in dict.fromkeys(views):
             for way, policy in ways.items():
@@ -180,11 +217,26 @@ class _Bench:
                     common.complain(f"{way} with {count} views: {error}")
                     self.refused += 1
                     continue
-                self.rows.append((way, timing))
-                say(self._line(str(count), way, _cells(timing), wide))
-                if timing.note:
-                    say(f"       {one_line(timing.note)}")
+                self._add(way, timing, wide)
+            for each in self.theirs:
+                if each.timing.views == count:
+                    self._add(each.way, each.timing, wide)
         self.complete = not self.refused
+
+    def _add(self, way: str, timing: "Timing", wide: int) -> None:
+        self.rows.append((way, timing))
+        ratio = self._ratio(way, timing)
+        told = _cells(timing) | {_RATIO: "-" if ratio is None else f"{ratio:.2f}"}
+        say(self._line(str(timing.views), way, told, wide))
+        if timing.note:
+            say(f"       {one_line(timing.note)}")
+
+    def _ratio(self, way: str, timing: "Timing") -> float | None:
+        """How many times as long as our dense run one of the original's took; None for ours."""
+        if timing.run is None or way not in {each.way for each in self.theirs}:
+            return None
+        dense = [x.run for name, x in self.rows if (name, x.views) == ("dense", timing.views)]
+        return next((timing.run / run for run in dense if run is not None), None)
 
     def as_dict(self) -> dict[str, Any]:
         """What is known of the machine and the model, and the rows; None for what is not."""
@@ -199,7 +251,11 @@ class _Bench:
             **self._machine(),
             "size": list(self.settings.size),
             "repeats": self.settings.repeats,
-            "rows": [_row(way, timing) for way, timing in self.rows],
+            "original": next((each.ran_by for each in self.theirs), None),
+            "rows": [
+                _row(way, timing) | {"ratio_to_dense": self._ratio(way, timing)}
+                for way, timing in self.rows
+            ],
         }
 
     def _machine(self) -> dict[str, Any]:
@@ -218,12 +274,14 @@ class _Bench:
             f"{one_line(self.pipeline.name)}, {width}x{height} pixels, {told['dtype']}, "
             f"{told['devices']} x {told['device']}; seconds, median of {self.settings.repeats}"
         )
-        if self.own_weights:
-            return first
-        return f"{first}\n{_RANDOM}"
+        lines = [first] if self.own_weights else [first, _RANDOM]
+        for each in self.theirs[:1]:
+            lines.append(f"torch: {each.ran_by}, bfloat16 autocast, random weights")
+        return "\n".join(lines)
 
     def _line(self, views: str, way: str, cells: dict[str, str], wide: int) -> str:
-        shown = [name for name in _COLUMNS if name != "encode" or self.settings.encoder]
+        left_out = {"encode": not self.settings.encoder, _RATIO: not self.theirs}
+        shown = [name for name in _COLUMNS if not left_out.get(name)]
         told = " ".join(f"{cells[name]:>{_COLUMNS[name]}}" for name in shown)
         return f"{views:>5}  {way:{wide}} {told}"
 

@@ -54,6 +54,7 @@ FLOORS = (
         "jaxrecon.plan",
         "jaxrecon.benchmark",
         "jaxrecon.calibration",
+        "jaxrecon.peers",
         "jaxrecon.aot",
         "jaxrecon.evaluation",
         "jaxrecon.training",
