@@ -41,6 +41,16 @@ INCOMPLETE = 1
 MODEL_HELP = "a model's name (jaxrecon models), checkpoint folder or weight file"
 DEFAULT_MODEL = "pi3"
 _NAMED = "named_model"
+_ATTENDING = (
+    "attention",
+    "sparse_ratio",
+    "cdf_threshold",
+    "sparse_budgets",
+    "patch_order",
+    "key_views",
+    "within_views",
+)
+"""What `add_attention` offers."""
 
 
 def add_model(section: argparse._ArgumentGroup) -> None:
@@ -243,6 +253,18 @@ def add_computing(parser: Parser) -> None:
         parser.section(*ARITHMETIC, rare=True).add_argument,
     )
     seldom("--dtype", choices=("float32", "bfloat16"), help="default: bfloat16 on GPU and TPU")
+    add_attention(parser)
+    add("--devices", default="1", metavar="N", help="shard views over so many devices, or all")
+    seldom("--shard-weights", action="store_true", help="each device holds a part of the weights")
+    add("--offload", action="store_true", help="features wait for the heads in the host's memory")
+
+
+def add_attention(parser: Parser) -> None:
+    """Options of how a model attends; `attention_of` makes one of them."""
+    add, seldom = (
+        parser.section("speed and memory").add_argument,
+        parser.section(*ARITHMETIC, rare=True).add_argument,
+    )
     add(
         "--attention",
         metavar="HOW",
@@ -250,9 +272,6 @@ def add_computing(parser: Parser) -> None:
         default="auto",
         help=f"auto: exact; fast: block-sparse where that is faster; {', '.join(ATTENTIONS[2:])}",
     )
-    add("--devices", default="1", metavar="N", help="shard views over so many devices, or all")
-    seldom("--shard-weights", action="store_true", help="each device holds a part of the weights")
-    add("--offload", action="store_true", help="features wait for the heads in the host's memory")
     shares: dict[str, Any] = {"type": _share, "default": argparse.SUPPRESS, "metavar": "X"}
     seldom(
         "--sparse-ratio",
@@ -392,56 +411,26 @@ def mesh_of(devices: str) -> "Mesh | None":
 
 
 def attention_of(options: argparse.Namespace) -> Any:
-    """The name of an attention, or block-sparse attention and layers as the options want it.
-
-    A budget that is not given is `SparseAttention`'s own; "none" takes it away.
+    """The attention that the options of `add_attention` ask for.
 
     Raises:
-      InputError: a budget is out of range, options of block-sparse attention are given with exact
-        attention, or two do not go together.
+      InputError: see `attention_asked`.
     """
-    attention = _attention_of_all_layers(options)
-    if getattr(options, "within_views", None) is None:
-        return attention
-    from jaxrecon.sparse import within_views_in
-
-    return within_views_in(options.within_views, attention)
-
-
-def _attention_of_all_layers(options: argparse.Namespace) -> Any:
-    given = vars(options)
-    fields = {name: name for name in ("sparse_ratio", "cdf_threshold")} | {"patch_order": "order"}
-    told = [name for name in (*fields, "key_views", "sparse_budgets") if name in given]
-    if not told:
+    given = attention_given(options)
+    if list(given) == ["attention"]:
         return options.attention
-    if options.attention not in ("auto", "fast", "sparse"):
-        raise InputError(
-            f"{_option(told[0])} is for block-sparse attention, found --attention "
-            f"{options.attention}; leave one of them out"
-        )
-    chosen = {field: given[name] for name, field in fields.items() if name in given}
-    from jaxrecon.sparse import FastAttention, KeyViews, SparseAttention, read_budgets
+    from jaxrecon.sparse.asked import attention_asked
 
-    rules = [
-        name
-        for name in ("sparse_budgets", "key_views", "sparse_ratio", "cdf_threshold")
-        if name in given
-    ]
-    if len(rules) > 1 and rules[0] in ("sparse_budgets", "key_views"):
-        raise InputError(
-            f"{_option(rules[0])} does not go with {_option(rules[1])}; leave one of them out"
-        )
-    if "sparse_budgets" in given:
-        chosen["budgets"] = read_budgets(given["sparse_budgets"])
-    if "key_views" in given:
-        chosen["selector"] = KeyViews(count=given["key_views"])
-    sparse = SparseAttention(**chosen)
-    return FastAttention(sparse) if options.attention == "fast" else sparse
+    return attention_asked(given)
 
 
-def _option(name: str) -> str:
-    """What an option is called on the command line."""
-    return f"--{name.replace('_', '-')}"
+def attention_given(options: argparse.Namespace) -> dict[str, Any]:
+    """The values of the options of `add_attention` that are given, by their names."""
+    values = vars(options)
+    given = {name: values[name] for name in _ATTENDING if name in values}
+    if given.get("within_views", ()) is None:
+        del given["within_views"]
+    return given
 
 
 def seconds(stages: Stages) -> dict[str, float]:

@@ -42,6 +42,7 @@ def add_to(commands: Any) -> None:
     add("--port", type=int, default=_PORT, help="where to serve, or the next free one")
     add("--dtype", choices=("float32", "bfloat16"), help="default: bfloat16 on GPU and TPU")
     add("--devices", type=common.at_least_one, default=1, metavar="N", help="shard views over N")
+    common.add_attention(parser)
     limits = parser.section("limits").add_argument
     whole = {"type": common.at_least_one, "metavar": "N"}
     limits("--max-upload", default=2048, help="MiB of one job's files; default: 2048", **whole)
@@ -73,6 +74,8 @@ def run(options: argparse.Namespace) -> int:
         resolution=options.max_resolution,
         waiting=options.max_waiting,
     )
+    attention = common.attention_given(options)
+    common.attention_of(options)  # what does not go together is refused here, not by the first job
     place = Place(
         folder=Path(options.results),
         models=_models(options.model),
@@ -80,8 +83,11 @@ def run(options: argparse.Namespace) -> int:
         port=options.port,
         token=token,
         limits=limits,
+        attention=_written(attention) or None,
     )
-    runner = ProcessRunner({"dtype": options.dtype, "devices": options.devices})
+    runner = ProcessRunner(
+        {"dtype": options.dtype, "devices": options.devices, "attention": attention}
+    )
 
     def ready(host: str, port: int, end: Callable[[], None]) -> None:
         del end
@@ -92,6 +98,17 @@ def run(options: argparse.Namespace) -> int:
 
     serve(place, runner, ready)
     return 0
+
+
+def _written(given: dict[str, Any]) -> str:
+    """Options of attention as they are written, such as "--sparse-ratio 0.9 --within-views 0,1"."""
+    words = dict(given)
+    if words["attention"] == "auto":
+        del words["attention"]
+    if "within_views" in words:
+        words["within_views"] = ",".join(map(str, words["within_views"]))
+    told = {name: "none" if value is None else value for name, value in words.items()}
+    return " ".join(f"--{name.replace('_', '-')} {value}" for name, value in told.items())
 
 
 def _token(host: str) -> str | None:

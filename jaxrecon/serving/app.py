@@ -63,6 +63,7 @@ class Server:
       models: names that are offered; the first is the usual one.
       limits: how much may be asked for.
       closing: set when the server ends.
+      attention: how the models attend in all jobs, in words; None where each job chooses.
     """
 
     results: Results
@@ -70,6 +71,7 @@ class Server:
     models: Sequence[str]
     limits: Limits
     closing: asyncio.Event
+    attention: str | None = None
     uploads: int = 0
     watchers: int = 0
     _tasks: set[Any] = field(default_factory=set)
@@ -81,7 +83,8 @@ class Server:
             {
                 "version": __version__,
                 "models": list(self.models),
-                "attentions": list(ATTENTIONS),
+                "attentions": list(ATTENTIONS if self.attention is None else ATTENTIONS[:1]),
+                "attention": self.attention,
                 "limits": asdict(self.limits),
             }
         )
@@ -100,7 +103,7 @@ class Server:
         try:
             with removed_unless_kept(folder) as kept:
                 form = await received(request, folder, self.limits)
-                settings = settings_of(form.fields, self.models, self.limits)
+                settings = settings_of(form.fields, self.models, self.limits, self.attention)
                 source, video = await asyncio.to_thread(checked_source, folder, form.files)
                 if not settings.title:
                     settings = replace(settings, title=_title(form.files))
@@ -289,6 +292,7 @@ def make_app(
     limits: Limits | None = None,
     token: str | None = None,
     closing: asyncio.Event | None = None,
+    attention: str | None = None,
 ) -> App:
     """The whole server, for an ASGI server to run.
 
@@ -300,10 +304,16 @@ def make_app(
       limits: how much may be asked for.
       token: what visitors need; None where everybody who reaches the server is let in.
       closing: set by who ends the server, so that streams of events end.
+      attention: see `Server`.
     """
     limits = limits or Limits()
     server = Server(
-        Results(folder), Desk(runner, limits), models, limits, closing or asyncio.Event()
+        Results(folder),
+        Desk(runner, limits),
+        models,
+        limits,
+        closing or asyncio.Event(),
+        attention,
     )
 
     @asynccontextmanager

@@ -37,6 +37,7 @@ class Place:
       port: where, or the next free one; 0 for any.
       token: what visitors need; None for none.
       limits: how much they may ask for.
+      attention: how the models attend in all jobs, in words; None where each job chooses.
     """
 
     folder: Path
@@ -45,6 +46,7 @@ class Place:
     port: int = 8080
     token: str | None = None
     limits: Limits = field(default_factory=Limits)
+    attention: str | None = None
 
 
 class _Server(uvicorn.Server):
@@ -97,6 +99,7 @@ async def _serve(
         guard=Guard(place.host),
         limits=place.limits,
         token=place.token,
+        attention=place.attention,
         closing=closing,
     )
     config = uvicorn.Config(

@@ -26,7 +26,7 @@ class Settings:
     Attributes:
       model: one of those that the server offers.
       resolution: longest side of the processed images in pixels; None for the model's own.
-      attention: one of `ATTENTIONS`.
+      attention: one of `ATTENTIONS`; or how the models of the server attend in all jobs, in words.
       sparse_ratio: share of key blocks that "fast" and "sparse" may skip; None for their own.
       fps: of a video, frames a second; None for two.
       max_views: so many photos or frames are taken at most, spread evenly.
@@ -49,13 +49,19 @@ class Settings:
         return {name: value for name, value in found.items() if name not in ("title", "keep")}
 
 
-def settings_of(fields: Mapping[str, str], models: Sequence[str], limits: Limits) -> Settings:
+def settings_of(
+    fields: Mapping[str, str],
+    models: Sequence[str],
+    limits: Limits,
+    attention: str | None = None,
+) -> Settings:
     """The settings that the fields of a form give; empty ones count as absent.
 
     Args:
       fields: texts by the names of `Settings`.
       models: those that are offered; the first is the one where none is named.
       limits: of the server.
+      attention: how its models attend in all jobs, in words; None where each job chooses.
 
     Raises:
       RefusedError: a field is unknown or its value cannot be used; names it.
@@ -68,22 +74,33 @@ def settings_of(fields: Mapping[str, str], models: Sequence[str], limits: Limits
                 f"{meant(name, known)}"
             )
     given = {name: value.strip() for name, value in fields.items() if value.strip()}
-    attention = _choice("attention", given.get("attention", ATTENTIONS[0]), ATTENTIONS)
-    ratio = _number("sparse_ratio", given, least=0.0, below=1.0)
-    if ratio is not None and attention == "auto":
-        raise RefusedError(
-            "sparse_ratio is for attention=fast or sparse, found auto; leave one of them out"
-        )
+    chosen, ratio = _attending(given, attention)
     return Settings(
         model=_choice("model", given.get("model", models[0]), models),
         resolution=_whole("resolution", given, LEAST_RESOLUTION, limits.resolution),
-        attention=attention,
+        attention=attention or chosen,
         sparse_ratio=ratio,
         fps=_number("fps", given, least=0.01, below=1000.0),
         max_views=_whole("max_views", given, 1, limits.views) or limits.views,
         title=given.get("title", "")[:_LONGEST_TITLE],
         keep=_truth("keep", given.get("keep", "1")),
     )
+
+
+def _attending(given: Mapping[str, str], fixed: str | None) -> tuple[str, float | None]:
+    """The attention and the share of key blocks that a job chooses."""
+    attention = _choice("attention", given.get("attention", ATTENTIONS[0]), ATTENTIONS)
+    ratio = _number("sparse_ratio", given, least=0.0, below=1.0)
+    if fixed is not None and (attention != ATTENTIONS[0] or ratio is not None):
+        raise RefusedError(
+            f"this server was started with {fixed} for all jobs; leave attention and sparse_ratio "
+            "out"
+        )
+    if ratio is not None and attention == "auto":
+        raise RefusedError(
+            "sparse_ratio is for attention=fast or sparse, found auto; leave one of them out"
+        )
+    return attention, ratio
 
 
 def _choice(name: str, value: str, names: Sequence[str]) -> str:

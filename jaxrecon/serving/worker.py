@@ -27,6 +27,7 @@ from jaxrecon.runtime.sharding import make_mesh
 from jaxrecon.serving.settings import Settings
 from jaxrecon.serving.writing import write_result
 from jaxrecon.sparse import FastAttention, SparseAttention
+from jaxrecon.sparse.asked import attention_asked
 
 _BETWEEN = 0.1
 """Seconds between two words on how far a stage is."""
@@ -130,6 +131,7 @@ class Worker:
             name,
             dtype=self._options.get("dtype"),
             mesh=None if devices == 1 else make_mesh(devices),
+            attention=attention_asked(self._options.get("attention", {"attention": "auto"})),
             priors=False,
             stages=stages,
         )
@@ -138,7 +140,8 @@ class Worker:
 
 
 def _attention(settings: Settings) -> Any:
-    if settings.attention == "auto":
+    """What a job has chosen; None for the model's own."""
+    if settings.attention not in ("fast", "sparse"):
         return None
     ratio = settings.sparse_ratio
     sparse = SparseAttention() if ratio is None else SparseAttention(sparse_ratio=ratio)

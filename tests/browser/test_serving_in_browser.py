@@ -92,3 +92,13 @@ def test_refusals_cancelling_and_closing(chromium: Any, tmp_path: Path) -> None:
         page.wait_for_selector("#problem:not([hidden])")
         assert "text.png is neither a picture nor a video" in page.inner_text("#problem")
         page.close()
+
+
+def test_the_page_tells_of_an_attention_for_all_jobs(chromium: Any, tmp_path: Path) -> None:
+    with (
+        site(tmp_path / "results", attention="--sparse-ratio 0.9") as running,
+        page_of(chromium, f"http://localhost:{running.port}", SIZE) as page,
+    ):
+        page.wait_for_selector("#attends:not([hidden])", timeout=10_000)
+        assert page.locator("#attends").text_content() == "Attention: --sparse-ratio 0.9"
+        assert not page.locator("#attention").is_visible()

@@ -174,6 +174,7 @@ def site(
     limits: Limits | None = None,
     token: str | None = None,
     models: Sequence[str] = ("pi3-mini", "pi3"),
+    attention: str | None = None,
 ) -> Iterator[Site]:
     """A server in a thread of its own, which is ended with the block."""
     runner = runner or StandIn()
@@ -184,7 +185,8 @@ def site(
         told[:] = port, end
         ready.set()
 
-    place = Place(folder, models, port=0, token=token, limits=limits or Limits())
+    limits = limits or Limits()
+    place = Place(folder, models, port=0, token=token, limits=limits, attention=attention)
     thread = threading.Thread(target=serve, args=(place, runner, is_ready))
     thread.start()
     assert ready.wait(20)

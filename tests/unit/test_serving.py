@@ -22,9 +22,13 @@ pytest.importorskip("starlette", reason="needs Starlette (serve)")
 pytest.importorskip("uvicorn", reason="needs uvicorn (serve)")
 pytest.importorskip("python_multipart", reason="needs python-multipart (serve)")
 
+from jaxrecon import FastAttention, SparseAttention, Stages
+from jaxrecon.serving import worker
 from jaxrecon.serving.limits import Limits
 from jaxrecon.serving.process import ProcessRunner
 from jaxrecon.serving.serve import Place, serve
+from jaxrecon.serving.settings import Settings
+from jaxrecon.sparse import within_views_in
 from served import BOUNDARY, Files, Site, StandIn, bomb, form, png, site
 
 LIMITS = Limits(
@@ -482,6 +486,8 @@ def test_what_a_folder_holds_already(tmp_path: Path) -> None:
     [
         (["--port", "99999"], "--port 99999: give a number from 0 to 65535"),
         (["-m", "pi3-mimi"], "did you mean pi3-mini?"),
+        (["--attention", "dense", "--sparse-ratio", "0.5"], "found --attention dense"),
+        (["--sparse-ratio", "1.5"], "sparse_ratio=1.5"),
     ],
 )
 def test_the_command_refuses(
@@ -490,6 +496,65 @@ def test_the_command_refuses(
     assert main(["serve", str(tmp_path / "results"), *arguments]) == 2
     assert message in capsys.readouterr().err
     assert not (tmp_path / "results").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told", "given"),
+    [
+        ([], None, {"attention": "auto"}),
+        (["--attention", "dense"], "--attention dense", {"attention": "dense"}),
+        (
+            ["--sparse-ratio", "none", "--within-views", "0-2"],
+            "--sparse-ratio none --within-views 0,1,2",
+            {"attention": "auto", "sparse_ratio": None, "within_views": (0, 1, 2)},
+        ),
+        (
+            ["--attention", "fast", "--key-views", "4"],
+            "--attention fast --key-views 4",
+            {"attention": "fast", "key_views": 4},
+        ),
+    ],
+)
+def test_the_command_tells_how_models_attend(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    arguments: list[str],
+    told: str | None,
+    given: dict[str, Any],
+) -> None:
+    served: list[Any] = []
+    monkeypatch.setattr("jaxrecon.serving.serve.serve", lambda *found: served.extend(found))
+    assert main(["serve", str(tmp_path), "-m", "pi3-mini", *arguments]) == 0
+    place, runner, _ = served
+    assert place.attention == told
+    assert runner.options["attention"] == given
+
+
+def test_a_server_that_chooses_the_attention_of_all_jobs(tmp_path: Path) -> None:
+    with site(tmp_path / "results", attention="--sparse-ratio 0.9") as running:
+        about = running.ask("GET", "/api")[1]
+        assert (about["attention"], about["attentions"]) == ("--sparse-ratio 0.9", ["auto"])
+        for fields in ({"attention": "fast"}, {"attention": "sparse", "sparse_ratio": "0.5"}):
+            status, told = running.send([PHOTO], fields=fields)
+            assert status == 400
+            assert told["error"].startswith(
+                "this server was started with --sparse-ratio 0.9 for all jobs; leave attention"
+            )
+        done = running.until(running.job("quick", attention="auto"), "done")
+        assert done["settings"]["attention"] == "--sparse-ratio 0.9"
+
+
+def test_the_model_attends_as_the_server_was_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    loaded: dict[str, Any] = {}
+    monkeypatch.setattr(worker, "load", lambda name, **given: loaded.update(given))
+    told = worker.Worker(lambda event: None)
+    given = {"attention": "fast", "sparse_ratio": 0.9, "within_views": (0, 1)}
+    told.take({"options": json.loads(json.dumps({"attention": given}))})
+    told._pipeline("pi3-mini", Stages(quiet=True))
+    sparse = FastAttention(SparseAttention(sparse_ratio=0.9))
+    assert loaded["attention"] == within_views_in((0, 1), sparse)
+    assert worker._attention(Settings("pi3-mini", attention="--attention fast")) is None
+    assert worker._attention(Settings("pi3-mini", attention="fast")) == FastAttention()
 
 
 def test_a_token_that_is_no_secret(
@@ -507,7 +572,8 @@ def test_a_whole_run_and_one_that_is_killed(
     monkeypatch.setenv("JAX_PLATFORMS", "cpu")
     photos = sorted((EXAMPLES / "scene" / "images").iterdir())[:2]
     files = [(path.name, path.read_bytes()) for path in photos]
-    runner = ProcessRunner({}, grace=0.0)
+    attention = {"attention": "auto", "sparse_ratio": 0.5}
+    runner = ProcessRunner({"attention": attention}, grace=0.0)
     with site(tmp_path / "results", runner, models=["pi3-mini"]) as running:
         status, told = running.send(files, fields={"resolution": "56"})
         assert status == 202
@@ -518,6 +584,7 @@ def test_a_whole_run_and_one_that_is_killed(
         ]
         result = running.ask("GET", done["result"])[1]
         assert (result["views"], result["width"], result["failed"]) == (2, 56, {})
+        assert result["sparsity"] is not None, "it attends sparsely, as the server was told"
         paths = {file["path"] for file in result["files"]}
         assert {"scene.ply", "scene.glb", "scene.npz", "report.html", "thumbnail.jpg"} <= paths
         process = runner._process

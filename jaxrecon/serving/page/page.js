@@ -321,6 +321,11 @@ async function start() {
   const about = await ask("/api");
   limits = about.limits;
   $("model").replaceChildren(...about.models.map((name) => element("option", name.split("/").pop(), { value: name })));
+  if (about.attention) { // of all jobs
+    $("attention").parentElement.hidden = true;
+    $("attends").hidden = false;
+    $("attends").textContent = `Attention: ${about.attention}`;
+  }
   $("resolution").max = limits.resolution;
   $("max_views").max = limits.views;
   $("max_views").placeholder = `${limits.views} views`;
