@@ -259,8 +259,12 @@ def add_computing(parser: Parser) -> None:
     add("--offload", action="store_true", help="features wait for the heads in the host's memory")
 
 
-def add_attention(parser: Parser) -> None:
-    """Options of how a model attends; `attention_of` makes one of them."""
+def add_attention(parser: Parser, auto: str = "exact") -> None:
+    """Options of how a model attends; `attention_of` makes one of them.
+
+    Args:
+      auto: what the help says of `--attention auto`, the default.
+    """
     add, seldom = (
         parser.section("speed and memory").add_argument,
         parser.section(*ARITHMETIC, rare=True).add_argument,
@@ -270,7 +274,7 @@ def add_attention(parser: Parser) -> None:
         metavar="HOW",
         choices=ATTENTIONS,
         default="auto",
-        help=f"auto: exact; fast: block-sparse where that is faster; {', '.join(ATTENTIONS[2:])}",
+        help=f"auto: {auto}; fast: block-sparse where that is faster; {', '.join(ATTENTIONS[2:])}",
     )
     shares: dict[str, Any] = {"type": _share, "default": argparse.SUPPRESS, "metavar": "X"}
     seldom(

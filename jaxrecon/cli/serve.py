@@ -42,7 +42,7 @@ def add_to(commands: Any) -> None:
     add("--port", type=int, default=_PORT, help="where to serve, or the next free one")
     add("--dtype", choices=("float32", "bfloat16"), help="default: bfloat16 on GPU and TPU")
     add("--devices", type=common.at_least_one, default=1, metavar="N", help="shard views over N")
-    common.add_attention(parser)
+    common.add_attention(parser, auto="each job chooses")
     limits = parser.section("limits").add_argument
     whole = {"type": common.at_least_one, "metavar": "N"}
     limits("--max-upload", default=2048, help="MiB of one job's files; default: 2048", **whole)
