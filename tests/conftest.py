@@ -68,11 +68,16 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 
 def _variants(names: list[str]) -> list[str]:
-    """Golden cases that skip blocks by one of two rules, where another of the family has both."""
+    """Golden cases that differ from another of the family by a rule alone.
+
+    They skip blocks by one of two rules, where another has both; or show how large the norms'
+    epsilons are, which one family shows in every run.
+    """
     models = [name for name in names if name.startswith("sparse_") and "_tiny_" in name]
     single = [name for name in models if "_cNone_" in name or "_rNone_" in name]
     families = {name.split("_")[1] for name in models if name not in single}
-    return [name for name in single if name.split("_")[1] in families]
+    epsilons = [name for name in names if name.startswith("eps_") and "_pi3_" not in name]
+    return [*epsilons, *(name for name in single if name.split("_")[1] in families)]
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

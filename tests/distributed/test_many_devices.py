@@ -15,9 +15,9 @@ PARTS = {"eight": 8, "three": 3, "two axes": 4}
 """Into how many parts each mesh cuts the views."""
 
 
-def run_on_eight(family: str) -> Any:
+def run_on_eight(*arguments: str) -> Any:
     done = subprocess.run(
-        [sys.executable, SUPPORT / "many_devices.py", family],
+        [sys.executable, SUPPORT / "many_devices.py", *arguments],
         capture_output=True,
         text=True,
         env=fresh_process(),
@@ -39,19 +39,19 @@ def test_blocks_take_turns_and_sparse_heads_are_shared() -> None:
 
 
 @pytest.mark.parametrize(
-    "family",
+    ("family", "brief"),
     [
-        "pi3",
+        ("pi3", True),
         *(
-            pytest.param(name, marks=pytest.mark.thorough)
-            for name in ("pi3x", "vggt", "mapanything")
+            pytest.param(name, False, marks=pytest.mark.thorough)
+            for name in ("pi3", "pi3x", "vggt", "mapanything")
         ),
     ],
 )
-def test_sharded_is_unsharded(family: str) -> None:
+def test_sharded_is_unsharded(family: str, brief: bool) -> None:
     """11 views and 4 heads: no mesh divides the views, one has more devices than heads."""
-    found = run_on_eight(family)
-    assert len(found) == 4 + registry.FAMILIES[family].defaults.priors
+    found = run_on_eight(family, *["brief"] * brief)
+    assert len(found) == (2 if brief else 4 + registry.FAMILIES[family].defaults.priors)
     for way, values in found.items():
         attention, _, mesh = way.partition(", ")
         assert values.pop("share") == 1 / PARTS[mesh], way

@@ -1,6 +1,6 @@
 """Runs small models on 8 devices of the CPU and on one: `python many_devices.py FAMILY`.
 
-With `parts` as the family, a block of a trunk and sparse attention with fewer heads than devices.
+With `brief` behind it, the ways of `BRIEF` alone. With `parts` as the family, a block of a trunk and sparse attention with fewer heads than devices.
 
 Writes one line of JSON: for each way to run, the largest relative differences, what the devices
 exchange, and which share of the results and of the weights each has. A program of its own, since
@@ -67,6 +67,7 @@ TRIED = {
     *(("dense", "eight"), ("dense", "two axes"), ("sparse", "three"), ("similar", "eight")),
     ("known", "three"),
 }
+BRIEF = {("dense", "two axes"), ("similar", "eight")}
 DEFAULTS = {name: registered.defaults for name, registered in registry.FAMILIES.items()}
 
 
@@ -80,7 +81,7 @@ def known() -> dict[str, Any]:
     return {"poses": poses, "intrinsics": {0: matrix, 5: matrix}, "depths": {5: depth}}
 
 
-def main(family: str) -> None:
+def main(family: str, *, brief: bool = False) -> None:
     if family == "parts":
         sys.stdout.write(json.dumps({"block": block_in_turns(), "teams": in_teams()}) + "\n")
         return
@@ -90,13 +91,16 @@ def main(family: str) -> None:
     config = model.config  # pyright: ignore[reportAttributeAccessIssue]
     found, defaults = {}, DEFAULTS[family]
     ways: dict[str, Any] = attentions(config.trunk_block.heads, config.pairs)
+    tried = BRIEF if brief else TRIED
     for name, way in (ways | ({"known": None} if defaults.priors else {})).items():
+        if name not in {attention for attention, _ in tried}:
+            continue
         given: dict[str, Any] = {"resolution": SIDE, "attention": way} | THRESHOLDS
         given |= known() if name == "known" else {}
         alone = Pipeline(model, family, resize, defaults=defaults)
         alone = alone.reconstruct(pixels, **given).numpy()
         for label, mesh in meshes().items():
-            if (name, label) not in TRIED:
+            if (name, label) not in tried:
                 continue
             sharded = jax.device_put(model, replicated(mesh))
             if label == "two axes":
@@ -238,4 +242,4 @@ def compared(alone: jaxrecon.Reconstruction, sharded: jaxrecon.Reconstruction) -
 
 
 if __name__ == "__main__":
-    main(sys.argv[1])
+    main(sys.argv[1], brief="brief" in sys.argv[2:])

@@ -103,7 +103,7 @@ def test_hard_scores(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["xla", TRITON])
-@settings(max_examples=12, deadline=None, derandomize=True)
+@settings(max_examples=6, deadline=None, derandomize=True)
 @given(
     rows=st.integers(1, 4),
     blocks=st.integers(1, 40),

@@ -13,6 +13,7 @@ from jaxrecon.registry import MODELS, HubFile
 from pages import DOCS, PAGES, anchors, blocks, links
 from places import EXAMPLES, ROOT
 
+FIRST_PAGES = (ROOT / "README.md", DOCS / "index.md", DOCS / "getting-started.md")
 REFERENCE = "\n".join(page.read_text() for page in (DOCS / "reference").glob("*.md"))
 PYTHON = [(page, block) for page in PAGES for block in blocks(page) if block.language == "python"]
 COMMANDS = [
@@ -63,7 +64,12 @@ def test_tables_of_models_agree_with_the_registry() -> None:
 
 
 @pytest.mark.parametrize(
-    ("page", "block"), PYTHON, ids=[place(page, block.line) for page, block in PYTHON]
+    ("page", "block"),
+    [
+        pytest.param(page, block, marks=() if page in FIRST_PAGES else pytest.mark.thorough)
+        for page, block in PYTHON
+    ],
+    ids=[place(page, block.line) for page, block in PYTHON],
 )
 def test_python_runs(page: Path, block, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     code = compile(block.text, place(page, block.line), "exec")

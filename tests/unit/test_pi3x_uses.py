@@ -132,6 +132,7 @@ class TestUpstreamsRules:
         np.testing.assert_allclose(intrinsics[:, [0, 1], [0, 1]], focal, rtol=1e-4)
 
 
+@pytest.mark.thorough
 def test_streamed_is_whole(pipeline: Pipeline, tmp_path: Path) -> None:
     """Poses of which the unit is unknown: the world is found from those of all views."""
     given: dict[str, Any] = {"poses": {1: POSES[1], 4: POSES[4]}, "metric_poses": False} | GIVEN
@@ -163,6 +164,7 @@ def test_a_program_in_a_file(pipeline: Pipeline, tmp_path: Path) -> None:
     assert found.metric_scale == pytest.approx(expected.metric_scale)
 
 
+@pytest.mark.thorough
 def test_on_the_command_line(native: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Depth without cameras is taken; where nothing is known the branch for it is left out."""
     photos, load, asked = tmp_path / "photos", registry.load, []

@@ -107,7 +107,7 @@ def test_keeping_all_blocks_is_dense_attention(order: Any, special_tokens: Any) 
 @pytest.mark.parametrize(
     ("order", "special_tokens", "pooling"),
     [
-        ("raster", "aligned", "mean"),
+        pytest.param("raster", "aligned", "mean", marks=pytest.mark.thorough),
         pytest.param("raster", "packed", "max", marks=pytest.mark.thorough),
         pytest.param("hilbert", "aligned", "max", marks=pytest.mark.thorough),
         pytest.param("hilbert", "packed", "mean", marks=pytest.mark.thorough),
@@ -359,7 +359,7 @@ def test_a_model_with_it_is_one_program_that_can_be_exported() -> None:
     np.testing.assert_array_equal(again, forward(images))
 
 
-@pytest.mark.parametrize("padded", [False, True])
+@pytest.mark.parametrize("padded", [pytest.param(False, marks=pytest.mark.thorough), True])
 @pytest.mark.parametrize(
     ("compensation_q", "spare"), [pytest.param(0, 0.4, marks=pytest.mark.thorough), (None, 1.5)]
 )
