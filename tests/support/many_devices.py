@@ -1,6 +1,7 @@
 """Runs small models on 8 devices of the CPU and on one: `python many_devices.py FAMILY`.
 
-With `brief` behind it, the ways of `BRIEF` alone. With `parts` as the family, a block of a trunk and sparse attention with fewer heads than devices.
+With `brief` behind it, the ways of `BRIEF` alone. With `parts` as the family, a block of a trunk
+and sparse attention with fewer heads than devices.
 
 Writes one line of JSON: for each way to run, the largest relative differences, what the devices
 exchange, and which share of the results and of the weights each has. A program of its own, since
