@@ -91,6 +91,7 @@ def test_the_table_and_the_files(run: Run, native: str, tmp_path: Path) -> None:
     assert {path.name for path in tmp_path.iterdir()} <= {"home", "out", "bench.png"}
 
 
+@pytest.mark.thorough
 def test_weights_that_are_not_here_are_random(
     run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -83,6 +83,7 @@ def test_tracks(tmp_path: Path, told: Told) -> None:
     assert re.findall(r"(?m)^view (\d):", out) == [str(view) for view in range(8)]
 
 
+@pytest.mark.thorough
 def test_streaming(tmp_path: Path, told: Told) -> None:
     first = told("streaming.py", "-o", tmp_path / "out")
     assert "wrote 8 views" in first
@@ -121,6 +122,7 @@ def test_scripts_are_short_and_open_with_their_command(
     assert "usage:" in capsys.readouterr().out
 
 
+@pytest.mark.thorough
 def test_the_notebook_runs_from_top_to_bottom() -> None:
     nbformat = pytest.importorskip("nbformat", reason="needs nbclient and ipykernel")
     nbclient = pytest.importorskip("nbclient", reason="needs nbclient and ipykernel")

@@ -102,6 +102,7 @@ def test_thresholds_are_arguments(exported: ExportedPipeline, pixels: np.ndarray
     assert mask(edge_rtol=1e-3).mean() < 1
 
 
+@pytest.mark.thorough
 def test_one_program_serves_any_number_of_views(
     pipeline: Pipeline, exported: ExportedPipeline, pixels: np.ndarray
 ) -> None:

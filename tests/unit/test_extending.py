@@ -189,12 +189,12 @@ class FirstBlocks:
 
 def test_a_selector_is_handed_in() -> None:
     make, resize = tiny_families.FAMILIES["pi3"]
-    photos = np.random.default_rng(2).integers(0, 256, (6, 56, 70, 3), np.uint8)
+    photos = np.random.default_rng(2).integers(0, 256, (4, 28, 42, 3), np.uint8)
     pipeline = jaxrecon.Pipeline(drawn(make), "pi3", resize)
-    sizes: dict[str, Any] = {"block_q": 16, "block_kv": 8, "compensation_q": 0}
+    sizes: dict[str, Any] = {"block_q": 4, "block_kv": 2, "compensation_q": 0}
     recons = [
         pipeline.reconstruct(
-            photos, resolution=70, attention=SparseAttention(selector=selector, **sizes)
+            photos, resolution=42, attention=SparseAttention(selector=selector, **sizes)
         )
         for selector in (FirstBlocks(), TopKTopP(None, 1.0))
     ]

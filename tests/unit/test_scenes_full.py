@@ -49,6 +49,7 @@ def test_pictures_are_in_range_and_rooms_have_no_sky(scenes: RenderedScenes) -> 
     np.testing.assert_array_equal(scenes.mask, scenes.depth_z > 0)
 
 
+@pytest.mark.thorough
 def test_depth_of_one_view_predicts_that_of_the_others(scenes: RenderedScenes) -> None:
     """A point that lands near a pixel's centre of another view is there, or hidden."""
     row, column = np.mgrid[:HEIGHT, :WIDTH]
