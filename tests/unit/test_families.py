@@ -424,6 +424,7 @@ class TestMapAnything:
         edges = depth_normal_edges(jnp.asarray(recon.points_camera), mask=keep, strict=True)
         np.testing.assert_array_equal(recon.mask, keep & ~edges)
 
+    @pytest.mark.thorough
     def test_confidence_by_the_agreement_of_views(
         self, mapanything: Pipeline, photos: np.ndarray
     ) -> None:
@@ -595,7 +596,10 @@ class TestNumbersOfViews:
         assert serves_fewer(8, 8) and not serves_fewer(1, 8)
         assert all(count <= bucket_of(count) <= 1.125 * count + 1 for count in range(1, 3000))
 
-    @pytest.mark.parametrize(("name", "skipping"), [("vggt", True), ("mapanything", False)])
+    @pytest.mark.parametrize(
+        ("name", "skipping"),
+        [pytest.param("vggt", True, marks=pytest.mark.thorough), ("mapanything", False)],
+    )
     def test_padding_views_change_nothing(
         self, name: str, skipping: bool, request: pytest.FixtureRequest
     ) -> None:
@@ -699,7 +703,9 @@ class TestCommandLine:
             "nerf": [*photographed, "--poses", str(nerf), "--intrinsics", str(nerf)],
         }
 
-    @pytest.mark.parametrize("kind", ["npz", "colmap", "nerf"])
+    @pytest.mark.parametrize(
+        "kind", [pytest.param("npz", marks=pytest.mark.thorough), "colmap", "nerf"]
+    )
     def test_streamed_with_known_cameras(
         self,
         kind: str,

@@ -261,9 +261,8 @@ def test_kernels_on_a_gpu(width: int, dtype: Any) -> None:
     assert_close(jax.jit(gelu_triton.gradients_triton)(x, bias, plain), wanted, tight)
 
 
-@pytest.mark.parametrize(
-    ("depth", "registers"), [(0, 0), pytest.param(1, 5, marks=pytest.mark.thorough)]
-)
+@pytest.mark.parametrize(("depth", "registers"), [(0, 0), (1, 5)])
+@pytest.mark.thorough
 def test_a_network_that_learns_is_the_same_network(depth: int, registers: int) -> None:
     """Values and gradients in float32, with every kind of block that π³ has."""
     encoder = replace(PI3_TINY.encoder, depth=depth)

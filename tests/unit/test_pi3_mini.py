@@ -85,6 +85,7 @@ def test_bfloat16_stays_close(pipeline: Pipeline) -> None:
     assert np.median(np.abs(rounded / exact - 1)) <= 0.01
 
 
+@pytest.mark.thorough
 def test_the_headline_figures(pipeline: Pipeline, folder: Path) -> None:
     """`metrics.json` holds `subset`: how to open a few scenes, and the figures on them.
 

@@ -435,7 +435,8 @@ class TestVideos:
         assert 60 <= len(list(folder.glob("[0-9]*.npz"))) < 130
 
 
-@pytest.mark.parametrize("family", [pytest.param("pi3x", marks=pytest.mark.thorough), "vggt"])
+@pytest.mark.thorough
+@pytest.mark.parametrize("family", ["pi3x", "vggt"])
 def test_a_family(family: str, tmp_path: Path) -> None:
     """With what it may be told, and descriptions by its own encoder."""
     model = registry.load(tiny_families.saved_tiny(family, tmp_path / "model"))

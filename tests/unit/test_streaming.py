@@ -340,7 +340,9 @@ def test_dense_then_sparse_with_one_pipeline(
     same(Reconstruction.load(folder), pipeline.reconstruct(pixels, resolution=42, attention=sparse))
 
 
-@pytest.mark.parametrize(("views_at_once", "runs"), [(100, 1), (4, 2)])
+@pytest.mark.parametrize(
+    ("views_at_once", "runs"), [pytest.param(100, 1, marks=pytest.mark.thorough), (4, 2)]
+)
 def test_heads_that_do_not_fit_are_refused_before_the_encoder_runs(
     pipeline: Pipeline,
     pixels: np.ndarray,

@@ -286,6 +286,7 @@ def picture_folder(path: Path, count: int) -> Path:
     return path
 
 
+@pytest.mark.thorough
 def test_pictures_reach_the_renderer_and_are_counted_in_the_config(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -409,6 +410,7 @@ def test_two_devices_learn_what_one_learns(whole: Path, tmp_path: Path) -> None:
     assert two[0]["gradient_norm"] == pytest.approx(one[0]["gradient_norm"], rel=1e-3)
 
 
+@pytest.mark.thorough
 def test_a_step_in_parts_is_the_step() -> None:
     config, mesh = small_config(), make_data_mesh(jax.local_devices()[:1])
     render = make_render(config, config.buckets[0], mesh, step.training_key(config))
