@@ -34,8 +34,7 @@ def add_to(commands: Any) -> None:
         usage="jaxrecon calibrate MODEL PHOTOS -o BUDGETS.json [options]",
         epilog=_EPILOG,
     )
-    add = parser.add_argument
-    add("model", help=common.MODEL_HELP)
+    common.add_first_model(parser)
     photos = parser.section("photos")
     photos.add_argument(
         "images", nargs="+", help="a folder, photos, a quoted glob, or a video; at least 2 images"
@@ -74,6 +73,7 @@ def add_to(commands: Any) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Measures, writes the file and prints what each layer keeps."""
+    common.settle_model_and_images(options)
     check_output_file(options.output)
     from jaxrecon import registry
     from jaxrecon.calibration import UNTRAINED, calibrate

@@ -100,6 +100,17 @@ def settle_model_and_weights(options: argparse.Namespace) -> None:
         )
 
 
+def settle_model_and_images(options: argparse.Namespace) -> None:
+    """`settle_model` for a command that takes images behind the model: with `-m` all are images.
+
+    Raises:
+      InputError: no model is named.
+    """
+    if options.model is not None and getattr(options, _NAMED) is not None:
+        options.model, options.images = None, [options.model, *options.images]
+    settle_model(options)
+
+
 def add_common(parser: Parser) -> None:
     """Options of every command that writes a folder."""
     add = parser.section("result").add_argument

@@ -120,3 +120,22 @@ def test_the_shell_completes_models_with_files(shell: str) -> None:
     if shell == "bash":
         assert "_shtab_jaxrecon_bench__m_COMPGEN=_shtab_compgen_files" in script
         assert "_shtab_jaxrecon_bench_pos_0_COMPGEN=_shtab_compgen_files" in script
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["pi3", "a.jpg", "b.jpg"],
+        ["-m", "pi3", "a.jpg", "b.jpg"],
+        ["a.jpg", "b.jpg", "-m", "pi3"],
+        ["a.jpg", "b.jpg", "-o", "x.json", "-m", "pi3"],
+    ],
+)
+def test_calibrate_tells_the_model_from_the_photos(words: list[str]) -> None:
+    options = _parser().parse_args(["calibrate", "-o", "budgets.json", *words])
+    common.settle_model_and_images(options)
+    assert (options.model, options.images) == ("pi3", ["a.jpg", "b.jpg"])
+
+
+def test_calibrate_of_photos_alone(capsys: pytest.CaptureFixture[str]) -> None:
+    assert "no model is named" in refused(capsys, "calibrate", "a.jpg", "-o", "budgets.json")
