@@ -29,7 +29,9 @@ def shell(command: str) -> subprocess.CompletedProcess[str]:
 
 
 class TestStreams:
-    @pytest.mark.parametrize("command", ["--help", "models", "models --json"])
+    @pytest.mark.parametrize(
+        "command", ["--help", pytest.param("models", marks=pytest.mark.thorough), "models --json"]
+    )
     @pytest.mark.parametrize("where", ["> /dev/full", ">&-"])
     def test_output_that_cannot_be_written(self, command: str, where: str) -> None:
         run = shell(f"$J {command} {where}")

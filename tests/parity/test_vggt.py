@@ -249,6 +249,7 @@ EPSILONS = {
 }
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("place", EPSILONS)
 def test_a_wrong_epsilon_of_a_head_fails(
     place: str, small_variances: Scene, monkeypatch: pytest.MonkeyPatch
@@ -267,7 +268,14 @@ BLOCKS = {
 }
 
 
-@pytest.mark.parametrize("place", [*BLOCKS, "qk_norm"])
+@pytest.mark.parametrize(
+    "place",
+    [
+        pytest.param("encoder", marks=pytest.mark.thorough),
+        "trunk",
+        pytest.param("qk_norm", marks=pytest.mark.thorough),
+    ],
+)
 def test_a_wrong_epsilon_of_the_trunk_fails(place: str, monkeypatch: pytest.MonkeyPatch) -> None:
     if place == "qk_norm":
         monkeypatch.setattr("jaxrecon.nn.attention.QK_NORM_EPS", 1e-6)

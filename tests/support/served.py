@@ -4,6 +4,7 @@ import asyncio
 import http.client
 import io
 import json
+import re
 import socket
 import struct
 import threading
@@ -127,7 +128,14 @@ class Site:
             if wait:
                 time.sleep(wait)
                 return b""
-            return connection.recv(65536)
+            answer = b""
+            while part := connection.recv(65536):
+                answer += part
+                head, end, body = answer.partition(b"\r\n\r\n")
+                length = re.search(rb"(?i)\r\ncontent-length: (\d+)", head)
+                if end and len(body) >= (int(length[1]) if length else 0):
+                    break
+            return answer
 
 
 type Files = Sequence[tuple[str, bytes]]

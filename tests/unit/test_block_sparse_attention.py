@@ -182,10 +182,10 @@ def test_all_blocks_are_dense_attention(name: str) -> None:
     ("real", "options"),
     [
         (150, {}),
-        (300, {}),
+        pytest.param(300, {}, marks=pytest.mark.thorough),
         (512, {"partial_sums": 8}),
-        (150, {"block_kv": 128}),
-        (390, {"block_kv": 64}),
+        pytest.param(150, {"block_kv": 128}, marks=pytest.mark.thorough),
+        pytest.param(390, {"block_kv": 64}, marks=pytest.mark.thorough),
     ],
 )
 def test_mosaic_gpu_sees_num_valid_keys_without_lists(real: int, options: dict[str, Any]) -> None:
@@ -239,10 +239,10 @@ def test_two_runs_are_equal_bit_for_bit(name: str) -> None:
     [
         (64, 64, {}),
         (128, 128, {"gather": 2}),
-        (128, 64, {"gather": 1}),
-        (128, 64, {"gather": 2, "stages": 3}),
-        (128, 64, {"partial_sums": 32}),
-        (64, 64, {"gather": 1, "partial_sums": 16}),
+        pytest.param(128, 64, {"gather": 1}, marks=pytest.mark.thorough),
+        pytest.param(128, 64, {"gather": 2, "stages": 3}, marks=pytest.mark.thorough),
+        pytest.param(128, 64, {"partial_sums": 32}, marks=pytest.mark.thorough),
+        pytest.param(64, 64, {"gather": 1, "partial_sums": 16}, marks=pytest.mark.thorough),
         (128, 128, {"gather": 1, "stages": 3, "partial_sums": 64}),
     ],
 )

@@ -70,6 +70,7 @@ def told(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) ->
     return ran
 
 
+@pytest.mark.thorough
 def test_priors(tmp_path: Path, told: Told) -> None:
     out = told("priors.py", "-m", saved_tiny("mapanything", tmp_path / "model"), *SMALL)
     assert re.findall(r"(?m)^(.+): focal", out)[1:3] == ["intrinsics", "intrinsics and poses"]

@@ -201,6 +201,7 @@ class TestVGGT:
         recon = vggt.reconstruct(photos, resolution=SIDE, edge_rtol=None)
         assert np.asarray(recon.mask).mean() == pytest.approx(0.75, abs=0.01)
 
+    @pytest.mark.thorough
     def test_both_kinds_of_points(self, vggt: Pipeline, photos: np.ndarray) -> None:
         kinds = [
             vggt.reconstruct(photos, resolution=SIDE, points=kind).numpy()
@@ -213,6 +214,7 @@ class TestVGGT:
         with pytest.raises(InputError, match="mapanything has one kind of points"):
             mapanything.reconstruct(photos, points="depth")
 
+    @pytest.mark.thorough
     def test_white_margins_are_masked(self, vggt: Pipeline) -> None:
         """Pictures of two shapes: the narrower one is laid in the middle of white."""
         rng = np.random.default_rng(0)
@@ -647,6 +649,7 @@ class TestCommandLine:
             Image.fromarray(photo).save(place / f"{number}.png")
         return place
 
+    @pytest.mark.thorough
     def test_vggt(self, folder: Path, upstream: Callable[[str], Path], tmp_path: Path) -> None:
         command = ["reconstruct", str(folder), "-m", "vggt", "--weights", str(upstream("vggt"))]
         options = ["--resolution", str(SIDE), "--points", "pointmap", "--pad", "--tracks", "8"]

@@ -68,7 +68,13 @@ def norm_inputs(rows: int, width: int, parts: str, dtype: Any = jnp.float32) -> 
 
 @needs_triton
 @pytest.mark.parametrize("parts", ["n", "un", "ubn", "ugn", "ubgn", "u", "ub", "ubg", ""])
-@pytest.mark.parametrize(("rows", "width"), [(37, 320), (3, 64), (70, 256)])
+@pytest.mark.parametrize(
+    ("rows", "width"),
+    [
+        (37, 320),
+        *(pytest.param(*size, marks=pytest.mark.thorough) for size in ((3, 64), (70, 256))),
+    ],
+)
 def test_residual_norm_of_the_kernel(rows: int, width: int, parts: str) -> None:
     inputs = norm_inputs(rows, width, parts)
     options = {"eps": EPS, "dtype": jnp.float32}
@@ -102,7 +108,9 @@ def rope_inputs(
 
 @needs_triton
 @pytest.mark.parametrize("parts", ["bnr", "nr", "br", "bn", "b", ""])
-@pytest.mark.parametrize("shape", [(2, 21, 5, 64), (1, 150, 2, 128)])
+@pytest.mark.parametrize(
+    "shape", [(2, 21, 5, 64), pytest.param((1, 150, 2, 128), marks=pytest.mark.thorough)]
+)
 def test_qk_norm_rope_of_the_kernel(shape: tuple[int, int, int, int], parts: str) -> None:
     inputs = rope_inputs(shape, 3, parts)
     wanted, plain = jax.vjp(lambda x: rope_plain.qk_norm_rope_xla(x, eps=EPS), inputs)

@@ -125,6 +125,7 @@ def test_views_sharded_over_devices(native: Path, plan: jaxrecon.MemoryPlan) -> 
     assert two["needs"]["temporaries"] < plan.needs.temporaries
 
 
+@pytest.mark.thorough
 def test_streaming_is_planned_as_it_runs(pipeline: Pipeline, native: Path, tmp_path: Path) -> None:
     """17 views share the program of 18; the last part of 4 does not lie there with another."""
     size, fresh = (28, 28), without_programs(pipeline)

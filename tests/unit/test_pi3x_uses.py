@@ -50,6 +50,7 @@ def gap(a: Reconstruction, b: Reconstruction) -> float:
 
 
 class TestPriors:
+    @pytest.mark.thorough
     def test_any_of_any_view_in_one_program(self, pipeline: Pipeline) -> None:
         fresh = without_programs(pipeline)
         combinations: list[dict[str, Any]] = [

@@ -220,6 +220,7 @@ def test_attention_goes_by_name(pipeline: Pipeline, pixels: np.ndarray) -> None:
     np.testing.assert_array_equal(named.points_world, given.points_world)
 
 
+@pytest.mark.thorough
 def test_heads_in_turns_change_nothing(pipeline: Pipeline, pixels: np.ndarray) -> None:
     images = jnp.asarray(pixels[None], jnp.float32) / 255
     whole = pipeline.model(images, attention=pipeline.attention)

@@ -123,6 +123,7 @@ def test_turned_solids_agree_with_walking_along_the_ray(kind: int) -> None:
     assert close.mean() > 0.98
 
 
+@pytest.mark.thorough
 def test_depth_of_the_ground_by_hand_and_by_height(landscapes: World) -> None:
     depth_of = jax.jit(lambda ground, *ray: ground.depth(*ray))
     grounds = landscapes.surroundings

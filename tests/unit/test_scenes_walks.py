@@ -32,6 +32,7 @@ def test_poses_are_rigid_and_lead_back(walk: Walk) -> None:
     assert np.ptp(poses[:, 0, 3]) > 8 and np.ptp(poses[:, 1, 3]) > 4
 
 
+@pytest.mark.thorough
 def test_walls_are_all_around(some: RenderedScene) -> None:
     assert np.asarray(some.mask).all()
     assert some.depth_z.min() > 0.2 and some.depth_z.max() < 20

@@ -84,7 +84,10 @@ def test_chunks_become_one_world(pipeline: Pipeline, join: Any, tmp_path: Path) 
     np.testing.assert_allclose(views.depth_z, depth / oracle.unit_of(0.0), rtol=2e-3)
 
 
-@pytest.mark.parametrize("count", [1, 2, 5, 6, 7, 8, 9, 12])
+@pytest.mark.parametrize(
+    "count",
+    [1, 2, 6, 7, 9, *(pytest.param(count, marks=pytest.mark.thorough) for count in (5, 8, 12))],
+)
 def test_any_number_of_views(pipeline: Pipeline, count: int, tmp_path: Path) -> None:
     folder = tmp_path / "out"
     found = pipeline.reconstruct_sequence(film(count), folder, chunk=6, overlap=2)

@@ -51,7 +51,10 @@ def same(one: Reconstruction, other: Reconstruction) -> None:
     assert one.transforms == other.transforms
 
 
-@pytest.mark.parametrize("views_at_once", [1, 3, 7, 100])
+@pytest.mark.parametrize(
+    "views_at_once",
+    [*(pytest.param(count, marks=pytest.mark.thorough) for count in (1, 7)), 3, 100],
+)
 def test_the_same_as_all_at_once(
     pipeline: Pipeline, pixels: np.ndarray, views_at_once: int, tmp_path: Path
 ) -> None:

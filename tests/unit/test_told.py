@@ -91,6 +91,7 @@ def test_what_is_not_seen_is_not_told() -> None:
     assert not priors.depth_z[0, 1].any() and priors.has_pose.all()
 
 
+@pytest.mark.thorough
 def test_the_mask_and_the_scale_have_losses_where_a_model_tells_them() -> None:
     scenes = render_planes(
         jax.random.split(jax.random.key(0), 1), scenes=2, views=2, height=28, width=42, config=None

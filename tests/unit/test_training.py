@@ -162,6 +162,7 @@ def test_killed_and_resumed_is_the_same_run(whole: Path, tmp_path: Path) -> None
     assert same_run(tmp_path, whole)
 
 
+@pytest.mark.thorough
 def test_a_checkpoint_that_cannot_be_written_leaves_the_one_before(tmp_path: Path) -> None:
     """A limit on the size of files stands in for a full disk: writing fails in the same place."""
     config = small_config(steps=12, save_every=4)
