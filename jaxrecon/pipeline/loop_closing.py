@@ -44,7 +44,9 @@ def close_loops(job: SequenceJob, written: SequenceFolder, stages: Stages) -> No
 def _loops(job: SequenceJob, written: SequenceFolder, stages: Stages) -> list[ConfirmedLoop]:
     """Loops that were confirmed.
 
-    What lies beside one is tried too, so that two visits agree as long as they go the same way.
+    What lies beside one is tried too, so that two visits agree as long as they go the same way; but
+    no pair of views that both belong to a loop by then, or a camera that stands still would have as
+    many as pairs of views.
     """
     records = written.records
     rows = [
@@ -55,6 +57,7 @@ def _loops(job: SequenceJob, written: SequenceFolder, stages: Stages) -> list[Co
     )
     alike = LookAlikes(descriptions, job.chunk)
     waiting, tried, found = alike.candidates(), list[Candidate](), list[ConfirmedLoop]()
+    tied = np.zeros(len(descriptions), bool)
     while waiting:
         beside: list[Candidate] = []
         with stages.stage("places", total=len(waiting)) as advance:
@@ -66,9 +69,12 @@ def _loops(job: SequenceJob, written: SequenceFolder, stages: Stages) -> list[Co
                 if loop is not None:
                     found.append(loop)
                     beside += alike.beside(loop)
+                    for numbers in loop.numbers:
+                        tied[numbers] = True
                 advance()
         tried += waiting
-        waiting = alike.untried(beside, tried)
+        new = [pair for pair in beside if not (tied[pair.first] and tied[pair.second])]
+        waiting = alike.untried(new, tried)
     return found
 
 

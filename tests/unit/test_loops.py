@@ -1,6 +1,7 @@
 """Places that a sequence comes back to."""
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,7 @@ from jaxrecon.formats.loop_files import Loop
 from jaxrecon.geometry import Similarity
 from jaxrecon.pipeline import Pipeline, loop_closing, loops
 from jaxrecon.pipeline.loops import Candidate, ConfirmedLoop, LookAlikes, window
+from jaxrecon.progress import Stages
 from oracle import contents, film
 
 PERIOD, COUNT = 30, 44
@@ -144,6 +146,27 @@ def test_a_loop_is_followed_to_both_sides(
     near = [Candidate(first + 2, second - 2, 1.0) for first, second in expected]
     assert alike.untried(found, near) == []
     assert alike.untried([*found, *found], []) == found
+
+
+def test_a_camera_that_stands_still_has_few_loops(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where every pair of views shows one place, they are tied, and not each to each."""
+    views, chunk = 600, 8
+    told = np.random.default_rng(0).normal(size=(views, 40))
+    record = SimpleNamespace(kept=(0, views), start=0, descriptions=told)
+    here = Similarity(1.0, np.eye(3), np.zeros(3))
+
+    def always(candidate: Candidate, visits: Any, *, with_scale: bool) -> ConfirmedLoop:
+        pair = candidate.first, candidate.second
+        numbers = window(pair[0], 4, 0, views), window(pair[1], 4, 0, views)
+        return ConfirmedLoop(Loop("a", "b", *[1.0] * 5), numbers, pair, (here, here), 1)
+
+    monkeypatch.setattr(loop_closing, "confirmed", always)
+    monkeypatch.setattr(loop_closing, "_visits", lambda job, written, candidate: candidate)
+    job, written = SimpleNamespace(chunk=chunk, with_scale=True), SimpleNamespace(records=[record])
+    found = loop_closing._loops(job, written, Stages(quiet=True))  # pyright: ignore[reportArgumentType]
+    tied = {view for loop in found for numbers in loop.numbers for view in numbers}
+    assert len(tied) > 0.9 * views
+    assert len(found) < 2 * views / (chunk / 2)
 
 
 @pytest.mark.parametrize(
