@@ -39,30 +39,32 @@ def main() -> None:
         seconds, needs = time.perf_counter() - start, memory(program)
         row = f"{told['views']:5}  {told['ratio']:7.0%}  {seconds:7.3f}"
         print(f"{row}  {needs['peak']:6.2f}  {needs['plan']:6.2f}", end="  ", flush=True)
-        exchange, rest = kernels_of(once)
+        exchange, rest = exchange_of(once)
         whole, waited = covered([*exchange, *rest]), covered(exchange)
         alone = whole - covered(rest)
         print(f"{waited:8.3f}  {waited / whole:5.1%}  {alone / whole:5.1%}", flush=True)
 
 
-def kernels_of(run: Callable[[], None]) -> tuple[Spans, Spans]:
+def exchange_of(run: Callable[[], None]) -> tuple[Spans, Spans]:
     """When NCCL's kernels ran on the first GPU, and when all others, in seconds."""
+    exchange: Spans = []
+    rest: Spans = []
+    for name, start, end in kernels_of(run):
+        (exchange if "nccl" in name.lower() else rest).append((start, end))
+    if not exchange or not rest:
+        raise SystemExit(f"profiled {len(exchange)} kernels of NCCL and {len(rest)} others")
+    return exchange, rest
+
+
+def kernels_of(run: Callable[[], None]) -> list[tuple[str, float, float]]:
+    """Name, start and end in seconds of each kernel on the first GPU."""
     with tempfile.TemporaryDirectory() as folder:
         with jax.profiler.trace(folder):
             run()
         (file,) = Path(folder).rglob("*.xplane.pb")
         plane = ProfileData.from_file(str(file)).find_plane_with_name("/device:GPU:0")
-    exchange: Spans = []
-    rest: Spans = []
-    for line in plane.lines if plane else ():
-        if not line.name.startswith("Stream"):
-            continue
-        for event in line.events:
-            span = event.start_ns / 1e9, event.end_ns / 1e9
-            (exchange if "nccl" in event.name.lower() else rest).append(span)
-    if not exchange or not rest:
-        raise SystemExit(f"profiled {len(exchange)} kernels of NCCL and {len(rest)} others")
-    return exchange, rest
+    lines = [line for line in (plane.lines if plane else ()) if line.name.startswith("Stream")]
+    return [(e.name, e.start_ns / 1e9, e.end_ns / 1e9) for line in lines for e in line.events]
 
 
 def covered(spans: Iterable[tuple[float, float]]) -> float:

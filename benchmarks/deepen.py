@@ -7,7 +7,6 @@ scales are zero, so that it adds nothing until it is trained (`jaxrecon train --
 import argparse
 from collections.abc import Sequence
 from dataclasses import asdict, replace
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -15,7 +14,7 @@ import numpy as np
 from flax import nnx
 
 import jaxrecon
-from jaxrecon import checkpoint, registry
+from jaxrecon import checkpoint
 from jaxrecon.models.pi3 import Pi3
 
 
@@ -25,19 +24,14 @@ def main() -> None:
     parser.add_argument("output", metavar="OUT", help="folder of the checkpoint to write")
     parser.add_argument("pairs", type=int, nargs="+", help="pairs to repeat")
     options = parser.parse_args()
-    model = jaxrecon.load(options.model, dtype="float32").model
+    pipeline = jaxrecon.load(options.model, dtype="float32")
+    model = pipeline.model
     assert isinstance(model, Pi3), f"{options.model} is no π³"
+    assert pipeline.header is not None
     deeper = deepened(model, options.pairs)
-    stored = checkpoint.read_config(native_folder(options.model))
-    header = {name: stored[name] for name in ("family", "model", "license", "source", "resize")}
-    checkpoint.save(deeper, options.output, header | {"config": asdict(deeper.config)})
+    header = {**pipeline.header, "config": asdict(deeper.config)}
+    checkpoint.save(deeper, options.output, header)
     print(f"{options.output}: {model.config.pairs} pairs, now {deeper.config.pairs}")
-
-
-def native_folder(model: str) -> Path:
-    """Where a bundled model's, or a named checkpoint's, files lie."""
-    named = model in registry.available_models()
-    return registry.native_folder(registry.model_entry(model)) if named else Path(model)
 
 
 def deepened(model: Pi3, repeated: Sequence[int]) -> Pi3:

@@ -9,16 +9,11 @@ kernels that run side by side count each. `idle` is when no kernel ran.
 
 import argparse
 import re
-import tempfile
 import time
 from collections import defaultdict
-from collections.abc import Callable
-from pathlib import Path
 
-import jax
-from benchmark_exchange import covered
+from benchmark_exchange import covered, kernels_of
 from benchmark_models import prepared
-from jax.profiler import ProfileData
 
 KINDS = {
     "attention across views": r"attention_forward|attention_mosaic|mosaic_gpu",
@@ -50,21 +45,10 @@ def main() -> None:
         seconds = time.perf_counter() - start
         policy = told["side"] if told["side"] in options.ways else f"{told['ratio']:.0%} skipped"
         print(f"{options.model}, {told['views']} views, {policy}: {seconds:.3f} s", flush=True)
-        table(kernels_of(once), options.top)
-
-
-def kernels_of(run: Callable[[], None]) -> list[tuple[str, float, float]]:
-    """Name, start and end in seconds of each kernel on the first GPU."""
-    with tempfile.TemporaryDirectory() as folder:
-        with jax.profiler.trace(folder):
-            run()
-        (file,) = Path(folder).rglob("*.xplane.pb")
-        plane = ProfileData.from_file(str(file)).find_plane_with_name("/device:GPU:0")
-    lines = [line for line in (plane.lines if plane else ()) if line.name.startswith("Stream")]
-    found = [(e.name, e.start_ns / 1e9, e.end_ns / 1e9) for line in lines for e in line.events]
-    if not found:
-        raise SystemExit("the profiler saw no kernel")
-    return found
+        kernels = kernels_of(once)
+        if not kernels:
+            raise SystemExit("the profiler saw no kernel")
+        table(kernels, options.top)
 
 
 def table(kernels: list[tuple[str, float, float]], top: int) -> None:

@@ -2,7 +2,7 @@
 
 import itertools
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -82,13 +82,11 @@ class LookAlikes:
             return []
         of_first: dict[int, Candidate] = {}
         of_second: dict[int, Candidate] = {}
-        for i, j in itertools.combinations(range(len(self.starts)), 2):
-            found = self._pair(i, j)
-            if found is None:
-                continue
-            for of, number in ((of_first, i), (of_second, j)):
-                if number not in of or found.similarity > of[number].similarity:
-                    of[number] = found
+        for i in range(len(self.starts)):
+            for j, found in self._pairs_of(i):
+                for of, number in ((of_first, i), (of_second, j)):
+                    if number not in of or found.similarity > of[number].similarity:
+                        of[number] = found
         kept = [
             found
             for found in of_first.values()
@@ -133,19 +131,16 @@ class LookAlikes:
         margin = self.step // 2
         return len(self._unit) - 1 - margin - view if way > 0 else view - margin
 
-    def _pair(self, i: int, j: int) -> Candidate | None:
-        """The most similar pair of two stretches, where there are such, more than a chunk apart."""
-        if not (i >= 0 and i + 3 <= j < len(self.starts)):
-            return None
-        first, second = i * self.step, j * self.step
-        similar = self._unit[first : first + self.step] @ self._unit[second : second + self.step].T
-        row, column = np.unravel_index(int(similar.argmax()), similar.shape)
-        pair = first + int(row), second + int(column)
-        return (
-            Candidate(*pair, float(similar[row, column]))
-            if pair[1] - pair[0] > self.chunk
-            else None
-        )
+    def _pairs_of(self, i: int) -> Iterator[tuple[int, Candidate]]:
+        """The most similar pair with each later stretch, where it is more than a chunk apart."""
+        start = self.starts[i]
+        similar = self._unit[start : start + self.step] @ self._unit.T
+        for j in range(i + 3, len(self.starts)):
+            block = similar[:, self.starts[j] : self.starts[j] + self.step]
+            row, column = np.unravel_index(int(block.argmax()), block.shape)
+            pair = start + int(row), self.starts[j] + int(column)
+            if pair[1] - pair[0] > self.chunk:
+                yield j, Candidate(*pair, float(block[row, column]))
 
 
 def _whitened(descriptions: Float[np.ndarray, "V D"]) -> Float[np.ndarray, "V K"]:
