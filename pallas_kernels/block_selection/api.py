@@ -102,7 +102,7 @@ def select_blocks(
         the blocks, a number that can be looked at is out of its range, or the pooling or the
         implementation is unknown.
       UnfitError (a ValueError and a NotImplementedError): the backend asked for by name takes no
-        rows of so many blocks, no such head width or not so many pooled queries a block.
+        such head width or not so many pooled queries a block.
       NotImplementedError: the backend asked for by name does not run on this machine.
     """
     part = block_q if pool_q is None else pool_q

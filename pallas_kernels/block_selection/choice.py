@@ -6,6 +6,7 @@ interval until a single block is left in it, so nothing is sorted. The functions
 code that runs in XLA and inside kernels alike.
 """
 
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import jax
@@ -56,44 +57,78 @@ def choose(
     """
     weights = jnp.exp(-gaps)
     budget = (top_p + TOP_P_SLACK) * weights.sum(-1, keepdims=True)
-    # The bits of floats that are not negative, read as integers, rise with the floats. Halving an
-    # interval of such integers ends after about 31 turns whatever the range of the scores, where
-    # halving an interval of floats may take many more.
     bits = jax.lax.bitcast_convert_type(gaps, jnp.int32)
 
     def totals(inside: Bool[Array, "*rows blocks"]) -> tuple[Array, Array]:
         taken = jnp.where(inside, weights, 0.0).sum(-1, keepdims=True)
         return taken, inside.astype(jnp.int32).sum(-1, keepdims=True)
 
+    def up_to(guesses: tuple[Array, ...]) -> list[tuple[Array, Array]]:
+        return [totals(bits <= guess) for guess in guesses]
+
+    furthest = jnp.where(bits <= LARGEST, gaps, 0.0).max(-1, keepdims=True)
+    low = threshold(up_to, furthest, gaps.shape[-1], budget, top_k)
+    inside = bits <= low
+    taken, count = totals(inside)
+    following = jnp.where(inside, jnp.inf, gaps).min(-1, keepdims=True)
+    ties = (gaps == following) & (bits <= LARGEST)
+    room = room_for_ties(budget - taken, following, gaps.shape[-1], top_k - count)
+    return inside | first_ties(ties, room)
+
+
+def threshold(
+    totals: Callable[[tuple[Array, ...]], Sequence[tuple[Array, Array]]],
+    furthest: Float[Array, "*rows 1"],
+    blocks: int,
+    budget: Float[Array, "*rows 1"],
+    top_k: Int[Array, "*rows 1"],
+    halvings: int = 1,
+) -> Int[Array, "*rows 1"]:
+    """The bits of a gap up to which blocks are taken; of those behind it only the next may fit.
+
+    Args:
+      totals: for some thresholds, which rise, the sum of the weights up to each and the number of
+        blocks.
+      furthest: the largest gap that is finite.
+      blocks: of a row.
+      budget: most that the weights of what is taken may sum to.
+      top_k: so many blocks are taken whatever their weights.
+      halvings: the interval is halved so often by a call of `totals`, of `2**halvings - 1`
+        thresholds. The result does not depend on it.
+    """
+
+    # The bits of floats that are not negative, read as integers, rise with the floats. Halving an
+    # interval of such integers ends after about 31 turns whatever the range of the scores, where
+    # halving an interval of floats may take many more.
     def undecided(search: _Search) -> Bool[Array, ""]:
         """Whether a threshold may lie between two of some row's blocks."""
         apart = jnp.minimum(search.above - search.below, search.high - search.low)
         return apart.max() > 1
 
-    def halve(search: _Search) -> _Search:
-        taken, count = totals(bits <= search.guess)
+    def narrow(search: _Search) -> _Search:
+        low, below, high, above, guesses = search
         # Both totals rise with the guess, so "fits" is true up to the threshold and false beyond.
-        fits = (taken <= budget) | (count <= top_k)
-        low, below = _pick(fits, (search.guess, count), (search.low, search.below))
-        high, above = _pick(fits, (search.high, search.above), (search.guess, count))
-        return _Search(low, below, high, above, low + (high - low) // 2)
+        tried = [
+            (guess, count, (taken <= budget) | (count <= top_k))
+            for guess, (taken, count) in zip(guesses, totals(guesses), strict=True)
+        ]
+        for guess, count, fits in tried:
+            low, below = _pick(fits, (guess, count), (low, below))
+        for guess, count, fits in reversed(tried):
+            high, above = _pick(fits, (high, above), (guess, count))
+        return _Search(low, below, high, above, _between(low, high, halvings))
 
-    furthest = jnp.where(bits <= LARGEST, gaps, 0.0).max(-1, keepdims=True)
-    ends = (jax.lax.bitcast_convert_type(x, jnp.int32) for x in (furthest, FIRST_GUESS * furthest))
-    last, guess = ends
-    nothing, all_and_one = jnp.zeros_like(last), jnp.full_like(last, gaps.shape[-1] + 1)
+    number = 2**halvings - 1
+    parts = [FIRST_GUESS ** (part / number) for part in range(number, 0, -1)]
+    last, *guesses = (
+        jax.lax.bitcast_convert_type(x, jnp.int32)
+        for x in (furthest, *(part * furthest for part in parts))
+    )
+    nothing, all_and_one = jnp.zeros_like(last), jnp.full_like(last, blocks + 1)
     # Bits of -1 lie below every gap, and those behind the furthest gap above all. The count there
     # is one more than there are blocks, so that the search does not end before all were tried.
-    start = _Search(nothing - 1, nothing, last + 1, all_and_one, guess)
-    inside = bits <= jax.lax.while_loop(undecided, halve, start).low
-    taken, count = totals(inside)
-    # The block behind the threshold would pass the budget. Several blocks of exactly its score may
-    # fit in part: the first of them are taken, as a stable sort would.
-    following = jnp.where(inside, jnp.inf, gaps).min(-1, keepdims=True)
-    ties = (gaps == following) & (bits <= LARGEST)
-    fitting = jnp.clip((budget - taken) / jnp.exp(-following), 0.0, gaps.shape[-1])
-    room = jnp.maximum(fitting.astype(jnp.int32), top_k - count)
-    return inside | _first(ties, room)
+    start = _Search(nothing - 1, nothing, last + 1, all_and_one, tuple(guesses))
+    return jax.lax.while_loop(undecided, narrow, start).low
 
 
 class _Search(NamedTuple):
@@ -105,15 +140,45 @@ class _Search(NamedTuple):
     high: Int[Array, "*rows 1"]
     above: Int[Array, "*rows 1"]
     """So many blocks, or more, up to `high`."""
-    guess: Int[Array, "*rows 1"]
-    """What is tried next, between the two."""
+    guesses: tuple[Int[Array, "*rows 1"], ...]
+    """What is tried next, between the two; they rise."""
+
+
+def _between(low: Array, high: Array, halvings: int) -> tuple[Array, ...]:
+    """What halving the interval, and each half again, and so on, would try."""
+    if halvings == 0:
+        return ()
+    middle = low + (high - low) // 2
+    before, behind = (_between(*ends, halvings - 1) for ends in ((low, middle), (middle, high)))
+    return (*before, middle, *behind)
+
+
+def room_for_ties(
+    rest: Float[Array, "*rows 1"],
+    following: Float[Array, "*rows 1"],
+    blocks: int,
+    lacking: Int[Array, "*rows 1"],
+) -> Int[Array, "*rows 1"]:
+    """How many of the blocks behind the threshold are taken, which have one gap, `following`.
+
+    One more block would pass the budget; of several blocks of exactly its score some may fit: the
+    first of them are taken, as a stable sort would.
+
+    Args:
+      rest: what is left of the budget.
+      following: their gap.
+      blocks: of a row.
+      lacking: so many are taken even so.
+    """
+    fitting = jnp.clip(rest / jnp.exp(-following), 0.0, blocks)
+    return jnp.maximum(fitting.astype(jnp.int32), lacking)
 
 
 def _pick(which: Array, yes: tuple[Array, ...], no: tuple[Array, ...]) -> tuple[Array, ...]:
     return tuple(jnp.where(which, x, y) for x, y in zip(yes, no, strict=True))
 
 
-def _first(
+def first_ties(
     ties: Bool[Array, "*rows blocks"], room: Int[Array, "*rows 1"]
 ) -> Bool[Array, "*rows blocks"]:
     """So many of the blocks of equal scores, the first."""

@@ -1,4 +1,7 @@
-"""The choice for a chunk of query blocks as one kernel: a program does one row in registers."""
+"""The choice for a chunk of query blocks as one kernel: a program does one row.
+
+A row is in the program's registers, unless it is longer than `LONGEST`: see `triton_tiles.py`.
+"""
 
 from functools import partial
 from typing import Any
@@ -8,9 +11,9 @@ import jax.numpy as jnp
 from jax.experimental import pallas as pl
 from jaxtyping import Array, Float, Int
 
+from pallas_kernels.block_selection import triton_tiles
 from pallas_kernels.block_selection.choice import choose, marked_gaps, score_gaps
 from pallas_kernels.block_sparse_attention.mask import index_dtype
-from pallas_kernels.errors import UnfitError
 from pallas_kernels.pallas_triton import check_triton, plgpu
 
 LONGEST = 2**15
@@ -37,21 +40,21 @@ def list_blocks_triton(
 
     Raises:
       NotImplementedError: not on a GPU, or a JAX without Triton.
-      UnfitError: rows that are too long.
     """
     if not interpret:
         check_triton()
+    groups, rows, candidates = scores.shape
+    sizes = {"first": first, "candidates": candidates, "blocks": blocks, "marked": marked}
     wide = pl.next_power_of_2(blocks)
     if wide > LONGEST:
-        raise UnfitError(f"triton: {blocks} key blocks are more than {LONGEST}")
-    groups, rows, candidates = scores.shape
+        kernel, warps = partial(triton_tiles.tiled_kernel, **sizes), triton_tiles.WARPS
+    else:
+        kernel = partial(_kernel, **sizes, wide=wide)
+        warps = min(16, max(1, wide // (32 * PER_LANE)))
     one = pl.BlockSpec((None, None), lambda row, group: (group, row))
     shape = jax.ShapeDtypeStruct((groups, rows, blocks), index_dtype(blocks))
-    warps = min(16, max(1, wide // (32 * PER_LANE)))
     return pl.pallas_call(
-        partial(
-            _kernel, first=first, candidates=candidates, blocks=blocks, marked=marked, wide=wide
-        ),
+        kernel,
         grid=(rows, groups),
         in_specs=[
             pl.BlockSpec((None, None, candidates), lambda row, group: (group, row, 0)),
@@ -80,9 +83,7 @@ def _kernel(
     wide: int,
 ) -> None:
     number = jnp.arange(wide)
-    candidate = (number >= first) & (number < first + candidates)
-    place = jnp.clip(number - first, 0, candidates - 1)
-    scores = plgpu.load(scores_ref.at[place], mask=candidate, other=-jnp.inf)
+    scores, candidate = triton_tiles.candidate_scores(scores_ref, number, first, candidates)
     if marked:
         gaps, always = marked_gaps(scores)
     else:

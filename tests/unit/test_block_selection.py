@@ -19,6 +19,8 @@ from pallas_kernels.block_selection import (
     api,
     pool_blocks,
     select_blocks,
+    triton,
+    triton_tiles,
 )
 from pallas_kernels.block_selection.scoring import Queries, block_scores
 from pallas_kernels.block_selection.scoring_triton import block_scores_triton
@@ -127,6 +129,104 @@ def _nearly(scores: np.ndarray, top_p: float) -> bool:
     weights = -np.sort(-np.exp(scores), axis=-1)
     reached = np.cumsum(weights, -1) / weights.sum(-1, keepdims=True)
     return bool((np.abs(reached - top_p - SLACK) < 1e-6).any())
+
+
+@pytest.fixture
+def small_tiles(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rows of more than 64 blocks are done a tile of 64 at a time."""
+    monkeypatch.setattr(triton, "LONGEST", 64)
+    monkeypatch.setattr(triton_tiles, "TILE", 64)
+
+
+def rows_of_all_kinds(blocks: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Scores (1, rows, blocks), top_k (1, rows) and top_p (1, rows) whose choice is beyond doubt.
+
+    No sum of weights comes near the budget: it ends in the middle of a weight.
+    """
+    random = np.random.default_rng(blocks)
+    normal = random.normal(size=blocks)
+    hard = np.where(np.arange(blocks) == blocks // 2, 1e30, -1e30)
+    infinitely_far = np.where(np.arange(blocks) % 3, -3e38, 3e38)
+    quarters = random.integers(-8, 8, blocks) / 4
+    kinds = (normal, 40 * normal, quarters, np.zeros(blocks), hard, infinitely_far)
+    rows = []
+    for scores in kinds:
+        for top_k in (1, 7, blocks // 2, blocks + 20):
+            for top_p in (-1.0, _within_a_weight(scores, random), 1.0):
+                rows.append((scores, top_k, top_p))
+    scores, top_k, top_p = zip(*rows, strict=True)
+    return (
+        np.asarray(scores, np.float32)[None],
+        np.asarray(top_k, np.int32)[None],
+        np.asarray(top_p, np.float32)[None],
+    )
+
+
+def _within_a_weight(scores: np.ndarray, random: np.random.Generator) -> float:
+    """A budget that some block crosses by half of its share, which is not small."""
+    shares = -np.sort(-np.exp(scores - scores.max()))
+    shares /= shares.sum()
+    place = random.integers((shares > 0.5 / len(shares)).sum())
+    return max(float(shares[:place].sum() + shares[place] / 2 - SLACK), 1e-6)
+
+
+def same_lists(
+    one: tuple[jax.Array, jax.Array], other: tuple[jax.Array, jax.Array], blocks: int
+) -> None:
+    """The lists agree, and the second's rest holds the blocks that were not chosen."""
+    np.testing.assert_array_equal(one[0], other[0])
+    listed = np.arange(blocks) < np.asarray(one[0])[..., None]
+    np.testing.assert_array_equal(np.where(listed, one[1], -1), np.where(listed, other[1], -1))
+    every = np.broadcast_to(np.arange(blocks), other[1].shape)
+    np.testing.assert_array_equal(np.sort(other[1], axis=-1), every)
+
+
+@needs_triton
+@pytest.mark.parametrize("around", [(0, 0), (70, 3)])
+def test_long_rows_are_done_in_tiles(around: tuple[int, int], small_tiles: None) -> None:
+    inputs = [jnp.asarray(x) for x in rows_of_all_kinds(300)]
+    blocks = 300 + sum(around)
+    options = {"first": around[0], "blocks": blocks}
+    tiled = list_blocks_triton(*inputs, **options, interpret=True)
+    assert tiled[1].dtype == jnp.int16
+    same_lists(list_blocks_xla(*inputs, **options), tiled, blocks)
+
+
+@needs_triton
+def test_long_rows_with_marks_are_done_in_tiles(small_tiles: None) -> None:
+    scores, top_k, top_p = rows_of_all_kinds(230)
+    marks = np.where(np.arange(320) < 70, np.inf, -np.inf).astype(np.float32)
+    marked = np.broadcast_to(marks, (*top_k.shape, 320)).copy()
+    marked[:, 2:, 70:300] = scores[:, 2:]  # the first two rows have none that competes
+    inputs = [jnp.asarray(x) for x in (marked, top_k, top_p)]
+    options = {"first": 0, "blocks": 320, "marked": True}
+    tiled = list_blocks_triton(*inputs, **options, interpret=True)
+    np.testing.assert_array_equal(tiled[0][0, :2], [70, 70])
+    same_lists(list_blocks_xla(*inputs, **options), tiled, 320)
+
+
+@needs_triton
+def test_rows_without_numbers_end(small_tiles: None) -> None:
+    scores = jnp.full((1, 1, 300), jnp.nan)
+    one = jnp.ones((1, 1))
+    counts, lists = list_blocks_triton(
+        scores, one.astype(int), one, first=0, blocks=300, interpret=True
+    )
+    assert 0 <= int(counts[0, 0]) <= 300
+    np.testing.assert_array_equal(np.sort(lists[0, 0]), np.arange(300))
+
+
+@needs_triton
+@pytest.mark.parametrize("blocks", [40_000, 70_000])
+@pytest.mark.parametrize("padded", [False, True])
+def test_kernels_of_long_rows_lower(blocks: int, padded: bool) -> None:
+    q, k = (jax.ShapeDtypeStruct((1, size, 2, 64), jnp.bfloat16) for size in (999, 64 * blocks))
+    real = api.NumValid(jnp.int32(900), jnp.int32(64 * blocks - 99)) if padded else None
+    select = partial(select_blocks, top_k=20, top_p=0.9, pool_q=32, num_valid=real)
+    with jax.sharding.use_abstract_mesh(AbstractMesh((), (), abstract_device=H100)):
+        lowered = jax.jit(select).trace(q, k).lower(lowering_platforms=("cuda",))
+    assert lowered.out_info.indices.dtype == jnp.int32
+    assert all(f'"{kernel}"' in lowered.as_text() for kernel in ("block_scores", "block_selection"))
 
 
 def test_pooling_by_hand() -> None:
@@ -420,3 +520,15 @@ def _scores(pooled_q: np.ndarray, pooled_k: np.ndarray, q: jax.Array, part: int)
     starts = np.arange(0, q.shape[1], part)
     shares *= np.minimum(part, q.shape[1] - starts)[:, None]
     return np.log(np.add.reduceat(shares, np.flatnonzero(starts % 128 == 0), axis=2))
+
+
+@needs_triton
+@pytest.mark.gpu
+@pytest.mark.parametrize("blocks", [32_768, 40_000, 70_000])
+def test_long_rows_on_the_gpu(blocks: int) -> None:
+    inputs = [jnp.asarray(x) for x in rows_of_all_kinds(blocks - 13)]
+    kernel, plain = (
+        jax.jit(partial(list_blocks, first=8, blocks=blocks))(*inputs)
+        for list_blocks in (list_blocks_triton, list_blocks_xla)
+    )
+    same_lists(plain, kernel, blocks)
