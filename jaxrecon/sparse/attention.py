@@ -313,9 +313,9 @@ def _share_skipped(mask: BlockMask, blocks: BlockLayout) -> Float[Array, "G N"]:
     rows = -(-(blocks.num_valid.queries - blocks.dense_queries) // blocks.block_q)
     counts = jnp.where(jnp.arange(counts.shape[-1]) < rows, counts, 0)
     key_blocks = -(-blocks.num_valid.keys // blocks.block_kv)
-    return 1 - jnp.sum(counts, axis=-1, dtype=jnp.float32) / jnp.asarray(
-        rows * key_blocks, jnp.float32
-    )
+    # Their product may pass the largest int32.
+    pairs = jnp.asarray(rows, jnp.float32) * jnp.asarray(key_blocks, jnp.float32)
+    return 1 - jnp.sum(counts, axis=-1, dtype=jnp.float32) / pairs
 
 
 def _heads_at_once(blocks: BlockLayout, groups: int, heads: int) -> int:

@@ -393,6 +393,20 @@ def test_lists_of_wide_indices_take_twice_the_room(monkeypatch: pytest.MonkeyPat
             assert policy_module._heads_at_once(made, 1, 4) == heads
 
 
+def test_more_pairs_of_blocks_than_int32_counts() -> None:
+    layout = TokenLayout(views=70_000, grid=(1, 4))
+
+    def share(counts: jax.Array, views: jax.Array) -> jax.Array:
+        made = SparseAttention(**SMALL).block_layout(replace(layout, num_valid_views=views))
+        indices = jnp.zeros((*counts.shape, 1), jnp.int32)
+        lengths = (made.dense_queries + made.patches, layout.tokens)
+        mask = BlockMask(counts, indices, made.block_q, made.block_kv, *lengths)
+        return policy_module._share_skipped(mask, made)
+
+    counts = jnp.full((1, 1, SparseAttention(**SMALL).block_layout(layout).query_blocks), 7_000)
+    np.testing.assert_allclose(jax.jit(share)(counts, jnp.int32(70_000)), [[0.9]], rtol=1e-5)
+
+
 @pytest.mark.thorough
 def test_models_load_with_it(tmp_path: Path) -> None:
     """Everything kept equals dense attention, through the whole pipeline."""
