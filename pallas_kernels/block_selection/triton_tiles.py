@@ -171,7 +171,7 @@ def _taken(row: _Row, best: Array, low: Array) -> tuple[Array, Array, Array, Arr
         inside = bits <= low
         taken = taken + jnp.where(inside, jnp.exp(-gaps), 0.0)
         count = count + inside.astype(jnp.int32)
-        gaps = jnp.where(inside | (bits > LARGEST), jnp.inf, gaps)
+        gaps = jnp.where(inside, jnp.inf, gaps)
         # Of each place in a tile the least, and how often it came.
         ties = jnp.where(gaps == nearest, ties + 1, jnp.where(gaps < nearest, 1, ties))
         return taken, count, jnp.minimum(nearest, gaps), ties

@@ -22,6 +22,7 @@ from pallas_kernels.block_selection import (
     triton,
     triton_tiles,
 )
+from pallas_kernels.block_selection.choice import score_gaps, threshold
 from pallas_kernels.block_selection.scoring import Queries, block_scores
 from pallas_kernels.block_selection.scoring_triton import block_scores_triton
 from pallas_kernels.block_selection.triton import list_blocks_triton
@@ -149,7 +150,8 @@ def rows_of_all_kinds(blocks: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     infinitely_far = np.where(np.arange(blocks) % 3, -3e38, 3e38)
     quarters = random.integers(-8, 8, blocks) / 4
     kinds = (normal, 40 * normal, quarters, np.zeros(blocks), hard, infinitely_far)
-    rows = []
+    # Half of equal scores, but for less than the slack.
+    rows: list[tuple[np.ndarray, int, float]] = [(np.zeros(blocks), 1, 0.5 - SLACK / 2)]
     for scores in kinds:
         for top_k in (1, 7, blocks // 2, blocks + 20):
             for top_p in (-1.0, _within_a_weight(scores, random), 1.0):
@@ -197,11 +199,11 @@ def test_long_rows_with_marks_are_done_in_tiles(small_tiles: None) -> None:
     scores, top_k, top_p = rows_of_all_kinds(230)
     marks = np.where(np.arange(320) < 70, np.inf, -np.inf).astype(np.float32)
     marked = np.broadcast_to(marks, (*top_k.shape, 320)).copy()
-    marked[:, 2:, 70:300] = scores[:, 2:]  # the first two rows have none that competes
+    marked[:, :-2, 70:300] = scores[:, :-2]  # the last two rows have none that competes
     inputs = [jnp.asarray(x) for x in (marked, top_k, top_p)]
     options = {"first": 0, "blocks": 320, "marked": True}
     tiled = list_blocks_triton(*inputs, **options, interpret=True)
-    np.testing.assert_array_equal(tiled[0][0, :2], [70, 70])
+    np.testing.assert_array_equal(tiled[0][0, -2:], [70, 70])
     same_lists(list_blocks_xla(*inputs, **options), tiled, 320)
 
 
@@ -214,6 +216,29 @@ def test_rows_without_numbers_end(small_tiles: None) -> None:
     )
     assert 0 <= int(counts[0, 0]) <= 300
     np.testing.assert_array_equal(np.sort(lists[0, 0]), np.arange(300))
+
+
+def test_several_thresholds_at_once_take_fewer_passes() -> None:
+    gaps = score_gaps(jnp.asarray(np.random.default_rng(2).normal(size=2000), jnp.float32))
+    order = np.sort(np.asarray(gaps).view(np.int32))
+    sums = np.cumsum([0.0, *np.exp(-np.sort(gaps))], dtype=np.float32)
+
+    def passes(halvings: int) -> tuple[int, int]:
+        made = []
+
+        def totals(guesses: tuple[jax.Array, ...]) -> list[tuple[jax.Array, jax.Array]]:
+            made.append(guesses)
+            counts = [np.searchsorted(order, guess, side="right") for guess in guesses]
+            return [(jnp.asarray(sums[count]), jnp.asarray(count, jnp.int32)) for count in counts]
+
+        with jax.disable_jit():
+            budget, top_k = jnp.asarray(0.9 * sums[-1:]), jnp.asarray([100])
+            low = threshold(totals, gaps.max(keepdims=True), 2000, budget, top_k, halvings)
+        return totals((low,))[0][1].item(), len(made) - 1
+
+    (taken, many), *others = [passes(halvings) for halvings in (1, 2, 3)]
+    assert all(own == taken for own, _ in others)
+    assert all(few <= many / halvings + 2 for halvings, (_, few) in enumerate(others, 2))
 
 
 @needs_triton
