@@ -194,13 +194,18 @@ def test_long_rows_are_done_in_tiles(around: tuple[int, int], small_tiles: None)
     same_lists(list_blocks_xla(*inputs, **options), tiled, blocks)
 
 
+def with_marks(scores: np.ndarray, around: tuple[int, int]) -> np.ndarray:
+    """These scores between blocks that all see and padding; the last two rows have none."""
+    marked = np.pad(scores, ((0, 0), (0, 0), around), constant_values=-np.inf)
+    marked[..., : around[0]] = np.inf
+    marked[:, -2:, around[0] :] = -np.inf
+    return marked
+
+
 @needs_triton
 def test_long_rows_with_marks_are_done_in_tiles(small_tiles: None) -> None:
-    scores, top_k, top_p = rows_of_all_kinds(230)
-    marks = np.where(np.arange(320) < 70, np.inf, -np.inf).astype(np.float32)
-    marked = np.broadcast_to(marks, (*top_k.shape, 320)).copy()
-    marked[:, :-2, 70:300] = scores[:, :-2]  # the last two rows have none that competes
-    inputs = [jnp.asarray(x) for x in (marked, top_k, top_p)]
+    scores, *budgets = rows_of_all_kinds(230)
+    inputs = [jnp.asarray(x) for x in (with_marks(scores, (70, 20)), *budgets)]
     options = {"first": 0, "blocks": 320, "marked": True}
     tiled = list_blocks_triton(*inputs, **options, interpret=True)
     np.testing.assert_array_equal(tiled[0][0, -2:], [70, 70])
@@ -550,10 +555,14 @@ def _scores(pooled_q: np.ndarray, pooled_k: np.ndarray, q: jax.Array, part: int)
 @needs_triton
 @pytest.mark.gpu
 @pytest.mark.parametrize("blocks", [32_768, 40_000, 70_000])
-def test_long_rows_on_the_gpu(blocks: int) -> None:
-    inputs = [jnp.asarray(x) for x in rows_of_all_kinds(blocks - 13)]
+@pytest.mark.parametrize("marked", [False, True])
+def test_long_rows_on_the_gpu(blocks: int, marked: bool) -> None:
+    scores, *budgets = rows_of_all_kinds(blocks - 13)
+    scores = with_marks(scores, (8, 5)) if marked else scores
+    inputs = [jnp.asarray(x) for x in (scores, *budgets)]
+    options = {"first": 0 if marked else 8, "blocks": blocks, "marked": marked}
     kernel, plain = (
-        jax.jit(partial(list_blocks, first=8, blocks=blocks))(*inputs)
+        jax.jit(partial(list_blocks, **options))(*inputs)
         for list_blocks in (list_blocks_triton, list_blocks_xla)
     )
     same_lists(plain, kernel, blocks)
