@@ -15,19 +15,22 @@ from jaxrecon.priors.arrays import (
     reference_view,
 )
 from jaxrecon.priors.colmap import colmap_images
-from jaxrecon.priors.readers import read_view_priors
+from jaxrecon.priors.readers import read_sparse_depths, read_view_priors
+from jaxrecon.priors.sparse_depth import SparseDepth
 from jaxrecon.priors.view_priors import KINDS, PerView, ViewPriors
 
 __all__ = [
     "KINDS",
     "PerView",
     "PriorArrays",
+    "SparseDepth",
     "ViewPriors",
     "abstract_priors",
     "colmap_images",
     "padded_priors",
     "prior_arrays",
     "prior_world",
+    "read_sparse_depths",
     "read_view_priors",
     "reference_view",
 ]

@@ -1,4 +1,4 @@
-"""COLMAP's sparse models: pinhole cameras and poses, without a unit."""
+"""COLMAP's sparse models: pinhole cameras, poses and depth at points, without a unit."""
 
 import os
 from collections.abc import Iterable, Mapping, Sequence
@@ -24,8 +24,10 @@ from jaxrecon.priors.camera import (
 )
 from jaxrecon.priors.colmap_files import Camera, Image, model_folder, read_cameras, read_images
 from jaxrecon.priors.colmap_lens import nearest_pinhole
+from jaxrecon.priors.colmap_points import read_points, sparse_depth
 from jaxrecon.priors.names import views_by_name
 from jaxrecon.priors.results import priors_of
+from jaxrecon.priors.sparse_depth import SparseDepth
 from jaxrecon.priors.view_priors import ViewPriors
 from jaxrecon.reading import inside, is_folder, is_plain_file
 
@@ -53,22 +55,41 @@ def read_colmap(
     own = _own(model, images, names, sizes, wanted, files)
     if own is not None:
         return own
-    found = views_by_name(model, [image.name for image in images], names, files)
-    known = {view: images[number] for view, number in found.items()}
     cameras = read_cameras(model) if "intrinsics" in wanted else _readable_cameras(model)
-    places = _files(model, known.values(), allow_outside=allow_outside)
-    for (view, image), place in zip(known.items(), places, strict=True):
-        made_for = _size_of(cameras.get(image.camera))
-        check_orientation(sizes[view], made_for, names[view], "COLMAP", _AGAIN)
-        if made_for is not None:
-            check_not_turned(made_for, sizes[view], f"{model}: the camera of {image.name}")
-        if place is not None and not _is_at(place, files[view]):
-            _check_upright(place, made_for)
+    known = _known(model, images, cameras, names, sizes, files, allow_outside=allow_outside)
     intrinsics = _intrinsics(model, known, cameras, sizes) if "intrinsics" in wanted else {}
     poses = {}
     if "poses" in wanted:
         poses = {view: image.world_from_camera() for view, image in known.items()}
     return ViewPriors(intrinsics=intrinsics, poses=poses, metric_poses=False, metric_depths=False)
+
+
+def colmap_depths(
+    folder: Path,
+    names: Sequence[str],
+    sizes: Sequence[tuple[int, int]],
+    files: Sequence[Path | None],
+    *,
+    allow_outside: bool = False,
+) -> dict[int, SparseDepth]:
+    """The depth at the points of a COLMAP folder; see `read_sparse_depths`.
+
+    Raises:
+      InputError: see `read_colmap`; or the file of the points is damaged.
+    """
+    model = model_folder(folder)
+    points = None if read_photos(model) else read_points(model)
+    if points is None:
+        return {}
+    images, cameras = read_images(model, observations=True), read_cameras(model)
+    known = _known(model, images, cameras, names, sizes, files, allow_outside=allow_outside)
+    found = {}
+    for view, image in known.items():
+        camera = _camera_of(model, image, cameras)
+        made_for = camera.width, camera.height
+        check_copy(made_for, sizes[view], f"{model}: the camera of {image.name}")
+        found[view] = sparse_depth(model, image, points, made_for, sizes[view])
+    return {view: depth for view, depth in found.items() if len(depth)}
 
 
 def colmap_images(folder: str | Path, *, allow_outside: bool = False) -> list[Path]:
@@ -107,27 +128,45 @@ def colmap_images(folder: str | Path, *, allow_outside: bool = False) -> list[Pa
     return files
 
 
+def _known(
+    model: Path,
+    images: Sequence[Image],
+    cameras: Mapping[int, Camera],
+    names: Sequence[str],
+    sizes: Sequence[tuple[int, int]],
+    files: Sequence[Path | None],
+    *,
+    allow_outside: bool,
+) -> dict[int, Image]:
+    """The image of each view that the model knows; see `read_colmap` for what is refused."""
+    found = views_by_name(model, [image.name for image in images], names, files)
+    known = {view: images[number] for view, number in found.items()}
+    places = _files(model, known.values(), allow_outside=allow_outside)
+    for (view, image), place in zip(known.items(), places, strict=True):
+        made_for = _size_of(cameras.get(image.camera))
+        check_orientation(sizes[view], made_for, names[view], "COLMAP", _AGAIN)
+        if made_for is not None:
+            check_not_turned(made_for, sizes[view], f"{model}: the camera of {image.name}")
+        if place is not None and not _is_at(place, files[view]):
+            _check_upright(place, made_for)
+    return known
+
+
 def _intrinsics(
     model: Path,
     known: Mapping[int, Image],
     cameras: Mapping[int, Camera],
     sizes: Sequence[tuple[int, int]],
 ) -> dict[int, Float[np.ndarray, "3 3"]]:
-    strangers = [image for image in known.values() if image.camera not in cameras]
-    if strangers:
-        raise InputError(
-            f"{model}: {strangers[0].name} refers to camera {strangers[0].camera}, which is not "
-            "there; export the model again"
-        )
-    used = {image.camera for image in known.values()}
-    pinholes = {number: _pinhole(model, cameras[number]) for number in used}
+    used = {view: _camera_of(model, image, cameras) for view, image in known.items()}
+    pinholes = {camera: _pinhole(model, camera) for camera in set(used.values())}
     matrices = {}
     for view, image in known.items():
-        camera = cameras[image.camera]
+        camera = used[view]
         made_for = camera.width, camera.height
         where = f"{model}: the camera of {image.name}"
         check_copy(made_for, sizes[view], where)
-        matrices[view] = scaled(pinholes[image.camera], made_for, sizes[view], where)
+        matrices[view] = scaled(pinholes[camera], made_for, sizes[view], where)
     return matrices
 
 
@@ -182,6 +221,15 @@ def _processed(
     sizes = [transform.size for transform in transforms]
     found = _intrinsics(model, dict(enumerate(images)), read_cameras(model), sizes)
     return np.stack([found[view] for view in range(len(images))])
+
+
+def _camera_of(model: Path, image: Image, cameras: Mapping[int, Camera]) -> Camera:
+    if image.camera not in cameras:
+        raise InputError(
+            f"{model}: {image.name} refers to camera {image.camera}, which is not there; export "
+            "the model again"
+        )
+    return cameras[image.camera]
 
 
 def _pinhole(model: Path, camera: Camera) -> Float[np.ndarray, "3 3"]:

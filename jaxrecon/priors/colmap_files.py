@@ -2,35 +2,42 @@
 
 The format is described at https://colmap.github.io/format.html. They are read here, not by
 pycolmap, because that ends the whole process at some damaged files, and reads all points too.
+`colmap_points` reads those.
 """
 
 import math
-import os
-import struct
-from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+import re
+from array import array
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from functools import partial
+from itertools import batched
 from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
 from jaxtyping import Float
 
-from jaxrecon.errors import InputError, reason_of
+from jaxrecon.errors import InputError
 from jaxrecon.images.listing import natural_key
 from jaxrecon.priors.colmap_lens import model_name, parameter_count
-from jaxrecon.reading import (
-    is_plain_file,
-    open_plain,
-    parse_number,
-    parse_whole,
-    read_lines,
+from jaxrecon.priors.colmap_tables import (
+    ADVICE,
+    check_distinct,
+    model_suffix,
+    read_table,
+    take,
+    take_rows,
+    tells,
 )
+from jaxrecon.reading import is_plain_file, parse_number, parse_whole
+from jaxrecon.reading.plain_files import LONGEST_LINE
 from jaxrecon.reading.values import LARGEST_SIZE, LONGEST_TEXT
 
-_POINT_BYTES = 24
+OBSERVATION = np.dtype([("xy", "<f8", 2), ("point", "<i8")])
+"""Where an image sees a point, counted from its corner, and the point's number; -1 for none."""
+
 _MOST_TOLD = 5
-_ADVICE = "export the model again"
 
 
 @dataclass(frozen=True)
@@ -46,13 +53,19 @@ class Camera:
 
 @dataclass(frozen=True)
 class Image:
-    """One registered image; its quaternion (w x y z) and translation map world to camera."""
+    """One registered image; its quaternion (w x y z) and translation map world to camera.
+
+    Attributes:
+      number, name, camera, quaternion, translation: as they stand in the file.
+      observations: of points, an array of `OBSERVATION`; None where they were not asked for.
+    """
 
     number: int
     name: str
     camera: int
     quaternion: tuple[float, ...]
     translation: tuple[float, ...]
+    observations: np.ndarray | None = field(default=None, compare=False, repr=False)
 
     def world_from_camera(self) -> Float[np.ndarray, "4 4"]:
         """Its pose."""
@@ -73,7 +86,7 @@ def model_folder(folder: Path) -> Path:
     Raises:
       InputError: in none of them, or there are several models.
     """
-    if _suffix(folder):
+    if model_suffix(folder):
         return folder
     models = _models_below(folder)
     if len(models) > 1:
@@ -88,7 +101,7 @@ def _models_below(folder: Path) -> list[Path]:
     sparse = folder / "sparse"
     numbered = [child for child in _children(folder) if child.name.isdecimal()]
     candidates = [sparse, *_children(sparse), *numbered]
-    found = [candidate for candidate in candidates if _suffix(candidate)]
+    found = [candidate for candidate in candidates if model_suffix(candidate)]
     return sorted(found, key=lambda model: natural_key(str(model)))
 
 
@@ -125,12 +138,11 @@ def _what_to_give(folder: Path) -> str:
     )
 
 
-def _suffix(folder: Path) -> str | None:
-    """Which form a folder's model has; the binary one if both, as COLMAP does."""
-    for suffix in (".bin", ".txt"):
-        if all(is_plain_file(folder / f"{stem}{suffix}") for stem in ("cameras", "images")):
-            return suffix
-    return None
+def model_files(model: Path) -> list[Path]:
+    """The files of a model that are read, of those that are there."""
+    suffix = model_suffix(model)
+    files = [model / f"{stem}{suffix}" for stem in ("cameras", "images", "points3D")]
+    return [file for file in files if is_plain_file(file)]
 
 
 def read_cameras(model: Path) -> dict[int, Camera]:
@@ -140,8 +152,8 @@ def read_cameras(model: Path) -> dict[int, Camera]:
       InputError: their file is damaged, a number stands twice in it, or a camera has a lens and
         pycolmap is not installed.
     """
-    cameras = _read(model, "cameras", _binary_cameras, _text_cameras)
-    _check_distinct(model, (f"camera {camera.number}" for camera in cameras))
+    cameras = read_table(model, "cameras", _binary_cameras, _text_cameras)
+    check_distinct(model, (f"camera {camera.number}" for camera in cameras))
     for camera in cameras:
         count, expected = len(camera.parameters), parameter_count(camera.model)
         if count != expected or not np.isfinite(camera.parameters).all():
@@ -152,20 +164,30 @@ def read_cameras(model: Path) -> dict[int, Camera]:
         if not all(1 <= side < LARGEST_SIZE for side in (camera.width, camera.height)):
             raise InputError(
                 f"{model}: camera {camera.number} is {camera.width}x{camera.height} pixels; "
-                f"{_ADVICE}"
+                f"{ADVICE}"
             )
     return {camera.number: camera for camera in cameras}
 
 
-def read_images(model: Path) -> list[Image]:
+def read_images(model: Path, *, observations: bool = False) -> list[Image]:
     """The registered images of a model.
+
+    Args:
+      model: its folder.
+      observations: whether to read where the images see points; else these are skipped.
 
     Raises:
       InputError: their file is damaged, or a number or a name stands twice in it.
     """
-    images = _read(model, "images", _binary_images, _text_images)
-    _check_distinct(model, (f"image {image.number}" for image in images))
-    _check_distinct(model, (repr(image.name) for image in images))
+    images = read_table(
+        model,
+        "images",
+        partial(_binary_images, observations=observations),
+        partial(_text_images, observations=observations),
+        whole_lines=observations,
+    )
+    check_distinct(model, (f"image {image.number}" for image in images))
+    check_distinct(model, (repr(image.name) for image in images))
     for image in images:
         numbers = (*image.quaternion, *image.translation)
         if not np.isfinite(numbers).all() or not 0.9 < math.hypot(*image.quaternion) < 1.1:
@@ -173,62 +195,24 @@ def read_images(model: Path) -> list[Image]:
     return images
 
 
-def _check_distinct(model: Path, found: Iterable[str]) -> None:
-    twice = next((each for each, times in Counter(found).items() if times > 1), None)
-    if twice is not None:
-        raise InputError(f"{model} has {twice} twice; remove one of them")
-
-
-def _read[T](
-    model: Path,
-    stem: str,
-    binary: Callable[[BinaryIO], Iterator[T]],
-    text: Callable[[Iterator[str]], Iterator[T]],
-) -> list[T]:
-    path = model / f"{stem}{_suffix(model)}"
-    try:
-        if path.suffix == ".txt":
-            return list(text(read_lines(path, cut=True, advice=_ADVICE)))
-        with open_plain(path, advice=_ADVICE) as file:
-            found = list(binary(file))
-            if file.read(1):
-                raise ValueError(f"it tells of {len(found)} {stem}, and has more behind them")
-            return found
-    except InputError:
-        raise
-    except (OSError, ValueError, OverflowError, EOFError) as error:
-        raise InputError(
-            f"cannot read {path}: it is damaged or cut short ({reason_of(error)}); {_ADVICE}"
-        ) from error
-
-
-def _take(file: BinaryIO, layout: str) -> tuple:
-    length = struct.calcsize(layout)
-    data = file.read(length)
-    if len(data) < length:
-        raise EOFError("it ends too early")
-    return struct.unpack(layout, data)
-
-
 def _binary_cameras(file: BinaryIO) -> Iterator[Camera]:
-    (count,) = _take(file, "<Q")
+    (count,) = take(file, "<Q")
     for _ in range(count):
-        number, model_id, width, height = _take(file, "<IiQQ")
+        number, model_id, width, height = take(file, "<IiQQ")
         model = model_name(model_id)
-        parameters = _take(file, f"<{parameter_count(model)}d")
+        parameters = take(file, f"<{parameter_count(model)}d")
         yield Camera(number, model, width, height, parameters)
 
 
-def _binary_images(file: BinaryIO) -> Iterator[Image]:
-    length = os.fstat(file.fileno()).st_size
-    (count,) = _take(file, "<Q")
+def _binary_images(file: BinaryIO, *, observations: bool) -> Iterator[Image]:
+    (count,) = take(file, "<Q")
     for _ in range(count):
-        number, *pose, camera = _take(file, "<I7dI")
+        number, *pose, camera = take(file, "<I7dI")
         name = _take_name(file)
-        (points,) = _take(file, "<Q")
-        if file.seek(points * _POINT_BYTES, os.SEEK_CUR) > length:
-            raise EOFError("it ends too early")
-        yield Image(number, name, camera, tuple(pose[:4]), tuple(pose[4:]))
+        (points,) = take(file, "<Q")
+        rows = take_rows(file, points, OBSERVATION.itemsize, keep=observations)
+        seen = None if rows is None else np.frombuffer(rows, OBSERVATION)
+        yield Image(number, name, camera, tuple(pose[:4]), tuple(pose[4:]), seen)
 
 
 def _take_name(file: BinaryIO) -> str:
@@ -245,33 +229,56 @@ def _take_name(file: BinaryIO) -> str:
 
 
 def _text_cameras(lines: Iterator[str]) -> Iterator[Camera]:
-    for line in filter(_tells, lines):
+    for line in filter(tells, lines):
         number, model, *numbers = line.split()
         width, height = map(parse_whole, numbers[:2])
         parameters = tuple(map(parse_number, numbers[2:]))
         yield Camera(parse_whole(number), model, width, height, parameters)
 
 
-def _text_images(lines: Iterator[str]) -> Iterator[Image]:
+def _text_images(lines: Iterator[str], *, observations: bool) -> list[Image]:
     """Each image is followed by a line of its points, which may be empty or left out."""
+    images: list[Image] = []
     after_image = False
     for line in lines:
         if after_image and _lists_points(line):
             after_image = False
-        elif _tells(line):
-            number, *numbers, camera, name = line.strip().split(maxsplit=9)
-            pose = tuple(map(parse_number, numbers))
-            if len(pose) != 7:
-                raise ValueError(f"a pose has {len(pose)} numbers")
-            if len(name.encode()) > LONGEST_TEXT or "\0" in name:
-                raise ValueError(f"a name has more than {LONGEST_TEXT} bytes, or a NUL")
-            yield Image(parse_whole(number), name, parse_whole(camera), pose[:4], pose[4:])
+            if observations:
+                images[-1] = replace(images[-1], observations=_text_observations(line))
+        elif tells(line):
+            images.append(_text_image(line, np.empty(0, OBSERVATION) if observations else None))
             after_image = True
+    return images
+
+
+def _text_image(line: str, observations: np.ndarray | None) -> Image:
+    number, *numbers, camera, name = line.strip().split(maxsplit=9)
+    pose = tuple(map(parse_number, numbers))
+    if len(pose) != 7:
+        raise ValueError(f"a pose has {len(pose)} numbers")
+    if len(name.encode()) > LONGEST_TEXT or "\0" in name:
+        raise ValueError(f"a name has more than {LONGEST_TEXT} bytes, or a NUL")
+    camera = parse_whole(camera)
+    return Image(parse_whole(number), name, camera, pose[:4], pose[4:], observations)
+
+
+def _text_observations(line: str) -> np.ndarray:
+    """The x, y and number of point that stand behind one another, read one by one."""
+    positions, points = array("d"), array("q")
+    words = (found.group() for found in re.finditer(r"\S+", line))
+    for x, y, point in batched(words, 3):  # ValueError where the last are fewer
+        positions.extend((parse_number(x), parse_number(y)))
+        points.append(parse_whole(point))
+    found = np.empty(len(points), OBSERVATION)
+    found["xy"] = np.array(positions).reshape(-1, 2)
+    found["point"] = points
+    return found
 
 
 def _lists_points(line: str) -> bool:
     """Whether a line has x, y and number of points, and is not that of an image, with its name."""
-    words, cut = line.split(), line.endswith("\0")
+    words = line[:LONGEST_LINE].split()
+    cut = len(line) > LONGEST_LINE or line.endswith("\0")
     whole = bool(words) and len(words) % 3 == 0
     return (cut or whole) and all(map(_is_number, words[9:12] or words))
 
@@ -282,7 +289,3 @@ def _is_number(word: str) -> bool:
     except ValueError:
         return False
     return True
-
-
-def _tells(line: str) -> bool:
-    return bool(line.strip()) and not line.lstrip().startswith("#")

@@ -14,10 +14,11 @@ from jaxrecon.errors import InputError
 from jaxrecon.formats.npz import is_reconstruction
 from jaxrecon.formats.streamed import is_streamed
 from jaxrecon.images.pictures import PhotoSize
-from jaxrecon.priors.colmap import read_colmap
+from jaxrecon.priors.colmap import colmap_depths, read_colmap
 from jaxrecon.priors.nerf import read_nerf
 from jaxrecon.priors.npz import read_npz
 from jaxrecon.priors.results import read_result
+from jaxrecon.priors.sparse_depth import SparseDepth
 from jaxrecon.priors.view_priors import KINDS, ViewPriors
 from jaxrecon.reading import is_folder
 
@@ -81,6 +82,43 @@ def read_view_priors(
         kinds = " or ".join(kind for kind in KINDS if kind in wanted)
         raise InputError(f"{file} tells no {kinds} of these images; give another file")
     return priors
+
+
+def read_sparse_depths(
+    path: str | os.PathLike[str],
+    names: Sequence[str],
+    *,
+    sizes: Sequence[tuple[int, int]],
+    allow_outside: bool = False,
+) -> dict[int, SparseDepth]:
+    """The depth at the points of a COLMAP model that some images see.
+
+    It lies along the optical axis, in the unit of the model's poses, at the pixel at which an image
+    sees the point: the pixel that the model has found it at, not the one at which the camera would
+    project it. So nothing is moved where a lens bends the image; how far a lens may bend it is a
+    matter of the intrinsics, see `read_view_priors`. Left out are points that are not in the model
+    (some programs thin them out), lie behind the camera, or are seen beyond the image's edges.
+
+    Args:
+      path: see `read_view_priors`.
+      names, sizes, allow_outside: the same.
+
+    Returns:
+      Depth by the numbers of the images, of those that see any point. It is empty for files of
+      other kinds, for models without a file of points, and for reconstructions of our own, of which
+      a `.npz` file tells the depth of every pixel.
+
+    Raises:
+      InputError: the model is damaged, knows none of the images, or is of another shape or
+        orientation than these; see `read_view_priors`.
+    """
+    if len(sizes) != len(names):
+        raise InputError(f"sizes: found {len(sizes)} for {len(names)} names; give one for each")
+    folder = Path(os.path.expanduser(path_given("path", path)))
+    if not is_folder(folder) or is_streamed(folder):
+        return {}
+    files = [_file_of(name, size) for name, size in zip(names, sizes, strict=True)]
+    return colmap_depths(folder, names, sizes, files, allow_outside=allow_outside)
 
 
 def _read(

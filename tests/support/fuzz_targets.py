@@ -5,6 +5,7 @@ import json
 import struct
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,8 @@ from flax import nnx
 from PIL import Image
 from safetensors.numpy import save_file
 
+from colmap_models import Camera, Model
+from colmap_models import Image as ColmapImage
 from convert.safetensors_file import TensorSpec
 from convert.sources import open_source
 from drawn_weights import drawn
@@ -24,10 +27,10 @@ from jaxrecon.cli.query_points import read_query_points
 from jaxrecon.cli.report import known_of
 from jaxrecon.evaluation import open_dataset
 from jaxrecon.formats import read_shown
-from jaxrecon.images import load_images, view_sizes
+from jaxrecon.images import PixelTransform, load_images, view_sizes
 from jaxrecon.models import Pi3, Pi3Config, ResizeRule
 from jaxrecon.nn.dinov2 import DinoV2Config
-from jaxrecon.priors import colmap_images, read_view_priors
+from jaxrecon.priors import colmap_images, read_sparse_depths, read_view_priors
 from jaxrecon.reconstruction import Reconstruction
 from jaxrecon.sparse import CalibratedBudgets, read_budgets, write_budgets
 from jaxrecon.training import TrainConfig
@@ -319,6 +322,19 @@ def _colmap(folder: Path) -> object:
     return read_view_priors(folder, NAMES, sizes=[SIZE] * 2), colmap_images(folder)
 
 
+COLMAP_POINTS = Model(
+    tuple(ColmapImage(name, ((1.0, 2.0, 3), (4.0, 2.0, 5), (7.5, 5.5, -1))) for name in NAMES),
+    {3: (0.5, 0.5, 1.0), 5: (0.0, 1.0, 2.0)},
+    (Camera(SIZE, (6.0, 6.0, 4.0, 3.0)),),
+)
+
+
+def _points(folder: Path) -> object:
+    """Of copies of the images, so that places are scaled, and brought to a third size."""
+    found = read_sparse_depths(folder, NAMES, sizes=[(16, 12)] * 2)
+    return [depth.processed(PixelTransform.stretch((16, 12), (4, 3))) for depth in found.values()]
+
+
 def _own() -> Reconstruction:
     return random_recon()[:2]
 
@@ -359,6 +375,15 @@ CAMERAS = (
         ),
         "*.txt",
         _colmap,
+    ),
+    *(
+        Target(
+            f"colmap_points_{'text' if text else 'binary'}",
+            partial(COLMAP_POINTS.write, text=text),
+            "*",
+            _points,
+        )
+        for text in (False, True)
     ),
     Target(
         "known_npz",
