@@ -45,10 +45,9 @@ def add_to(commands: Any) -> None:
     add(
         "--max-angle",
         type=common.positive,
-        default=180.0,
         metavar="DEGREES",
-        help="largest angle by which two views are turned, for pose errors of the pair; for sets "
-        "whose depth is too sparse to tell overlap",
+        help="largest angle by which two views are turned, for pose errors of the pair; decides "
+        "alone where depth is too sparse to tell overlap, and is 60 there if not given",
     )
     add(
         "--seed",

@@ -30,6 +30,10 @@ from jaxrecon.evaluation.sampling import ProcessedTruth, process
 from jaxrecon.geometry import normals_from_points, overlap, transform_points, unproject_depth
 from jaxrecon.reconstruction import Reconstruction
 
+SPARSE_ANGLE = 60.0
+"""In degrees: how far views may be turned that are compared, where depth is sparse and no angle is
+given."""
+
 _OVERLAP_STRIDE = 6
 
 
@@ -43,8 +47,9 @@ class Settings:
         intrinsics; without them all pairs count. A view without depth overlaps with none. 0 for
         all pairs.
       max_angle: pairs of views count for pose metrics if the angle of their true relative rotation
-        is at most so many degrees. With 180 all pairs do. It stands in for the overlap where depth
-        is too sparse to tell it.
+        is at most so many degrees. With 180 all pairs do, which None means; but where depth is too
+        sparse to tell the overlap that `min_overlap` asks for, None means `SPARSE_ANGLE`, and the
+        angle decides alone.
       depth_alignment: see `align_depth`.
       fold_sign: see `relative_pose_errors`.
       max_points: the most points a scene for point metrics; 0 leaves them out.
@@ -56,7 +61,7 @@ class Settings:
     """
 
     min_overlap: float = 0.1
-    max_angle: float = 180.0
+    max_angle: float | None = None
     depth_alignment: DepthAlignment = "scale"
     fold_sign: bool = False
     max_points: int = 50_000
@@ -67,7 +72,7 @@ class Settings:
         overlap = finite(self.min_overlap)
         if overlap is None or not 0 <= overlap <= 1:
             raise InputError(f"min_overlap is {shown(self.min_overlap)}; give a share from 0 to 1")
-        angle = finite(self.max_angle)
+        angle = 180.0 if self.max_angle is None else finite(self.max_angle)
         if angle is None or not 0 < angle <= 180:
             raise InputError(
                 f"max_angle is {shown(self.max_angle)}; give degrees above 0, up to 180"
@@ -99,6 +104,7 @@ class SceneScores:
       all_pairs: pairs of views with known poses.
       errors: of the pairs that count for pose metrics.
       by_overlap: whether these were chosen by their overlap.
+      max_angle: in degrees, by how much views of these are turned at most.
       pose, trajectory, cameras, depth, points: the metrics.
       notes: one line each.
     """
@@ -109,6 +115,7 @@ class SceneScores:
     all_pairs: int
     errors: PairErrors | None
     by_overlap: bool
+    max_angle: float
     pose: PoseScores | None
     trajectory: TrajectoryErrors | None
     cameras: CameraErrors | None
@@ -147,7 +154,10 @@ def measure(recon: Reconstruction, truth: GroundTruth, settings: Settings) -> Sc
     processed = process(truth, recon.transforms)
     notes: list[str] = []
     surface = _surface(recon, truth, processed)
-    errors, all_pairs = _pair_errors(recon, truth, surface, settings, notes)
+    rule = _pair_rule(truth, surface, settings)
+    errors, all_pairs = _pair_errors(recon, truth, rule, settings, notes)
+    if truth.depth_is_sparse and settings.min_overlap > 0:
+        notes.append("the depth is too sparse to tell overlap: pairs are chosen by angle")
     without = _views_without_depth(processed)
     if 0 < without < len(truth):
         notes.append("some views have no depth")
@@ -157,7 +167,8 @@ def measure(recon: Reconstruction, truth: GroundTruth, settings: Settings) -> Sc
         views_without_depth=without if processed.depth_z is not None else len(truth),
         all_pairs=all_pairs,
         errors=errors,
-        by_overlap=surface is not None and settings.min_overlap > 0,
+        by_overlap=rule.overlap is not None,
+        max_angle=rule.max_angle,
         pose=None if errors is None else pose_scores(errors),
         trajectory=_trajectory(recon, truth, notes),
         cameras=_cameras(recon, processed, notes),
@@ -167,10 +178,27 @@ def measure(recon: Reconstruction, truth: GroundTruth, settings: Settings) -> Sc
     )
 
 
+@dataclass(frozen=True, eq=False)
+class _PairRule:
+    """Which pairs count: by their overlap, if that is not None, and by their angle in degrees."""
+
+    overlap: Float[np.ndarray, "V V"] | None
+    max_angle: float
+
+
+def _pair_rule(truth: GroundTruth, surface: _Surface | None, settings: Settings) -> _PairRule:
+    asked = settings.min_overlap > 0
+    angle = SPARSE_ANGLE if asked and truth.depth_is_sparse else 180.0
+    angle = angle if settings.max_angle is None else float(settings.max_angle)
+    if surface is None or not asked or truth.depth_is_sparse:
+        return _PairRule(None, angle)
+    return _PairRule((surface.overlap + surface.overlap.T) / 2, angle)
+
+
 def _pair_errors(
     recon: Reconstruction,
     truth: GroundTruth,
-    surface: _Surface | None,
+    rule: _PairRule,
     settings: Settings,
     notes: list[str],
 ) -> tuple[PairErrors | None, int]:
@@ -186,17 +214,16 @@ def _pair_errors(
         notes.append(f"no pose metrics: {found}")
         return None, 0
     errors = errors.select(
-        turned_angles(truth.world_from_camera, errors.first, errors.second) <= settings.max_angle
+        turned_angles(truth.world_from_camera, errors.first, errors.second) <= rule.max_angle
     )
     if not len(errors):
         notes.append(
-            f"no pose metrics: no two views are turned by at most {settings.max_angle:g} degrees "
+            f"no pose metrics: no two views are turned by at most {rule.max_angle:g} degrees "
             "(see max_angle)"
         )
         return None, pairs
-    if surface is not None and settings.min_overlap > 0:
-        shared = (surface.overlap + surface.overlap.T) / 2
-        errors = errors.select(shared[errors.first, errors.second] >= settings.min_overlap)
+    if rule.overlap is not None:
+        errors = errors.select(rule.overlap[errors.first, errors.second] >= settings.min_overlap)
         if not len(errors):
             notes.append(
                 "no pose metrics: no pair of views overlaps enough where depth is known (by "
@@ -288,6 +315,8 @@ def _surface(
     shared, points, normals, found_normals = jax.device_get(
         _on_device(depth, mask, poses, intrinsics, found)
     )
+    if truth.depth_is_sparse:  # neighbouring pixels are none on the surface
+        normals = found_normals = np.zeros_like(normals)
     return _Surface(
         overlap=shared,
         true=Cloud(points[mask], normals[mask]),

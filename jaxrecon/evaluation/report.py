@@ -170,8 +170,12 @@ class Report:
             parts.append(f"all ({_scenes(len(with_pairs) - chosen)})")
         direction = "folded to 90 degrees" if self.settings.fold_sign else "signed"
         if with_pairs:
-            limit = self.settings.max_angle
-            parts += [f"turned by at most {limit:g} degrees"] * (limit < 180)
+            limits = Counter(scene.max_angle for scene in with_pairs)
+            parts += [
+                f"turned by at most {limit:g} degrees{f' ({_scenes(count)})' * (len(limits) > 1)}"
+                for limit, count in sorted(limits.items())
+                if limit < 180
+            ]
         return f"{', '.join(parts) or 'none'}; translation angle {direction}"
 
 
@@ -184,7 +188,15 @@ def _scenes(count: int) -> str:
 
 
 def _scene_dict(scene: SceneScores) -> dict[str, Any]:
-    names = ("name", "views", "views_without_depth", "pairs", "all_pairs", "by_overlap")
+    names = (
+        "name",
+        "views",
+        "views_without_depth",
+        "pairs",
+        "all_pairs",
+        "by_overlap",
+        "max_angle",
+    )
     facts = {name: getattr(scene, name) for name in names}
     return {**facts, **_plain(scene.values()), "notes": list(scene.notes)}
 

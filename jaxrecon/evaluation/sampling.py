@@ -9,6 +9,7 @@ from jaxtyping import Bool, Float
 from jaxrecon.errors import InputError
 from jaxrecon.evaluation.datasets.ground_truth import GroundTruth
 from jaxrecon.images import PixelTransform
+from jaxrecon.priors.sparse_depth import SparseDepth
 
 
 @dataclass(frozen=True, eq=False)
@@ -33,7 +34,8 @@ def process(truth: GroundTruth, transforms: Sequence[PixelTransform]) -> Process
     """Maps the truth to the processed images.
 
     Depth is taken from the nearest pixel of the original; where the original has none, it is
-    unknown.
+    unknown. Where depth is sparse, each known pixel or point counts at the processed pixel in which
+    it lies.
 
     Raises:
       InputError: the images are of another number or size than the truth.
@@ -46,11 +48,13 @@ def process(truth: GroundTruth, transforms: Sequence[PixelTransform]) -> Process
     if truth.intrinsics is not None:
         pairs = zip(truth.intrinsics, transforms, strict=True)
         intrinsics = np.stack([processed_intrinsics(matrix, to) for matrix, to in pairs])
-    if truth.depth_z is not None:
+    known = truth.depths()
+    if len(known):
         for view, transform in enumerate(transforms):
-            _check_size(truth, view, transform)
-        pairs = zip(truth.depth_z, transforms, strict=True)
-        depth = np.stack([processed_depth(map_, to) for map_, to in pairs])
+            _check_size(truth.name, view, known[view], transform)
+        depth = np.stack(
+            [processed_depth(map_, to) for map_, to in zip(known, transforms, strict=True)]
+        )
         depth = depth if (depth > 0).any() else None
     return ProcessedTruth(intrinsics, depth)
 
@@ -68,9 +72,14 @@ def processed_intrinsics(
 
 
 def processed_depth(
-    depth_z: Float[np.ndarray, "H0 W0"], transform: PixelTransform
+    depth_z: Float[np.ndarray, "H0 W0"] | SparseDepth, transform: PixelTransform
 ) -> Float[np.ndarray, "H W"]:
-    """Depth at the processed pixels, from the nearest original pixel; 0 where unknown."""
+    """Depth at the processed pixels, from the nearest original pixel; 0 where unknown.
+
+    See `SparseDepth.processed` for what is known at few places.
+    """
+    if isinstance(depth_z, SparseDepth):
+        return depth_z.processed(transform)
     width, height = transform.size
     xs = np.stack([np.arange(float(width)), np.zeros(width)], axis=-1)
     ys = np.stack([np.zeros(height), np.arange(float(height))], axis=-1)
@@ -87,12 +96,16 @@ def _nearest(position: np.ndarray, side: int) -> tuple[np.ndarray, np.ndarray]:
     return pixel.clip(0, side - 1), (pixel >= 0) & (pixel < side)
 
 
-def _check_size(truth: GroundTruth, view: int, transform: PixelTransform) -> None:
-    assert truth.depth_z is not None
-    height, width = truth.depth_z.shape[1:]
+def _check_size(
+    name: str,
+    view: int,
+    known: Float[np.ndarray, "H0 W0"] | SparseDepth,
+    transform: PixelTransform,
+) -> None:
+    width, height = known.size if isinstance(known, SparseDepth) else known.shape[::-1]
     if transform.original_size != (width, height):
         found = "x".join(map(str, transform.original_size))
         raise InputError(
-            f"{truth.name}: image {view} is {found} pixels, its depth {width}x{height}; "
+            f"{name}: image {view} is {found} pixels, its depth {width}x{height}; "
             "give depth of the size of the images"
         )

@@ -1,6 +1,7 @@
 """Evaluating a model: the truth at processed pixels, what is left out and why, and the report."""
 
 import json
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from jaxrecon.errors import InputError
 from jaxrecon.evaluation import GroundTruth, Report, Settings, evaluate
 from jaxrecon.evaluation.sampling import process, processed_depth, processed_intrinsics
 from jaxrecon.images import PixelTransform
+from jaxrecon.priors import SparseDepth
 from jaxrecon.reconstruction import Reconstruction
 
 HEIGHT, WIDTH = 24, 32
@@ -87,6 +89,19 @@ class Oracle:
         return self.answers[len(self.asked) - 1]
 
 
+def at_few_pixels(truth: GroundTruth) -> GroundTruth:
+    """The truth, of whose depth every 35th pixel is known: none beside another."""
+    depth = np.asarray(truth.depth_z)
+    few = np.arange(depth[0].size).reshape(depth[0].shape) % 35 == 0
+    return replace(truth, depth_z=np.where(few, depth, 0))
+
+
+def at_places(truth: GroundTruth) -> GroundTruth:
+    """The same as depth at places."""
+    assert truth.depth_z is not None
+    return replace(truth, depth_z=None, sparse_depth=tuple(map(SparseDepth.of_map, truth.depth_z)))
+
+
 def judge(recon: Reconstruction, truth: GroundTruth, **settings: Any) -> Report:
     return evaluate(Oracle([recon]), [truth], settings=Settings(**settings))
 
@@ -103,6 +118,28 @@ class TestProcessing:
         depth = np.ones((HEIGHT, WIDTH), np.float32)
         depth[3, 3:8] = np.nan, 5, np.inf, 5, -1
         np.testing.assert_array_equal(processed_depth(depth, CROPPED)[0, :4], [0, 0, 0, 1])
+
+    @pytest.mark.parametrize("form", [lambda truth: truth, at_places])
+    def test_no_sparse_depth_is_lost(self, form: Callable[[GroundTruth], GroundTruth]) -> None:
+        """No known pixel is the nearest to a processed one, and the corner is cut off."""
+        depth = np.zeros((1, HEIGHT, WIDTH), np.float32)
+        depth[0, 5, 8], depth[0, 2, 2], depth[0, 0, 0] = 3, 7, 5
+        truth = form(GroundTruth("few", np.zeros((1, HEIGHT, WIDTH, 3), np.uint8), depth_z=depth))
+        found = process(truth, (CROPPED,)).depth_z
+        assert found is not None
+        assert np.argwhere(found[0]).tolist() == [[0, 0], [1, 3]]
+        assert (found[0, 0, 0], found[0, 1, 3]) == (7, 3)
+
+    def test_dense_depth_with_holes_is_that_of_the_nearest_pixel(self) -> None:
+        """A view of which little is known does not make a set of dense maps sparse."""
+        depth = np.ones((2, HEIGHT, WIDTH), np.float32)
+        depth[1] = 0
+        depth[1, 5, 8] = 3
+        truth = GroundTruth("holes", np.zeros((2, HEIGHT, WIDTH, 3), np.uint8), depth_z=depth)
+        assert not truth.depth_is_sparse
+        found = process(truth, (CROPPED,) * 2).depth_z
+        assert found is not None
+        assert found[0].all() and not found[1].any()
 
     def test_outside_of_the_original_is_unknown(self) -> None:
         padded = PixelTransform((2, 2), (4, 2), (1.0, 1.0), (1.0, 0.0))
@@ -186,6 +223,50 @@ class TestEvaluate:
         none = judge(recon, replace(truth, world_from_camera=poses), max_angle=30.0)
         assert none.scenes[0].pose is None
         assert "no pose metrics: no two views are turned by at most 30 degrees" in none.text()
+
+    @pytest.mark.parametrize("form", [at_few_pixels, lambda t: at_places(at_few_pixels(t))])
+    def test_sparse_depth_leaves_the_choice_of_pairs_to_the_angle(
+        self, form: Callable[[GroundTruth], GroundTruth]
+    ) -> None:
+        """Few pixels of depth are seen by two views, so overlap would leave no pair."""
+        truth = make_truth((0.0, 0.5, 1.0))
+        recon, truth = reconstruction(truth), form(truth)
+        poses = np.array(truth.world_from_camera)
+        turn = np.radians(70.0)
+        poses[2, :3, :3] = [
+            [np.cos(turn), 0, np.sin(turn)],
+            [0, 1, 0],
+            [-np.sin(turn), 0, np.cos(turn)],
+        ]
+        truth = replace(truth, world_from_camera=poses)
+        report = judge(recon, truth)
+        scene = report.scenes[0]
+        assert (scene.pairs, scene.all_pairs) == (1, 3)
+        assert (scene.by_overlap, scene.max_angle) == (False, 60)
+        assert report.as_dict()["scenes"][0]["max_angle"] == 60
+        assert "pairs: all (1 scene), turned by at most 60 degrees" in report.text()
+        assert "the depth is too sparse to tell overlap: pairs are chosen by" in report.text()
+        assert report.mean()["abs_rel"] < 1e-6
+        asked = judge(recon, truth, max_angle=75.0).scenes[0]
+        assert (asked.pairs, asked.max_angle) == (3, 75)
+        every = judge(recon, truth, min_overlap=0.0)
+        assert (every.scenes[0].pairs, every.scenes[0].max_angle) == (3, 180)
+        assert "too sparse" not in every.text()
+
+    def test_sparse_depth_has_points_and_no_normals(self) -> None:
+        truth = make_truth()
+        scene = judge(reconstruction(truth), at_places(at_few_pixels(truth))).scenes[0]
+        assert scene.points is not None
+        assert scene.points.accuracy < 1e-5
+        assert np.isnan(scene.points.normals)
+
+    def test_angles_of_sparse_and_of_dense_scenes(self) -> None:
+        truth = make_truth()
+        recon = reconstruction(truth)
+        report = evaluate(Oracle([recon] * 2), [truth, at_few_pixels(truth)])
+        overlapping = "those that overlap by at least 10 % (1 scene)"
+        turned = "turned by at most 60 degrees (1 scene)"
+        assert f"pairs: {overlapping}, all (1 scene), {turned}; translation" in report.text()
 
     def test_a_wrong_camera_shows(self) -> None:
         truth = make_truth()

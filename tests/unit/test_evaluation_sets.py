@@ -19,6 +19,7 @@ from jaxrecon.evaluation import DATASETS, GroundTruth, Subset, open_dataset
 from jaxrecon.evaluation.datasets import procedural
 from jaxrecon.evaluation.datasets.co3d import intrinsics_from_ndc, opencv_from_pytorch3d
 from jaxrecon.evaluation.datasets.tum import nearest_in_time
+from jaxrecon.priors import SparseDepth
 from jaxrecon.scenes import RenderedScenes
 
 WIDTH, HEIGHT = 8, 6
@@ -73,6 +74,11 @@ class TestTruth:
             GroundTruth("s", self.IMAGES, intrinsics=np.zeros((3, 3, 3)))
         with pytest.raises(InputError, match=r"depth_z has shape \(2, 6\); expected \(2, any, any"):
             GroundTruth("s", self.IMAGES, depth_z=np.zeros((2, 6)))
+        places = (SparseDepth.unknown((WIDTH, HEIGHT)),)
+        with pytest.raises(InputError, match="s: sparse_depth is of 1 views; expected 2"):
+            GroundTruth("s", self.IMAGES, sparse_depth=places)
+        with pytest.raises(InputError, match="s: found depth_z and sparse_depth; give one"):
+            GroundTruth("s", self.IMAGES, depth_z=np.zeros((2, 6, 8)), sparse_depth=places * 2)
 
     def test_no_images(self) -> None:
         with pytest.raises(InputError, match="s has no images"):

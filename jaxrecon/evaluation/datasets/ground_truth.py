@@ -1,12 +1,15 @@
 """What is known about a scene: its images and, as far as measured, cameras and depth."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 from jaxtyping import Bool, Float, UInt8
 
 from jaxrecon.errors import InputError
+from jaxrecon.priors.sparse_depth import SparseDepth, is_sparse
 from jaxrecon.reading import ArrayHeader
 
 _RIGID_TOLERANCE = 1e-2
@@ -24,10 +27,12 @@ class GroundTruth:
         that is not finite is unknown.
       depth_z: along the optical axis, at each pixel of the images as they are stored, in the unit
         of the poses. 0, negative or not finite: unknown.
+      sparse_depth: in place of it, the depth of each view at a few places, such as the points of a
+        structure-from-motion model.
 
     Raises:
-      InputError: there is no image, numbers of views differ, a known pose is not rigid, or a known
-        camera is no pinhole camera.
+      InputError: there is no image, numbers of views differ, a known pose is not rigid, a known
+        camera is no pinhole camera, or depth is given in both ways.
     """
 
     name: str
@@ -35,6 +40,7 @@ class GroundTruth:
     world_from_camera: Float[np.ndarray, "V 4 4"] | None = None
     intrinsics: Float[np.ndarray, "V 3 3"] | None = None
     depth_z: Float[np.ndarray, "V H0 W0"] | None = None
+    sparse_depth: tuple[SparseDepth, ...] | None = None
 
     def __post_init__(self) -> None:
         if not len(self.images):
@@ -46,6 +52,8 @@ class GroundTruth:
         }
         for field, shape in expected.items():
             check_shape(self.name, field, getattr(self, field), shape)
+        if self.sparse_depth is not None:
+            self._check_sparse(self.sparse_depth)
         if self.world_from_camera is not None:
             check_rigid(self.name, self.world_from_camera)
         if self.intrinsics is not None:
@@ -53,6 +61,28 @@ class GroundTruth:
 
     def __len__(self) -> int:
         return len(self.images)
+
+    def _check_sparse(self, depths: tuple[SparseDepth, ...]) -> None:
+        if self.depth_z is not None:
+            raise InputError(f"{self.name}: found depth_z and sparse_depth; give one of them")
+        if len(depths) != len(self):
+            raise InputError(
+                f"{self.name}: sparse_depth is of {len(depths)} views; expected {len(self)}, one "
+                "for each image"
+            )
+
+    @cached_property
+    def depth_is_sparse(self) -> bool:
+        """Whether depth is known at few places of the views: too few to tell what they share."""
+        if self.depth_z is None:
+            return self.sparse_depth is not None
+        return is_sparse(self.depth_z)
+
+    def depths(self) -> Sequence[Float[np.ndarray, "H0 W0"] | SparseDepth]:
+        """The depth of each view, at few places if it is sparse; nothing if it is not known."""
+        if self.depth_z is None:
+            return self.sparse_depth or ()
+        return [*map(SparseDepth.of_map if self.depth_is_sparse else np.asarray, self.depth_z)]
 
 
 def check_shape(
