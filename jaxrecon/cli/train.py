@@ -45,7 +45,8 @@ def add_to(commands: Any) -> None:
         "--data",
         nargs="+",
         metavar="FOLDER",
-        help="own scenes: folders with images/ and condition.npz, a COLMAP model, ...",
+        help="own scenes: folders with images/ and condition.npz, transforms.json or a COLMAP "
+        "model, whose points are sparse depth",
     )
     add(
         "--data-share",

@@ -14,6 +14,8 @@ from jaxrecon.priors.names import views_by_name
 from jaxrecon.priors.nerf import frame_names
 from jaxrecon.reading import is_folder
 
+_MODELS = ("sparse", "cameras.bin", "cameras.txt", "0")
+
 
 def chosen_images(folder: Path, files: Collection[Path]) -> tuple[list[Path], list[Path]]:
     """The images of a folder that one of these files names, and those that none of them names.
@@ -37,6 +39,18 @@ def chosen_images(folder: Path, files: Collection[Path]) -> tuple[list[Path], li
         return images, []
     chosen = [image for view, image in enumerate(images) if view in known]
     return chosen, [image for view, image in enumerate(images) if view not in known]
+
+
+def file_beside_images(folder: Path) -> Path | None:
+    """What tells of the images of a scene's folder: `transforms.json`, else a COLMAP model.
+
+    The model lies in `sparse`, in a folder in that, in the folder itself or in `0` in it, and is
+    named by the scene's folder. None where there is nothing of the kind.
+    """
+    transforms = folder / "transforms.json"
+    if os.path.lexists(transforms):
+        return transforms
+    return folder if any((folder / name).exists() for name in _MODELS) else None
 
 
 def unregistered_images(images: Sequence[Path]) -> list[Path]:

@@ -9,13 +9,15 @@ from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
+import PIL.Image
 import pytest
-from PIL import Image
 
+from colmap_models import Camera, Image, Model
 from jaxrecon import checkpoint
 from jaxrecon.errors import InputError, OutputError
 from jaxrecon.images import PixelTransform
 from jaxrecon.models import PI3
+from jaxrecon.priors import SparseDepth
 from jaxrecon.progress import Stages
 from jaxrecon.training import Bucket, TrainConfig, loop, plan, programs, step, train
 from jaxrecon.training.log import read_log
@@ -65,7 +67,7 @@ def test_a_scene_is_read_as_it_was_written(folders: list[Path]) -> None:
     np.testing.assert_allclose(sized.intrinsics, stored["intrinsics"], rtol=1e-6)
     moved = stored["poses"][:, :3, 3] - stored["poses"][0, :3, 3]
     np.testing.assert_allclose(own.poses[:, :3, 3], moved, atol=1e-6)
-    first = np.asarray(Image.open(folders[0] / "images" / "000.png"))
+    first = np.asarray(PIL.Image.open(folders[0] / "images" / "000.png"))
     np.testing.assert_array_equal(sized.images[0], first)
 
 
@@ -76,13 +78,21 @@ def test_cameras_and_depth_follow_pictures_that_are_cut(scene: Path) -> None:
     assert sized[28, 28].intrinsics[0].tolist() == [[42, 0, 13.5], [0, 42, 13.5], [0, 0, 1]]
     assert sized[14, 14].intrinsics[0].tolist() == [[21, 0, 6], [0, 21, 6.5], [0, 0, 1]]
     assert (sized[14, 14].depth_z == 4).all()
-    whole = np.asarray(Image.open(scene / "images" / "0.png"))
+    whole = np.asarray(PIL.Image.open(scene / "images" / "0.png"))
     np.testing.assert_array_equal(sized[28, 28].images[0], whole[:, 7:35])
 
 
 def test_sparse_depth_is_not_lost_when_pictures_shrink() -> None:
     depth = np.zeros((28, 42), np.float32)
     depth[3, 5], depth[2, 5], depth[27, 41] = 2, 3, 7
+    small = resized_depth(depth, PixelTransform.stretch((42, 28), (21, 14)))
+    assert np.argwhere(small).tolist() == [[1, 2], [13, 20]]
+    assert (small[1, 2], small[13, 20]) == (2, 7)
+
+
+def test_no_place_of_sparse_depth_is_lost_either() -> None:
+    places = np.array([[5.4, 3.3], [5.0, 2.0], [41.4, 27.4]])
+    depth = SparseDepth((42, 28), places, np.array([2, 3, 7], np.float32))
     small = resized_depth(depth, PixelTransform.stretch((42, 28), (21, 14)))
     assert np.argwhere(small).tolist() == [[1, 2], [13, 20]]
     assert (small[1, 2], small[13, 20]) == (2, 7)
@@ -124,6 +134,61 @@ def test_a_transforms_json_is_read(tmp_path: Path) -> None:
     own = read([folder]).scenes[0]
     assert own.has_pose.all() and own.has_rays.all()
     np.testing.assert_allclose(own.sized[SIZE].intrinsics[0], cameras()["intrinsics"][0])
+
+
+def colmap(views: int = 3) -> Model:
+    """A model of such pictures, turned nowhere and side by side, that see two points.
+
+    Point 5 lies 4 before the first camera, seen at its middle, and point 8 lies 2 before each.
+    """
+    camera = Camera((42, 28), (42.0, 42.0, 21.0, 14.0))
+    images = tuple(
+        Image(f"{view}.png", ((21.0 - 10.5 * view, 14.0, 5), (3.0 + view, 2.0, 8)),
+              (1, 0, 0, 0, -view, 0, 0))
+        for view in range(views)
+    )  # fmt: skip
+    return Model(images, {5: (0.0, 0.0, 4.0), 8: (0.0, 0.0, 2.0)}, (camera,))
+
+
+@pytest.mark.parametrize("text", [False, True], ids=["binary", "text"])
+def test_points_of_a_colmap_model_are_sparse_depth(tmp_path: Path, text: bool) -> None:
+    folder = write_pictures(tmp_path / "scene")
+    colmap().write(folder / "sparse" / "0", text=text)
+    squares = (Bucket(4, 2, 28, 28), Bucket(4, 2, 14, 14))
+    own = read([folder], buckets=squares).scenes[0]
+    assert own.has_pose.all() and own.has_rays.all()
+    np.testing.assert_allclose(own.poses[:, 0, 3], [0, 1, 2])
+    np.testing.assert_allclose(own.nearest[0], [0, 1, 2])
+    # The pictures lose seven columns on each side: in the third view both points with them.
+    known = [dict(zip(map(tuple, np.argwhere(view).tolist()), view[view > 0].tolist(), strict=True))
+             for view in own.sized[28, 28].depth_z]  # fmt: skip
+    assert known == [{(14, 14): 4}, {(14, 3): 4}, {}]
+    small = own.sized[14, 14].depth_z  # halved, and four columns lost on the left
+    assert np.argwhere(small).tolist() == [[0, 7, 6], [1, 7, 1]]
+    assert small[small > 0].tolist() == [4, 4]
+
+
+def test_a_colmap_model_without_points_has_cameras_alone(tmp_path: Path) -> None:
+    folder = write_pictures(tmp_path / "scene")
+    colmap().write(folder, text=True)
+    (folder / "points3D.txt").unlink()
+    own = read([folder]).scenes[0]
+    assert own.has_pose.all() and own.has_rays.all()
+    assert not own.sized[SIZE].depth_z.any()
+
+
+def test_an_archive_comes_before_a_colmap_model(tmp_path: Path) -> None:
+    folder = told(write_pictures(tmp_path / "scene"), **cameras())
+    colmap().write(folder / "sparse" / "0", text=True)
+    assert (read([folder]).scenes[0].sized[SIZE].depth_z == 4).all()
+
+
+def test_damaged_points_are_told(tmp_path: Path) -> None:
+    folder = write_pictures(tmp_path / "scene")
+    points = colmap().write(folder / "sparse" / "0", text=False) / "points3D.bin"
+    points.write_bytes(points.read_bytes()[:-4])
+    with pytest.raises(InputError, match=r"cannot read .*points3D.bin: it is damaged or cut short"):
+        read([folder])
 
 
 def test_neighbours_are_near_and_look_the_same_way() -> None:
@@ -175,7 +240,7 @@ def _no_pictures(scene: Path) -> None:
 
 
 def _one_pixel(scene: Path) -> None:
-    Image.new("RGB", (1, 1)).save(scene / "images" / "1.png")
+    PIL.Image.new("RGB", (1, 1)).save(scene / "images" / "1.png")
 
 
 def _same(scene: Path) -> None:

@@ -4,7 +4,7 @@ import hashlib
 import os
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -13,8 +13,8 @@ from jaxtyping import Float
 from jaxrecon.errors import InputError
 from jaxrecon.images import view_names, view_sizes
 from jaxrecon.images.listing import folder_images
-from jaxrecon.priors import ViewPriors, read_view_priors
-from jaxrecon.priors.chosen import chosen_images, left_out
+from jaxrecon.priors import SparseDepth, ViewPriors, read_sparse_depths, read_view_priors
+from jaxrecon.priors.chosen import chosen_images, file_beside_images, left_out
 from jaxrecon.priors.validation import checked_depth, checked_intrinsics, checked_pose
 from jaxrecon.progress import Stages
 from jaxrecon.reading import is_folder
@@ -22,8 +22,7 @@ from jaxrecon.reading import is_folder
 SMALLEST_SIDE = 14
 """Of a picture, in pixels: one patch."""
 
-_FILES = ("condition.npz", "transforms.json")
-_MODELS = ("sparse", "cameras.bin", "cameras.txt")
+_ARCHIVE = "condition.npz"
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,7 +35,8 @@ class OwnScene:
       sizes: their widths and heights, once upright.
       intrinsics: in pixels of the upright images, by the number of the view.
       poses: camera to world, by the number of the view, the first of them at the origin.
-      depths: along the optical axis, 0 where unknown, by the number of the view.
+      depths: along the optical axis, 0 where unknown, by the number of the view; of a COLMAP model
+        at its points.
     """
 
     name: str
@@ -44,7 +44,7 @@ class OwnScene:
     sizes: tuple[tuple[int, int], ...]
     intrinsics: Mapping[int, Float[np.ndarray, "3 3"]]
     poses: Mapping[int, Float[np.ndarray, "4 4"]]
-    depths: Mapping[int, Float[np.ndarray, "H W"]]
+    depths: Mapping[int, Float[np.ndarray, "H W"] | SparseDepth]
 
 
 def check_folders(folders: Sequence[str | os.PathLike[str]]) -> tuple[Path, ...]:
@@ -72,7 +72,8 @@ def read_own_scene(folder: Path, stages: Stages) -> OwnScene:
     """What a folder tells of the images in it.
 
     Beside `images/` lies `condition.npz`, else `transforms.json`, else a COLMAP model; see
-    `read_view_priors`. Any of poses, intrinsics and depth may be known, of any of the views.
+    `read_view_priors`, and for the depth at its points `read_sparse_depths`. Any of poses,
+    intrinsics and depth may be known, of any of the views.
 
     Raises:
       InputError: there are fewer than two images, one is damaged, too small or there twice, nothing
@@ -90,16 +91,17 @@ def read_own_scene(folder: Path, stages: Stages) -> OwnScene:
             )
     _check_distinct(files)
     priors = read_view_priors(source, view_names(files), sizes=sizes)
-    return _checked(folder, source, tuple(files), tuple(sizes), priors)
+    scene = _checked(folder, source, tuple(files), tuple(sizes), priors)
+    points = read_sparse_depths(source, view_names(files), sizes=sizes)
+    return replace(scene, depths=points) if points else scene
 
 
 def _source(folder: Path) -> Path:
     """What tells of the images."""
-    for name in _FILES:
-        if os.path.lexists(folder / name):
-            return folder / name
-    if any((folder / name).exists() for name in _MODELS):
-        return folder
+    archive = folder / _ARCHIVE
+    source = archive if os.path.lexists(archive) else file_beside_images(folder)
+    if source is not None:
+        return source
     raise InputError(
         f"data: {folder} tells nothing of its images; put condition.npz, transforms.json or a "
         "COLMAP model (sparse/) beside images/"

@@ -20,6 +20,7 @@ from jaxrecon.images.resize import Fit
 from jaxrecon.images.resizing import worker_count
 from jaxrecon.images.sources import open_source
 from jaxrecon.machine import machine_memory
+from jaxrecon.priors.sparse_depth import SparseDepth, is_sparse
 from jaxrecon.training.own.folders import OwnScene
 
 type Size = tuple[int, int]
@@ -27,9 +28,6 @@ type Size = tuple[int, int]
 
 MEMORY_SHARE = 0.25
 """Of the machine's memory, which own views may fill; the others lie in files that are mapped."""
-
-_SPARSE = 0.2
-"""Share of known pixels below which depth is brought along point by point."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -156,27 +154,23 @@ def covering(original: tuple[int, int], size: tuple[int, int]) -> PixelTransform
 
 
 def resized_depth(
-    depth_z: Float[np.ndarray, "H W"], transform: PixelTransform
+    depth_z: Float[np.ndarray, "H W"] | SparseDepth, transform: PixelTransform
 ) -> Float[np.ndarray, "H2 W2"]:
     """Depth at the processed pixels; 0 where unknown.
 
-    It is that of the nearest original pixel. Where few are known, each known one goes to the pixel
-    in which it lies, the nearest in front.
+    It is that of the nearest original pixel, or point by point where few are known: see
+    `SparseDepth.processed`.
     """
-    rows, columns = np.nonzero(depth_z)
-    if len(rows) > _SPARSE * depth_z.size:
-        return processed_depth(depth_z, transform)
-    width, height = transform.size
-    places = transform.from_original(np.stack([columns, rows], axis=-1).astype(np.float64))
-    column, row = np.floor(places + 0.5).astype(int).T
-    inside = (column >= 0) & (column < width) & (row >= 0) & (row < height)
-    found = np.full((height, width), np.inf, np.float32)
-    np.minimum.at(found, (row[inside], column[inside]), depth_z[rows, columns][inside])
-    return np.where(np.isfinite(found), found, 0)
+    if not isinstance(depth_z, SparseDepth) and is_sparse([depth_z]):
+        depth_z = SparseDepth.of_map(depth_z)
+    return processed_depth(depth_z, transform)
 
 
 def _mean_depth(scene: OwnScene) -> float | None:
-    known = [depth[depth > 0].mean() for depth in scene.depths.values()]
+    known = [
+        depth.depth_z.mean() if isinstance(depth, SparseDepth) else depth[depth > 0].mean()
+        for depth in scene.depths.values()
+    ]
     return float(np.mean(known)) if known else None
 
 
