@@ -24,7 +24,12 @@ def add_to(commands: Any) -> None:
     add = parser.add_argument
     common.add_first_model(parser)
     add("-o", "--output", help="folder to write: report.txt, report.json and report.png")
-    add("--dataset", choices=SETS, default="procedural", help="what to evaluate on")
+    add(
+        "--dataset",
+        choices=SETS,
+        default="procedural",
+        help="what to evaluate on; folder: images/ and an .npz, transforms.json or COLMAP model",
+    )
     add("--set", dest="dataset", choices=SETS, action=_OldName, help=argparse.SUPPRESS)
     add("--path", metavar="FOLDER", help="where the data set lies; procedural scenes need none")
     add("--scenes", type=common.whole, default=128, help="the most scenes to evaluate")

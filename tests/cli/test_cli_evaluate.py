@@ -9,9 +9,11 @@ import pytest
 from jax.experimental.compilation_cache import compilation_cache
 from PIL import Image
 
+import colmap_models
 from jaxrecon.cli import main
 from jaxrecon.cli.evaluate import SETS
 from jaxrecon.evaluation import DATASETS
+from own_folders import write_pictures
 from places import EXAMPLES
 
 SCENE = EXAMPLES / "scene"
@@ -72,6 +74,35 @@ def test_json(run: Run, native: str) -> None:
     assert report["model"] == "pi3"
     assert [scene["views"] for scene in report["scenes"]] == [3]
     assert report["mean"]["abs_rel"] > 0
+
+
+def test_photos_with_a_colmap_model(run: Run, native: str, tmp_path: Path) -> None:
+    """Pairs are chosen by angle, as the points tell no overlap; the third view is turned by 90."""
+    folder, half = write_pictures(tmp_path / "scene"), 0.5**0.5
+    poses = (1, 0, 0, 0, 0, 0, 0), (1, 0, 0, 0, -1, 0, 0), (half, 0, half, 0, 0, 0, 4)
+    seen = ((21.0, 14.0, 5), (30.0, 9.0, 8), (5.0, 20.0, 9))
+    model = colmap_models.Model(
+        tuple(colmap_models.Image(f"{view}.png", seen, pose) for view, pose in enumerate(poses)),
+        {5: (0.0, 0.0, 4.0), 8: (1.0, -0.5, 4.0), 9: (-1.0, 0.5, 3.0)},
+        (colmap_models.Camera((42, 28), (42.0, 42.0, 21.0, 14.0)),),
+    )
+    model.write(folder / "sparse" / "0", text=False)
+    arguments = (native, "--dataset", "folder", "--path", folder, "--resolution", "56", "-q")
+    code, printed, err = run(*arguments, "--json")
+    assert (code, err) == (0, "")
+    (scene,) = json.loads(printed)["scenes"]
+    assert (scene["views"], scene["all_pairs"], scene["pairs"]) == (3, 3, 1)
+    assert (scene["by_overlap"], scene["max_angle"]) == (False, 60)
+    assert scene["views_without_depth"] == 0
+    assert scene["abs_rel"] > 0
+    code, table, _ = run(*arguments, "--max-angle", "180")
+    assert code == 0
+    assert "pairs: all (1 scene);" in table
+    assert "the depth is too sparse to tell overlap" in table
+    (folder / "sparse" / "0" / "points3D.bin").write_bytes(b"cut")
+    code, _, err = run(*arguments)
+    assert (code, err.count("\n")) == (2, 1)
+    assert "points3D.bin: it is damaged or cut short" in err
 
 
 def test_every_set_can_be_asked_for() -> None:

@@ -511,6 +511,16 @@ SETS = (
         _set("folder"),
     ),
     Target(
+        "set_folder_colmap",
+        _both(
+            *(_picture(f"images/{name}") for name in NAMES),
+            lambda folder: COLMAP_POINTS.write(folder / "sparse" / "0", text=True),
+        ),
+        "**/*",
+        _set("folder"),
+        0.5,
+    ),
+    Target(
         "set_tum",
         _both(
             *(_text(n, t) for n, t in TUM.items()),

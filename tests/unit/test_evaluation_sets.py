@@ -10,9 +10,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+import PIL.Image
 import pytest
-from PIL import Image
 
+from colmap_models import Camera, Image, Model
 from jaxrecon import scenes
 from jaxrecon.errors import InputError
 from jaxrecon.evaluation import DATASETS, GroundTruth, Subset, open_dataset
@@ -27,13 +28,13 @@ WIDTH, HEIGHT = 8, 6
 
 def picture(path: Path, *, size: tuple[int, int] = (WIDTH, HEIGHT), **options: Any) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
-    Image.new("RGB", size).save(path, **options)
+    PIL.Image.new("RGB", size).save(path, **options)
     return path
 
 
 def depth_picture(path: Path, values: np.ndarray) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(values.astype(np.uint16)).save(path)
+    PIL.Image.fromarray(values.astype(np.uint16)).save(path)
 
 
 def shifted(*xs: float) -> np.ndarray:
@@ -148,6 +149,16 @@ def make_folder(folder: Path, views: int = 3, **arrays: np.ndarray) -> Path:
     return folder
 
 
+def colmap_of(*names: str) -> Model:
+    """Cameras side by side, of which all but the first see one point, 5 in front of them."""
+    camera = Camera((WIDTH, HEIGHT), (10.0, 10.0, WIDTH / 2, HEIGHT / 2))
+    images = tuple(
+        Image(name, ((4.1, 3.2, 3),) if view else (), (1, 0, 0, 0, -view, 0, 0))
+        for view, name in enumerate(names)
+    )
+    return Model(images, {3: (0.0, 0.0, 5.0)}, (camera,))
+
+
 class TestFolder:
     def test_everything_known(self, tmp_path: Path) -> None:
         depths = np.arange(3 * HEIGHT * WIDTH, dtype=np.float32).reshape(3, HEIGHT, WIDTH)
@@ -205,7 +216,7 @@ class TestFolder:
 
     def test_depth_fits_the_upright_image(self, tmp_path: Path) -> None:
         make_folder(tmp_path, views=1, depths=np.ones((1, WIDTH, HEIGHT)))
-        exif = Image.Exif()
+        exif = PIL.Image.Exif()
         exif[0x0112] = 6
         picture(tmp_path / "images" / "000.png", exif=exif)
         assert len(read("folder", tmp_path)) == 1
@@ -223,6 +234,98 @@ class TestFolder:
             archive.write_bytes(sound[:place] + wrong + sound[place + len(wrong) :])
             with pytest.raises(InputError, match=r"not a sound \.npz"):
                 read("folder", tmp_path)
+
+    def test_a_damaged_transforms_json(self, tmp_path: Path) -> None:
+        picture(tmp_path / "images" / "a.png")
+        (tmp_path / "transforms.json").write_text("{")
+        with pytest.raises(InputError, match=r"transforms\.json"):
+            read("folder", tmp_path)
+
+    def test_transforms_json(self, tmp_path: Path) -> None:
+        """The axes of OpenGL, a depth map of one view, and a picture that it does not name."""
+        for name in ("a", "b", "mask"):
+            picture(tmp_path / "images" / f"{name}.png")
+        depth_picture(tmp_path / "depth" / "b.png", np.full((HEIGHT, WIDTH), 2500))
+        frames: list[dict[str, Any]] = [
+            {"file_path": f"images/{name}.png", "transform_matrix": np.eye(4).tolist()}
+            for name in ("b", "a")
+        ]
+        frames[0]["depth_file_path"] = "depth/b.png"
+        lens = {"fl_x": 10, "cx": 4, "cy": 3, "w": WIDTH, "h": HEIGHT}
+        (tmp_path / "transforms.json").write_text(json.dumps({**lens, "frames": frames}))
+        colmap_of("a.png").write(tmp_path / "sparse", text=True)  # which is not looked at
+        (truth,) = read("folder", tmp_path)
+        assert [Path(str(image)).name for image in truth.images] == ["a.png", "b.png"]
+        np.testing.assert_array_equal(truth.world_from_camera, [np.diag([1, -1, -1, 1])] * 2)
+        assert truth.intrinsics is not None
+        np.testing.assert_allclose(truth.intrinsics, [[[10, 0, 3.5], [0, 10, 2.5], [0, 0, 1]]] * 2)
+        assert truth.depth_z is not None and not truth.depth_is_sparse
+        assert (truth.depth_z[0] == 0).all() and (truth.depth_z[1] == 2.5).all()
+
+    @pytest.mark.parametrize("text", [False, True], ids=["binary", "text"])
+    @pytest.mark.parametrize("place", ["", "sparse", "sparse/0", "0"])
+    def test_a_colmap_model(self, tmp_path: Path, place: str, text: bool) -> None:
+        """Of pictures of two sizes; one of them is not in the model, and one sees no point."""
+        for name in ("2.png", "10.png", "not.png"):
+            picture(tmp_path / "images" / name)
+        picture(tmp_path / "images" / "3.png", size=(2 * WIDTH, 2 * HEIGHT))
+        colmap_of("10.png", "3.png", "2.png").write(tmp_path / place, text=text)
+        (truth,) = read("folder", tmp_path)
+        assert [Path(str(image)).name for image in truth.images] == ["2.png", "3.png", "10.png"]
+        np.testing.assert_array_equal(truth.world_from_camera, shifted(2, 1, 0))
+        first = np.array([[10.0, 0, 3.5], [0, 10, 2.5], [0, 0, 1]])
+        second = np.array([[20.0, 0, 7.5], [0, 20, 5.5], [0, 0, 1]])
+        assert truth.intrinsics is not None
+        np.testing.assert_allclose(truth.intrinsics, [first, second, first])
+        assert truth.depth_is_sparse and truth.sparse_depth is not None
+        assert [len(depth) for depth in truth.sparse_depth] == [1, 1, 0]
+        assert [depth.size for depth in truth.sparse_depth] == [(8, 6), (16, 12), (8, 6)]
+        np.testing.assert_allclose(truth.sparse_depth[1].xy, [[4.1 * 2 - 0.5, 3.2 * 2 - 0.5]])
+        assert truth.sparse_depth[1].depth_z == [5]
+
+    def test_a_part_of_a_colmap_model(self, tmp_path: Path) -> None:
+        for name in ("0.png", "1.png", "2.png"):
+            picture(tmp_path / "images" / name)
+        colmap_of("0.png", "1.png", "2.png").write(tmp_path / "sparse", text=False)
+        (truth,) = read("folder", tmp_path, stride=2)
+        np.testing.assert_array_equal(truth.world_from_camera, shifted(0, 2))
+        assert truth.sparse_depth is not None and len(truth.sparse_depth) == 2
+        (tmp_path / "sparse" / "points3D.bin").unlink()
+        (truth,) = read("folder", tmp_path)
+        assert truth.sparse_depth is truth.depth_z is None
+
+    def test_the_archive_comes_first(self, tmp_path: Path) -> None:
+        make_folder(tmp_path, poses=shifted(5, 6, 7))
+        colmap_of("000.png", "001.png").write(tmp_path / "sparse", text=True)
+        (tmp_path / "transforms.json").write_text("{")
+        (truth,) = read("folder", tmp_path)
+        np.testing.assert_array_equal(truth.world_from_camera, shifted(5, 6, 7))
+        assert truth.sparse_depth is None
+
+    def test_colmap_models_that_do_not_fit(self, tmp_path: Path) -> None:
+        picture(tmp_path / "images" / "a.png", size=(WIDTH, WIDTH))
+        folder = tmp_path / "sparse" / "0"
+        colmap_of("a.png").write(folder, text=True)
+        with pytest.raises(InputError, match="is for an image of 8x6, this one is 8x8"):
+            read("folder", tmp_path)
+        (folder / "points3D.txt").write_text("1 2")
+        picture(tmp_path / "images" / "a.png")
+        with pytest.raises(InputError, match=r"points3D\.txt: it is damaged or cut short"):
+            read("folder", tmp_path)
+        colmap_of("b.png").write(folder, text=True)
+        with pytest.raises(InputError, match="knows none of the images"):
+            read("folder", tmp_path)
+        colmap_of("a.png").write(tmp_path / "sparse" / "1", text=True)
+        with pytest.raises(InputError, match="holds 2 COLMAP models"):
+            read("folder", tmp_path)
+
+    def test_colmap_models_outside_of_the_folder(self, tmp_path: Path) -> None:
+        picture(tmp_path / "set" / "images" / "a.png")
+        colmap_of("a.png").write(tmp_path / "elsewhere", text=True)
+        (tmp_path / "set" / "sparse").symlink_to(tmp_path / "elsewhere")
+        with pytest.raises(InputError, match="which leads out of"):
+            read("folder", tmp_path / "set")
+        assert len(read("folder", tmp_path / "set", allow_outside=True)) == 1
 
     def test_no_scene_in_it(self, tmp_path: Path) -> None:
         with pytest.raises(InputError, match="is no scene"):

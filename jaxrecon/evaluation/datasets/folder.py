@@ -1,44 +1,58 @@
-"""Ordinary folders of images with their truth in one .npz file."""
+"""Ordinary folders of images with the truth beside them: an archive, or cameras in other files."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from jaxtyping import Float
 
 from jaxrecon import reading
 from jaxrecon.errors import InputError
-from jaxrecon.evaluation.datasets.common import Subset, folders_in, scene_name
+from jaxrecon.evaluation.datasets.common import Subset, folders_in, scene_name, stack_depths
 from jaxrecon.evaluation.datasets.ground_truth import GroundTruth, check_shape
+from jaxrecon.images import view_names, view_sizes
 from jaxrecon.images.listing import folder_images
-from jaxrecon.images.pictures import file_size
+from jaxrecon.images.pictures import PhotoSize, file_size
+from jaxrecon.priors import SparseDepth, read_sparse_depths, read_view_priors
+from jaxrecon.priors.chosen import chosen_images, file_beside_images
+from jaxrecon.priors.colmap_files import model_files, model_folder
 
 _NAME = "condition.npz"
 _FIELDS = {"poses": "world_from_camera", "intrinsics": "intrinsics", "depths": "depth_z"}
 
 
 def folder_scenes(path: Path, subset: Subset) -> Iterator[GroundTruth]:
-    """The folder itself, or every folder in it, that holds `images/` and one .npz file.
+    """The folder itself, or every folder in it, that holds `images/` and the truth about them.
 
-    The images are taken in the natural order of their names, 2.png before 10.png, and hidden files
-    are left out, as everywhere in the package. The archive holds any of `poses` (V, 4, 4), camera
-    to world; `intrinsics` (V, 3, 3), or (3, 3) for all, in pixels of the upright images; `depths`
-    (V, H, W), along the optical axis in the unit of the poses, 0 or NaN where unknown. If there are
-    several archives, `condition.npz` is meant.
+    The truth is one .npz file (`condition.npz`, if there are several), else `transforms.json`, else
+    a COLMAP model; only the first of these is looked at. The images are taken in the natural order
+    of their names, 2.png before 10.png, and hidden files are left out, as everywhere in the
+    package.
+
+    The archive holds any of `poses` (V, 4, 4), camera to world; `intrinsics` (V, 3, 3), or (3, 3)
+    for all, in pixels of the upright images; `depths` (V, H, W), along the optical axis in the unit
+    of the poses, 0 or NaN where unknown. For the other two see `read_view_priors`, and for the
+    depth at the points of a COLMAP model `read_sparse_depths`; images that they do not name are
+    left out.
 
     Raises:
-      InputError: there is no such folder, an archive is damaged or does not fit its images, or a
+      InputError: there is no such folder, the truth is damaged or does not fit its images, or a
         link leads out of the folder.
     """
     folders = [folder for folder in (path, *folders_in(path)) if _is_scene(folder)]
     if not folders:
         raise InputError(
-            f"{path} is no scene: it needs images/ and beside it one .npz file ({_NAME})"
+            f"{path} is no scene: it needs images/ and beside it one .npz file ({_NAME}), "
+            "transforms.json or a COLMAP model (sparse/)"
         )
     return (_read(folder, path, subset) for folder in folders)
 
 
 def _is_scene(folder: Path) -> bool:
-    return reading.is_folder(folder / "images") and _archive(folder) is not None
+    return reading.is_folder(folder / "images") and bool(
+        _archive(folder) or file_beside_images(folder)
+    )
 
 
 def _archive(folder: Path) -> Path | None:
@@ -48,17 +62,77 @@ def _archive(folder: Path) -> Path | None:
 
 
 def _read(folder: Path, root: Path, subset: Subset) -> GroundTruth:
-    name, archive = scene_name(folder, root), _archive(folder)
-    assert archive is not None
-    images = folder_images(folder / "images")
-    if not images:
-        raise InputError(f"no images in {folder / 'images'}; the scene needs at least one")
-    for file in (archive, *images):
-        subset.path(root, str(file.relative_to(root)), f"{root}")
+    archive = _archive(folder)
+    if archive is not None:
+        return _read_archive(folder, root, archive, subset)
+    return _read_cameras(folder, root, subset)
+
+
+def _read_archive(folder: Path, root: Path, archive: Path, subset: Subset) -> GroundTruth:
+    images = _not_empty(folder, folder_images(folder / "images"))
+    _check_inside(root, (archive, *images), subset)
     arrays = _arrays(archive, images)
     chosen = subset.of(range(len(images)))
-    picked = {_FIELDS[key]: _as_float(array, archive, key)[chosen] for key, array in arrays.items()}
+    picked: dict[str, Any] = {
+        _FIELDS[key]: _as_float(array, archive, key)[chosen] for key, array in arrays.items()
+    }
+    name = scene_name(folder, root)
     return GroundTruth(name, tuple(images[number] for number in chosen), **picked)
+
+
+def _read_cameras(folder: Path, root: Path, subset: Subset) -> GroundTruth:
+    """The truth as `transforms.json` or a COLMAP model has it."""
+    source = file_beside_images(folder)
+    assert source is not None
+    images = _not_empty(folder, chosen_images(folder / "images", [source])[0])
+    files = model_files(model_folder(source)) if source == folder else [source]
+    _check_inside(root, (*files, *images), subset)
+    images = subset.of(images)
+    names, sizes = view_names(images), view_sizes(images)
+    outside = subset.allow_outside
+    priors = read_view_priors(source, names, sizes=sizes, allow_outside=outside)
+    points = read_sparse_depths(source, names, sizes=sizes, allow_outside=outside)
+    maps = priors.by_view("depths", len(images))
+    return GroundTruth(
+        scene_name(folder, root),
+        tuple(images),
+        world_from_camera=_matrices(priors.by_view("poses", len(images)), len(images), 4),
+        intrinsics=_matrices(priors.by_view("intrinsics", len(images)), len(images), 3),
+        depth_z=stack_depths([maps.get(view) for view in range(len(images))], images),
+        sparse_depth=_of_all_views(points, sizes),
+    )
+
+
+def _matrices(
+    known: Mapping[int, np.ndarray], views: int, side: int
+) -> Float[np.ndarray, "V N N"] | None:
+    """One matrix for each view, of NaN where it is unknown; None where all are."""
+    if not known:
+        return None
+    unknown = np.full((side, side), np.nan)
+    return np.stack([known.get(view, unknown) for view in range(views)])
+
+
+def _of_all_views(
+    known: Mapping[int, SparseDepth], sizes: Sequence[PhotoSize]
+) -> tuple[SparseDepth, ...] | None:
+    if not known:
+        return None
+    return tuple(
+        known[view] if view in known else SparseDepth.unknown(size)
+        for view, size in enumerate(sizes)
+    )
+
+
+def _not_empty(folder: Path, images: list[Path]) -> list[Path]:
+    if not images:
+        raise InputError(f"no images in {folder / 'images'}; the scene needs at least one")
+    return images
+
+
+def _check_inside(root: Path, files: tuple[Path, ...], subset: Subset) -> None:
+    for file in files:
+        subset.path(root, str(file.relative_to(root)), f"{root}")
 
 
 def _arrays(archive: Path, images: list[Path]) -> dict[str, np.ndarray]:

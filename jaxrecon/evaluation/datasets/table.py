@@ -39,7 +39,7 @@ class Dataset:
 
 
 DATASETS: Mapping[str, Dataset] = {
-    "folder": Dataset("images/ and one .npz with poses, intrinsics, depths", folder_scenes),
+    "folder": Dataset("images/ and an .npz, transforms.json or COLMAP model", folder_scenes),
     "7scenes": Dataset("7-Scenes sequences", seven_scenes),
     "tum": Dataset("TUM RGB-D sequences", tum_scenes),
     "co3d": Dataset("CO3D categories, cameras only", co3d_scenes, drawn=True),
