@@ -121,6 +121,7 @@ def random_scenes(bucket: Bucket) -> KnownScenes:
         images=random.integers(0, 256, shapes.images.shape, np.uint8),
         gain=full(shapes.gain.shape, 1),
         depth_z=full(shapes.depth_z.shape, 2),
+        is_dense=np.ones(shapes.is_dense.shape, bool),
         world_from_camera=poses.astype(np.float32),
         has_pose=np.ones(shapes.has_pose.shape, bool),
         intrinsics=np.broadcast_to(matrix, shapes.intrinsics.shape).astype(np.float32),

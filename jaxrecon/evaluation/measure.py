@@ -1,6 +1,6 @@
 """Every metric that the truth about one scene allows."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import jax
 import numpy as np
@@ -172,7 +172,7 @@ def measure(recon: Reconstruction, truth: GroundTruth, settings: Settings) -> Sc
         pose=None if errors is None else pose_scores(errors),
         trajectory=_trajectory(recon, truth, notes),
         cameras=_cameras(recon, processed, notes),
-        depth=_depth(recon, processed, settings, notes),
+        depth=_depth(recon, processed, settings, notes, sparse=truth.depth_is_sparse),
         points=_points(surface, settings, notes),
         notes=tuple(notes),
     )
@@ -263,8 +263,14 @@ def _cameras(
 
 
 def _depth(
-    recon: Reconstruction, processed: ProcessedTruth, settings: Settings, notes: list[str]
+    recon: Reconstruction,
+    processed: ProcessedTruth,
+    settings: Settings,
+    notes: list[str],
+    *,
+    sparse: bool,
 ) -> DepthErrors | None:
+    """Sparse depth has no edges: its neighbouring pixels are points of different surfaces."""
     if processed.depth_z is None or processed.mask is None:
         notes.append("no depth metrics: the depth is not known")
         return None
@@ -272,9 +278,10 @@ def _depth(
     if not np.isfinite(predicted[processed.mask]).all():
         notes.append("no depth metrics: the predicted depth is not finite")
         return None
-    return depth_errors(
+    errors = depth_errors(
         predicted, processed.depth_z, processed.mask, alignment=settings.depth_alignment
     )
+    return errors if not sparse else replace(errors, abs_rel_edges=float("nan"))
 
 
 def _points(surface: _Surface | None, settings: Settings, notes: list[str]) -> PointErrors | None:

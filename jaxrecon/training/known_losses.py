@@ -122,12 +122,12 @@ def _map_errors(
         total, count = total.sum(axis=1), count.sum(axis=1).astype(jnp.float32)
         return total / jnp.maximum(count, 1), count > 0
 
-    def where_rays(values: Array) -> Array:
-        return jnp.where(scenes.has_rays, values, 0)
+    def where_surfaces(values: Array) -> Array:
+        return jnp.where(scenes.has_rays & scenes.is_dense, values, 0)
 
     terms = {
         "points": over(sums.points, tallies.seen),
-        "normals": over(where_rays(sums.normals), where_rays(tallies.flat)),
+        "normals": over(where_surfaces(sums.normals), where_surfaces(tallies.flat)),
         "confidence": over(sums.confidence, tallies.seen),
     }
     metrics = {

@@ -253,6 +253,16 @@ class TestEvaluate:
         assert (every.scenes[0].pairs, every.scenes[0].max_angle) == (3, 180)
         assert "too sparse" not in every.text()
 
+    def test_sparse_depth_has_no_edges(self) -> None:
+        """Though of neighbouring pixels one is twice as far."""
+        truth = make_truth()
+        depth = np.zeros_like(truth.depth_z)
+        depth[:, 4, 4:8] = 1, 2, 1, 2
+        scene = judge(reconstruction(truth), replace(truth, depth_z=depth)).scenes[0]
+        assert scene.depth is not None
+        assert scene.depth.abs_rel > 0
+        assert np.isnan(scene.depth.abs_rel_edges)
+
     def test_sparse_depth_has_points_and_no_normals(self) -> None:
         truth = make_truth()
         scene = judge(reconstruction(truth), at_places(at_few_pixels(truth))).scenes[0]

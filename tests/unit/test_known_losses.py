@@ -25,6 +25,7 @@ def known(rendered: Any) -> KnownScenes:
         images=(255 * rendered.images).astype(jnp.uint8),
         gain=jnp.ones((*batch, 3)),
         depth_z=rendered.depth_z,
+        is_dense=jnp.ones(batch, bool),
         world_from_camera=rendered.world_from_camera,
         has_pose=jnp.ones(batch, bool),
         intrinsics=rendered.intrinsics,
@@ -98,6 +99,18 @@ def test_a_view_without_pose_takes_part_in_no_pair(rendered: Any, noisy: Predict
     _, gradient = found(noisy, scenes)
     touched = np.asarray(jnp.abs(gradient.world_from_camera).sum(axis=(2, 3)) > 0)
     assert touched.tolist() == [[True, False, True]] * 2
+
+
+def test_sparse_depth_tells_points_and_no_normals(rendered: Any, noisy: Prediction) -> None:
+    """Known pixels that happen to lie beside one another are of different surfaces."""
+    scenes = known(rendered)
+    values, _ = found(noisy, replace(scenes, is_dense=jnp.zeros((2, 3), bool)))
+    assert np.isnan(values["normals"])
+    whole, _ = found(noisy, scenes)
+    assert whole["normals"] > 0
+    assert values["points"] == whole["points"]
+    some, _ = found(noisy, replace(scenes, is_dense=scenes.is_dense.at[:, 0].set(False)))
+    assert some["normals"] > 0 and some["normals"] != whole["normals"]
 
 
 def test_unknown_intrinsics_leave_depth_up_to_scale(rendered: Any, noisy: Prediction) -> None:

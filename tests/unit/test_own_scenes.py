@@ -110,11 +110,13 @@ def test_what_is_told_of_some_views_counts_for_those(tmp_path: Path) -> None:
     known = cameras(4)
     known["poses"][2] = np.nan
     known["depths"][1] = 0
+    known["depths"][3, 3:] = 0
     known["intrinsics"][3] = np.nan
     own = read([told(write_pictures(tmp_path / "scene", 4), **known)]).scenes[0]
     assert own.has_pose.tolist() == [True, True, False, True]
     assert own.has_rays.tolist() == [True, True, True, False]
     assert own.sized[SIZE].depth_z.any(axis=(1, 2)).tolist() == [True, False, True, True]
+    assert own.is_dense.tolist() == [True, False, True, False]
 
 
 @pytest.mark.parametrize("kind", ["intrinsics", "poses", "depths"])
@@ -159,6 +161,7 @@ def test_points_of_a_colmap_model_are_sparse_depth(tmp_path: Path, text: bool) -
     assert own.has_pose.all() and own.has_rays.all()
     np.testing.assert_allclose(own.poses[:, 0, 3], [0, 1, 2])
     np.testing.assert_allclose(own.nearest[0], [0, 1, 2])
+    assert not own.is_dense.any()
     # The pictures lose seven columns on each side: in the third view both points with them.
     known = [dict(zip(map(tuple, np.argwhere(view).tolist()), view[view > 0].tolist(), strict=True))
              for view in own.sized[28, 28].depth_z]  # fmt: skip

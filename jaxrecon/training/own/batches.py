@@ -192,6 +192,7 @@ def _known(scene: ResizedScene, views: np.ndarray, size: Size, gain: np.ndarray)
         images=sized.images[views][None],
         gain=gain[None],
         depth_z=sized.depth_z[views][None],
+        is_dense=scene.is_dense[views][None],
         world_from_camera=scene.poses[views][None],
         has_pose=scene.has_pose[views][None],
         intrinsics=sized.intrinsics[views][None],

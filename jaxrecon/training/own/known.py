@@ -18,6 +18,8 @@ class KnownScenes:
       images: RGB as they are stored.
       gain: factors of each channel, by which images are made brighter or tinted.
       depth_z: along the optical axis, in the unit of the poses; 0 where it is unknown.
+      is_dense: where depth is that of surfaces. Sparse depth is that of points, and pixels beside
+        one another say nothing of normals.
       world_from_camera: rigid poses; the identity where they are unknown.
       has_pose: where they are known.
       intrinsics: in pixels of the images; the identity where they are unknown.
@@ -27,6 +29,7 @@ class KnownScenes:
     images: UInt8[Any, "B V H W 3"]
     gain: Float[Any, "B V 3"]
     depth_z: Float[Any, "B V H W"]
+    is_dense: Bool[Any, "B V"]
     world_from_camera: Float[Any, "B V 4 4"]
     has_pose: Bool[Any, "B V"]
     intrinsics: Float[Any, "B V 3 3"]
@@ -50,6 +53,7 @@ def abstract_known(bucket: Bucket, sharding: Any = None) -> KnownScenes:
         images=shape((*size, 3), jnp.uint8),
         gain=shape((3,)),
         depth_z=shape(size),
+        is_dense=shape((), jnp.bool_),
         world_from_camera=shape((4, 4)),
         has_pose=shape((), jnp.bool_),
         intrinsics=shape((3, 3)),

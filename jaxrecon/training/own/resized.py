@@ -48,6 +48,7 @@ class ResizedScene:
       sized: the views, by height and width.
       poses: the identity where unknown.
       has_pose, has_rays: of which views poses and intrinsics are known.
+      is_dense: of which views depth is that of surfaces, not of a few points.
       nearest: for each view all views, the nearest first, beginning with itself.
     """
 
@@ -56,6 +57,7 @@ class ResizedScene:
     poses: Float[np.ndarray, "V 4 4"]
     has_pose: Bool[np.ndarray, " V"]
     has_rays: Bool[np.ndarray, " V"]
+    is_dense: Bool[np.ndarray, " V"]
     nearest: Int[np.ndarray, "V V"]
 
     def __len__(self) -> int:
@@ -118,6 +120,7 @@ def resized_scene(scene: OwnScene, sizes: Sequence[Size], room: Room) -> Resized
         poses=poses.astype(np.float32),
         has_pose=known,
         has_rays=np.isin(np.arange(views), list(scene.intrinsics)),
+        is_dense=np.isin(np.arange(views), _dense_views(scene)),
         nearest=nearest_views(poses, known, _mean_depth(scene)),
     )
 
@@ -164,6 +167,14 @@ def resized_depth(
     if not isinstance(depth_z, SparseDepth) and is_sparse([depth_z]):
         depth_z = SparseDepth.of_map(depth_z)
     return processed_depth(depth_z, transform)
+
+
+def _dense_views(scene: OwnScene) -> list[int]:
+    return [
+        view
+        for view, depth in scene.depths.items()
+        if not isinstance(depth, SparseDepth) and not is_sparse([depth])
+    ]
 
 
 def _mean_depth(scene: OwnScene) -> float | None:
