@@ -1,7 +1,8 @@
 """Errors on photos whose cameras are known: `python benchmarks/real_photos.py DIR ...`.
 
-Each folder holds `images/` and `condition.npz` with `poses`, camera to world, and, if known,
-`intrinsics` and `depths`, which may be sparse (docs/training.md says which folders gave its table).
+Each folder holds `images/` and beside it `condition.npz` with `poses`, camera to world, and, if
+known, `intrinsics` and `depths`, which may be sparse; or else a `transforms.json` or a COLMAP model
+(docs/pi3-mini.md says which folders gave its tables).
 All photos of a folder go through the model at once, in float32, the longest side 224 pixels. Poses
 are compared over the pairs of views turned against each other by at most 60 degrees, since sparse
 depth does not tell which overlap. `--ways 0.5 0.75` adds a row for each way of skipping key blocks
