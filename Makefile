@@ -1,6 +1,8 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+# Modules are compiled where they are first imported: most of what is installed never is.
+PIP := $(BIN)/python -m pip install --quiet --no-compile
 
 .PHONY: demo test test-all check lint style types quick docs fuzz kills clean
 
@@ -36,19 +38,19 @@ quick: $(VENV)/.ready
 
 $(VENV)/.installed: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --upgrade pip
-	$(BIN)/python -m pip install --quiet --editable ".[eval,mesh,train,video]"
+	$(PIP) --upgrade pip
+	$(PIP) --editable ".[eval,mesh,train,video]"
 	touch $@
 
 $(VENV)/.ready: $(VENV)/.installed
-	$(BIN)/python -m pip install --quiet --editable ".[dev]"
+	$(PIP) --editable ".[dev]"
 	touch $@
 
 docs: $(VENV)/.docs
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 $(VENV)/.docs: $(VENV)/.installed
-	$(BIN)/python -m pip install --quiet --editable ".[docs]"
+	$(PIP) --editable ".[docs]"
 	touch $@
 
 fuzz: $(VENV)/.ready
