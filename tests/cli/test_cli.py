@@ -523,7 +523,9 @@ class TestUsage:
         done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
         assert (done.returncode, done.stderr) == (0, "")
 
-    @pytest.mark.parametrize("module", [["jaxrecon", "convert"], ["convert"]])
+    @pytest.mark.parametrize(
+        "module", [pytest.param(["jaxrecon", "convert"], marks=pytest.mark.thorough), ["convert"]]
+    )
     def test_as_a_module(self, module: list[str], tmp_path: Path, run: Run) -> None:
         arguments = ["pi3", str(tmp_path / "absent.safetensors"), "-o", str(tmp_path / "out")]
         done = subprocess.run(

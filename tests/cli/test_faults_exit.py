@@ -39,7 +39,9 @@ class TestStreams:
         assert run.stderr.startswith("jaxrecon: cannot write to standard output: ")
         assert run.stderr.count("\n") == 1
 
-    @pytest.mark.parametrize("where", ["2> /dev/full", "2>&-"])
+    @pytest.mark.parametrize(
+        "where", ["2> /dev/full", pytest.param("2>&-", marks=pytest.mark.thorough)]
+    )
     def test_errors_that_cannot_be_told(self, where: str) -> None:
         assert shell(f"$J view absent.npz {where}").returncode == 2
         run = shell(f"$J models {where}")
@@ -201,7 +203,9 @@ class TestFork:
         with pytest.raises(JaxreconError, match="start method spawn"):
             call()
 
-    @pytest.mark.parametrize("ends", ["pass", "raise ValueError('mine')"])
+    @pytest.mark.parametrize(
+        "ends", ["pass", pytest.param("raise ValueError('mine')", marks=pytest.mark.thorough)]
+    )
     def test_a_child_that_catches_nothing_ends_at_once(self, ends: str) -> None:
         """Past its last line JAX would wait for threads of the parent, or crash."""
         lines = FORKS.split("    try:\n")[0] + (

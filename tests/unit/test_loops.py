@@ -78,7 +78,9 @@ def test_places_of_one_shape_that_look_otherwise_are_two(drifting: Pipeline) -> 
     assert drifting.reconstruct_sequence(pixels, chunk=8, loops=True).loops == ()
 
 
-@pytest.mark.parametrize("written", [0, 1, 20])
+@pytest.mark.parametrize(
+    "written", [*(pytest.param(count, marks=pytest.mark.thorough) for count in (0, 1)), 20]
+)
 def test_resumed(
     drifting: Pipeline, written: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

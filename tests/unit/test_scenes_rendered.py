@@ -216,21 +216,22 @@ def test_upright_pictures_with_two_samples(portrait: RenderedScene) -> None:
     np.testing.assert_allclose(portrait.intrinsics[:, :2, 2], [[17.5, 23.5]] * 3)
 
 
-def test_a_saved_scene_reads_back(portrait: RenderedScene, tmp_path: Path) -> None:
-    folder = save_scene(portrait, tmp_path / "scene")
+def test_a_saved_scene_reads_back(scenes: list[RenderedScene], tmp_path: Path) -> None:
+    scene = scenes[0]
+    folder = save_scene(scene, tmp_path / "scene")
     assert sorted(path.name for path in folder.iterdir()) == ["condition.npz", "images"]
     names = sorted((folder / "images").iterdir())
-    assert [path.name for path in names] == ["000.png", "001.png", "002.png"]
+    assert [path.name for path in names] == [f"{view:03}.png" for view in range(VIEWS)]
     pictures = np.stack([np.asarray(Image.open(path)) for path in names])
-    np.testing.assert_allclose(pictures / 255, portrait.images, atol=0.5 / 255 + 1e-6)
+    np.testing.assert_allclose(pictures / 255, scene.images, atol=0.5 / 255 + 1e-6)
     with np.load(folder / "condition.npz") as truth:
         assert sorted(truth) == ["depths", "intrinsics", "poses"]
-        np.testing.assert_array_equal(truth["depths"], portrait.depth_z)
-        np.testing.assert_array_equal(truth["poses"], portrait.world_from_camera)
-        np.testing.assert_array_equal(truth["intrinsics"], portrait.intrinsics)
+        np.testing.assert_array_equal(truth["depths"], scene.depth_z)
+        np.testing.assert_array_equal(truth["poses"], scene.world_from_camera)
+        np.testing.assert_array_equal(truth["intrinsics"], scene.intrinsics)
     with pytest.raises(OutputError, match="not empty"):
-        save_scene(portrait, folder)
-    save_scene(portrait, folder, overwrite=True)
+        save_scene(scene, folder)
+    save_scene(scene, folder, overwrite=True)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["scene"]
 
 

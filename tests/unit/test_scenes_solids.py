@@ -173,6 +173,7 @@ def test_cameras_keep_away_from_solids_and_walls(rooms: World) -> None:
     assert (np.asarray(walls.height)[:, None] - place[..., 2]).min() > 0.25
 
 
+@pytest.mark.thorough
 def test_cameras_keep_away_from_solids_and_ground(landscapes: World) -> None:
     gap = clearances(landscapes)
     assert gap.min() > 0.25

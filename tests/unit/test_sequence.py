@@ -243,6 +243,7 @@ class TestResuming:
         pipeline.reconstruct_sequence(film(12), folder, chunk=6)
         assert contents(folder) == before
 
+    @pytest.mark.thorough
     def test_killed(self, tmp_path: Path) -> None:
         folder = tmp_path / "out"
         assert in_a_process(folder, killed_after=7) == -signal.SIGKILL

@@ -66,6 +66,7 @@ def test_the_same_as_all_at_once(
     same(third, whole[2])
 
 
+@pytest.mark.thorough
 def test_each_view_loses_its_own_share(
     pipeline: Pipeline, pixels: np.ndarray, tmp_path: Path
 ) -> None:
@@ -173,12 +174,13 @@ def test_another_reconstruction_in_the_folder(
 ) -> None:
     folder = tmp_path / "out"
     pipeline.stream(pixels, folder, resolution=42)
+    others = pixels[::-1]
     with pytest.raises(OutputError, match="holds another reconstruction"):
-        pipeline.stream(pixels[:6], folder, resolution=42)
+        pipeline.stream(others, folder, resolution=42)
     with pytest.raises(OutputError, match="holds another reconstruction"):
         pipeline.stream(pixels, folder, resolution=42, min_confidence=0.9)
-    pipeline.stream(pixels[:6], folder, resolution=42, overwrite=True)
-    assert len(Reconstruction.load(folder)) == 6
+    pipeline.stream(others, folder, resolution=42, overwrite=True)
+    np.testing.assert_array_equal(Reconstruction.load(folder).colors, others)
     other = tmp_path / "other"
     other.mkdir()
     (other / "notes.txt").write_text("mine")
@@ -192,12 +194,12 @@ def test_files_that_a_killed_run_was_in_the_middle_of(
     folder = tmp_path / "out"
     folder.mkdir()
     (folder / ".scene.json.ab_cd12.part").write_text("{")
-    pipeline.stream(pixels[:2], folder, resolution=42)
+    pipeline.stream(pixels, folder, resolution=42)
     finished = sorted(file.name for file in folder.iterdir())
-    assert finished == ["000000_view_0000.npz", "000001_view_0001.npz", "scene.json"]
+    assert finished == [*(f"{view:06}_view_{view:04}.npz" for view in range(7)), "scene.json"]
     (folder / ".000001_view_0001.npz.ab_cd12.part").write_text("PK")
     (folder / ".000001_view_0001.npz.notes").write_text("mine")
-    pipeline.stream(pixels[:2], folder, resolution=42)
+    pipeline.stream(pixels, folder, resolution=42)
     left = {file.name for file in folder.iterdir()} - set(finished)
     assert left == {".000001_view_0001.npz.notes"}
 
@@ -232,7 +234,7 @@ def test_damaged_folder(
     change: Callable[[str], str],
     message: str,
 ) -> None:
-    folder = pipeline.stream(pixels[:2], tmp_path / "out", resolution=42)
+    folder = pipeline.stream(pixels, tmp_path / "out", resolution=42)
     file = folder / "scene.json"
     file.write_text(change(file.read_text()))
     with pytest.raises(InputError, match=message) as caught:
@@ -254,7 +256,7 @@ def test_a_folder_is_read_into_the_memory_of_its_arrays(pipeline: Pipeline, tmp_
 def test_views_of_several_sizes_in_a_folder(
     pipeline: Pipeline, pixels: np.ndarray, tmp_path: Path
 ) -> None:
-    folder = pipeline.stream(pixels[:2], tmp_path / "out", resolution=42)
+    folder = pipeline.stream(pixels, tmp_path / "out", resolution=42)
     other = pipeline.stream(pixels[:2, :, :28], tmp_path / "other", resolution=28)
     (other / "000001_view_0001.npz").replace(folder / "000001_view_0001.npz")
     with pytest.raises(InputError, match=r"000001_view_0001.npz: its .* \(1, 28, 42, 3\); write"):
@@ -311,21 +313,21 @@ assert found.names == one.names
 def test_models_dtype_belongs_to_the_digest(
     pipeline: Pipeline, pixels: np.ndarray, tmp_path: Path
 ) -> None:
-    folder = pipeline.stream(pixels[:2], tmp_path / "out", resolution=42)
+    folder = pipeline.stream(pixels, tmp_path / "out", resolution=42)
     half = jax.tree.map(lambda x: x.astype("bfloat16"), pipeline.model)
     with pytest.raises(OutputError, match="holds another reconstruction"):
-        replace(pipeline, model=half).stream(pixels[:2], folder, resolution=42)
+        replace(pipeline, model=half).stream(pixels, folder, resolution=42)
 
 
 def test_weights_belong_to_the_digest(
     pipeline: Pipeline, pixels: np.ndarray, tmp_path: Path
 ) -> None:
     """The first leaf is alike; the name and all dtypes are."""
-    folder = pipeline.stream(pixels[:2], tmp_path / "out", resolution=42)
+    folder = pipeline.stream(pixels, tmp_path / "out", resolution=42)
     last = jax.tree.leaves(pipeline.model)[-1]
     other = jax.tree.map(lambda x: x * 2 if x is last else x, pipeline.model)
     with pytest.raises(OutputError, match="holds another reconstruction"):
-        replace(pipeline, model=other).stream(pixels[:2], folder, resolution=42)
+        replace(pipeline, model=other).stream(pixels, folder, resolution=42)
 
 
 @pytest.mark.thorough

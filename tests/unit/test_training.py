@@ -245,6 +245,7 @@ def test_a_flipped_bit_in_a_checkpoint_is_named(tmp_path: Path) -> None:
         train(small_config(), tmp_path)
 
 
+@pytest.mark.thorough
 def test_damaged_numbers_of_a_checkpoint_are_named(tmp_path: Path) -> None:
     """In a process of its own: Orbax leaves tasks behind."""
     train(small_config(), tmp_path, stop_after=0.0)
