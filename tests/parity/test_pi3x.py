@@ -31,12 +31,39 @@ PARTIAL = golden_data.case("pi3x_tiny_56x70_n3_b1_partial")
 IMAGES = channels_last(PARTIAL.inputs()["images"])
 PRIORS: PriorArrays = priors_of(PARTIAL)  # pyright: ignore[reportAssignmentType]
 KINDS = ("has_intrinsics", "has_depth", "has_pose")
+geometry_of = one_program(known_geometry)
+world_of = one_program(prior_world, "first_view_is_world")
 
 
 def only(priors: PriorArrays, **known: Any) -> PriorArrays:
     """The same arrays, of which the kinds named are known in these views, and nothing else."""
-    flags = {kind: jnp.zeros_like(priors.has_pose) for kind in KINDS}
+    flags = {kind: jnp.asarray(np.zeros(priors.has_pose.shape, bool)) for kind in KINDS}
     return replace(priors, **flags | {kind: jnp.asarray([views]) for kind, views in known.items()})
+
+
+def with_views(x: jax.Array, view: Any, values: Any) -> jax.Array:
+    """`x` (B, V, ...) with other numbers in one of its views, or in several."""
+    changed = np.array(x)
+    changed[:, view] = values
+    return jnp.asarray(changed)
+
+
+def moved_by(poses: jax.Array, factor: float) -> jax.Array:
+    """The poses with translations `factor` times as long."""
+    changed = np.array(poses)
+    changed[..., :3, 3] *= factor
+    return jnp.asarray(changed)
+
+
+def turned() -> np.ndarray:
+    """A rigid motion (4, 4)."""
+    cosine, sine = np.cos(0.7), np.sin(0.7)
+    motion = np.eye(4, dtype=np.float32)
+    motion[:3, 0] = cosine, sine * sine, -sine * cosine
+    motion[:3, 1] = 0, cosine, sine
+    motion[:3, 2] = sine, -sine * cosine, cosine * cosine
+    motion[:3, 3] = 0, 1, 2
+    return motion
 
 
 @pytest.fixture(scope="module")
@@ -72,6 +99,17 @@ def gap(a: Any, b: Any) -> float:
     )
 
 
+def with_two_views() -> PriorArrays:
+    """Priors of the first two views, and none of the third."""
+    known = only(PRIORS, has_pose=[True, True, False], has_intrinsics=[True, False, False])
+    return replace(known, depth_z=with_views(known.depth_z, 2, 0))
+
+
+def first_two(found: tuple[Any, ...]) -> tuple[Any, ...]:
+    """What `Counted` returns, without the views behind the second."""
+    return *(np.asarray(x)[:, :2] for x in found[:3]), found[3]
+
+
 class TestPriors:
     def test_one_program_serves_every_combination(self, model: Pi3X, forward: Counted) -> None:
         every, yes, no = PRIORS, [True] * 3, [False] * 3
@@ -94,34 +132,47 @@ class TestPriors:
         ran = [forward.run(model, IMAGES, each, jnp.int32(3)) for each in (none, one)]
         assert gap(*ran) == 0
 
+    def test_numbers_are_upstreams(self, model: Pi3X, forward: Counted) -> None:
+        """Where of some views some kinds are known; the activations on the way: test_parity.py."""
+        points, confidence, poses, metres = forward.run(model, IMAGES, PRIORS, jnp.int32(3))
+        expected = PARTIAL.outputs()
+        exact = np.asarray(confidence, np.float64)
+        found = {
+            "points": points,
+            "camera_poses": poses,
+            "metric": metres,
+            "conf": np.log(exact / (1 - exact))[..., None],
+        }
+        for key, value in found.items():
+            PARTIAL.check(key, np.asarray(value), expected[key])
+
     def test_padding_changes_nothing(self, model: Pi3X, forward: Counted) -> None:
         """Of two views and a third of noise behind them, the first two are as without it."""
-        known = only(PRIORS, has_pose=[True, True, False], has_intrinsics=[True, False, False])
-        known = replace(known, depth_z=known.depth_z.at[:, 2].set(0))
-        noise = IMAGES.at[:, 2].set(jnp.flip(IMAGES[:, 1]))
+        known = with_two_views()
+        noise = with_views(IMAGES, 2, np.flip(IMAGES[:, 1]))
         ran = [forward.run(model, images, known, jnp.int32(2)) for images in (IMAGES, noise)]
-        assert gap(*(([x[:, :2] for x in some[:3]], some[3]) for some in ran)) <= 1e-6
-        alone = jax.jit(lambda m, x, p: m(x, priors=p))(
-            model, IMAGES[:, :2], jax.tree.map(lambda x: x[:, :2], known)
-        )
-        first = [x[:, :2] for x in ran[0][:3]]
-        whole = [alone.points_world, alone.confidence, alone.world_from_camera]
-        assert gap(whole, first) <= 2e-5
+        assert gap(*(first_two(some) for some in ran)) <= 1e-6
+
+    @pytest.mark.thorough
+    def test_two_views_alone_are_as_with_padding(self, model: Pi3X, forward: Counted) -> None:
+        known = with_two_views()
+        padded = forward.run(model, IMAGES, known, jnp.int32(2))
+        alone = jax.tree.map(lambda x: x[:, :2], known)
+        assert gap(Counted().run(model, IMAGES[:, :2], alone, None), first_two(padded)) <= 2e-5
 
     def test_nothing_known_is_no_priors(self, model: Pi3X, forward: Counted) -> None:
-        """So the golden numbers of priors speak for images alone as well."""
-        unknown = forward.run(model, IMAGES, only(PRIORS), jnp.int32(3))
-        without = Counted().run(model, IMAGES, None, None)
-        assert gap(without, unknown) <= 2e-5
+        """So the golden numbers of priors speak for images alone as well; and for fewer views."""
+        unknown = forward.run(model, IMAGES, only(PRIORS), jnp.int32(2))
+        without = Counted().run(model, jnp.asarray(np.asarray(IMAGES)[:, :2]), None, None)
+        assert gap(without, first_two(unknown)) <= 2e-5
 
     def test_numbers_of_unknown_views_are_not_looked_at(self) -> None:
-        nothing = np.nan * np.ones((4, 4))
-        known = known_geometry(
+        known = geometry_of(
             replace(
                 only(PRIORS, has_pose=[True, False, True]),
-                world_from_camera=PRIORS.world_from_camera.at[:, 1].set(nothing),
-                intrinsics=PRIORS.intrinsics * np.nan,
-                depth_z=PRIORS.depth_z.at[:, 1].set(np.nan),
+                world_from_camera=with_views(PRIORS.world_from_camera, 1, np.nan),
+                intrinsics=with_views(PRIORS.intrinsics, slice(None), np.nan),
+                depth_z=with_views(PRIORS.depth_z, 1, np.nan),
             )
         )
         assert all(np.isfinite(x).all() for x in jax.tree.leaves(known))
@@ -129,55 +180,54 @@ class TestPriors:
     def test_no_unit_is_left(self) -> None:
         """Depth and translations in other units are the same: they do not anchor the scale."""
         whole = only(PRIORS, has_depth=[True] * 3, has_pose=[True] * 3)
-        move = PRIORS.world_from_camera.at[..., :3, 3].multiply(7)
-        scaled = replace(whole, depth_z=7 * whole.depth_z, world_from_camera=move)
+        move = moved_by(PRIORS.world_from_camera, 7)
+        seven = jnp.asarray(7 * np.asarray(whole.depth_z))
+        scaled = replace(whole, depth_z=seven, world_from_camera=move)
         for one, other in ((whole, scaled), (only(whole, has_pose=[True] * 3), None)):
             if other is None:
                 other = replace(one, world_from_camera=move)
             one, other = (
-                replace(p, depth_z=jnp.where(p.has_depth[..., None, None], p.depth_z, 0))
+                replace(p, depth_z=jnp.asarray(np.where(seen, p.depth_z, 0)))
                 for p in (one, other)
+                for seen in [np.asarray(p.has_depth)[..., None, None]]
             )
             for a, b in zip(
-                jax.tree.leaves(known_geometry(one)),
-                jax.tree.leaves(known_geometry(other)),
-                strict=True,
+                jax.tree.leaves(geometry_of(one)), jax.tree.leaves(geometry_of(other)), strict=True
             ):
                 np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
 
     def test_depth_and_poses_in_two_units_are_scaled_apart(self) -> None:
         whole = only(PRIORS, has_depth=[True] * 3, has_pose=[True] * 3)
-        apart = replace(whole, metric_poses=jnp.zeros_like(whole.metric_poses))
-        move = whole.world_from_camera.at[..., :3, 3].multiply(7)
+        apart = replace(whole, metric_poses=with_views(whole.metric_poses, slice(None), False))
+        move = moved_by(whole.world_from_camera, 7)
         found = [
-            known_geometry(replace(apart, world_from_camera=poses)).world_from_camera
+            geometry_of(replace(apart, world_from_camera=poses)).world_from_camera
             for poses in (whole.world_from_camera, move)
         ]
         np.testing.assert_allclose(found[0], found[1], rtol=1e-5, atol=1e-6)
-        one_unit = known_geometry(whole).world_from_camera
+        one_unit = geometry_of(whole).world_from_camera
         assert np.abs(one_unit - found[0]).max() > 1e-2
 
     def test_the_world_of_the_poses_does_not_matter(self) -> None:
         """Poses are relative to the first view that has one, be it the scene's first or not."""
         posed = only(PRIORS, has_pose=[False, True, True])
-        turn = rigid(nearest_rotation(jnp.arange(9.0).reshape(3, 3) % 5), jnp.arange(3.0))
-        moved = replace(posed, world_from_camera=turn @ posed.world_from_camera)
-        found = [known_geometry(p).world_from_camera for p in (posed, moved)]
+        there = jnp.asarray(turned() @ np.asarray(posed.world_from_camera))
+        moved = replace(posed, world_from_camera=there)
+        found = [geometry_of(p).world_from_camera for p in (posed, moved)]
         np.testing.assert_allclose(found[0], found[1], atol=1e-5)
-        np.testing.assert_allclose(found[0][0, :2], jnp.stack([jnp.eye(4)] * 2), atol=1e-6)
+        np.testing.assert_allclose(found[0][0, :2], np.stack([np.eye(4)] * 2), atol=1e-6)
 
     def test_cameras_that_stand_still_keep_their_places(self) -> None:
-        places = jnp.asarray([[[0, 0, 0], [STATIC / 2, 0, 0], [0, STATIC / 2, 0]]])
-        posed = jnp.ones((1, 3), bool)
-        np.testing.assert_array_equal(spread(places, posed), [1])
-        np.testing.assert_allclose(spread(4 * places, posed), [2 * STATIC], rtol=1e-5)
+        places = np.array([[[0, 0, 0], [STATIC / 2, 0, 0], [0, STATIC / 2, 0]]], np.float32)
+        posed, extent = np.ones((1, 3), bool), one_program(spread)
+        np.testing.assert_array_equal(extent(places, posed), [1])
+        np.testing.assert_allclose(extent(4 * places, posed), [2 * STATIC], rtol=1e-5)
 
     def test_rays_in_place_of_intrinsics(self) -> None:
-        rays = np.concatenate(
-            [np.asarray(known_geometry(PRIORS).slopes), np.ones((1, 3, 56, 70, 1))], -1
-        )
-        own = known_geometry(PRIORS, jnp.asarray(rays, jnp.float32)).slopes
-        np.testing.assert_allclose(own, known_geometry(PRIORS).slopes, atol=3e-6)
+        expected = geometry_of(PRIORS).slopes
+        rays = np.concatenate([expected, np.ones((1, 3, 56, 70, 1), np.float32)], -1)
+        own = geometry_of(PRIORS, rays).slopes
+        np.testing.assert_allclose(own, expected, atol=3e-6)
         z = 1 / (1 + 1e-6)
         np.testing.assert_allclose(slopes(jnp.asarray([2.0, -1.0, 1.0])), [2 * z, -z], rtol=1e-7)
         np.testing.assert_allclose(slopes(jnp.asarray([2.0, -1.0, 0.0])), [2e6, -1e6], rtol=1e-6)
@@ -195,20 +245,20 @@ class TestPriors:
         upstream[1] *= 70 / 480
         x, y = np.meshgrid(np.arange(98) + 0.5, np.arange(70) + 0.5)
         rays = np.stack([x, y, np.ones_like(x)], -1) @ np.linalg.inv(upstream).T
-        np.testing.assert_allclose(known_geometry(known).slopes[0, 0], rays[..., :2], atol=1e-6)
+        np.testing.assert_allclose(geometry_of(known).slopes[0, 0], rays[..., :2], atol=1e-6)
 
     def test_depth_is_resized_to_the_nearest_and_unknown_is_zero(self) -> None:
         depth = np.array([[1, np.nan, 3, np.inf], [5, 6, 7, 0]], np.float32)
         transform = PixelTransform.stretch((4, 2), (2, 2))
         known = prior_arrays(ViewPriors(depths=[depth]), [transform], independent=True)
         np.testing.assert_array_equal(known.depth_z[0, 0], [[1, 3], [5, 7]])
-        seen = known_geometry(known).depth[0, 0]
+        seen = geometry_of(known).depth[0, 0]
         np.testing.assert_allclose(seen[..., 0], np.array([[1, 3], [5, 7]]) / 4, rtol=1e-6)
         np.testing.assert_array_equal(seen[..., 1], np.ones((2, 2)))
         wider = PixelTransform.stretch((4, 2), (4, 2))
         known = prior_arrays(ViewPriors(depths=[depth]), [wider], independent=True)
         np.testing.assert_array_equal(
-            known_geometry(known).depth[0, 0, ..., 1], [[1, 0, 1, 0], [1, 1, 1, 0]]
+            geometry_of(known).depth[0, 0, ..., 1], [[1, 0, 1, 0], [1, 1, 1, 0]]
         )
 
     def test_images_have_the_area_of_the_first(self) -> None:
@@ -225,15 +275,17 @@ class TestPriors:
             jax.eval_shape(lambda m: m(IMAGES, rays=jnp.ones_like(IMAGES)), bare)
 
     def test_the_result_lies_where_the_first_known_camera_is(self) -> None:
-        found = PRIORS.world_from_camera[:, ::-1]
-        known = replace(only(PRIORS, has_pose=[False, True, True]), origin=jnp.ones((1, 3, 3)))
-        world = prior_world(found, known, first_view_is_world=False)
+        found = np.asarray(PRIORS.world_from_camera)[:, ::-1]
+        origin = jnp.asarray(np.ones((1, 3, 3), np.float32))
+        known = replace(only(PRIORS, has_pose=[False, True, True]), origin=origin)
+        world = world_of(found, known, first_view_is_world=False)
         placed_at = (world[:, None] @ found)[0, 1]
-        expected = known.world_from_camera[0, 1].at[:3, 3].add(1)
+        expected = np.array(known.world_from_camera)[0, 1]
+        expected[:3, 3] += 1
         np.testing.assert_allclose(placed_at, expected, atol=1e-5)
         none = only(PRIORS)
         np.testing.assert_array_equal(
-            prior_world(found, none, first_view_is_world=False)[0], jnp.eye(4)
+            world_of(found, none, first_view_is_world=False)[0], np.eye(4)
         )
 
 
@@ -241,35 +293,36 @@ class TestParts:
     def test_frames_of_cameras_see_relative_poses(self) -> None:
         """Scores and outputs depend on one camera relative to another, and on no world."""
         random = np.random.default_rng(0)
-        q, k = (jnp.asarray(random.normal(size=(1, 12, 2, 16)), jnp.float32) for _ in "qk")
-        poses = rigid(
-            nearest_rotation(jnp.asarray(random.normal(size=(1, 2, 3, 3)), jnp.float32)),
-            jnp.asarray(random.normal(size=(1, 2, 3)), jnp.float32),
+        q, k = (np.float32(random.normal(size=(1, 12, 2, 16))) for _ in "qk")
+        poses = one_program(lambda x, y: rigid(nearest_rotation(x), y))(
+            np.float32(random.normal(size=(1, 2, 3, 3))), np.float32(random.normal(size=(1, 2, 3)))
         )
         turn = poses[0, 0]
 
+        @one_program
         def scores(poses: jax.Array) -> tuple[jax.Array, jax.Array]:
             frames = CameraFrames.of(poses, (2, 3), 16)
-            asked, kept = frames.of_queries(q), frames.of_keys(k)
+            asked, kept = frames.of_queries(jnp.asarray(q)), frames.of_keys(jnp.asarray(k))
             return jnp.einsum("btnk,bsnk->bnts", asked, kept), frames.back(kept)
 
-        one, other = one_program(scores)(poses), one_program(scores)(turn @ poses)
+        one, other = scores(poses), scores(turn @ poses)
         np.testing.assert_allclose(one[0], other[0], atol=2e-4)
         # What a patch takes from itself comes back as it was.
         np.testing.assert_allclose(one[1], k, atol=1e-5)
 
     def test_places_are_centred(self) -> None:
-        x = placed(jnp.zeros((1, 3, 4, 2)), 2.0)
+        x = one_program(placed, "aspect")(np.zeros((1, 3, 4, 2), np.float32), aspect=2.0)
         assert x.shape == (1, 3, 4, 4)
         np.testing.assert_allclose(x[0, 0, :, 2], np.linspace(-1, 1, 4) * 0.75 * 2 / 5**0.5, 1e-6)
         np.testing.assert_allclose(x[0, :, 0, 3], np.linspace(-1, 1, 3) * 2 / 3 / 5**0.5, 1e-6)
 
     def test_depth_is_held_below_exp_15(self) -> None:
-        raw = jnp.asarray([[0.5, -1.0, 14.0], [0.5, -1.0, 15.0], [0.5, -1.0, 99.0]])
+        raw = np.array([[0.5, -1, 14], [0.5, -1, 15], [0.5, -1, 99]], np.float32)
         z = np.exp([14.0, 15.0, 15.0])
         expected = np.stack([0.5 * z, -z, z], -1)
-        np.testing.assert_allclose(points_from_raw(raw), expected, rtol=1e-5)
+        np.testing.assert_allclose(one_program(points_from_raw)(raw), expected, rtol=1e-5)
 
+    @pytest.mark.thorough
     def test_heads_do_not_depend_on_how_many_views_go_together(self, model: Pi3X) -> None:
         """Upstream's go 64 at a time; here as many as `ExecutionConfig.head_views`."""
         features = jnp.asarray(
@@ -280,12 +333,14 @@ class TestParts:
         def decode(head_views: int) -> Any:
             execution = replace(INFERENCE, head_views=head_views, chunk_tokens=20)
             encoded = Encoded(views=(features,), metric_scale=jnp.full((1,), 2.0))
-            out = jax.jit(lambda m: m.predict(encoded, layout, execution=execution).points_world)(
-                model
-            )
-            return out, model.metric(
-                features, layout, model.rope(layout, PI3X_TINY.metric_block), execution=execution
-            )
+
+            @one_program
+            def decoded(model: Pi3X) -> tuple[jax.Array, jax.Array]:
+                out = model.predict(encoded, layout, execution=execution).points_world
+                turned = model.rope(layout, PI3X_TINY.metric_block)
+                return out, model.metric(features, layout, turned, execution=execution)
+
+            return decoded(model)
 
         assert gap(decode(2), decode(8)) <= 1e-5
 
