@@ -15,7 +15,7 @@ from drawn_weights import drawn
 from golden_data import Golden
 from jaxrecon import InputError, geometry
 from jaxrecon.images import PixelTransform
-from jaxrecon.models import MAPANYTHING_RESIZE
+from jaxrecon.models import MAPANYTHING_RESIZE, Prediction
 from jaxrecon.models.mapanything.model import MAPANYTHING, MAPANYTHING_V1, MapAnything
 from jaxrecon.models.mapanything.output import MapAnythingOutput, intrinsics_from_rays
 from jaxrecon.models.mapanything.priors import geometry_of, relative_poses
@@ -34,19 +34,37 @@ from mapanything_stages import (
 )
 from one_program import one_program
 
-PARTIAL = golden_data.case("mapanything_v11_tiny_84x42_v2_b2_partial")
 IMAGES_ONLY = golden_data.case("mapanything_v1_tiny_56x70_v3_b1_img")
 EPS = golden_data.case("eps_mapanything_v11_tiny_56x70_v3")
-forward = jax.jit(lambda m, x, c: m(x, priors=c))
+FLAGS = [field.name for field in fields(PriorArrays) if field.name.startswith("has_")]
+TRACED: list[bool] = []
+
+
+@jax.jit
+def forward(model: MapAnything, images: jax.Array, priors: PriorArrays | None) -> Prediction:
+    TRACED.append(priors is not None)
+    return model(images, priors=priors)
+
+
+def everything(priors: PriorArrays) -> PriorArrays:
+    """Arrays of the same shapes in which all is known of all views."""
+    views, (height, width) = priors.has_pose.shape[1], priors.depth_z.shape[2:]
+    poses = np.tile(np.eye(4, dtype=np.float32), (1, views, 1, 1))
+    poses[0, :, 0, 3] = np.arange(views)
+    matrix = np.array([[60, 0, width / 2], [0, 60, height / 2], [0, 0, 1]], np.float32)
+    known = {name: jnp.asarray(np.ones((1, views), bool)) for name in FLAGS}
+    return replace(
+        priors,
+        **known,
+        intrinsics=jnp.asarray(np.tile(matrix, (1, views, 1, 1))),
+        depth_z=jnp.asarray(np.full((1, views, height, width), 2, np.float32)),
+        world_from_camera=jnp.asarray(poses),
+    )
 
 
 def nothing(priors: PriorArrays) -> PriorArrays:
     """The same arrays, of which nothing is known."""
-    masks = {
-        field.name: jnp.zeros_like(getattr(priors, field.name))
-        for field in fields(priors)
-        if field.name.startswith("has_")
-    }
+    masks = {name: jnp.asarray(np.zeros(priors.has_pose.shape, bool)) for name in FLAGS}
     return replace(priors, **masks)
 
 
@@ -137,40 +155,33 @@ def masks_by_hand(
     return keep & ~(jumps & bends)
 
 
+@pytest.fixture(scope="module")
+def model() -> MapAnything:
+    return build_mapanything(MAPANYTHING_V1_TINY, IMAGES_ONLY.weights())
+
+
 class TestModel:
-    def test_no_priors_are_priors_of_which_none_is_known(self) -> None:
-        model = build_mapanything(MAPANYTHING_V1_TINY, IMAGES_ONLY.weights())
+    def test_no_priors_are_priors_of_which_none_is_known(self, model: MapAnything) -> None:
+        """And both are upstream's; the activations on the way: test_parity.py."""
         images = images_of(IMAGES_ONLY.inputs())
         without = forward(model, images, None)
         unknown = forward(model, images, priors_of(IMAGES_ONLY))
         for a, b in zip(jax.tree.leaves(without), jax.tree.leaves(unknown), strict=True):
             np.testing.assert_allclose(a, b, rtol=0, atol=2e-5 * np.abs(a).max())
+        for key, value in (("pts3d", without.points_world), ("conf", without.confidence)):
+            expected = IMAGES_ONLY.outputs()[key]
+            IMAGES_ONLY.check(key, np.swapaxes(np.asarray(value), 0, 1), expected)
 
-    def test_one_program_serves_every_combination(self) -> None:
-        model = build_mapanything(MAPANYTHING_TINY, PARTIAL.weights())
-        images, priors = images_of(PARTIAL.inputs()), priors_of(PARTIAL)
-        compiled = []
+    def test_one_program_serves_every_combination(self, model: MapAnything) -> None:
+        images, known = images_of(IMAGES_ONLY.inputs()), everything(priors_of(IMAGES_ONLY))
+        first = jnp.asarray([[True, False, False]])
+        combinations = known, nothing(known), replace(known, has_pose=first)
+        found = [forward(model, images, each).points_world for each in combinations]
+        assert TRACED.count(True) == 1
+        assert len({float(np.sum(x)) for x in found}) == 3
 
-        def points(m: MapAnything, x: jax.Array, c: PriorArrays) -> jax.Array:
-            compiled.append(x.shape)
-            return m(x, priors=c).points_world
-
-        run = jax.jit(points)
-        some, none = run(model, images, priors), run(model, images, nothing(priors))
-        one_view = replace(priors, has_pose=priors.has_pose.at[:, 1:].set(False))
-        fewer = run(model, images, one_view)
-        assert len(compiled) == 1
-        assert len({float(jnp.sum(x)) for x in (some, none, fewer)}) == 3
-
-    @pytest.mark.parametrize(
-        "place",
-        [
-            pytest.param("encoder", marks=pytest.mark.thorough),
-            pytest.param("trunk", marks=pytest.mark.thorough),
-            "encoders",
-            pytest.param("norm", marks=pytest.mark.thorough),
-        ],
-    )
+    @pytest.mark.thorough
+    @pytest.mark.parametrize("place", ["encoder", "trunk", "encoders", "norm"])
     def test_a_wrong_norm_epsilon_fails(self, place: str, monkeypatch: pytest.MonkeyPatch) -> None:
         if place in ("encoder", "trunk"):
             owner = type(MAPANYTHING.encoder) if place == "encoder" else type(MAPANYTHING)
@@ -211,7 +222,9 @@ class TestModel:
         rest = [leaf for leaf in jax.tree.leaves(out) if leaf is not out.mask]
         assert {leaf.dtype for leaf in rest} == {jnp.dtype(jnp.float32)}
 
-    @pytest.mark.parametrize("config", [MAPANYTHING, MAPANYTHING_V1])
+    @pytest.mark.parametrize(
+        "config", [MAPANYTHING, pytest.param(MAPANYTHING_V1, marks=pytest.mark.thorough)]
+    )
     def test_layers_are_traced_once(self, config: Any) -> None:
         model = jax.eval_shape(lambda: MapAnything(config, rngs=nnx.Rngs(0)))
         images = jax.ShapeDtypeStruct((1, 2, 28, 42, 3), jnp.float32)
