@@ -67,17 +67,32 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         metafunc.parametrize("golden", parameters, ids=lambda case: case.name, scope="module")
 
 
+DENSE = ("pi3", "pi3x", "vggt", "mapanything")
+EVERY_STAGE = (
+    "pi3x_tiny_84x42_n2_b2_mm",
+    "vggt_tiny_84x42_n2_b2",
+    "mapanything_v11_tiny_84x42_v2_b2_partial",
+)
+"""Of each family the golden case whose activations every run looks at; of π³, the epsilons'."""
+
+
 def _variants(names: list[str]) -> list[str]:
     """Golden cases that differ from another of the family by a rule alone.
 
     They skip blocks by one of two rules, where another has both; or show how large the norms'
-    epsilons are, which one family shows in every run.
+    epsilons are, which one family shows in every run; or look at all activations of images of
+    another shape, or where other priors are given, than the case in `EVERY_STAGE`.
     """
     models = [name for name in names if name.startswith("sparse_") and "_tiny_" in name]
     single = [name for name in models if "_cNone_" in name or "_rNone_" in name]
     families = {name.split("_")[1] for name in models if name not in single}
     epsilons = [name for name in names if name.startswith("eps_") and "_pi3_" not in name]
-    return [*epsilons, *(name for name in single if name.split("_")[1] in families)]
+    dense = [name for name in names if name.split("_")[0] in DENSE and "_tiny_" in name]
+    return [
+        *epsilons,
+        *(name for name in single if name.split("_")[1] in families),
+        *(name for name in dense if name not in EVERY_STAGE),
+    ]
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import replace
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -118,7 +119,7 @@ def view_major(x: jax.Array) -> jax.Array:
 
 
 def encoder_stages(
-    model: MapAnything, images: jax.Array, priors: PriorArrays
+    model: MapAnything, images: jax.Array, priors: PriorArrays, fused: jax.Array
 ) -> dict[str, jax.Array]:
     """From pixels and priors to the fused features."""
     encoder, layout = model.encoder, model.layout(images.shape)
@@ -132,7 +133,6 @@ def encoder_stages(
         return channels_first(patches.reshape(-1, *layout.grid, patches.shape[-1]))
 
     given, encoders = geometry_of(priors), model.geometry
-    fused, _ = model.fused(images, priors)
     return {
         "enc_patch_embed": encoder.embed_patches(normalised),
         "enc_block0_input": embedded,
@@ -164,27 +164,29 @@ def input_stages(priors: PriorArrays) -> dict[str, jax.Array]:
 
 
 def trunk_stages(
-    model: MapAnything, images: jax.Array, priors: PriorArrays
+    model: MapAnything, layout: TokenLayout, x: jax.Array, scene: jax.Array
 ) -> dict[str, jax.Array]:
     """Each block of the trunk run by itself, whether it is tapped or not."""
-    layout, trunk = model.layout(images.shape), model.trunk
-    x, scene = model.tokens(*model.fused(images, priors))
+    trunk = model.trunk
 
-    def whole() -> jax.Array:
+    def whole(x: jax.Array, scene: jax.Array) -> jax.Array:
         return jnp.concatenate([x.reshape(x.shape[0], -1, x.shape[3]), scene], axis=1)
 
-    out, norms = {"aat_block0_global_input": whole()}, []
-    for pair in range(trunk.pairs):
-        block = _layer(trunk.global_blocks, pair)
-        x, scene, _ = trunk.across_scene(block, x, layout, attend_densely, scene)
-        if pair < 2:
-            out[f"aat_block{2 * pair}_global"] = whole()
-        norms.append(model.norm(whole()))
-        x = trunk.within_views(_layer(trunk.frame_blocks, pair), x, layout, attend_densely, None)
-        if pair == 0:
-            out["aat_block1_frame"] = x.reshape(-1, *x.shape[2:])
-        norms.append(model.norm(whole()))
-    return out | {f"aat_norm.{i}": norms[tap] for i, tap in enumerate(trunk.taps)}
+    def pair(carry: tuple[jax.Array, ...], blocks: tuple[Block, Block]) -> tuple[Any, Any]:
+        x, scene, _ = trunk.across_scene(blocks[0], carry[0], layout, attend_densely, carry[1])
+        across = whole(x, scene)
+        x = trunk.within_views(blocks[1], x, layout, attend_densely, None)
+        return (x, scene), (across, x, jnp.stack([across, whole(x, scene)]))
+
+    blocks = trunk.global_blocks, trunk.frame_blocks
+    _, (across, frames, after) = jax.lax.scan(pair, (x, scene), blocks)
+    after = after.reshape(-1, *after.shape[2:])
+    return {
+        "aat_block0_global_input": whole(x, scene),
+        "aat_block0_global": across[0],
+        "aat_block1_frame": frames[0].reshape(-1, *x.shape[2:]),
+        "aat_block2_global": across[1],
+    } | {f"aat_norm.{i}": model.norm(after[tap]) for i, tap in enumerate(trunk.taps)}
 
 
 def dense_stages(model: MapAnything, features: Features, images: jax.Array) -> dict[str, jax.Array]:
@@ -219,8 +221,9 @@ def stages(model: MapAnything, images: jax.Array, priors: PriorArrays) -> dict[s
     """All of them, by upstream's keys."""
     layout = model.layout(images.shape)
     features = model.features(images, priors=priors)
-    out = input_stages(priors) | encoder_stages(model, images, priors)
-    out |= trunk_stages(model, images, priors)
+    fused, scene = model.fused(images, priors)
+    out = input_stages(priors) | encoder_stages(model, images, priors, fused)
+    out |= trunk_stages(model, layout, *model.tokens(fused, scene))
     out |= dense_stages(model, features, images)
     output = decoded(model, features, layout)
 

@@ -36,9 +36,11 @@ def pi3_stages(model: Pi3, images: jax.Array) -> dict[str, jax.Array]:
     trunk = model.trunk
     layout, views = model.layout(images.shape), images.shape[1]
     rope = model.rope(layout, model.config.trunk_block)
-    _, out = encoder_stages(model.encoder, images, layout)
+    out = encoder_stages(model.encoder, images, layout)
+    tokens = x = model.tokens(images)
+    patches = x[:, :, layout.leading :]
+    out["enc_patchtokens"] = patches.reshape(-1, *patches.shape[2:])
 
-    x = model.tokens(images)
     frame, across = layer(trunk.frame_blocks, 0), layer(trunk.global_blocks, 0)
     sequences = x.reshape(-1, *x.shape[2:])
     out["dec_block0_attn"] = frame.attention(frame.norm1(sequences), layout, attend_densely, rope)
@@ -52,22 +54,19 @@ def pi3_stages(model: Pi3, images: jax.Array) -> dict[str, jax.Array]:
     out["dec_block1_global"] = x.reshape(scenes.shape)
     x = trunk.within_views(layer(trunk.frame_blocks, 1), x, layout, attend_densely, rope)
     out["dec_block2_frame"] = x.reshape(-1, *x.shape[2:])
-    features = trunk(model.tokens(images), layout, attend_densely, rope)[0][-1]
+    features = trunk(tokens, layout, attend_densely, rope)[0][-1]
     out["dec_concat"] = features.reshape(-1, *features.shape[2:])
     return out | head_stages(model, features, layout.grid)
 
 
-def encoder_stages(
-    encoder: DinoV2, images: jax.Array, layout: TokenLayout
-) -> tuple[jax.Array, dict[str, jax.Array]]:
-    """Features of the patches, with the activations on the way."""
+def encoder_stages(encoder: DinoV2, images: jax.Array, layout: TokenLayout) -> dict[str, jax.Array]:
+    """The activations on the way to the features of the patches."""
     flat = ((images - jnp.array(IMAGE_MEAN)) / jnp.array(IMAGE_STD)).reshape(-1, *images.shape[2:])
     out = {"enc_patch_embed": encoder.embed_patches(flat), "enc_block0_input": encoder.embed(flat)}
     encoded = replace(layout, leading=1 + encoder.config.registers)
     assert encoder.blocks is not None
     out["enc_block0"] = layer(encoder.blocks, 0)(out["enc_block0_input"], encoded, attend_densely)
-    out["enc_patchtokens"] = encoder(flat)
-    return out["enc_patchtokens"], out
+    return out
 
 
 def head_stages(model: Pi3, features: jax.Array, grid: tuple[int, int]) -> dict[str, jax.Array]:

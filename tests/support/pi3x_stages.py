@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -20,9 +19,10 @@ from jaxrecon.models.pi3x.heads import placed
 from jaxrecon.models.pi3x.model import Pi3X, Pi3XConfig, points_from_raw
 from jaxrecon.models.pi3x.priors import KnownGeometry, known_geometry
 from jaxrecon.nn.attention import attend_densely
-from jaxrecon.nn.dinov2 import DinoV2Config
+from jaxrecon.nn.dinov2 import DinoV2Config, encode_views
 from jaxrecon.nn.patches import fold
 from jaxrecon.priors import PriorArrays
+from one_program import one_program
 from pi3_stages import encoder_stages, layer
 from upstream_state import InMemory
 from vggt_stages import channels_first, channels_last
@@ -99,11 +99,12 @@ def rays_of(golden: Golden) -> jax.Array | None:
 def stages(
     model: Pi3X, images: jax.Array, priors: PriorArrays | None, rays: jax.Array | None
 ) -> dict[str, jax.Array]:
-    """All of them, by upstream's keys."""
+    """All of them, by upstream's keys; those behind the trunk from what `Pi3X.encode` returns."""
     layout, views, trunk = model.layout(images.shape), images.shape[1], model.trunk
     rope = model.rope(layout, model.config.trunk_block)
-    x, out = encoder_stages(model.encoder, images, layout)
-    x = x.reshape(*images.shape[:2], *x.shape[1:])
+    out = encoder_stages(model.encoder, images, layout)
+    x = encode_views(model.encoder, images)
+    out["enc_patchtokens"] = x.reshape(-1, *x.shape[2:])
     known, after = None, None
     if priors is not None:
         assert model.conditioning is not None
@@ -113,7 +114,7 @@ def stages(
         x = x + model.conditioning.features(known)
         after = model.conditioning.exchange_after(known, layout, attend_densely)
     x = model.register_tokens[...][None, None].repeat(views, 1).repeat(len(x), 0), x
-    tokens = x = jnp.concatenate(x, axis=2)
+    x = jnp.concatenate(x, axis=2)
 
     def flat(x: jax.Array) -> jax.Array:
         return x.reshape(-1, *x.shape[2:])
@@ -133,9 +134,24 @@ def stages(
         x = after(x, jnp.int32(0))
     x = trunk.within_views(layer(trunk.frame_blocks, 1), x, layout, attend_densely, rope)
     out["dec_block2_frame"] = flat(x)
-    features = trunk(tokens, layout, attend_densely, rope, after_pair=after)[0][-1]
+    encoded = model.encode(images, priors=priors, rays=rays)
+    (features,) = encoded.views
     out["dec_concat"] = flat(features)
-    return out | head_stages(model, features, layout.grid)
+    whole = model.predict_all(encoded, layout)
+    return out | head_stages(model, features, layout.grid) | whole_outputs(whole)
+
+
+def whole_outputs(whole: Prediction) -> dict[str, jax.Array]:
+    """What the whole model returns, by upstream's keys."""
+    assert whole.confidence_logits is not None and whole.metric_scale is not None
+    return {
+        "points": whole.points_world,
+        "local_points": whole.points_camera,
+        "camera_poses": whole.world_from_camera,
+        "metric": whole.metric_scale,
+        "conf": whole.confidence_logits[..., None],
+        "confidence": whole.confidence,
+    }
 
 
 def prior_stages(model: Pi3X, known: KnownGeometry) -> dict[str, jax.Array]:
@@ -196,7 +212,6 @@ def head_stages(model: Pi3X, features: jax.Array, grid: tuple[int, int]) -> dict
 
     return out | {
         "metric_decoder": model.metric.features(features, layout, turned)[:, None],
-        "metric": model.metric(features, layout, turned),
         "point_head_up0": channels_first(expanded),
         "point_head_up0_res0": channels_first(first.residuals[0](expanded)),
         "point_head_raw_xy": channels_first(slopes),
@@ -205,7 +220,7 @@ def head_stages(model: Pi3X, features: jax.Array, grid: tuple[int, int]) -> dict
         "camera_fc_rot": numbers,
         "raw_points": by_scene(points),
         "rays": by_scene(rays),
-        "conf": by_scene(logits),
+        "head_conf": by_scene(logits),
     }
 
 
@@ -213,23 +228,11 @@ def check_pi3x(golden: Golden) -> None:
     """Stage by stage, and the whole forward, in one program."""
     model = build_pi3x(pi3x_config(golden), golden.weights())
     images, given = channels_last(golden.inputs()["images"]), (priors_of(golden), rays_of(golden))
-
-    @jax.jit
-    def run(model: Pi3X, images: jax.Array, priors: Any, rays: Any) -> tuple[Any, Prediction]:
-        return stages(model, images, priors, rays), model(images, priors=priors, rays=rays)
-
-    found, whole = run(model, images, *given)
-    found |= {
-        "points": whole.points_world,
-        "local_points": whole.points_camera,
-        "camera_poses": whole.world_from_camera,
-        "metric": whole.metric_scale,
-        "conf": whole.confidence_logits[..., None],
-    }
+    found = one_program(stages)(model, images, *given)
     for key, expected in golden.outputs().items():
-        golden.check(key, np.asarray(found[key]), expected)
-    assert whole.confidence_logits is not None
-    metres = np.asarray(found["metric"])[:, None, None, None, None]
-    np.testing.assert_allclose(whole.points_camera, found["raw_points"] * metres, rtol=2e-4)
+        golden.check(key, found[key], expected)
+    metres = found["metric"][:, None, None, None, None]
+    np.testing.assert_allclose(found["local_points"], found["raw_points"] * metres, rtol=2e-4)
+    golden.check("conf", found["head_conf"], golden.outputs()["conf"])
     logits = np.asarray(found["conf"], np.float64)[..., 0]
-    np.testing.assert_allclose(whole.confidence, 1 / (1 + np.exp(-logits)), rtol=1e-5)
+    np.testing.assert_allclose(found["confidence"], 1 / (1 + np.exp(-logits)), rtol=1e-5)
