@@ -34,7 +34,7 @@ from triton_marks import REFUSED_ON_CPU, lowers_triton, needs_triton
 pytestmark = lowers_triton
 
 SIZES: dict[str, Any] = {"block_q": 8, "block_kv": 4}
-type Inputs = tuple[jax.Array, jax.Array, jax.Array]
+type Inputs = tuple[Any, Any, Any]
 
 
 def qkv(queries: int, keys: int, *, alike: tuple[int, int] = (1, 1)) -> Inputs:
@@ -46,7 +46,7 @@ def qkv(queries: int, keys: int, *, alike: tuple[int, int] = (1, 1)) -> Inputs:
         random.normal(size=(2, -(-n // r), 3, 8)) for n, r in zip(lengths, repeats, strict=True)
     ]
     q, k, v = (
-        jnp.asarray(np.repeat(x, r, axis=1)[:, :n], jnp.float32)
+        np.repeat(x, r, axis=1)[:, :n].astype(np.float32)
         for x, r, n in zip(drawn, repeats, lengths, strict=True)
     )
     return q, k, v
@@ -66,24 +66,35 @@ def compensated(q: jax.Array, k: jax.Array, v: jax.Array, mask: BlockMask, group
 
 
 joined = one_program(compensated, "group")
+as_array = one_program(BlockMask.as_array)
+densely = one_program(partial(attention_reference, mask=None, scale=8**-0.5))
+sparsely = one_program(block_sparse_attention)
 
 
-@pytest.mark.parametrize(("queries", "keys"), [(32, 24), (29, 23), (5, 41)])
-@pytest.mark.parametrize("group", [2, 8])
-def test_exact_where_blocks_are_uniform(queries: int, keys: int, group: int) -> None:
+@pytest.mark.parametrize(
+    ("group", "queries", "keys"),
+    [
+        (2, 29, 23),
+        (8, 29, 23),
+        (2, 5, 41),
+        pytest.param(8, 5, 41, marks=pytest.mark.thorough),
+        *(pytest.param(group, 32, 24, marks=pytest.mark.thorough) for group in (2, 8)),
+    ],
+)
+def test_exact_where_blocks_are_uniform(group: int, queries: int, keys: int) -> None:
     q, k, v = qkv(queries, keys, alike=(group, 4))
     mask = some_lists(queries, keys)
-    dense = one_program(partial(attention_reference, mask=None, scale=8**-0.5))(q, k, v)[0]
+    dense = densely(q, k, v)[0]
     np.testing.assert_allclose(joined(q, k, v, mask, group=group), dense, rtol=0, atol=2e-6)
-    dropped = one_program(block_sparse_attention)(q, k, v, mask)
+    dropped = sparsely(q, k, v, mask)
     assert np.abs(dropped - dense).max() > 0.1
 
 
-@pytest.mark.parametrize("group", [1, 4, 8])
+@pytest.mark.parametrize("group", [1, 4, pytest.param(8, marks=pytest.mark.thorough)])
 def test_plain_sums(group: int) -> None:
     q, k, v = qkv(21, 23)
     mask = some_lists(21, 23)
-    skipped = ~np.asarray(mask.as_array())
+    skipped = ~as_array(mask)
     found = joined(q, k, v, mask, group=group)
     for batch, head, query in ((0, 0, 3), (0, 1, 9), (1, 2, 20)):
         own = np.asarray(q, np.float64)[batch, :, head]
@@ -112,7 +123,9 @@ def test_chunks_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @needs_triton
-@pytest.mark.parametrize(("group", "real"), [(1, None), (8, None), (2, 411)])
+@pytest.mark.parametrize(
+    ("group", "real"), [(1, None), pytest.param(8, None, marks=pytest.mark.thorough), (2, 411)]
+)
 def test_the_kernel_is_the_chunks(
     group: int, real: int | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -121,7 +134,7 @@ def test_the_kernel_is_the_chunks(
     q, k, v = (x.astype(jnp.float16) for x in qkv(61, 601))
     mask = some_lists(61, 601)
     if real is not None:
-        listed = np.asarray(mask.as_array()) & (np.arange(mask.key_blocks) < -(-real // 4))
+        listed = as_array(mask) & (np.arange(mask.key_blocks) < -(-real // 4))
         mask = BlockMask.from_array(listed, **SIZES, q_length=61, kv_length=601)
         mask = replace(mask, num_valid_keys=jnp.int32(real))
     ours, theirs = (
@@ -149,12 +162,12 @@ def test_the_kernel_lowers_for_an_h100() -> None:
 
 
 def test_what_the_kernel_cannot_do_is_refused() -> None:
-    q, k, v = qkv(16, 16)
-    mask = some_lists(16, 16)
+    inputs = *qkv(16, 16), some_lists(16, 16)
+    attend = partial(attend_to_skipped, group=8)
     with pytest.raises(ValueError, match="implementation='cuda' is unknown; choose one of triton"):
-        attend_to_skipped(q, k, v, mask, group=8, implementation="cuda")
+        jax.eval_shape(partial(attend, implementation="cuda"), *inputs)
     with pytest.raises(NotImplementedError, match=REFUSED_ON_CPU):
-        attend_to_skipped(q, k, v, mask, group=8, implementation="triton")
+        jax.eval_shape(partial(attend, implementation="triton"), *inputs)
     run: Any = skipped_triton
     means = jnp.zeros((1, 2, 1, 8)), *2 * (jnp.zeros((1, 4, 8)),), jnp.ones(4)
     lists = jnp.ones((1, 2), jnp.int32), jnp.zeros((1, 2, 4), jnp.int32)
@@ -184,14 +197,15 @@ def test_backends_on_the_gpu(group: int) -> None:
 LAYOUT = TokenLayout(views=3, grid=(4, 5), leading=2, trailing=1, scene=2)
 
 
-@pytest.mark.parametrize("special_tokens", ["aligned", "packed"])
+@pytest.mark.parametrize(
+    "special_tokens", [pytest.param("aligned", marks=pytest.mark.thorough), "packed"]
+)
 def test_padding_views_change_nothing(special_tokens: Any) -> None:
     sizes = SIZES | {"pool_q": 4, "compensation_q": 2, "order": "raster"}
     attend = SparseAttention(0.5, None, special_tokens=special_tokens, **sizes)
     random = np.random.default_rng(2)
     padded = replace(LAYOUT, views=5)
-    q, k, v = jnp.asarray(random.normal(size=(3, 1, padded.tokens, 2, 8)), jnp.float32)
-    inputs = q, k, v
+    inputs = random.normal(size=(3, 1, padded.tokens, 2, 8)).astype(np.float32)
     place, spare = 3 * LAYOUT.tokens_per_view, 2 * LAYOUT.tokens_per_view
     short = [np.concatenate([x[:, :place], x[:, place + spare :]], axis=1) for x in inputs]
     expected, skipped = jax.jit(partial(attend.attend, layout=LAYOUT))(*short)
@@ -205,7 +219,7 @@ def test_padding_views_change_nothing(special_tokens: Any) -> None:
 def test_closer_to_dense_attention_than_without() -> None:
     random = np.random.default_rng(3)
     smooth = np.repeat(random.normal(size=(3, 1, 20, 2, 8)), 4, axis=2)[:, :, : LAYOUT.tokens]
-    q, k, v = jnp.asarray(smooth + 0.5 * random.normal(size=smooth.shape), jnp.float32)
+    q, k, v = (smooth + 0.5 * random.normal(size=smooth.shape)).astype(np.float32)
     dense = one_program(partial(attend_densely, layout=LAYOUT))(q, k, v)[0]
     errors = {}
     for group in (0, 4):
