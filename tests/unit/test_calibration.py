@@ -1,10 +1,13 @@
 """Budgets by layer and head: how they are measured, shared out, written, read and refused."""
 
 import json
+from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import replace
 from functools import partial
+from io import StringIO
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
@@ -46,11 +49,43 @@ def pipeline(weights: Path) -> Pipeline:
     return jaxrecon.load(weights, stages=Stages(quiet=True))
 
 
+class Commanded(NamedTuple):
+    """What `jaxrecon calibrate` was given, measured, wrote and printed."""
+
+    photos: str
+    measured: Calibration
+    file: Path
+    out: str
+    err: str
+
+
 @pytest.fixture(scope="module")
-def found(pipeline: Pipeline) -> Calibration:
-    images = np.random.default_rng(0).integers(0, 256, (8, 70, 70, 3), np.uint8)
-    quiet = Stages(quiet=True)
-    return calibrate(pipeline, images, resolution=70, across_layers=False, stages=quiet)
+def commanded(weights: Path, tmp_path_factory: pytest.TempPathFactory) -> Commanded:
+    from PIL import Image
+
+    folder = tmp_path_factory.mktemp("photos")
+    random = np.random.default_rng(0)
+    for number in range(8):
+        pixels = random.integers(0, 256, (70, 70, 3), np.uint8)
+        Image.fromarray(pixels).save(folder / f"{number}.png")
+    photos, file = str(folder / "*.png"), folder / "b.json"
+    measured: list[Calibration] = []
+
+    def noted(*args: Any, **options: Any) -> Calibration:
+        measured.append(calibrate(*args, **options))
+        return measured[-1]
+
+    sizes = ["--resolution", "70", "--within-layers"]
+    out, err = StringIO(), StringIO()
+    with pytest.MonkeyPatch.context() as patch, redirect_stdout(out), redirect_stderr(err):
+        patch.setattr("jaxrecon.calibration.calibrate", noted)
+        assert main(["calibrate", str(weights), photos, "-o", str(file), *sizes]) == 0
+    return Commanded(photos, measured[0], file, out.getvalue(), err.getvalue())
+
+
+@pytest.fixture(scope="module")
+def found(commanded: Commanded) -> Calibration:
+    return commanded.measured
 
 
 # Sharing out
@@ -94,7 +129,7 @@ def test_bounds_that_cannot_be_are_refused(wrong: tuple[float, ...]) -> None:
 # Measuring
 
 
-@pytest.mark.parametrize("valid", [None, 3])
+@pytest.mark.parametrize("valid", [pytest.param(None, marks=pytest.mark.thorough), 3])
 def test_measured_errors_are_those_of_sparse_attention(valid: int | None) -> None:
     """Padding views count for nothing, and what goes on is dense."""
     layout = TokenLayout(views=4, grid=(8, 8), leading=1)
@@ -102,7 +137,7 @@ def test_measured_errors_are_those_of_sparse_attention(valid: int | None) -> Non
         layout = replace(layout, num_valid_views=jnp.int32(valid))
     random = np.random.default_rng(0)
     shape = (1, layout.tokens, 2, 8)
-    q, k, v = (jnp.asarray(random.normal(size=shape), jnp.float32) for _ in range(3))
+    q, k, v = (random.normal(size=shape).astype(np.float32) for _ in range(3))
     shares = (0.3, 0.6)
 
     def run(q: Any, k: Any, v: Any) -> Any:
@@ -152,7 +187,20 @@ def test_effects_are_measured_layer_by_layer(pipeline: Pipeline) -> None:
     assert budgets.total == pytest.approx(0.25, abs=1e-5)
 
 
-def test_what_cannot_be_measured_is_refused(pipeline: Pipeline) -> None:
+@pytest.mark.parametrize("faked", [True, pytest.param(False, marks=pytest.mark.thorough)])
+def test_what_cannot_be_measured_is_refused(
+    faked: bool, pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With what reconstructions tell of one view, and of two small ones; or with those."""
+
+    def told(self: Pipeline, images: np.ndarray, **_: Any) -> Any:
+        skipped = None if len(images) == 1 else np.ones((LAYERS, HEADS * (len(SHARES) + 1)))
+        return SimpleNamespace(
+            mask=np.ones(images.shape[:3], bool), stats=SimpleNamespace(sparsity=skipped)
+        )
+
+    if faked:
+        monkeypatch.setattr(Pipeline, "reconstruct", told)
     images = np.zeros((2, 28, 28, 3), np.uint8)
     quiet = Stages(quiet=True)
     with pytest.raises(InputError, match="give at least 2 images"):
@@ -272,31 +320,22 @@ def test_they_are_refused_before_weights_are_read(found: Calibration, weights: P
 
 
 def test_a_file_is_made_and_used(
-    weights: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    commanded: Commanded, weights: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from PIL import Image
-
-    random = np.random.default_rng(0)
-    for number in range(8):
-        pixels = random.integers(0, 256, (70, 70, 3), np.uint8)
-        Image.fromarray(pixels).save(tmp_path / f"{number}.png")
-    photos, path = str(tmp_path / "*.png"), str(tmp_path / "b.json")
-    assert (
-        main(
-            ["calibrate", str(weights), photos, "-o", path, "--resolution", "70", "--within-layers"]
-        )
-        == 0
-    )
-    printed = capsys.readouterr()
-    assert "relative error of the heads on these photos" in printed.out
-    assert "never trained (random or deterministic ones) are no evidence" in printed.err
+    assert "relative error of the heads on these photos" in commanded.out
+    assert "never trained (random or deterministic ones) are no evidence" in commanded.err
+    assert read_budgets(commanded.file) == commanded.measured.budgets
     model = ["-m", str(weights), "--resolution", "70", "-q"]
-    command = ["reconstruct", photos, *model, "--sparse-budgets", path, "-o"]
-    assert main([*command, str(tmp_path / "out"), "--formats", "npz"]) == 0
-    both = [*command, str(tmp_path / "other"), "--sparse-ratio", "0.5"]
+
+    def command(budgets: Path) -> list[str]:
+        return ["reconstruct", commanded.photos, *model, "--sparse-budgets", str(budgets), "-o"]
+
+    out = [str(tmp_path / "out"), "--formats", "npz"]
+    assert main([*command(commanded.file), *out]) == 0
+    both = [*command(commanded.file), str(tmp_path / "other"), "--sparse-ratio", "0.5"]
     assert main(both) == 2
     assert "--sparse-budgets does not go with --sparse-ratio" in capsys.readouterr().err
-    write_budgets(BUDGETS, path)
-    assert main([*command, str(tmp_path / "other")]) == 2
+    write_budgets(BUDGETS, tmp_path / "toy.json")
+    assert main([*command(tmp_path / "toy.json"), str(tmp_path / "other")]) == 2
     assert "measured on toy, found" in capsys.readouterr().err
     assert not (tmp_path / "other").exists()
