@@ -117,16 +117,21 @@ PATCHES_ALONE = replace(LAYOUT, leading=0, trailing=0, scene=0)
 @pytest.mark.parametrize(
     ("selector", "layout", "options"),
     [
-        (WithinViews(), LAYOUT, {}),
         (WithinViews(), LAYOUT, PACKED),
         (WithinViews(), PATCHES_ALONE, {"order": "hilbert"}),
         (WithinViews(), EVEN, {}),
-        (WithinViews(), TINY, PACKED),
         (KeyViews(every=2), LAYOUT, {}),
         (KeyViews(every=3), TINY, PACKED),
         (KeyViews(count=3), LAYOUT, {"order": "hilbert"}),
-        (KeyViews(count=2), PATCHES_ALONE, {}),
-        (KeyViews(count=1), EVEN, PACKED),
+        *(
+            pytest.param(*case, marks=pytest.mark.thorough)
+            for case in (
+                (WithinViews(), LAYOUT, {}),
+                (WithinViews(), TINY, PACKED),
+                (KeyViews(count=2), PATCHES_ALONE, {}),
+                (KeyViews(count=1), EVEN, PACKED),
+            )
+        ),
     ],
 )
 def test_blocks_are_seen_by_their_views(
@@ -141,7 +146,12 @@ def test_blocks_are_seen_by_their_views(
 
 
 @pytest.mark.parametrize(
-    ("selector", "views"), [(WithinViews(), 1), (KeyViews(every=9), 1), (KeyViews(count=99), 5)]
+    ("selector", "views"),
+    [
+        (WithinViews(), 1),
+        pytest.param(KeyViews(every=9), 1, marks=pytest.mark.thorough),
+        (KeyViews(count=99), 5),
+    ],
 )
 def test_where_all_views_are_seen_it_is_dense(selector: BlockSelector, views: int) -> None:
     attention = SparseAttention(selector=selector, **SMALL)
@@ -155,10 +165,10 @@ def test_where_all_views_are_seen_it_is_dense(selector: BlockSelector, views: in
 @pytest.mark.parametrize(
     ("selector", "special_tokens"),
     [
-        (WithinViews(), "aligned"),
         (WithinViews(), "packed"),
-        (KeyViews(every=2), "packed"),
         (KeyViews(count=3), "aligned"),
+        pytest.param(WithinViews(), "aligned", marks=pytest.mark.thorough),
+        pytest.param(KeyViews(every=2), "packed", marks=pytest.mark.thorough),
     ],
 )
 def test_padding_views_are_never_seen(selector: BlockSelector, special_tokens: Any) -> None:
@@ -256,8 +266,7 @@ def test_each_layer_has_its_attention_in_one_program() -> None:
         assert stats is not None
         skipped = np.zeros((2, 2)) if same is None else same.skipped
         np.testing.assert_allclose(stats.skipped, skipped, rtol=0, atol=1e-6)
-    q, k, v = map(jnp.asarray, inputs)
-    out, stats = policy(q, k, v, replace(layout, layer=2))
+    out, stats = jax.jit(policy, static_argnums=3)(*inputs, replace(layout, layer=2))
     np.testing.assert_allclose(out, found[2][0], rtol=0, atol=2e-6)
     assert stats is not None and stats.skipped.shape == (2, 2)
 
@@ -301,9 +310,8 @@ def test_a_trunk_scans_it_and_tells_what_each_layer_skipped() -> None:
 def test_within_a_view_all_layers_have_the_first_attention() -> None:
     layout = replace(LAYOUT, views=1, scene=0, layers=2)
     policy = AttentionByLayer(None, {0: lambda *_: pytest.fail("called within a view")})
-    q, k, v = map(jnp.asarray, qkv(layout))
-    out, stats = policy(q, k, v, layout)
-    np.testing.assert_array_equal(out, attend_densely(q, k, v, layout)[0])
+    out, stats = called(policy, layout, 0, *qkv(layout))
+    np.testing.assert_array_equal(out, called(attend_densely, layout, 0, *qkv(layout))[0])
     assert stats is None
 
 
