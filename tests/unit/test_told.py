@@ -16,6 +16,7 @@ from jaxrecon.nn.dinov2 import DinoV2Config
 from jaxrecon.training import LossWeights, TrainConfig, losses, step, train
 from jaxrecon.training.config import CONFIGS, PriorShares
 from jaxrecon.training.told import Told, draw_told, priors_of, told_nothing
+from one_program import one_program
 from plane_scenes import render_planes, small_config
 
 SMALL = replace(
@@ -81,12 +82,15 @@ def test_a_share_is_one_and_pi3_is_told_nothing() -> None:
 
 
 def test_what_is_not_seen_is_not_told() -> None:
-    scenes = render_planes(
-        jax.random.split(jax.random.key(0), 1), scenes=2, views=2, height=28, width=42, config=None
-    )
-    blind = replace(scenes, mask=scenes.mask.at[0, 1].set(False))
-    everything = Told(*[jnp.ones((2, 2), bool)] * 4)
-    priors = priors_of(blind, everything)
+    everything = Told(*[np.ones((2, 2), bool)] * 4)
+
+    @one_program
+    def told_of_planes(groups: jax.Array, told: Told) -> Any:
+        scenes = render_planes(groups, scenes=2, views=2, height=28, width=42, config=None)
+        blind = replace(scenes, mask=scenes.mask.at[0, 1].set(False))
+        return priors_of(blind, told)
+
+    priors = told_of_planes(jax.random.split(jax.random.key(0), 1), everything)
     np.testing.assert_array_equal(priors.has_depth, [[True, False], [True, True]])
     assert not priors.depth_z[0, 1].any() and priors.has_pose.all()
 
