@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import jax
@@ -21,6 +22,7 @@ from jaxrecon.models import Pi3
 from jaxrecon.nn.attention import attend_densely
 from jaxrecon.nn.execution import INFERENCE, TRAINING, ExecutionConfig
 from jaxrecon.runtime.placement import Placement
+from one_program import one_program
 from pallas_kernels.bias_gelu import bias_gelu
 from pallas_kernels.bias_gelu import reference as gelu_plain
 from pallas_kernels.bias_gelu import triton as gelu_triton
@@ -41,8 +43,14 @@ EPS = 1e-5
 NAMES = ["residual_norm", "qk_norm_rope", "bias_gelu"]
 
 
-def normal(*shape: int, seed: int = 0, dtype: Any = jnp.float32) -> jax.Array:
-    return jnp.asarray(np.random.default_rng((seed, *shape)).normal(size=shape), dtype)
+def thorough(*case: Any) -> Any:
+    """One more variant."""
+    return pytest.param(*case, marks=pytest.mark.thorough)
+
+
+def normal(*shape: int, seed: int = 0, dtype: Any = jnp.float32) -> Any:
+    values = np.random.default_rng((seed, *shape)).normal(size=shape)
+    return values.astype(np.float32).astype(dtype)
 
 
 def assert_close(found: Any, wanted: Any, rtol: float = 2e-5) -> None:
@@ -67,24 +75,37 @@ def norm_inputs(rows: int, width: int, parts: str, dtype: Any = jnp.float32) -> 
 
 
 @needs_triton
-@pytest.mark.parametrize("parts", ["n", "un", "ubn", "ugn", "ubgn", "u", "ub", "ubg", ""])
+@pytest.mark.parametrize(
+    "parts", ["n", "ubgn", "ub", "", *map(thorough, ("un", "ubn", "ugn", "u", "ubg"))]
+)
 @pytest.mark.parametrize(
     ("rows", "width"),
     [
         (37, 320),
-        *(pytest.param(*size, marks=pytest.mark.thorough) for size in ((3, 64), (70, 256))),
+        thorough(3, 64),
+        thorough(70, 256),
     ],
 )
 def test_residual_norm_of_the_kernel(rows: int, width: int, parts: str) -> None:
     inputs = norm_inputs(rows, width, parts)
     options = {"eps": EPS, "dtype": jnp.float32}
-    wanted, plain = jax.vjp(lambda x: norm_plain.residual_norm_xla(x, **options), inputs)
-    assert_close(norm_triton.residual_norm_triton(inputs, **options, interpret=True), wanted)
-    gradients = jax.tree.map(lambda x: normal(*x.shape, seed=7), wanted)
-    kept = inputs._replace(x=wanted[0])
-    by_kernel = norm_triton.gradients_triton(kept, gradients, eps=EPS, interpret=True)
-    assert_close(by_kernel, plain(gradients)[0])
-    assert_close(norm_plain.gradients_xla(kept, gradients, eps=EPS), plain(gradients)[0])
+    plainly = partial(norm_plain.residual_norm_xla, **options)
+    shapes = jax.eval_shape(plainly, inputs)
+    gradients = jax.tree.map(lambda x: normal(*x.shape, seed=7), shapes)
+
+    @one_program
+    def run(inputs: norm_plain.Inputs, gradients: Any) -> Any:
+        wanted, plain = jax.vjp(plainly, inputs)
+        found = norm_triton.residual_norm_triton(inputs, **options, interpret=True)
+        kept = inputs._replace(x=wanted[0])
+        by_kernel = norm_triton.gradients_triton(kept, gradients, eps=EPS, interpret=True)
+        by_hand = norm_plain.gradients_xla(kept, gradients, eps=EPS)
+        return (found, wanted), (by_kernel, by_hand, plain(gradients)[0])
+
+    (found, wanted), (by_kernel, by_hand, by_jax) = run(inputs, gradients)
+    assert_close(found, wanted)
+    assert_close(by_kernel, by_jax)
+    assert_close(by_hand, by_jax)
 
 
 def rope_inputs(
@@ -102,41 +123,54 @@ def rope_inputs(
         normal(3, heads, width, seed=4, dtype=dtype) if "b" in parts else None,
         q_norm,
         k_norm,
-        rope_plain.Rotary(jnp.cos(angles), jnp.sin(angles)) if "r" in parts else None,
+        rope_plain.Rotary(np.cos(angles), np.sin(angles)) if "r" in parts else None,
     )
 
 
 @needs_triton
-@pytest.mark.parametrize("parts", ["bnr", "nr", "br", "bn", "b", ""])
-@pytest.mark.parametrize(
-    "shape", [(2, 21, 5, 64), pytest.param((1, 150, 2, 128), marks=pytest.mark.thorough)]
-)
+@pytest.mark.parametrize("parts", ["bnr", "br", "", *map(thorough, ("nr", "bn", "b"))])
+@pytest.mark.parametrize("shape", [(2, 21, 5, 64), thorough((1, 150, 2, 128))])
 def test_qk_norm_rope_of_the_kernel(shape: tuple[int, int, int, int], parts: str) -> None:
     inputs = rope_inputs(shape, 3, parts)
-    wanted, plain = jax.vjp(lambda x: rope_plain.qk_norm_rope_xla(x, eps=EPS), inputs)
-    assert_close(rope_triton.qk_norm_rope_triton(inputs, eps=EPS, interpret=True), wanted)
     gradients = normal(*shape, seed=5), normal(*shape, seed=6), normal(*shape, seed=7)
-    found = rope_triton.gradients_triton(inputs, gradients, eps=EPS, interpret=True)
+
+    @one_program
+    def run(inputs: rope_plain.Inputs, gradients: Any) -> Any:
+        wanted, plain = jax.vjp(partial(rope_plain.qk_norm_rope_xla, eps=EPS), inputs)
+        found = rope_triton.qk_norm_rope_triton(inputs, eps=EPS, interpret=True)
+        by_kernel = rope_triton.gradients_triton(inputs, gradients, eps=EPS, interpret=True)
+        return (found, wanted), (by_kernel, plain(gradients)[0])
+
+    (found, wanted), (by_kernel, by_jax) = run(inputs, gradients)
+    assert_close(found, wanted)
     # The angles are no parameters: the kernel says zero.
-    assert_close(found._replace(rotary=None), plain(gradients)[0]._replace(rotary=None))
-    assert all(not np.any(x) for x in jax.tree.leaves(found.rotary))
+    assert_close(by_kernel._replace(rotary=None), by_jax._replace(rotary=None))
+    assert all(not np.any(x) for x in jax.tree.leaves(by_kernel.rotary))
 
 
 @needs_triton
-@pytest.mark.parametrize(("rows", "width"), [(37, 320), (300, 64), (130, 1280)])
+@pytest.mark.parametrize(("rows", "width"), [(37, 320), thorough(300, 64), (130, 1280)])
 def test_bias_gelu_of_the_kernel(rows: int, width: int) -> None:
     x, bias, gradient = 4 * normal(rows, width), normal(width), normal(rows, width, seed=1)
-    wanted, plain = jax.vjp(gelu_plain.bias_gelu_xla, x, bias)
-    assert_close(gelu_triton.bias_gelu_triton(x, bias, interpret=True), wanted, 5e-7)
-    found = gelu_triton.gradients_triton(x, bias, gradient, interpret=True)
-    assert_close(found, plain(gradient), 1e-6)
+
+    @one_program
+    def run(x: jax.Array, bias: jax.Array, gradient: jax.Array) -> Any:
+        wanted, plain = jax.vjp(gelu_plain.bias_gelu_xla, x, bias)
+        found = gelu_triton.bias_gelu_triton(x, bias, interpret=True)
+        by_kernel = gelu_triton.gradients_triton(x, bias, gradient, interpret=True)
+        return (found, wanted), (by_kernel, plain(gradient))
+
+    (found, wanted), (by_kernel, by_jax) = run(x, bias, gradient)
+    assert_close(found, wanted, 5e-7)
+    assert_close(by_kernel, by_jax, 1e-6)
 
 
 @needs_triton
 def test_gelu_is_the_exact_one() -> None:
     x = np.linspace(-12, 12, 4001, dtype=np.float32)
     exact = np.float64(x) * (1 + np.vectorize(math.erf)(np.float64(x) / 2**0.5)) / 2
-    found = gelu_triton.bias_gelu_triton(jnp.asarray(x)[:, None], jnp.zeros(1), interpret=True)
+    run = one_program(partial(gelu_triton.bias_gelu_triton, interpret=True))
+    found = run(x[:, None], np.zeros(1, np.float32))
     np.testing.assert_allclose(found[:, 0], exact, rtol=0, atol=2e-6)
 
 
@@ -187,11 +221,12 @@ def test_kernels_lower_for_a_gpu(call: Callable[[Any], Any], kernel: str) -> Non
 @pytest.mark.parametrize("call", [call_norm, call_rope, call_gelu])
 def test_a_backend_asked_for_by_name_runs_or_raises(call: Callable[..., Any]) -> None:
     x = normal(20, 320)
-    np.testing.assert_allclose(call(None)(x), call("xla")(x), rtol=1e-6)
+    either, xla = one_program(lambda x: (call(None)(x), call("xla")(x)))(x)
+    np.testing.assert_allclose(either, xla, rtol=1e-6)
     with pytest.raises(NotImplementedError, match=REFUSED_ON_CPU):
-        call("triton")(x)
+        jax.eval_shape(call("triton"), x)
     with pytest.raises(ValueError, match="implementation='cuda' is unknown; choose one of triton"):
-        call("cuda")(x)
+        jax.eval_shape(call("cuda"), x)
 
 
 @needs_triton
@@ -207,7 +242,7 @@ def test_what_the_kernels_cannot_do_xla_does() -> None:
 
 
 def test_shapes_that_disagree_are_refused() -> None:
-    x, vector = normal(4, 8), normal(8)
+    x, vector = jnp.asarray(normal(4, 8)), jnp.asarray(normal(8))
     norm = Norm(vector, vector)
     with pytest.raises(ValueError, match="x must be float32, found bfloat16"):
         residual_norm(x.astype(jnp.bfloat16), norm=norm)
@@ -219,7 +254,7 @@ def test_shapes_that_disagree_are_refused() -> None:
         residual_norm(x, norm=norm, gamma=vector)
     with pytest.raises(ValueError, match=r"bias must have shape \(8,\), found \(7,\)"):
         bias_gelu(x, vector[:7])
-    qkv, angles = normal(2, 6, 3, 1, 8), normal(3, 2, 2)
+    qkv, *angles = map(jnp.asarray, (normal(2, 6, 3, 1, 8), normal(3, 2, 2), normal(4, 2, 2)))
     with pytest.raises(ValueError, match=r"qkv must have shape \(G, T, 3, N, K\)"):
         qk_norm_rope(qkv[:, :, :2])
     with pytest.raises(ValueError, match=r"bias must have shape \(3, 1, 8\), found \(8,\)"):
@@ -227,9 +262,9 @@ def test_shapes_that_disagree_are_refused() -> None:
     with pytest.raises(ValueError, match="the norm of the keys must have 8 numbers"):
         qk_norm_rope(qkv, norms=(norm, Norm(vector[:4], vector[:4])))
     with pytest.raises(ValueError, match=r"cosines and sines must have shape \(P, 2, 2\)"):
-        qk_norm_rope(qkv, rotary=(angles[..., :1], angles[..., :1]))
+        qk_norm_rope(qkv, rotary=(angles[0][..., :1], angles[0][..., :1]))
     with pytest.raises(ValueError, match="6 tokens are no whole number of views of 4"):
-        qk_norm_rope(qkv, rotary=(normal(4, 2, 2), normal(4, 2, 2)))
+        qk_norm_rope(qkv, rotary=(angles[1], angles[1]))
 
 
 def test_backends_have_what_they_compute_and_its_gradient() -> None:
@@ -276,7 +311,7 @@ def test_a_network_that_learns_is_the_same_network(depth: int, registers: int) -
     encoder = replace(PI3_TINY.encoder, depth=depth)
     config = replace(PI3_TINY, encoder=encoder, registers=registers, pairs=1, head_depth=1)
     model = drawn(lambda: Pi3(config, dtype=jnp.float32, rngs=nnx.Rngs(0)))
-    images = jnp.abs(normal(1, 2, 28, 42, 3)) / 3
+    images = np.abs(normal(1, 2, 28, 42, 3)) / 3
 
     def total(model: Pi3, images: jax.Array, execution: ExecutionConfig) -> jax.Array:
         made = model(images, execution=execution)
@@ -318,11 +353,12 @@ def test_a_trunk_for_a_gpu_is_made_of_them() -> None:
 
 def test_layers_that_learn_are_no_loop() -> None:
     """A loop would copy, at each turn, what the backward pass needs."""
-    model = drawn(lambda: Pi3(PI3_TINY, dtype=jnp.float32, rngs=nnx.Rngs(0)))
+    model = jax.eval_shape(lambda: Pi3(PI3_TINY, dtype=jnp.float32, rngs=nnx.Rngs(0)))
+    images = jax.ShapeDtypeStruct((1, 2, 28, 28, 3), jnp.float32)
 
     def run(execution: ExecutionConfig) -> str:
-        made = jax.make_jaxpr(lambda x: model(x, execution=execution).points_world)
-        return str(made(jnp.ones((1, 2, 28, 28, 3))))
+        made = jax.make_jaxpr(lambda model, x: model(x, execution=execution).points_world)
+        return str(made(model, images))
 
     assert f"length={PI3_TINY.pairs}" in run(INFERENCE)
     assert f"unroll={PI3_TINY.pairs}" in run(TRAINING)
