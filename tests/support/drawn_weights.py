@@ -8,7 +8,6 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 CONSTANT = {"scale": 1.0, "gamma": 0.5}
@@ -24,10 +23,11 @@ def drawn[Made](make: Callable[[], Made]) -> Made:
     def weight(path: Any, like: jax.ShapeDtypeStruct) -> jax.Array:
         leaf = jax.tree_util.keystr(path, simple=True, separator=".").split(".")[-2]
         if leaf in CONSTANT:
-            return jnp.full(like.shape, CONSTANT[leaf], like.dtype)
+            return jax.device_put(np.full(like.shape, CONSTANT[leaf], like.dtype))
         # Kernels of layers may be stacked, those of convolutions are not.
         inputs = like.shape[:-1] if like.ndim == 4 else like.shape[-2:-1]
         spread = math.prod(inputs) ** -0.5 if leaf == "kernel" else 0.02
-        return jnp.asarray(spread * random.standard_normal(like.shape), like.dtype)
+        # Unlike `jnp.asarray`, this compiles nothing.
+        return jax.device_put((spread * random.standard_normal(like.shape)).astype(like.dtype))
 
     return jax.tree_util.tree_map_with_path(weight, jax.eval_shape(make))

@@ -54,7 +54,7 @@ def build_vggt(config: VGGTConfig, state: Mapping[str, np.ndarray]) -> VGGT:
 
 
 def channels_last(images: np.ndarray) -> jax.Array:
-    return jnp.asarray(np.moveaxis(np.asarray(images, np.float32), -3, -1))
+    return jax.device_put(np.moveaxis(np.asarray(images, np.float32), -3, -1))
 
 
 def channels_first(maps: jax.Array) -> jax.Array:
