@@ -1,7 +1,7 @@
 """From π³-X's tensors to our parameters, with and without the branch for priors."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
+from abstract_models import shapes_found_once
 from convert import pi3x
 from convert.engine import plan, stream
 from convert.families import guess_family
@@ -19,13 +20,24 @@ from jaxrecon.checkpoint import shapes
 from jaxrecon.models import PI3X, Pi3XConfig
 from jaxrecon.progress import Stages
 from jaxrecon.registry import MODELS, ModelEntry, loading
-from pi3x_stages import PI3X_TINY, abstract_pi3x
+from jaxrecon.registry.entries import PI3X_FAMILY
+from pi3x_stages import PI3X_TINY
 from upstream_state import InMemory
 
 STATEDICTS = GOLDEN / "statedict"
 F32 = np.dtype(np.float32)
 QUIET = Stages(quiet=True)
 BARE = replace(PI3X_TINY, priors=False)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def once() -> Iterator[None]:
+    with shapes_found_once():
+        yield
+
+
+def targets_of(config: Pi3XConfig) -> dict[str, tuple[int, ...]]:
+    return shapes(PI3X_FAMILY.abstract(config))
 
 
 @pytest.mark.parametrize(
@@ -37,7 +49,7 @@ def test_every_released_name_has_its_place(
 ) -> None:
     listing = json.loads((STATEDICTS / "pi3x_full.json").read_text())["state_dict"]
     specs = {key: TensorSpec(tuple(entry["shape"]), F32) for key, entry in listing.items()}
-    targets = shapes(abstract_pi3x(config))
+    targets = targets_of(config)
     ignored = MODELS["pi3x"].family.ignored_among(specs, config)
     planned = plan(specs, pi3x.RULES, ignored, targets)
     used = [piece.source for leaf in planned.leaves for piece in leaf.pieces]
@@ -50,7 +62,7 @@ def test_every_released_name_has_its_place(
 
 def test_tiny_values() -> None:
     state = state_dict(STATEDICTS / "pi3x_tiny.json")
-    source, targets = InMemory(state), shapes(abstract_pi3x(PI3X_TINY))
+    source, targets = InMemory(state), targets_of(PI3X_TINY)
     ours = dict(stream(plan(source.specs, pi3x.RULES, pi3x.IGNORED, targets), source))
     head, block = "point_head.upsample_blocks.1", "metric_decoder.blocks.3"
     expected = {
@@ -114,8 +126,8 @@ def test_the_branch_is_read_unless_it_is_left_out(
         bare = registry.load(place, priors=False, stages=QUIET)
         assert whole.defaults.priors and not bare.defaults.priors
         assert whole.name == bare.name == "pi3x"
-        assert shapes(whole.model) == shapes(abstract_pi3x(PI3X_TINY))
-        assert shapes(bare.model) == shapes(abstract_pi3x(BARE))
+        assert shapes(whole.model) == targets_of(PI3X_TINY)
+        assert shapes(bare.model) == targets_of(BARE)
         known = dict.fromkeys(range(2), np.eye(4))
         with pytest.raises(InputError, match=r"pi3x works from images alone; .* priors=True"):
             bare.reconstruct(np.zeros((2, 28, 28, 3), np.uint8), poses=known)
@@ -130,7 +142,7 @@ def test_weights_without_the_branch(
     for place in (file, tmp_path / "native"):
         for priors in (True, False):
             bare = registry.load(place, priors=priors, stages=QUIET)
-            assert shapes(bare.model) == shapes(abstract_pi3x(BARE))
+            assert shapes(bare.model) == targets_of(BARE)
             assert not bare.defaults.priors
 
 
@@ -149,9 +161,9 @@ def test_shapes_without_weights(tiny: ModelEntry) -> None:
     for priors in (True, False):
         pipeline = registry.load_abstract("pi3x", priors=priors)
         assert pipeline.defaults.priors is priors
-        assert (
-            checkpoint.flatten(pipeline.model).keys() == shapes(abstract_pi3x(BARE)).keys()
-        ) is (not priors)
+        assert (checkpoint.flatten(pipeline.model).keys() == targets_of(BARE).keys()) is (
+            not priors
+        )
 
 
 def test_models_without_such_a_part_do_not_mind(tiny: ModelEntry) -> None:

@@ -20,6 +20,7 @@ from huggingface_hub import constants
 
 import jaxrecon
 import jaxrecon.hub
+from abstract_models import shapes_found_once
 from convert.engine import plan
 from drawn_weights import drawn
 from golden_data import GOLDEN
@@ -45,6 +46,12 @@ MINI = registry.MODELS["pi3-mini"]
 KNOWN = ", ".join(registry.FAMILIES)
 NAMES = ", ".join(registry.MODELS)
 QUIET = Stages(quiet=True)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def once() -> Iterator[None]:
+    with shapes_found_once():
+        yield
 
 
 @pytest.fixture(scope="session")
@@ -358,7 +365,7 @@ def halves(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("shipped") / "pi3-mini"
     entry = replace(MINI, config=PI3_TINY)
     model = drawn(lambda: Pi3(PI3_TINY, dtype=jnp.bfloat16, rngs=nnx.Rngs(0)))
-    model = jax.tree.map(lambda leaf: leaf.astype(jnp.bfloat16), model)
+    model = jax.tree.map(lambda leaf: np.asarray(leaf).astype(jnp.bfloat16), model)
     checkpoint.save(model, folder, entry.header)
     return folder
 
@@ -391,7 +398,8 @@ class TestBundled:
         wanted = checkpoint.flatten(registry.PI3_FAMILY.abstract(PI3_TINY, dtype))
         for path, leaf in leaves.items():
             assert leaf.dtype == wanted[path].dtype, path
-            np.testing.assert_array_equal(leaf.astype(jnp.bfloat16), stored[path], err_msg=path)
+            half = np.asarray(leaf).astype(jnp.bfloat16)
+            np.testing.assert_array_equal(half, stored[path], err_msg=path)
         for path in ("encoder.norm.scale", "trunk.frame_blocks.scale1.gamma", "point_head.kernel"):
             assert leaves[path].dtype == jnp.float32
 
