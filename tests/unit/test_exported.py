@@ -220,10 +220,16 @@ def test_sparse_attention_for_a_gpu_that_is_not_here(
 
 
 @pytest.mark.parametrize(
-    ("dtype", "block_q", "slow"),
-    [("bfloat16", 128, False), ("bfloat16", 96, True), ("float32", 128, True)],
+    ("dtype", "block_q", "slow", "kind"),
+    [
+        ("bfloat16", 128, False, None),
+        ("bfloat16", 96, True, None),
+        ("float32", 128, True, None),
+        ("bfloat16", 128, False, "NVIDIA A100-SXM4-80GB"),
+        pytest.param("bfloat16", 96, True, "NVIDIA A100-SXM4-80GB", marks=pytest.mark.thorough),
+        pytest.param("float32", 128, True, "NVIDIA A100-SXM4-80GB", marks=pytest.mark.thorough),
+    ],
 )
-@pytest.mark.parametrize("kind", [None, "NVIDIA A100-SXM4-80GB"])
 def test_slow_sparse_attention_is_told(
     pipeline: Pipeline,
     half: Pipeline,
@@ -239,14 +245,16 @@ def test_slow_sparse_attention_is_told(
 
 
 def test_sparse_attention_for_a_tpu_that_is_not_here(half: Pipeline, tmp_path: Path) -> None:
-    arguments: dict[str, Any] = {"views": 4, "size": (WIDTH, HEIGHT), "platforms": ("cpu", "tpu")}
+    arguments: dict[str, Any] = {"views": 4, "size": (WIDTH, HEIGHT)}
     arguments["attention"] = jaxrecon.SparseAttention()
-    jaxrecon.export_program(half, tmp_path / "both", **arguments)
+    jaxrecon.export_program(half, tmp_path / "both", platforms=("cpu", "tpu"), **arguments)
     programs = read_record(tmp_path / "both").programs
     assert programs["cpu"].custom_calls == ("lapack_sgesdd_ffi",)
     assert "tpu_custom_call" in programs["tpu"].custom_calls
     with pytest.raises(InputError, match="device_kind='TPU v0' is no TPU that JAX knows"):
-        jaxrecon.export_program(half, tmp_path / "new", **arguments, device_kind="TPU v0")
+        jaxrecon.export_program(
+            half, tmp_path / "new", **arguments, platforms=("tpu",), device_kind="TPU v0"
+        )
 
 
 def test_kernels_of_another_gpu_are_refused(folder: Path, tmp_path: Path) -> None:
