@@ -78,12 +78,41 @@ def test_temporaries_grow_with_views_and_pixels(native: Path, plan: jaxrecon.Mem
         assert larger.needs.outputs == pytest.approx(2 * plan.needs.outputs, rel=0.02)
 
 
-def test_the_plan_is_that_of_the_program_that_runs(pipeline: Pipeline, native: Path) -> None:
+def test_the_plan_is_that_of_the_program_that_runs(
+    pipeline: Pipeline, plan: jaxrecon.MemoryPlan
+) -> None:
+    pipeline.reconstruct(np.zeros((4, SIZE[1], SIZE[0], 3), np.uint8), resolution=SIZE[0])
+    (ran,) = programs_of(pipeline).values()
+    assert plan.needs == needs_of(ran)
+
+
+def test_views_share_a_program_in_the_plan_as_they_run(
+    pipeline: Pipeline, native: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """17 that of 18."""
+    asked: list[Any] = []
+
+    def lower(_: Executor, *wanted: Any) -> Any:
+        asked.append(wanted)
+        raise InputError("not compiled")
+
+    monkeypatch.setattr(Executor, "lower", lower)
+    with pytest.raises(InputError, match="not compiled"):
+        jaxrecon.memory_plan(native, views=17, size=(28, 28), dtype="float32")
+    with pytest.raises(InputError, match="not compiled"):
+        pipeline.reconstruct(np.zeros((17, 28, 28, 3), np.uint8), resolution=28)
+    planned, ran = asked
+    assert planned == ran and planned[0] == (18, 28, 28, 3)
+
+
+@pytest.mark.thorough
+def test_the_plan_of_views_that_share_a_program(pipeline: Pipeline, native: Path) -> None:
     """17 views share the program of 18."""
+    fresh = without_programs(pipeline)
     plan = jaxrecon.memory_plan(native, views=17, size=(28, 28), dtype="float32")
     assert plan.compiled_views == 18
-    pipeline.reconstruct(np.zeros((17, 28, 28, 3), np.uint8), resolution=28)
-    (ran,) = programs_of(pipeline).values()
+    fresh.reconstruct(np.zeros((17, 28, 28, 3), np.uint8), resolution=28)
+    (ran,) = programs_of(fresh).values()
     assert plan.needs == needs_of(ran)
 
 
