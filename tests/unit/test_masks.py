@@ -165,10 +165,11 @@ def test_masked_pixels_never_leave(pipeline: Pipeline, tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ["colmap", "nerfstudio"])
 def test_a_photo_whose_name_leaves_no_room_for_its_masks(pipeline, tmp_path, name) -> None:
     """COLMAP calls the mask of `a.jpg` `a.jpg.png`, which the file system may not hold."""
-    photo = save_photo(tmp_path / f"{'x' * 250}.png", SIZE, 1)
+    names = "a.png", f"{'x' * 250}.png"
+    photos = [str(save_photo(tmp_path / name, SIZE, 1)) for name in names]
     given: dict[str, Any] = {"resolution": 42, "min_confidence": 0.0, "edge_rtol": None}
-    recon = pipeline.reconstruct([str(photo)], masks=[left_half()], **given)
+    recon = pipeline.reconstruct(photos, masks=[left_half()] * 2, **given)
     with pytest.raises(OutputError, match=r"longer than the file system holds.*258 bytes"):
         recon.save(tmp_path / "out", format=name)
-    assert os.listdir(tmp_path) == [photo.name]
+    assert sorted(os.listdir(tmp_path)) == list(names)
     recon.save(tmp_path / "out", format=name, size="processed")

@@ -69,16 +69,16 @@ class TestPriors:
         assert len({float(np.sum(recon.points_world)) for recon in everything}) == len(everything)
 
     def test_the_first_known_camera_lies_where_it_is(self, pipeline: Pipeline) -> None:
-        recon = pipeline.reconstruct(PIXELS, **GIVEN, poses={1: POSES[1], 4: POSES[4]})
+        recon = pipeline.reconstruct(PIXELS, resolution=SIDE, poses={1: POSES[1], 4: POSES[4]})
         np.testing.assert_allclose(recon.world_from_camera[1], POSES[1], atol=1e-5)
 
     def test_one_pose_places_the_scene_and_tells_the_network_nothing(
         self, pipeline: Pipeline
     ) -> None:
         """Beside a camera, so that both run the program that takes priors."""
-        alone = pipeline.reconstruct(PIXELS, **GIVEN, intrinsics={0: MATRIX}).numpy()
+        alone = pipeline.reconstruct(PIXELS, resolution=SIDE, intrinsics={0: MATRIX}).numpy()
         given: dict[str, Any] = {"intrinsics": {0: MATRIX}, "poses": {2: POSES[2]}}
-        placed = pipeline.reconstruct(PIXELS, **GIVEN, **given).numpy()
+        placed = pipeline.reconstruct(PIXELS, resolution=SIDE, **given).numpy()
         np.testing.assert_array_equal(placed.points_camera, alone.points_camera)
         np.testing.assert_allclose(placed.world_from_camera[2], POSES[2], atol=1e-5)
 
@@ -104,8 +104,8 @@ class TestUpstreamsRules:
     """What its examples make of points, in both of their ways."""
 
     def test_edges_of_depth_and_normals_within_what_is_confident(self, pipeline: Pipeline) -> None:
-        """The default: since May 2026."""
-        recon = pipeline.reconstruct(PIXELS, resolution=SIDE)
+        """The default: since May 2026. With a camera, so that it runs the program from above."""
+        recon = pipeline.reconstruct(PIXELS, resolution=SIDE, intrinsics={0: MATRIX})
         confident = np.asarray(recon.confidence) > 0.1
         points, keep = jnp.asarray(recon.points_camera), jnp.asarray(confident)
         edges = np.asarray(jax.jit(geometry.depth_normal_edges)(points, mask=keep))
