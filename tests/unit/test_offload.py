@@ -42,7 +42,14 @@ def test_what_the_trunk_finds_waits_on_the_host(name: str) -> None:
     aside, back = moves(replace(plain, offload=True))
     assert aside >= 2, "the buffer of all layers, and what each adds"
     assert back >= 1
-    assert moves(plain) == (0, 0)
+
+
+@pytest.mark.parametrize(
+    "name", ["pi3", *(pytest.param(x, marks=pytest.mark.thorough) for x in FAMILIES if x != "pi3")]
+)
+def test_nothing_waits_there_unless_asked(name: str) -> None:
+    make, resize = FAMILIES[name]
+    assert moves(Pipeline(nnx.eval_shape(make), name, resize)) == (0, 0)
 
 
 @pytest.mark.thorough
