@@ -155,7 +155,7 @@ def programs_are_let_go() -> Iterator[None]:
     Until then programs stay: modules share many small ones.
     """
     yield
-    if mapped_regions() > 20_000:
+    if mapped_regions() > 30_000:
         let_go()
 
 

@@ -178,7 +178,11 @@ os.wait()
 
 class TestFork:
     @pytest.mark.parametrize(
-        ("parent", "told"), [("used", "start method spawn"), ("new", "unknown model 'absent'")]
+        ("parent", "told"),
+        [
+            ("used", "start method spawn"),
+            pytest.param("new", "unknown model 'absent'", marks=pytest.mark.thorough),
+        ],
     )
     def test_a_child_is_told_to_be_spawned(self, parent: str, told: str) -> None:
         env = fresh_process()

@@ -13,7 +13,7 @@ from jaxrecon.registry import MODELS, HubFile
 from pages import DOCS, PAGES, anchors, blocks, links
 from places import EXAMPLES, ROOT
 
-FIRST_PAGES = (ROOT / "README.md", DOCS / "index.md", DOCS / "getting-started.md")
+FIRST_PAGES = (ROOT / "README.md", DOCS / "index.md")
 REFERENCE = "\n".join(page.read_text() for page in (DOCS / "reference").glob("*.md"))
 PYTHON = [(page, block) for page in PAGES for block in blocks(page) if block.language == "python"]
 COMMANDS = [

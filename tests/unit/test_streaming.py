@@ -75,6 +75,7 @@ def test_each_view_loses_its_own_share(
     same(Reconstruction.load(folder), pipeline.reconstruct(pixels, **given))
 
 
+@pytest.mark.thorough
 def test_padding_views_are_not_written(pipeline: Pipeline, tmp_path: Path) -> None:
     """17 views run as 18."""
     pixels = np.random.default_rng(1).integers(0, 256, (17, 28, 28, 3), np.uint8)

@@ -138,6 +138,7 @@ def test_stopped_and_resumed_is_the_same_run(whole: Path, tmp_path: Path) -> Non
     assert steps == [line["step"] for line in read_log(whole / "log.jsonl")]
 
 
+@pytest.mark.thorough
 def test_killed_and_resumed_is_the_same_run(whole: Path, tmp_path: Path) -> None:
     """SIGKILL in the steps after a checkpoint."""
     script = (
