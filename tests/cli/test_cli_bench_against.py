@@ -68,6 +68,7 @@ def test_its_rows_follow_ours(
     assert (tmp_path / "bench.png").stat().st_size > 1000
 
 
+@pytest.mark.thorough
 def test_without_a_dense_row_there_is_no_ratio(
     tiny_pi3: None, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -170,6 +171,7 @@ def test_jax_takes_no_device_before_the_original_has_ended(tmp_path: Path) -> No
 _STARTED = "import pathlib; pathlib.Path({path!r}).write_text(str(os.getpid())); time.sleep(60)"
 
 
+@pytest.mark.thorough
 def test_an_interrupt_ends_it(tmp_path: Path) -> None:
     started = tmp_path / "pid"
     folder = write_pi3(tmp_path / "Pi3", _STARTED.format(path=str(started)))

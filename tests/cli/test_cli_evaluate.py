@@ -82,6 +82,7 @@ def test_json(run: Run, native: str) -> None:
     assert report["mean"]["abs_rel"] > 0
 
 
+@pytest.mark.thorough
 def test_photos_with_a_colmap_model(run: Run, native: str, tmp_path: Path) -> None:
     """Pairs are chosen by angle, as the points tell no overlap; the third view is turned by 90."""
     folder, half = write_pictures(tmp_path / "scene"), 0.5**0.5

@@ -41,6 +41,7 @@ def test_walls_are_all_around(some: RenderedScene) -> None:
     assert images.min() >= 0 and images.max() <= 1 and images.std() > 0.05
 
 
+@pytest.mark.thorough
 def test_a_view_does_not_depend_on_those_beside_it(walk: Walk, some: RenderedScene) -> None:
     (part,) = walk.render(slice(42, 43), height=HEIGHT, width=WIDTH, at_once=4)
     np.testing.assert_array_equal(part.depth_z[0], some.depth_z[2])

@@ -243,6 +243,7 @@ def test_damaged_folder(
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.thorough
 def test_a_folder_is_read_into_the_memory_of_its_arrays(pipeline: Pipeline, tmp_path: Path) -> None:
     pixels = np.zeros((12, 112, 112, 3), np.uint8)
     folder = pipeline.stream(pixels, tmp_path / "out", resolution=112)

@@ -228,6 +228,7 @@ def emptied(files: Iterator[Path]) -> None:
             file.write_bytes(b"")
 
 
+@pytest.mark.thorough
 def test_a_damaged_checkpoint_is_named(tmp_path: Path) -> None:
     train(small_config(), tmp_path, stop_after=0.0)
     emptied((tmp_path / "checkpoints" / "2").rglob("*"))
