@@ -36,15 +36,20 @@ QUICK := arguments compiling evaluation_metrics evaluation_sets extras family_re
 quick: $(VENV)/.ready
 	CHECK_ANNOTATIONS=1 $(BIN)/python -m pytest -q $(QUICK:%=tests/unit/test_%.py)
 
-$(VENV)/.installed: pyproject.toml
+EXTRAS := eval,mesh,train,video
+
+$(VENV)/.made: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
 	$(PIP) --upgrade pip
-	$(PIP) --editable ".[eval,mesh,train,video]"
 	touch $@
 
-$(VENV)/.ready: $(VENV)/.installed
-	$(PIP) --editable ".[dev]"
+$(VENV)/.installed: $(VENV)/.made
+	$(PIP) --editable ".[$(EXTRAS)]"
 	touch $@
+
+$(VENV)/.ready: $(VENV)/.made
+	$(PIP) --editable ".[$(EXTRAS),dev]"
+	touch $(VENV)/.installed $@
 
 docs: $(VENV)/.docs
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict

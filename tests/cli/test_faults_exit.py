@@ -30,9 +30,16 @@ def shell(command: str) -> subprocess.CompletedProcess[str]:
 
 class TestStreams:
     @pytest.mark.parametrize(
-        "command", ["--help", pytest.param("models", marks=pytest.mark.thorough), "models --json"]
+        ("command", "where"),
+        [
+            ("--help", "> /dev/full"),
+            ("--help", ">&-"),
+            ("models --json", "> /dev/full"),
+            pytest.param("models --json", ">&-", marks=pytest.mark.thorough),
+            pytest.param("models", "> /dev/full", marks=pytest.mark.thorough),
+            pytest.param("models", ">&-", marks=pytest.mark.thorough),
+        ],
     )
-    @pytest.mark.parametrize("where", ["> /dev/full", ">&-"])
     def test_output_that_cannot_be_written(self, command: str, where: str) -> None:
         run = shell(f"$J {command} {where}")
         assert run.returncode == 2

@@ -212,7 +212,10 @@ def full_after(written: int) -> Callable[..., None]:
 class TestResuming:
     """A run that was ended is taken up by the next, to the same bytes."""
 
-    @pytest.mark.parametrize("written", [0, 1, 4, 5, 9, 16])
+    @pytest.mark.parametrize(
+        "written",
+        [0, 4, 16, *(pytest.param(count, marks=pytest.mark.thorough) for count in (1, 5, 9))],
+    )
     def test_after_an_error(
         self, pipeline: Pipeline, written: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:

@@ -255,6 +255,7 @@ def test_a_folder_is_read_into_the_memory_of_its_arrays(pipeline: Pipeline, tmp_
     assert peak < 1.5 * size
 
 
+@pytest.mark.thorough
 def test_views_of_several_sizes_in_a_folder(
     pipeline: Pipeline, pixels: np.ndarray, tmp_path: Path
 ) -> None:
