@@ -414,6 +414,7 @@ class TestConversion:
             )
 
     @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc/self/status")
+    @pytest.mark.thorough
     def test_memory_holds_one_parameter_at_a_time(self, tmp_path: Path) -> None:
         """A conversion of 200 MiB, and reading it back, stay below 1.5 parameters of 40 MiB."""
         done = subprocess.run(

@@ -445,6 +445,7 @@ def test_a_step_that_does_not_fit_is_refused(
         train(config, tmp_path)
 
 
+@pytest.mark.thorough
 def test_batches_that_the_devices_cannot_share_are_refused(tmp_path: Path) -> None:
     script = (
         "import sys; from plane_scenes import *; use_planes()\ntrain(small_config(), sys.argv[1])"
