@@ -39,10 +39,15 @@ def main() -> None:
         seconds, needs = time.perf_counter() - start, memory(program)
         row = f"{told['views']:5}  {told['ratio']:7.0%}  {seconds:7.3f}"
         print(f"{row}  {needs['peak']:6.2f}  {needs['plan']:6.2f}", end="  ", flush=True)
-        exchange, rest = exchange_of(once)
-        whole, waited = covered([*exchange, *rest]), covered(exchange)
-        alone = whole - covered(rest)
-        print(f"{waited:8.3f}  {waited / whole:5.1%}  {alone / whole:5.1%}", flush=True)
+        waited, share, alone = exchanging(once)
+        print(f"{waited:8.3f}  {share:5.1%}  {alone:5.1%}", flush=True)
+
+
+def exchanging(run: Callable[[], None]) -> tuple[float, float, float]:
+    """Seconds that NCCL's kernels ran, their share of the run, and that of them running alone."""
+    exchange, rest = exchange_of(run)
+    whole, waited = covered([*exchange, *rest]), covered(exchange)
+    return waited, waited / whole, (whole - covered(rest)) / whole
 
 
 def exchange_of(run: Callable[[], None]) -> tuple[Spans, Spans]:

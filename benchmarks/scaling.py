@@ -114,7 +114,7 @@ def start(job: Job, mine: list[str], output: Path) -> subprocess.Popen[bytes]:
 
 def measure(options: argparse.Namespace, job: Job) -> None:
     """Prints a row for each of the job's programs."""
-    from benchmark_exchange import covered, exchange_of
+    from benchmark_exchange import exchanging
     from benchmark_models import memory, prepared
 
     given = {"orders": ["pca_tree"], "ways": [], "offload": False}
@@ -125,10 +125,7 @@ def measure(options: argparse.Namespace, job: Job) -> None:
         row = told | {"model": job.model, "devices": job.devices} | memory(program)
         row["seconds"] = time.perf_counter() - begin
         if job.devices > 1:
-            exchange, rest = exchange_of(once)
-            whole = covered([*exchange, *rest])
-            row["exchange"] = covered(exchange) / whole
-            row["alone"] = 1 - covered(rest) / whole
+            _, row["exchange"], row["alone"] = exchanging(once)
         print(json.dumps(row), flush=True)
 
 
