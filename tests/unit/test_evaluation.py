@@ -37,6 +37,17 @@ def bumpy_depth(poses: np.ndarray) -> np.ndarray:
     return depth.astype(np.float32)
 
 
+def with_third_turned(truth: GroundTruth, degrees: float) -> np.ndarray:
+    """Its poses, of which the third is turned about the vertical axis."""
+    poses, turn = np.array(truth.world_from_camera), np.radians(degrees)
+    poses[2, :3, :3] = [
+        [np.cos(turn), 0, np.sin(turn)],
+        [0, 1, 0],
+        [-np.sin(turn), 0, np.cos(turn)],
+    ]
+    return poses
+
+
 def make_truth(xs: tuple[float, ...] = (0.0, 0.3, 0.5, 0.9), **changes: Any) -> GroundTruth:
     """Cameras beside each other in front of a bumpy wall."""
     poses = np.tile(np.eye(4), (len(xs), 1, 1))
@@ -204,13 +215,7 @@ class TestEvaluate:
 
     def test_only_pairs_turned_by_little_count(self) -> None:
         truth = make_truth((0.0, 0.5, 1.0))
-        poses = np.array(truth.world_from_camera)
-        turn = np.radians(40.0)
-        poses[2, :3, :3] = [
-            [np.cos(turn), 0, np.sin(turn)],
-            [0, 1, 0],
-            [-np.sin(turn), 0, np.cos(turn)],
-        ]
+        poses = with_third_turned(truth, 40.0)
         recon, truth = reconstruction(truth), replace(truth, world_from_camera=poses)
         near = judge(recon, truth, min_overlap=0.0, max_angle=39.0)
         assert near.scenes[0].pairs == 1
@@ -231,13 +236,7 @@ class TestEvaluate:
         """Few pixels of depth are seen by two views, so overlap would leave no pair."""
         truth = make_truth((0.0, 0.5, 1.0))
         recon, truth = reconstruction(truth), form(truth)
-        poses = np.array(truth.world_from_camera)
-        turn = np.radians(70.0)
-        poses[2, :3, :3] = [
-            [np.cos(turn), 0, np.sin(turn)],
-            [0, 1, 0],
-            [-np.sin(turn), 0, np.cos(turn)],
-        ]
+        poses = with_third_turned(truth, 70.0)
         truth = replace(truth, world_from_camera=poses)
         report = judge(recon, truth)
         scene = report.scenes[0]
