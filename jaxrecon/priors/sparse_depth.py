@@ -57,6 +57,11 @@ class SparseDepth:
         return np.where(np.isfinite(found), found, 0)
 
 
+def points_if_sparse(depth_z: Float[np.ndarray, "H W"]) -> Float[np.ndarray, "H W"] | SparseDepth:
+    """A depth map, or its known pixels where they are few."""
+    return SparseDepth.of_map(depth_z) if is_sparse([depth_z]) else depth_z
+
+
 def is_sparse(maps: Iterable[Float[np.ndarray, "_ _"]]) -> bool:
     """Whether of the pixels of maps in which some are known few are: see `SPARSE_SHARE`."""
     counts = [(int((map_ > 0).sum()), map_.size) for map_ in maps]

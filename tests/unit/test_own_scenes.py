@@ -15,14 +15,16 @@ import pytest
 from colmap_models import Camera, Image, Model
 from jaxrecon import checkpoint
 from jaxrecon.errors import InputError, OutputError
+from jaxrecon.evaluation.sampling import processed_depth
 from jaxrecon.images import PixelTransform
 from jaxrecon.models import PI3
 from jaxrecon.priors import SparseDepth
+from jaxrecon.priors.sparse_depth import points_if_sparse
 from jaxrecon.progress import Stages
 from jaxrecon.training import Bucket, TrainConfig, loop, plan, programs, step, train
 from jaxrecon.training.log import read_log
 from jaxrecon.training.own import OwnData, read_own_data
-from jaxrecon.training.own.resized import Room, covering, nearest_views, resized_depth
+from jaxrecon.training.own.resized import Room, covering, nearest_views
 from jaxrecon.training.step import make_data_mesh
 from own_folders import cameras, write_pictures, write_planes
 from plane_scenes import render_planes, small_config
@@ -85,7 +87,7 @@ def test_cameras_and_depth_follow_pictures_that_are_cut(scene: Path) -> None:
 def test_sparse_depth_is_not_lost_when_pictures_shrink() -> None:
     depth = np.zeros((28, 42), np.float32)
     depth[3, 5], depth[2, 5], depth[27, 41] = 2, 3, 7
-    small = resized_depth(depth, PixelTransform.stretch((42, 28), (21, 14)))
+    small = processed_depth(points_if_sparse(depth), PixelTransform.stretch((42, 28), (21, 14)))
     assert np.argwhere(small).tolist() == [[1, 2], [13, 20]]
     assert (small[1, 2], small[13, 20]) == (2, 7)
 
@@ -93,7 +95,7 @@ def test_sparse_depth_is_not_lost_when_pictures_shrink() -> None:
 def test_no_place_of_sparse_depth_is_lost_either() -> None:
     places = np.array([[5.4, 3.3], [5.0, 2.0], [41.4, 27.4]])
     depth = SparseDepth((42, 28), places, np.array([2, 3, 7], np.float32))
-    small = resized_depth(depth, PixelTransform.stretch((42, 28), (21, 14)))
+    small = processed_depth(depth, PixelTransform.stretch((42, 28), (21, 14)))
     assert np.argwhere(small).tolist() == [[1, 2], [13, 20]]
     assert (small[1, 2], small[13, 20]) == (2, 7)
 

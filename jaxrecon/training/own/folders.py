@@ -15,6 +15,7 @@ from jaxrecon.images import view_names, view_sizes
 from jaxrecon.images.listing import folder_images
 from jaxrecon.priors import SparseDepth, ViewPriors, read_sparse_depths, read_view_priors
 from jaxrecon.priors.chosen import chosen_images, file_beside_images, left_out
+from jaxrecon.priors.sparse_depth import points_if_sparse
 from jaxrecon.priors.validation import checked_depth, checked_intrinsics, checked_pose
 from jaxrecon.progress import Stages
 from jaxrecon.reading import is_folder
@@ -36,7 +37,7 @@ class OwnScene:
       intrinsics: in pixels of the upright images, by the number of the view.
       poses: camera to world, by the number of the view, the first of them at the origin.
       depths: along the optical axis, 0 where unknown, by the number of the view; of a COLMAP model
-        at its points.
+        at its points, and of a map at its known pixels where they are few.
     """
 
     name: str
@@ -90,9 +91,10 @@ def read_own_scene(folder: Path, stages: Stages) -> OwnScene:
                 f"{SMALLEST_SIDE} pixels a side"
             )
     _check_distinct(files)
-    priors = read_view_priors(source, view_names(files), sizes=sizes)
+    names = view_names(files)
+    priors = read_view_priors(source, names, sizes=sizes)
     scene = _checked(folder, source, tuple(files), tuple(sizes), priors)
-    points = read_sparse_depths(source, view_names(files), sizes=sizes)
+    points = read_sparse_depths(source, names, sizes=sizes)
     return replace(scene, depths=points) if points else scene
 
 
@@ -168,7 +170,9 @@ def _checked(
             }
         ),
         depths={
-            view: checked_depth(depth, sizes[view], f"{source}: depths: view {view}")
+            view: points_if_sparse(
+                checked_depth(depth, sizes[view], f"{source}: depths: view {view}")
+            )
             for view, depth in maps.items()
         },
     )

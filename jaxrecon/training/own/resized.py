@@ -20,7 +20,7 @@ from jaxrecon.images.resize import Fit
 from jaxrecon.images.resizing import worker_count
 from jaxrecon.images.sources import open_source
 from jaxrecon.machine import machine_memory
-from jaxrecon.priors.sparse_depth import SparseDepth, is_sparse
+from jaxrecon.priors import SparseDepth
 from jaxrecon.training.own.folders import OwnScene
 
 type Size = tuple[int, int]
@@ -114,13 +114,14 @@ def resized_scene(scene: OwnScene, sizes: Sequence[Size], room: Room) -> Resized
     for view, pose in scene.poses.items():
         poses[view] = pose
     known = np.isin(np.arange(views), list(scene.poses))
+    dense = [view for view, depth in scene.depths.items() if not isinstance(depth, SparseDepth)]
     return ResizedScene(
         name=scene.name,
         sized=sized,
         poses=poses.astype(np.float32),
         has_pose=known,
         has_rays=np.isin(np.arange(views), list(scene.intrinsics)),
-        is_dense=np.isin(np.arange(views), _dense_views(scene)),
+        is_dense=np.isin(np.arange(views), dense),
         nearest=nearest_views(poses, known, _mean_depth(scene)),
     )
 
@@ -141,7 +142,7 @@ def _fill(
         fit = Fit(partial(covering, size=(width, height)))
         views.images[view], transform = fit.apply(image)
         if view in scene.depths:
-            views.depth_z[view] = resized_depth(scene.depths[view], transform)
+            views.depth_z[view] = processed_depth(scene.depths[view], transform)
         if view in scene.intrinsics:
             views.intrinsics[view] = transform.intrinsics_from_original(scene.intrinsics[view])
 
@@ -154,27 +155,6 @@ def covering(original: tuple[int, int], size: tuple[int, int]) -> PixelTransform
     scale = max(new / old for old, new in zip(original, size, strict=True))
     width, height = (max(round(old * scale), new) for old, new in zip(original, size, strict=True))
     return PixelTransform.stretch(original, (width, height)).centred(size)
-
-
-def resized_depth(
-    depth_z: Float[np.ndarray, "H W"] | SparseDepth, transform: PixelTransform
-) -> Float[np.ndarray, "H2 W2"]:
-    """Depth at the processed pixels; 0 where unknown.
-
-    It is that of the nearest original pixel, or point by point where few are known: see
-    `SparseDepth.processed`.
-    """
-    if not isinstance(depth_z, SparseDepth) and is_sparse([depth_z]):
-        depth_z = SparseDepth.of_map(depth_z)
-    return processed_depth(depth_z, transform)
-
-
-def _dense_views(scene: OwnScene) -> list[int]:
-    return [
-        view
-        for view, depth in scene.depths.items()
-        if not isinstance(depth, SparseDepth) and not is_sparse([depth])
-    ]
 
 
 def _mean_depth(scene: OwnScene) -> float | None:
