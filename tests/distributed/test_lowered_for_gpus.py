@@ -7,9 +7,8 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 import pytest
-from jax.sharding import AbstractMesh, AxisType
 
-from abstract_devices import H100
+from abstract_devices import mesh_of
 from jaxrecon import SparseAttention, registry
 from jaxrecon.nn.attention import AttentionFn
 from jaxrecon.nn.execution import INFERENCE
@@ -45,10 +44,7 @@ def test_heads_are_exchanged_for_views_in_the_kernel_for_hopper(
 ) -> None:
     pipeline = registry.load_abstract(family, dtype="bfloat16", attention=attention)
     key, _ = resolve(registry.model_entry(family).family.defaults, Request(), family)
-    types = (AxisType.Auto,) * len(devices)
-    mesh = AbstractMesh(
-        tuple(devices.values()), tuple(devices), axis_types=types, abstract_device=H100
-    )
+    mesh = mesh_of(devices)
     program = partial(scene_program, pipeline.attention, key, placement=Placement(INFERENCE, mesh))
     pixels = jax.ShapeDtypeStruct((1, VIEWS, 392, 518, 3), jnp.uint8)
     with jax.sharding.use_abstract_mesh(mesh):

@@ -52,8 +52,9 @@ def kernels() -> dict[str, list[str]]:
     import jax
     import jax.numpy as jnp
     from flax import nnx
-    from jax.sharding import AbstractDevice, AbstractMesh
+    from jax.sharding import AbstractDevice
 
+    from abstract_devices import here_is
     from jaxrecon import SparseAttention
     from jaxrecon.models import Pi3
     from tiny_models import PI3_TINY
@@ -65,7 +66,7 @@ def kernels() -> dict[str, list[str]]:
     found = {}
     for kind in ("NVIDIA H100 80GB HBM3", "NVIDIA A100-SXM4-80GB"):
         device = AbstractDevice(device_kind=kind, num_cores=132, platform="gpu")
-        with jax.sharding.use_abstract_mesh(AbstractMesh((), (), abstract_device=device)):
+        with here_is(device):
             run = jax.jit(lambda model, x: model(x, attention=SparseAttention()).points_world)
             text = run.trace(model, images).lower(lowering_platforms=("cuda",)).as_text()
         calls = ("mosaic_gpu", "triton", "@attention_xla")

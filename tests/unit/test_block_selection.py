@@ -11,10 +11,9 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from jax.sharding import AbstractMesh
 
 import golden_data
-from abstract_devices import H100
+from abstract_devices import here_is
 from one_program import one_program
 from pallas_kernels.block_selection import (
     Candidates,
@@ -259,7 +258,7 @@ def test_kernels_of_long_rows_lower(blocks: int, padded: bool) -> None:
     q, k = (jax.ShapeDtypeStruct((1, size, 2, 64), jnp.bfloat16) for size in (999, 64 * blocks))
     real = api.NumValid(jnp.int32(900), jnp.int32(64 * blocks - 99)) if padded else None
     select = partial(select_blocks, top_k=20, top_p=0.9, pool_q=32, num_valid=real)
-    with jax.sharding.use_abstract_mesh(AbstractMesh((), (), abstract_device=H100)):
+    with here_is():
         lowered = jax.jit(select).trace(q, k).lower(lowering_platforms=("cuda",))
     assert lowered.out_info.indices.dtype == jnp.int32
     assert all(f'"{kernel}"' in lowered.as_text() for kernel in ("block_scores", "block_selection"))
@@ -388,7 +387,7 @@ def test_kernels_lower(name: str | None, part: int, padded: bool, kernels: list[
     select = partial(
         select_blocks, top_k=20, top_p=0.9, pool_q=part, implementation=name, num_valid=real
     )
-    with jax.sharding.use_abstract_mesh(AbstractMesh((), (), abstract_device=H100)):
+    with here_is():
         text = jax.jit(select).trace(x, x).lower(lowering_platforms=("cuda",)).as_text()
     found = [kernel for kernel in ("block_scores", "block_selection") if f'"{kernel}"' in text]
     assert found == kernels
@@ -398,7 +397,7 @@ def test_kernels_lower(name: str | None, part: int, padded: bool, kernels: list[
 def test_what_the_scoring_kernel_cannot_do_xla_does() -> None:
     x = jax.ShapeDtypeStruct((1, 600, 2, 8), jnp.bfloat16)
     select = partial(select_blocks, top_k=2, block_q=256, pool_q=1)
-    with jax.sharding.use_abstract_mesh(AbstractMesh((), (), abstract_device=H100)):
+    with here_is():
         assert jax.eval_shape(select, x, x).counts.shape == (1, 2, 3)
         with pytest.raises(UnfitError, match="256 pooled queries a block are more than 128"):
             jax.eval_shape(partial(select, implementation="triton"), x, x)

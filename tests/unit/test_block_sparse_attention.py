@@ -14,10 +14,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from jax.experimental.pallas import mosaic_gpu as plgpu
 from jax.experimental.pallas import tpu as pltpu
-from jax.sharding import AbstractDevice, AbstractMesh
+from jax.sharding import AbstractDevice
 from jax.typing import DTypeLike
 
-from abstract_devices import H100
+from abstract_devices import H100, here_is
 from one_program import one_program
 from pallas_kernels.block_sparse_attention import (
     BlockMask,
@@ -450,7 +450,7 @@ def test_kernels_refuse_float64_as_the_caller_s_mistake(name: str, device: str |
 def on(device: AbstractDevice | None) -> AbstractContextManager[Any]:
     if device is None:
         return nullcontext()
-    return jax.sharding.use_abstract_mesh(AbstractMesh((), (), abstract_device=device))
+    return here_is(device)
 
 
 def qkv64(shape: tuple[int, ...]) -> Inputs:
@@ -512,7 +512,7 @@ def test_gpu_kernels_refuse_what_they_cannot_do(
     q, k, v = (jnp.asarray(x) for x in qkv(shape, dtype))
     mask = random_mask(shape, block_q=blocks[0], block_kv=blocks[1])
     with (
-        jax.sharding.use_abstract_mesh(AbstractMesh((), (), abstract_device=H100)),
+        here_is(),
         pytest.raises(UnfitError, match=message) as caught,
     ):
         block_sparse_attention(q, k, v, mask, implementation=name)
@@ -545,7 +545,7 @@ def lowered(
         )
     platform = "tpu" if device is TPU else "cuda"
     run = partial(block_sparse_attention, implementation=name, return_logsumexp=True)
-    with jax.sharding.use_abstract_mesh(AbstractMesh((), (), abstract_device=device)):
+    with here_is(device):
         return jax.jit(run).trace(q, k, k, lists).lower(lowering_platforms=(platform,)).as_text()
 
 
@@ -595,7 +595,7 @@ def test_the_hopper_kernel_lowers_as_tuned(options: dict[str, Any]) -> None:
     sizes |= {"q_length": tokens, "kv_length": tokens}
     mask = jax.eval_shape(lambda: full_mask(1, 16, **sizes))
     run = jax.jit(partial(attention_mosaic_gpu, scale=0.125, config=config))
-    with jax.sharding.use_abstract_mesh(AbstractMesh((), (), abstract_device=H100)):
+    with here_is():
         text = run.trace(q, q, q, mask).lower(lowering_platforms=("cuda",)).as_text()
     assert text.count("mosaic_gpu") >= 1
 
@@ -612,7 +612,7 @@ def test_the_best_backend_is_taken() -> None:
 
 
 def test_dense_attention_reads_no_lists() -> None:
-    with jax.sharding.use_abstract_mesh(AbstractMesh((), (), abstract_device=H100)):
+    with here_is():
         shape = jax.ShapeDtypeStruct((1, 512, 2, 64), jnp.bfloat16)
         run = partial(block_sparse_attention, mask=None, implementation="mosaic_gpu")
         assert "i32" not in str(jax.make_jaxpr(run)(shape, shape, shape).in_avals)

@@ -8,10 +8,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from jax.sharding import AbstractMesh
 from jax.typing import DTypeLike
 
-from abstract_devices import H100
+from abstract_devices import here_is
 from one_program import one_program
 from pallas_kernels.dense_attention import (
     IMPLEMENTATIONS,
@@ -112,7 +111,7 @@ MADE_BY = {"mosaic_gpu": "mosaic_gpu", "cudnn": "__cudnn$fmhaSoftmax"}
 def lowered(tokens: int, width: int, function: Callable[..., Any], *rest: jax.Array) -> set[str]:
     """Which kernels the program for an H100 calls."""
     shape = jax.ShapeDtypeStruct((1, tokens, 2, width), jnp.bfloat16)
-    with jax.sharding.use_abstract_mesh(AbstractMesh((), (), abstract_device=H100)):
+    with here_is():
         traced = jax.jit(function).trace(shape, shape, shape, *rest)
     text = traced.lower(lowering_platforms=("cuda",)).as_text()
     return {name for name, call in MADE_BY.items() if call in text}

@@ -11,12 +11,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
-from jax.sharding import AbstractMesh, AxisType
 
 import pallas_kernels.bias_gelu as gelu_package
 import pallas_kernels.qk_norm_rope as rope_package
 import pallas_kernels.residual_norm as norm_package
-from abstract_devices import H100
+from abstract_devices import here_is, mesh_of
 from drawn_weights import drawn
 from jaxrecon.models import Pi3
 from jaxrecon.nn.attention import attend_densely
@@ -210,7 +209,7 @@ def call_gelu(name: str | None = None) -> Callable[[Any], Any]:
 )
 def test_kernels_lower_for_a_gpu(call: Callable[[Any], Any], kernel: str) -> None:
     x = jax.ShapeDtypeStruct((500, 320), jnp.float32)
-    with jax.sharding.use_abstract_mesh(AbstractMesh((), (), abstract_device=H100)):
+    with here_is():
         text = (
             jax.jit(jax.value_and_grad(call)).trace(x).lower(lowering_platforms=("cuda",)).as_text()
         )
@@ -231,7 +230,7 @@ def test_a_backend_asked_for_by_name_runs_or_raises(call: Callable[..., Any]) ->
 
 @needs_triton
 def test_what_the_kernels_cannot_do_xla_does() -> None:
-    with jax.sharding.use_abstract_mesh(AbstractMesh((), (), abstract_device=H100)):
+    with here_is():
         wide = jax.ShapeDtypeStruct((500, 5000), jnp.float32)
         assert jax.eval_shape(call_norm(width=5000), wide).shape == ()
         with pytest.raises(UnfitError, match="width 5000 is beyond 4096"):
@@ -331,9 +330,7 @@ def test_a_trunk_for_a_gpu_is_made_of_them() -> None:
     model = jax.eval_shape(lambda: Pi3(config, dtype=jnp.bfloat16, rngs=nnx.Rngs(0)))
 
     def kernels(views: int, devices: int | None, execution: ExecutionConfig) -> list[str]:
-        shape, names = ((), ()) if devices is None else ((devices,), ("views",))
-        types = (AxisType.Auto,) * len(shape)
-        mesh = AbstractMesh(shape, names, axis_types=types, abstract_device=H100)
+        mesh = mesh_of({} if devices is None else {"views": devices})
         where = Placement(execution, None if devices is None else mesh)
 
         def run(model: Pi3, images: jax.Array) -> jax.Array:

@@ -7,9 +7,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from jax.sharding import AbstractMesh
 
-from abstract_devices import H100
+from abstract_devices import here_is
 from one_program import one_program
 from pallas_kernels.point_map_loss import Planes, Sums, point_map_loss
 from pallas_kernels.point_map_loss import reference as plain
@@ -115,7 +114,7 @@ def test_the_kernels_lower_for_a_gpu() -> None:
         return total(point_map_loss(planes, image, planes, mask)[0])
 
     image, mask = (jax.ShapeDtypeStruct((4, 224, 280), x) for x in (jnp.float32, jnp.bool_))
-    with jax.sharding.use_abstract_mesh(AbstractMesh((), (), abstract_device=H100)):
+    with here_is():
         traced = jax.jit(jax.value_and_grad(run)).trace(image, mask)
         text = traced.lower(lowering_platforms=("cuda",)).as_text()
     assert '"point_map_loss"' in text
