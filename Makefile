@@ -14,7 +14,7 @@ test: $(VENV)/.ready
 
 # The tests of every variant too, some of them with several devices, and annotations checked as
 # they run: hosted CI does this.
-test-all: $(VENV)/.ready
+test-all: $(VENV)/.notebook
 	CHECK_ANNOTATIONS=1 $(BIN)/python -m pytest -n 2 --dist worksteal -m "not slow"
 
 # Lint, types and the tests that compile next to nothing: before every commit.
@@ -50,6 +50,10 @@ $(VENV)/.installed: $(VENV)/.made
 $(VENV)/.ready: $(VENV)/.made
 	$(PIP) --editable ".[$(EXTRAS),dev]"
 	touch $(VENV)/.installed $@
+
+$(VENV)/.notebook: $(VENV)/.ready
+	$(PIP) --editable ".[notebook]"
+	touch $@
 
 docs: $(VENV)/.docs
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
