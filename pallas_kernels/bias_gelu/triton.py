@@ -1,9 +1,11 @@
 """Kernels for NVIDIA GPUs: each number is read once and written once.
 
 A program has some columns of some rows. Backwards it sums the bias's gradient over its rows; the
-sums of all programs are added up outside.
+sums of all programs are added up outside. Numbers of 16 bits take a shorter formula for the normal
+distribution, with which the kernel is as fast as memory.
 """
 
+from collections.abc import Callable
 from functools import partial
 from math import pi
 from typing import Any
@@ -22,6 +24,20 @@ WARPS = 4
 
 STEPS = 16
 """Tiles that a program goes over."""
+
+LOG2_TAIL = (
+    -1.0,
+    -1.15109186,
+    -0.45889023,
+    -0.0535469353,
+    0.00831808569,
+    -0.000885858836,
+    5.639563e-05,
+    -1.59717177e-06,
+)
+"""A polynomial, of rising powers, for the base-2 logarithm of the normal distribution's share above
+a number from 0 to 7: the one with the least largest error, 1e-5 of the share, of those that are
+exact at 0."""
 
 
 def bias_gelu_triton(
@@ -101,11 +117,15 @@ def _call(
 
 def _forwards(x_ref: Any, bias_ref: Any, out_ref: Any, *, shape: tuple[int, int]) -> None:
     bias, tiles = _bias_and_tiles(bias_ref, shape)
+    tail, furthest = _tail_of(out_ref.dtype)
 
     def step(number: Array, _: None) -> None:
         place, mask = tiles(number)
         x = plgpu.load(x_ref.at[place], mask=mask, other=0.0).astype(jnp.float32) + bias
-        plgpu.store(out_ref.at[place], (x * _normal(x)[0]).astype(out_ref.dtype), mask=mask)
+        # x * Phi(x), since Phi(x) is 1 - tail(x) of what is positive, and tail(-x) of the rest.
+        size = jnp.minimum(jnp.abs(x), furthest)
+        gelu = jnp.maximum(x, 0.0) - size * tail(size)
+        plgpu.store(out_ref.at[place], gelu.astype(out_ref.dtype), mask=mask)
 
     jax.lax.fori_loop(0, STEPS, step, None)
 
@@ -114,14 +134,16 @@ def _backwards(
     x_ref: Any, gradient_ref: Any, bias_ref: Any, out_ref: Any, sums_ref: Any, *, shape: Any
 ) -> None:
     bias, tiles = _bias_and_tiles(bias_ref, shape)
+    tail, furthest = _tail_of(out_ref.dtype)
 
     def step(number: Array, total: Array) -> Array:
         place, mask = tiles(number)
         x = plgpu.load(x_ref.at[place], mask=mask, other=0.0).astype(jnp.float32) + bias
         gradient = plgpu.load(gradient_ref.at[place], mask=mask, other=0.0).astype(jnp.float32)
         # gelu(x) = x * Phi(x), so its slope is Phi(x) + x * phi(x).
-        below, density = _normal(x)
-        gradient *= below + x * density
+        above = tail(jnp.minimum(jnp.abs(x), furthest))
+        density = jnp.exp(-0.5 * x * x) * (2 * pi) ** -0.5
+        gradient *= jnp.where(x < 0, above, 1 - above) + x * density
         plgpu.store(out_ref.at[place], gradient.astype(out_ref.dtype), mask=mask)
         return total + gradient
 
@@ -144,17 +166,31 @@ def _bias_and_tiles(bias_ref: Any, shape: tuple[int, int]) -> tuple[Array, Any]:
     return bias, tile
 
 
-def _normal(x: Array) -> tuple[Array, Array]:
-    """The normal distribution's share below `x`, to 1e-7, and its density.
+def _tail_of(dtype: Any) -> tuple[Callable[[Array], Array], float]:
+    """The normal distribution's share above a number, as precisely as the dtype needs, and up to
+    which number from 0 on it is asked for: what lies further is 1e-12 of it, or 1e-44."""
+    return (_tail_in_16_bits, 7.0) if jnp.dtype(dtype).itemsize <= 2 else (_tail, 14.0)
+
+
+def _tail(size: Array) -> Array:
+    """To 1e-7, half of 1 - erf(size / sqrt(2)).
 
     Source: Abramowitz and Stegun, Handbook of Mathematical Functions, 7.1.26.
     """
-    # Phi(x) = (1 + erf(x / sqrt(2))) / 2; the formula gives 1 - erf of numbers from 0 on.
-    size = jnp.abs(x) * (0.5**0.5)
+    size = size * (0.5**0.5)
     t = 1 / (1 + 0.3275911 * size)
-    polynomial = 1.061405429
-    for coefficient in (-1.453152027, 1.421413741, -0.284496736, 0.254829592):
-        polynomial = polynomial * t + coefficient
-    bell = jnp.exp(-size * size)
-    tail = 0.5 * polynomial * t * bell
-    return jnp.where(x < 0, tail, 1 - tail), bell * (2 * pi) ** -0.5
+    coefficients = (0.254829592, -0.284496736, 1.421413741, -1.453152027, 1.061405429)
+    return 0.5 * _polynomial(coefficients, t) * t * jnp.exp(-size * size)
+
+
+def _tail_in_16_bits(size: Array) -> Array:
+    """To 2e-5 of itself, an eighth of what float16 tells apart."""
+    return jnp.exp2(_polynomial(LOG2_TAIL, size))
+
+
+def _polynomial(coefficients: tuple[float, ...], x: Array) -> Array:
+    """By Horner's rule; coefficients of rising powers."""
+    *others, value = coefficients
+    for coefficient in reversed(others):
+        value = value * x + coefficient
+    return jnp.asarray(value)

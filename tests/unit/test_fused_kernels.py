@@ -173,6 +173,41 @@ def test_gelu_is_the_exact_one() -> None:
     np.testing.assert_allclose(found[:, 0], exact, rtol=0, atol=2e-6)
 
 
+@needs_triton
+@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16])
+def test_gelu_of_16_bits_is_rounded_as_if_exact(dtype: Any) -> None:
+    """Within 0.55 of the numbers that the type has next to each other, of the tails' too."""
+    x = jnp.linspace(-8, 8, 4001).astype(dtype)
+    real = np.asarray(x, np.float64)
+    half = np.vectorize(math.erfc)(-real / 2**0.5) / 2
+    exact = real * half
+    run = one_program(partial(gelu_triton.bias_gelu_triton, interpret=True))
+    found = np.asarray(run(x[:, None], jnp.zeros(1, dtype))[:, 0], np.float64)
+    # What float16 tells apart below its smallest normal number is a multiple of 2^-24. Beyond 7
+    # the outcome stays where it was.
+    smallest = 2.0**-24 if dtype == jnp.float16 else 2e-11
+    step = jnp.finfo(dtype).eps * 2.0 ** np.floor(np.log2(np.abs(exact) + 1e-300))
+    step = np.maximum(step, smallest)
+    assert (np.abs(found - exact) <= 0.55 * step).all()
+
+    run = one_program(partial(gelu_triton.gradients_triton, interpret=True))
+    slope = run(x[:, None], jnp.zeros(1, dtype), jnp.ones((4001, 1), dtype))[0]
+    density = np.exp(-real * real / 2) * (2 * math.pi) ** -0.5
+    found = np.asarray(slope[:, 0], np.float64)
+    np.testing.assert_allclose(found, half + real * density, rtol=0, atol=4e-3)
+
+
+@needs_triton
+@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16, jnp.float32])
+def test_gelu_of_huge_numbers_is_a_number(dtype: Any) -> None:
+    huge = float(jnp.finfo(dtype).max)
+    x = jnp.array([[huge], [jnp.inf], [-huge], [-jnp.inf]], dtype)
+    run = one_program(partial(gelu_triton.bias_gelu_triton, interpret=True))
+    found = np.asarray(run(x, jnp.zeros(1, dtype))[:, 0], np.float64)
+    np.testing.assert_array_equal(found[:2], [huge, np.inf])
+    np.testing.assert_allclose(found[2:], 0, atol=1e-11)
+
+
 def call_norm(name: str | None = None, width: int = 320) -> Callable[[Any], Any]:
     def call(x: jax.Array) -> jax.Array:
         norm = Norm(jnp.ones(width), jnp.zeros(width))
