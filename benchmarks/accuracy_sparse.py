@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 import jaxrecon
+from jaxrecon.choices import PRESETS
 from jaxrecon.evaluation import Report, Settings, evaluate, open_dataset
 from jaxrecon.nn.attention import AttentionFn
 from jaxrecon.pipeline import Pipeline
@@ -81,8 +82,8 @@ def draw(rows: list[tuple[str, float, dict[str, float]]], path: str) -> None:
     kinds: dict[str, list[Any]] = {}
     for row in rows[1:]:
         ratio, _, fields = row[0].partition(":")
-        by_views = row[0].startswith(("within", "key", "every", "dense"))
-        kind = row[0] if by_views else ("a ratio", "a ratio a layer")[ratio.startswith("(")]
+        named = row[0].startswith(("within", "key", "every", "dense", "budgets", *PRESETS))
+        kind = row[0] if named else ("a ratio", "a ratio a layer")[ratio.startswith("(")]
         kind = ", ".join([kind, *filter(None, fields.split(","))])
         kinds.setdefault(kind, rows[:1]).append(row)
     panels = figure.subplots(1, 3)

@@ -13,6 +13,9 @@ type AttentionName = Literal["auto", "fast", "sparse", "dense", "mosaic_gpu", "c
 type OrderName = Literal["pca_tree", "raster", "hilbert"]
 """In which order the patches of a scene are cut into blocks; see `jaxrecon.sparse.orders`."""
 
+type PresetName = Literal["early_most", "middle_spared", "late_spared"]
+"""How global layers share what block-sparse attention keeps; see `jaxrecon.sparse.presets`."""
+
 type JoinName = Literal["points", "poses"]
 """By what chunks of a sequence are joined; see `jaxrecon.pipeline.joins`."""
 
@@ -21,6 +24,7 @@ type GroupName = Literal["sim3", "se3"]
 
 ATTENTIONS: tuple[AttentionName, ...] = get_args(AttentionName.__value__)
 ORDERS: tuple[OrderName, ...] = get_args(OrderName.__value__)
+PRESETS: tuple[PresetName, ...] = get_args(PresetName.__value__)
 JOINS: tuple[JoinName, ...] = get_args(JoinName.__value__)
 GROUPS: tuple[GroupName, ...] = get_args(GroupName.__value__)
 

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from jaxrecon.choices import ATTENTIONS, ORDERS, layer_numbers
+from jaxrecon.choices import ATTENTIONS, ORDERS, PRESETS, layer_numbers
 from jaxrecon.cli.parser import Parser
 from jaxrecon.cli.process import say
 from jaxrecon.errors import InputError, WeightsError, one_line
@@ -297,8 +297,9 @@ def add_attention(parser: Parser, auto: str = "exact") -> None:
     seldom(
         "--sparse-budgets",
         default=argparse.SUPPRESS,
-        metavar="FILE",
-        help="block-sparse: shares by layer and head that `jaxrecon calibrate` measured",
+        metavar="BUDGETS",
+        help="block-sparse: a file of `jaxrecon calibrate`, or a preset by layer: "
+        f"{', '.join(PRESETS)}; with =0.9 for another mean share to skip than 0.75",
     )
     seldom(
         "--patch-order",

@@ -14,6 +14,7 @@ from jaxrecon.sparse.calibrated import (
 from jaxrecon.sparse.layout import BlockLayout, PatchOrder, Permutation
 from jaxrecon.sparse.named import FastAttention, attention_named, chosen_attention
 from jaxrecon.sparse.orders import HilbertOrder, PcaTreeOrder, RasterOrder, hilbert_order
+from jaxrecon.sparse.presets import PresetBudgets
 from jaxrecon.sparse.selectors import BlockSelector, TopKTopP
 from jaxrecon.sparse.view_selectors import KeyViews, WithinViews
 
@@ -30,6 +31,7 @@ __all__ = [
     "PatchOrder",
     "PcaTreeOrder",
     "Permutation",
+    "PresetBudgets",
     "RasterOrder",
     "SparseAttention",
     "TopKTopP",

@@ -1,15 +1,18 @@
 """Attention as options of a command line ask for it."""
 
+import os
 from collections.abc import Mapping
 from typing import Any
 
-from jaxrecon.choices import AttentionName
+from jaxrecon.checks import shown
+from jaxrecon.choices import PRESETS, AttentionName, meant
 from jaxrecon.errors import InputError
 from jaxrecon.nn.attention import AttentionFn
 from jaxrecon.sparse.attention import SparseAttention
 from jaxrecon.sparse.by_layer import within_views_in
-from jaxrecon.sparse.calibrated import read_budgets
+from jaxrecon.sparse.calibrated import CalibratedBudgets, read_budgets
 from jaxrecon.sparse.named import FastAttention
+from jaxrecon.sparse.presets import PresetBudgets, preset_named
 from jaxrecon.sparse.view_selectors import KeyViews
 
 _FIELDS = {
@@ -41,6 +44,24 @@ def attention_asked(given: Mapping[str, Any]) -> AttentionFn | AttentionName:
     return within_views_in(tuple(given["within_views"]), attention)
 
 
+def budgets_asked(text: str) -> CalibratedBudgets | PresetBudgets:
+    """The preset that this names (NAME or NAME=SHARE), or what the file of that name holds.
+
+    Raises:
+      InputError: there is neither, or its share or the file cannot be used.
+    """
+    preset = preset_named(text)
+    if preset is not None:
+        return preset
+    if not os.path.lexists(text):
+        raise InputError(
+            f"budgets: {shown(text)} is no preset, and there is no such file; choose one of "
+            f"{', '.join(PRESETS)}, or a file of `jaxrecon calibrate`"
+            f"{meant(text.partition('=')[0], PRESETS)}"
+        )
+    return read_budgets(text)
+
+
 def _of_all_layers(given: Mapping[str, Any]) -> AttentionFn | AttentionName:
     told = [name for name in (*_FIELDS, "key_views", "sparse_budgets") if name in given]
     if not told:
@@ -57,7 +78,7 @@ def _of_all_layers(given: Mapping[str, Any]) -> AttentionFn | AttentionName:
             f"{_option(rules[0])} does not go with {_option(rules[1])}; leave one of them out"
         )
     if "sparse_budgets" in given:
-        chosen["budgets"] = read_budgets(given["sparse_budgets"])
+        chosen["budgets"] = budgets_asked(given["sparse_budgets"])
     if "key_views" in given:
         chosen["selector"] = KeyViews(count=given["key_views"])
     sparse = SparseAttention(**chosen)

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from jaxrecon.checks import is_whole
-from jaxrecon.choices import ORDERS, OrderName, meant
+from jaxrecon.choices import ORDERS, PRESETS, OrderName, PresetName, meant
 from jaxrecon.deprecation import warn_renamed
 from jaxrecon.errors import InputError
 from jaxrecon.nn.attention import AttentionStats, Count, TokenLayout, attend_densely
@@ -18,6 +18,7 @@ from jaxrecon.sparse.budgets import Budget
 from jaxrecon.sparse.calibrated import CalibratedBudgets
 from jaxrecon.sparse.layout import BlockLayout, PatchOrder, SpecialTokens, TokenOrders
 from jaxrecon.sparse.orders import NAMED_ORDERS
+from jaxrecon.sparse.presets import PresetBudgets
 from jaxrecon.sparse.replicas import own_rows
 from jaxrecon.sparse.selectors import BlockSelector, TopKTopP
 from pallas_kernels.block_selection import Pooling, attend_to_skipped, merged_with_skipped
@@ -57,8 +58,9 @@ class SparseAttention:
       implementation: a backend of `block_sparse_attention`; the best one if not given.
       selector: a policy of its own, in place of `TopKTopP`. One that goes by views has
         `needs_views_apart = True`, and goes with no order that mixes them.
-      budgets: what a file of `jaxrecon calibrate` holds (`read_budgets`), in place of a ratio and
-        a threshold: the ratio is then theirs, and there is no threshold.
+      budgets: in place of a ratio and a threshold, the name of a preset by layer or one with
+        another mean share (`PresetBudgets`), or what a file of `jaxrecon calibrate` holds
+        (`read_budgets`): the ratio is then theirs, and there is no threshold.
 
     Raises:
       InputError: a value is out of range, or two do not go together; when called, a budget's
@@ -77,7 +79,7 @@ class SparseAttention:
     compensation_q: int | None = None
     implementation: str | None = None
     selector: BlockSelector | None = None
-    budgets: CalibratedBudgets | None = None
+    budgets: CalibratedBudgets | PresetBudgets | PresetName | None = None
     rest_q: InitVar[int | None] = None
 
     def __post_init__(self, rest_q: int | None) -> None:
@@ -104,11 +106,17 @@ class SparseAttention:
             raise self._mixed()
 
     def _take_budgets(self) -> None:
-        """Has the ratio of measured budgets, if there are any."""
-        if self.budgets is None:
+        """Has the ratio of measured budgets or of a preset, if there are any."""
+        budgets = PresetBudgets(self.budgets) if isinstance(self.budgets, str) else self.budgets
+        if budgets is None:
             return
+        if not isinstance(budgets, CalibratedBudgets | PresetBudgets):
+            raise InputError(
+                f"budgets: found {type(budgets).__name__}; give read_budgets(FILE), a preset, or "
+                f"the name of one: {', '.join(PRESETS)}"
+            )
         given = (self.sparse_ratio, self.cdf_threshold)
-        own = (self.budgets.sparse_ratio, None)
+        own = (budgets.sparse_ratio, None)
         usual = tuple(getattr(SparseAttention, name) for name in ("sparse_ratio", "cdf_threshold"))
         if given not in (own, usual) or self.selector is not None:
             raise InputError(
@@ -117,6 +125,7 @@ class SparseAttention:
             )
         for name, value in zip(("sparse_ratio", "cdf_threshold"), own, strict=True):
             object.__setattr__(self, name, value)
+        object.__setattr__(self, "budgets", budgets)
 
     def _check_sizes(self) -> None:
         for name in ("block_q", "block_kv"):

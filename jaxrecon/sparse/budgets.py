@@ -12,9 +12,13 @@ from jaxtyping import Array, Float
 
 from jaxrecon.errors import InputError
 from jaxrecon.sparse.layout import BlockLayout
+from jaxrecon.sparse.presets import PresetBudgets
 
-type Budget = float | Sequence[float] | Sequence[Sequence[float]] | np.ndarray
-"""One number; or one for each global layer; or for each global layer one a head."""
+type Budget = float | Sequence[float] | Sequence[Sequence[float]] | np.ndarray | PresetBudgets
+"""One number; or one for each global layer; or for each global layer one a head.
+
+A preset, of ratios alone, is one for each global layer, of however many the model has.
+"""
 
 
 @jax.tree_util.register_dataclass
@@ -34,13 +38,15 @@ SPANS: dict[str, tuple[str, Callable[[float], bool]]] = {
 
 
 def checked_budget(name: str, budget: Any) -> Any:
-    """The budget of that name in floats and tuples, which can be hashed; None if it is None.
+    """The budget of that name in floats and tuples, which can be hashed, or as the preset it is.
+
+    None stays None.
 
     Raises:
       InputError: it is no number, sequence of numbers or table of them, or they are out of range.
     """
-    if budget is None:
-        return None
+    if budget is None or (isinstance(budget, PresetBudgets) and name == "sparse_ratio"):
+        return budget
     span, inside = SPANS[name]
     try:
         found = _as_tuples(budget)
@@ -108,6 +114,8 @@ def _table(name: str, budget: Budget, layers: int, heads: int) -> Float[np.ndarr
     Raises:
       InputError: it is not given for so many layers or heads.
     """
+    if isinstance(budget, PresetBudgets):
+        budget = budget.ratios(layers)
     values = np.asarray(budget, np.float64)
     if values.ndim and values.shape[0] != layers:
         raise InputError(

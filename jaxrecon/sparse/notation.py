@@ -5,6 +5,8 @@ A policy is written NAME[:FIELD=VALUE[,FIELD=VALUE...]][@LAYERS]. The name is
 - one that `load` takes: `dense`, `xla`, `fast`, `sparse`, ...;
 - the share of key blocks that is skipped, or one a layer, with no other rule unless a field says
   so: `0.75`, `(0.9,0.75,0.55,0.8)`, `None:cdf_threshold=0.9`;
+- a preset by layer, with another mean share to skip if one is given: `middle_spared`,
+  `middle_spared=0.9`;
 - the file of measured budgets that `jaxrecon calibrate` wrote: `budgets=FILE`, whose name holds no
   colon and no @;
 - or one that goes by views: `within_views`, `key_views=8`, `every=4`.
@@ -18,13 +20,14 @@ import re
 from dataclasses import fields
 from typing import Any
 
-from jaxrecon.choices import ATTENTIONS, layer_numbers, meant
+from jaxrecon.choices import ATTENTIONS, PRESETS, layer_numbers, meant
 from jaxrecon.errors import InputError
 from jaxrecon.nn.attention import AttentionFn
+from jaxrecon.sparse.asked import budgets_asked
 from jaxrecon.sparse.attention import SparseAttention
 from jaxrecon.sparse.by_layer import within_views_in
-from jaxrecon.sparse.calibrated import read_budgets
 from jaxrecon.sparse.named import attention_named
+from jaxrecon.sparse.presets import preset_named
 from jaxrecon.sparse.selectors import BlockSelector
 from jaxrecon.sparse.view_selectors import KeyViews, WithinViews
 
@@ -80,15 +83,19 @@ def _policy(name: str, rest: str) -> AttentionFn:
     kind, equals, number = name.partition("=")
     if kind in _BY_VIEWS:
         return SparseAttention(**given, selector=_selector(kind, number if equals else None))
-    if kind == "budgets":
-        return SparseAttention(**given, budgets=read_budgets(number))
+    budgets = budgets_asked(number) if kind == "budgets" else preset_named(name)
+    if budgets is not None:
+        if "cdf_threshold" in given:
+            raise InputError(f"cdf_threshold does not go with {kind}; leave one of them out")
+        return SparseAttention(**given, budgets=budgets)
     try:
         ratio = _number(name)
     except ValueError as error:
-        known = (*ATTENTIONS, *_BY_VIEWS)
+        known = (*ATTENTIONS, *_BY_VIEWS, *PRESETS)
         raise InputError(
             f"{name[:_SHOWN]!r} is unknown; give a share of key blocks to skip, such as 0.75, or "
-            f"one of {', '.join(ATTENTIONS)}, within_views, key_views=N, every=N, budgets=FILE"
+            f"one of {', '.join(ATTENTIONS)}, within_views, key_views=N, every=N, "
+            f"{', '.join(PRESETS)}, budgets=FILE"
             f"{meant(kind, known)}"
         ) from error
     return SparseAttention(**{"sparse_ratio": ratio, "cdf_threshold": None} | given)

@@ -637,6 +637,8 @@ class TestAttention:
         keys = jaxrecon.SparseAttention(selector=KeyViews(count=25))
         assert found("--key-views 25") == found("--key-views 25 --attention sparse") == keys
         assert found("--key-views 25 --attention fast").sparse == keys
+        preset = jaxrecon.SparseAttention(budgets="middle_spared")
+        assert found("--sparse-budgets middle_spared") == preset
         assert found("--within-views 0-2,5") == within_views_in((0, 1, 2, 5))
         sparse = jaxrecon.SparseAttention(0.5)
         both = found("--within-views 0-8 --sparse-ratio 0.5")

@@ -262,7 +262,7 @@ def test_what_is_no_json_is_refused(tmp_path: Path) -> None:
     (tmp_path / "b.json").write_text("{")
     with pytest.raises(InputError, match="it is no sound JSON"):
         read_budgets(tmp_path / "b.json")
-    with pytest.raises(InputError, match=r"policy 'budgets=none\.json': cannot read"):
+    with pytest.raises(InputError, match=r"'none\.json' is no preset, and there is no such"):
         policy_of("budgets=none.json")
 
 

@@ -41,6 +41,7 @@ class Chosen:
         (attention_named("xla"), attention_named("cudnn")),
         (attention_named("fast"), attention_named("sparse")),
         (SparseAttention(sparse_ratio=0.5), SparseAttention(sparse_ratio=0.25)),
+        (SparseAttention(budgets="early_most"), SparseAttention(budgets="late_spared")),
         (made(1.0), made(2.0)),
         (lambda x: x + 1, lambda x: x + 2),
         (lambda x: x.sin(), lambda x: x.cos()),

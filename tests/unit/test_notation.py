@@ -9,6 +9,7 @@ from jaxrecon.nn.attention import AttentionFn, attend_densely
 from jaxrecon.sparse import (
     FastAttention,
     KeyViews,
+    PresetBudgets,
     SparseAttention,
     WithinViews,
     within_views_in,
@@ -39,6 +40,13 @@ from jaxrecon.sparse.notation import policy_of
             "every=4:compensation_q=4",
             SparseAttention(selector=KeyViews(every=4), compensation_q=4),
         ),
+        ("middle_spared", SparseAttention(budgets="middle_spared")),
+        (
+            "early_most=0.9:order=hilbert",
+            SparseAttention(budgets=PresetBudgets("early_most", 0.9), order="hilbert"),
+        ),
+        ("budgets=late_spared", SparseAttention(budgets="late_spared")),
+        ("late_spared@0", within_views_in(0, SparseAttention(budgets="late_spared"))),
         ("dense@0-1", within_views_in((0, 1))),
         ("0.75@0,2-3", within_views_in((0, 2, 3), SparseAttention(0.75, None))),
     ],
@@ -52,6 +60,11 @@ def test_what_is_written(text: str, policy: AttentionFn) -> None:
     [
         ("", "'' is unknown; give a share of key blocks to skip, such as 0.75, or one of auto, "),
         ("dence", "did you mean dense?"),
+        ("middle-spared=0.9", "did you mean middle_spared?"),
+        ("middle_spared=", "middle_spared takes a share of key blocks to skip, found none"),
+        ("middle_spared=1", "middle_spared: skipped=1.0 must be a number in [0, 1)"),
+        ("late_spared:cdf_threshold=0.9", "cdf_threshold does not go with late_spared; leave"),
+        ("budgets=late_sparred", "did you mean late_spared?"),
         ("key_view=3", "did you mean key_views?"),
         (
             "key_views",
