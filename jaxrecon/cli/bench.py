@@ -35,11 +35,11 @@ told for runs that raise the most ever in use. To dense: how many times as long
 as our dense run the original's took (--against, row torch).
 
 A policy is a name of --attention of other commands (dense); a share of key
-blocks to skip (0.75); a preset by layer (early_most, middle_spared,
-late_spared; with =0.9 for another mean share); budgets=FILE of `jaxrecon
-calibrate`; within_views, key_views=N or every=N; with fields of SparseAttention
-behind a colon (0.75:order=raster), and with global layers that attend within
-views behind an @ (0.75@0-1)."""
+blocks to skip (0.75); a preset by layer that --sparse-budgets takes
+(middle_spared, middle_spared=0.9); budgets=FILE of `jaxrecon calibrate`;
+within_views, key_views=N or every=N; with fields of SparseAttention behind a
+colon (0.75:order=raster), and with global layers that attend within views behind
+an @ (0.75@0-1)."""
 
 
 _RANDOM = (

@@ -488,6 +488,7 @@ def test_what_a_folder_holds_already(tmp_path: Path) -> None:
         (["-m", "pi3-mimi"], "did you mean pi3-mini?"),
         (["--attention", "dense", "--sparse-ratio", "0.5"], "found --attention dense"),
         (["--sparse-ratio", "1.5"], "sparse_ratio=1.5"),
+        (["--sparse-budgets", "late-spared"], "did you mean late_spared?"),
     ],
 )
 def test_the_command_refuses(
@@ -512,6 +513,11 @@ def test_the_command_refuses(
             ["--attention", "fast", "--key-views", "4"],
             "--attention fast --key-views 4",
             {"attention": "fast", "key_views": 4},
+        ),
+        (
+            ["--sparse-budgets", "late_spared=0.9"],
+            "--sparse-budgets late_spared=0.9",
+            {"attention": "auto", "sparse_budgets": "late_spared=0.9"},
         ),
     ],
 )
