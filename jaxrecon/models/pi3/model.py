@@ -95,7 +95,7 @@ PI3 = Pi3Config()
 PI3_MINI = Pi3Config(
     encoder=DinoV2Config(width=384, depth=0, heads=6, registers=0, grid=16),
     heads=6,
-    pairs=4,
+    pairs=6,
     registers=0,
     head_width=256,
     head_heads=4,
