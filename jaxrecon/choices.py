@@ -1,4 +1,4 @@
-"""Names that users choose by, once for the library, its messages and the command line.
+"""What users choose by, once for the library, its messages and the command line: names, a number.
 
 The command line lists them without importing JAX.
 """
@@ -21,6 +21,9 @@ type JoinName = Literal["points", "poses"]
 
 type GroupName = Literal["sim3", "se3"]
 """Whether a join fits a scale."""
+
+EDGE_RTOL = 0.03
+"""The jump in depth across 3 x 3 pixels, relative to it, that makes an edge if users name none."""
 
 ATTENTIONS: tuple[AttentionName, ...] = get_args(AttentionName.__value__)
 ORDERS: tuple[OrderName, ...] = get_args(OrderName.__value__)

@@ -22,6 +22,7 @@ from jaxrecon.aot.record import (
     read_program,
     read_record,
 )
+from jaxrecon.choices import EDGE_RTOL
 from jaxrecon.compiling import compiled, without_x64
 from jaxrecon.errors import InputError, JaxreconError, WeightsError, reason_of
 from jaxrecon.forking import check_not_forked
@@ -64,7 +65,7 @@ class ExportedPipeline:
         motion: int | float | None = None,
         min_confidence: float | None = None,
         confidence_quantile: float | None = None,
-        edge_rtol: float | None = 0.03,
+        edge_rtol: float | None = EDGE_RTOL,
         stages: Stages | None = None,
     ) -> Reconstruction:
         """Reconstructs the scene that the images show: `Pipeline.reconstruct` in a file.

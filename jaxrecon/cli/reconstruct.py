@@ -3,6 +3,7 @@
 import argparse
 from typing import Any
 
+from jaxrecon.choices import EDGE_RTOL
 from jaxrecon.cli import common, output, priors, sequence, streaming, tracking, view
 from jaxrecon.cli.parser import Parser
 from jaxrecon.errors import InputError
@@ -47,9 +48,6 @@ _EXAMPLES = """examples:
   jaxrecon reconstruct photos/ -m pi3-mini -o out/
   jaxrecon reconstruct walk.mp4 --fps 2 --chunk 60 -o walk/
   jaxrecon reconstruct --colmap dense/ -m mapanything -o out/ --formats colmap,report"""
-
-
-EDGE_RTOL = 0.03
 
 
 def _edge_rtol(options: argparse.Namespace) -> float | None:

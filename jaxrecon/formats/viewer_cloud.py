@@ -7,13 +7,11 @@ from functools import cached_property, partial
 import numpy as np
 from jaxtyping import Bool, Float, Int, UInt8
 
+from jaxrecon.choices import EDGE_RTOL
 from jaxrecon.formats.scene import Scene, no_points, points_at, usable_pixels
 
 MOST_HELD = 3_000_000
 """Points that are held ready to be shown, drawn evenly from larger scenes."""
-
-EDGE_RTOL = 0.03
-"""The jump in depth across 3 x 3 pixels, relative to it, that makes an edge."""
 
 _CHUNK = 500_000
 _OTHERS_SHARE = 4

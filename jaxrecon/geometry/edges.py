@@ -5,6 +5,7 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Bool, Float
 
+from jaxrecon.choices import EDGE_RTOL
 from jaxrecon.geometry.normals import normals_from_points
 
 type Threshold = float | Float[Array | np.ndarray, ""]
@@ -70,7 +71,7 @@ def normal_edges(
 def depth_normal_edges(
     points_camera: Float[Array, "*dims H W 3"],
     *,
-    rtol: Threshold = 0.03,
+    rtol: Threshold = EDGE_RTOL,
     degrees: Threshold = 5.0,
     mask: Bool[Array, "*dims H W"] | None = None,
     strict: bool = False,

@@ -14,6 +14,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float
 
 from jaxrecon.checks import finite, real_number, shown, truth_value
+from jaxrecon.choices import EDGE_RTOL
 from jaxrecon.errors import InputError
 from jaxrecon.geometry import depth_consistency, depth_edges, depth_normal_edges
 from jaxrecon.models import Prediction
@@ -75,7 +76,7 @@ class MaskConfig:
     confidence_quantile: float | None = None
     view_confidence_quantile: float | None = None
     multiview_confidence: bool = False
-    edge_rtol: float | None = 0.03
+    edge_rtol: float | None = EDGE_RTOL
     depth_edge_rtol: float | None = None
 
     def __post_init__(self) -> None:
