@@ -24,7 +24,7 @@ from jaxrecon.priors.camera import (
 )
 from jaxrecon.priors.colmap_files import Camera, Image, model_folder, read_cameras, read_images
 from jaxrecon.priors.colmap_lens import nearest_pinhole
-from jaxrecon.priors.colmap_points import read_points, sparse_depth
+from jaxrecon.priors.colmap_points import Points, read_points, sparse_depth
 from jaxrecon.priors.names import views_by_name
 from jaxrecon.priors.results import priors_of
 from jaxrecon.priors.sparse_depth import SparseDepth
@@ -43,25 +43,33 @@ def read_colmap(
     files: Sequence[Path | None],
     *,
     allow_outside: bool = False,
-) -> ViewPriors:
+    with_points: bool = False,
+) -> tuple[ViewPriors, dict[int, SparseDepth]]:
     """What a COLMAP folder tells of images of these names; see `read_view_priors`.
+
+    Returns:
+      The priors; and, if `with_points`, the depth at the points, as `colmap_depths` has it.
 
     Raises:
       InputError: it holds no sound model or several, knows none of the images, was made of photos
         that EXIF turns, or has a camera that is no pinhole camera of its image.
     """
     model = model_folder(folder)
-    images = read_images(model)
+    points = _points(model) if with_points else None
+    images = read_images(model, observations=points is not None)
     own = _own(model, images, names, sizes, wanted, files)
     if own is not None:
-        return own
-    cameras = read_cameras(model) if "intrinsics" in wanted else _readable_cameras(model)
+        return own, {}
+    readable = "intrinsics" not in wanted and points is None
+    cameras = _readable_cameras(model) if readable else read_cameras(model)
     known = _known(model, images, cameras, names, sizes, files, allow_outside=allow_outside)
     intrinsics = _intrinsics(model, known, cameras, sizes) if "intrinsics" in wanted else {}
     poses = {}
     if "poses" in wanted:
         poses = {view: image.world_from_camera() for view, image in known.items()}
-    return ViewPriors(intrinsics=intrinsics, poses=poses, metric_poses=False, metric_depths=False)
+    depths = {} if points is None else _depths(model, known, points, cameras, sizes)
+    priors = ViewPriors(intrinsics=intrinsics, poses=poses, metric_poses=False, metric_depths=False)
+    return priors, depths
 
 
 def colmap_depths(
@@ -78,18 +86,12 @@ def colmap_depths(
       InputError: see `read_colmap`; or the file of the points is damaged.
     """
     model = model_folder(folder)
-    points = None if read_photos(model) else read_points(model)
+    points = _points(model)
     if points is None:
         return {}
     images, cameras = read_images(model, observations=True), read_cameras(model)
     known = _known(model, images, cameras, names, sizes, files, allow_outside=allow_outside)
-    found = {}
-    for view, image in known.items():
-        camera = _camera_of(model, image, cameras)
-        made_for = camera.width, camera.height
-        check_copy(made_for, sizes[view], f"{model}: the camera of {image.name}")
-        found[view] = sparse_depth(model, image, points, made_for, sizes[view])
-    return {view: depth for view, depth in found.items() if len(depth)}
+    return _depths(model, known, points, cameras, sizes)
 
 
 def colmap_images(folder: str | Path, *, allow_outside: bool = False) -> list[Path]:
@@ -168,6 +170,27 @@ def _intrinsics(
         check_copy(made_for, sizes[view], where)
         matrices[view] = scaled(pinholes[camera], made_for, sizes[view], where)
     return matrices
+
+
+def _points(model: Path) -> Points | None:
+    """The points whose depth counts: None without their file, and of models of our own."""
+    return None if read_photos(model) else read_points(model)
+
+
+def _depths(
+    model: Path,
+    known: Mapping[int, Image],
+    points: Points,
+    cameras: Mapping[int, Camera],
+    sizes: Sequence[tuple[int, int]],
+) -> dict[int, SparseDepth]:
+    found = {}
+    for view, image in known.items():
+        camera = _camera_of(model, image, cameras)
+        made_for = camera.width, camera.height
+        check_copy(made_for, sizes[view], f"{model}: the camera of {image.name}")
+        found[view] = sparse_depth(model, image, points, made_for, sizes[view])
+    return {view: depth for view, depth in found.items() if len(depth)}
 
 
 def _own(

@@ -71,17 +71,44 @@ def read_view_priors(
         as stored, or does not tell; a camera was made for an image of another shape, or its lens
         moves a pixel by more than half a pixel.
     """
-    if len(sizes) != len(names):
-        raise InputError(f"sizes: found {len(sizes)} for {len(names)} names; give one for each")
+    return _told(path, names, sizes, wanted, allow_outside=allow_outside, with_points=False)[0]
+
+
+def read_priors_and_points(
+    path: str | os.PathLike[str],
+    names: Sequence[str],
+    *,
+    sizes: Sequence[tuple[int, int]],
+    allow_outside: bool = False,
+) -> tuple[ViewPriors, dict[int, SparseDepth]]:
+    """What `read_view_priors` and `read_sparse_depths` tell, of files that are read once for both.
+
+    Raises:
+      InputError: one of these would raise it.
+    """
+    return _told(path, names, sizes, KINDS, allow_outside=allow_outside, with_points=True)
+
+
+def _told(
+    path: str | os.PathLike[str],
+    names: Sequence[str],
+    sizes: Sequence[tuple[int, int]],
+    wanted: Collection[str],
+    *,
+    allow_outside: bool,
+    with_points: bool,
+) -> tuple[ViewPriors, dict[int, SparseDepth]]:
+    """What is wanted of a file; and the depth at its points, if that is wanted too."""
+    _check_numbers(names, sizes)
     unknown = [kind for kind in wanted if kind not in KINDS]
     if unknown:
         raise InputError(f"wanted: found {shown(unknown[0])}; choose of {', '.join(KINDS)}")
     file = Path(os.path.expanduser(path_given("path", path)))
-    priors = _read(file, names, sizes, frozenset(wanted), allow_outside)
+    priors, points = _read(file, names, sizes, frozenset(wanted), allow_outside, with_points)
     if not set(wanted) & set(priors.kinds):
         kinds = " or ".join(kind for kind in KINDS if kind in wanted)
         raise InputError(f"{file} tells no {kinds} of these images; give another file")
-    return priors
+    return priors, points
 
 
 def read_sparse_depths(
@@ -112,13 +139,17 @@ def read_sparse_depths(
       InputError: the model is damaged, knows none of the images, or is of another shape or
         orientation than these; see `read_view_priors`.
     """
-    if len(sizes) != len(names):
-        raise InputError(f"sizes: found {len(sizes)} for {len(names)} names; give one for each")
+    _check_numbers(names, sizes)
     folder = Path(os.path.expanduser(path_given("path", path)))
     if not is_folder(folder) or is_streamed(folder):
         return {}
     files = [_file_of(name, size) for name, size in zip(names, sizes, strict=True)]
     return colmap_depths(folder, names, sizes, files, allow_outside=allow_outside)
+
+
+def _check_numbers(names: Sequence[str], sizes: Sequence[tuple[int, int]]) -> None:
+    if len(sizes) != len(names):
+        raise InputError(f"sizes: found {len(sizes)} for {len(names)} names; give one for each")
 
 
 def _read(
@@ -127,20 +158,22 @@ def _read(
     sizes: Sequence[tuple[int, int]],
     wanted: frozenset[str],
     allow_outside: bool,
-) -> ViewPriors:
+    with_points: bool,
+) -> tuple[ViewPriors, dict[int, SparseDepth]]:
     files = [_file_of(name, size) for name, size in zip(names, sizes, strict=True)]
     if not os.path.exists(file):
         raise InputError(f"{file} does not exist; check the path")
     if is_streamed(file):
-        return read_result(file, names, sizes, wanted, files)
+        return read_result(file, names, sizes, wanted, files), {}
     if is_folder(file):
-        return read_colmap(file, names, sizes, wanted, files, allow_outside=allow_outside)
+        allowed = {"allow_outside": allow_outside, "with_points": with_points}
+        return read_colmap(file, names, sizes, wanted, files, **allowed)
     if file.suffix.lower() == ".npz":
         if is_reconstruction(file):
-            return read_result(file, names, sizes, wanted, files)
-        return read_npz(file, len(names), wanted)
+            return read_result(file, names, sizes, wanted, files), {}
+        return read_npz(file, len(names), wanted), {}
     if file.suffix.lower() == ".json":
-        return read_nerf(file, names, sizes, wanted, files, allow_outside=allow_outside)
+        return read_nerf(file, names, sizes, wanted, files, allow_outside=allow_outside), {}
     raise InputError(
         f"{file} is of no known kind; give an .npz archive, a COLMAP folder, or the .json of a "
         "NeRF scene"

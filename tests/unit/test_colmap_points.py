@@ -3,6 +3,7 @@
 import struct
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,8 +12,9 @@ from colmap_models import NO_POINT, Camera, Image, Model, Seen
 from jaxrecon import InputError
 from jaxrecon.images import PixelTransform
 from jaxrecon.images.pictures import PhotoSize
-from jaxrecon.priors import SparseDepth, read_sparse_depths, read_view_priors
+from jaxrecon.priors import SparseDepth, colmap_tables, read_sparse_depths, read_view_priors
 from jaxrecon.priors.colmap_files import read_images
+from jaxrecon.priors.readers import read_priors_and_points
 from jaxrecon.priors.sparse_depth import is_sparse
 from random_recon import random_recon
 
@@ -174,6 +176,38 @@ def test_points_are_read_for_depth_alone(tmp_path: Path, text: bool) -> None:
     assert known.kinds == ("intrinsics", "poses")
     assert read_images(folder)[0].observations is None
     assert "points3D" in refusal(folder)
+
+
+@FORMS
+@pytest.mark.parametrize("with_points", [True, False])
+def test_priors_and_points_of_one_reading(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: bool, with_points: bool
+) -> None:
+    """They are what the two functions tell, and no file is read twice for it."""
+    folder = SOUND.write(tmp_path, text=text)
+    if not with_points:
+        next(folder.glob("points3D.*")).unlink()
+    sizes = [SIZE] * 2
+    alone, depths = read_view_priors(folder, NAMES, sizes=sizes), read(folder)
+    opened: list[str] = []
+    for name in ("open_plain", "read_lines"):
+        reader = getattr(colmap_tables, name)
+
+        def counted(path: Path, *, _reader: Any = reader, **options: Any) -> Any:
+            opened.append(path.stem)
+            return _reader(path, **options)
+
+        monkeypatch.setattr(colmap_tables, name, counted)
+    priors, points = read_priors_and_points(folder, NAMES, sizes=sizes)
+    assert sorted(opened) == ["cameras", "images", "points3D"][: 2 + with_points]
+    assert priors.kinds == alone.kinds == ("intrinsics", "poses")
+    for kind in priors.kinds:
+        together, apart = priors.by_view(kind, 2), alone.by_view(kind, 2)
+        assert together.keys() == apart.keys() == {0}
+        np.testing.assert_array_equal(together[0], apart[0])
+    assert points.keys() == depths.keys() == ({0} if with_points else set())
+    for view, depth in depths.items():
+        np.testing.assert_array_equal(as_map(points[view]), as_map(depth))
 
 
 def test_a_lens_moves_nothing(tmp_path: Path) -> None:

@@ -14,9 +14,10 @@ from jaxrecon.evaluation.datasets.ground_truth import GroundTruth, check_shape
 from jaxrecon.images import view_names, view_sizes
 from jaxrecon.images.listing import folder_images
 from jaxrecon.images.pictures import PhotoSize, file_size
-from jaxrecon.priors import SparseDepth, read_sparse_depths, read_view_priors
+from jaxrecon.priors import SparseDepth
 from jaxrecon.priors.chosen import chosen_images, file_beside_images
 from jaxrecon.priors.colmap_files import model_files, model_folder
+from jaxrecon.priors.readers import read_priors_and_points
 
 _NAME = "condition.npz"
 _FIELDS = {"poses": "world_from_camera", "intrinsics": "intrinsics", "depths": "depth_z"}
@@ -90,8 +91,7 @@ def _read_cameras(folder: Path, root: Path, subset: Subset) -> GroundTruth:
     images = subset.of(images)
     names, sizes = view_names(images), view_sizes(images)
     outside = subset.allow_outside
-    priors = read_view_priors(source, names, sizes=sizes, allow_outside=outside)
-    points = read_sparse_depths(source, names, sizes=sizes, allow_outside=outside)
+    priors, points = read_priors_and_points(source, names, sizes=sizes, allow_outside=outside)
     maps = priors.by_view("depths", len(images))
     return GroundTruth(
         scene_name(folder, root),

@@ -13,8 +13,9 @@ from jaxtyping import Float
 from jaxrecon.errors import InputError
 from jaxrecon.images import view_names, view_sizes
 from jaxrecon.images.listing import folder_images
-from jaxrecon.priors import SparseDepth, ViewPriors, read_sparse_depths, read_view_priors
+from jaxrecon.priors import SparseDepth, ViewPriors
 from jaxrecon.priors.chosen import chosen_images, file_beside_images, left_out
+from jaxrecon.priors.readers import read_priors_and_points
 from jaxrecon.priors.sparse_depth import points_if_sparse
 from jaxrecon.priors.validation import checked_depth, checked_intrinsics, checked_pose
 from jaxrecon.progress import Stages
@@ -92,9 +93,8 @@ def read_own_scene(folder: Path, stages: Stages) -> OwnScene:
             )
     _check_distinct(files)
     names = view_names(files)
-    priors = read_view_priors(source, names, sizes=sizes)
+    priors, points = read_priors_and_points(source, names, sizes=sizes)
     scene = _checked(folder, source, tuple(files), tuple(sizes), priors)
-    points = read_sparse_depths(source, names, sizes=sizes)
     return replace(scene, depths=points) if points else scene
 
 
