@@ -51,6 +51,14 @@ def one_line(text: str, limit: int = MAX_MESSAGE) -> str:
     return f"{plain[: limit - tail - 5]} ... {plain[-tail:]}"
 
 
+def encodable(text: str, encoding: str = "utf-8") -> str:
+    r"""`text` with what an encoding lacks escaped, as standard error does it.
+
+    UTF-8 lacks lone surrogates, which stand for bytes of file names that are no UTF-8.
+    """
+    return text.encode(encoding, "backslashreplace").decode(encoding)
+
+
 def _escaped(character: str) -> str:
     return character.encode("unicode_escape").decode("ascii")
 

@@ -125,6 +125,6 @@ def _check(options: argparse.Namespace) -> None:
 
 def _write(report: "Report", options: argparse.Namespace) -> None:
     with replacing_folder(options.output, overwrite=options.overwrite) as folder:
-        (folder / "report.txt").write_text(report.text() + "\n")
+        (folder / "report.txt").write_text(report.text() + "\n", encoding="utf-8")
         report.to_json(folder / "report.json")
         report.plot(folder / "report.png")

@@ -12,7 +12,7 @@ from contextlib import contextmanager, suppress
 from types import FrameType
 from typing import Any
 
-from jaxrecon.errors import OutputError, reason_of
+from jaxrecon.errors import OutputError, encodable, reason_of
 from jaxrecon.progress import Forgiving
 
 
@@ -26,14 +26,8 @@ def say(text: str) -> None:
     with _unwritable_told():
         if sys.stdout is None:
             raise OSError(errno.EBADF, "it is closed")
-        sys.stdout.write(_printable(text, sys.stdout.encoding) + "\n")
+        sys.stdout.write(encodable(text, sys.stdout.encoding or "utf-8") + "\n")
         sys.stdout.flush()
-
-
-def _printable(text: str, encoding: str | None) -> str:
-    """The text with what an encoding lacks escaped, as standard error does it."""
-    encoding = encoding or "utf-8"
-    return text.encode(encoding, "backslashreplace").decode(encoding)
 
 
 def flush_output() -> None:

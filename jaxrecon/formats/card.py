@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float
 
+from jaxrecon.errors import encodable
 from jaxrecon.formats.data_urls import jpeg_url
 from jaxrecon.formats.ramps import DEPTH, colored, middle_range
 from jaxrecon.formats.scene import Scene
@@ -81,7 +82,7 @@ def _thumbnails(scene: Scene) -> str:
             f'<img src="{jpeg_url(pixels, _THUMBNAIL)}" style="display:block;margin:2px">'
             for pixels in pictures
         )
-        name = html.escape(scene.names[view])
+        name = html.escape(encodable(scene.names[view]))
         columns.append(f'<div style="display:inline-block" title="{name}">{images}</div>')
     return "".join(columns)
 

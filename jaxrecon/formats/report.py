@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, UInt8
 
+from jaxrecon.errors import encodable
 from jaxrecon.files import replacing_file
 from jaxrecon.formats.data_urls import jpeg_url
 from jaxrecon.formats.judging import Judgement, judge, median_confidence
@@ -78,7 +79,7 @@ def write_report(scene: Scene, path: Path, known: Known | None = None) -> None:
     check_cameras(scene)
     page = _page(scene, known or Known(sparsity=scene.sparsity))
     with replacing_file(path) as temporary:
-        temporary.write_text(page, encoding="utf-8")
+        temporary.write_text(encodable(page), encoding="utf-8")
 
 
 def write_plain_report(scene: Scene, path: Path, options: ExportOptions) -> None:

@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 
+from jaxrecon.errors import encodable
 from jaxrecon.extras import Extra, check_installed
 from jaxrecon.files import replacing_file
 from jaxrecon.formats.depths import DepthMaps
@@ -68,7 +69,7 @@ class _Recording:
         """Logs one view's camera, picture and depth at its place of the timeline."""
         scene, log = maps.scene, self._stream.log
         self._stream.set_time(TIMELINE, sequence=view)
-        photo = self.rr.AnyValues(photo=scene.names[view])
+        photo = self.rr.AnyValues(photo=encodable(scene.names[view]))
         log("world/camera", *_camera(self.rr, scene, view), photo, strict=True)
         picture = self.rr.Image(scene.colors[view]).compress(jpeg_quality=_JPEG_QUALITY)
         log("world/camera/picture", picture, strict=True)

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from jaxrecon.errors import JaxreconError
+from jaxrecon.errors import JaxreconError, encodable
 from jaxrecon.formats.options import ExportOptions
 from jaxrecon.formats.scene import Scene
 from jaxrecon.formats.viewer_cameras import Cameras, Path, fov_to_hold, middle_depth
@@ -117,7 +117,7 @@ def _add_views(shown: Shown, scene: Scene, frusta: ShownCameras) -> None:
     photos.on_update(lambda _: frusta.show(photos.value))
     with gui.add_folder("Views", expand_by_default=False):
         every = gui.add_button_group("Show", ("all", "none"))
-        boxes = [gui.add_checkbox(name, True) for name in scene.names]
+        boxes = [gui.add_checkbox(encodable(name), True) for name in scene.names]
     setting = threading.Event()
 
     def choose(_: Any) -> None:
@@ -205,7 +205,7 @@ class _Looking:
 
 def _numbered(names: Sequence[str]) -> list[str]:
     """Names of the views, each once."""
-    return [f"{view + 1}: {name}" for view, name in enumerate(names)]
+    return [f"{view + 1}: {encodable(name)}" for view, name in enumerate(names)]
 
 
 class _Measuring:

@@ -185,6 +185,7 @@ def read_images(model: Path, *, observations: bool = False) -> list[Image]:
         partial(_binary_images, observations=observations),
         partial(_text_images, observations=observations),
         whole_lines=observations,
+        file_names=True,
     )
     check_distinct(model, (f"image {image.number}" for image in images))
     check_distinct(model, (repr(image.name) for image in images))
@@ -216,7 +217,7 @@ def _binary_images(file: BinaryIO, *, observations: bool) -> Iterator[Image]:
 
 
 def _take_name(file: BinaryIO) -> str:
-    """A name up to the NUL that ends it, which is not sought forever."""
+    """A name up to the NUL that ends it, which is not sought forever; as `os.listdir` has it."""
     start = file.tell()
     data = file.read(LONGEST_TEXT + 1)
     name, end, _ = data.partition(b"\0")
@@ -225,7 +226,7 @@ def _take_name(file: BinaryIO) -> str:
     if not end or not name:
         raise ValueError(f"a name is empty or has more than {LONGEST_TEXT} bytes")
     file.seek(start + len(name) + 1)
-    return name.decode()
+    return name.decode("utf-8", "surrogateescape")
 
 
 def _text_cameras(lines: Iterator[str]) -> Iterator[Camera]:
@@ -256,7 +257,7 @@ def _text_image(line: str, observations: np.ndarray | None) -> Image:
     pose = tuple(map(parse_number, numbers))
     if len(pose) != 7:
         raise ValueError(f"a pose has {len(pose)} numbers")
-    if len(name.encode()) > LONGEST_TEXT or "\0" in name:
+    if len(name.encode("utf-8", "surrogateescape")) > LONGEST_TEXT or "\0" in name:
         raise ValueError(f"a name has more than {LONGEST_TEXT} bytes, or a NUL")
     camera = parse_whole(camera)
     return Image(parse_whole(number), name, camera, pose[:4], pose[4:], observations)

@@ -42,6 +42,7 @@ def read_table[T](
     text: Callable[[Iterator[str]], Iterable[T]],
     *,
     whole_lines: bool = False,
+    file_names: bool = False,
 ) -> list[T]:
     """The rows of one of a model's files.
 
@@ -51,6 +52,7 @@ def read_table[T](
       binary, text: what reads either form, and raises EOFError or ValueError where it is damaged.
       whole_lines: whether lines are given to `text` however long; else they are cut off, as
         `reading.read_lines` does it.
+      file_names: whether it has names of files; see there.
 
     Raises:
       InputError: the file is absent or damaged.
@@ -59,7 +61,10 @@ def read_table[T](
     try:
         if path.suffix == ".txt":
             longest = _ANY_LINE if whole_lines else LONGEST_LINE
-            return list(text(read_lines(path, longest=longest, cut=True, advice=ADVICE)))
+            lines = read_lines(
+                path, longest=longest, cut=True, file_names=file_names, advice=ADVICE
+            )
+            return list(text(lines))
         with open_plain(path, advice=ADVICE) as file:
             found = list(binary(file))
             if file.read(1):

@@ -145,6 +145,7 @@ def read_lines(
     *,
     longest: int = LONGEST_LINE,
     cut: bool = False,
+    file_names: bool = False,
     advice: str = "check the file",
     kind: type[JaxreconError] = InputError,
 ) -> Iterator[str]:
@@ -155,19 +156,24 @@ def read_lines(
       longest: the most bytes of a line.
       cut: whether of a longer line the first `longest` bytes are given, and a NUL behind them, for
         files of which some lines are not looked at, however long; else it is refused.
+      file_names: whether there are names of files in it, of which bytes that are no UTF-8 become
+        lone surrogates, as those of `os.listdir` do; else they are refused.
       advice: what the user can do; ends the message.
       kind: of the error.
 
     Raises:
       InputError (or `kind`): the file cannot be read, a line is too long, or is no text.
     """
+    errors = "surrogateescape" if file_names else "strict"
     with open_plain(path, advice=advice, kind=kind) as file:
         try:
             for number, line in enumerate(_cut_lines(file, longest), 1):
                 if len(line) > longest and not cut:
                     raise ValueError(f"line {number} has more than {longest} bytes")
-                whole = len(line) <= longest
-                text = line.decode() if whole else line[:longest].decode("utf-8", "replace") + "\0"
+                if len(line) <= longest:
+                    text = line.decode(errors=errors)
+                else:
+                    text = line[:longest].decode(errors="replace") + "\0"
                 yield from (text.removeprefix(_MARK) if number == 1 else text).split("\r")
         except UnicodeDecodeError as error:
             raise kind(f"cannot read {_shown(path)}: it is not UTF-8 text; {advice}") from error

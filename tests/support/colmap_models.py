@@ -1,5 +1,6 @@
 """Small COLMAP models, written by the format's description (https://colmap.github.io/format.html)."""
 
+import os
 import struct
 from dataclasses import dataclass
 from pathlib import Path
@@ -64,7 +65,7 @@ def _binary(model: Model) -> dict[str, bytes]:
     images = [struct.pack("<Q", len(model.images))]
     for number, image in enumerate(model.images, 1):
         images.append(struct.pack("<I7dI", number, *image.pose, image.camera))
-        images.append(image.name.encode() + b"\0" + struct.pack("<Q", len(image.seen)))
+        images.append(os.fsencode(image.name) + b"\0" + struct.pack("<Q", len(image.seen)))
         images += [struct.pack("<ddq", *seen) for seen in image.seen]
     points = [struct.pack("<Q", len(model.points))]
     for number, place in model.points.items():
@@ -89,7 +90,7 @@ def _text(model: Model) -> dict[str, bytes]:
         for number, place in model.points.items()
     ]
     tables = {"cameras": cameras, "images": images, "points3D": points}
-    return {stem: ("# rows\n" + "".join(lines)).encode() for stem, lines in tables.items()}
+    return {stem: os.fsencode("# rows\n" + "".join(lines)) for stem, lines in tables.items()}
 
 
 def _line(*words: object) -> str:

@@ -10,8 +10,10 @@ from dataclasses import replace
 from pathlib import Path
 
 import jax
+import numpy as np
 import pytest
 
+from colmap_models import Image, Model
 from image_files import noise, save
 from jaxrecon import Reconstruction, cli, registry
 from jaxrecon.cli import process
@@ -19,14 +21,17 @@ from jaxrecon.cli.common import use_cache
 from jaxrecon.errors import OutputError, WeightsError
 from jaxrecon.files import check_output_folder, replacing_file, replacing_folder
 from jaxrecon.files.hidden import LONGEST_NAME, hidden_beside, shortened
+from jaxrecon.formats import FORMATS
 from jaxrecon.formats.scene import file_stems
 from jaxrecon.hub import cache_folder
 from jaxrecon.images import load_images
+from jaxrecon.priors import read_view_priors
 from jaxrecon.progress import Stages
 from jaxrecon.registry import loading
 from jaxrecon.serving import worker
 from places import ROOT, fresh_process
 from random_recon import random_recon
+from room_scenes import room_recon
 from tiny_models import tiny_entry
 
 LONG = "場" * 83 + ".png"
@@ -102,6 +107,61 @@ class TestTerminals:
         with pytest.raises(SystemExit) as ended:
             cli.main(["reconstruct", "--help"])
         assert ended.value.code == 0
+
+
+class TestBytesThatAreNoText:
+    """Names of photos in Latin-1, as old archives and disks have them."""
+
+    NAMES = (os.fsdecode(b"caf\xe9.jpg"), "b.jpg")
+
+    @pytest.fixture
+    def recon(self) -> Reconstruction:
+        return room_recon(2, 48, 64, names=self.NAMES)
+
+    @pytest.mark.parametrize("name", FORMATS)
+    def test_every_format_is_written(
+        self, name: str, recon: Reconstruction, tmp_path: Path
+    ) -> None:
+        kind = FORMATS[name]
+        if kind.library is not None:
+            pytest.importorskip(kind.library)
+        path = recon.save(tmp_path / kind.file.rstrip("/"), format=name)
+        assert any(path.iterdir()) if kind.is_folder else path.stat().st_size > 0
+
+    def test_pages_escape_them(self, recon: Reconstruction, tmp_path: Path) -> None:
+        page = recon.save(tmp_path / "report.html").read_text(encoding="utf-8")
+        assert r"caf\udce9.jpg" in page
+        assert r"caf\udce9.jpg" in recon._repr_html_()
+
+    def test_the_viewer_escapes_them(self, recon: Reconstruction) -> None:
+        pytest.importorskip("viser")
+        server = recon.view(port=18230)
+        try:
+            handles = server.gui._gui_input_handle_from_uuid.values()
+            labels = [handle.label for handle in handles]
+            choices = [c for handle in handles for c in getattr(handle, "options", ())]
+        finally:
+            server.stop()
+        assert r"caf\udce9.jpg" in labels
+        assert r"1: caf\udce9.jpg" in choices
+        assert "".join([*labels, *map(str, choices)]).encode()
+
+    @pytest.mark.parametrize("text", [False, True])
+    def test_colmap_models_are_read_back(
+        self, recon: Reconstruction, tmp_path: Path, text: bool
+    ) -> None:
+        model = recon.save(tmp_path / "colmap", text=text)
+        sizes = [transform.original_size for transform in recon.transforms]
+        known = read_view_priors(model, self.NAMES, sizes=sizes, wanted=["poses"])
+        poses = known.by_view("poses", 2)
+        for view in range(2):
+            np.testing.assert_allclose(poses[view], recon.world_from_camera[view], atol=1e-5)
+
+    @pytest.mark.parametrize("text", [False, True])
+    def test_colmap_models_of_others(self, tmp_path: Path, text: bool) -> None:
+        model = Model((Image(self.NAMES[0]),), {}).write(tmp_path, text=text)
+        known = read_view_priors(model, self.NAMES, sizes=[(120, 80)] * 2)
+        assert set(known.by_view("poses", 2)) == set(known.by_view("intrinsics", 2)) == {0}
 
 
 class TestLongNames:
