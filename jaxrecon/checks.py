@@ -3,7 +3,9 @@
 import math
 import numbers
 import os
+import re
 import reprlib
+from pathlib import Path
 from typing import Any, TypeGuard
 
 import numpy as np
@@ -11,6 +13,7 @@ import numpy as np
 from jaxrecon.errors import InputError
 
 _SHOWN = 60
+_ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")
 _REPR = reprlib.Repr(maxstring=_SHOWN, maxother=_SHOWN, maxlong=_SHOWN)
 
 
@@ -80,7 +83,8 @@ def path_given(name: str, value: object) -> str:
     """An argument that must be a path, as text; "~" is left as it is.
 
     Raises:
-      InputError: naming it: it is of another type, empty, or nothing can be called so.
+      InputError: naming it: it is of another type, empty, the address of something elsewhere, or
+        nothing can be called so.
     """
     text = os.fspath(value) if isinstance(value, str | os.PathLike) else None
     if not isinstance(text, str):
@@ -93,7 +97,21 @@ def path_given(name: str, value: object) -> str:
         encoded = b"\0"
     if b"\0" in encoded:
         raise InputError(f"{name}: no file can be called {text[:200]!r}; check the path")
+    if _ADDRESS.match(text):
+        raise InputError(
+            f"{name}: {text} is an address, not a path; give one of this machine, and copy what is "
+            "elsewhere yourself"
+        )
     return text
+
+
+def path_of(name: str, value: object) -> Path:
+    """An argument that must be a path; "~" is the home of the user.
+
+    Raises:
+      InputError: naming it; see `path_given`.
+    """
+    return Path(os.path.expanduser(path_given(name, value)))
 
 
 def _real(value: object) -> float | None:

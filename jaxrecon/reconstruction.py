@@ -1,6 +1,5 @@
 """The result of a reconstruction: cameras, depth and points of every view."""
 
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -11,7 +10,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, UInt8
 
 from jaxrecon import browsing, formats
-from jaxrecon.checks import real_number
+from jaxrecon.checks import path_of, real_number
 from jaxrecon.deprecation import warn_renamed
 from jaxrecon.errors import InputError
 from jaxrecon.formats import card
@@ -241,8 +240,9 @@ class Reconstruction:
             "true_world_from_camera": true_world_from_camera,
         }
         known = {name: np.asarray(array) for name, array in truth.items() if array is not None}
-        formats.write_summary(self.scene(), Path(path), **known)
-        return Path(path)
+        place = path_of("path", path)
+        formats.write_summary(self.scene(), place, **known)
+        return place
 
     def save_sheet(self, path: str | Path, **truth: Any) -> Path:
         """The old name of `save_summary`."""
@@ -341,7 +341,7 @@ class Reconstruction:
         Raises:
           InputError: it is absent, damaged, unfinished, or not a reconstruction.
         """
-        path = Path(os.path.expanduser(path))
+        path = path_of("path", path)
         streamed = formats.is_streamed(path)
         return cls.of_scene(formats.read_streamed(path) if streamed else formats.read_npz(path))
 

@@ -22,6 +22,7 @@ from jaxrecon.aot.record import (
     read_program,
     read_record,
 )
+from jaxrecon.checks import path_of
 from jaxrecon.choices import EDGE_RTOL
 from jaxrecon.compiling import compiled, without_x64
 from jaxrecon.errors import InputError, JaxreconError, WeightsError, reason_of
@@ -177,7 +178,7 @@ def load_exported(folder: str | Path, *, stages: Stages | None = None) -> Export
     """
     check_not_forked()
     stages = Stages(quiet=True) if stages is None else stages
-    folder = Path(folder)
+    folder = path_of("folder", folder)
     with stages.stage("load"):
         record = read_record(folder)
         program = _for_this_machine(record, folder)

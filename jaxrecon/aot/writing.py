@@ -25,6 +25,7 @@ from jaxrecon.aot.record import (
     StoredOptions,
     write_record,
 )
+from jaxrecon.checks import path_of
 from jaxrecon.choices import meant
 from jaxrecon.compiling import reported_refusals, without_x64
 from jaxrecon.errors import InputError
@@ -111,6 +112,7 @@ def export_program(
       OutputError: the folder exists and is not empty, or cannot be written.
     """
     stages = Stages(quiet=True) if stages is None else stages
+    folder = path_of("folder", folder)
     check_output_folder(folder, overwrite=overwrite)
     header = _header(pipeline)
     check_program_size(views, size, pipeline.resize.patch)
@@ -138,7 +140,7 @@ def export_program(
             for target in targets
         }
         write_record(_record(pipeline, views, size, key, files), place)
-    return Path(folder)
+    return folder
 
 
 def _header(pipeline: Pipeline) -> dict[str, Any]:

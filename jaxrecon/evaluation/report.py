@@ -15,6 +15,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from jaxrecon.checks import path_of
 from jaxrecon.errors import one_line
 from jaxrecon.evaluation.measure import SceneScores, Settings
 from jaxrecon.evaluation.metrics.pose import PairErrors, PoseScores, pose_scores
@@ -117,9 +118,10 @@ class Report:
         Raises:
           OutputError: the file cannot be written.
         """
-        with replacing_file(path) as temporary:
+        place = path_of("path", path)
+        with replacing_file(place) as temporary:
             temporary.write_text(json.dumps(self.as_dict(), indent=1, allow_nan=False) + "\n")
-        return Path(path)
+        return place
 
     def plot(self, path: str | Path) -> Path:
         """Draws accuracy against threshold, histograms of pose errors, and depth error by scene.
@@ -130,7 +132,7 @@ class Report:
         """
         from jaxrecon.evaluation.plot import draw
 
-        return draw(self, Path(path))
+        return draw(self, path_of("path", path))
 
     def _columns(self) -> dict[str, list[float]]:
         """The known values of each metric."""

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from jaxrecon.checks import path_given
 from jaxrecon.errors import OutputError
 from jaxrecon.files.interrupts import put_off, uninterrupted
 from jaxrecon.files.locks import check_unheld
@@ -25,7 +26,8 @@ def replacing_folder(path: str | Path, *, overwrite: bool = False) -> Iterator[P
     result gets another name, and a warning says so.
 
     Raises:
-      OutputError: `path` is a file, or a folder that is not empty and `overwrite` is false, or
+      InputError: `path` is no path of this machine.
+      OutputError: it is a file, or a folder that is not empty and `overwrite` is false, or
         another run is writing there, or it holds what was not there when the block began, or the
         folder cannot be written.
     """
@@ -67,10 +69,11 @@ def check_output_folder(
       inputs: files and folders that are read, and so must not be overwritten.
 
     Raises:
-      OutputError: `path` is a file, or a folder that is not empty and `overwrite` is false, or that
+      InputError: `path` is no path of this machine.
+      OutputError: it is a file, or a folder that is not empty and `overwrite` is false, or that
         holds an input, or that another run is writing, or nothing may be written there.
     """
-    path = Path(path)
+    path = Path(path_given("output", path))
     if os.path.lexists(path) and not os.path.isdir(path):
         raise OutputError(f"cannot write {path}: {_what_is_no_folder(path)}")
     for one in inputs:

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from jaxrecon.checks import path_given
 from jaxrecon.errors import OutputError
 from jaxrecon.files.hidden import hidden_beside
 from jaxrecon.files.interrupts import put_off, uninterrupted
@@ -25,9 +26,10 @@ def check_output_file(path: str | Path) -> None:
     """Refuses a file that could not be written, before any work is done for it.
 
     Raises:
+      InputError: it is no path of this machine.
       OutputError: see `replacing_file`.
     """
-    with suppress(_WritableError), replacing_file(path):
+    with suppress(_WritableError), replacing_file(path_given("output", path)):
         raise _WritableError
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from jaxrecon.checks import shown
+from jaxrecon.checks import shown, whole_number
 from jaxrecon.errors import InputError
 from jaxrecon.extras import Extra
 from jaxrecon.formats.options import check_max_points
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 HOST, PORT, MOST_POINTS = "localhost", 8080, 1_000_000
 """Where a scene is served, and how many of its points are shown at once, if nothing is said."""
 
+_LAST_PORT = 2**16 - 1
 _NEAR, _FAR = 1e-3, 1e2
 _LOOSE_POINTS = 2e-3
 _MOST_MEASURED = 200_000
@@ -196,6 +197,7 @@ def _started(host: str, port: int, share: bool) -> Any:
     from jaxrecon.formats.viewer_guard import Guard, check_guarded, guarded_serving
 
     _check_host(host)
+    whole_number("port", port, most=_LAST_PORT)
     guard = Guard(host)
     with guarded_serving(guard), _quiet():
         server = viser.ViserServer(host=host, port=port, label="jaxrecon", verbose=False)
@@ -217,6 +219,8 @@ def _check_host(host: str) -> None:
     """Refuses an address that is none of this machine: viser would wait for ever."""
     if host == HOST:
         return
+    if not isinstance(host, str):
+        raise InputError(f"host: found {shown(host)}; give an address of this machine as text")
     try:
         found = socket.getaddrinfo(host, 0, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
         for family, kind, protocol, _, address in found:

@@ -1,7 +1,6 @@
 """What a path shows in the viewer: a whole reconstruction, or points alone."""
 
 import io
-import os
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,6 +10,7 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Float, UInt8
 
+from jaxrecon.checks import path_of
 from jaxrecon.errors import InputError
 from jaxrecon.extras import Extra
 from jaxrecon.formats.glb import display_colors
@@ -45,7 +45,7 @@ def shown_file(path: str | Path) -> Path:
     Raises:
       InputError: it is absent or holds nothing of the kind.
     """
-    path = Path(os.path.expanduser(path))
+    path = path_of("path", path)
     if is_folder(path):
         found = _in_folder(path)
         if found is None and is_folder(path / "scene"):

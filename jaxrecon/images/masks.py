@@ -12,7 +12,7 @@ import numpy as np
 from jaxtyping import Bool, Shaped
 from PIL import Image
 
-from jaxrecon.checks import path_given, shown
+from jaxrecon.checks import path_given, path_of, shown
 from jaxrecon.errors import InputError
 from jaxrecon.images.findings import some
 from jaxrecon.images.pictures import open_picture, orientation_of
@@ -125,7 +125,7 @@ def listed_masks(
       InputError: there are not as many as views; see `read_masks`.
     """
     if isinstance(source, str | os.PathLike):
-        return _in_folder(Path(os.path.expanduser(path_given("masks", source))), names, files)
+        return _in_folder(path_of("masks", source), names, files)
     if not isinstance(source, list | tuple | np.ndarray):
         raise InputError(
             f"masks: found {shown(source)}; give a folder, or a path or an array for each view"

@@ -1,7 +1,8 @@
 """Finds out what the caller passed as images, and lists its views."""
 
+import io
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence, Set
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import cast
 import numpy as np
 from PIL import Image
 
-from jaxrecon.checks import path_given
+from jaxrecon.checks import path_of
 from jaxrecon.errors import InputError
 from jaxrecon.images.arrays import AnyArray, image_of, images_of, is_array
 from jaxrecon.images.decode import from_array, from_file, from_pillow
@@ -69,7 +70,7 @@ def _opened(source: object, sampling: Sampling) -> Source:
 
 
 def _as_path(source: str | os.PathLike[str]) -> Path:
-    path = Path(os.path.expanduser(path_given("images", source)))
+    path = path_of("images", source)
     try:
         path.exists()
     except OSError as error:  # the name is too long, or its folder may not be entered
@@ -167,5 +168,11 @@ def _view(item: Path | Image.Image | np.ndarray, name: str) -> View:
 def _unknown(name: str, found: object) -> str:
     return (
         f"{name}: cannot read images from {type(found).__name__}; give a folder, a glob pattern, "
-        "image files, a video, Pillow images or arrays"
+        f"image files, a video, Pillow images or arrays{_as_a_list(found)}"
     )
+
+
+def _as_a_list(found: object) -> str:
+    """The end of a message about what can be gone through, but has no order or no length."""
+    ordered = isinstance(found, Iterator) and not isinstance(found, io.IOBase)
+    return "; of several, a list of them" if ordered or isinstance(found, Set) else ""

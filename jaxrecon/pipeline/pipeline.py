@@ -1,7 +1,6 @@
 """Photos in, reconstruction out."""
 
 import html
-import os
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
@@ -11,7 +10,7 @@ from typing import Any, Unpack, cast
 import numpy as np
 from jax.sharding import Mesh
 
-from jaxrecon.checks import path_given, truth_value, whole_number
+from jaxrecon.checks import path_of, truth_value, whole_number
 from jaxrecon.choices import GroupName, JoinName
 from jaxrecon.compiling import without_x64
 from jaxrecon.deprecation import renamed_fields
@@ -328,7 +327,7 @@ class Pipeline:
 
         check_one_process(self.mesh, "stream")
         views_at_once = whole_number("views_at_once", views_at_once, least=1)
-        folder = Path(path_given("folder", folder))
+        folder = path_of("folder", folder)
         check_stream_folder(folder, overwrite=truth_value("overwrite", overwrite))
         stages = stages_of(stages)
         request = Request.of(
@@ -439,7 +438,7 @@ class Pipeline:
         if folder is None:
             kept = TemporaryFolder()
             folder = kept.path / "views"
-        place = Path(os.path.expanduser(path_given("folder", folder)))
+        place = path_of("folder", folder)
         check_stream_folder(place, overwrite=overwrite)
         job = SequenceJob(
             executor=self.executor,

@@ -1,6 +1,5 @@
 """A reconstruction of a sequence of any length, in its folder."""
 
-import os
 import shutil
 import tempfile
 import weakref
@@ -13,7 +12,7 @@ from typing import Unpack
 import numpy as np
 from jaxtyping import Float
 
-from jaxrecon.checks import path_given, whole_number
+from jaxrecon.checks import path_of, whole_number
 from jaxrecon.errors import InputError
 from jaxrecon.files import replacing_folder
 from jaxrecon.formats import ExportKeywords, ExportOptions, check_options, format_named
@@ -72,7 +71,7 @@ class SequenceReconstruction:
         Raises:
           InputError: it is absent, damaged, unfinished, or none of a sequence.
         """
-        folder = Path(os.path.expanduser(path_given("folder", folder)))
+        folder = path_of("folder", folder)
         check_finished(folder)
         records = read_chunks(folder)
         if not records:
@@ -147,7 +146,7 @@ class SequenceReconstruction:
         check_options(chosen, kinds)
         for kind in kinds:
             kind.check_library()
-        path = Path(os.path.expanduser(path_given("folder", folder)))
+        path = path_of("folder", folder)
         with replacing_folder(path, overwrite=chosen.overwrite) as temporary:
             for number in range(len(self.segments)):
                 several = len(self.segments) > 1

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Float
 
-from jaxrecon.checks import path_given
+from jaxrecon.checks import path_of
 from jaxrecon.errors import InputError
 from jaxrecon.formats.colmap_photos import read_photos
 from jaxrecon.formats.recorded import RecordedViews
@@ -108,7 +108,7 @@ def colmap_images(folder: str | Path, *, allow_outside: bool = False) -> list[Pa
         its name leads out of `images`, or it is turned by its EXIF orientation and the model is of
         its pixels as they are stored.
     """
-    model = model_folder(Path(os.path.expanduser(path_given("folder", folder))))
+    model = model_folder(path_of("folder", folder))
     images = sorted(read_images(model), key=lambda image: natural_key(image.name))
     pictures = _pictures(model)
     if pictures is None or not images:

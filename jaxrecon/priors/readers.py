@@ -9,7 +9,7 @@ import os
 from collections.abc import Collection, Sequence
 from pathlib import Path
 
-from jaxrecon.checks import path_given, shown
+from jaxrecon.checks import path_of, shown
 from jaxrecon.errors import InputError
 from jaxrecon.formats.npz import is_reconstruction
 from jaxrecon.formats.streamed import is_streamed
@@ -103,7 +103,7 @@ def _told(
     unknown = [kind for kind in wanted if kind not in KINDS]
     if unknown:
         raise InputError(f"wanted: found {shown(unknown[0])}; choose of {', '.join(KINDS)}")
-    file = Path(os.path.expanduser(path_given("path", path)))
+    file = path_of("path", path)
     priors, points = _read(file, names, sizes, frozenset(wanted), allow_outside, with_points)
     if not set(wanted) & set(priors.kinds):
         kinds = " or ".join(kind for kind in KINDS if kind in wanted)
@@ -140,7 +140,7 @@ def read_sparse_depths(
         orientation than these; see `read_view_priors`.
     """
     _check_numbers(names, sizes)
-    folder = Path(os.path.expanduser(path_given("path", path)))
+    folder = path_of("path", path)
     if not is_folder(folder) or is_streamed(folder):
         return {}
     files = [_file_of(name, size) for name, size in zip(names, sizes, strict=True)]

@@ -1,5 +1,6 @@
 """From a name, folder or file to a model with its weights on the devices."""
 
+import os
 from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -18,6 +19,8 @@ from convert.families import guess_family
 from convert.safetensors_file import Specs
 from convert.sources import open_source
 from jaxrecon import checkpoint
+from jaxrecon.checks import path_of, truth_value
+from jaxrecon.checks import shown as shortened
 from jaxrecon.choices import meant
 from jaxrecon.errors import InputError, WeightsError, one_line
 from jaxrecon.forking import check_not_forked
@@ -33,6 +36,7 @@ from jaxrecon.reading import is_folder, is_plain_file
 from jaxrecon.registry.config_json import config_from_json
 from jaxrecon.registry.entries import FAMILIES, MODELS, Family, HubFile, ModelEntry, find_entry
 from jaxrecon.registry.fetching import native_folder
+from jaxrecon.runtime.options import stages_of
 from jaxrecon.runtime.sharding import MATRICES, WeightRules, check_mesh, weight_shardings
 from jaxrecon.sparse import AttentionName, check_budgets, chosen_attention
 from pallas_kernels.platform import target_platform
@@ -93,8 +97,10 @@ def load(
     counts = () if warm is None else view_counts("warm", warm)
     attend = chosen_attention(attention)
     dtype = _default_dtype(mesh) if dtype is None else _checked_dtype(dtype)
+    timed = stages_of(stages)
     shown = Stages() if stages is None else stages
-    timed = Stages.watched() if stages is None else stages
+    offload = truth_value("offload", offload)
+    name = _named(name)
     _keep_programs()
     parts = _parts(tracks=tracks, priors=priors)
     place, entry = _locate(name, weights, revision, shown, parts)
@@ -162,6 +168,7 @@ def load_abstract(
     check_mesh(mesh)
     attend = chosen_attention(attention)
     dtype = _default_dtype(mesh) if dtype is None else _checked_dtype(dtype)
+    name = _named(name)
     entry, parts = _released(name), _parts(tracks=tracks, priors=priors)
     if entry is None:
         place, _ = _locate(name, None, None, Stages(quiet=True))
@@ -176,9 +183,24 @@ def load_abstract(
     return Pipeline(model, header["model"], resize, attend, mesh, defaults, offload=offload)
 
 
+def _named(name: object) -> str:
+    """A model's name or path, as text; "~" is the home of the user.
+
+    Raises:
+      InputError: it is of another type.
+    """
+    text = os.fspath(name) if isinstance(name, str | os.PathLike) else None
+    if not isinstance(text, str):
+        raise InputError(
+            f"name: found {shortened(name)}; give a model's name, a checkpoint folder or a weight "
+            "file"
+        )
+    return os.path.expanduser(text)
+
+
 def _parts(*, tracks: bool, priors: bool) -> tuple[str, ...]:
     """The names of the optional parts that are wanted."""
-    wanted = {"tracks": tracks, "priors": priors}
+    wanted = {"tracks": truth_value("tracks", tracks), "priors": truth_value("priors", priors)}
     return tuple(name for name, yes in wanted.items() if yes)
 
 
@@ -241,9 +263,10 @@ def _locate(
     entry.family.configured(entry.config, parts)  # refuses before anything is fetched
     if weights is None:
         return native_folder(entry, revision=revision, stages=stages), entry
-    if not _is_there(weights):
+    place = path_of("weights", weights)
+    if not _is_there(place):
         raise InputError(f"weights={str(weights)!r}: there is no such file or folder")
-    return Path(weights), entry
+    return place, entry
 
 
 def _released(name: str | Path) -> ModelEntry | None:

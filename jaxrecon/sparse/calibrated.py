@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
-from jaxrecon.checks import path_given
+from jaxrecon.checks import path_of
 from jaxrecon.errors import InputError
 from jaxrecon.files import replacing_file
 from jaxrecon.reading import numbers, read_json, shown, text, whole
@@ -95,7 +95,7 @@ def write_budgets(budgets: CalibratedBudgets, path: str | Path) -> None:
         "kept": budgets.kept,
     }
     lines = json.dumps(values, allow_nan=False).replace("], [", "],\n  [")
-    with replacing_file(path) as temporary:
+    with replacing_file(path_of("path", path)) as temporary:
         temporary.write_text(lines + "\n", encoding="utf-8")
 
 
@@ -105,7 +105,7 @@ def read_budgets(path: str | Path) -> CalibratedBudgets:
     Raises:
       InputError: the file cannot be read, or is no sound file of budgets.
     """
-    where = path_given("budgets", path)
+    where = path_of("budgets", path)
     values = read_json(where, limit=MOST_BYTES, advice=_ADVICE)
     if not isinstance(values, dict) or values.get("format") != FORMAT:
         raise InputError(f"{where} is no file of budgets; {_ADVICE}")

@@ -15,7 +15,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from jaxrecon import checkpoint
-from jaxrecon.checks import truth_value
+from jaxrecon.checks import path_of, truth_value
 from jaxrecon.errors import InputError, OutputError
 from jaxrecon.extras import check_installed
 from jaxrecon.files import holding_folder
@@ -108,7 +108,7 @@ def train(
     check_not_forked()
     stages = Stages(quiet=True) if stages is None else stages
     mesh = make_data_mesh() if mesh is None else mesh
-    folder = Path(folder)
+    folder = path_of("folder", folder)
     check_installed("matplotlib", "train", "curves of a run need matplotlib")
     if truth_value("tensorboard", tensorboard):
         check_installed("tensorboardX", "tensorboard", "logs for TensorBoard need tensorboardX")

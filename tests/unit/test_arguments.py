@@ -9,14 +9,22 @@ import numpy as np
 import pytest
 from flax import nnx
 
+import jaxrecon
 from drawn_weights import drawn
-from jaxrecon.checks import shown
-from jaxrecon.errors import MAX_MESSAGE, InputError, one_line
-from jaxrecon.evaluation import Settings, evaluate, open_dataset
+from jaxrecon import Reconstruction, SequenceReconstruction
+from jaxrecon.aot import export_program, load_exported
+from jaxrecon.checks import path_given, shown
+from jaxrecon.errors import MAX_MESSAGE, InputError, WeightsError, one_line
+from jaxrecon.evaluation import Report, Settings, evaluate, open_dataset
+from jaxrecon.files import check_output_file, check_output_folder
+from jaxrecon.images import check_source
 from jaxrecon.models import PI3_RESIZE, VGGT, VGGT_RESIZE, Pi3
 from jaxrecon.pipeline import Pipeline
+from jaxrecon.priors import colmap_images, read_sparse_depths, read_view_priors
 from jaxrecon.runtime.bucketing import check_program_size
 from jaxrecon.runtime.query_points import MOST_POINTS
+from jaxrecon.sparse.calibrated import read_budgets
+from random_recon import random_recon
 from tiny_models import PI3_TINY
 from vggt_stages import VGGT_TINY
 
@@ -206,3 +214,92 @@ def test_arguments_of_evaluate(pi3: Pipeline, without_shape_checks: None) -> Non
     for name, values in wrong.items():
         for value in values:
             refused(name, lambda name=name, value=value: Settings(**{name: value}))
+
+
+# Paths, names and addresses.
+
+NO_PATHS = (None, 5, b"a.npz", ["a.npz"], np.zeros(2), "", "s3://bucket/a.npz", "https://a.b/c.npz")
+
+
+@pytest.mark.parametrize("path", NO_PATHS, ids=repr)
+def test_what_is_no_path(pi3: Pipeline, path: Any, without_shape_checks: None) -> None:
+    recon, report = random_recon(), Report("pi3", Settings(), ())
+    calls: dict[str, list[Callable[[], object]]] = {
+        "path": [
+            lambda: Reconstruction.load(path),
+            lambda: recon.save(path),
+            lambda: recon.save_pictures(path),
+            lambda: recon.save_summary(path),
+            lambda: report.to_json(path),
+            lambda: report.plot(path),
+            lambda: read_view_priors(path, ["a"], sizes=[(1, 1)]),
+            lambda: read_sparse_depths(path, ["a"], sizes=[(1, 1)]),
+        ],
+        "folder": [
+            lambda: pi3.stream(PIXELS, path),
+            lambda: SequenceReconstruction.load(path),
+            lambda: load_exported(path),
+            lambda: export_program(pi3, path, views=1, size=(28, 28)),
+            lambda: colmap_images(path),
+        ],
+        "budgets": [lambda: read_budgets(path)],
+        "output": [lambda: check_output_folder(path), lambda: check_output_file(path)],
+    }
+    for name, each in calls.items():
+        for call in each:
+            refused(f"{name}: ", call)
+
+
+def test_an_address_is_no_photo_but_drives_of_windows_are(tmp_path: Path) -> None:
+    refused("images: https://a.b/c.jpg is an address", lambda: check_source("https://a.b/c.jpg"))
+    refused("images: file:///a.jpg is an address", lambda: check_source(["file:///a.jpg"]))
+    assert path_given("a", "C://photos/a.jpg") == "C://photos/a.jpg"
+
+
+def test_the_home_of_the_user(
+    pi3: Pipeline, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever takes a path takes one that begins with a tilde."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    recon = random_recon()
+    assert recon.save_summary("~/a.png") == tmp_path / "a.png"
+    assert recon.save("~/a.npz") == tmp_path / "a.npz"
+    assert Reconstruction.load("~/a.npz").names == recon.names
+    folder = pi3.stream(PIXELS, "~/views", resolution=28, min_confidence=0.0)
+    assert folder == tmp_path / "views" and Reconstruction.load("~/views").mask.shape[0] == 1
+    (tmp_path / "weights").mkdir()
+    calls = (
+        lambda: jaxrecon.load("~/weights"),
+        lambda: jaxrecon.load("pi3-mini", weights="~/weights"),
+    )
+    for call in calls:
+        with pytest.raises(WeightsError, match=f"{tmp_path}/weights holds no safetensors"):
+            call()
+    assert not (tmp_path / "~").exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "values"),
+    {
+        "name": [None, 5, b"pi3-mini", ["pi3-mini"], np.zeros(2)],
+        "offload": ["yes", 1, None],
+        "tracks": ["no", 0],
+        "priors": ["no", 0],
+        "stages": [2, "quiet", True],
+    }.items(),
+)
+def test_arguments_of_load(name: str, values: list[Any], without_shape_checks: None) -> None:
+    for value in values:
+        refused(name, lambda value=value: jaxrecon.load(**{"name": "pi3-mini", name: value}))
+
+
+@pytest.mark.parametrize(
+    ("name", "values"),
+    {"port": ["80", -1, 2**16, 80.5, None, True], "host": [None, 5, b"localhost"]}.items(),
+)
+def test_arguments_of_the_viewer(name: str, values: list[Any], without_shape_checks: None) -> None:
+    pytest.importorskip("viser")
+    recon = random_recon()
+    for value in values:
+        refused(name, lambda value=value: recon.view(**{name: value}))

@@ -1,12 +1,11 @@
 """The table of evaluation sets, and how one is opened."""
 
 import itertools
-import os
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from jaxrecon.checks import path_given, shown, truth_value
+from jaxrecon.checks import path_of, shown, truth_value
 from jaxrecon.choices import meant
 from jaxrecon.errors import InputError
 from jaxrecon.evaluation.datasets.co3d import co3d_scenes
@@ -99,7 +98,7 @@ def open_dataset(
         raise InputError(f"the evaluation set {kind} needs the path where it lies")
     chosen = DATASETS[kind]
     subset = subset if chosen.drawn else replace(subset, seed=None)
-    folder = Path(os.path.expanduser(path_given("path", path)))
+    folder = path_of("path", path)
     return itertools.islice(chosen.read(folder, subset), scenes)
 
 
