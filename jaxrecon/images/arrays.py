@@ -11,6 +11,11 @@ from jaxrecon.errors import InputError, one_line
 CHANNELS = (3, 4)
 """RGB, and RGB with alpha."""
 
+_CONVERSION = "convert the array"
+_WHOLE = "give 0 to 255 as uint8, or divide by the highest possible value (65535 for 16 bits)"
+_CONVERSIONS = {"u": _WHOLE, "i": _WHOLE}
+"""What to do, by the kind of dtype."""
+
 
 @runtime_checkable
 class Tensor(Protocol):
@@ -61,6 +66,11 @@ def image_of(value: AnyArray, name: str) -> Num[np.ndarray, "H W C"]:
 
 def _host(value: AnyArray, name: str) -> np.ndarray:
     """An array in host memory, without a copy where none is needed."""
+    if isinstance(value, np.ma.MaskedArray):
+        raise InputError(
+            f"{name}: found a masked array, whose mask says nothing here; give {name}.data, and "
+            "what is masked as masks"
+        )
     if isinstance(value, np.ndarray | jax.Array):
         return np.asarray(value)
     kind = f"{type(value).__module__.partition('.')[0]}.{type(value).__name__}"
@@ -81,14 +91,30 @@ def _checked(array: np.ndarray, name: str, expected: str) -> np.ndarray:
     if array.dtype not in (np.uint8, np.float16, np.float32, np.float64):
         raise InputError(
             f"{name}: expected uint8, or float16, float32 or float64 in [0, 1], "
-            f"got {array.dtype}; convert the array"
+            f"got {array.dtype}; {_CONVERSIONS.get(array.dtype.kind, _CONVERSION)}"
         )
     return array
 
 
 def _unfit(array: np.ndarray, name: str, expected: str) -> str:
-    """Why an array is refused. Three channels first may be three grey images as well."""
-    told = f"{name}: expected an array of shape {expected}, got {array.shape}; "
+    """Why an array is refused, and what its shape looks like it needs."""
+    return f"{name}: expected an array of shape {expected}, got {array.shape}; {_way(array, name)}"
+
+
+def _way(array: np.ndarray, name: str) -> str:
+    """How to mend a shape. Three channels first may be three grey images as well."""
+    if array.dtype.kind in "USO" and array.ndim < 3:
+        return f"if these are paths, give {name}.tolist()"
+    if array.ndim > 4 and {array.shape[-1], array.shape[-3]} & {*CHANNELS}:
+        return f"give one scene at a time, such as {name}{'[0]' * (array.ndim - 4)}"
+    if array.ndim == 4 and array.shape[-1] in CHANNELS:
+        return f"a list has one image at a time: give those of {name} one by one"
     if array.ndim == 3 and array.shape[0] in CHANNELS:
-        return told + f"for one image with channels first give {name}[None]"
-    return told + "put three colour channels last, as np.moveaxis(images, -3, -1) does"
+        return f"for one image with channels first give {name}[None]"
+    if array.ndim in (3, 4) and array.shape[-1] == 1:
+        return f"grey needs three equal channels, as np.repeat({name}, 3, axis=-1) makes them"
+    if array.ndim == 4 and array.shape[1] == 1:
+        return f"grey needs three equal channels, as np.repeat({name}, 3, axis=1) makes them"
+    if array.ndim in (2, 3):
+        return f"grey needs three equal channels, as np.stack([{name}] * 3, axis=-1) makes them"
+    return "put three colour channels last, as np.moveaxis(images, -3, -1) does"

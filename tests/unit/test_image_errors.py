@@ -1,5 +1,6 @@
 """Images that cannot be used: one line each that says what is wrong and what to do."""
 
+import io
 import os
 import sys
 import warnings
@@ -129,10 +130,38 @@ def test_float_values(value: float, message: str) -> None:
     fails(array, message)
 
 
-@pytest.mark.parametrize("shape", [(14, 14), (2, 14, 14, 1), (2, 5, 14, 14), (1,) * 5])
-def test_array_shapes(shape: tuple[int, ...]) -> None:
+@pytest.mark.parametrize(
+    ("shape", "advice"),
+    [
+        ((14, 14), r"np\.stack\(\[images\] \* 3, axis=-1\)"),
+        ((5, 14, 14), r"np\.stack\(\[images\] \* 3, axis=-1\)"),
+        ((2, 14, 14, 1), r"np\.repeat\(images, 3, axis=-1\)"),
+        ((14, 14, 1), r"np\.repeat\(images, 3, axis=-1\)"),
+        ((2, 1, 14, 14), r"np\.repeat\(images, 3, axis=1\)"),
+        ((2, 5, 14, 14), "channels last"),
+        ((2, 14, 14, 5), "channels last"),
+        ((), "channels last"),
+        ((1,) * 5, "channels last"),
+        ((1, 2, 14, 14, 3), r"one scene at a time, such as images\[0\]$"),
+        ((1, 2, 3, 14, 14), r"one scene at a time, such as images\[0\]$"),
+        ((1, 1, 2, 14, 14, 3), r"one scene at a time, such as images\[0\]\[0\]$"),
+    ],
+)
+def test_array_shapes(shape: tuple[int, ...], advice: str) -> None:
     array = np.zeros(shape, np.uint8)
-    fails(array, r"images: expected an array of shape \(V, H, W, 3\), got .*channels last")
+    fails(array, rf"images: expected an array of shape \(V, H, W, 3\), got .*{advice}")
+
+
+@pytest.mark.parametrize("dtype", [str, object])
+def test_arrays_of_paths(dtype: Any) -> None:
+    fails(np.array(["a.jpg", "b.jpg"], dtype), r"got \(2,\); if these are paths.* images.tolist")
+
+
+def test_masked_arrays() -> None:
+    """What is masked would be taken for pixels."""
+    masked = np.ma.masked_array(np.zeros((2, 14, 14, 3), np.uint8), True)
+    fails(masked, r"images: found a masked array.* give images\.data.* as masks")
+    fails([noise(14, 14), masked[0]], "view_0001: found a masked array")
 
 
 def test_three_pictures_in_grey_are_not_taken_for_channels() -> None:
@@ -142,13 +171,18 @@ def test_three_pictures_in_grey_are_not_taken_for_channels() -> None:
 
 def test_array_shape_in_a_list() -> None:
     stack = np.zeros((2, 14, 14, 3), np.uint8)
-    fails([stack[0], stack], r"view_0001: expected an array of shape \(H, W, 3\), got \(2, 14,")
+    fails(
+        [stack[0], stack],
+        r"view_0001: expected an array of shape \(H, W, 3\), got \(2, 14,.*one by one",
+    )
 
 
 @pytest.mark.parametrize("dtype", ["int32", "uint16", "bool", "complex64", "bfloat16"])
 def test_array_dtypes(dtype: str) -> None:
     array = jnp.zeros((2, 14, 14, 3), dtype)
-    message = f"expected uint8, or float16.* got {dtype}; convert the array"
+    whole = jnp.issubdtype(dtype, jnp.integer)
+    way = r"or divide by the highest.*\(65535 for 16 bits\)" if whole else "convert the array"
+    message = f"expected uint8, or float16.* got {dtype}; .*{way}"
     fails(array, f"images: {message}")
     fails([noise(14, 14), np.asarray(array[0])], f"view_0001: {message}")
 
@@ -236,6 +270,11 @@ def test_unknown_kinds(without_shape_checks: None) -> None:
     fails(5, "images: cannot read images from int; give a folder")
     fails([noise(14, 14), 5], "view_0001: cannot read images from int; give a folder")
     fails({"a": 1}, "images: cannot read images from dict")
+    several = "; of several, a list of them$"
+    fails(iter([noise(14, 14)]), f"images: cannot read images from list_iterator.*{several}")
+    fails((path for path in ["a"]), f"images: cannot read images from generator.*{several}")
+    fails({"a.jpg"}, f"images: cannot read images from set.*{several}")
+    fails(io.BytesIO(), "images: cannot read images from BytesIO.* or arrays$")
     fails(None, "images: cannot read images from NoneType")
 
 
