@@ -86,11 +86,22 @@ def standard_streams() -> Iterator[None]:
         sys.stderr = before
 
 
-class Signals:
-    """Which signal has told the command to end."""
+_LONGEST_IMPORT = 5.0
+"""Seconds after which a signal is no longer held back."""
 
-    def __init__(self) -> None:
+
+class Signals:
+    """Which signal has told the command to end.
+
+    Attributes:
+      base: the frame of the command; what called it is of no concern.
+      number: of the signal; None as long as there was none.
+    """
+
+    def __init__(self, base: FrameType | None = None) -> None:
+        self.base = base
         self.number: int | None = None
+        self._since = 0.0
         self._dropping = False
 
     @property
@@ -104,10 +115,27 @@ class Signals:
         return "terminated" if self.number == signal.SIGTERM else "interrupted"
 
     def take(self, number: int, frame: FrameType | None) -> None:
-        """The handler: raises KeyboardInterrupt where the main thread is, or soon after."""
-        self.number = self.number or number
-        if not self._dropping:
-            raise KeyboardInterrupt
+        """The handler: raises KeyboardInterrupt where the main thread is, or soon after.
+
+        While a module is imported it waits: libraries take any error of an import to mean that
+        something optional is absent, and go on.
+        """
+        if self.number is None:
+            self.number, self._since = number, time.monotonic()
+        if self._dropping:
+            return
+        if self._importing(frame) and time.monotonic() - self._since < _LONGEST_IMPORT:
+            _thread.start_new_thread(self._raise_later, ())
+            return
+        raise KeyboardInterrupt
+
+    def _importing(self, frame: FrameType | None) -> bool:
+        """Whether the command is importing a module, seen from where it is."""
+        while frame is not None and frame is not self.base:
+            if frame.f_code.co_filename.startswith("<frozen importlib._bootstrap"):
+                return True
+            frame = frame.f_back
+        return False
 
     def again(self, unraisable: Any) -> None:
         """Raises later what Python would drop, since a destructor cannot raise it."""
@@ -130,7 +158,7 @@ class Signals:
 @contextmanager
 def ended_by_signals() -> Iterator[Signals]:
     """Inside, SIGTERM and Ctrl-C raise KeyboardInterrupt, unless the caller ignores them."""
-    signals = Signals()
+    signals = Signals(sys._getframe(2))  # behind this generator and what enters it
     if threading.current_thread() is not threading.main_thread():
         yield signals
         return

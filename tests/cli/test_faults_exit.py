@@ -1,5 +1,6 @@
 """How a command ends: by signals, with streams that are full or closed, and in a child of fork."""
 
+import importlib
 import os
 import signal
 import subprocess
@@ -7,6 +8,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -101,6 +103,46 @@ class TestSignals:
         assert capsys.readouterr() == ("", f"jaxrecon: {line}\n")
         assert signal.getsignal(number) == before
         assert not list(tmp_path.iterdir())
+
+    @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+    def test_one_while_a_module_is_imported(
+        self, number: signal.Signals, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """As libraries import what they can do without: whatever it raises, they go on."""
+        (tmp_path / "optional_part.py").write_text(
+            f"import signal, time\nsignal.raise_signal({int(number)})\ntime.sleep(0.1)\nWHOLE = 1\n"
+        )
+        monkeypatch.syspath_prepend(tmp_path)
+        found: list[Any] = []
+
+        def run(options: object) -> int:
+            try:
+                found.append(importlib.import_module("optional_part").WHOLE)
+            except BaseException:
+                found.append(None)
+            time.sleep(5)
+            raise AssertionError("must not be reached")
+
+        monkeypatch.setattr(weights, "models", run)
+        monkeypatch.delitem(sys.modules, "optional_part", raising=False)
+        assert main(["models"]) == 128 + number
+        assert found == [1]
+
+    def test_an_import_that_does_not_end(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        (tmp_path / "endless_part.py").write_text(
+            "import signal, time\nsignal.raise_signal(2)\ntime.sleep(5)\n"
+        )
+        monkeypatch.syspath_prepend(tmp_path)
+        monkeypatch.setattr(process, "_LONGEST_IMPORT", 0.1)
+
+        def run(options: object) -> int:
+            importlib.import_module("endless_part")
+            raise AssertionError("must not be reached")
+
+        monkeypatch.setattr(weights, "models", run)
+        assert main(["models"]) == 130
 
     @pytest.mark.parametrize("second", [signal.SIGTERM, signal.SIGINT])
     def test_a_second_one_while_it_cleans_up(
