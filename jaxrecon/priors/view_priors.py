@@ -46,8 +46,8 @@ class ViewPriors:
       intrinsics: camera matrices in pixels of the original upright images, where the centre of the
         top-left pixel is (0, 0).
       poses: world-from-camera, rigid, in any world frame; x right, y down, z forward.
-      depths: depth along the optical axis of each pixel of the original image; 0, NaN or infinite
-        where it is unknown.
+      depths: depth along the optical axis of each pixel of the original image; 0, NaN, infinite
+        or masked (`numpy.ma`) where it is unknown.
       metric_poses, metric_depths: whether translations, and depths, are in metres. If not, their
         unit is taken to be unknown.
 
@@ -222,10 +222,14 @@ def _name_of(given: Any) -> str:
 
 
 def _array(value: Any, kind: str, view: int | None = None) -> np.ndarray:
+    where = kind if view is None else f"{kind}: view {view}"
+    if np.ma.is_masked(value):
+        if kind != "depths":
+            raise InputError(f"{where}: found masked numbers; give None for what is unknown")
+        value = np.ma.filled(value, 0)
     try:
         return np.asarray(value)
     except (ValueError, TypeError) as error:
-        where = kind if view is None else f"{kind}: view {view}"
         raise InputError(
             f"{where}: found rows of different lengths, or what is no array; give an array of "
             "numbers"

@@ -41,6 +41,24 @@ def centred_at(x: float, y: float) -> np.ndarray:
 
 class TestForms:
     @pytest.mark.usefixtures("without_shape_checks")
+    @pytest.mark.parametrize("form", [lambda a: a, list, lambda a: dict(enumerate(a))])
+    def test_masked_depth_is_unknown(self, form: Any) -> None:
+        masked = np.ma.masked_array(np.full((2, 40, 60), 2.0))
+        masked[0, 3, 5] = np.ma.masked
+        maps = ViewPriors(depths=form(masked)).by_view("depths", 2)
+        expected = np.full((2, 40, 60), 2.0)
+        expected[0, 3, 5] = 0
+        for view in range(2):
+            np.testing.assert_array_equal(maps[view], expected[view])
+
+    @pytest.mark.usefixtures("without_shape_checks")
+    @pytest.mark.parametrize(("kind", "matrix"), [("intrinsics", MATRIX), ("poses", POSE)])
+    def test_masked_matrices(self, kind: str, matrix: np.ndarray) -> None:
+        given: Any = {kind: [matrix, np.ma.masked_array(matrix, matrix == 1)]}
+        with pytest.raises(InputError, match=f"{kind}: view 1: found masked numbers; give None"):
+            ViewPriors(**given)
+
+    @pytest.mark.usefixtures("without_shape_checks")
     @pytest.mark.parametrize("views", [1, 2, 3])
     @pytest.mark.parametrize(
         "matrix", [MATRIX, MATRIX.tolist(), jnp.asarray(np.float32(MATRIX))], ids=type
