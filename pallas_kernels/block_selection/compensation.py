@@ -5,6 +5,7 @@ out that weight is large, but then a block's mean tells most of it: its keys cou
 of their mean, seen by a few queries as by their mean.
 """
 
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -16,7 +17,7 @@ from pallas_kernels.block_selection.compensation_triton import skipped_triton
 from pallas_kernels.block_selection.pooling import pool_blocks
 from pallas_kernels.block_sparse_attention.mask import BlockMask, Count
 
-SCORE_BYTES_LIMIT = 64 * 2**20
+SCORE_BYTES_LIMIT = 128 * 2**20
 """The scores held at any one time are kept under about this many bytes."""
 
 
@@ -94,6 +95,8 @@ def skipped_xla(
 ) -> tuple[Float[Array, "G rows parts K"], Float[Array, "G rows parts"]]:
     """As `skipped_triton`, anywhere; products of full precision where `dtype` is float32."""
     exact = jax.lax.Precision.HIGHEST if dtype == jnp.float32 else None
+    multiply = partial(jnp.einsum, precision=exact, preferred_element_type=jnp.float32)
+    q, k, v = (x.astype(dtype) for x in (q, k, v))
     rows, parts, blocks = *q.shape[1:3], k.shape[1]
     size = min(rows, max(1, SCORE_BYTES_LIMIT // (4 * parts * blocks)))
 
@@ -103,12 +106,12 @@ def skipped_xla(
         def some(chunk: tuple[Array, ...]) -> tuple[Array, Array]:
             q, counts, lists = chunk
             kept = _listed(counts, lists, blocks)
-            scores = jnp.einsum("rpk,ck->rpc", q, k, precision=exact) + jnp.log(sizes)[None, None]
+            scores = multiply("rpk,ck->rpc", q, k) + jnp.log(sizes)[None, None]
             scores = jnp.where(kept[:, None], -jnp.inf, scores)
             top = jnp.maximum(scores.max(-1, keepdims=True), jnp.finfo(jnp.float32).min)
             weights = jnp.exp(scores - top)
             total = weights.sum(-1, keepdims=True)
-            values = jnp.einsum("rpc,ck->rpk", weights, v, precision=exact)
+            values = multiply("rpc,ck->rpk", weights.astype(dtype), v)
             return values / jnp.maximum(total, 1e-30), (top + jnp.log(total))[..., 0]
 
         return _in_chunks(some, (q, counts, lists), size)
