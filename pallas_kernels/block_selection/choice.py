@@ -61,7 +61,7 @@ def choose(
 
     def totals(inside: Bool[Array, "*rows blocks"]) -> tuple[Array, Array]:
         taken = jnp.where(inside, weights, 0.0).sum(-1, keepdims=True)
-        return taken, inside.astype(jnp.int32).sum(-1, keepdims=True)
+        return taken, inside.sum(-1, keepdims=True, dtype=jnp.int32)
 
     def up_to(guesses: tuple[Array, ...]) -> list[tuple[Array, Array]]:
         return [totals(bits <= guess) for guess in guesses]
@@ -183,7 +183,7 @@ def first_ties(
 ) -> Bool[Array, "*rows blocks"]:
     """So many of the blocks of equal scores, the first."""
     wanted = ties & (room > 0)
-    many = ties.astype(jnp.int32).sum(-1, keepdims=True)
+    many = ties.sum(-1, keepdims=True, dtype=jnp.int32)
 
     def counted() -> Array:
         return wanted & (jax.lax.cumsum(ties.astype(jnp.int32), axis=ties.ndim - 1) <= room)

@@ -1,5 +1,7 @@
 """With `jax_enable_x64` set everything still works in float32, and comes out the same."""
 
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import jax
@@ -7,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
+from jax import Array
 
 import jaxrecon
 from compiled_programs import without_programs
@@ -14,9 +17,17 @@ from drawn_weights import drawn
 from jaxrecon import SparseAttention, registry
 from jaxrecon.pipeline import Pipeline
 from jaxrecon.scenes import render_scene
+from pallas_kernels.bias_gelu import bias_gelu
+from pallas_kernels.block_selection import attend_to_skipped, merged_with_skipped, select_blocks
+from pallas_kernels.block_sparse_attention import block_sparse_attention
+from pallas_kernels.dense_attention import dense_attention
+from pallas_kernels.norm import Norm
+from pallas_kernels.point_map_loss import Planes, point_map_loss
+from pallas_kernels.residual_norm import residual_norm
 from tiny_families import CONFIGS
 
 SMALL: dict[str, Any] = {"block_q": 16, "block_kv": 8, "compensation_q": 4}
+BLOCKS: dict[str, Any] = {"block_q": 16, "block_kv": 8}
 
 
 def pipeline_of(name: str) -> Pipeline:
@@ -51,6 +62,58 @@ def test_reconstructions(name: str) -> None:
         assert ours.dtype == np.float32
         np.testing.assert_allclose(ours, theirs, rtol=1e-3, atol=1e-4, err_msg=field)
     assert (wide.tracks is None) == (name != "vggt")
+
+
+def chosen(q: Array) -> Any:
+    return select_blocks(q, q, top_k=1, top_p=0.5, pool_q=8, implementation="xla", **BLOCKS).lists
+
+
+def compensated(q: Array) -> Array:
+    mask = select_blocks(q, q, top_k=1, implementation="xla", **BLOCKS)
+    attend = partial(block_sparse_attention, implementation="xla", return_logsumexp=True)
+    out, sums = attend(q, q, q, mask)
+    skipped = attend_to_skipped(q, q, q, mask, group=4, implementation="xla")
+    return merged_with_skipped(out, sums, skipped, 4)
+
+
+def normed(x: Array) -> Any:
+    width = x.shape[-1]
+    norm = Norm(jnp.ones(width, x.dtype), jnp.zeros(width, x.dtype))
+    update = x.astype(jnp.bfloat16)
+    options: dict[str, Any] = {"norm": norm, "dtype": jnp.bfloat16, "implementation": "xla"}
+    return residual_norm(x, update, gamma=jnp.ones(width, x.dtype), **options)
+
+
+def lost(x: Array) -> Any:
+    image = jnp.abs(x[0]) + 1
+    planes = Planes(image, image, image)
+    return point_map_loss(planes, image, planes, image > 1.5, implementation="xla")
+
+
+@pytest.mark.parametrize(
+    "run",
+    [
+        chosen,
+        compensated,
+        partial(bias_gelu, bias=jnp.zeros(8, jnp.float32), implementation="xla"),
+        lambda q: dense_attention(q, q, q, implementation="xla"),
+        normed,
+        lost,
+    ],
+    ids=["select_blocks", "sparse", "bias_gelu", "dense", "residual_norm", "point_map_loss"],
+)
+def test_kernels_by_themselves(run: Callable[[Array], Any]) -> None:
+    """Without the pipeline, which has x64 off for all it runs."""
+    x = jax.random.normal(jax.random.key(0), (1, 64, 2, 8), jnp.float32)
+    plain = jax.jit(run)(x)
+    with jax.enable_x64(True), jax.numpy_dtype_promotion("standard"):
+        wide = jax.jit(run)(x)
+    for ours, theirs in zip(jax.tree.leaves(wide), jax.tree.leaves(plain), strict=True):
+        assert ours.dtype == theirs.dtype
+        exact = jnp.issubdtype(ours.dtype, jnp.integer)
+        np.testing.assert_allclose(
+            np.asarray(ours, np.float64), np.asarray(theirs, np.float64), atol=0 if exact else 1e-6
+        )
 
 
 @pytest.mark.thorough
