@@ -222,7 +222,7 @@ def _name_of(given: Any) -> str:
 
 
 def _array(value: Any, kind: str, view: int | None = None) -> np.ndarray:
-    where = kind if view is None else f"{kind}: view {view}"
+    where = kind if view is None else f"{kind}: view {shown(view)}"
     if np.ma.is_masked(value):
         if kind != "depths":
             raise InputError(f"{where}: found masked numbers; give None for what is unknown")
