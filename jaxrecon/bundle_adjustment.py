@@ -14,7 +14,7 @@ from jaxrecon.extras import Extra
 from jaxrecon.formats import VIEW_ARRAYS, PointTracks, Scene
 from jaxrecon.formats.tracks import MAX_REPROJECTION_ERROR, TrackedPoints, tracked_points
 from jaxrecon.geometry import Similarity, umeyama
-from jaxrecon.progress import Stages
+from jaxrecon.progress import Stages, quiet_stages
 from jaxrecon.reconstruction import Reconstruction
 
 MIN_SHARED_TRACKS = 16
@@ -47,7 +47,7 @@ def bundle_adjust(
       recon: cameras and depth, with tracks.
       shared_camera: whether the refined views have one camera; its first guess is their mean.
       max_reprojection_error: most pixels by which an observation may be off before the fit.
-      stages: told which views keep their camera.
+      stages: told which views keep their camera; silent if not given.
 
     Returns:
       The refined reconstruction, with its arrays in host memory.
@@ -60,6 +60,7 @@ def bundle_adjust(
     Source: `demo_colmap.py` of VGGT, which takes a plain squared loss and does not go back to the
     depth maps.
     """
+    stages = quiet_stages(stages)
     pycolmap = check_adjustable(len(recon))
     if recon.tracks is None:
         raise InputError(
@@ -161,11 +162,9 @@ def _shared_tracks(seen: Bool[np.ndarray, "V P"]) -> Float[np.ndarray, "V V"]:
     return counts @ counts.T
 
 
-def _note_others(
-    recon: Reconstruction, views: Bool[np.ndarray, " V"], stages: Stages | None
-) -> None:
+def _note_others(recon: Reconstruction, views: Bool[np.ndarray, " V"], stages: Stages) -> None:
     names = [recon.names[view] for view in np.flatnonzero(~views)]
-    if stages is None or not names:
+    if not names:
         return
     more = f" and {len(names) - _NAMES_SHOWN} more" if len(names) > _NAMES_SHOWN else ""
     stages.note(

@@ -10,7 +10,8 @@ from typing import Any, TextIO, cast
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from jaxrecon.errors import one_line
+from jaxrecon.checks import shown
+from jaxrecon.errors import InputError, one_line
 
 _LONGEST_NOTE = 2000
 
@@ -127,6 +128,30 @@ class Stages:
             TimeElapsedColumn(),
         )
         return Progress(*columns, console=self._console, transient=True)
+
+
+def watched_stages(stages: object) -> Stages:
+    """The caller's `stages`, or those that are shown where a person watches if None is given.
+
+    Raises:
+      InputError: they are of another type.
+    """
+    return _checked(stages) or Stages.watched()
+
+
+def quiet_stages(stages: object) -> Stages:
+    """The caller's `stages`, or silent ones if None is given.
+
+    Raises:
+      InputError: they are of another type.
+    """
+    return _checked(stages) or Stages(quiet=True)
+
+
+def _checked(stages: object) -> Stages | None:
+    if stages is not None and not isinstance(stages, Stages):
+        raise InputError(f"stages: found {shown(stages)}; give jaxrecon.Stages() or None")
+    return stages
 
 
 def _nothing() -> None:

@@ -30,7 +30,7 @@ from jaxrecon.forking import check_not_forked
 from jaxrecon.images import USUAL_FPS, ImageBatch, ImageSource, Sampling, loading_images
 from jaxrecon.pipeline import Geometry, MaskConfig, Request, RuntimeInputs, resolve
 from jaxrecon.pipeline.result import note_oddities, reconstruction_of
-from jaxrecon.progress import Stages
+from jaxrecon.progress import Stages, quiet_stages
 from jaxrecon.reconstruction import Reconstruction
 from jaxrecon.runtime.bucketing import padded, valid_regions
 from jaxrecon.runtime.cameras import CameraConfig, check_one_camera
@@ -82,7 +82,7 @@ class ExportedPipeline:
           InputError: the images are too many or of another size, or an argument cannot be used.
           WeightsError: the program cannot be compiled or run, although it could be read.
         """
-        stages = Stages(quiet=True) if stages is None else stages
+        stages = quiet_stages(stages)
         mask = MaskConfig(min_confidence, confidence_quantile, edge_rtol=edge_rtol)
         inputs = self._inputs(mask)
         with loading_images(
@@ -177,7 +177,7 @@ def load_exported(folder: str | Path, *, stages: Stages | None = None) -> Export
         program of jaxrecon does, or are of a newer format.
     """
     check_not_forked()
-    stages = Stages(quiet=True) if stages is None else stages
+    stages = quiet_stages(stages)
     folder = path_of("folder", folder)
     with stages.stage("load"):
         record = read_record(folder)

@@ -32,7 +32,7 @@ from jaxrecon.errors import InputError
 from jaxrecon.files import check_output_folder, replacing_folder
 from jaxrecon.nn.attention import AttentionFn
 from jaxrecon.pipeline import CameraConfig, MaskConfig, Pipeline, ProgramKey, Request, resolve
-from jaxrecon.progress import Stages
+from jaxrecon.progress import Stages, quiet_stages
 from jaxrecon.runtime.bucketing import check_program_size
 from jaxrecon.runtime.cameras import FittedIntrinsics, PrincipalPoint
 from jaxrecon.runtime.defaults import PointsChoice
@@ -111,7 +111,7 @@ def export_program(
       InputError: an argument cannot be used, or the attention cannot be kept in a file.
       OutputError: the folder exists and is not empty, or cannot be written.
     """
-    stages = Stages(quiet=True) if stages is None else stages
+    stages = quiet_stages(stages)
     folder = path_of("folder", folder)
     check_output_folder(folder, overwrite=overwrite)
     header = _header(pipeline)

@@ -6,7 +6,7 @@ from typing import Any, Literal, TypedDict, get_args
 from jaxrecon.checks import real_number, shown, truth_value, whole_number
 from jaxrecon.choices import meant
 from jaxrecon.errors import InputError
-from jaxrecon.progress import Stages
+from jaxrecon.progress import Stages, quiet_stages
 
 type Size = Literal["original", "processed"]
 type Images = Literal["link", "copy"]
@@ -53,6 +53,7 @@ class ExportOptions:
     def __post_init__(self) -> None:
         truth_value("overwrite", self.overwrite)
         truth_value("text", self.text)
+        object.__setattr__(self, "stages", quiet_stages(self.stages))
         check_max_points(self.max_points)
         if self.voxel is not None and not 0 < real_number("voxel", self.voxel) < float("inf"):
             raise InputError(f"voxel={shown(self.voxel)} must be above 0 and finite")

@@ -27,7 +27,7 @@ from jaxrecon.images.sampling import USUAL_FPS, Sampling, SamplingKeywords
 from jaxrecon.images.sources import ImageSource, is_video, open_source
 from jaxrecon.images.stack import Stack
 from jaxrecon.images.views import Source, View
-from jaxrecon.progress import Stages
+from jaxrecon.progress import Stages, quiet_stages
 
 __all__ = [
     "ALL_VIEWS",
@@ -197,7 +197,8 @@ def loading_images(
         `Loading` tells.
     """
     resolution = checked_resolution(resolution, rule)
-    opened, stages = open_source(source, sampling), stages or Stages(quiet=True)
+    stages = quiet_stages(stages)
+    opened = open_source(source, sampling)
     unwanted, fits = threading.Event(), Fits(rule, resolution, known_cameras)
 
     def read() -> ImageBatch:

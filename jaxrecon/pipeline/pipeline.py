@@ -43,13 +43,12 @@ from jaxrecon.pipeline.result import note_oddities, reconstruction_of
 from jaxrecon.pipeline.sequence_result import SequenceReconstruction, TemporaryFolder
 from jaxrecon.pipeline.warming import PHOTO, transforms_of_photos, view_counts
 from jaxrecon.priors import PriorArrays, ViewPriors, prior_arrays
-from jaxrecon.progress import Stages
+from jaxrecon.progress import Stages, watched_stages
 from jaxrecon.reconstruction import Reconstruction
 from jaxrecon.runtime.cameras import CameraConfig, check_one_camera
 from jaxrecon.runtime.defaults import MODEL_DEFAULTS, ModelDefaults, PointsChoice
 from jaxrecon.runtime.executor import Executor
 from jaxrecon.runtime.masks import MaskConfig
-from jaxrecon.runtime.options import stages_of
 from jaxrecon.runtime.query_points import Query, QueryPoints, check_query, queries
 from jaxrecon.runtime.sharding import check_one_process
 from jaxrecon.runtime.tracking import follow, track_maps
@@ -162,7 +161,7 @@ class Pipeline:
         Raises:
           InputError: an argument cannot be used, or a program needs more memory than there is.
         """
-        stages, rule = stages_of(stages), self.resize.unstretched()
+        stages, rule = watched_stages(stages), self.resize.unstretched()
         key, inputs = resolve(self.defaults, Request(), self.name)
         shapes = (
             self.executor.expected_program(
@@ -235,7 +234,7 @@ class Pipeline:
         Raises:
           InputError: the images or an argument cannot be used.
         """
-        stages = stages_of(stages)
+        stages = watched_stages(stages)
         request = Request.of(
             mask=mask,
             camera=camera,
@@ -329,7 +328,7 @@ class Pipeline:
         views_at_once = whole_number("views_at_once", views_at_once, least=1)
         folder = path_of("folder", folder)
         check_stream_folder(folder, overwrite=truth_value("overwrite", overwrite))
-        stages = stages_of(stages)
+        stages = watched_stages(stages)
         request = Request.of(
             mask=mask, camera=camera, priors=priors, keywords=keywords, points=points
         ).streamed()
@@ -427,7 +426,7 @@ class Pipeline:
         check_one_process(self.mesh, "reconstruct_sequence")
         chunk, overlap = checked_sizes(chunk, overlap)
         resolution = checked_resolution(resolution, self.resize)
-        stages = stages_of(stages)
+        stages = watched_stages(stages)
         joins = JoinConfig(join, group, allow_gaps)
         overwrite = truth_value("overwrite", overwrite)
         request = Request.of(
@@ -487,7 +486,7 @@ class Pipeline:
           InputError: there are no points, or a point is no number, not finite, outside its photo or
             of another shape; the photo does not exist; or the model has no track head.
         """
-        stages = stages_of(stages)
+        stages = watched_stages(stages)
         check_query(query_points)
         self._check_tracks(query_points)
         sampling = Sampling(stride, fps, max_views, USUAL_FPS, motion=motion)

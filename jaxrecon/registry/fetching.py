@@ -10,7 +10,7 @@ from jaxrecon import checkpoint
 from jaxrecon.errors import InputError, OutputError, WeightsError
 from jaxrecon.files import output_error, sweep, waiting_for
 from jaxrecon.hub import cache_folder, fetch
-from jaxrecon.progress import Stages
+from jaxrecon.progress import Stages, quiet_stages
 from jaxrecon.registry.entries import BUNDLED, Bundled, HubFile, ModelEntry
 
 
@@ -23,6 +23,7 @@ def native_folder(
       WeightsError: the weights are not here and cannot be fetched.
       OutputError: the cache folder cannot be written.
     """
+    stages = quiet_stages(stages)
     folder = local_folder(entry, revision=revision)
     if checkpoint.is_native(folder):
         if isinstance(entry.source, HubFile):
@@ -33,7 +34,6 @@ def native_folder(
             f"the weights of {entry.name} are not in {folder}: this installation has none; "
             "train them with `jaxrecon train` and give their folder as `weights`"
         )
-    stages = Stages(quiet=True) if stages is None else stages
     try:
         with waiting_for(_lock_of(folder), lambda: stages.note(_waiting(entry))):
             if not checkpoint.is_native(folder):  # another process may just have made it

@@ -31,12 +31,11 @@ from jaxrecon.nn.attention import AttentionFn
 from jaxrecon.pipeline import ModelDefaults, Pipeline
 from jaxrecon.pipeline.warming import view_counts
 from jaxrecon.program_cache import programs_wanted, use_program_cache
-from jaxrecon.progress import Stages
+from jaxrecon.progress import Stages, watched_stages
 from jaxrecon.reading import is_folder, is_plain_file
 from jaxrecon.registry.config_json import config_from_json
 from jaxrecon.registry.entries import FAMILIES, MODELS, Family, HubFile, ModelEntry, find_entry
 from jaxrecon.registry.fetching import native_folder
-from jaxrecon.runtime.options import stages_of
 from jaxrecon.runtime.sharding import MATRICES, WeightRules, check_mesh, weight_shardings
 from jaxrecon.sparse import AttentionName, check_budgets, chosen_attention
 from pallas_kernels.platform import target_platform
@@ -97,7 +96,7 @@ def load(
     counts = () if warm is None else view_counts("warm", warm)
     attend = chosen_attention(attention)
     dtype = _default_dtype(mesh) if dtype is None else _checked_dtype(dtype)
-    timed = stages_of(stages)
+    timed = watched_stages(stages)
     shown = Stages() if stages is None else stages
     offload = truth_value("offload", offload)
     name = _named(name)

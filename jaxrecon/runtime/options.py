@@ -6,10 +6,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Array, Int
 
-from jaxrecon.checks import shown
 from jaxrecon.deprecation import renamed_fields
-from jaxrecon.errors import InputError
-from jaxrecon.progress import Stages
 from jaxrecon.pytree import pytree_dataclass
 from jaxrecon.runtime.cameras import PER_VIEW, CameraConfig
 from jaxrecon.runtime.defaults import MODEL_DEFAULTS, PointsChoice
@@ -93,14 +90,3 @@ def runtime_inputs(
     """
     config = MaskConfig(min_confidence, confidence_quantile, edge_rtol=edge_rtol, **others)
     return RuntimeInputs(**vars(config.inputs(MODEL_DEFAULTS)))
-
-
-def stages_of(stages: Stages | None) -> Stages:
-    """The caller's, or those that are shown where a person watches.
-
-    Raises:
-      InputError: they are of another type.
-    """
-    if stages is not None and not isinstance(stages, Stages):
-        raise InputError(f"stages: found {shown(stages)}; give jaxrecon.progress.Stages() or None")
-    return Stages.watched() if stages is None else stages

@@ -21,7 +21,7 @@ from jaxrecon.extras import check_installed
 from jaxrecon.files import holding_folder
 from jaxrecon.forking import check_not_forked
 from jaxrecon.models import AspectRule, Pi3Config
-from jaxrecon.progress import Stages
+from jaxrecon.progress import Stages, quiet_stages
 from jaxrecon.registry import model_entry
 from jaxrecon.scenes import RenderedScenes
 from jaxrecon.scenes.photographs import Pictures
@@ -106,7 +106,7 @@ def train(
         writing there.
     """
     check_not_forked()
-    stages = Stages(quiet=True) if stages is None else stages
+    stages = quiet_stages(stages)
     mesh = make_data_mesh() if mesh is None else mesh
     folder = path_of("folder", folder)
     check_installed("matplotlib", "train", "curves of a run need matplotlib")

@@ -13,17 +13,19 @@ import jaxrecon
 from drawn_weights import drawn
 from jaxrecon import Reconstruction, SequenceReconstruction
 from jaxrecon.aot import export_program, load_exported
+from jaxrecon.bundle_adjustment import bundle_adjust
 from jaxrecon.checks import path_given, shown
 from jaxrecon.errors import MAX_MESSAGE, InputError, WeightsError, one_line
 from jaxrecon.evaluation import Report, Settings, evaluate, open_dataset
 from jaxrecon.files import check_output_file, check_output_folder
-from jaxrecon.images import check_source
+from jaxrecon.images import check_source, load_images
 from jaxrecon.models import PI3_RESIZE, VGGT, VGGT_RESIZE, Pi3
 from jaxrecon.pipeline import Pipeline
 from jaxrecon.priors import colmap_images, read_sparse_depths, read_view_priors
 from jaxrecon.runtime.bucketing import check_program_size
 from jaxrecon.runtime.query_points import MOST_POINTS
 from jaxrecon.sparse.calibrated import read_budgets
+from jaxrecon.training import MINI, train
 from random_recon import random_recon
 from tiny_models import PI3_TINY
 from vggt_stages import VGGT_TINY
@@ -214,6 +216,32 @@ def test_arguments_of_evaluate(pi3: Pipeline, without_shape_checks: None) -> Non
     for name, values in wrong.items():
         for value in values:
             refused(name, lambda name=name, value=value: Settings(**{name: value}))
+
+
+# Stages.
+
+
+@pytest.mark.parametrize("stages", [3, "quiet", True, []], ids=repr)
+def test_what_is_no_stages(
+    pi3: Pipeline, stages: Any, tmp_path: Path, without_shape_checks: None
+) -> None:
+    recon, out = random_recon(), tmp_path / "out"
+    calls: list[Callable[[], object]] = [
+        lambda: recon.save(tmp_path / "a.ply", stages=stages),
+        lambda: export_program(pi3, out, views=1, size=(28, 28), stages=stages),
+        lambda: load_exported(out, stages=stages),
+        lambda: train(MINI, out, stages=stages),
+        lambda: load_images(PIXELS, rule=pi3.resize, stages=stages),
+        lambda: bundle_adjust(recon, stages=stages),
+    ]
+    for call in calls:
+        refused("stages: found ", call)
+    assert not list(tmp_path.iterdir())
+
+
+def test_no_stages_are_silent_ones(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    random_recon().save(tmp_path / "a.npz", stages=None)  # pyright: ignore[reportArgumentType]
+    assert capsys.readouterr() == ("", "")
 
 
 # Paths, names and addresses.
