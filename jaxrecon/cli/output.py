@@ -137,11 +137,12 @@ def write(
     with replacing_folder(options.output, overwrite=options.overwrite) as folder:
         with stages.stage("export", total=len(formats)) as done:
             recon = recon.numpy()
-            refused = _write_formats(recon, formats, export, folder, done)
+            points, refused = _write_formats(recon, formats, export, folder, done)
         if len(refused) == len(formats):
             raise InputError(next(iter(refused.values())))
         written = [name for name in formats if name not in refused]
         summary = _summary(recon, options, written, stages) | {**more}
+        summary["points_written"] = points
         summary["failed"] = {**failed, **refused}
         (folder / SUMMARY_FILE).write_text(json.dumps(summary, indent=2) + "\n")
     for name, reason in refused.items():
@@ -155,18 +156,26 @@ def _write_formats(
     export: ExportOptions,
     folder: Path,
     done: Callable[[], None],
-) -> dict[str, str]:
-    """Writes the formats; returns those that cannot hold the reconstruction, with the reason."""
+) -> tuple[dict[str, int], dict[str, str]]:
+    """Writes the formats.
+
+    Returns:
+      How many points the files of points have, by file, and by format why those that cannot hold
+      the reconstruction cannot.
+    """
+    points: dict[str, int] = {}
     refused: dict[str, str] = {}
     scene = recon.scene()
     for name in formats:
         kind = format_of(name)
         try:
-            kind.write(scene, folder / file_of(name), kind.own(export))
+            count = kind.write(scene, folder / file_of(name), kind.own(export))
+            if count is not None:
+                points[file_of(name)] = count
         except InputError as error:
             refused[name] = str(error)
         done()
-    return refused
+    return points, refused
 
 
 def _summary(
@@ -195,7 +204,10 @@ def settings_of(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def last_line(summary: Mapping[str, Any]) -> str:
-    """What a summary says, in one line that ends with how to look at the result."""
+    """What a summary says, in one line that ends with how to look at the result.
+
+    A file with another number of points than the result has it behind its name.
+    """
     views, count = summary["views"], len(summary["warnings"])
     told = [
         "1 view" if views == 1 else f"{views} views",
@@ -204,10 +216,19 @@ def last_line(summary: Mapping[str, Any]) -> str:
     if summary["fov_degrees"] is not None:
         told.append(f"{summary['fov_degrees']:.0f} degrees wide")
     told.append({0: "no warnings", 1: "1 warning"}.get(count, f"{count} warnings"))
+    files = [
+        f"{name} ({_points(count)})" if count != summary["points"] else name
+        for name in summary["files"]
+        for count in [summary["points_written"].get(name, summary["points"])]
+    ]
     return (
-        f"wrote {summary['output']}: {', '.join(told)}; {', '.join(summary['files'])}; "
+        f"wrote {summary['output']}: {', '.join(told)}; {', '.join(files)}; "
         f"{common.to_look_at(str(summary['output']))}"
     )
+
+
+def _points(count: int) -> str:
+    return "1 point" if count == 1 else f"{count:,} points"
 
 
 def report(options: argparse.Namespace, summary: Mapping[str, Any]) -> None:

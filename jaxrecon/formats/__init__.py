@@ -87,7 +87,8 @@ class Format:
       name: what users call it.
       file: what it is called in a folder of several formats; a folder's name ends in a slash.
       home: the module in this package that holds its writer.
-      writer: the name there of a function of a `Scene`, a path and `ExportOptions`.
+      writer: the name there of a function of a `Scene`, a path and `ExportOptions`, which returns
+        the number of points that it wrote, or None if it does not write points one by one.
       takes: the options that it takes, beside `overwrite` and `stages`.
       by_suffix: whether a path with the suffix of `file` means this format.
       library: what it needs that a plain installation leaves out, and `extra` which installs it.
@@ -113,7 +114,7 @@ class Format:
         return Path(self.file).suffix
 
     @property
-    def write(self) -> "Callable[[Scene, Path, ExportOptions], None]":
+    def write(self) -> "Callable[[Scene, Path, ExportOptions], int | None]":
         """The writer, imported now."""
         return getattr(import_module(f"jaxrecon.formats.{self.home}"), self.writer)
 

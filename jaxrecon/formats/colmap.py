@@ -33,7 +33,7 @@ _ONE_CAMERA = 1e-3
 """How far, in pixels, parameters of cameras may differ that count as one."""
 
 
-def write_colmap(scene: Scene, folder: Path, options: ExportOptions) -> None:
+def write_colmap(scene: Scene, folder: Path, options: ExportOptions) -> int:
     """Writes `sparse/0/{cameras,images,points3D}` and `photos.json` into `folder`.
 
     PINHOLE cameras in pixels of the photos, once upright, and the photos' names below their common
@@ -47,6 +47,9 @@ def write_colmap(scene: Scene, folder: Path, options: ExportOptions) -> None:
     points, by default 100,000, thinned by voxel. Each of its points is seen in one picture, at the
     pixel that it comes from. A point's error is the mean distance in pixels between where it is
     seen and its projection (-1 behind the camera).
+
+    Returns:
+      The number of points that were written.
 
     Raises:
       InputError: there is no point to write, a camera is not finite, or the photos that were asked
@@ -67,6 +70,7 @@ def write_colmap(scene: Scene, folder: Path, options: ExportOptions) -> None:
         write_photos(scene, names, temporary, size)
         _write_images(scene, names, temporary / "images", size, options)
         put_masks(scene, names, temporary / "masks", size)
+    return len(model.points.xyz)
 
 
 def _write_images(

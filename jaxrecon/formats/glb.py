@@ -30,13 +30,16 @@ _FLOAT = 5126  # glTF component type
 _FRUSTUM_LINES = ((0, 1), (0, 2), (0, 3), (0, 4), (1, 2, 3, 4, 1))
 
 
-def write_glb(scene: Scene, path: Path, options: ExportOptions) -> None:
+def write_glb(scene: Scene, path: Path, options: ExportOptions) -> int:
     """Writes coloured points and, for each view, a camera and its frustum drawn in lines.
 
     World and camera axes are turned to glTF's (y up, z backward). Colours are stored linear, as
     glTF asks, so that viewers show the photos' colours. A glTF camera has its principal point in
     the image's centre; the drawn frustum has the true one. At most `max_points` points are
     written, by default 1,000,000.
+
+    Returns:
+      The number of points that were written.
 
     Raises:
       InputError: trimesh is not installed, there is no point to write, or a camera is not finite.
@@ -47,6 +50,7 @@ def write_glb(scene: Scene, path: Path, options: ExportOptions) -> None:
     content = _glb(scene, points)
     with replacing_file(path) as temporary:
         temporary.write_bytes(content)
+    return len(points.pixel)
 
 
 def _glb(scene: Scene, points: ScenePoints) -> bytes:

@@ -29,7 +29,7 @@ _AABB_SCALE = 16
 """How far instant-ngp's box of rays reaches; a power of two, of which it recommends 16 outdoors."""
 
 
-def write_nerfstudio(scene: Scene, folder: Path, options: ExportOptions) -> None:
+def write_nerfstudio(scene: Scene, folder: Path, options: ExportOptions) -> int:
     """Writes `transforms.json`, `images/`, `depths/<view>.png` and `sparse_pc.ply` into `folder`.
 
     Cameras and depth maps are in pixels of the photos, once upright, which `images/` has as links,
@@ -41,6 +41,9 @@ def write_nerfstudio(scene: Scene, folder: Path, options: ExportOptions) -> None
     is nerfstudio's default of 0.001 if that suits the scene (`DepthMaps.unit`). World coordinates
     are the scene's own, so `applied_transform` is the identity. At most `max_points` points, by
     default 100,000, are written, thinned by voxel.
+
+    Returns:
+      The number of points that were written.
 
     Raises:
       InputError: there is no point to write, a camera is not finite, or a photo is not there.
@@ -59,6 +62,7 @@ def write_nerfstudio(scene: Scene, folder: Path, options: ExportOptions) -> None
         frames = _frames(maps.cameras, images, depths, masks=bool(scene.photo_masks))
         facts = _shared(maps.unit) | frames
         (temporary / TRANSFORMS_FILE).write_text(json.dumps(facts, indent=1) + "\n")
+    return len(points.pixel)
 
 
 def _write_images(scene: Scene, place: Path, size: Size, options: ExportOptions) -> list[str]:

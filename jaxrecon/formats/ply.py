@@ -23,11 +23,14 @@ _VERTEX = np.dtype(
 _AT_ONCE = 1_000_000
 
 
-def write_ply(scene: Scene, path: Path, options: ExportOptions) -> None:
+def write_ply(scene: Scene, path: Path, options: ExportOptions) -> int:
     """Writes the points as binary little-endian PLY: x y z red green blue confidence.
 
     Coordinates are the world's (OpenCV axes). All points are written unless `max_points` or
     `voxel` is given.
+
+    Returns:
+      The number of points that were written.
 
     Raises:
       InputError: there is no point to write.
@@ -40,6 +43,7 @@ def write_ply(scene: Scene, path: Path, options: ExportOptions) -> None:
         _fill(vertex[piece], points_at(scene, pixel[piece]))
     with replacing_file(path) as temporary:
         write_vertices(vertex, temporary)
+    return len(vertex)
 
 
 def write_points(points: ScenePoints, path: Path) -> None:

@@ -20,12 +20,15 @@ _EXTRA = ("rerun", "Rerun recordings need rerun-sdk")
 _JPEG_QUALITY = 90
 
 
-def write_rerun(scene: Scene, path: Path, options: ExportOptions) -> None:
+def write_rerun(scene: Scene, path: Path, options: ExportOptions) -> int:
     """Writes a recording (.rrd) with OpenCV's axes and the processed pictures.
 
     `world/points` and `world/cameras/<view>` hold always. On the timeline `view`, `world/camera`
     goes from view to view and has its `picture` (JPEG) and `depth`, of the pixels under the mask.
     At most `max_points` points, by default 500,000, are written.
+
+    Returns:
+      The number of points that were written.
 
     Raises:
       InputError: rerun-sdk is not installed, a camera is not finite, or there is no point to write.
@@ -47,6 +50,7 @@ def write_rerun(scene: Scene, path: Path, options: ExportOptions) -> None:
             recording.log_view(maps, view)
             advance()
         temporary.write_bytes(recording.whole())
+    return len(points.pixel)
 
 
 class _Recording:

@@ -35,13 +35,16 @@ _FIELDS = (
 _SPLAT = np.dtype([(name, "<f4") for name in _FIELDS])
 
 
-def write_splats(scene: Scene, path: Path, options: ExportOptions) -> None:
+def write_splats(scene: Scene, path: Path, options: ExportOptions) -> int:
     """Writes a round splat a point, laid out as the 3D Gaussian Splatting paper's programs do.
 
     Colour is spherical harmonics of degree 0; those of degrees 1 to 3 are 0. The size is the mean
     distance of the three nearest neighbours, as the paper starts with, opacity the confidence.
     Coordinates are the world's (OpenCV axes). At most `max_points` splats are written, by default
     200,000.
+
+    Returns:
+      The number of splats that were written.
 
     Raises:
       InputError: there is no point to write.
@@ -50,6 +53,7 @@ def write_splats(scene: Scene, path: Path, options: ExportOptions) -> None:
     splats = _splats(thinned_points(scene, options.most_points(DEFAULT_POINTS), options.voxel))
     with replacing_file(path) as temporary:
         write_vertices(splats, temporary)
+    return len(splats)
 
 
 def _splats(points: ScenePoints) -> np.ndarray:

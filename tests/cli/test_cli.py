@@ -147,6 +147,7 @@ class TestReconstruct:
             "width": 56,
             "height": 42,
             "points": 3 * 42 * 56,
+            "points_written": dict.fromkeys(("scene.ply", "scene.glb", "colmap/"), 3 * 42 * 56),
             "kept": 1.0,
             "output": str(out),
             "files": [

@@ -42,6 +42,25 @@ def test_fewer_points_in_other_formats(result: Path, tmp_path: Path, run: Run) -
     assert (tmp_path / "second" / "scene.ply").stat().st_size > 0
 
 
+def test_points_are_counted_as_written(
+    result: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("trimesh")
+    out = tmp_path / "second"
+    options = ("--formats", "ply,glb,npz,colmap,splats", "--max-points", "10")
+    assert main(["save", str(result), "-o", str(out), *options]) == 0
+    line = capsys.readouterr().out
+    summary = json.loads((out / "summary.json").read_text())
+    kept = int(np.asarray(Reconstruction.load(out / "scene.npz").mask).sum())
+    assert summary["points"] == kept > 10 and f" {kept:,} points" in line
+    counts = {name: 10 for name in ("scene.ply", "scene.glb", "colmap/", "splats.ply")}
+    assert summary["points_written"] == counts
+    assert all(f"{name} (10 points)" in line for name in counts)
+    assert "scene.npz," in line
+    header = (out / "scene.ply").read_bytes().split(b"end_header")[0]
+    assert b"element vertex 10\n" in header
+
+
 def test_a_folder_without_a_result(tmp_path: Path, run: Run) -> None:
     code, said = run("save", tmp_path, "-o", tmp_path / "out")
     assert code == 2 and "holds no scene" in said

@@ -278,11 +278,13 @@ def test_the_last_line_says_how_to_look() -> None:
         "fov_degrees": None,
         "warnings": ["Low."],
         "output": "my out",
-        "files": ["scene.ply", "summary.json"],
+        "files": ["scene.ply", "scene.glb", "colmap/", "summary.json"],
+        "points_written": {"scene.ply": 1234, "scene.glb": 1000, "colmap/": 1},
     }
     assert last_line(summary) == (
         "wrote my out: 1 view, 1,234 points (6.3 % of the pixels), 1 warning; scene.ply, "
-        "summary.json; to look at it: jaxrecon view 'my out', jaxrecon report 'my out'"
+        "scene.glb (1,000 points), colmap/ (1 point), summary.json; to look at it: "
+        "jaxrecon view 'my out', jaxrecon report 'my out'"
     )
 
 
