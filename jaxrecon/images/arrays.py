@@ -69,7 +69,7 @@ def _host(value: AnyArray, name: str) -> np.ndarray:
     if isinstance(value, np.ma.MaskedArray):
         raise InputError(
             f"{name}: found a masked array, whose mask says nothing here; give {name}.data, and "
-            "what is masked as masks"
+            "what is not masked as masks"
         )
     if isinstance(value, np.ndarray | jax.Array):
         return np.asarray(value)

@@ -45,7 +45,7 @@ def read_masks(
     files: Sequence[str | None],
     transforms: Sequence[PixelTransform],
 ) -> Masks:
-    """Reads the mask of each view: what is not 0 is kept, black is dropped.
+    """Reads the mask of each view: what is not 0 is kept, black or masked (`numpy.ma`) dropped.
 
     Args:
       source: a folder with `photo.jpg.png` (as COLMAP names them) or `photo.png` for each photo,
@@ -139,7 +139,7 @@ def _item(mask: Any, name: str) -> PhotoMask:
     if isinstance(mask, str | os.PathLike):
         return os.path.abspath(os.path.expanduser(path_given("masks", mask)))
     if hasattr(mask, "shape"):
-        return np.asarray(mask)
+        return np.asarray(np.ma.filled(mask, 0) if np.ma.isMaskedArray(mask) else mask)
     raise InputError(f"masks: found {shown(mask)} for {name}; give a path or an array")
 
 

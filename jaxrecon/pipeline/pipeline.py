@@ -210,7 +210,8 @@ class Pipeline:
             read. A still camera gives one view, and a note. Views are numbered as they are taken.
           masks: which pixels of the photos may become points, as COLMAP and nerfstudio have it: a
             folder with `photo.jpg.png` or `photo.png` for each photo, or a path or an array (H, W)
-            for each view, of the upright photo's size; 0 (black) is dropped.
+            for each view, of the upright photo's size; 0 (black) is dropped, and what an array
+            masks (`numpy.ma`).
           mask: which points stay in the mask; see `MaskConfig`.
           camera: how cameras are fitted; see `CameraConfig`.
           priors: what is known of the views (MapAnything, π³-X); see `ViewPriors`. The result is

@@ -160,7 +160,10 @@ def test_arrays_of_paths(dtype: Any) -> None:
 def test_masked_arrays() -> None:
     """What is masked would be taken for pixels."""
     masked = np.ma.masked_array(np.zeros((2, 14, 14, 3), np.uint8), True)
-    fails(masked, r"images: found a masked array.* give images\.data.* as masks")
+    fails(
+        masked,
+        r"images: found a masked array.* give images\.data.* and what is not masked as masks",
+    )
     fails([noise(14, 14), masked[0]], "view_0001: found a masked array")
 
 

@@ -73,6 +73,18 @@ def test_masks_lie_as_the_upright_photo(tmp_path, rule, orientation):
     assert 0.4 < keep.mean() < 0.6
 
 
+@pytest.mark.parametrize("form", [lambda a: a, list])
+@pytest.mark.parametrize("dtype", [bool, np.uint8, np.float32])
+def test_masked_pixels_are_left_out(tmp_path, form, dtype):
+    photo = save_photo(tmp_path / "a.png", SIZE)
+    masked = np.ma.masked_array(np.ones((1, *SIZE[::-1]), dtype), ~left_half()[None])
+    found, plain = (batch_of([photo]).masked(each) for each in (form(masked), [left_half()]))
+    assert found.masks is not None and plain.masks is not None
+    np.testing.assert_array_equal(found.masks.keep, plain.masks.keep)
+    assert not plain.masks.keep.all()
+    np.testing.assert_array_equal(found.masks.photos[0], left_half())
+
+
 @pytest.mark.parametrize("mode", ["1", "L", "P", "RGB", "I;16"])
 def test_what_is_not_black_is_kept(tmp_path, mode):
     photo = save_photo(tmp_path / "in/a.jpg", SIZE)
