@@ -12,7 +12,7 @@ from pathlib import Path
 from jaxrecon.errors import InputError
 from jaxrecon.images.findings import some
 from jaxrecon.images.kinds import kind_of
-from jaxrecon.reading import is_folder, is_plain_file
+from jaxrecon.reading import absence, is_folder, is_plain_file
 
 IMAGE_SUFFIXES = (
     *(".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".ppm", ".pgm", ".avif"),
@@ -66,8 +66,8 @@ def listed_files(path: Path) -> Listing:
         return _listing(f"the folder {path}", children, folder=path)
     if path.exists():
         return Listing([path], [])
-    if not glob.has_magic(str(path)):
-        raise InputError(f"{path} does not exist; check the path")
+    if not glob.has_magic(str(path)) or path.is_symlink():
+        raise InputError(absence(path))
     return _listing(str(path), map(Path, glob.glob(str(path), recursive=True)))
 
 

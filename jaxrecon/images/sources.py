@@ -25,7 +25,7 @@ from jaxrecon.images.sequence import holds_several, open_sequence
 from jaxrecon.images.signatures import may_be_heif, register_heif
 from jaxrecon.images.video import open_video
 from jaxrecon.images.views import Source, View
-from jaxrecon.reading import is_folder, is_plain_file
+from jaxrecon.reading import absence, is_folder, is_plain_file
 
 _HEIF_SUFFIXES = (".heic", ".heif", ".hif")
 
@@ -123,7 +123,7 @@ def _checked_file(path: Path) -> Path:
     if _is_video(path) or (path.suffix.lower() in VIDEO_SUFFIXES and not path.exists()):
         raise InputError(f"{path} is a video; in a list give images, or pass the video alone")
     if not path.exists():
-        raise InputError(f"{path} does not exist; check the path")
+        raise InputError(absence(path))
     if not is_plain_file(path):
         raise InputError(f"{path} is a pipe or a device, not a file; save the images in files")
     if path.suffix.lower() in _HEIF_SUFFIXES and may_be_heif(path):

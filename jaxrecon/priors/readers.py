@@ -20,7 +20,7 @@ from jaxrecon.priors.npz import read_npz
 from jaxrecon.priors.results import read_result
 from jaxrecon.priors.sparse_depth import SparseDepth
 from jaxrecon.priors.view_priors import KINDS, ViewPriors
-from jaxrecon.reading import is_folder
+from jaxrecon.reading import absence, is_folder
 
 
 def read_view_priors(
@@ -162,7 +162,7 @@ def _read(
 ) -> tuple[ViewPriors, dict[int, SparseDepth]]:
     files = [_file_of(name, size) for name, size in zip(names, sizes, strict=True)]
     if not os.path.exists(file):
-        raise InputError(f"{file} does not exist; check the path")
+        raise InputError(absence(file))
     if is_streamed(file):
         return read_result(file, names, sizes, wanted, files), {}
     if is_folder(file):

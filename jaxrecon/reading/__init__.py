@@ -9,6 +9,7 @@ from jaxrecon.reading.json_files import parse_json, read_json, shown
 from jaxrecon.reading.npz_files import ArrayHeader, NpzArchive, open_npz
 from jaxrecon.reading.paths import inside, is_file_name
 from jaxrecon.reading.plain_files import (
+    absence,
     is_folder,
     is_plain_file,
     open_plain,
@@ -22,6 +23,7 @@ from jaxrecon.reading.values import number, numbers, parse_number, parse_whole, 
 __all__ = [
     "ArrayHeader",
     "NpzArchive",
+    "absence",
     "inside",
     "is_file_name",
     "is_folder",

@@ -1,5 +1,6 @@
 """Plain files: opened without waiting, and read up to a limit."""
 
+import errno
 import gzip
 import os
 import stat
@@ -46,6 +47,23 @@ def _mode(path: AnyPath, is_kind: Callable[[int], bool]) -> bool:
         return is_kind(os.stat(path).st_mode)
     except (OSError, ValueError):  # absent, not allowed, too long a name, or one with a NUL
         return False
+
+
+def absence(path: AnyPath) -> str:
+    """Why nothing is at a path, and what to do: the words of a message."""
+    if not os.path.islink(path):
+        return f"{os.fspath(path)} does not exist; check the path"
+    leads = "where there is nothing"
+    try:
+        os.stat(path)
+    except FileNotFoundError:
+        pass
+    except OSError as error:
+        around = error.errno == errno.ELOOP
+        leads = "which leads back to itself" if around else f"which fails: {reason_of(error)}"
+    return (
+        f"{os.fspath(path)} is a link to {os.readlink(path)}, {leads}; mend the link, or remove it"
+    )
 
 
 @contextmanager

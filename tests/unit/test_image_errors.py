@@ -41,7 +41,17 @@ def test_missing_paths(tmp_path: Path) -> None:
 def test_broken_link_in_a_folder_is_not_left_out(tmp_path: Path) -> None:
     save(noise(14, 14), tmp_path / "a.png")
     (tmp_path / "b.png").symlink_to(tmp_path / "gone.png")
-    fails(tmp_path, r"b\.png does not exist; check the path")
+    told = r"b\.png is a link to .*gone\.png, where there is nothing; mend the link, or remove it"
+    for source in (tmp_path, tmp_path / "b.png", [tmp_path / "b.png"], f"{tmp_path}/*.png"):
+        fails(source, told)
+
+
+def test_links_that_lead_back_to_themselves(tmp_path: Path) -> None:
+    (tmp_path / "a.png").symlink_to("b.png")
+    (tmp_path / "b.png").symlink_to("a.png")
+    fails(tmp_path, r"a\.png is a link to b\.png, which leads back to itself; mend the link")
+    (tmp_path / "photos [1]").symlink_to("photos [1]")
+    fails(tmp_path / "photos [1]", r"photos \[1\] is a link to .*, which leads back to itself")
 
 
 def test_name_too_long(tmp_path: Path) -> None:
