@@ -10,6 +10,7 @@ _NAMES_SHOWN = 3
 _SHOWN_WHOLE = 0.98
 _STRETCHED = 1.1
 _DARK = 64
+_ENLARGED = 4
 
 
 class Kind(Enum):
@@ -47,6 +48,14 @@ class Kind(Enum):
         "nearly no light",
         "if the files hold fewer bits than there is room for, scale their values first (12 bits "
         "in 16: by 16)",
+    )
+    SMALL = (
+        "far fewer pixels than the model looks at",
+        "enlarging adds no detail; give larger photos if there are any",
+    )
+    COPY = (
+        "the same file as another photo",
+        "it adds nothing; leave it out",
     )
 
 
@@ -88,6 +97,14 @@ def _told(kind: Kind, views: Sequence[str], total: int) -> str:
 def light_found(brightest: int) -> list[Finding]:
     """What is found in a view of which no pixel of any channel is above this one of 255."""
     return [Finding(Kind.DARK, f"at most {brightest} of 255")] if brightest < _DARK else []
+
+
+def small_found(size: tuple[int, int], scale: tuple[float, float]) -> list[Finding]:
+    """What is found in a photo of this width and height that is enlarged so much along x and y."""
+    most = max(scale)
+    if most < _ENLARGED:
+        return []
+    return [Finding(Kind.SMALL, f"{size[0]}x{size[1]}, enlarged {most:.0f} times")]
 
 
 def shapes_found(transforms: Sequence[PixelTransform]) -> Mapping[int, Finding]:

@@ -12,6 +12,7 @@ import numpy as np
 from jaxtyping import UInt8
 
 from jaxrecon.errors import InputError
+from jaxrecon.images.copies import copies_found
 from jaxrecon.images.findings import Finding, notes, shapes_found
 from jaxrecon.images.fits import Fits, checked_resolution, foreseen
 from jaxrecon.images.limits import check_processed
@@ -58,6 +59,7 @@ class Frames:
         self._frames = self._read(fits, size)
         self._found: list[list[Finding]] = []
         self._names: list[str] = []
+        self._files: list[str | None] = []
         self._transforms: list[PixelTransform] = []
 
     def take(self, count: int) -> list[Frame]:
@@ -71,8 +73,10 @@ class Frames:
 
     def notes(self) -> list[str]:
         """What to tell of the views that were read; complete once all were."""
-        for view, finding in shapes_found(self._transforms).items() if self._transforms else ():
-            self._found[view].append(finding)
+        shapes = shapes_found(self._transforms) if self._transforms else {}
+        for by_view in (shapes, copies_found(self._names, self._files)):
+            for view, finding in by_view.items():
+                self._found[view].append(finding)
         return [*self._source.notes, *notes(self._found, self._names)]
 
     def _read(self, fits: Fits, size: tuple[int, int] | None) -> Generator[Frame]:
@@ -101,6 +105,7 @@ class Frames:
             transform = resized.transform.centred(size)
             self._found.append(resized.found)
             self._names.append(resized.name)
+            self._files.append(resized.file)
             self._transforms.append(transform)
             yield Frame(resized.name, resized.file, centred(resized.pixels, size), transform)
 

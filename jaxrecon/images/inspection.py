@@ -14,7 +14,7 @@ _MOST_XMP = 2**20
 _MOST_SKEW = 1.01
 _GREY = ("1", "L", "LA", "La", "I", "F", "I;16", "I;16L", "I;16B", "I;16N")
 _LONGEST_LENS = 60
-_WIDE_PANORAMA = 3
+_LONG_PANORAMA = 3
 _LEAST_PANORAMA = 2048
 
 
@@ -27,9 +27,10 @@ def inspected(picture: Image.Image) -> list[Finding]:
 
 
 def panorama_shape(size: tuple[int, int]) -> list[Finding]:
-    """What is found if a large picture is as wide as only panoramas are."""
+    """What is found if a large picture is as wide, or as tall, as only panoramas are."""
     width, height = size
-    if width < _LEAST_PANORAMA or not (width == 2 * height or width >= _WIDE_PANORAMA * height):
+    long, short = max(size), min(size)
+    if long < _LEAST_PANORAMA or not (width == 2 * height or long >= _LONG_PANORAMA * short):
         return []
     return [Finding(Kind.PANORAMA_SHAPE, f"{width}x{height}")]
 

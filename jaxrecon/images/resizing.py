@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import UInt8
 from PIL import Image
 
-from jaxrecon.images.findings import Finding, Kind, light_found
+from jaxrecon.images.findings import Finding, Kind, light_found, small_found
 from jaxrecon.images.inspection import panorama_shape
 from jaxrecon.images.limits import check_before_crop
 from jaxrecon.images.resize import Fit, PixelTransform
@@ -67,7 +67,11 @@ def _resize(view: View, fit: Fit) -> Resized:
     pixels, transform = fit.apply(image)
     left, top, right, bottom = transform.shown
     brightest = int(pixels[top:bottom, left:right].max(initial=0))
-    found = [*_of_photo(view, image, fit), *light_found(brightest)]
+    found = [
+        *_of_photo(view, image, fit),
+        *small_found(image.size, scale),
+        *light_found(brightest),
+    ]
     return Resized(view.name, pixels, transform, found, view.file)
 
 

@@ -14,7 +14,10 @@ from PIL import Image
 from image_files import ONE_PATCH, noise, save
 from jaxrecon.errors import InputError
 from jaxrecon.images import ImageBatch, PixelTransform, check_source, load_images
+from jaxrecon.images.copies import copies_found
+from jaxrecon.images.frames import reading_frames
 from jaxrecon.images.kinds import kind_of
+from jaxrecon.images.sampling import Sampling
 from jaxrecon.models import MAPANYTHING_RESIZE, PI3_RESIZE, VGGT_RESIZE
 from kept_notes import KeptNotes
 
@@ -40,7 +43,7 @@ def photo(path: Path, seed: int = 0, size: tuple[int, int] = (28, 14), **options
 )
 def test_other_suffixes_of_known_formats(suffix: str, kind: str, tmp_path: Path) -> None:
     photo(tmp_path / "a.jpg")
-    photo(tmp_path / f"b.{suffix}", format=kind)
+    photo(tmp_path / f"b.{suffix}", seed=1, format=kind)
     batch, notes = told(tmp_path)
     assert batch.names == ("a.jpg", f"b.{suffix}")
     assert not notes
@@ -224,6 +227,55 @@ def test_the_shape_of_a_panorama() -> None:
     strip = Image.fromarray(noise(16, 64)).resize((4000, 900))
     assert "4000x900" in told(strip)[1]
     assert "panorama" not in told(wide.resize((2000, 1000)))[1]
+    tall = Image.fromarray(noise(64, 16)).resize((900, 4000))
+    assert "shape of a panorama in 1 of 1 views (view_0000: 900x4000)" in told(tall)[1]
+    assert "panorama" not in told(wide.resize((1024, 2048)))[1]
+
+
+@pytest.mark.parametrize("size", [(1, 1), (20, 15), (28, 21)])
+def test_photos_that_are_enlarged_much_are_told(size: tuple[int, int]) -> None:
+    images = [noise(84, 112), noise(size[1], size[0])]
+    notes = told(images, PI3_RESIZE.unstretched(), resolution=112)[1]
+    assert "far fewer pixels than the model looks at in 1 of 2 views (view_0001: " in notes
+    assert f"{size[0]}x{size[1]}, enlarged {min(112 / size[0], 84 / size[1]):.0f} times" in notes
+
+
+def test_photos_that_are_enlarged_a_little_are_not_told() -> None:
+    assert told(noise(24, 32), PI3_RESIZE, resolution=112)[1] == ""
+
+
+def test_copies_of_photos_are_told(tmp_path: Path) -> None:
+    a, b, c, d = (photo(tmp_path / f"{name}.png", seed) for seed, name in enumerate("abcd"))
+    c.write_bytes(a.read_bytes())
+    (tmp_path / "e.jpg").symlink_to(a)
+    notes = told(tmp_path)[1]
+    copies = "the same file as another photo in 2 of 5 views (c.png: as a.png, e.jpg: as a.png)"
+    assert copies in notes and notes.count("NOTE") == 1
+    assert told([b, d])[1] == ""
+
+
+def test_copies_in_a_sequence_of_any_length_are_told(tmp_path: Path) -> None:
+    data = photo(tmp_path / "a.png").read_bytes()
+    (tmp_path / "b.png").write_bytes(data)
+    options: dict[str, Any] = {"rule": ONE_PATCH, "resolution": None, "sampling": Sampling()}
+    with reading_frames(tmp_path, **options) as frames:
+        assert len(frames.take(3)) == 2
+        (note,) = frames.notes()
+    assert "in 1 of 2 views (b.png: as a.png)" in note
+
+
+@pytest.mark.parametrize("place", [0, 50_000, 99_999])
+def test_files_of_one_length_that_differ_in_a_byte_are_no_copies(
+    place: int, tmp_path: Path
+) -> None:
+    names = ("a", "b", "c", "gone", "array")
+    files = [str(tmp_path / name) for name in names[:4]]
+    content = bytearray(100_000)
+    for file in files[:2]:
+        Path(file).write_bytes(content)
+    content[place] = 1
+    Path(files[2]).write_bytes(content)
+    assert list(copies_found(names, [*files, None])) == [1]
 
 
 def rgba(pixels: np.ndarray, alpha: int) -> Image.Image:
