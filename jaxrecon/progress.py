@@ -5,56 +5,16 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any, TextIO, cast
+from typing import TextIO, cast
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from jaxrecon.checks import shown
 from jaxrecon.errors import InputError, one_line
+from jaxrecon.forgiving import Forgiving
 
 _LONGEST_NOTE = 2000
-
-
-class Forgiving:
-    """Standard error, or what takes its place, where what cannot be written is dropped.
-
-    It may be closed (None, to Python) or lead to a full disk, and no work must end for that.
-
-    Attributes:
-      failed: whether something was dropped that Python may try to write again at exit.
-    """
-
-    def __init__(self, stream: Any) -> None:
-        self._stream = stream
-        self.failed = False
-
-    def write(self, text: str) -> int:
-        """Writes, or drops."""
-        if self._stream is not None:
-            try:
-                return self._stream.write(text)
-            except (OSError, ValueError):
-                self.failed = True
-        return len(text)
-
-    def flush(self) -> None:
-        """Empties the buffer, if that can be."""
-        if self._stream is not None:
-            try:
-                self._stream.flush()
-            except (OSError, ValueError):
-                self.failed = True
-
-    def isatty(self) -> bool:
-        """Whether it is a terminal."""
-        try:
-            return self._stream is not None and self._stream.isatty()
-        except (OSError, ValueError):
-            return False
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._stream, name)
 
 
 class Stages:

@@ -1,54 +1,16 @@
 """The command line: `jaxrecon demo | reconstruct | convert | view | report | save | serve |
 models | evaluate | bench | calibrate | train | compile | plan`.
 
-One file a command or two; each imports JAX only once its arguments are known to be sound.
+One file a command or two; each imports JAX only once its arguments are known to be sound. This file
+imports next to nothing, so that signals are handled before the commands are imported.
 """
 
-import argparse
 import os
 import sys
 from collections.abc import Sequence
-from importlib import import_module
-from typing import Any
 
-from jaxrecon.cli import (
-    bench,
-    calibrate,
-    common,
-    compile,
-    demo,
-    evaluate,
-    plan,
-    process,
-    reconstruct,
-    report,
-    save,
-    serve,
-    train,
-    view,
-    weights,
-)
-from jaxrecon.cli.parser import Parser, actions
+from jaxrecon.cli import process
 from jaxrecon.errors import JaxreconError
-from jaxrecon.extras import Extra
-from jaxrecon.version import __version__
-
-_PATHS = (
-    "images",
-    "output",
-    "scene",
-    "results",
-    "weights",
-    "model",
-    "named_model",
-    "masks",
-    "intrinsics",
-    "poses",
-    "depths",
-    "plot",
-    "sparse_budgets",
-)
-"""Arguments that are completed with files."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -71,85 +33,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _guarded(arguments: Sequence[str] | None, signals: process.Signals) -> int:
     """Runs one command; whatever goes wrong becomes a line and an exit code."""
     try:
-        return _run(arguments)
+        from jaxrecon.cli import commands
+
+        return commands.run(arguments)
     except KeyboardInterrupt:
-        common.complain(signals.name)
+        process.complain(signals.name)
         return signals.code
     except BrokenPipeError:  # who reads the output has stopped, as `head` does
         process.silence(sys.stdout)
         return 1
     except Exception as error:
         if signals.number is not None:  # a library has made another error of it
-            common.complain(signals.name)
+            process.complain(signals.name)
             return signals.code
         if not isinstance(error, JaxreconError):
             raise
-        common.complain(str(error))
-        common.show_details(error)
+        process.complain(str(error))
+        process.show_details(error)
         return 2
-
-
-def _run(arguments: Sequence[str] | None) -> int:
-    try:
-        options = _parser().parse_args(arguments)
-    except SystemExit:
-        process.flush_output()
-        raise
-    with common.trusted_photos(options):
-        code = options.run(options)
-    process.flush_output()
-    return code
-
-
-class _Version(argparse.Action):
-    """Prints the version; says so where it cannot be written."""
-
-    def __call__(self, parser: argparse.ArgumentParser, *_: Any) -> None:
-        process.say(f"jaxrecon {__version__}")
-        parser.exit()
-
-
-class _Completion(argparse.Action):
-    """Prints what a shell runs to complete commands, options and files."""
-
-    def __call__(
-        self, parser: argparse.ArgumentParser, namespace: Any, values: Any, option: Any = None
-    ) -> None:
-        with Extra("completion", f"{option} needs shtab"):
-            shtab = import_module("shtab")
-        for each in actions(parser):
-            if each.dest in _PATHS:
-                vars(each)["complete"] = shtab.FILE
-        process.say(shtab.complete(parser, shell=values))
-        parser.exit()
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = Parser(
-        prog="jaxrecon",
-        description="Photos in, cameras and a point cloud out.",
-        epilog=f"{common.DETAILS}=1 in the environment shows all that is known of an error.",
-    )
-    parser.add_argument("--version", action=_Version, nargs=0, help="print the version and exit")
-    parser.add_argument(
-        "--print-completion",
-        action=_Completion,
-        choices=("bash", "zsh", "tcsh"),
-        help="print what makes the shell complete commands and options, and exit",
-    )
-    commands = parser.add_subparsers(required=True, metavar="command")
-    demo.add_to(commands)
-    reconstruct.add_to(commands)
-    weights.add_convert_to(commands)
-    view.add_to(commands)
-    report.add_to(commands)
-    save.add_to(commands)
-    serve.add_to(commands)
-    weights.add_models_to(commands)
-    evaluate.add_to(commands)
-    bench.add_to(commands)
-    calibrate.add_to(commands)
-    train.add_to(commands)
-    compile.add_to(commands)
-    plan.add_to(commands)
-    return parser

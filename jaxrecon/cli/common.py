@@ -6,17 +6,17 @@ import json
 import math
 import os
 import shlex
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from jaxrecon.choices import ATTENTIONS, ORDERS, PRESETS, layer_numbers
 from jaxrecon.cli.parser import Parser
+from jaxrecon.cli.process import complain as complain
 from jaxrecon.cli.process import say
 from jaxrecon.errors import InputError, WeightsError, one_line
 from jaxrecon.files import check_output_folder
-from jaxrecon.progress import Forgiving, Stages
+from jaxrecon.progress import Stages
 
 if TYPE_CHECKING:
     from jax.sharding import Mesh
@@ -30,9 +30,6 @@ _LONGEST_SHOWN = 60
 
 TRUST = ("files of others", "See docs/security.md.")
 ARITHMETIC = ("weights and arithmetic", None)
-
-DETAILS = "JAXRECON_DETAILS"
-"""The variable of the environment that asks for more than one line of an error."""
 
 INCOMPLETE = 1
 """The exit code of a command that has written a part of what was asked for."""
@@ -452,18 +449,6 @@ def attention_given(options: argparse.Namespace) -> dict[str, Any]:
 def seconds(stages: Stages) -> dict[str, float]:
     """The time of each stage, rounded for a summary."""
     return {name: round(took, 3) for name, took in stages.seconds.items()}
-
-
-def complain(text: str) -> None:
-    """One line on standard error, of what went wrong."""
-    Forgiving(sys.stderr).write(f"jaxrecon: {one_line(text)}\n")
-
-
-def show_details(error: BaseException) -> None:
-    """The notes of an error, such as all tensors that do not fit, if the environment asks so."""
-    if os.environ.get(DETAILS):
-        for note in getattr(error, "__notes__", ()):
-            Forgiving(sys.stderr).write(f"{note}\n")
 
 
 def programs(pipeline: "Pipeline", stages: Stages) -> dict[str, int]:

@@ -12,8 +12,11 @@ from contextlib import contextmanager, suppress
 from types import FrameType
 from typing import Any
 
-from jaxrecon.errors import OutputError, encodable, reason_of
-from jaxrecon.progress import Forgiving
+from jaxrecon.errors import OutputError, encodable, one_line, reason_of
+from jaxrecon.forgiving import Forgiving
+
+DETAILS = "JAXRECON_DETAILS"
+"""The variable of the environment that asks for more than one line of an error."""
 
 
 def say(text: str) -> None:
@@ -28,6 +31,18 @@ def say(text: str) -> None:
             raise OSError(errno.EBADF, "it is closed")
         sys.stdout.write(encodable(text, sys.stdout.encoding or "utf-8") + "\n")
         sys.stdout.flush()
+
+
+def complain(text: str) -> None:
+    """One line on standard error, of what went wrong."""
+    Forgiving(sys.stderr).write(f"jaxrecon: {one_line(text)}\n")
+
+
+def show_details(error: BaseException) -> None:
+    """The notes of an error, such as all tensors that do not fit, if the environment asks so."""
+    if os.environ.get(DETAILS):
+        for note in getattr(error, "__notes__", ()):
+            Forgiving(sys.stderr).write(f"{note}\n")
 
 
 def flush_output() -> None:

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from jaxrecon.cli import _parser, common, main
+from jaxrecon.cli import common, main
+from jaxrecon.cli.commands import _parser
 
 FIRST = {
     "evaluate": [],

@@ -20,7 +20,8 @@ from jaxrecon.cli import main, process, weights
 from jaxrecon.compiling import compiled
 from jaxrecon.errors import JaxreconError, OutputError
 from jaxrecon.files import replacing_folder
-from jaxrecon.progress import Forgiving, Stages
+from jaxrecon.forgiving import Forgiving
+from jaxrecon.progress import Stages
 from places import fresh_process
 
 
@@ -77,6 +78,21 @@ class TestStreams:
         assert forgiving.write("two") == 3 and forgiving.failed and not forgiving.isatty()
 
 
+_EARLY = """
+import signal, sys
+
+class Early:
+    def find_spec(self, name, path=None, target=None):
+        if name == "jaxrecon.cli.reconstruct":
+            signal.raise_signal({number})
+
+sys.meta_path.insert(0, Early())
+sys.argv = ["jaxrecon", "models"]
+from jaxrecon.cli import main
+sys.exit(main())
+"""
+
+
 class TestSignals:
     @pytest.mark.parametrize(
         ("number", "code", "line"),
@@ -127,6 +143,27 @@ class TestSignals:
         monkeypatch.delitem(sys.modules, "optional_part", raising=False)
         assert main(["models"]) == 128 + number
         assert found == [1]
+
+    @pytest.mark.parametrize(
+        ("number", "told"), [(signal.SIGTERM, "terminated"), (signal.SIGINT, "interrupted")]
+    )
+    def test_one_while_the_commands_are_imported(self, number: signal.Signals, told: str) -> None:
+        done = subprocess.run(
+            [sys.executable, "-c", _EARLY.format(number=int(number))],
+            env=fresh_process(),
+            capture_output=True,
+            text=True,
+            timeout=60,
+        )
+        assert (done.returncode, done.stdout) == (128 + number, "")
+        assert done.stderr == f"jaxrecon: {told}\n"
+
+    def test_next_to_nothing_is_imported_before_signals_are_handled(self) -> None:
+        code = "import sys, jaxrecon.cli; print({'numpy', 'rich', 'argparse'} & {*sys.modules})"
+        found = subprocess.check_output(
+            [sys.executable, "-c", code], env=fresh_process(), text=True, timeout=60
+        )
+        assert found == "set()\n"
 
     def test_an_import_that_does_not_end(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

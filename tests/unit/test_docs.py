@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 import jaxrecon
-from jaxrecon.cli import _parser
+from jaxrecon.cli.commands import _parser
 from jaxrecon.registry import MODELS, HubFile
 from pages import DOCS, PAGES, anchors, blocks, links
 from places import EXAMPLES, ROOT

@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 
 from image_files import noise, save
-from jaxrecon.cli import _parser
+from jaxrecon.cli.commands import _parser
 from jaxrecon.cli.priors import sources
 from jaxrecon.cli.query_points import read_query_points
 from jaxrecon.errors import MAX_MESSAGE, InputError

@@ -16,6 +16,7 @@ FLOORS = (
         "jaxrecon.deprecation",
         "jaxrecon.renamed_modules",
         "jaxrecon.errors",
+        "jaxrecon.forgiving",
         "jaxrecon.extras",
         "jaxrecon.machine",
         "jaxrecon.browsing",
