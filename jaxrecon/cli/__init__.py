@@ -35,6 +35,7 @@ def _guarded(arguments: Sequence[str] | None, signals: process.Signals) -> int:
     try:
         from jaxrecon.cli import commands
 
+        signals.raise_held_back()
         return commands.run(arguments)
     except KeyboardInterrupt:
         process.complain(signals.name)

@@ -144,6 +144,11 @@ class Signals:
             return
         raise KeyboardInterrupt
 
+    def raise_held_back(self) -> None:
+        """Raises KeyboardInterrupt now if a signal came: between imports there is a moment only."""
+        if self.number is not None:
+            raise KeyboardInterrupt
+
     def _importing(self, frame: FrameType | None) -> bool:
         """Whether the command is importing a module, seen from where it is."""
         while frame is not None and frame is not self.base:
