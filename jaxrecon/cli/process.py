@@ -118,6 +118,10 @@ class Signals:
         self.number: int | None = None
         self._since = 0.0
         self._dropping = False
+        self._thread = threading.get_ident()
+        self._lock = threading.Lock()
+        self._held_back = False  # it came, and was not raised yet
+        self._sent = False  # by `_raise_later`, and not taken yet
 
     @property
     def code(self) -> int:
@@ -137,17 +141,25 @@ class Signals:
         """
         if self.number is None:
             self.number, self._since = number, time.monotonic()
-        if self._dropping:
+        sent, self._sent = self._sent, False
+        if self._dropping or (sent and not self._held_back):
             return
+        self._held_back = True
         if self._importing(frame) and time.monotonic() - self._since < _LONGEST_IMPORT:
             _thread.start_new_thread(self._raise_later, ())
             return
-        raise KeyboardInterrupt
+        self.raise_held_back()
 
     def raise_held_back(self) -> None:
         """Raises KeyboardInterrupt now if a signal came: between imports there is a moment only."""
-        if self.number is not None:
+        if self._held_back:
+            self._held_back = False
             raise KeyboardInterrupt
+
+    def close(self) -> None:
+        """What is held back is not raised any more: the command has ended."""
+        with self._lock:
+            self._held_back = False
 
     def _importing(self, frame: FrameType | None) -> bool:
         """Whether the command is importing a module, seen from where it is."""
@@ -163,6 +175,7 @@ class Signals:
             sys.__unraisablehook__(unraisable)
             return
         self._dropping = True  # what is raised in this hook is dropped, too
+        self._held_back = True
         try:
             _thread.start_new_thread(self._raise_later, ())
         finally:
@@ -172,7 +185,15 @@ class Signals:
         while self._dropping:
             time.sleep(0.001)
         time.sleep(0.01)
-        signal.raise_signal(self.number or signal.SIGINT)
+        number = self.number or signal.SIGINT
+        with self._lock:
+            if not self._held_back:
+                return
+            self._sent = True
+            if hasattr(signal, "pthread_kill"):  # to the command's thread: a call that waits ends
+                signal.pthread_kill(self._thread, number)
+            else:
+                signal.raise_signal(number)
 
 
 @contextmanager
@@ -192,5 +213,6 @@ def ended_by_signals() -> Iterator[Signals]:
         yield signals
     finally:
         sys.unraisablehook = hook
+        signals.close()
         for number in taken:
             signal.signal(number, ours[number])
