@@ -37,10 +37,12 @@ class TestStreams:
         [
             ("--help", "> /dev/full"),
             ("--help", ">&-"),
-            ("models --json", "> /dev/full"),
-            pytest.param("models --json", ">&-", marks=pytest.mark.thorough),
-            pytest.param("models", "> /dev/full", marks=pytest.mark.thorough),
-            pytest.param("models", ">&-", marks=pytest.mark.thorough),
+            ("--version", "> /dev/full"),
+            *(
+                pytest.param(command, where, marks=pytest.mark.thorough)
+                for command in ("models --json", "models")
+                for where in ("> /dev/full", ">&-")
+            ),
         ],
     )
     def test_output_that_cannot_be_written(self, command: str, where: str) -> None:
@@ -58,7 +60,7 @@ class TestStreams:
         assert run.returncode == 0 and "pi3-mini" in run.stdout
 
     def test_all_closed(self) -> None:
-        assert shell("$J models <&- >&- 2>&-").returncode == 2
+        assert shell("$J --version <&- >&- 2>&-").returncode == 2
 
     def test_progress_never_ends_a_run(self, monkeypatch: pytest.MonkeyPatch) -> None:
         with open("/dev/full", "w") as full:
@@ -293,9 +295,8 @@ class TestFork:
         with pytest.raises(JaxreconError, match="start method spawn"):
             call()
 
-    @pytest.mark.parametrize(
-        "ends", ["pass", pytest.param("raise ValueError('mine')", marks=pytest.mark.thorough)]
-    )
+    @pytest.mark.thorough
+    @pytest.mark.parametrize("ends", ["pass", "raise ValueError('mine')"])
     def test_a_child_that_catches_nothing_ends_at_once(self, ends: str) -> None:
         """Past its last line JAX would wait for threads of the parent, or crash."""
         lines = FORKS.split("    try:\n")[0] + (

@@ -109,6 +109,7 @@ def test_other_pictures_for_vggt(tmp_path: Path, pictures: dict[str, np.ndarray]
     test_vggt_images.test_pixels_are_upstreams(golden, tmp_path)
 
 
+@pytest.mark.thorough
 def test_a_folder_that_is_given_is_honoured(
     tmp_path: Path, pictures: dict[str, np.ndarray]
 ) -> None:

@@ -91,6 +91,7 @@ print(stable_name([*values, SparseAttention(), made(3), partial(made, [1], x={"a
 """
 
 
+@pytest.mark.thorough
 def test_another_process_gives_the_same_names() -> None:
     told = [
         subprocess.run(

@@ -48,6 +48,7 @@ def test_a_view_does_not_depend_on_those_beside_it(walk: Walk, some: RenderedSce
     np.testing.assert_array_equal(part.images[0], some.images[2])
 
 
+@pytest.mark.thorough
 def test_neighbours_see_the_same_points(some: RenderedScene) -> None:
     """What one view sees and the next one has in its picture lies where the next one sees it."""
     depth, poses, matrix = (
