@@ -239,7 +239,9 @@ def test_what_is_no_stages(
     assert not list(tmp_path.iterdir())
 
 
-def test_no_stages_are_silent_ones(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+def test_no_stages_are_silent_ones(
+    tmp_path: Path, capsys: pytest.CaptureFixture, without_shape_checks: None
+) -> None:
     random_recon().save(tmp_path / "a.npz", stages=None)  # pyright: ignore[reportArgumentType]
     assert capsys.readouterr() == ("", "")
 
