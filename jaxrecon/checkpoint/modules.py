@@ -126,7 +126,7 @@ def save(
     write(folder, tensors, _specs(leaves), header, overwrite=overwrite, int8=int8)
 
 
-def _to_host(leaf: Array) -> Shaped[np.ndarray, "..."]:
+def _to_host(leaf: Array | np.ndarray) -> Shaped[np.ndarray, "..."]:
     # A jax.Array keeps the host copy that NumPy asks of it, so the copy is asked of a passing one.
     return np.asarray(jnp.copy(leaf))
 

@@ -150,7 +150,9 @@ def test_a_loop_is_followed_to_both_sides(
     assert alike.untried([*found, *found], []) == found
 
 
-def test_a_camera_that_stands_still_has_few_loops(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_camera_that_stands_still_has_few_loops(
+    monkeypatch: pytest.MonkeyPatch, without_shape_checks: None
+) -> None:
     """Where every pair of views shows one place, they are tied, and not each to each."""
     views, chunk = 600, 8
     told = np.random.default_rng(0).normal(size=(views, 40))

@@ -92,7 +92,7 @@ def test_what_is_written(text: str, policy: AttentionFn) -> None:
         ("__import__('os')", "is unknown"),
     ],
 )
-def test_what_names_nothing(text: str, told: str) -> None:
+def test_what_names_nothing(text: str, told: str, without_shape_checks: None) -> None:
     with warnings.catch_warnings(), pytest.raises(InputError) as refused:
         warnings.simplefilter("error")
         policy_of(text)

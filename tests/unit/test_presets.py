@@ -110,7 +110,7 @@ def test_a_trunk_tells_what_each_layer_skipped() -> None:
     np.testing.assert_allclose(stats.skipped[:, 0, 0], expected, atol=1e-6)
 
 
-def test_a_preset_is_kept_in_one_form() -> None:
+def test_a_preset_is_kept_in_one_form(without_shape_checks: None) -> None:
     """So that it can be the static argument of a program."""
     one = SparseAttention(budgets="middle_spared")
     same = SparseAttention(budgets=PresetBudgets("middle_spared", 0.75))
