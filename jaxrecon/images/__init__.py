@@ -15,7 +15,7 @@ from jaxrecon.checks import shown
 from jaxrecon.deprecation import moved_names
 from jaxrecon.errors import InputError
 from jaxrecon.images.copies import copies_found
-from jaxrecon.images.findings import notes, shapes_found
+from jaxrecon.images.findings import add_findings, notes, shapes_found
 from jaxrecon.images.fits import Fits, checked_resolution, foreseen, plain_size
 from jaxrecon.images.frames import Frame, Frames, identity_of, reading_frames
 from jaxrecon.images.limits import check_processed
@@ -328,7 +328,5 @@ def _read(
     size = pixels.shape[2], pixels.shape[1]
     centred = tuple(transform.centred(size) for transform in transforms)
     batch = ImageBatch(pixels, centred, tuple(names), tuple(files))
-    for by_view in (shapes_found(batch.transforms), copies_found(names, files)):
-        for view, finding in by_view.items():
-            found[view].append(finding)
+    add_findings(found, shapes_found(batch.transforms), copies_found(names, files))
     return batch, [*source.notes, *notes(found, names)]

@@ -67,6 +67,13 @@ class Finding:
     detail: str = ""
 
 
+def add_findings(found: Sequence[list[Finding]], *by_view: Mapping[int, Finding]) -> None:
+    """Adds to the findings of each view what was found by looking at all of them."""
+    for findings in by_view:
+        for view, finding in findings.items():
+            found[view].append(finding)
+
+
 def notes(found: Sequence[Iterable[Finding]], names: Sequence[str]) -> list[str]:
     """A line for each kind of thing that was found, with the names of the views.
 

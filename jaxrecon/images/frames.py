@@ -13,7 +13,7 @@ from jaxtyping import UInt8
 
 from jaxrecon.errors import InputError
 from jaxrecon.images.copies import copies_found
-from jaxrecon.images.findings import Finding, notes, shapes_found
+from jaxrecon.images.findings import Finding, add_findings, notes, shapes_found
 from jaxrecon.images.fits import Fits, checked_resolution, foreseen
 from jaxrecon.images.limits import check_processed
 from jaxrecon.images.pictures import pillow_warnings_handled
@@ -74,9 +74,7 @@ class Frames:
     def notes(self) -> list[str]:
         """What to tell of the views that were read; complete once all were."""
         shapes = shapes_found(self._transforms) if self._transforms else {}
-        for by_view in (shapes, copies_found(self._names, self._files)):
-            for view, finding in by_view.items():
-                self._found[view].append(finding)
+        add_findings(self._found, shapes, copies_found(self._names, self._files))
         return [*self._source.notes, *notes(self._found, self._names)]
 
     def _read(self, fits: Fits, size: tuple[int, int] | None) -> Generator[Frame]:

@@ -12,7 +12,7 @@ import numpy as np
 from jaxtyping import Bool, Shaped
 from PIL import Image
 
-from jaxrecon.checks import path_given, path_of, shown
+from jaxrecon.checks import path_of, shown
 from jaxrecon.errors import InputError
 from jaxrecon.images.findings import some
 from jaxrecon.images.pictures import open_picture, orientation_of
@@ -137,7 +137,7 @@ def listed_masks(
 
 def _item(mask: Any, name: str) -> PhotoMask:
     if isinstance(mask, str | os.PathLike):
-        return os.path.abspath(os.path.expanduser(path_given("masks", mask)))
+        return os.path.abspath(path_of("masks", mask))
     if hasattr(mask, "shape"):
         return np.asarray(np.ma.filled(mask, 0) if np.ma.isMaskedArray(mask) else mask)
     raise InputError(f"masks: found {shown(mask)} for {name}; give a path or an array")
