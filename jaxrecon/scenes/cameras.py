@@ -88,14 +88,16 @@ def path(rng: Rng, views: int, heading: Array, distance: Array) -> tuple[Array, 
     return away * c - across * s, away * s + across * c
 
 
-def wander(rng: Rng, views: int, heading: Array, distance: Array) -> tuple[Array, Array]:
+def wander(
+    rng: Rng, views: int, heading: Array, distance: Array, all_round: Array | float = 0.0
+) -> tuple[Array, Array]:
     """Ground positions as people take them, like `path`: more kinds, from nearly one place to far.
 
     Orbits of up to 160 degrees with or without a change of distance, walks past the target,
     clouds, forward motion, walks that turn, and steps to and fro on one spot; the length of all
-    but orbits is drawn in octaves.
+    but orbits is drawn in octaves. A share `all_round` of paths are orbits of 140 to 360 degrees.
     """
-    streams = rng.split(3)
+    streams = rng.split(4)
     order = jnp.argsort(streams[0].uniform(views))
     jitter = 0.5 * streams[1].centred(3, views)
     kind, arc, length, slant, shake = streams[2].uniform(5)
@@ -103,7 +105,8 @@ def wander(rng: Rng, views: int, heading: Array, distance: Array) -> tuple[Array
     size = 0.2 * 8.0**length
     rough = 0.25 * shake * size * distance
     side, ahead = rough * jitter[1], rough * jitter[2]
-    turned = even * (0.15 + 2.65 * arc)
+    round_it = streams[3].uniform() < all_round
+    turned = even * jnp.where(round_it, 2.4 + (2 * jnp.pi - 2.4) * arc, 0.15 + 2.65 * arc)
     nearer = distance * (1 + 0.5 * even * (2 * length - 1))
     walk = even * distance * size * 1.3
     slant = 1.6 * (slant - 0.5)
@@ -119,6 +122,7 @@ def wander(rng: Rng, views: int, heading: Array, distance: Array) -> tuple[Array
     ]
     # The first kinds most often: four scenes in ten have cameras that turn around the target.
     number = jnp.floor(kind**1.5 * len(paths)).astype(jnp.int32)
+    number = jnp.where(round_it, number % 2, number)
     across = jnp.stack([x for x, _ in paths])[number]
     away = jnp.stack([y for _, y in paths])[number]
     c, s = jnp.cos(heading), jnp.sin(heading)

@@ -5,7 +5,17 @@ from dataclasses import dataclass
 from jaxrecon.errors import InputError
 from jaxrecon.sizes import check_real, check_whole
 
-_SHARES = ("picture_share", "close_ups", "relief", "contrast", "phone")
+_SHARES = (
+    "picture_share",
+    "close_ups",
+    "roofs",
+    "wings",
+    "trees",
+    "all_round",
+    "relief",
+    "contrast",
+    "phone",
+)
 
 
 def _check(name: str, value: object, good: bool, wanted: str) -> None:
@@ -32,8 +42,13 @@ class SceneConfig:
       clutter: small things, on the table and the floor of a room or on the ground.
       close_ups: share of rooms of which the table is seen from near.
       buildings: blocks of the size of houses in a landscape.
+      roofs: share of houses with a gable roof.
+      wings: share of landscapes with houses where the others are wings of the first.
+      trees: share of landscapes without houses where a tree stands in the middle.
       relief: share of upright surfaces with windows, shelves or panels let into them.
       handheld: cameras as people hold them: near and far, along wide and narrow paths, rolled.
+      all_round: share of handheld scenes, but for those with houses, whose cameras go round what
+        they look at by up to the whole circle.
       contrast: how much lamps, sun and sky differ in strength and colour, 0 for little, up to 1.
       lens: distortion at the corner of an image, at most, as a share of the distance from its
         centre; intrinsics are those of the pinhole camera without it.
@@ -60,6 +75,10 @@ class SceneConfig:
     clutter: int = 0
     close_ups: float = 0.0
     buildings: int = 0
+    roofs: float = 0.0
+    wings: float = 0.0
+    trees: float = 0.0
+    all_round: float = 0.0
     relief: float = 0.0
     handheld: bool = False
     contrast: float = 0.0
@@ -79,6 +98,9 @@ class SceneConfig:
         named = "boxes + cylinders + spheres + pictures + clutter + 2"
         _check(named, solids, solids <= 32, "at most 32")
         _check("buildings", self.buildings, self.buildings <= self.boxes, "at most boxes")
+        boxes, roofed = self.boxes + self.pictures + 2, 2 * self.buildings
+        wanted = "at most half of boxes + pictures + 2 where roofs is above 0"
+        _check("buildings", self.buildings, not self.roofs or roofed <= boxes, wanted)
         _check("fov", self.fov, 10 <= self.fov[0] <= self.fov[1] <= 120, "within 10 and 120")
         _check("room", self.room, 3 <= self.room[0] <= self.room[1] <= 12, "within 3 and 12")
         _check("reach", self.reach, 20 <= self.reach <= 200, "within 20 and 200")

@@ -138,10 +138,10 @@ def draw_landscape(rng: Rng, views: int, config: SceneConfig, longer_side: int) 
     corner = (config.lens * (2 * focal / longer_side) ** 2 / 2) if config.lens else None
     stance = None
     if config.buildings:
-        stance = draw_stance(streams[7])
+        stance = draw_stance(streams[7], config)
         ground = replace(ground, relief=ground.relief * jnp.where(stance.built, 0.15, 1.0))
     if config.handheld:
-        cameras = _held_cameras(streams[2], views, ground, focal, corner, stance)
+        cameras = _held_cameras(streams[2], views, ground, focal, corner, stance, config)
     else:
         cameras = _draw_cameras(streams[2], views, ground, focal)
     solids = _scatter(streams[3], ground, cameras.position, config, stance)
@@ -206,17 +206,22 @@ def _held_cameras(
     focal: Array,
     corner: Array | None,
     stance: Stance | None,
+    config: SceneConfig,
 ) -> Cameras:
     """Cameras in the hand, before a house if there is one."""
     streams = rng.split(4)
     u = streams[0].uniform(6)
     distance = 2.5 * 5.0 ** u[0]
     heading, aim = 2 * jnp.pi * u[1], 0.2 + 0.8 * u[4]
+    all_round: Array | float = config.all_round
     if stance is not None:
         heading = stance.heading
+        all_round = jnp.where(stance.built, 0.0, all_round)
+        distance = jnp.where(stance.planted, 0.5 * distance, distance)
+        aim = jnp.where(stance.planted, 0.4 + 1.2 * u[4], aim)
         distance = jnp.where(stance.built, 6.0 * 4.0 ** u[0], distance)
         aim = jnp.where(stance.built, 0.5 + 3.5 * u[4], aim)
-    x, y = wander(streams[1], views, heading, distance)
+    x, y = wander(streams[1], views, heading, distance, all_round)
     tall = jnp.where(u[2] < 0.2, 3.0 + 3.0 * u[3], 1.1 + 0.8 * u[3])
     sway = 0.25 * u[5] * tall * streams[2].centred(views)
     position = Vector(x, y, ground.height(x, y) + tall + sway)
@@ -251,9 +256,11 @@ def _scatter(
     sunk = 0.8 * standing_height(half, axes, config.spheres) - 0.05
     z = ground.height(x, y) + sunk[None]
     centre = at_best(x, y, z, half, axes, cameras)
-    centre = _crown(centre, half, count - config.spheres - config.cylinders, count - config.spheres)
     if stance is not None:
-        houses = build(streams[3], stance, config.buildings)
+        centre, half = _plant(streams[3], boxes, ground, stance, (centre, half))
+    centre = _crown(centre, half, boxes, count - config.spheres)
+    if stance is not None:
+        houses = build(streams[3], stance, config)
         centre, half, axes = with_houses(houses, stance, (centre, half, axes), ground.height)
     centre = out_of_the_way(centre, half, axes, cameras)
     return place(centre, half, axes)
@@ -272,6 +279,22 @@ def _draw_sizes(rng: Rng, boxes: int, count: int, config: SceneConfig) -> tuple[
     yaw, tilt, lean = streams[2].uniform(3, count)
     leans = is_ball | (is_box & (lean < 0.3))
     return columns(half), turn(yaw * 2 * jnp.pi, jnp.where(leans, tilt, 0.0))
+
+
+def _plant(
+    rng: Rng, trunk: int, ground: Ground, stance: Stance, things: tuple[Vector, Vector]
+) -> tuple[Vector, Vector]:
+    """Centres and half sizes with a tall trunk in the middle of the landscape, if it has one."""
+    centre, half = things
+    zero = jnp.zeros(())
+    tall = 1.5 + 2.0 * rng.split(4)[3].uniform()
+    foot = Vector(zero, zero, ground.height(zero, zero) + 0.8 * tall)
+
+    def put(old: Array, new: Array) -> Array:
+        return old.at[trunk].set(jnp.where(stance.planted, new, old[trunk]))
+
+    moved = Vector(put(centre.x, foot.x), put(centre.y, foot.y), put(centre.z, foot.z))
+    return moved, Vector(half.x, half.y, put(half.z, tall))
 
 
 def _crown(centre: Vector, half: Vector, trunk: int, ball: int) -> Vector:

@@ -150,7 +150,7 @@ def _held_cameras(
     near = u[5] < config.close_ups
     target = -extent * (jnp.where(near, 0.0, 0.1) + 0.55 * u[1])
     distance = jnp.where(near, 0.8 + 1.4 * u[2], extent * (0.2 + 0.55 * u[2]) - target)
-    x, y = wander(streams[1], views, heading, distance)
+    x, y = wander(streams[1], views, heading, distance, config.all_round)
     side_x, side_y = room.half_width - _FROM_WALL, room.half_depth - _FROM_WALL
     sway = streams[2].centred(views)
     height = jnp.where(near, 1.15 + 0.6 * u[3] + 0.15 * sway, 0.7 + 1.3 * u[3] + 0.4 * u[6] * sway)

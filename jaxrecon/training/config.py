@@ -372,6 +372,24 @@ MINI_FINE = replace(
 )
 """From the weights of `MINI_REAL`: convolutions behind the heads, and 16:9 among the shapes."""
 
+MINI_ALL_ROUND = replace(
+    MINI_FINE,
+    scenes=replace(MINI_FINE.scenes, roofs=0.6, wings=0.4, trees=0.5, all_round=0.25),
+    buckets=(
+        Bucket(scenes=48, views=16, height=168, width=224, share=3),
+        Bucket(scenes=32, views=16, height=196, width=252, share=3),
+        Bucket(scenes=64, views=8, height=224, width=168, share=2),
+        Bucket(scenes=160, views=2, height=196, width=252, share=1),
+    ),
+    steps=10500,
+    learning_rate=4e-4,
+    warmup_steps=200,
+    save_every=1000,
+    validate_every=3500,
+    seed=53,
+)
+"""For two GPUs: houses with wings and roofs, walks all round a thing, and pairs of views."""
+
 FINE_TUNING = TrainConfig(
     buckets=(
         Bucket(scenes=32, views=8, height=168, width=224, share=2),
@@ -408,6 +426,7 @@ CONFIGS = {
     "mini-second": MINI_SECOND,
     "mini-real": MINI_REAL,
     "mini-fine": MINI_FINE,
+    "mini-all-round": MINI_ALL_ROUND,
     "mapanything-mini": MAPANYTHING,
     "fine-tune": FINE_TUNING,
 }

@@ -1,4 +1,4 @@
-"""Scenes as `mini-real` draws them: geometry still agrees, with openings, clutter and houses."""
+"""Scenes as `mini-all-round` draws them: geometry agrees, with openings, clutter and houses."""
 
 from dataclasses import replace
 
@@ -10,13 +10,21 @@ import pytest
 from jaxrecon.errors import InputError
 from jaxrecon.scenes import RenderedScenes, SceneConfig, render_scenes, scene_key
 from jaxrecon.scenes.cameras import wander
+from jaxrecon.scenes.houses import build, draw_stance
 from jaxrecon.scenes.photographs import Pictures, pyramid
 from jaxrecon.scenes.rng import scene_rng
-from jaxrecon.training import MINI_REAL
+from jaxrecon.training import MINI_ALL_ROUND
 
 VIEWS, HEIGHT, WIDTH = 4, 42, 56
 PINHOLE = replace(
-    MINI_REAL.scenes, lens=0.0, boxes=2, buildings=2, cylinders=1, pictures=1, lights=1, clutter=8
+    MINI_ALL_ROUND.scenes,
+    lens=0.0,
+    boxes=2,
+    buildings=2,
+    cylinders=1,
+    pictures=1,
+    lights=1,
+    clutter=8,
 )
 
 
@@ -94,12 +102,48 @@ def test_paths_reach_from_one_spot_to_half_way_round() -> None:
     assert length.min() < 0.8 < 4.0 < length.max()
 
 
+def test_some_paths_go_all_round() -> None:
+    def gap(number: jax.Array) -> jax.Array:
+        """The largest angle between neighbours of 24 positions around the target."""
+        stream = scene_rng(jax.random.key(3), number)
+        x, y = wander(stream, 24, jnp.float32(1.0), jnp.float32(4.0), all_round=1.0)
+        angle = jnp.sort(jnp.arctan2(y, x))
+        return jnp.diff(angle, append=angle[:1] + 2 * jnp.pi).max()
+
+    gaps = np.degrees(np.asarray(jax.jit(jax.vmap(gap))(jnp.arange(200, dtype=jnp.uint32))))
+    assert 120 < gaps.max() < 245
+    assert np.mean(gaps < 60) > 0.15
+
+
+def test_wings_stand_at_the_ends_of_the_first_house_and_roofs_on_their_tops() -> None:
+    config = SceneConfig(boxes=5, buildings=3, pictures=3, wings=1.0, roofs=1.0)
+    rng = scene_rng(jax.random.key(4), jnp.uint32(7))
+    centre, half, axes = build(rng, draw_stance(rng, config), config)
+    centres, halves = np.asarray(centre.stack()), np.asarray(half.stack())
+    along, front = np.asarray(axes.x.stack())[0], np.asarray(axes.y.stack())[0]
+    ends = (centres[1:3] - centres[0]) @ along
+    assert sorted(np.sign(ends)) == [-1, 1]
+    assert (np.abs(ends) < halves[0, 0] + halves[1:3, 0]).all()
+    assert (np.abs(ends) + halves[1:3, 0] > halves[0, 0] * 0.9).all()
+    assert ((centres[1:3] - centres[0]) @ front > 0).all()
+    tops = centres[:3, 2] + halves[:3, 2]
+    diagonal = np.hypot(halves[3:, 1], halves[3:, 2])
+    np.testing.assert_allclose(centres[3:, :2], centres[:3, :2], atol=1e-5)
+    assert (centres[3:, 2] <= tops + 1e-5).all()
+    assert (centres[3:, 2] + 0.9 * diagonal > tops).all()
+
+
 @pytest.mark.parametrize(
     ("wrong", "told"),
     [
         ({"clutter": 21}, "clutter + 2 is 33; it must be at most 32"),
         ({"clutter": -1}, "clutter"),
         ({"buildings": 5}, "buildings is 5; it must be at most boxes"),
+        ({"boxes": 4, "buildings": 4, "roofs": 0.5, "pictures": 1}, "at most half of boxes"),
+        ({"roofs": 1.1}, "roofs"),
+        ({"wings": -0.1}, "wings"),
+        ({"trees": float("inf")}, "trees"),
+        ({"all_round": 2.0}, "all_round"),
         ({"picture_share": 1.5}, "picture_share"),
         ({"close_ups": float("nan")}, "close_ups"),
         ({"relief": 2.0}, "relief"),
