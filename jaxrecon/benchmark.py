@@ -22,7 +22,7 @@ from jaxrecon.images import ImageBatch, ImageRule, PixelTransform
 from jaxrecon.nn.attention import AttentionFn
 from jaxrecon.pipeline import Pipeline, ProgramKey, Request, resolve
 from jaxrecon.pipeline.warming import PHOTO
-from jaxrecon.progress import Stages
+from jaxrecon.progress import Stages, watched_stages
 from jaxrecon.registry import MODELS, find_entry, is_here, load, load_abstract
 from jaxrecon.runtime.bucketing import check_program_size
 from jaxrecon.runtime.executor import Executor
@@ -258,9 +258,10 @@ def load_for_timing(
         what=f"model: {name}",
         advice="choose a smaller one, or bfloat16",
     )
-    drawn = jax.tree.map(
-        lambda like: jax.device_put(random_weight(like), like.sharding), pipeline.model
-    )
+    with watched_stages(stages).stage("draw random weights"):
+        drawn = jax.tree.map(
+            lambda like: jax.device_put(random_weight(like), like.sharding), pipeline.model
+        )
     return replace(pipeline, model=drawn), False
 
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from jaxrecon.cli import common
+from jaxrecon.cli import common, process
 from jaxrecon.cli.parser import Parser
 from jaxrecon.cli.process import say
 from jaxrecon.errors import InputError, one_line
@@ -215,7 +215,7 @@ class _Bench:
                 try:
                     timing = measure(self.pipeline, policy, views=count, **vars(self.settings))
                 except InputError as error:  # such as a backend that needs another machine
-                    common.complain(f"{way} with {count} views: {error}")
+                    process.complain(f"{way} with {count} views: {error}")
                     self.refused += 1
                     continue
                 self._add(way, timing, wide)

@@ -12,8 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from jaxrecon.choices import ATTENTIONS, ORDERS, PRESETS, layer_numbers
 from jaxrecon.cli.parser import Parser
-from jaxrecon.cli.process import complain as complain
-from jaxrecon.cli.process import say
+from jaxrecon.cli.process import complain, say
 from jaxrecon.errors import InputError, WeightsError, one_line
 from jaxrecon.files import check_output_folder
 from jaxrecon.progress import Stages

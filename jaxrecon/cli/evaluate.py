@@ -4,7 +4,7 @@ import argparse
 import json
 from typing import TYPE_CHECKING, Any
 
-from jaxrecon.cli import common
+from jaxrecon.cli import common, process
 from jaxrecon.cli.process import say
 from jaxrecon.errors import InputError
 from jaxrecon.extras import check_installed
@@ -73,7 +73,7 @@ class _OldName(argparse.Action):
     def __call__(
         self, parser: argparse.ArgumentParser, namespace: Any, values: Any, option: Any = None
     ) -> None:
-        common.complain("--set is called --dataset now; the old name goes with the next release")
+        process.complain("--set is called --dataset now; the old name goes with the next release")
         setattr(namespace, self.dest, values)
 
 

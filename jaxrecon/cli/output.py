@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from jaxrecon.choices import meant
-from jaxrecon.cli import common
+from jaxrecon.cli import common, process
 from jaxrecon.cli.parser import Parser
 from jaxrecon.cli.process import say
 from jaxrecon.errors import InputError, one_line
@@ -85,7 +85,7 @@ def formats_of(text: str) -> list[str]:
         near = meant(unknown[0], FORMATS) if unknown else ""
         raise InputError(f"--formats: found {found}; choose from {', '.join(FORMATS)}{near}")
     if "sheet" in names:
-        common.complain("--formats sheet is called summary now; the old name goes soon")
+        process.complain("--formats sheet is called summary now; the old name goes soon")
     return list(dict.fromkeys(names))
 
 
@@ -146,7 +146,7 @@ def write(
         summary["failed"] = {**failed, **refused}
         (folder / SUMMARY_FILE).write_text(json.dumps(summary, indent=2) + "\n")
     for name, reason in refused.items():
-        common.complain(f"{options.output}/{file_of(name)} was left out: {reason}")
+        process.complain(f"{options.output}/{file_of(name)} was left out: {reason}")
     return summary
 
 
@@ -237,5 +237,5 @@ def report(options: argparse.Namespace, summary: Mapping[str, Any]) -> None:
         say(json.dumps(summary))
     elif not options.quiet:
         for warning in summary["warnings"]:
-            common.complain(f"warning: {warning}")
+            process.complain(f"warning: {warning}")
         say(one_line(last_line(summary), _LONGEST_LINE))

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from jaxrecon.cli import common
+from jaxrecon.cli import common, process
 from jaxrecon.cli.parser import Parser
 from jaxrecon.errors import InputError
 from jaxrecon.progress import Stages
@@ -168,7 +168,7 @@ def _note_turned(
     archive = next((path for path in files.values() if path.suffix.lower() == ".npz"), None)
     turned = [name for name, size in zip(names, sizes, strict=True) if size.orientation != 1]
     if archive is not None and turned and not options.quiet:
-        common.complain(
+        process.complain(
             f"{turned[0]} ({len(turned)} of {len(names)} photos) is turned by its EXIF "
             f"orientation: {archive} is taken to be of the upright photos"
         )

@@ -4,7 +4,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from jaxrecon.cli import common
+from jaxrecon.cli import common, process
 from jaxrecon.cli.parser import Parser
 from jaxrecon.errors import InputError
 from jaxrecon.progress import Stages
@@ -106,7 +106,7 @@ def refined(
             shared = options.shared_intrinsics
             return bundle_adjust(recon, shared_camera=shared, stages=stages, **chosen), {}
     except InputError as error:
-        common.complain(f"the cameras are written as the model gave them, not refined: {error}")
+        process.complain(f"the cameras are written as the model gave them, not refined: {error}")
         return recon, {"bundle_adjust": str(error)}
 
 
