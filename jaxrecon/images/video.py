@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 from jaxtyping import UInt8
@@ -120,7 +120,7 @@ def _frames(path: Path, pick: Pick, notes: list[str]) -> Iterator[View]:
                 return
             if taken > pick.skip:
                 name = f"frame_{index:06d}"
-                turned = bool(_quarter_turns(frame) % 2)
+                turned = _shown(frame).turned
                 yield View(name, partial(_read, _upright(frame), name, aspect, turned=turned))
         notes += told_of(path, stream, index + 1, end, promised, interlaced)
     if index < 0:
@@ -181,13 +181,35 @@ def _main_stream(container: "InputContainer", path: Path) -> "VideoStream":
     return chosen[0]
 
 
+class _Shown(NamedTuple):
+    """How players show a stored frame: rows and columns exchanged first, then each mirrored."""
+
+    turned: bool
+    upside_down: bool
+    left_right: bool
+
+
+def _shown(frame: "VideoFrame") -> _Shown:
+    """What a frame's display matrix says, to the nearest right angle.
+
+    Phones store portrait videos on their side, and some those of the front camera mirrored. The
+    matrix (a b u, c d v, x y w) shows the pixel (p, q) at (a p + c q + x, b p + d q + y); see ISO
+    14496-12, track header.
+    """
+    told = frame.side_data.get("DISPLAYMATRIX")
+    if told is None:
+        return _Shown(turned=False, upside_down=False, left_right=False)
+    a, b, _, c, d, *_ = np.frombuffer(told, np.int32).tolist()
+    if abs(b) + abs(c) > abs(a) + abs(d):
+        return _Shown(turned=True, upside_down=b < 0, left_right=c < 0)
+    return _Shown(turned=False, upside_down=d < 0, left_right=a < 0)
+
+
 def _upright(frame: "VideoFrame") -> UInt8[np.ndarray, "H W 3"]:
-    """Turns a frame as its display matrix says; phones store portrait videos on their side."""
-    return np.rot90(frame.to_ndarray(format="rgb24"), _quarter_turns(frame))
-
-
-def _quarter_turns(frame: "VideoFrame") -> int:
-    return round(frame.rotation / 90) % 4
+    pixels, shown = frame.to_ndarray(format="rgb24"), _shown(frame)
+    if shown.turned:
+        pixels = pixels.swapaxes(0, 1)
+    return pixels[:: -1 if shown.upside_down else 1, :: -1 if shown.left_right else 1]
 
 
 def _read(

@@ -187,26 +187,39 @@ def test_video_whose_frame_count_is_unknown(
     assert grey_levels(batch) == [0, 1, 2, 3, 4, 5, 6]
 
 
-def test_video_rotation_is_applied(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("shown", "upright", "red_corner"),
+    [
+        ((0, 1, -1, 0), False, "top right"),  # a quarter turn clockwise
+        ((-1, 0, 0, -1), True, "bottom right"),
+        ((0, -1, 1, 0), False, "bottom left"),
+        ((-1, 0, 0, 1), True, "top right"),  # mirrored, as some phones' front cameras
+        ((1, 0, 0, -1), True, "bottom left"),
+        ((0, 1, 1, 0), False, "top left"),
+        ((0, -1, -1, 0), False, "bottom right"),
+    ],
+)
+def test_videos_are_turned_and_mirrored_as_players_show_them(
+    shown: tuple[int, ...], upright: bool, red_corner: str, tmp_path: Path
+) -> None:
+    """By the matrix (a b, c d) of ISO 14496-12: a pixel (p, q) is shown at (ap + cq, bp + dq)."""
     path = write_video(tmp_path / "a.mp4", frames=4)
     content = bytearray(path.read_bytes())
-    matrix = content.index(b"tkhd") + 4 + 40  # ISO 14496-12, track header of version 0
-    assert struct.unpack_from(">9i", content, matrix) == (
-        1 << 16,
-        0,
-        0,
-        0,
-        1 << 16,
-        0,
-        0,
-        0,
-        1 << 30,
-    )
-    quarter_clockwise = (0, 1 << 16, 0, -1 << 16, 0, 0, 48 << 16, 0, 1 << 30)
-    struct.pack_into(">9i", content, matrix, *quarter_clockwise)
+    matrix = content.index(b"tkhd") + 4 + 40  # of a track header of version 0
+    one, last = 1 << 16, 1 << 30
+    whole = struct.unpack_from(">9i", content, matrix)
+    assert whole == (one, 0, 0, 0, one, 0, 0, 0, last)
+    a, b, c, d = (one * entry for entry in shown)
+    struct.pack_into(">9i", content, matrix, a, b, 0, c, d, 0, 0, 0, last)
     path.write_bytes(content)
     batch = load_images(path, rule=PI3_RESIZE, resolution=56)
-    assert batch.pixels.shape == (4, 56, 42, 3)
-    red = batch.pixels[3, [5, 5, -5, -5], [5, -5, 5, -5]].astype(int) @ (1, -1, 0)
-    assert (red > 150).tolist() == [False, True, False, False]  # top-left went to top-right
-    assert batch.transforms[0].original_size == (48, 64)
+    assert batch.pixels.shape == (4, *((42, 56) if upright else (56, 42)), 3)
+    assert batch.transforms[0].original_size == ((64, 48) if upright else (48, 64))
+    corners = {
+        name: batch.pixels[3, row, column].astype(int) @ (1, -1, 0)
+        for name, row, column in (
+            *(("top left", 5, 5), ("top right", 5, -5)),
+            *(("bottom left", -5, 5), ("bottom right", -5, -5)),
+        )
+    }
+    assert [name for name, red in corners.items() if red > 150] == [red_corner]
