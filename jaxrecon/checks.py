@@ -83,8 +83,8 @@ def path_given(name: str, value: object) -> str:
     """An argument that must be a path, as text; "~" is left as it is.
 
     Raises:
-      InputError: naming it: it is of another type, empty, the address of something elsewhere, or
-        nothing can be called so.
+      InputError: naming it: it is of another type, empty, the address of something elsewhere,
+        nothing can be called so, or it is relative to a current folder that is not there any more.
     """
     text = os.fspath(value) if isinstance(value, str | os.PathLike) else None
     if not isinstance(text, str):
@@ -102,7 +102,22 @@ def path_given(name: str, value: object) -> str:
             f"{name}: {text} is an address, not a path; give one of this machine, and copy what is "
             "elsewhere yourself"
         )
+    if not (os.path.isabs(text) or text.startswith("~")) and _current_folder_is_gone():
+        raise InputError(
+            f"{name}: {text[:200]} is relative to the current folder, which is not there any more; "
+            "change into one that is"
+        )
     return text
+
+
+def _current_folder_is_gone() -> bool:
+    try:
+        os.getcwd()
+    except FileNotFoundError:
+        return True
+    except OSError:  # it may be there, in a folder that cannot be read
+        return False
+    return False
 
 
 def path_of(name: str, value: object) -> Path:

@@ -286,6 +286,25 @@ def test_an_address_is_no_photo_but_drives_of_windows_are(tmp_path: Path) -> Non
     assert path_given("a", "C://photos/a.jpg") == "C://photos/a.jpg"
 
 
+def test_a_current_folder_that_is_not_there_any_more(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recon, gone = random_recon(), tmp_path / "gone"
+    gone.mkdir()
+    monkeypatch.chdir(gone)
+    gone.rmdir()
+    for call in (
+        lambda: recon.save("a.ply"),
+        lambda: Reconstruction.load("a.npz"),
+        lambda: check_output_folder("out"),
+        lambda: check_source("photos"),
+        lambda: check_source(["a.jpg"]),
+    ):
+        with pytest.raises(InputError, match="relative to the current folder, which is not there"):
+            call()
+    assert recon.save(tmp_path / "a.ply").exists()
+
+
 def test_the_home_of_the_user(
     pi3: Pipeline, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
