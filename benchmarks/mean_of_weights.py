@@ -1,0 +1,53 @@
+"""The mean of several weights of one model, as a checkpoint folder.
+
+    python benchmarks/mean_of_weights.py OUT run-7/weights=3 run-8/weights=2
+
+Each is a model's name or a checkpoint folder and how much it counts. All must have the same config;
+the mean is taken number by number in float32 and has the header of the first.
+"""
+
+import argparse
+
+import numpy as np
+
+import jaxrecon
+from jaxrecon import checkpoint
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("output", metavar="OUT", help="folder of the checkpoint to write")
+    parser.add_argument("weights", nargs="+", type=counted, metavar="WEIGHTS=SHARE")
+    options = parser.parse_args()
+
+    pipelines = [jaxrecon.load(weights, dtype="float32") for weights, _ in options.weights]
+    shares = np.array([share for _, share in options.weights], np.float32)
+    first = pipelines[0]
+    assert first.header is not None
+    for (name, _), pipeline in zip(options.weights, pipelines, strict=True):
+        same = pipeline.header is not None and pipeline.header["config"] == first.header["config"]
+        assert same, f"{name} has another config than the first"
+    leaves = [checkpoint.flatten(pipeline.model) for pipeline in pipelines]
+    mean = {
+        name: sum(
+            share * np.asarray(own[name], np.float32)
+            for share, own in zip(shares / shares.sum(), leaves, strict=True)
+        )
+        for name in leaves[0]
+    }
+    checkpoint.save(checkpoint.unflatten(first.model, mean), options.output, first.header)
+    print(f"{options.output}: the mean of {len(pipelines)}")
+
+
+def counted(text: str) -> tuple[str, float]:
+    """`WEIGHTS=SHARE` in its parts."""
+    weights, _, share = text.rpartition("=")
+    if not weights or not float(share) > 0:
+        raise argparse.ArgumentTypeError(f"{text} is not WEIGHTS=SHARE with a share above 0")
+    return weights, float(share)
+
+
+if __name__ == "__main__":
+    main()
