@@ -7,9 +7,10 @@ import numpy as np
 from jaxtyping import Bool, Float
 
 from jaxrecon.errors import InputError
-from jaxrecon.evaluation.datasets.ground_truth import GroundTruth
+from jaxrecon.evaluation.datasets.ground_truth import GroundTruth, known_matrices
 from jaxrecon.images import PixelTransform
 from jaxrecon.priors.sparse_depth import SparseDepth
+from jaxrecon.priors.validation import check_principal_point
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,16 +39,14 @@ def process(truth: GroundTruth, transforms: Sequence[PixelTransform]) -> Process
     it lies.
 
     Raises:
-      InputError: the images are of another number or size than the truth.
+      InputError: the images are of another number or size than the truth, or a principal point lies
+        outside of its image.
     """
     if len(transforms) != len(truth):
         raise InputError(
             f"{truth.name}: the model gave {len(transforms)} views for {len(truth)} images"
         )
     intrinsics = depth = None
-    if truth.intrinsics is not None:
-        pairs = zip(truth.intrinsics, transforms, strict=True)
-        intrinsics = np.stack([processed_intrinsics(matrix, to) for matrix, to in pairs])
     known = truth.depths()
     if len(known):
         for view, transform in enumerate(transforms):
@@ -56,6 +55,12 @@ def process(truth: GroundTruth, transforms: Sequence[PixelTransform]) -> Process
             [processed_depth(map_, to) for map_, to in zip(known, transforms, strict=True)]
         )
         depth = depth if (depth > 0).any() else None
+    if truth.intrinsics is not None:
+        for view in np.flatnonzero(known_matrices(truth.intrinsics)).tolist():
+            size, where = transforms[view].original_size, f"{truth.name}: intrinsics: view {view}"
+            check_principal_point(truth.intrinsics[view], size, where)
+        pairs = zip(truth.intrinsics, transforms, strict=True)
+        intrinsics = np.stack([processed_intrinsics(matrix, to) for matrix, to in pairs])
     return ProcessedTruth(intrinsics, depth)
 
 

@@ -63,13 +63,27 @@ def checked_intrinsics(
     _check_focal(matrix.diagonal()[:2], size, name)
     if abs(matrix[0, 1]) > RIGID_TOLERANCE * matrix[0, 0]:
         raise InputError(f"{name}: found the skew {matrix[0, 1]:g}; rectify the image")
+    check_principal_point(matrix, size, name)
+    return matrix
+
+
+def check_principal_point(
+    matrix: Float[np.ndarray, "3 3"], size: tuple[int, int], name: str
+) -> None:
+    """Refuses a principal point outside the image, as that of a larger copy is.
+
+    Args:
+      matrix, size, name: see `checked_intrinsics`.
+
+    Raises:
+      InputError: see above.
+    """
     center, (width, height) = matrix[:2, 2], size
     if (center < -0.5).any() or (center > np.array(size) - 0.5).any():
         raise InputError(
             f"{name}: found the principal point {_short(center)}, outside its image of "
             f"{width}x{height}; give it in pixels of the photo as given"
         )
-    return matrix
 
 
 def _check_focal(focal: Float[np.ndarray, "2"], size: tuple[int, int], name: str) -> None:

@@ -170,6 +170,8 @@ class TestProcessing:
         other = replace(CROPPED, original_size=(WIDTH, 7))
         with pytest.raises(InputError, match="wall: image 1 is 32x7 pixels, its depth 32x24"):
             process(truth, [CROPPED, other])
+        with pytest.raises(InputError, match=r"wall: intrinsics: view 1: .* outside its image"):
+            process(replace(truth, depth_z=None), [CROPPED, other])
 
 
 class TestEvaluate:

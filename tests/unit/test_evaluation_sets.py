@@ -343,16 +343,33 @@ def make_seven_scenes(sequence: Path, xs: tuple[float, ...]) -> None:
         Path(f"{stem}.pose.txt").write_text("\n".join(rows) + "\n")
 
 
+EIGHTIETH = np.array([[1 / 80, 0, 0.5 / 80 - 0.5], [0, 1 / 80, 0.5 / 80 - 0.5], [0, 0, 1]])
+"""From pixels of images of 640x480 to those of images of 8x6."""
+
+DEPTH_CAMERA = np.array([[585, 0, 320], [0, 585, 240], [0, 0, 1]])
+
+
 class TestSevenScenes:
     def test_depth_poses_and_intrinsics(self, tmp_path: Path) -> None:
         make_seven_scenes(tmp_path / "seq-01", (0.0, 0.5, 1.0))
         (truth,) = read("7scenes", tmp_path / "seq-01", stride=2)
         np.testing.assert_array_equal(truth.world_from_camera, shifted(0, 1))
         assert truth.intrinsics is not None and truth.depth_z is not None
-        np.testing.assert_array_equal(
-            truth.intrinsics[1], [[585, 0, 320], [0, 585, 240], [0, 0, 1]]
-        )
+        np.testing.assert_allclose(truth.intrinsics[1], EIGHTIETH @ DEPTH_CAMERA)
         np.testing.assert_allclose(truth.depth_z[:, 0, :3], [[0, 0, 1.5], [0, 0, 1.502]], rtol=1e-6)
+
+    def test_images_of_their_own_size(self, tmp_path: Path) -> None:
+        make_seven_scenes(tmp_path, (0.0,))
+        picture(tmp_path / "frame-000000.color.png", size=(640, 480))
+        (truth,) = read("7scenes", tmp_path)
+        assert truth.intrinsics is not None
+        np.testing.assert_array_equal(truth.intrinsics[0], DEPTH_CAMERA)
+
+    def test_images_that_were_cropped(self, tmp_path: Path) -> None:
+        make_seven_scenes(tmp_path, (0.0,))
+        picture(tmp_path / "frame-000000.color.png", size=(480, 480))
+        with pytest.raises(InputError, match="is for an image of 640x480, this one is 480x480"):
+            read("7scenes", tmp_path)
 
     def test_depth_that_was_brought_to_the_colour_camera(self, tmp_path: Path) -> None:
         make_seven_scenes(tmp_path, (0.0, 1.0, 2.0))
@@ -362,7 +379,7 @@ class TestSevenScenes:
             depth_picture(tmp_path / f"frame-{frame:06d}.depth.proj.png", values)
         (truth,) = read("7scenes", tmp_path)
         assert truth.intrinsics is not None and truth.depth_z is not None
-        assert (truth.intrinsics[:, 0, 0] == 525).all()
+        assert (truth.intrinsics[:, 0, 0] == 525 / 80).all()
         np.testing.assert_array_equal(truth.depth_z[0, 0, :4], [0, 0, 0, 2])
         assert not truth.depth_z[1].any()
 
@@ -430,7 +447,17 @@ class TestTum:
         make_tum(tmp_path / name)
         intrinsics = read("tum", tmp_path / name)[0].intrinsics
         assert intrinsics is not None
-        assert intrinsics[0, 0, 0] == focal
+        assert intrinsics[0, 0, 0] == pytest.approx(focal / 80)
+        picture(tmp_path / name / "rgb" / "1.000000.png", size=(640, 480))
+        intrinsics = read("tum", tmp_path / name)[0].intrinsics
+        assert intrinsics is not None
+        assert intrinsics[:, 0, 0] == pytest.approx([focal, focal / 80, focal / 80])
+
+    def test_images_that_were_cropped(self, tmp_path: Path) -> None:
+        make_tum(tmp_path)
+        picture(tmp_path / "rgb" / "1.100000.png", size=(620, 460))
+        with pytest.raises(InputError, match="is for an image of 640x480, this one is 620x460"):
+            read("tum", tmp_path)
 
     def test_nearest_within_two_hundredths(self) -> None:
         found = nearest_in_time(np.array([1.0, 2.0, 3.0]), np.array([1.02, 0.99, 3.021]))
@@ -506,6 +533,17 @@ class TestCo3d:
         assert truth.depth_z is None
         # Half of the shorter side is 3: focal 6, centre (4, 3) - 3 * (0.25, -0.5) - 0.5.
         np.testing.assert_array_equal(truth.intrinsics[0], [[6, 0, 2.75], [0, 6, 4], [0, 0, 1]])
+
+    def test_images_that_were_resized_or_cropped(self, tmp_path: Path) -> None:
+        make_co3d(tmp_path, [frame := co3d_frame(1)])
+        image = picture(tmp_path / frame["image"]["path"], size=(4 * WIDTH, 4 * HEIGHT))
+        (truth,) = read("co3d", tmp_path)
+        assert truth.intrinsics is not None
+        expected = [[24, 0, 4 * 3.25 - 0.5], [0, 24, 4 * 4.5 - 0.5], [0, 0, 1]]
+        np.testing.assert_allclose(truth.intrinsics[0], expected)
+        picture(image, size=(4 * WIDTH, 4 * WIDTH))
+        with pytest.raises(InputError, match="is for an image of 8x6, this one is 32x32"):
+            read("co3d", tmp_path)
 
     def test_bounds_are_scaled_by_side(self) -> None:
         found = intrinsics_from_ndc(

@@ -18,6 +18,7 @@ from jaxrecon.evaluation.datasets.common import (
     not_empty,
     pinhole,
     poses_from_world_to_camera,
+    resized_pinhole,
 )
 from jaxrecon.evaluation.datasets.ground_truth import GroundTruth
 
@@ -77,11 +78,12 @@ def co3d_scenes(path: Path, subset: Subset) -> Iterator[GroundTruth]:
 
     Image paths are relative to the folder above the annotations' folder, as in CO3D, or to that
     folder itself. Frames whose image is not there are left out, and so are sequences with a
-    camera farther than 1e5 from the origin, as in VGGT's evaluation.
+    camera farther than 1e5 from the origin, as in VGGT's evaluation. Intrinsics are scaled for
+    images that were resized.
 
     Raises:
       InputError: there are no annotations, they are damaged, a frame is there twice, an image lies
-        outside of the set, or no sequence is left.
+        outside of the set or is no copy of one of the size that is told, or no sequence is left.
 
     Source: Reizenstein et al., Common Objects in 3D, ICCV 2021.
     """
@@ -115,12 +117,13 @@ def _truth(name: str, frames: list[_Frame], file: Path, subset: Subset) -> Groun
     cameras = [_camera(frame) for frame in frames]
     images = [image for frame in frames if (image := _image(frame, file, subset))]
     check_distinct(file, "image", map(str, images))
-    rotation, translation, intrinsics = (np.stack(parts) for parts in zip(*cameras, strict=True))
+    rotation, translation, matrices = (np.stack(parts) for parts in zip(*cameras, strict=True))
+    sizes = [frame.size() for frame in frames]
     return GroundTruth(
         name=name,
         images=tuple(images),
         world_from_camera=poses_from_world_to_camera(rotation, translation),
-        intrinsics=intrinsics,
+        intrinsics=np.stack(list(map(resized_pinhole, matrices, sizes, images))),
     )
 
 

@@ -13,7 +13,8 @@ from jaxtyping import Float
 from jaxrecon import reading
 from jaxrecon.checks import is_whole, shown, whole_number
 from jaxrecon.errors import InputError
-from jaxrecon.images.pictures import picture_values
+from jaxrecon.images.pictures import file_size, picture_values
+from jaxrecon.priors.camera import check_copy, scaled
 
 
 @dataclass(frozen=True)
@@ -205,6 +206,24 @@ def stack_depths(
 def pinhole(fx: float, fy: float, cx: float, cy: float) -> Float[np.ndarray, "3 3"]:
     """The camera matrix."""
     return np.array([[fx, 0, cx], [0, fy, cy], [0, 0, 1]], np.float64)
+
+
+def resized_pinhole(
+    matrix: Float[np.ndarray, "3 3"], made_for: tuple[int, int], image: Path
+) -> Float[np.ndarray, "3 3"]:
+    """The camera matrix of an image that may be a smaller or larger copy.
+
+    Args:
+      matrix: of images as the data set has them.
+      made_for: their width and height.
+      image: the one at hand.
+
+    Raises:
+      InputError: it cannot be read, or is no resized copy of such an image.
+    """
+    size, where = file_size(image), f"{image}: the camera of the data set"
+    check_copy(made_for, size, where)
+    return matrix if size == made_for else scaled(matrix, made_for, size, where)
 
 
 def poses_from_world_to_camera(

@@ -15,6 +15,7 @@ from jaxrecon.evaluation.datasets.common import (
     read_depth_png,
     read_lines,
     read_numbers,
+    resized_pinhole,
     scene_name,
     stack_depths,
 )
@@ -24,6 +25,7 @@ from jaxrecon.reading import is_plain_file
 
 _INTRINSICS = pinhole(585.0, 585.0, 320.0, 240.0)
 _COLOUR = pinhole(525.0, 525.0, 320.0, 240.0)
+_SIZE = 640, 480
 _FARTHEST = 10.0
 _MILLIMETRES = 1000.0
 _UNKNOWN = (0, 65535)
@@ -42,8 +44,8 @@ def seven_scenes(path: Path, subset: Subset) -> Iterator[GroundTruth]:
     to 33 pixels at the image's edges.
 
     Raises:
-      InputError: there is no sequence, one of its files is damaged, or a link leads out of the
-        folder.
+      InputError: there is no sequence, one of its files is damaged, an image is no copy of one of
+        640x480, or a link leads out of the folder.
 
     Source: Shotton et al., Scene coordinate regression forests, CVPR 2013, and its read-me.
     """
@@ -84,7 +86,7 @@ def _read(folder: Path, root: Path, subset: Subset) -> GroundTruth:
         name=scene_name(folder, root),
         images=tuple(images),
         world_from_camera=poses if np.isfinite(poses).any() else None,
-        intrinsics=np.tile(intrinsics, (len(images), 1, 1)),
+        intrinsics=np.stack([resized_pinhole(intrinsics, _SIZE, image) for image in images]),
         depth_z=stack_depths(maps, depths),
     )
 

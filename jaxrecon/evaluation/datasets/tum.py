@@ -17,6 +17,7 @@ from jaxrecon.evaluation.datasets.common import (
     read_depth_png,
     read_lines,
     read_numbers,
+    resized_pinhole,
     scene_name,
     stack_depths,
 )
@@ -25,6 +26,7 @@ from jaxrecon.reading import is_plain_file, text
 
 _LONGEST_GAP = 0.02
 _PER_METRE = 5000.0
+_SIZE = 640, 480
 _DEFAULT = pinhole(525.0, 525.0, 319.5, 239.5)
 _INTRINSICS = {
     1: pinhole(517.3, 516.5, 318.6, 255.3),
@@ -41,12 +43,12 @@ def tum_scenes(path: Path, subset: Subset) -> Iterator[GroundTruth]:
     divided by 5000, in metres. Poses are `tx ty tz qx qy qz qw`, camera to world.
 
     Intrinsics are those of freiburg1, 2 or 3, whichever the folder's name contains, else
-    the Kinect's default (525, 525, 319.5, 239.5). The lens distortion of freiburg1 and 2 is left
-    as it is.
+    the Kinect's default (525, 525, 319.5, 239.5), of 640x480 pixels; they are scaled for resized
+    images. The lens distortion of freiburg1 and 2 is left as it is.
 
     Raises:
-      InputError: there is no sequence, one of its files is damaged or absent, or a list names a
-        file twice, or one outside of its folder.
+      InputError: there is no sequence, one of its files is damaged or absent, an image is no copy
+        of one of 640x480, or a list names a file twice, or one outside of its folder.
 
     Source: Sturm et al., A benchmark for the evaluation of RGB-D SLAM systems, IROS 2012;
     https://cvg.cit.tum.de/data/datasets/rgbd-dataset/file_formats.
@@ -66,11 +68,12 @@ def _read(folder: Path, name: str, subset: Subset) -> GroundTruth:
         raise InputError(f"{track} has no pose within {_LONGEST_GAP} s of an image of {folder}")
     files = _depth_files(folder, times[chosen], subset)
     maps = [None if file is None else read_depth_png(file, per_metre=_PER_METRE) for file in files]
+    pictures, camera = [images[number] for number in chosen], _intrinsics(folder.resolve().name)
     return GroundTruth(
         name=name,
-        images=tuple(images[number] for number in chosen),
+        images=tuple(pictures),
         world_from_camera=_poses(rows[near[chosen]], track),
-        intrinsics=np.tile(_intrinsics(folder.resolve().name), (len(chosen), 1, 1)),
+        intrinsics=np.stack([resized_pinhole(camera, _SIZE, image) for image in pictures]),
         depth_z=stack_depths(maps, files),
     )
 
