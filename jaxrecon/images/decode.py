@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 from jaxtyping import Num, UInt8
-from PIL import Image
+from PIL import ExifTags, Image, TiffImagePlugin
 
 from jaxrecon.errors import InputError
 from jaxrecon.images.findings import Finding
@@ -21,6 +21,7 @@ _UPRIGHT = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
+_WHITE_IS_ZERO = 0
 _SIXTEEN_BIT_MODES = ("I", "I;16", "I;16L", "I;16B", "I;16N")
 
 _LAZY_LOAD = threading.Lock()  # the caller may pass one unread image twice
@@ -97,13 +98,27 @@ def upright_rgb(image: Image.Image, name: str, found: list[Finding] | None = Non
     """
     if found is not None:
         found += inspected(image)
+    bits = _bits_of_negative(image)
     image = upright(image)
     if image.mode in _SIXTEEN_BIT_MODES:
-        return Image.fromarray(_high_byte(np.asarray(image), name)).convert("RGB")
+        grey = np.asarray(image)
+        grey = grey if bits is None else (1 << bits) - 1 - grey.astype(np.int64)
+        return Image.fromarray(_high_byte(grey, name)).convert("RGB")
     if image.mode == "F":
-        return Image.fromarray(_eight_bit(np.asarray(image), name)).convert("RGB")
+        grey = np.asarray(image)
+        return Image.fromarray(_eight_bit(grey if bits is None else 1 - grey, name)).convert("RGB")
     # A copy, because a file's pixels or the caller's own image may be behind it.
     return image.copy() if image.mode == "RGBA" else image.convert("RGB")
+
+
+def _bits_of_negative(image: Image.Image) -> int | None:
+    """The bits of a value in a TIFF whose 0 is white, which Pillow turns up to 8 bits alone."""
+    if not isinstance(image, TiffImagePlugin.TiffImageFile):
+        return None
+    tags = image.tag_v2
+    if tags.get(ExifTags.Base.PhotometricInterpretation) != _WHITE_IS_ZERO:
+        return None
+    return int(tags.get(ExifTags.Base.BitsPerSample, (1,))[0])
 
 
 def upright(image: Image.Image) -> Image.Image:

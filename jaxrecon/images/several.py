@@ -12,6 +12,8 @@ from jaxrecon.reading.plain_files import AnyPath
 
 _NEW_SUBFILE, _SUBFILE, _WIDTH, _LENGTH, _PHOTOMETRIC = 254, 255, 256, 257, 262
 _SUB_DIRECTORIES, _DNG_VERSION = 330, 50706
+_BITS, _COMPRESSION, _SAMPLES, _PLANAR = 258, 259, 277, 284
+_UNCOMPRESSED, _ONE_BEHIND_THE_OTHER = (0, 1), 2
 _RAW_PHOTOMETRIC = (32803, 34892)  # a colour filter array, and linear raw
 _REDUCED, _MASK = 1, 4
 _OLD_REDUCED = 2
@@ -32,12 +34,17 @@ type _Tags = TiffImagePlugin.ImageFileDirectory_v2
 
 @dataclass(frozen=True)
 class _Directory:
-    """What one directory of a TIFF says of its picture."""
+    """What one directory of a TIFF says of its picture.
+
+    `wide_planes` says that each colour is stored by itself, in more than 8 bits, uncompressed:
+    Pillow mixes up such planes without a word.
+    """
 
     width: int
     height: int
     preview: bool
     raw: bool
+    wide_planes: bool
 
     @property
     def pixels(self) -> int:
@@ -56,7 +63,8 @@ def picture_numbers(picture: Image.Image, file: BinaryIO, path: AnyPath) -> Sequ
       path: its name, for messages.
 
     Raises:
-      InputError: it holds the raw data of a camera, or reduced copies alone.
+      InputError: it holds the raw data of a camera, reduced copies alone, or planes that Pillow
+        mixes up.
     """
     if picture.format == "JPEG":
         return _ONE
@@ -132,6 +140,11 @@ def _tiff_numbers(
             f"cannot read {path}: it shows only reduced copies of its picture; save it again, as a "
             "plain TIFF, PNG or JPEG"
         )
+    if any(found[number].wide_planes for number in numbers):
+        raise InputError(
+            f"cannot read {path}: its colours are stored one behind the other (planar), in more "
+            "than 8 bits; save it again with interleaved colours, or as PNG"
+        )
     return numbers
 
 
@@ -181,6 +194,10 @@ def _told(tags: _Tags) -> _Directory:
         height,
         preview=bool(kind & (_REDUCED | _MASK)) or old == _OLD_REDUCED,
         raw=photometric in _RAW_PHOTOMETRIC or _DNG_VERSION in tags,
+        wide_planes=_whole(tags, _PLANAR) == _ONE_BEHIND_THE_OTHER
+        and _whole(tags, _SAMPLES) > 1
+        and _whole(tags, _BITS) > 8
+        and _whole(tags, _COMPRESSION) in _UNCOMPRESSED,
     )
 
 

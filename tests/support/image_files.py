@@ -1,5 +1,6 @@
 """Small pictures and videos for the tests of `jaxrecon.images`."""
 
+import struct
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,35 @@ def load_one(source: Any, rule: ResizeRule = ONE_PATCH) -> np.ndarray:
     batch = load_images(source, rule=rule)
     assert batch.pixels.shape[0] == 1
     return batch.pixels[0]
+
+
+def write_tiff(
+    path: Path, data: bytes, size: tuple[int, int], **tags: int | tuple[int, ...]
+) -> Path:
+    """An uncompressed TIFF, by the standard alone: in one strip, or one for each plane.
+
+    Args:
+      path: where to.
+      data: the pixels.
+      size: width and height.
+      tags: `bits` of each sample, and `photometric`, `samples`, `planar`, `sample_format`.
+    """
+    numbers = {"bits": 258, "photometric": 262, "samples": 277, "planar": 284, "sample_format": 339}
+    fields = {numbers[name]: value for name, value in tags.items()}
+    strips = int(np.max(tags.get("samples", 1))) if tags.get("planar") == 2 else 1
+    length, place = len(data) // strips, 8 + 2 + 12 * (len(fields) + 6) + 4
+    fields |= {256: size[0], 257: size[1], 259: 1, 278: size[1], 279: (length,) * strips}
+    fields[273] = tuple(range(1024, 1024 + len(data), length))
+    rows, behind = [], b""
+    for tag, value in sorted(fields.items()):
+        values = value if isinstance(value, tuple) else (value,)
+        at = values[0] if len(values) == 1 else place + len(behind)
+        rows.append(struct.pack("<HHLL", tag, 4, len(values), at))
+        behind += struct.pack(f"<{len(values)}L", *values) if len(values) > 1 else b""
+    head = b"II*\0" + struct.pack("<LH", 8, len(rows))
+    whole = head + b"".join(rows) + struct.pack("<L", 0) + behind
+    path.write_bytes(whole.ljust(1024, b"\0") + data)
+    return path
 
 
 def write_video(

@@ -9,7 +9,8 @@ import pytest
 from PIL import Image, features
 
 import jaxrecon.images
-from image_files import TWO_BY_TWO, load_one, noise, save, write_video
+from image_files import TWO_BY_TWO, load_one, noise, save, write_tiff, write_video
+from jaxrecon.errors import InputError
 from jaxrecon.images import ImageBatch, PixelTransform, load_images
 from jaxrecon.models import PI3_RESIZE, ResizeRule
 from jaxrecon.progress import Stages
@@ -100,6 +101,43 @@ def sixteen_bit_images(folder: Path) -> dict[str, Any]:
 def test_sixteen_bit_grey_is_scaled(kind: str, tmp_path: Path) -> None:
     pixels = load_one(sixteen_bit_images(tmp_path)[kind], TWO_BY_TWO)
     np.testing.assert_array_equal(pixels, np.repeat(EIGHT[..., None], 3, axis=-1))
+
+
+@pytest.mark.parametrize("orientation", [1, 6])
+@pytest.mark.parametrize(
+    ("values", "tags"),
+    [
+        (255 - EIGHT, {"bits": 8}),
+        (65535 - SIXTEEN, {"bits": 16}),
+        (1 - EIGHT.astype("<f4") / 255, {"bits": 32, "sample_format": 3}),
+    ],
+    ids=["8 bits", "16 bits", "float"],
+)
+def test_a_tiff_in_which_zero_is_white(
+    values: np.ndarray, tags: dict[str, int], orientation: int, tmp_path: Path
+) -> None:
+    path = write_tiff(tmp_path / "a.tif", values.tobytes(), (2, 2), photometric=0, **tags)
+    np.testing.assert_array_equal(load_one(path, TWO_BY_TWO)[..., 0], EIGHT)
+    with Image.open(path) as image:
+        image.getexif()[0x0112] = orientation
+        upright = EIGHT if orientation == 1 else np.rot90(EIGHT, -1)
+        np.testing.assert_array_equal(load_one(image, TWO_BY_TWO)[..., 0], upright)
+
+
+def test_wide_colours_one_behind_the_other(tmp_path: Path) -> None:
+    """Pillow mixes up planes of 16 bits; those of 8 it reads."""
+    colours = noise(2, 2)
+    tags: dict[str, Any] = {"photometric": 2, "samples": 3, "planar": 2}
+    planes = colours.transpose(2, 0, 1)
+    path = write_tiff(tmp_path / "a.tif", planes.tobytes(), (2, 2), bits=(8, 8, 8), **tags)
+    np.testing.assert_array_equal(load_one(path, TWO_BY_TWO), colours)
+    wide = (planes.astype("<u2") * 257).tobytes()
+    path = write_tiff(tmp_path / "b.tif", wide, (2, 2), bits=(16, 16, 16), **tags)
+    with pytest.raises(InputError, match=r"b.tif: its colours are stored one behind the other"):
+        load_one(path, TWO_BY_TWO)
+    mixed = (colours.astype("<u2") * 257).tobytes()
+    path = write_tiff(tmp_path / "c.tif", mixed, (2, 2), bits=(16, 16, 16), **tags | {"planar": 1})
+    np.testing.assert_array_equal(load_one(path, TWO_BY_TWO), colours)
 
 
 def test_alpha_is_dropped_not_composited(tmp_path: Path) -> None:
