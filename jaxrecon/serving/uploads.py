@@ -17,6 +17,7 @@ from jaxrecon.errors import InputError, one_line
 from jaxrecon.files import output_error
 from jaxrecon.images import IMAGE_SUFFIXES, VIDEO_SUFFIXES, view_sizes
 from jaxrecon.images.kinds import kind_of
+from jaxrecon.images.sequence import holds_several
 from jaxrecon.reading import is_file_name
 from jaxrecon.serving.limits import Limits
 from jaxrecon.serving.refusals import RefusedError
@@ -232,9 +233,10 @@ def _stalled() -> RefusedError:
 
 
 def checked_source(folder: Path, files: list[Path]) -> tuple[Path, bool]:
-    """What `reconstruct` is given for the files that were sent: the folder, or the one video.
+    """What `reconstruct` is given for the files that were sent: the folder, or the one file.
 
-    Of pictures the headers are read: their kind, and how many pixels they would unpack to.
+    That is a video, or holds several pictures, as an animation does. Of pictures the headers are
+    read: their kind, and how many pixels they would unpack to.
 
     Returns:
       The path, and whether it is a video.
@@ -250,6 +252,8 @@ def checked_source(folder: Path, files: list[Path]) -> tuple[Path, bool]:
         if len(files) > 1:
             raise RefusedError("a video was sent with other files; send it alone")
         return files[0], True
+    if len(files) == 1 and holds_several(files[0]):
+        return files[0], False
     try:
         view_sizes(folder)
     except InputError as error:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image
 
 from jaxrecon import InputError, OutputError
 from jaxrecon.cli import main
@@ -92,6 +93,19 @@ def test_a_job_from_submission_to_its_files(at_rest: Site) -> None:
     listed = at_rest.ask("GET", "/api/results")[1]["results"]
     assert listed[0]["id"] == told["id"]
     assert listed[0]["thumbnail"] is None
+
+
+def test_an_animation_alone_is_what_its_pictures_are(at_rest: Site) -> None:
+    pictures = [Image.new("RGB", (32, 24), (80 * number,) * 3) for number in range(3)]
+    data = BytesIO()
+    pictures[0].save(data, "WEBP", save_all=True, append_images=pictures[1:])
+    animation = ("a.webp", data.getvalue())
+    status, told = at_rest.send([animation])
+    assert status == 202
+    assert at_rest.until(told["id"], "done")["notes"] == ["a.webp is fine"]  # the source of the run
+    status, told = at_rest.send([animation, PHOTO])
+    assert status == 400
+    assert "a.webp: it holds 3 pictures" in told["error"]
 
 
 def test_files_are_given_out_apart_from_the_page(at_rest: Site) -> None:
