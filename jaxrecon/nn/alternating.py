@@ -117,15 +117,14 @@ class AlternatingAttention(BlockPairs):
           attention: used in both kinds of block; the layout that it receives tells them apart.
           after_pair: what becomes of the tokens behind each pair, of which it gets the number.
         """
-        slots = _slots(self.taps, self.pairs)
-        layers = self._layers(self.frame_blocks, self.global_blocks, slots)
-        shape = len(self.taps), *tokens.shape[:3], 2 * tokens.shape[3]
-        buffer = to_host(jnp.zeros(shape, self.dtype), execution)
+        layers = self._layers(self.frame_blocks, self.global_blocks, _slots(self.taps, self.pairs))
+        alone = len(self.taps) == 1
+        kept = jnp.zeros_like(tokens) if alone else self._buffer(tokens, execution)
 
         def step(
             carry: tuple[Array, Array], layer: tuple[Block, Block, Array, Array]
         ) -> tuple[tuple[Array, Array], AttentionStats | None]:
-            x, taps = carry
+            x, kept = carry
             frame_block, global_block, slot, number = layer
             here = replace(layout, layers=self.pairs, layer=number)
             framed = self.within_views(frame_block, x, here, attention, rope, execution=execution)
@@ -134,11 +133,20 @@ class AlternatingAttention(BlockPairs):
             )
             if after_pair is not None:
                 x = after_pair(x, number)
-            both = jnp.concatenate([framed, x], axis=-1)
-            return (x, _written(taps, both, slot, execution)), stats
+            if alone:
+                return (x, framed), stats
+            return (x, _written(kept, _joined(framed, x), slot, execution)), stats
 
-        (_, taps), stats = scan_layers(step, (tokens, buffer), layers, execution=execution)
-        return taps, stats
+        (x, kept), stats = scan_layers(step, (tokens, kept), layers, execution=execution)
+        if alone:  # the last pair's, whose halves are there
+            kept = to_host(_joined(kept, x).astype(self.dtype)[None], execution)
+        return kept, stats
+
+    def _buffer(
+        self, tokens: Float[Array, "B V P D"], execution: ExecutionConfig
+    ) -> Float[Array, "taps B V P 2*D"]:
+        shape = len(self.taps), *tokens.shape[:3], 2 * tokens.shape[3]
+        return to_host(jnp.zeros(shape, self.dtype), execution)
 
     def across_views(
         self,
@@ -261,6 +269,12 @@ def _slots(taps: tuple[int, ...], count: int) -> Int[np.ndarray, "layers"]:
     Layer i writes the slot of the tap at or after it.
     """
     return np.searchsorted(taps, np.arange(count)).clip(max=len(taps) - 1)
+
+
+def _joined(
+    framed: Float[Array, "B V P D"], x: Float[Array, "B V P D"]
+) -> Float[Array, "B V P 2*D"]:
+    return jnp.concatenate([framed, x], axis=-1)
 
 
 def _written(

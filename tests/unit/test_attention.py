@@ -27,9 +27,9 @@ def numbered(q: jax.Array, k: jax.Array, v: jax.Array, layout: TokenLayout) -> A
     return out, AttentionStats(jnp.broadcast_to(jnp.asarray(layout.layer, jnp.float32), shape))
 
 
-def alternating() -> Any:
+def alternating(taps: tuple[int, ...] = (0, 2)) -> Any:
     make = partial(AlternatingAttention, BlockConfig(8, 2), dtype=jnp.float32, rngs=nnx.Rngs(0))
-    trunk = make(3, taps=(0, 2))
+    trunk = make(3, taps=taps)
     return lambda attention: trunk(TOKENS, LAYOUT, attention)
 
 
@@ -48,6 +48,14 @@ def test_trunks_stack_the_stats_of_global_attention(made: Any) -> None:
     assert none is None
     for a, b in zip(found, expected, strict=True):
         np.testing.assert_array_equal(a, b)
+
+
+def test_the_last_pair_alone_is_what_it_is_among_others() -> None:
+    both, last = (
+        jax.jit(alternating(taps), static_argnums=0)(attend_densely)[0] for taps in ((0, 2), (2,))
+    )
+    assert last.shape == (1, *TOKENS.shape[:3], 16)
+    np.testing.assert_array_equal(last[0], both[1])
 
 
 def test_a_function_that_returns_the_output_alone_is_still_taken() -> None:

@@ -40,7 +40,10 @@ def test_what_the_trunk_finds_waits_on_the_host(name: str) -> None:
     make, resize = FAMILIES[name]
     plain = Pipeline(nnx.eval_shape(make), name, resize)
     aside, back = moves(replace(plain, offload=True))
-    assert aside >= 2, "the buffer of all layers, and what each adds"
+    if name.startswith("pi3"):
+        assert aside == 1, "what the last layer adds"
+    else:
+        assert aside >= 2, "the buffer of all layers, and what each adds"
     assert back >= 1
 
 
