@@ -21,7 +21,7 @@ import jax
 import jax.numpy as jnp
 
 from pallas_kernels.bias_gelu import bias_gelu
-from pallas_kernels.block_selection import attend_to_skipped, merged_with_skipped, select_blocks
+from pallas_kernels.block_selection import attend_to_skipped, select_blocks
 from pallas_kernels.block_sparse_attention import block_sparse_attention
 from pallas_kernels.norm import Norm
 from pallas_kernels.pallas_triton import SWITCH
@@ -115,10 +115,6 @@ def of_sparse_attention(options: argparse.Namespace) -> Iterator[Op]:
         yield f"select_blocks, pool_q={part}", partial(select, pool_q=part), (q, q)
     mask = select(q, q)
     yield "attend_to_skipped, group=4", partial(attend_to_skipped, group=4), (q, q, q, mask)
-    skipped = jax.jit(partial(attend_to_skipped, group=4))(q, q, q, mask)
-    merge = partial(merged_with_skipped, group=4)
-    sums = jnp.zeros((1, options.heads, tokens))
-    yield "merged_with_skipped, group=4", merge, (q, sums, skipped)
     yield ATTENTION, block_sparse_attention, (q, q, q, mask)
 
 

@@ -14,7 +14,6 @@ from jaxtyping import Array, Float, Int
 
 from pallas_kernels.backends import run_backend
 from pallas_kernels.block_selection.compensation_triton import skipped_triton
-from pallas_kernels.block_selection.merging_triton import merged_triton
 from pallas_kernels.block_selection.pooling import pool_blocks
 from pallas_kernels.block_sparse_attention.mask import BlockMask, Count
 
@@ -125,8 +124,6 @@ def merged_with_skipped(
     logsumexp: Float[Array, "B N T"],
     skipped: SkippedAttention,
     group: int,
-    *,
-    implementation: str | None = None,
 ) -> Float[Array, "B T N K"]:
     """Attention to listed blocks, and to skipped ones, as one softmax over both.
 
@@ -135,32 +132,11 @@ def merged_with_skipped(
       logsumexp: the log of its softmax's sum.
       skipped: see `attend_to_skipped`.
       group: queries of a group.
-      implementation: "triton", "xla", or None for the first of these that can do the job.
-
-    Raises:
-      ValueError: the implementation is unknown.
-      UnfitError (a ValueError and a NotImplementedError): the backend asked for by name does not
-        take such inputs.
-      NotImplementedError: the backend asked for by name does not run on this machine.
     """
-    backends = {"triton": merged_triton, "xla": merged_xla}
-    job = "merge listed and skipped blocks"
-    return run_backend(backends, implementation, job, out, logsumexp, *skipped, group=group)
-
-
-def merged_xla(
-    out: Float[Array, "B T N K"],
-    logsumexp: Float[Array, "B N T"],
-    values: Float[Array, "B N groups K"],
-    others: Float[Array, "B N groups"],
-    *,
-    group: int,
-) -> Float[Array, "B T N K"]:
-    """`out`, moved to the `values` of its group by the share that skipped blocks have."""
     tokens = out.shape[1]
-    others = jnp.repeat(others, group, axis=2)[:, :, :tokens]
+    others = jnp.repeat(skipped.logsumexp, group, axis=2)[:, :, :tokens]
     share = jax.nn.sigmoid(others - logsumexp).swapaxes(1, 2)[..., None]
-    values = jnp.repeat(values, group, axis=2)[:, :, :tokens].swapaxes(1, 2)
+    values = jnp.repeat(skipped.values, group, axis=2)[:, :, :tokens].swapaxes(1, 2)
     whole = out.astype(share.dtype)
     return (whole + share * (values - whole)).astype(out.dtype)
 

@@ -18,12 +18,7 @@ def refusals() -> dict[str, str]:
     import jax.numpy as jnp
 
     from pallas_kernels.bias_gelu import bias_gelu
-    from pallas_kernels.block_selection import (
-        SkippedAttention,
-        attend_to_skipped,
-        merged_with_skipped,
-        select_blocks,
-    )
+    from pallas_kernels.block_selection import attend_to_skipped, select_blocks
     from pallas_kernels.block_sparse_attention import block_sparse_attention, full_mask
     from pallas_kernels.norm import Norm
     from pallas_kernels.point_map_loss import Planes, point_map_loss
@@ -32,8 +27,6 @@ def refusals() -> dict[str, str]:
 
     q, image = jnp.zeros((1, 128, 1, 64), jnp.bfloat16), jnp.ones((1, 3, 4))
     mask = full_mask(1, 1, block_q=128, block_kv=64, q_length=128, kv_length=128)
-    sums = jnp.zeros((1, 1, 128))
-    skipped = SkippedAttention(q.astype(jnp.float32).swapaxes(1, 2), sums)
     planes, norm = Planes(image, image, image), Norm(jnp.ones(8), jnp.zeros(8))
     calls: dict[str, Callable[..., Any]] = {
         "bias_gelu": partial(bias_gelu, jnp.ones((2, 8)), jnp.ones(8)),
@@ -43,7 +36,6 @@ def refusals() -> dict[str, str]:
         "select_blocks": partial(select_blocks, q, q, top_k=1),
         "scores": partial(select_blocks, q, q, top_k=1, pool_q=32),
         "attend_to_skipped": partial(attend_to_skipped, q, q, q, mask, group=4),
-        "merged_with_skipped": partial(merged_with_skipped, q, sums, skipped, 1),
         "block_sparse_attention": partial(block_sparse_attention, q, q, q, mask),
     }
     said = {}

@@ -15,15 +15,12 @@ from jaxrecon.errors import InputError
 from jaxrecon.nn.attention import TokenLayout, attend_densely
 from one_program import one_program
 from pallas_kernels.block_selection import (
-    SkippedAttention,
     attend_to_skipped,
     compensation,
     merged_with_skipped,
-    merging_triton,
     select_blocks,
 )
 from pallas_kernels.block_selection.compensation_triton import skipped_triton
-from pallas_kernels.block_selection.merging_triton import merged_triton
 from pallas_kernels.block_sparse_attention import (
     BlockMask,
     attention_reference,
@@ -148,83 +145,6 @@ def test_the_kernel_is_the_chunks(
     np.testing.assert_allclose(ours.values, theirs.values, rtol=0, atol=2e-3)
 
 
-def to_merge(tokens: int, group: int, dtype: Any, width: int) -> tuple[Any, Any, SkippedAttention]:
-    """Some groups more than the tokens make; one token in two groups skips nothing."""
-    random, groups = np.random.default_rng(4), -(-tokens // group) + 2
-    out = jnp.asarray(random.normal(size=(2, tokens, 3, width)), dtype)
-    shapes = (tokens,), (groups, width), (groups,)
-    drawn: list[Any] = [random.normal(size=(2, 3, *x)).astype(np.float32) for x in shapes]
-    sums, values, others = drawn
-    others[0, 0, :2] = -np.inf
-    return out, sums, SkippedAttention(values, others)
-
-
-@needs_triton
-@pytest.mark.parametrize(
-    ("tokens", "group", "width", "dtype"),
-    [
-        (70, 1, 8, jnp.bfloat16),
-        (601, 4, 24, jnp.float16),
-        (389, 3, 16, jnp.float32),
-        pytest.param(1100, 8, 64, jnp.bfloat16, marks=pytest.mark.thorough),
-    ],
-)
-def test_the_kernel_merges_as_the_plain_form_does(
-    tokens: int, group: int, width: int, dtype: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Two tiles of groups, the last one short; heads whose width is no power of two."""
-    monkeypatch.setattr(compensation, "merged_triton", partial(merged_triton, interpret=True))
-    inputs = to_merge(tokens, group, dtype, width)
-    ours, theirs = (
-        one_program(partial(merged_with_skipped, group=group, implementation=name))(*inputs)
-        for name in ("triton", "xla")
-    )
-    assert ours.dtype == theirs.dtype == dtype
-    step = float(jnp.finfo(dtype).eps)
-    np.testing.assert_allclose(
-        np.asarray(ours, np.float32), np.asarray(theirs, np.float32), rtol=step, atol=step
-    )
-    out, sums, (values, others) = inputs
-    whole = np.asarray(out, np.float64)
-    np.testing.assert_array_equal(np.asarray(ours, np.float64)[0, :group, 0], whole[0, :group, 0])
-    last = tokens - 1
-    share = 1 / (1 + np.exp(sums[1, 2, last] - others[1, 2, last // group]))
-    expected = whole[1, last, 2] + share * (values[1, 2, last // group] - whole[1, last, 2])
-    np.testing.assert_allclose(np.asarray(ours, np.float64)[1, last, 2], expected, atol=4 * step)
-
-
-@needs_triton
-def test_the_merging_kernel_lowers_for_an_h100() -> None:
-    tokens, groups = 20 * 1041, 20 * 1041 // 4 + 1
-    shapes = (1, 4, tokens), (1, 4, groups, 64), (1, 4, groups)
-    sums, *skipped = (jax.ShapeDtypeStruct(shape, jnp.float32) for shape in shapes)
-    out = jax.ShapeDtypeStruct((1, tokens, 4, 64), jnp.bfloat16)
-
-    def run(out: jax.Array, sums: jax.Array, values: jax.Array, others: jax.Array) -> jax.Array:
-        return merged_with_skipped(out, sums, SkippedAttention(values, others), 4)
-
-    with here_is():
-        traced = jax.jit(run).trace(out, sums, *skipped)
-        text = traced.lower(lowering_platforms=("cuda",)).as_text()
-    assert "triton" in text
-
-
-def test_what_the_merging_kernel_cannot_do_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    inputs = to_merge(16, 4, jnp.float32, 8)
-    merge = partial(merged_with_skipped, group=4)
-    with pytest.raises(ValueError, match="implementation='cuda' is unknown; choose one of triton"):
-        jax.eval_shape(partial(merge, implementation="cuda"), *inputs)
-    with pytest.raises(NotImplementedError, match=REFUSED_ON_CPU):
-        jax.eval_shape(partial(merge, implementation="triton"), *inputs)
-    out, sums, skipped = to_merge(16, 4, jnp.float32, 264)
-    run: Any = partial(merged_triton, group=4, interpret=True)
-    with pytest.raises(UnfitError, match="head width 264 is beyond 256"):
-        run(out, sums, *skipped)
-    monkeypatch.setattr(merging_triton, "MOST_NUMBERS", 768)
-    with pytest.raises(UnfitError, match="768 numbers are not below 768"):
-        run(inputs[0], inputs[1], *inputs[2])
-
-
 @needs_triton
 def test_the_kernel_lowers_for_an_h100() -> None:
     tokens = 20 * 1041
@@ -271,12 +191,6 @@ def test_backends_on_the_gpu(group: int) -> None:
     )
     np.testing.assert_allclose(ours.logsumexp, theirs.logsumexp, rtol=0, atol=2e-2)
     np.testing.assert_allclose(ours.values, theirs.values, rtol=0, atol=1e-2)
-    out, sums = block_sparse_attention(q, k, v, mask, return_logsumexp=True)
-    merged, plain = (
-        np.asarray(merged_with_skipped(out, sums, theirs, group, implementation=name), np.float32)
-        for name in ("triton", "xla")
-    )
-    np.testing.assert_allclose(merged, plain, rtol=2**-8, atol=1e-6)
 
 
 LAYOUT = TokenLayout(views=3, grid=(4, 5), leading=2, trailing=1, scene=2)
