@@ -26,6 +26,14 @@ def invert_rigid(matrix: Float[Array, "*dims 4 4"]) -> Float[Array, "*dims 4 4"]
 def transform_points(
     matrix: Float[Array, "*#dims 4 4"], points: Float[Array, "*#dims 3"]
 ) -> Float[Array, "*dims 3"]:
-    """`R p + t`, in full precision on every device; leading axes broadcast."""
-    rotated = jnp.einsum("...ij,...j->...i", matrix[..., :3, :3], points, precision=_HIGHEST)
-    return rotated + jax.lax.broadcast_to_rank(matrix[..., :3, 3], rotated.ndim)
+    """`R p + t`, in full precision on every device; leading axes broadcast.
+
+    As sums, which the compiler joins with what makes the points: a matrix product of so few columns
+    would read and write all of them again, without a matrix unit.
+    """
+    rank = max(matrix.ndim - 1, points.ndim)
+    first, second, third, moved = (
+        jax.lax.broadcast_to_rank(matrix[..., :3, column], rank) for column in range(4)
+    )
+    x, y, z = (jax.lax.broadcast_to_rank(points[..., i : i + 1], rank) for i in range(3))
+    return first * x + second * y + third * z + moved
