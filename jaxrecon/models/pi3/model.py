@@ -22,6 +22,7 @@ from jaxrecon.nn.alternating import AlternatingAttention
 from jaxrecon.nn.attention import AttentionFn, Count, TokenLayout, attend_densely
 from jaxrecon.nn.block import BlockConfig, scan_blocks, stack_blocks
 from jaxrecon.nn.dinov2 import DINOV2_LARGE, DinoV2, DinoV2Config, encode_views, encoder_chunk
+from jaxrecon.nn.exact import apply_for
 from jaxrecon.nn.execution import HEAD_VIEWS, INFERENCE, Chunks, ExecutionConfig, view_chunk
 from jaxrecon.nn.layers import linear
 from jaxrecon.nn.patches import unfold
@@ -293,14 +294,15 @@ class Pi3(Model):
 
         def patches(decoder: TransformerDecoder) -> Float[Array, "G P E"]:
             hidden = decoder(features, layout, attend_densely, rope, execution=execution)
-            return hidden[:, layout.leading :].astype(jnp.float32)
+            return hidden[:, layout.leading :]
 
         of_points, of_confidence = patches(self.point_decoder), patches(self.confidence_decoder)
-        points = self.to_pixels(self.point_head(of_points), layout.grid)
-        logits = self.to_pixels(self.confidence_head(of_confidence), layout.grid)
+        apply = apply_for(of_points.dtype, execution)
+        points = self.to_pixels(apply(self.point_head, of_points), layout.grid)
+        logits = self.to_pixels(apply(self.confidence_head, of_confidence), layout.grid)
         if self.refiner is not None:
             maps = jnp.concatenate([points, logits], axis=-1)
-            hidden = jnp.concatenate([of_points, of_confidence], axis=-1)
+            hidden = jnp.concatenate([of_points, of_confidence], axis=-1).astype(jnp.float32)
             maps = maps + self.refiner(maps, images[0], hidden)
             points, logits = maps[..., :3], maps[..., 3:]
         pose = self.camera_head(patches(self.camera_decoder), execution=execution)

@@ -1,0 +1,66 @@
+"""Float32 products by parts in bfloat16: as precise as float32, and where they are chosen."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+from abstract_devices import here_is
+from jaxrecon.nn.exact import apply_for, in_parts, parts_of, plainly, product_in_parts
+from jaxrecon.nn.execution import INFERENCE, TRAINING
+from jaxrecon.nn.layers import linear
+from one_program import one_program
+
+
+@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float32])
+def test_as_precise_as_float32(dtype: Any) -> None:
+    """The columns are no multiple of eight; sizes of the numbers differ by a thousand."""
+    random = np.random.default_rng(0)
+    x = jnp.asarray(random.normal(size=(3, 50, 512)) * 10 ** random.uniform(-3, 0, (512,)), dtype)
+    kernel = random.normal(size=(512, 196)).astype(np.float32)
+    given = np.asarray(x, np.float64)
+    true = given @ kernel
+    found = one_program(product_in_parts)(x, kernel)
+    assert found.dtype == np.float32
+    whole = np.asarray(jnp.matmul(x.astype(jnp.float32), kernel, precision="highest"))
+    error, usual = (np.sqrt(np.mean((y - true) ** 2) / np.mean(true**2)) for y in (found, whole))
+    assert error < 1.5 * usual < 1e-6
+
+
+def test_three_parts_are_the_number() -> None:
+    x = np.random.default_rng(1).normal(size=1000).astype(np.float32)
+    parts = one_program(parts_of)(x)
+    assert [part.dtype for part in parts] == [jnp.bfloat16] * 3
+    np.testing.assert_array_equal(sum(part.astype(np.float64) for part in parts), x)
+
+
+def test_a_layer_has_its_bias() -> None:
+    layer = linear(16, 5, dtype=jnp.float32, rngs=nnx.Rngs(0))
+    layer.bias = nnx.Param(jnp.arange(5.0))
+    x: Any = np.random.default_rng(2).normal(size=(2, 3, 16)).astype(np.float32)
+    np.testing.assert_allclose(in_parts(layer, x), plainly(layer, x), rtol=1e-6, atol=1e-6)
+
+
+def test_chosen_behind_bfloat16_on_a_gpu_alone() -> None:
+    assert apply_for(jnp.bfloat16, INFERENCE) is plainly
+    with here_is():
+        assert apply_for(jnp.bfloat16, INFERENCE) is in_parts
+        assert apply_for(jnp.bfloat16, TRAINING) is plainly
+        assert apply_for(jnp.float32, INFERENCE) is plainly
+
+
+def test_a_program_for_a_gpu_has_them() -> None:
+    layer = linear(64, 12, dtype=jnp.float32, rngs=nnx.Rngs(0))
+
+    def run(layer: nnx.Linear, x: jax.Array) -> jax.Array:
+        return apply_for(x.dtype, INFERENCE)(layer, x)
+
+    x = jnp.ones((4, 64), jnp.bfloat16)
+    with here_is():
+        text = jax.jit(run).trace(layer, x).lower(lowering_platforms=("cuda",)).as_text()
+    products = [line for line in text.splitlines() if "dot_general" in line]
+    assert len(products) == 3
+    assert all("tensor<4x64xbf16>, tensor<64x16xbf16>" in line for line in products)
