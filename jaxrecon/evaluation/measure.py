@@ -25,7 +25,11 @@ from jaxrecon.evaluation.metrics.pose import (
     relative_pose_errors,
     turned_angles,
 )
-from jaxrecon.evaluation.metrics.trajectory import TrajectoryErrors, trajectory_errors
+from jaxrecon.evaluation.metrics.trajectory import (
+    TrajectoryErrors,
+    stand_in_one_place,
+    trajectory_errors,
+)
 from jaxrecon.evaluation.sampling import ProcessedTruth, process
 from jaxrecon.geometry import normals_from_points, overlap, transform_points, unproject_depth
 from jaxrecon.reconstruction import Reconstruction
@@ -246,7 +250,11 @@ def _trajectory(
     if not np.isfinite(predicted).all():
         notes.append("no ATE and RPE: the predicted poses are not finite")
         return None
-    return trajectory_errors(predicted, truth.world_from_camera[known].astype(np.float64))
+    true = truth.world_from_camera[known].astype(np.float64)
+    if stand_in_one_place(true):
+        notes.append("no ATE and RPE: the true cameras stand in one place")
+        return None
+    return trajectory_errors(predicted, true)
 
 
 def _cameras(

@@ -354,6 +354,13 @@ class TestEvaluate:
         assert scene.pose is not None and scene.trajectory is None
         assert scene.notes == ("no ATE and RPE: fewer than three known poses",)
 
+    def test_cameras_in_one_place_have_no_trajectory(self) -> None:
+        truth = make_truth((0.0, 0.0, 0.0))
+        recon = reconstruction(make_truth((0.0, 0.3, 0.5)))
+        (scene,) = judge(recon, truth).scenes
+        assert scene.pose is not None and scene.trajectory is None
+        assert scene.notes == ("no ATE and RPE: the true cameras stand in one place",)
+
     def test_a_prediction_that_is_not_finite(self) -> None:
         truth = make_truth()
         recon = reconstruction(truth)

@@ -169,6 +169,11 @@ class TestTrajectory:
         with pytest.raises(InputError, match="at least 3 views; there are 2"):
             trajectory_errors(self.LINE[:2], self.LINE[:2])
 
+    def test_cameras_in_one_place(self) -> None:
+        """Scaled down to nothing, any prediction would fit."""
+        with pytest.raises(InputError, match="the true cameras stand in one place"):
+            trajectory_errors(self.LINE, poses((1, 2, 3), (1, 2, 3), (1, 2, 3 + 1e-9)))
+
 
 def row(*values: float) -> np.ndarray:
     """One view of one row of pixels."""

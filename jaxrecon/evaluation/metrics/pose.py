@@ -8,7 +8,9 @@ from jaxtyping import Bool, Float, Int
 
 from jaxrecon.errors import InputError
 
-_SAME_PLACE = 1e-6
+SAME_PLACE = 1e-6
+"""True cameras that are nearer to each other, as a share of the scene or of one unit, count as in
+one place."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -111,7 +113,7 @@ def relative_pose_errors(
         translation = np.minimum(translation, 180 - translation)
     rotation, translation = np.where(good, rotation, 180.0), np.where(good, translation, 180.0)
     extent = max(float(np.ptp(true[known, :3, 3], axis=0).max(initial=0)), 1.0)
-    coincide = np.linalg.norm(wanted[:, :3, 3], axis=1) < _SAME_PLACE * extent
+    coincide = np.linalg.norm(wanted[:, :3, 3], axis=1) < SAME_PLACE * extent
     return PairErrors(first, second, rotation, np.where(coincide, np.nan, translation))
 
 

@@ -6,6 +6,7 @@ import numpy as np
 from jaxtyping import Float
 
 from jaxrecon.errors import InputError
+from jaxrecon.evaluation.metrics.pose import SAME_PLACE
 from jaxrecon.geometry import umeyama
 
 
@@ -35,7 +36,8 @@ def trajectory_errors(
     those beside each other in the order given.
 
     Raises:
-      InputError: there are fewer than three views, or a pose is not finite.
+      InputError: there are fewer than three views, a pose is not finite, or the true cameras stand
+        in one place, to which a scale of 0 would bring any prediction.
 
     Source: Sturm et al., A benchmark for the evaluation of RGB-D SLAM systems, IROS 2012; evo's
     `ape` and `rpe` with `--align --correct_scale`, as in the evaluations of MonST3R and π³
@@ -43,6 +45,8 @@ def trajectory_errors(
     """
     if len(true) < 3:
         raise InputError(f"trajectory errors need at least 3 views; there are {len(true)}")
+    if stand_in_one_place(true):
+        raise InputError("trajectory errors: the true cameras stand in one place")
     similarity = umeyama(predicted[:, :3, 3], true[:, :3, 3])
     aligned, true = similarity.poses(predicted), true.astype(np.float64)
     away = np.linalg.norm(aligned[:, :3, 3] - true[:, :3, 3], axis=1)
@@ -54,6 +58,11 @@ def trajectory_errors(
         rpe_translation=_rms(np.linalg.norm(error[:, :3, 3], axis=1)),
         rpe_rotation=_rms(angle),
     )
+
+
+def stand_in_one_place(true: Float[np.ndarray, "V 4 4"]) -> bool:
+    """Whether cameras are at most a millionth of a unit apart, as those on a tripod are."""
+    return float(np.ptp(true[:, :3, 3].astype(np.float64), axis=0).max()) < SAME_PLACE
 
 
 def _steps(poses: Float[np.ndarray, "V 4 4"]) -> Float[np.ndarray, "steps 4 4"]:
