@@ -247,8 +247,14 @@ class Executor:
         """The executable of that key, compiled on first use.
 
         Raises:
-          InputError: it needs more memory than the device has.
+          InputError: it needs more memory than the device has, or `jax_disable_jit` is set, without
+            which no executable runs.
         """
+        if jax.config.jax_disable_jit:
+            raise InputError(
+                "jax_disable_jit is set (JAX_DISABLE_JIT, jax.disable_jit()), but a reconstruction "
+                "is a program that is compiled as a whole; unset it here"
+            )
         if key not in self._compiled:
             self._keep(key, compiled(lower(), self.device))
         return self._compiled[key]

@@ -272,6 +272,11 @@ def test_bad_arguments_are_named(
     assert "\n" not in str(caught.value)
 
 
+def test_without_compiling_nothing_runs(pipeline: Pipeline, pixels: np.ndarray) -> None:
+    with jax.disable_jit(), pytest.raises(InputError, match="jax_disable_jit is set"):
+        pipeline.reconstruct(pixels)
+
+
 def test_images_that_are_not_whole_patches_are_refused_by_the_model() -> None:
     model = PI3_FAMILY.abstract(SMALL)
     images = jax.ShapeDtypeStruct((1, 2, 30, 42, 3), jnp.float32)
