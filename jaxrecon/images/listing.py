@@ -5,8 +5,9 @@ import os
 import re
 import unicodedata
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 
 from jaxrecon.errors import InputError
@@ -84,6 +85,27 @@ def natural_key(text: str) -> tuple[list[str | tuple[int, str]], str]:
     """Sorts img_2 before img_10, whatever the case of the letters."""
     parts = re.split(r"(\d+)", text.casefold())
     return [digits_key(part) if part.isdecimal() else part for part in parts], text
+
+
+def shell_order(paths: Sequence[Path]) -> list[str]:
+    """What to tell of files that stand as shells sort a pattern, with img_10 before img_2."""
+    texts = [str(path) for path in paths]
+    by_letters = sorted(texts) == texts or sorted(texts, key=_collated) == texts
+    if not by_letters:
+        return []
+    for one, other in pairwise(texts):
+        if _collated(one) < _collated(other) and natural_key(one) > natural_key(other):
+            return [
+                f"images are taken in the order given, {Path(one).name} before "
+                f"{Path(other).name}: for the order of their numbers give the folder, or the "
+                "pattern in quotes"
+            ]
+    return []
+
+
+def _collated(text: str) -> str:
+    """Letters and digits alone, by which many shells sort."""
+    return "".join(filter(str.isalnum, text.casefold()))
 
 
 def digits_key(digits: str) -> tuple[int, str]:

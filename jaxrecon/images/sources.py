@@ -17,7 +17,7 @@ from jaxrecon.images.arrays import AnyArray, image_of, images_of, is_array
 from jaxrecon.images.decode import from_array, from_file, from_pillow
 from jaxrecon.images.findings import Finding
 from jaxrecon.images.kinds import kind_of
-from jaxrecon.images.listing import IMAGE_SUFFIXES, VIDEO_SUFFIXES, listed_files
+from jaxrecon.images.listing import IMAGE_SUFFIXES, VIDEO_SUFFIXES, listed_files, shell_order
 from jaxrecon.images.motion import kept_by_motion
 from jaxrecon.images.pictures import PhotoSize, file_size, upright_size
 from jaxrecon.images.sampling import Sampling
@@ -103,7 +103,9 @@ def _listed(
     file_names = _file_names(chosen if len(numbers) == len(items) else items)
     names = [file_names.get(number, f"view_{number:04d}") for number in numbers]
     views = [_view(item, name) for item, name in zip(chosen, names, strict=True)]
-    return Source(len(views), views, list(notes))
+    files = [item for item in chosen if isinstance(item, Path)]
+    order = shell_order(files) if len(files) == len(chosen) else []
+    return Source(len(views), views, [*notes, *order])
 
 
 def _checked(item: object, name: str) -> Path | Image.Image | np.ndarray:

@@ -34,6 +34,41 @@ def photo(path: Path, seed: int = 0, size: tuple[int, int] = (28, 14), **options
     return save(noise(size[1], size[0], seed), path, **options)
 
 
+# The order of files.
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        ("1.jpg", "10.jpg", "2.jpg"),  # as they are sorted by bytes
+        ("f_10.jpg", "f_1.jpg", "f_2.jpg"),  # and by the letters and digits alone
+    ],
+)
+def test_files_in_the_order_of_a_shell_s_pattern(names: tuple[str, ...], tmp_path: Path) -> None:
+    files = [photo(tmp_path / name, seed) for seed, name in enumerate(names)]
+    batch, notes = told(files)
+    assert batch.names == names
+    assert "images are taken in the order given, " in notes
+    assert told([str(file) for file in files])[1] == notes
+    assert not told(tmp_path)[1]
+    assert not told(f"{tmp_path}/*")[1]
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        ("1.jpg", "2.jpg", "10.jpg"),
+        ("c.jpg", "a.jpg", "b.jpg"),
+        ("2.jpg", "10.jpg", "1.jpg"),  # as the user wants it
+        ("B.jpg", "a.jpg", "c.jpg"),
+        ("001.jpg", "002.jpg", "010.jpg"),
+    ],
+)
+def test_files_in_another_order(names: tuple[str, ...], tmp_path: Path) -> None:
+    files = [photo(tmp_path / name, seed) for seed, name in enumerate(names)]
+    assert not told(files)[1]
+
+
 # Files that are left out.
 
 
