@@ -43,6 +43,7 @@ from jaxrecon.pipeline.result import note_oddities, reconstruction_of
 from jaxrecon.pipeline.sequence_result import SequenceReconstruction, TemporaryFolder
 from jaxrecon.pipeline.warming import PHOTO, transforms_of_photos, view_counts
 from jaxrecon.priors import PriorArrays, ViewPriors, prior_arrays
+from jaxrecon.priors.doubts import doubts
 from jaxrecon.progress import Stages, watched_stages
 from jaxrecon.reconstruction import Reconstruction
 from jaxrecon.runtime.cameras import CameraConfig, check_one_camera
@@ -256,7 +257,7 @@ class Pipeline:
                 key = replace(key, camera=replace(key.camera, intrinsics="per_view"))
                 check_turned_sizes(transforms, lambda: loading.batch().names)
             check_one_camera(key.camera, transforms, lambda: loading.batch().names)
-            arrays = self._prior_arrays(request.priors, transforms)
+            arrays = self._prior_arrays(request.priors, transforms, stages)
             asked = self._queries(query_points, transforms)
             masked = None if masks is None else loading.batch().masked(masks)
             executor.check_alike(transforms, attention, inputs, key, arrays)
@@ -338,7 +339,7 @@ class Pipeline:
         attention = self._attention(attention)
         with self._loading(images, request.priors, resolution, sampling, stages) as loading:
             transforms = loading.transforms()
-            arrays = self._prior_arrays(request.priors, transforms)
+            arrays = self._prior_arrays(request.priors, transforms, stages)
             if not folder.exists():  # else nothing may be left to do
                 with stages.stage("compile"):
                     expected = self.executor.expected_program(transforms, inputs, key)
@@ -522,21 +523,26 @@ class Pipeline:
         )
 
     def _prior_arrays(
-        self, priors: ViewPriors, transforms: Sequence[PixelTransform]
+        self, priors: ViewPriors, transforms: Sequence[PixelTransform], stages: Stages
     ) -> PriorArrays | None:
         """What the model takes beside images of these transforms; None if nothing is known.
+
+        What is probably a mistake is noted.
 
         Raises:
           InputError: it cannot be used; see `prior_arrays`.
         """
         if not priors.kinds:
             return None
-        return prior_arrays(
+        arrays = prior_arrays(
             priors,
             transforms,
             self.resize.resized_intrinsics,
             independent=self.defaults.independent_priors,
         )
+        for note in doubts(priors, [transform.original_size for transform in transforms]):
+            stages.note(f"NOTE: {note}")
+        return arrays
 
     def _attention(self, attention: AttentionFn | AttentionName | None) -> AttentionFn:
         """This attention, or the pipeline's own if none is given.

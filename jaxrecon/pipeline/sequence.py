@@ -23,6 +23,7 @@ from jaxrecon.pipeline.chunk_inputs import (
     digests_of,
     in_order,
     masks_of,
+    priors_of,
     reordered,
 )
 from jaxrecon.pipeline.chunk_places import SolvedChunk
@@ -30,6 +31,7 @@ from jaxrecon.pipeline.chunking import Chunk, chunks_of
 from jaxrecon.pipeline.loop_closing import close_loops
 from jaxrecon.pipeline.sequence_files import SequenceFolder, sound_chunks
 from jaxrecon.pipeline.sequence_job import SequenceJob
+from jaxrecon.priors.doubts import doubts
 from jaxrecon.progress import Stages
 from jaxrecon.runtime.fingerprint import digest, stable_name, weights_digest
 
@@ -109,6 +111,9 @@ def _solved(job: SequenceJob, chunk: Chunk, written: SequenceFolder, stages: Sta
     if job.masks is not None:
         batch = batch.masked(masks_of(job.masks, chunk))
     priors, order = chunk_priors(job, chunk, batch)
+    sizes = [transform.original_size for transform in batch.transforms]
+    for note in doubts(priors_of(job.priors, chunk), sizes, start=chunk.start):
+        stages.note(f"NOTE: {note}")
     turned = batch if order is None else reordered(batch, order)
     executor = job.executor
     with stages.stage("compile"):

@@ -18,6 +18,7 @@ from jaxrecon.pipeline import Pipeline
 from jaxrecon.progress import Stages
 from jaxrecon.reconstruction import Reconstruction
 from jaxrecon.runtime.memory import needs_of
+from kept_notes import KeptNotes
 from tiny_families import FIELDS, saved_tiny
 
 QUIET = Stages(quiet=True)
@@ -71,6 +72,12 @@ class TestPriors:
     def test_the_first_known_camera_lies_where_it_is(self, pipeline: Pipeline) -> None:
         recon = pipeline.reconstruct(PIXELS, resolution=SIDE, poses={1: POSES[1], 4: POSES[4]})
         np.testing.assert_allclose(recon.world_from_camera[1], POSES[1], atol=1e-5)
+
+    def test_what_is_probably_a_mistake_is_noted(self, pipeline: Pipeline) -> None:
+        half, stages = np.diag([0.5, 0.5, 1.0]) @ MATRIX, KeptNotes()
+        pipeline.reconstruct(PIXELS, resolution=SIDE, intrinsics={1: half}, stages=stages)
+        (note,) = (note for note in stages.notes if note.startswith("NOTE: intrinsics: "))
+        assert "the principal point of view 1 (1 of 5) lies at 26%" in note
 
     def test_one_pose_places_the_scene_and_tells_the_network_nothing(
         self, pipeline: Pipeline

@@ -13,6 +13,7 @@ from jaxrecon.images import PixelTransform
 from jaxrecon.models import MAPANYTHING_RESIZE, PI3_RESIZE, AspectRule
 from jaxrecon.models.mapanything.priors import geometry_of
 from jaxrecon.priors import PriorArrays, ViewPriors, prior_arrays, prior_world
+from jaxrecon.priors.doubts import doubts
 from one_program import one_program
 
 WIDE = PixelTransform.stretch((60, 40), (42, 28))
@@ -248,3 +249,25 @@ class TestPriors:
         with pytest.warns(DeprecationWarning, match=r"model\(conditions=\) is called priors= now"):
             assert old(conditions=3) == 3
         assert model(priors=4) == 4
+
+
+class TestDoubts:
+    def test_the_camera_of_a_smaller_copy(self) -> None:
+        """Of 15x10 pixels, a quarter of the image's sides."""
+        copy = np.array([[12.5, 0, 7.0], [0, 12.0, 4.5], [0, 0, 1]])
+        priors = ViewPriors(intrinsics=[MATRIX, copy, copy])
+        (note,) = doubts(priors, [(60, 40)] * 3, start=10)
+        assert "view 11 (2 of 3) lies at 12%" in note
+        assert "a copy of 15x10" in note
+        assert "multiply their first two rows by 4" in note
+
+    @pytest.mark.parametrize("center", [(29.5, 19.5), (25, 18), (-0.5, -0.5), (10, 19.5), (44, 29)])
+    def test_cameras_of_crops(self, center: tuple[float, float]) -> None:
+        assert not doubts(ViewPriors(intrinsics=centred_at(*center)), [(60, 40)])
+
+    def test_depth_in_millimetres(self) -> None:
+        maps = {1: np.where(np.arange(60) > 20, DEPTH * 1000, np.nan)}
+        (note,) = doubts(ViewPriors(depths=maps), [(60, 40)] * 2)
+        assert note.startswith("depths: half of view 1 is farther than 2,000 metres")
+        assert not doubts(ViewPriors(depths=maps, metric_depths=False), [(60, 40)] * 2)
+        assert not doubts(ViewPriors(depths={1: DEPTH * 400}), [(60, 40)] * 2)
