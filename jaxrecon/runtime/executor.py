@@ -68,6 +68,10 @@ class Executor:
     def __post_init__(self) -> None:
         check_mesh(self.mesh)
 
+    def __getstate__(self) -> dict[str, Any]:
+        """What copies and other processes get: all but the programs, which they compile anew."""
+        return vars(self) | {"_compiled": {}}
+
     @property
     def compilations(self) -> int:
         """How many programs were compiled, or taken from the cache on disk."""

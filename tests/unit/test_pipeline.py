@@ -1,5 +1,7 @@
 """From pixels to a reconstruction, on a tiny model."""
 
+import copy
+import pickle
 import re
 from dataclasses import replace
 from functools import partial
@@ -270,6 +272,16 @@ def test_bad_arguments_are_named(
         defaults: dict[str, Any] = {"resolution": 42}
         pipeline.reconstruct(pixels, **(defaults | arguments))
     assert "\n" not in str(caught.value)
+
+
+def test_copies_for_other_processes_have_the_weights_alone(
+    pipeline: Pipeline, pixels: np.ndarray
+) -> None:
+    pipeline.reconstruct(pixels, resolution=42)
+    assert pipeline.compilations > 0
+    for again in (pickle.loads(pickle.dumps(pipeline)), copy.deepcopy(pipeline)):
+        assert again.compilations == 0
+        jax.tree.map(np.testing.assert_array_equal, again.model, pipeline.model)
 
 
 def test_without_compiling_nothing_runs(pipeline: Pipeline, pixels: np.ndarray) -> None:
