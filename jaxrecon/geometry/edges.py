@@ -60,11 +60,13 @@ def normal_edges(
     pad = [*lead, (reach, reach), (reach, reach)]
     padded = jnp.pad(unit, [*pad, (0, 0)], mode="edge")
     padded_valid = jnp.pad(valid, pad, mode="edge")
-    angle = jnp.zeros(valid.shape, normals.dtype)
+    least = jnp.ones(valid.shape, normals.dtype)
     for row, column in np.ndindex(window, window):
         near = (..., slice(row, row + height), slice(column, column + width))
-        cosine = jnp.clip(jnp.sum(unit * padded[(*near, slice(None))], axis=-1), -1, 1)
-        angle = jnp.maximum(angle, jnp.where(padded_valid[near], jnp.arccos(cosine), 0))
+        cosine = jnp.sum(unit * padded[(*near, slice(None))], axis=-1)
+        least = jnp.minimum(least, jnp.where(padded_valid[near], cosine, 1))
+    # The largest angle has the least cosine: one arccos a pixel in place of one for each neighbour.
+    angle = jnp.arccos(jnp.maximum(least, -1))
     return (_window_max(angle, window) > jnp.deg2rad(degrees)) & valid
 
 

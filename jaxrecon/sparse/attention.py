@@ -180,7 +180,9 @@ class SparseAttention:
         _check_inputs(layout, q, k, v)
         blocks = self.block_layout(layout)
         orders = self._orders(blocks, q, k)
-        laid_out = blocks.queries(q, orders), blocks.keys(k, orders), blocks.keys(v, orders)
+        # Without the barrier XLA lets the pooling for block choice gather each query anew.
+        queries = jax.lax.optimization_barrier(blocks.queries(q, orders))
+        laid_out = queries, blocks.keys(k, orders), blocks.keys(v, orders)
         heads = q.shape[2]
         step = _heads_at_once(blocks, q.shape[0], heads)
         if step == heads:
