@@ -5,7 +5,6 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
-from jaxrecon.nn.exact import Apply, apply_for
 from jaxrecon.nn.execution import INFERENCE, ExecutionConfig
 from jaxrecon.nn.layers import linear, stack
 
@@ -18,9 +17,9 @@ class ResidualMlp(nnx.Module):
         self.fc2 = linear(width, width, dtype=jnp.float32, rngs=rngs)
         self.fc3 = linear(width, width, dtype=jnp.float32, rngs=rngs)
 
-    def __call__(self, x: Float[Array, "*dims D"], apply: Apply) -> Float[Array, "*dims D"]:
-        hidden = jax.nn.relu(apply(self.fc1, x))
-        return x + jax.nn.relu(apply(self.fc3, jax.nn.relu(apply(self.fc2, hidden))))
+    def __call__(self, x: Float[Array, "*dims D"]) -> Float[Array, "*dims D"]:
+        hidden = jax.nn.relu(self.fc1(x))
+        return x + jax.nn.relu(self.fc3(jax.nn.relu(self.fc2(hidden))))
 
 
 class PoseRegressor(nnx.Module):
@@ -39,17 +38,11 @@ class PoseRegressor(nnx.Module):
     def regress(
         self, x: Float[Array, "G P D"], *, execution: ExecutionConfig = INFERENCE
     ) -> tuple[Float[Array, "G 3"], Float[Array, "G R"]]:
-        """Translation, and the numbers that stand for the rotation.
-
-        Args:
-          x: float32, or in the dtype of the model.
-        """
-        apply = apply_for(x.dtype, execution)
+        """Translation, and the numbers that stand for the rotation."""
 
         def step(x: Array, layer: ResidualMlp) -> tuple[Array, None]:
-            return layer(x, apply), None
+            return layer(x), None
 
-        x = x.astype(jnp.float32)
         x = jax.lax.scan(step, x, self.residual, unroll=execution.training)[0]
         pooled = jnp.mean(x, axis=1)
         features = jax.nn.relu(self.mlp2(jax.nn.relu(self.mlp1(pooled))))

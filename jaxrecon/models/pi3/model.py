@@ -305,7 +305,8 @@ class Pi3(Model):
             hidden = jnp.concatenate([of_points, of_confidence], axis=-1).astype(jnp.float32)
             maps = maps + self.refiner(maps, images[0], hidden)
             points, logits = maps[..., :3], maps[..., 3:]
-        pose = self.camera_head(patches(self.camera_decoder), execution=execution)
+        of_camera = patches(self.camera_decoder).astype(jnp.float32)
+        pose = self.camera_head(of_camera, execution=execution)
         return points, logits, pose
 
     def to_pixels(

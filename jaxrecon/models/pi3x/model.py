@@ -286,12 +286,10 @@ class Pi3X(Model):
 
         def patches(decoder: TransformerDecoder) -> Float[Array, "G P E"]:
             hidden = decoder(features, layout, attend_densely, rope, execution=execution)
-            return hidden[:, layout.leading :]
+            return hidden[:, layout.leading :].astype(jnp.float32)
 
-        decoders = self.point_decoder, self.confidence_decoder
-        of_points, of_confidence = (patches(decoder).astype(jnp.float32) for decoder in decoders)
-        points = self.point_head(of_points, layout.grid, size)
-        (logits,) = self.confidence_head(of_confidence, layout.grid, size)
+        points = self.point_head(patches(self.point_decoder), layout.grid, size)
+        (logits,) = self.confidence_head(patches(self.confidence_decoder), layout.grid, size)
         pose = self.camera_head(patches(self.camera_decoder), execution=execution)
         return jnp.concatenate(points, axis=-1), logits, pose
 
