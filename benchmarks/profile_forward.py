@@ -2,15 +2,16 @@
 
     python benchmarks/profile_forward.py --model pi3 --views 200 --ratios 0.75 --top 30
 
-Each program of `benchmark_models.py` (released sizes, random weights, bfloat16) runs twice, is
-timed, and runs once more under JAX's profiler. Seconds are sums over the kernels of the first GPU;
+Each program of `benchmark_models.py` (released sizes, random weights, bfloat16) runs once, is
+timed five times (the median counts), and runs once more under JAX's profiler. Seconds are sums over the kernels of the first GPU;
 kernels that run side by side count each. `idle` is when no kernel ran.
 """
 
 import argparse
 import re
-import time
+import timeit
 from collections import defaultdict
+from statistics import median
 
 from benchmark_exchange import covered, kernels_of
 from benchmark_models import prepared
@@ -40,9 +41,7 @@ def main() -> None:
     options = parser.parse_args()
     for told, _, once in prepared(options):
         once()
-        start = time.perf_counter()
-        once()
-        seconds = time.perf_counter() - start
+        seconds = median(timeit.repeat(once, number=1, repeat=5))
         policy = told["side"] if told["side"] in options.ways else f"{told['ratio']:.0%} skipped"
         print(f"{options.model}, {told['views']} views, {policy}: {seconds:.3f} s", flush=True)
         kernels = kernels_of(once)
