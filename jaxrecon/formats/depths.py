@@ -19,6 +19,7 @@ from jaxrecon.formats.pictures import each_view
 from jaxrecon.formats.scene import Scene, check_cameras, file_stems, no_points, usable_pixels
 from jaxrecon.images import PixelTransform
 from jaxrecon.images.original import at_original_size
+from jaxrecon.progress import Stages
 
 type DepthKind = Literal["png", "npy", "exr"]
 
@@ -91,6 +92,21 @@ class DepthMaps:
             return MILLIMETRE
         return 10.0 ** math.ceil(math.log10(deepest / _DEEPEST))
 
+    def note_too_deep(self, stages: Stages) -> None:
+        """Says how much depth 16 bits do not hold."""
+        limit = (_DEEPEST + 0.5) * self.unit
+        z, found, lost = self.scene.points_camera[..., 2], 0, 0
+        for view, mask in enumerate(self.scene.mask):
+            depth = z[view][mask & np.isfinite(z[view])]
+            found += np.count_nonzero(depth > 0)
+            lost += np.count_nonzero(depth > limit)
+        if lost:
+            stages.note(
+                f"NOTE: {lost:,} of {found:,} pixels with depth are deeper than {limit:.5g}, which "
+                "pictures of 16 bits do not hold, and have none there: the formats depth-npy and "
+                "depth-exr hold all"
+            )
+
     def write_png(self, view: int, path: Path) -> None:
         """The `steps` of a view as 16-bit grey."""
         from PIL import Image
@@ -141,6 +157,8 @@ def _write(
     maps = DepthMaps(scene, "processed" if options.size == "processed" else "original")
     files = [f"{stem}.{kind}" for stem in file_stems(scene.names)]
     write = writer(maps)
+    if kind == "png":
+        maps.note_too_deep(options.stages)
     with (
         replacing_folder(folder, overwrite=options.overwrite) as temporary,
         options.stages.stage("depth", total=len(files)) as advance,

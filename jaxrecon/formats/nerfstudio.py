@@ -79,6 +79,7 @@ def _write_images(scene: Scene, place: Path, size: Size, options: ExportOptions)
 
 
 def _write_depths(maps: DepthMaps, files: list[Path], options: ExportOptions) -> None:
+    maps.note_too_deep(options.stages)
     files[0].parent.mkdir()
     with options.stages.stage("depth", total=len(files)) as advance:
         each_view(lambda view: maps.write_png(view, files[view]), len(files), advance)

@@ -12,6 +12,7 @@ from scipy.spatial.transform import Rotation
 from jaxrecon import InputError
 from jaxrecon.images import PixelTransform
 from jaxrecon.reconstruction import Reconstruction
+from kept_notes import KeptNotes
 from random_recon import random_recon
 from room_scenes import HALF, room_recon
 
@@ -127,7 +128,8 @@ def test_what_the_mask_drops_and_what_is_no_depth_is_left_out(tmp_path, room, ki
 def test_the_step_of_a_folder_suits_its_deepest_pixel(tmp_path, scale, metric, unit):
     room = room_recon(2, HEIGHT, WIDTH, metric=metric)
     room = replace(room, points_camera=np.asarray(room.points_camera) * np.float32(scale))
-    folder = room.save(tmp_path / "out", "depth", size="processed")
+    stages = KeptNotes()
+    folder = room.save(tmp_path / "out", "depth", size="processed", stages=stages)
     facts, views = entries(folder)
     assert facts["depth_unit"] == pytest.approx(unit, rel=1e-12)
     depth = np.asarray(room.depth_z)[1]
@@ -135,6 +137,13 @@ def test_the_step_of_a_folder_suits_its_deepest_pixel(tmp_path, scale, metric, u
     stored = png(folder, views[1])
     np.testing.assert_allclose(stored[fits] * unit, depth[fits], atol=0.51 * unit)
     assert not stored[~fits].any() and fits.all() == (not metric or scale < 10)
+    if fits.all():
+        assert not stages.notes
+    else:
+        kept = np.asarray(room.mask)
+        lost = np.count_nonzero(np.asarray(room.depth_z)[kept] > 65.5355)
+        told = f"NOTE: {lost:,} of {np.count_nonzero(kept):,} pixels with depth are deeper than 65."
+        assert stages.notes[0].startswith(told)
 
 
 def test_maps_without_a_point_are_refused(tmp_path, room):
