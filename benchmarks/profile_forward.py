@@ -3,8 +3,9 @@
     python benchmarks/profile_forward.py --model pi3 --views 200 --ratios 0.75 --top 30
 
 Each program of `benchmark_models.py` (released sizes, random weights, bfloat16) runs once, is
-timed five times (the median counts), and runs once more under JAX's profiler. Seconds are sums over the kernels of the first GPU;
-kernels that run side by side count each. `idle` is when no kernel ran.
+timed five times (the median counts), and runs once more under JAX's profiler. Seconds are sums
+over the kernels of the first GPU; kernels that run side by side count each. `idle` is when no
+kernel ran.
 """
 
 import argparse
