@@ -22,8 +22,8 @@ from jaxrecon.evaluation import open_dataset
 from jaxrecon.priors import colmap_images, read_view_priors
 from jaxrecon.progress import Stages
 
-SIZE = (24, 16)
-CAMERA = "1 PINHOLE 24 16 20 20 12 8\n"
+SIZE = (24, 18)
+CAMERA = "1 PINHOLE 24 18 20 20 12 9\n"
 EYE = "1 0 0 0 0 1 0 0 0 0 1 0"
 
 
@@ -57,7 +57,7 @@ def colmap(folder: Path, *names: str, cameras: str = CAMERA, pictures: bool = Tr
     (folder / "cameras.txt").write_text(cameras)
     (folder / "images.txt").write_text("".join(rows))
     for name in names if pictures else ():
-        save(noise(16, 24), folder / "images" / name)
+        save(noise(18, 24), folder / "images" / name)
     return folder
 
 
@@ -72,8 +72,8 @@ def scenes(kind: str, path: Path, **options: Any) -> list[Any]:
 def own(tmp_path: Path) -> Path:
     """A folder beside one that is another's."""
     (tmp_path / "other").mkdir()
-    save(noise(16, 24), tmp_path / "other" / "a.png")
-    Image.fromarray(np.full((16, 24), 1500, np.uint16)).save(tmp_path / "other" / "d.png")
+    save(noise(18, 24), tmp_path / "other" / "a.png")
+    Image.fromarray(np.full((18, 24), 1500, np.uint16)).save(tmp_path / "other" / "d.png")
     (tmp_path / "own").mkdir()
     return tmp_path / "own"
 
@@ -100,7 +100,7 @@ def outside_tum(own: Path, name: str) -> Callable[..., object]:
 
 
 def outside_tum_depth(own: Path, name: str) -> Callable[..., object]:
-    save(noise(16, 24), own / "a.png")
+    save(noise(18, 24), own / "a.png")
     read = outside_tum(own, "a.png")
     (own / "depth.txt").write_text(f"1.0 {name}\n")
     return read
@@ -109,7 +109,7 @@ def outside_tum_depth(own: Path, name: str) -> Callable[..., object]:
 def outside_co3d(own: Path, name: str) -> Callable[..., object]:
     (own / "apple").mkdir()
     view = {"R": np.eye(3).tolist(), "T": [0, 0, 1], "focal_length": [2, 2]}
-    frame = {"sequence_name": "s", "frame_number": 0, "image": {"path": name, "size": [16, 24]}}
+    frame = {"sequence_name": "s", "frame_number": 0, "image": {"path": name, "size": [18, 24]}}
     frame |= {"viewpoint": view | {"principal_point": [0, 0]}}
     (own / "apple" / "frame_annotations.json").write_text(json.dumps([frame]))
     return lambda **options: scenes("co3d", own, **options)
@@ -218,7 +218,7 @@ def test_lists_twice(own: Path) -> None:
 
 
 def test_annotations_twice(own: Path) -> None:
-    save(noise(16, 24), own / "a.png")
+    save(noise(18, 24), own / "a.png")
     read = outside_co3d(own, "a.png")
     file = own / "apple" / "frame_annotations.json"
     (frame,) = json.loads(file.read_text())
@@ -264,7 +264,7 @@ def test_points_of_very_many_views(tmp_path: Path) -> None:
 
 
 def binary_colmap(folder: Path, rows: bytes) -> Path:
-    (folder / "cameras.bin").write_bytes(struct.pack("<QIiQQ4d", 1, 1, 1, 24, 16, 20, 20, 12, 8))
+    (folder / "cameras.bin").write_bytes(struct.pack("<QIiQQ4d", 1, 1, 1, 24, 18, 20, 20, 12, 9))
     (folder / "images.bin").write_bytes(rows)
     return folder
 
@@ -348,7 +348,7 @@ def test_values_of_frames(keys: dict[str, Any], tmp_path: Path) -> None:
 
 def test_poses_beyond_all_floats_are_not_rigid(own: Path) -> None:
     (own / "images").mkdir()
-    save(noise(16, 24), own / "images" / "0.png")
+    save(noise(18, 24), own / "images" / "0.png")
     for value in (1e200, 1e308):
         pose = np.eye(4)
         pose[:3, :3] = [[value, value, -value], [value, -value, value], [-value, value, value]]
@@ -358,7 +358,7 @@ def test_poses_beyond_all_floats_are_not_rigid(own: Path) -> None:
 
 def test_archives_of_wrong_shapes_are_not_unpacked(own: Path) -> None:
     (own / "images").mkdir()
-    save(noise(16, 24), own / "images" / "0.png")
+    save(noise(18, 24), own / "images" / "0.png")
     np.savez_compressed(own / "condition.npz", depths=np.zeros((2, 4000, 4000), np.float32))
     assert "depths has shape" in refusal(lambda: scenes("folder", own), mebibytes=5)
     archive = own / "condition.npz"
