@@ -4,6 +4,7 @@ import gzip
 import inspect
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from jaxrecon.evaluation.datasets.co3d import intrinsics_from_ndc, opencv_from_p
 from jaxrecon.evaluation.datasets.tum import nearest_in_time
 from jaxrecon.priors import SparseDepth
 from jaxrecon.scenes import RenderedScenes
+from random_recon import random_recon
 
 WIDTH, HEIGHT = 8, 6
 
@@ -196,6 +198,23 @@ class TestFolder:
         make_folder(tmp_path, poses=shifted(0, 1, 2))
         (tmp_path / "condition.npz").rename(tmp_path / "truth.npz")
         assert read("folder", tmp_path)[0].world_from_camera is not None
+
+    def test_a_result_of_ours_is_mapped_back_to_the_photos(self, tmp_path: Path) -> None:
+        recon = replace(random_recon()[[0, 0, 0]], names=("000.png", "001.png", "002.png"))
+        make_folder(tmp_path, views=3)
+        for name in recon.names:
+            picture(tmp_path / "images" / name, size=(24, 16))
+        (tmp_path / "condition.npz").unlink()
+        recon.save(tmp_path / "scene.npz")
+        (truth,) = read("folder", tmp_path)
+        assert truth.intrinsics is not None and truth.world_from_camera is not None
+        np.testing.assert_allclose(truth.intrinsics, recon.to_original().intrinsics, rtol=1e-6)
+        np.testing.assert_allclose(truth.world_from_camera, recon.world_from_camera, rtol=1e-6)
+        assert truth.depth_z is not None and truth.depth_z.shape == (3, 16, 24)
+        transforms = {"file_path": "001.png", "transform_matrix": np.eye(4).tolist()}
+        (tmp_path / "transforms.json").write_text(json.dumps({"frames": [transforms]}))
+        (truth,) = read("folder", tmp_path)
+        assert (len(truth), truth.intrinsics) == (1, None)  # no result where there is a truth
 
     @pytest.mark.parametrize(
         ("arrays", "told"),

@@ -11,6 +11,7 @@ from jaxrecon import reading
 from jaxrecon.errors import InputError
 from jaxrecon.evaluation.datasets.common import Subset, folders_in, scene_name, stack_depths
 from jaxrecon.evaluation.datasets.ground_truth import GroundTruth, check_shape
+from jaxrecon.formats.npz import is_reconstruction
 from jaxrecon.images import view_names, view_sizes
 from jaxrecon.images.listing import folder_images
 from jaxrecon.images.pictures import PhotoSize, file_size
@@ -27,13 +28,14 @@ def folder_scenes(path: Path, subset: Subset) -> Iterator[GroundTruth]:
     """The folder itself, or every folder in it, that holds `images/` and the truth about them.
 
     The truth is one .npz file (`condition.npz`, if there are several), else `transforms.json`, else
-    a COLMAP model; only the first of these is looked at. The images are taken in the natural order
-    of their names, 2.png before 10.png, and hidden files are left out, as everywhere in the
-    package.
+    a COLMAP model; only the first of these is looked at. A result of ours, `scene.npz`, is the
+    truth only where there is no other, or where it is called `condition.npz`. The images are taken
+    in the natural order of their names, 2.png before 10.png, and hidden files are left out, as
+    everywhere in the package.
 
     The archive holds any of `poses` (V, 4, 4), camera to world; `intrinsics` (V, 3, 3), or (3, 3)
     for all, in pixels of the upright images; `depths` (V, H, W), along the optical axis in the unit
-    of the poses, 0 or NaN where unknown. For the other two see `read_view_priors`, and for the
+    of the poses, 0 or NaN where unknown. For the others see `read_view_priors`, and for the
     depth at the points of a COLMAP model `read_sparse_depths`; images that they do not name are
     left out.
 
@@ -59,14 +61,29 @@ def _is_scene(folder: Path) -> bool:
 def _archive(folder: Path) -> Path | None:
     found = sorted(folder.glob("*.npz"))
     named = folder / _NAME
-    return named if named in found else found[0] if len(found) == 1 else None
+    if named in found:
+        return named
+    archives = [archive for archive in found if not _is_result(archive)]
+    if not archives and file_beside_images(folder) is None:
+        archives = found
+    return archives[0] if len(archives) == 1 else None
+
+
+def _is_result(archive: Path) -> bool:
+    """Whether an archive is a reconstruction of ours; what is damaged, reading it tells."""
+    try:
+        return is_reconstruction(archive)
+    except InputError:
+        return False
 
 
 def _read(folder: Path, root: Path, subset: Subset) -> GroundTruth:
     archive = _archive(folder)
-    if archive is not None:
+    if archive is not None and not _is_result(archive):
         return _read_archive(folder, root, archive, subset)
-    return _read_cameras(folder, root, subset)
+    source = archive or file_beside_images(folder)
+    assert source is not None
+    return _read_cameras(folder, root, source, subset)
 
 
 def _read_archive(folder: Path, root: Path, archive: Path, subset: Subset) -> GroundTruth:
@@ -81,10 +98,8 @@ def _read_archive(folder: Path, root: Path, archive: Path, subset: Subset) -> Gr
     return GroundTruth(name, tuple(images[number] for number in chosen), **picked)
 
 
-def _read_cameras(folder: Path, root: Path, subset: Subset) -> GroundTruth:
-    """The truth as `transforms.json` or a COLMAP model has it."""
-    source = file_beside_images(folder)
-    assert source is not None
+def _read_cameras(folder: Path, root: Path, source: Path, subset: Subset) -> GroundTruth:
+    """The truth as `transforms.json`, a COLMAP model or a result of ours has it."""
     images = _not_empty(folder, chosen_images(folder / "images", [source])[0])
     files = model_files(model_folder(source)) if source == folder else [source]
     _check_inside(root, (*files, *images), subset)
