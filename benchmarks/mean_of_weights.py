@@ -3,7 +3,8 @@
     python benchmarks/mean_of_weights.py OUT run-7/weights=3 run-8/weights=2
 
 Each is a model's name or a checkpoint folder and how much it counts. All must have the same config;
-the mean is taken number by number in float32 and has the header of the first.
+the mean is taken number by number in float32, is stored with matrices in bfloat16, as training
+stores weights, and has the header of the first.
 """
 
 import argparse
@@ -30,14 +31,18 @@ def main() -> None:
         same = pipeline.header is not None and pipeline.header["config"] == first.header["config"]
         assert same, f"{name} has another config than the first"
     leaves = [checkpoint.flatten(pipeline.model) for pipeline in pipelines]
+    stored = jaxrecon.load(options.weights[0][0], dtype="bfloat16").model
     mean = {
-        name: sum(
-            share * np.asarray(own[name], np.float32)
-            for share, own in zip(shares / shares.sum(), leaves, strict=True)
-        )
-        for name in leaves[0]
+        name: np.sum(
+            [
+                share * np.asarray(own[name], np.float32)
+                for share, own in zip(shares / shares.sum(), leaves, strict=True)
+            ],
+            axis=0,
+        ).astype(like.dtype)
+        for name, like in checkpoint.flatten(stored).items()
     }
-    checkpoint.save(checkpoint.unflatten(first.model, mean), options.output, first.header)
+    checkpoint.save(checkpoint.unflatten(stored, mean), options.output, first.header)
     print(f"{options.output}: the mean of {len(pipelines)}")
 
 
