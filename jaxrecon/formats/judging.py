@@ -160,8 +160,10 @@ def _about_cameras(
         found.append(f"No camera was found for {named(scene.names, np.flatnonzero(~sound))}.")
     odd = np.flatnonzero(sound & ((fov < NARROWEST) | (fov > WIDEST)))
     if len(odd):
+        narrowest, widest = f"{fov[odd].min():.0f}", f"{fov[odd].max():.0f}"
+        degrees = widest if narrowest == widest else f"{narrowest} to {widest}"
         found.append(
-            f"The field of view is unusual ({fov[odd].min():.0f} to {fov[odd].max():.0f} degrees) "
+            f"The field of view is unusual ({degrees} degrees) "
             f"for {named(scene.names, odd)}: focal lengths may be wrong."
         )
     return found

@@ -22,7 +22,7 @@ _UPRIGHT = {
     8: Image.Transpose.ROTATE_90,
 }
 _WHITE_IS_ZERO = 0
-_SIXTEEN_BIT_MODES = ("I", "I;16", "I;16L", "I;16B", "I;16N")
+_DEEP_MODES = ("F", "I", "I;16", "I;16L", "I;16B", "I;16N")
 
 _LAZY_LOAD = threading.Lock()  # the caller may pass one unread image twice
 
@@ -100,15 +100,26 @@ def upright_rgb(image: Image.Image, name: str, found: list[Finding] | None = Non
         found += inspected(image)
     bits = _bits_of_negative(image)
     image = upright(image)
-    if image.mode in _SIXTEEN_BIT_MODES:
-        grey = np.asarray(image)
-        grey = grey if bits is None else (1 << bits) - 1 - grey.astype(np.int64)
-        return Image.fromarray(_high_byte(grey, name)).convert("RGB")
-    if image.mode == "F":
-        grey = np.asarray(image)
-        return Image.fromarray(_eight_bit(grey if bits is None else 1 - grey, name)).convert("RGB")
+    if image.mode in _DEEP_MODES:
+        grey = _positive(np.asarray(image), bits)
+        brought = _eight_bit if image.mode == "F" else _high_byte
+        return Image.fromarray(brought(grey, name)).convert("RGB")
     # A copy, because a file's pixels or the caller's own image may be behind it.
     return image.copy() if image.mode == "RGBA" else image.convert("RGB")
+
+
+def deep_grey(image: Image.Image) -> Num[np.ndarray, "H W"] | None:
+    """The values of a loaded grey image of more than 8 bits, 0 for black; None if it is another."""
+    if image.mode not in _DEEP_MODES:
+        return None
+    return _positive(np.asarray(image), _bits_of_negative(image))
+
+
+def _positive(grey: Num[np.ndarray, "H W"], bits: int | None) -> Num[np.ndarray, "H W"]:
+    """Deep values with 0 for black, if `bits` a value say that they have it for white."""
+    if bits is None:
+        return grey
+    return 1 - grey if grey.dtype.kind == "f" else (1 << bits) - 1 - grey.astype(np.int64)
 
 
 def _bits_of_negative(image: Image.Image) -> int | None:

@@ -14,6 +14,7 @@ from PIL import Image
 
 from jaxrecon.checks import path_of, shown
 from jaxrecon.errors import InputError
+from jaxrecon.images.decode import deep_grey
 from jaxrecon.images.findings import some
 from jaxrecon.images.pictures import open_picture, orientation_of
 from jaxrecon.images.resize import PixelTransform
@@ -112,7 +113,9 @@ def _values(path: str) -> Shaped[np.ndarray, "H W"]:
                 f"{path} has an alpha channel, so that black and transparent may mean either; save "
                 "it in shades of grey, black for what is dropped"
             )
+        deep = deep_grey(picture)
         values = np.array(picture.convert("RGB") if picture.mode == "P" else picture)
+        values = values if deep is None else deep
     return values if values.ndim == 2 else values.max(axis=-1)
 
 

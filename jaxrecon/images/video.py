@@ -41,6 +41,10 @@ itself. Playlists (HLS, DASH, concat, image sequences) name other files and addr
 """
 
 
+_HD_WIDTH, _SD_HEIGHT = 1280, 576  # mpv's bounds, where a video does not tell its colour matrix
+_UNTOLD = 2  # ISO 23091-2: unspecified
+
+
 def open_video(path: Path, sampling: Sampling) -> Source:
     """The frames of a video that `sampling` takes, decoded by PyAV as they are asked for.
 
@@ -206,10 +210,23 @@ def _shown(frame: "VideoFrame") -> _Shown:
 
 
 def _upright(frame: "VideoFrame") -> UInt8[np.ndarray, "H W 3"]:
-    pixels, shown = frame.to_ndarray(format="rgb24"), _shown(frame)
+    pixels, shown = rgb_of(frame), _shown(frame)
     if shown.turned:
         pixels = pixels.swapaxes(0, 1)
     return pixels[:: -1 if shown.upside_down else 1, :: -1 if shown.left_right else 1]
+
+
+def rgb_of(frame: "VideoFrame") -> UInt8[np.ndarray, "H W 3"]:
+    """A frame's colours, by the matrix that it names, else as players take it.
+
+    FFmpeg takes BT.601 for all that names none, which is right of small pictures alone.
+    """
+    from av.video.reformatter import Colorspace
+
+    hd = frame.width >= _HD_WIDTH or frame.height > _SD_HEIGHT
+    told = frame.colorspace != _UNTOLD or frame.format.is_rgb
+    matrix = Colorspace.ITU709 if hd and not told else None
+    return frame.reformat(format="rgb24", src_colorspace=matrix).to_ndarray()
 
 
 def _read(

@@ -10,6 +10,7 @@ from flax import nnx
 from PIL import Image
 
 from drawn_weights import drawn
+from image_files import write_tiff
 from jaxrecon import InputError, OutputError, Reconstruction
 from jaxrecon.images import ImageBatch, check_masks, load_images
 from jaxrecon.models import PI3_RESIZE, VGGT_RESIZE, Pi3
@@ -33,6 +34,18 @@ def left_half(size: tuple[int, int] = SIZE) -> np.ndarray:
 
 def batch_of(photos: list[Path], rule: Any = PI3_RESIZE) -> ImageBatch:
     return load_images(photos, rule=rule, resolution=84)
+
+
+@pytest.mark.parametrize(("kind", "white"), [("<u2", 65535), ("<f4", 1.0), ("u1", 255)])
+def test_masks_of_tiffs_in_which_zero_is_white(tmp_path, kind, white):
+    photo = save_photo(tmp_path / "a.jpg", SIZE)
+    values = np.where(left_half(), 0, white).astype(kind)
+    bits = 8 * values.itemsize
+    tags = {"bits": bits, "photometric": 0, "sample_format": 3 if kind == "<f4" else 1}
+    mask = write_tiff(tmp_path / "mask.tif", values.tobytes(), SIZE, **tags)
+    found, expected = (batch_of([photo]).masked([each]).masks for each in (mask, left_half()))
+    assert found is not None and expected is not None
+    np.testing.assert_array_equal(found.keep, expected.keep)
 
 
 @pytest.mark.parametrize(

@@ -112,7 +112,10 @@ def test_odd_and_missing_cameras_are_named() -> None:
     recon.intrinsics[5] = np.inf
     told = " ".join(judge(recon.scene()).warnings)
     assert "No camera was found for photo 4.jpg, photo 5.jpg." in told
-    assert "The field of view is unusual (4 to 4 degrees) for photo 1.jpg" in told
+    assert "The field of view is unusual (4 degrees) for photo 1.jpg" in told
+    recon.intrinsics[2, [0, 1], [0, 1]] *= 10
+    told = " ".join(judge(recon.scene()).warnings)
+    assert "unusual (4 to 8 degrees) for photo 1.jpg, photo 2.jpg" in told
 
 
 def test_many_views_are_named_briefly() -> None:

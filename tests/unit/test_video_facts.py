@@ -11,6 +11,7 @@ from PIL import Image
 from image_files import write_video
 from jaxrecon.errors import InputError
 from jaxrecon.images import ImageBatch, check_source, load_images
+from jaxrecon.images.video import rgb_of
 from jaxrecon.images.video_facts import promised_end, shown_size, squared
 from jaxrecon.models import PI3_RESIZE
 from kept_notes import KeptNotes
@@ -61,6 +62,55 @@ def test_frames_are_as_players_show_them(
     batch, notes = told(path)
     assert [transform.original_size for transform in batch.transforms] == [expected] * 2
     assert notes == ""
+
+
+def painted(size: tuple[int, int], matrix: int | None, weights: tuple[float, float]) -> Any:
+    """A frame of `COLOUR`, as ITU-R BT.601 or BT.709 encode it with these weights of red and blue.
+
+    Args:
+      size: width and height.
+      matrix: what the frame says of that, by its number in ISO 23091-2.
+      weights: see above.
+    """
+    red, green, blue = np.array(COLOUR) / 255
+    of_red, of_blue = weights
+    luma = of_red * red + (1 - of_red - of_blue) * green + of_blue * blue
+    chroma = [(blue - luma) / (2 * (1 - of_blue)), (red - luma) / (2 * (1 - of_red))]
+    frame = av.VideoFrame(*size, "yuv420p")
+    levels = (16 + 219 * luma, *(128 + 224 * each for each in chroma))
+    for plane, level in zip(frame.planes, levels, strict=True):
+        plane.update(bytes([round(level)]) * plane.buffer_size)
+    if matrix is not None:
+        frame.colorspace = matrix
+    return frame
+
+
+COLOUR = (200, 60, 40)
+BT601, BT709 = (0.299, 0.114), (0.2126, 0.0722)
+
+
+@pytest.mark.parametrize(
+    ("size", "matrix", "weights"),
+    [
+        ((640, 480), None, BT601),
+        ((720, 576), None, BT601),
+        ((1280, 544), None, BT709),
+        ((960, 720), None, BT709),
+        ((1280, 720), 5, BT601),
+        ((640, 480), 1, BT709),
+    ],
+)
+def test_colours_are_as_players_show_them(size, matrix, weights) -> None:
+    pixels = rgb_of(painted(size, matrix, weights))
+    assert np.abs(pixels.astype(int) - COLOUR).max() <= 3
+
+
+@pytest.mark.parametrize("kind", ["rgb24", "gbrp", "gray"])
+def test_frames_without_chroma_have_no_matrix(kind: str) -> None:
+    colours = np.full((720, 1280, 3), 90, np.uint8)
+    colours[..., 0] = 90 if kind == "gray" else 200
+    frame = av.VideoFrame.from_ndarray(colours, format="rgb24").reformat(format=kind)
+    np.testing.assert_allclose(rgb_of(frame), colours, atol=1)
 
 
 def test_an_absurd_aspect_is_told_and_left_alone(tmp_path: Path) -> None:
