@@ -49,12 +49,19 @@ class Frames:
 
     Attributes:
       count: about how many there are, if that is known.
+      total: exactly how many the source has, with those that are left out at its beginning; None
+        where reading them tells it, as of videos.
     """
 
     def __init__(
-        self, source: Source, fits: Fits, size: tuple[int, int] | None, first: int
+        self,
+        source: Source,
+        fits: Fits,
+        size: tuple[int, int] | None,
+        first: int,
+        total: int | None = None,
     ) -> None:
-        self.count = source.count
+        self.count, self.total = source.count, total
         self._source, self._first = source, first
         self._frames = self._read(fits, size)
         self._found: list[list[Finding]] = []
@@ -137,11 +144,11 @@ def reading_frames(
     fits = Fits(rule, resolution, known_cameras, None if first_size is None else [first_size])
     with pillow_warnings_handled():
         known = foreseen(open_source(source, replace(sampling, skip=0)), fits)
-        size = None
+        size = total = None
         if known is not None:
-            size = known[0].size
+            size, total = known[0].size, len(known)
             fits = fits.with_sizes([transform.original_size for transform in known])
-        frames = Frames(opened, fits, size, sampling.skip)
+        frames = Frames(opened, fits, size, sampling.skip, total)
         try:
             yield frames
         finally:

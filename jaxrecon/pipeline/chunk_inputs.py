@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, TypeGuard
 
 import numpy as np
 from jaxtyping import Array, UInt8
@@ -90,13 +90,28 @@ def reordered_priors(priors: ViewPriors, order: list[int]) -> ViewPriors:
     return replace(priors, **parts)
 
 
+def check_told(job: SequenceJob, views: int) -> None:
+    """Refuses what is told of other views than those of a sequence of so many.
+
+    Raises:
+      InputError: one entry for each view is not that, or one is for a view that does not exist.
+    """
+    for kind in KINDS:
+        job.priors.by_view(kind, views)
+    if job.masks is not None and _is_listed(job.masks) and len(job.masks) != views:
+        raise InputError(
+            f"masks: found {len(job.masks)} for the {views} views of the sequence; give one for "
+            "each"
+        )
+
+
 def masks_of(masks: MaskSource, chunk: Chunk) -> MaskSource:
     """The masks of a chunk's views; a folder serves all.
 
     Raises:
       InputError: there is one for each view, and these are more.
     """
-    if not isinstance(masks, list | tuple | np.ndarray | Array):
+    if not _is_listed(masks):
         return masks
     if len(masks) < chunk.stop:
         raise InputError(
@@ -104,3 +119,7 @@ def masks_of(masks: MaskSource, chunk: Chunk) -> MaskSource:
             "one for each"
         )
     return masks[chunk.start : chunk.stop]
+
+
+def _is_listed(masks: MaskSource) -> TypeGuard[Sequence[Any] | np.ndarray]:
+    return isinstance(masks, list | tuple | np.ndarray | Array)

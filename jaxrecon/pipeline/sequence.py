@@ -19,6 +19,7 @@ from jaxrecon.formats.chunk_files import ChunkRecord
 from jaxrecon.images import Frames, ImageSource, identity_of, reading_frames
 from jaxrecon.pipeline.chunk_inputs import (
     batch_of,
+    check_told,
     chunk_priors,
     digests_of,
     in_order,
@@ -71,6 +72,8 @@ def _go_on(job: SequenceJob, images: ImageSource, written: SequenceFolder, stage
         known_cameras=job.priors.views_with_intrinsics,
         first_size=done[0].original_size if done else None,
     ) as frames:
+        if frames.total is not None:  # else the last chunk tells it
+            check_told(job, frames.total)
         number = max(len(done) - 1, 0)
         with chunks_of(frames, job.chunk, job.overlap, start=start, number=number) as chunks:
             _work(job, frames, chunks, written, stages)

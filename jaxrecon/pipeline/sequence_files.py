@@ -9,7 +9,7 @@ import numpy as np
 
 from jaxrecon.formats import Streamed
 from jaxrecon.formats.chunk_files import ChunkRecord, chunk_path, read_chunks, write_chunk
-from jaxrecon.pipeline.chunk_inputs import digests_of
+from jaxrecon.pipeline.chunk_inputs import check_told, digests_of
 from jaxrecon.pipeline.chunk_places import SolvedChunk, parts_of
 from jaxrecon.pipeline.joins import refusal
 from jaxrecon.pipeline.result import Oddities
@@ -92,6 +92,8 @@ class SequenceFolder:
     def _record(self, solved: SolvedChunk) -> ChunkRecord:
         chunk, batch, geometry = solved.chunk, solved.batch, solved.geometry
         following = chunk.next_start()
+        if following is None:
+            check_told(self.job, chunk.stop)
         before = self.records[-1] if self.records else None
         stop = chunk.stop if following is None else (following + chunk.stop + 1) // 2
         last = chunk.stop if following is None else following

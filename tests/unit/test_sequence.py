@@ -351,12 +351,36 @@ class TestConditions:
         np.testing.assert_allclose(found.world_from_camera, true, atol=2e-3)
         assert {join.way for join in found.joins} == {"poses"}
 
-    def test_too_few(self, metric: Pipeline) -> None:
-        with pytest.raises(InputError, match=r"poses: found 7, and there are at least 9 views"):
-            metric.reconstruct_sequence(film(14), chunk=6, poses=list(truth(7)))
-        masks = [np.ones((14, 21), bool)] * 7
-        with pytest.raises(InputError, match=r"masks: found 7, and the sequence has at least 9"):
-            metric.reconstruct_sequence(film(14), chunk=6, masks=masks)
+    @pytest.mark.parametrize("count", [7, 15])
+    def test_of_another_number_of_views(self, metric: Pipeline, count: int, tmp_path: Path) -> None:
+        """Told before anything is made."""
+        with pytest.raises(InputError, match=f"poses: found {count} for 14 views"):
+            metric.reconstruct_sequence(film(14), tmp_path, chunk=6, poses=list(truth(count)))
+        masks = [np.ones((14, 21), bool)] * count
+        with pytest.raises(InputError, match=f"masks: found {count} for the 14 views of the seq"):
+            metric.reconstruct_sequence(film(14), tmp_path, chunk=6, masks=masks)
+        for view in (14, -1):
+            with pytest.raises(InputError, match=f"poses: there is no view {view}"):
+                metric.reconstruct_sequence(film(14), tmp_path, chunk=6, poses={view: np.eye(4)})
+        assert not list(tmp_path.glob("*.npz"))
+
+    def test_of_another_number_of_frames(self, metric: Pipeline, tmp_path: Path) -> None:
+        """How many a video has is known at its end."""
+        film = write_video(tmp_path / "a.mkv", frames=14, size=(42, 28))
+        options: dict[str, Any] = {"chunk": 6, "resolution": 21, "stride": 1, "allow_gaps": True}
+
+        def refused(told: str, **given: Any) -> None:
+            for _ in range(2):  # the second run goes on
+                with pytest.raises(InputError, match=told):
+                    metric.reconstruct_sequence(film, tmp_path / "out", **options | given)
+
+        refused("poses: found 15 for 14 views", poses=list(truth(15)))
+        masks = [np.ones((28, 42), bool)] * 15
+        refused("masks: found 15 for the 14 views of the sequence", masks=masks, overwrite=True)
+        few = {"masks": masks[:7], "overwrite": True}
+        refused("masks: found 7, and the sequence has at least 9", **few)
+        few = {"poses": list(truth(7)), "overwrite": True}
+        refused("poses: found 7, and there are at least 9 views", **few)
 
     def test_masks(self, pipeline: Pipeline) -> None:
         masks = [np.full((14, 21), view != 5) for view in range(14)]
