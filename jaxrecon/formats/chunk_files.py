@@ -1,7 +1,9 @@
 """What is kept of each chunk of a long sequence: where it lies, and what the next one joins to."""
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -219,3 +221,10 @@ def read_chunks(folder: Path) -> list[ChunkRecord]:
     while (path := chunk_path(folder, len(records))).exists():
         records.append(read_chunk(path))
     return records
+
+
+def segments_of(records: Sequence[ChunkRecord]) -> tuple[range, ...]:
+    """The numbers of the views of each run without a gap; none without records."""
+    own = [record.part_of(view).segment for record in records for view in range(*record.kept)]
+    ends = [0, *(np.flatnonzero(np.diff(own)) + 1).tolist(), len(own)]
+    return tuple(range(start, stop) for start, stop in pairwise(ends) if start < stop)

@@ -20,7 +20,7 @@ from jaxrecon.files import (
     replacing_file,
     sweep,
 )
-from jaxrecon.formats.chunk_files import CHUNK_FILE
+from jaxrecon.formats.chunk_files import CHUNK_FILE, read_chunks, segments_of
 from jaxrecon.formats.loop_files import LOOP_FILE
 from jaxrecon.formats.npz import read_npz, read_npz_views
 from jaxrecon.formats.recorded import RecordedViews
@@ -186,10 +186,24 @@ def read_streamed(folder: Path, views: Sequence[int] | None = None) -> Scene:
     """Reads views of a folder, in order; all of them if their numbers are not given.
 
     Raises:
-      InputError: the folder is damaged, or not all of its views are written.
+      InputError: the folder is damaged, not all of its views are written, or all are asked for of a
+        sequence with gaps, which has no world of all.
     """
     files = _whole_files(folder)
+    if views is None:
+        _check_one_world(folder)
     return read_files(folder, files if views is None else [files[view] for view in views])
+
+
+def _check_one_world(folder: Path) -> None:
+    segments = segments_of(read_chunks(folder))
+    if len(segments) > 1:
+        raise InputError(
+            f"{folder} is a sequence of {len(segments)} segments, each a world of its own, which "
+            "lie in no place to one another; read one with "
+            "SequenceReconstruction.load(...).views(segment=0), or write each for itself "
+            "(its save; the same reconstruct command with other --formats)"
+        )
 
 
 def read_files(folder: Path, files: list[Path]) -> Scene:

@@ -5,7 +5,6 @@ import tempfile
 import weakref
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from itertools import pairwise
 from pathlib import Path
 from typing import Unpack
 
@@ -16,7 +15,7 @@ from jaxrecon.checks import path_of, whole_number
 from jaxrecon.errors import InputError
 from jaxrecon.files import replacing_folder
 from jaxrecon.formats import ExportKeywords, ExportOptions, check_options, format_named
-from jaxrecon.formats.chunk_files import Join, read_chunks
+from jaxrecon.formats.chunk_files import Join, read_chunks, segments_of
 from jaxrecon.formats.loop_files import Loop, read_loops
 from jaxrecon.formats.streamed import check_finished, read_streamed
 from jaxrecon.formats.trajectory import write_poses
@@ -43,7 +42,8 @@ class SequenceReconstruction:
     each such run of views is a segment.
 
     Attributes:
-      folder: where the views are. `Reconstruction.load` reads it, or one of its `.npz` files.
+      folder: where the views are. `Reconstruction.load` reads it, if there is one segment, or one
+        of its `.npz` files.
       names: of the views.
       world_from_camera: poses; rigid, in double precision.
       intrinsics: pinhole cameras, in pixels of the processed pictures.
@@ -83,17 +83,13 @@ class SequenceReconstruction:
             records = with_placements(records, closed.placements)
         rows = [np.arange(*record.kept) - record.start for record in records]
         each = list(zip(records, rows, strict=True))
-        segment = np.array(
-            [record.part_of(record.start + int(row)).segment for record, own in each for row in own]
-        )
-        ends = [0, *(np.flatnonzero(np.diff(segment)) + 1).tolist(), len(segment)]
         return cls(
             folder=folder,
             names=tuple(record.names[row] for record, own in each for row in own),
             world_from_camera=np.concatenate([record.poses()[own] for record, own in each]),
             intrinsics=np.concatenate([record.intrinsics[own] for record, own in each]),
             joins=tuple(join for record in records for join in record.joins),
-            segments=tuple(range(start, stop) for start, stop in pairwise(ends)),
+            segments=segments_of(records),
             loops=() if closed is None else closed.loops,
         )
 

@@ -6,6 +6,8 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Float
 
+from jaxrecon.errors import InputError
+from jaxrecon.formats.chunk_files import read_chunks, segments_of
 from jaxrecon.formats.npz import read_npz_views
 from jaxrecon.formats.recorded import RecordedViews
 from jaxrecon.formats.streamed import is_streamed, read_streamed_views
@@ -26,13 +28,28 @@ def read_result(
     """What a `.npz` file of `Reconstruction.save` or a streamed folder tells of these images.
 
     Raises:
-      InputError: it is damaged, unfinished, knows none of the images, or was made of photos of
-        another shape.
+      InputError: it is damaged, unfinished, knows none of the images, was made of photos of another
+        shape, or is a sequence with gaps between these photos, whose poses do not compare.
     """
-    read = read_streamed_views if is_streamed(path) else read_npz_views
+    streamed = is_streamed(path)
+    read = read_streamed_views if streamed else read_npz_views
     told = read(path, depths="depths" in wanted)
     found = views_by_name(path, told.names, names, files)
+    if streamed and ("poses" in wanted or ("depths" in wanted and not told.metric)):
+        _check_one_world(path, found)
     return priors_of(path, told, found, sizes, wanted)
+
+
+def _check_one_world(path: Path, found: dict[int, int]) -> None:
+    """Refuses photos that lie in several segments of a sequence."""
+    segments = segments_of(read_chunks(path))
+    used = [own for own in segments if any(number in own for number in found.values())]
+    if len(used) > 1:
+        raise InputError(
+            f"{path} is a sequence with gaps, and these photos lie in {len(used)} of its segments, "
+            "each a world and a unit of its own; give the photos of one segment, or the intrinsics "
+            "alone"
+        )
 
 
 def priors_of(

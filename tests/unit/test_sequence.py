@@ -22,6 +22,7 @@ from jaxrecon import (
     SequenceReconstruction,
     registry,
 )
+from jaxrecon.formats import read_shown
 from jaxrecon.geometry import umeyama
 from jaxrecon.images import Frames, ImageRule
 from jaxrecon.images.fits import Fits
@@ -29,6 +30,7 @@ from jaxrecon.images.views import Source, View
 from jaxrecon.models import VGGT_RESIZE
 from jaxrecon.pipeline import Pipeline, joins, streaming
 from jaxrecon.pipeline.chunking import chunks_of
+from jaxrecon.priors import ViewPriors, read_view_priors
 from kept_notes import KeptNotes
 from oracle import contents, film
 from places import fresh_process
@@ -138,7 +140,7 @@ class TestGaps:
             own = slice(part.start, part.stop)
             away = umeyama(poses[own, :3, 3], true[own, :3, 3]).poses(poses[own])
             np.testing.assert_allclose(away, true[own], atol=5e-3)
-        assert len(Reconstruction.load(folder)) == 21
+        assert len(found.views()) == 21
         cuts = [join for join in found.joins if join.way == "cut"]
         assert {(join.first_view, join.last_view) for join in cuts} == {
             (f"view_{behind - 1:04d}", f"view_{behind:04d}")
@@ -157,6 +159,24 @@ class TestGaps:
             Reconstruction.load(folder / f"segment_{number}" / "scene.npz") for number in range(2)
         ]
         assert [name for part in saved for name in part.names] == list(found.names)
+
+    def test_segments_are_not_read_as_one_world(self, pipeline: Pipeline, tmp_path: Path) -> None:
+        pixels, folder = film(19, places=np.repeat([1, 2], [10, 9])), tmp_path / "out"
+        found = pipeline.reconstruct_sequence(pixels, folder, chunk=6, allow_gaps=True)
+        for read in (Reconstruction.load, read_shown):
+            with pytest.raises(InputError, match="of 2 segments, each a world of its own"):
+                read(folder)
+        assert len(found.views(segment=1)) == 9
+
+        def known(views: range, *wanted: str) -> ViewPriors:
+            names, sizes = [found.names[view] for view in views], [(21, 14)] * len(views)
+            return read_view_priors(folder, names, sizes=sizes, wanted=wanted)
+
+        for kind in ("poses", "depths"):
+            with pytest.raises(InputError, match="these photos lie in 2 of its segments"):
+                known(range(19), kind)
+            assert len(known(range(10, 19), kind).by_view(kind, 9)) == 9
+        assert len(known(range(19), "intrinsics").by_view("intrinsics", 19)) == 19
 
     def test_chunks_that_do_not_agree(
         self, pipeline: Pipeline, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
