@@ -36,6 +36,11 @@ from jaxrecon.priors.doubts import doubts
 from jaxrecon.progress import Stages
 from jaxrecon.runtime.fingerprint import digest, stable_name, weights_digest
 
+_ELSEWHERE = (
+    "poses: none is of a view of the first chunk, so the result lies in a world of its own and not "
+    "in theirs; give one of the first chunk's views, or larger chunks"
+)
+
 
 def run_sequence(
     job: SequenceJob, images: ImageSource, folder: Path, stages: Stages, *, overwrite: bool
@@ -117,6 +122,9 @@ def _solved(job: SequenceJob, chunk: Chunk, written: SequenceFolder, stages: Sta
     sizes = [transform.original_size for transform in batch.transforms]
     for note in doubts(priors_of(job.priors, chunk), sizes, start=chunk.start):
         stages.note(f"NOTE: {note}")
+    posed = job.priors.by_view_in("poses", chunk.start, chunk.stop)
+    if chunk.number == 0 and not posed and "poses" in job.priors.kinds:
+        stages.note(f"NOTE: {_ELSEWHERE}")
     turned = batch if order is None else reordered(batch, order)
     executor = job.executor
     with stages.stage("compile"):
@@ -127,7 +135,6 @@ def _solved(job: SequenceJob, chunk: Chunk, written: SequenceFolder, stages: Sta
     )
     if order is not None:
         geometry = in_order(geometry, order)
-    posed = job.priors.by_view_in("poses", chunk.start, chunk.stop)
     known = job.priors.metric_poses and bool(posed)
     return SolvedChunk(chunk, batch, jax.tree.map(np.asarray, geometry), known)
 

@@ -371,6 +371,17 @@ class TestConditions:
         np.testing.assert_allclose(found.world_from_camera, true, atol=2e-3)
         assert {join.way for join in found.joins} == {"poses"}
 
+    def test_poses_of_later_views_alone(self, metric: Pipeline) -> None:
+        """The first chunk's world is that of the sequence, which is told."""
+        true, stages = truth(14), KeptNotes()
+        true[:, :3, 3] += [5, -3, 2]
+        known = {view: true[view] for view in range(6, 14)}
+        given: dict[str, Any] = {"chunk": 6, "overlap": 2, "stages": stages}
+        found = metric.reconstruct_sequence(film(14), poses=known, **given)
+        assert_true(found, true)
+        assert np.abs(found.world_from_camera - true).max() > 1
+        assert any("none is of a view of the first chunk" in note for note in stages.notes)
+
     @pytest.mark.parametrize("count", [7, 15])
     def test_of_another_number_of_views(self, metric: Pipeline, count: int, tmp_path: Path) -> None:
         """Told before anything is made."""
