@@ -43,6 +43,8 @@ from jaxrecon.runtime.sharding import (
     view_devices,
 )
 
+_GUARD = "jax_transfer_guard"
+
 
 @dataclass(frozen=True)
 class Executor:
@@ -251,14 +253,10 @@ class Executor:
         """The executable of that key, compiled on first use.
 
         Raises:
-          InputError: it needs more memory than the device has, or `jax_disable_jit` is set, without
-            which no executable runs.
+          InputError: it needs more memory than the device has, or JAX is set to do without
+            executables, or to refuse transfers.
         """
-        if jax.config.jax_disable_jit:
-            raise InputError(
-                "jax_disable_jit is set (JAX_DISABLE_JIT, jax.disable_jit()), but a reconstruction "
-                "is a program that is compiled as a whole; unset it here"
-            )
+        _check_settings(self.device)
         if key not in self._compiled:
             self._keep(key, compiled(lower(), self.device))
         return self._compiled[key]
@@ -267,6 +265,29 @@ class Executor:
         """Has an executable for later calls, unless it needs more memory than the device has."""
         check_compiled(program, self.device)
         self._compiled[key] = program
+
+
+def _check_settings(device: Any) -> None:
+    """Refuses settings of JAX with which no program of ours runs.
+
+    Raises:
+      InputError: naming the setting.
+    """
+    if jax.config.jax_disable_jit:
+        raise InputError(
+            "jax_disable_jit is set (JAX_DISABLE_JIT, jax.disable_jit()), but a reconstruction "
+            "is a program that is compiled as a whole; unset it here"
+        )
+    guards = [f"{_GUARD}_host_to_device"]
+    if device.platform != "cpu":  # whose memory is the host's
+        guards.append(f"{_GUARD}_device_to_host")
+    for guard in guards:
+        found = getattr(jax.config, guard)
+        if found in ("disallow", "disallow_explicit"):
+            raise InputError(
+                f"{guard} is {found} ({_GUARD.upper()}, jax.transfer_guard()), but photos go to "
+                "the device and results come back; allow transfers here"
+            )
 
 
 def _kinds(model: Model) -> tuple[Any, list[tuple[tuple[int, ...], Any]]]:

@@ -289,6 +289,13 @@ def test_without_compiling_nothing_runs(pipeline: Pipeline, pixels: np.ndarray) 
         pipeline.reconstruct(pixels)
 
 
+@pytest.mark.parametrize("guard", [jax.transfer_guard, jax.transfer_guard_host_to_device])
+def test_without_transfers_nothing_runs(pipeline: Pipeline, pixels: np.ndarray, guard: Any) -> None:
+    told = "jax_transfer_guard_host_to_device is disallow.*allow transfers here"
+    with guard("disallow"), pytest.raises(InputError, match=told):
+        pipeline.reconstruct(pixels)
+
+
 def test_images_that_are_not_whole_patches_are_refused_by_the_model() -> None:
     model = PI3_FAMILY.abstract(SMALL)
     images = jax.ShapeDtypeStruct((1, 2, 30, 42, 3), jnp.float32)
