@@ -12,6 +12,7 @@ from convert.rules import Ignore, Rule
 from convert.safetensors_file import Specs, TensorSpec, aligned_empty
 from convert.sources import Source
 from convert.transforms import TRANSFORMS
+from jaxrecon.errors import WeightsError
 
 type Shape = tuple[int, ...]
 
@@ -93,7 +94,11 @@ def plan(
 
 
 def stream(plan: Plan, source: Source) -> Iterator[tuple[str, np.ndarray]]:
-    """Yields the parameters one after another; no more than one is in memory."""
+    """Yields the parameters one after another; no more than one is in memory.
+
+    Raises:
+      WeightsError: a tensor can't be read any more, or has numbers that are not finite.
+    """
     for leaf in plan.leaves:
         yield leaf.path, _fill(leaf, source)
 
@@ -115,6 +120,13 @@ def _fill(leaf: Leaf, source: Source) -> np.ndarray:
         transform = TRANSFORMS[piece.transform]
         where = ... if piece.index is None else piece.index
         out[where] = transform(source.read(piece.source), out[where].ndim)
+        odd = out[where].size - np.count_nonzero(np.isfinite(out[where]))
+        if odd:
+            raise WeightsError(
+                f"tensor {piece.source} holds {odd} numbers that are not finite, of "
+                f"{out[where].size}; download the file again, or store it in float32 or bfloat16 "
+                "if it was made in float16"
+            )
     return out
 
 

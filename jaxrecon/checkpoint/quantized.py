@@ -50,7 +50,7 @@ def quantized(tensors: Iterable[tuple[str, np.ndarray]]) -> Tensors:
     """The tensors as `quantized_specs` says.
 
     Raises:
-      ValueError: a matrix holds a number that is not finite.
+      WeightsError: a matrix holds a number that is not finite.
     """
     for path, tensor in tensors:
         if is_quantizable(path, TensorSpec(tensor.shape, tensor.dtype)):
@@ -66,7 +66,10 @@ def _rounded(
 ) -> tuple[Int8[np.ndarray, "*layers D E"], Float[np.ndarray, "*layers 1 E"]]:
     largest = np.abs(matrix).max(axis=-2, keepdims=True)
     if not np.isfinite(largest).all():
-        raise ValueError(f"{path} holds numbers that are not finite")
+        raise WeightsError(
+            f"{path} holds numbers that are not finite, which 8 bits cannot store; copy or convert "
+            "the checkpoint again"
+        )
     scale = np.where(largest > 0, largest / _LARGEST, 1).astype(np.float32)
     return np.rint(matrix / scale).astype(np.int8), scale
 

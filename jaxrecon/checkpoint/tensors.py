@@ -62,7 +62,8 @@ def convert_checkpoint(
       int8: see `write`.
 
     Raises:
-      WeightsError: the source is damaged, or does not hold exactly this model's parameters.
+      WeightsError: the source is damaged, does not hold exactly this model's parameters, or has
+        numbers that are not finite.
       OutputError: the folder exists and is not empty, or cannot be written.
     """
     check_output_folder(folder, overwrite=overwrite)
@@ -96,8 +97,8 @@ def write(
 
     Raises:
       OutputError: the folder exists and is not empty, or cannot be written.
-      ValueError: the header has other keys, another tensor comes than the one whose turn it is, or
-        one that is to be stored in 8 bits is not finite.
+      ValueError: the header has other keys, or another tensor comes than the one whose turn it is.
+      WeightsError: a tensor that is to be stored in 8 bits is not finite.
     """
     check_header(header)
     if int8:

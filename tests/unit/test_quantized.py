@@ -96,7 +96,7 @@ def test_whole_numbers_of_earlier_checkpoints_stay_whole(tmp_path: Path) -> None
 def test_a_number_that_is_not_finite_is_refused_and_nothing_stays(tmp_path: Path) -> None:
     tensor = np.full((64, 64), np.nan, np.float32)
     spec = {"a.kernel": TensorSpec(tensor.shape, tensor.dtype)}
-    with pytest.raises(ValueError, match=r"a\.kernel holds numbers that are not finite"):
+    with pytest.raises(WeightsError, match=r"a\.kernel holds numbers that are not finite"):
         checkpoint.write(tmp_path / "it", [("a.kernel", tensor)], spec, HEADER, int8=True)
     assert not list(tmp_path.iterdir())
 

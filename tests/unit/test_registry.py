@@ -723,3 +723,16 @@ def test_a_checkpoint_written_with_orbax_loads_by_its_folder(tmp_path: Path) -> 
         jax.tree.leaves(again.model), jax.tree.leaves(first.model), strict=True
     ):
         np.testing.assert_array_equal(ours, theirs)
+
+
+@pytest.mark.parametrize("number", [np.nan, np.inf])
+def test_weights_that_are_not_finite(number: float, tmp_path: Path) -> None:
+    """Such as those of a file in float16 whose numbers were too large for that."""
+    state = upstream_state()
+    name = "decoder.0.attn.qkv.weight"
+    state[name] = state[name].astype(np.float16)
+    state[name][0, :2] = number
+    path, out = write_upstream(tmp_path / "model.safetensors", state), tmp_path / "native"
+    with pytest.raises(WeightsError, match=rf"{name} holds 2 numbers that are not finite, of \d"):
+        registry.convert_weights(tiny_entry(), path, out)
+    assert not out.exists()
