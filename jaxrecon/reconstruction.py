@@ -17,7 +17,7 @@ from jaxrecon.formats import card
 from jaxrecon.geometry import depth_edges
 from jaxrecon.images import PixelTransform
 from jaxrecon.images.masks import PhotoMask
-from jaxrecon.images.original import OriginalPixels, Views, view_numbers
+from jaxrecon.images.original import OriginalPixels, Views, shown_pixels, view_numbers
 
 AnyArray = Array | np.ndarray
 
@@ -136,7 +136,8 @@ class Reconstruction:
             metric_scale=self.metric_scale,
             tracks=self.tracks,
         )
-        return scene, card.Counts(views, height, width, int(self.mask.sum()))
+        pixels = int(shown_pixels(self.transforms).sum())
+        return scene, card.Counts(views, height, width, pixels, int(self.mask.sum()))
 
     def __getitem__(self, views: Views) -> "Reconstruction":
         chosen = view_numbers(views, len(self))

@@ -264,7 +264,8 @@ def _cameras(
         notes.append("no camera metrics: the intrinsics are not known")
         return None
     true, known = processed.intrinsics, known_matrices(processed.intrinsics)
-    found = camera_errors(np.asarray(recon.intrinsics), true, known, recon.mask.shape[2])
+    widths = np.array([right - left for left, _, right, _ in (t.shown for t in recon.transforms)])
+    found = camera_errors(np.asarray(recon.intrinsics), true, known, widths)
     if found is None:
         notes.append("no camera metrics: the intrinsics are not known, or not finite")
     return found

@@ -19,22 +19,28 @@ _THUMBNAIL = 160
 
 @dataclass(frozen=True)
 class Counts:
-    """How many views there are, of how many pixels, and how many of them the mask keeps."""
+    """How many views there are, of which size, and how many of their pixels the mask keeps.
+
+    Attributes:
+      views, height, width: of the pictures.
+      pixels: of all of them, without margins around photos.
+      kept: of these.
+    """
 
     views: int
     height: int
     width: int
+    pixels: int
     kept: int
 
 
 def facts(scene: Scene, counts: Counts) -> dict[str, str]:
     """What a scene holds, by name; the scene may be a thinned one, of which the counts are not."""
-    pixels = counts.views * counts.height * counts.width
     views = "1 view" if counts.views == 1 else f"{counts.views} views"
     found = {
         "model": scene.model or "unknown",
         "views": f"{views} of {counts.width}x{counts.height} pixels",
-        "points": f"{counts.kept:,} kept, {100 * counts.kept / pixels:.1f} % of the pixels",
+        "points": f"{counts.kept:,} kept, {100 * counts.kept / counts.pixels:.1f} % of the pixels",
         "bounds": _bounds(scene),
         "scale": "metric: lengths are in metres"
         if scene.metric_scale is not None

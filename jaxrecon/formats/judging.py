@@ -7,6 +7,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from jaxrecon.formats.scene import Scene, cameras_up
+from jaxrecon.images.original import shown_pixels
 
 MOST_COMPARED = 24
 """Of more views than this, so many are compared with one another, chosen evenly."""
@@ -31,8 +32,9 @@ class Judgement:
     """What is measured of a scene.
 
     Attributes:
-      kept: share of each view's pixels that the mask keeps.
-      fov: angle that each picture's width spans, in degrees.
+      kept: share of each view's pixels that the mask keeps; margins around a photo do not count.
+      kept_of_all: the same of all views together.
+      fov: angle that each photo's width spans, in degrees, as far as its picture shows it.
       agreement: share of each view's points that other views confirm, of those that others
         confirm or see through; NaN where no other view has a say, or the view was not compared.
       parallax: the angle at the middle of the scene between the cameras farthest apart, in degrees;
@@ -41,6 +43,7 @@ class Judgement:
     """
 
     kept: Float[np.ndarray, " V"]
+    kept_of_all: float
     fov: Float[np.ndarray, " V"]
     agreement: Float[np.ndarray, " V"]
     parallax: float
@@ -49,19 +52,21 @@ class Judgement:
 
 def judge(scene: Scene) -> Judgement:
     """Measures a scene; cameras may be of any kind, also such that are none."""
-    kept = scene.mask.mean(axis=(1, 2))
+    shown = shown_pixels(scene.transforms)
+    kept = scene.mask.sum(axis=(1, 2)) / shown
+    kept_of_all = float(scene.mask.sum() / shown.sum())
     fov = _view_angles(scene)
     sound = _sound(scene)
     agreement = _agreement(scene, sound)
     parallax = _parallax(scene, sound)
     found = [
         *_about_cameras(scene, sound, fov),
-        *_about_kept(scene, kept),
+        *_about_kept(scene, kept, kept_of_all),
         *_about_agreement(scene, agreement),
         *_about_parallax(parallax),
         *_about_orientation(scene, sound),
     ]
-    return Judgement(kept, fov, agreement, parallax, tuple(found))
+    return Judgement(kept, kept_of_all, fov, agreement, parallax, tuple(found))
 
 
 def named(names: Sequence[str], views: Sequence[int] | Int[np.ndarray, " N"]) -> str:
@@ -72,8 +77,15 @@ def named(names: Sequence[str], views: Sequence[int] | Int[np.ndarray, " N"]) ->
 
 
 def median_confidence(scene: Scene) -> float:
-    """The median confidence of all pixels, or of many of them; NaN if none is a number."""
-    values = scene.confidence.reshape(-1)[:: _step(scene)]
+    """The median confidence of all pixels, or of many of them; NaN if none is a number.
+
+    Those of margins around photos do not count.
+    """
+    step, parts = slice(None, None, _step(scene)), []
+    for confidence, transform in zip(scene.confidence, scene.transforms, strict=True):
+        left, top, right, bottom = transform.shown
+        parts.append(confidence[top:bottom, left:right].reshape(-1)[step])
+    values = np.concatenate(parts)
     values = values[np.isfinite(values)]
     return float(np.median(values)) if len(values) else float("nan")
 
@@ -91,10 +103,11 @@ def _sound(scene: Scene) -> Bool[np.ndarray, " V"]:
 
 
 def _view_angles(scene: Scene) -> Float[np.ndarray, " V"]:
-    """The angle of each picture's width, in degrees; NaN where there is none."""
+    """The angle that the width of each photo spans, in degrees; NaN where there is none."""
     focal = np.abs(scene.intrinsics[:, 0, 0].astype(np.float64))
     usable = np.isfinite(focal) & (focal > 0)
-    half = scene.mask.shape[2] / 2 / np.where(usable, focal, 1.0)
+    left, _, right, _ = np.array([transform.shown for transform in scene.transforms]).T
+    half = (right - left) / 2 / np.where(usable, focal, 1.0)
     return np.where(usable, np.rad2deg(2 * np.arctan(half)), np.nan)
 
 
@@ -169,11 +182,11 @@ def _about_cameras(
     return found
 
 
-def _about_kept(scene: Scene, kept: Float[np.ndarray, " V"]) -> list[str]:
+def _about_kept(scene: Scene, kept: Float[np.ndarray, " V"], kept_of_all: float) -> list[str]:
     found = []
-    if kept.mean() < LEAST_KEPT:
+    if kept_of_all < LEAST_KEPT:
         found.append(
-            f"Low confidence: the mask keeps {100 * kept.mean():.1f} % of the pixels; the median "
+            f"Low confidence: the mask keeps {100 * kept_of_all:.1f} % of the pixels; the median "
             f"confidence of all is {median_confidence(scene):.2g}."
         )
     empty = np.flatnonzero(kept < LEAST_VIEW_KEPT)

@@ -134,7 +134,7 @@ def _facts(scene: Scene, judgement: Judgement) -> str:
     rows = {
         "Model": scene.model or "unknown",
         "Views": f"{len(scene.names)}, processed at {width} x {height} pixels",
-        "Points": f"{int(scene.mask.sum()):,} ({100 * scene.mask.mean():.1f} % of the pixels)",
+        "Points": f"{int(scene.mask.sum()):,} ({100 * judgement.kept_of_all:.1f} % of the pixels)",
         "Field of view": f"{np.nanmedian(judgement.fov):.1f} degrees wide",
         "Confidence": f"{median_confidence(scene):.3g}, the median of all pixels",
         "Lengths": unit,

@@ -74,6 +74,12 @@ def at_original_size(
     return found
 
 
+def shown_pixels(transforms: Sequence[PixelTransform]) -> Int[np.ndarray, " V"]:
+    """How many pixels of each processed picture show its photo: all but those of margins."""
+    left, top, right, bottom = np.array([transform.shown for transform in transforms], np.int64).T
+    return np.maximum((right - left) * (bottom - top), 1)
+
+
 def view_numbers(views: Views, count: int) -> list[int]:
     """The chosen views as numbers in [0, count).
 

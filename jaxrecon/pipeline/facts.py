@@ -23,7 +23,7 @@ def facts_of(recon: Reconstruction, stages: Stages) -> dict[str, Any]:
         "width": width,
         "height": height,
         "points": int(recon.mask.sum()),
-        "kept": round(float(judgement.kept.mean()), 4),
+        "kept": round(judgement.kept_of_all, 4),
         "fov_degrees": round(float(np.median(fov)), 2) if len(fov) else None,
         "warnings": list(judgement.warnings),
         "seconds": {name: round(took, 3) for name, took in stages.seconds.items()},

@@ -325,6 +325,10 @@ class TestCameras:
         assert found.focal_error == pytest.approx(0.05)
         wide = 2 * np.rad2deg(np.arctan(0.5) - np.arctan(50 / 110))
         assert found.fov_error == pytest.approx(wide / 2)
+        narrow = camera_errors(guess, true, np.ones(2, bool), np.array([40, 100]))
+        assert narrow is not None and narrow.focal_error == found.focal_error
+        wide = 2 * np.rad2deg(np.arctan(0.2) - np.arctan(20 / 110))
+        assert narrow.fov_error == pytest.approx(wide / 2)
 
     def test_views_whose_camera_is_not_known_do_not_count(self) -> None:
         guess = np.stack([self.CAMERA, np.full((3, 3), np.nan)])

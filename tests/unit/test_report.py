@@ -105,6 +105,29 @@ def test_cameras_on_their_side_are_named() -> None:
     assert any(text.endswith("more: photo 5.jpg.") for text in judgement.warnings)
 
 
+def test_margins_around_photos_do_not_count() -> None:
+    """Portraits of which the model saw all, in the middle of wide pictures."""
+    recon = room_recon(views=6)
+    width, height = recon.transforms[0].size
+    inside = PixelTransform.inside((900, 1600), (width, height))
+    left, top, right, bottom = inside.shown
+    assert left > width / 4 and (top, bottom) == (0, height)
+    recon = replace(recon, transforms=(inside,) * 6)
+    recon.mask[:] = False
+    recon.mask[..., left:right] = True
+    recon.confidence[:] = 1.0
+    recon.confidence[..., left:right] = 7.0
+    judgement = judge(recon.scene())
+    np.testing.assert_allclose([*judgement.kept, judgement.kept_of_all], 1.0)
+    angle = 2 * np.arctan((right - left) / 2 / recon.intrinsics[:, 0, 0])
+    np.testing.assert_allclose(judgement.fov, np.rad2deg(angle), rtol=1e-6)
+    assert median_confidence(recon.scene()) == 7.0
+    assert not any("confidence" in warning for warning in judgement.warnings)
+    assert "100.0 % of the pixels" in repr(recon)
+    recon.mask[:3] = False
+    assert judge(recon.scene()).kept_of_all == pytest.approx(0.5)
+
+
 def test_odd_and_missing_cameras_are_named() -> None:
     recon = room_recon(views=6)
     recon.intrinsics[1, [0, 1], [0, 1]] *= 20
