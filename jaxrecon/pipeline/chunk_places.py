@@ -37,7 +37,7 @@ class SolvedChunk:
         """Points of some of its views and their weights; see `joins.sampled`."""
         points = np.asarray(self.geometry.points_camera)[rows]
         confidence = np.asarray(self.geometry.confidence)[rows]
-        return sampled(points, confidence, self.batch.pixels[rows])
+        return sampled(points, confidence, self.batch.pixels[rows], self.batch.transforms[rows])
 
 
 def parts_of(

@@ -1,5 +1,6 @@
 """How a chunk of a sequence is joined to the one before it, and when that cannot be trusted."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -18,6 +19,7 @@ from jaxrecon.geometry import (
     join_by_points,
     join_by_poses,
 )
+from jaxrecon.images import PixelTransform
 from jaxrecon.runtime.defaults import check_choice
 
 LEAST_POINTS = 64
@@ -80,19 +82,26 @@ def sampled(
     points_camera: Float[np.ndarray, "F H W 3"],
     confidence: Float[np.ndarray, "F H W"],
     colors: np.ndarray,
+    transforms: Sequence[PixelTransform],
 ) -> tuple[Float[np.ndarray, "F P 3"], Float[np.ndarray, "F P"]]:
     """Points of a grid of pixels of each view, and how far to trust them.
 
     The weight is the confidence over its median, up to 4. Views that show next to nothing, such as
-    black frames, have none.
+    black frames, have none, and neither have margins around photos (`transforms`).
     """
     grid, views = grid_of(*confidence.shape[1:]), len(points_camera)
     if not views:
         return np.zeros((0, 1, 3), np.float32), np.zeros((0, 1), np.float32)
     sure = np.nan_to_num(confidence[grid].reshape(views, -1).astype(np.float32), nan=0.0)
-    middle = float(np.median(sure)) or 1.0
-    weights = np.clip(sure / middle, 0, _MOST_WEIGHT)
-    flat = colors.reshape(views, -1).std(axis=1) < _FLAT
+    photo = np.zeros(confidence.shape, bool)
+    flat = np.zeros(views, bool)
+    for view, transform in enumerate(transforms):
+        left, top, right, bottom = transform.shown
+        photo[view, top:bottom, left:right] = True
+        flat[view] = colors[view, top:bottom, left:right].std() < _FLAT
+    counts = photo[grid].reshape(views, -1)
+    middle = float(np.median(sure[counts])) if counts.any() else 0.0
+    weights = np.where(counts, np.clip(sure / (middle or 1.0), 0, _MOST_WEIGHT), 0)
     weights[flat] = 0
     return points_camera[grid].reshape(views, -1, 3).astype(np.float32), weights
 

@@ -246,10 +246,7 @@ def confirmed(candidate: Candidate, visits: Visits, *, with_scale: bool) -> Conf
 
 
 def _both(written: Reconstruction, again: Reconstruction) -> SharedViews:
-    samples = [
-        sampled(np.asarray(r.points_camera), np.asarray(r.confidence), np.asarray(r.colors))
-        for r in (written, again)
-    ]
+    samples = [_sampled(recon) for recon in (written, again)]
     return SharedViews(
         samples[0][0],
         samples[1][0],
@@ -291,9 +288,14 @@ def _brightness(colors: np.ndarray) -> Float[np.ndarray, "V H W"]:
     return np.stack([uniform_filter(one, size=size) for one in light])
 
 
+def _sampled(recon: Reconstruction) -> tuple[np.ndarray, np.ndarray]:
+    """See `joins.sampled`."""
+    points, confidence = np.asarray(recon.points_camera), np.asarray(recon.confidence)
+    return sampled(points, confidence, np.asarray(recon.colors), recon.transforms)
+
+
 def _views(recon: Reconstruction) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    seen = (recon.points_camera, recon.confidence, recon.colors)
-    points, _ = sampled(*(np.asarray(array) for array in seen))
+    points, _ = _sampled(recon)
     poses = np.asarray(recon.world_from_camera, np.float64)
     return points, np.asarray(recon.depth_z), poses, np.asarray(recon.intrinsics)
 

@@ -24,7 +24,7 @@ from jaxrecon import (
 )
 from jaxrecon.formats import read_shown
 from jaxrecon.geometry import umeyama
-from jaxrecon.images import Frames, ImageRule
+from jaxrecon.images import Frames, ImageRule, PixelTransform
 from jaxrecon.images.fits import Fits
 from jaxrecon.images.views import Source, View
 from jaxrecon.models import VGGT_RESIZE
@@ -119,6 +119,26 @@ def test_the_group_may_be_chosen(pipeline: Pipeline) -> None:
     found = pipeline.reconstruct_sequence(film(14), chunk=6, group="se3", allow_gaps=True)
     assert [join.scale for join in found.joins] == [1.0] * len(found.joins)
     assert min(join.inliers for join in found.joins) < 0.9
+
+
+def test_margins_tell_nothing_of_how_views_lie() -> None:
+    """What a model says of margins around photos has no weight, however sure of it it is."""
+    rng = np.random.default_rng(0)
+    points, confidence = rng.normal(size=(3, 14, 21, 3)), np.full((3, 14, 21), 0.5)
+    colors = rng.integers(0, 256, (3, 14, 21, 3), np.uint8)
+    inside = PixelTransform.inside((40, 80), (21, 14))
+    left, top, right, bottom = inside.shown
+    margin = np.ones((14, 21), bool)
+    margin[top:bottom, left:right] = False
+    confidence[:, margin] = 9.0
+    colors[2, ~margin] = 128  # a photo that shows nothing
+    whole = PixelTransform.stretch((42, 28), (21, 14))
+    _, weights = joins.sampled(points, confidence, colors, [whole, inside, inside])
+    found = weights.reshape(3, 14, 21)
+    assert found[0].all() and not found[2].any()
+    np.testing.assert_array_equal(found[1] > 0, ~margin)
+    _, weights = joins.sampled(points[1:2], confidence[1:2], colors[1:2], [inside])
+    np.testing.assert_array_equal(weights.reshape(14, 21), np.where(margin, 0, 1))
 
 
 class TestGaps:
