@@ -16,6 +16,7 @@ def intrinsics_from_points(
     sharing: Literal["per_view", "shared"] = "per_view",
     principal_point: Literal["free", "centre"] = "free",
     views: Count | None = None,
+    inside: Bool[Array, "V H W"] | None = None,
 ) -> Float[Array, "V 3 3"]:
     """Fits `u = fx x/|z| + cx` and `v = fy y/|z| + cy` by least squares over all pixels.
 
@@ -24,24 +25,26 @@ def intrinsics_from_points(
       sharing: one camera a view, or one for all views (then the same matrix V times).
       principal_point: fitted, or held at the image's centre ((W - 1) / 2, (H - 1) / 2).
       views: so many first views count towards a shared camera; all if not given.
+      inside: which pixels count; all if not given, and all of a view of which none does.
 
     Returns:
       Intrinsics in pixels; the centre of the top-left pixel is (0, 0).
 
     Source: upstream `recover_intrinsic_from_rays_d` (`pi3/utils/geometry.py`).
     """
-    views, height, width, _ = points_camera.shape
+    total, height, width, _ = points_camera.shape
     slope = points_camera[..., :2] / (jnp.abs(points_camera[..., 2:]) + 1e-10)
     axes = (1, 2) if sharing == "per_view" else (0, 1, 2)
-    counts = None if views is None else (jnp.arange(slope.shape[0]) < views)[:, None, None]
-    if sharing == "per_view":
-        counts = None
+    counts = None if inside is None else inside | ~jnp.any(inside, axis=(1, 2), keepdims=True)
+    if sharing == "shared" and views is not None:
+        among = (jnp.arange(total) < views)[:, None, None]
+        counts = among if counts is None else among & counts
     column, row = jnp.arange(width, dtype=slope.dtype), jnp.arange(height, dtype=slope.dtype)
     fits = [
         _fit_line(slope[..., 0], column, (width - 1) / 2, axes, principal_point, counts),
         _fit_line(slope[..., 1], row[:, None], (height - 1) / 2, axes, principal_point, counts),
     ]
-    (fx, cx), (fy, cy) = (tuple(jnp.broadcast_to(p, (views,)) for p in fit) for fit in fits)
+    (fx, cx), (fy, cy) = (tuple(jnp.broadcast_to(p, (total,)) for p in fit) for fit in fits)
     zero, one = jnp.zeros_like(fx), jnp.ones_like(fx)
     rows = [[fx, zero, cx], [zero, fy, cy], [zero, zero, one]]
     return jnp.stack([jnp.stack(row, axis=-1) for row in rows], axis=-2)
@@ -73,7 +76,7 @@ def _fit_line(
     centre: float,
     axes: tuple[int, ...],
     principal_point: str,
-    counts: Bool[Array, "V 1 1"] | None,
+    counts: Bool[Array, "V #H #W"] | None,
 ) -> tuple[Array, Array]:
     """Focal length and principal point of `pixel = focal * slope + principal`."""
     mean = jnp.mean(slope, axis=axes, keepdims=True, where=counts)
@@ -82,4 +85,8 @@ def _fit_line(
     s = slope - mean
     off = lax.broadcast_to_rank(pixel - centre, s.ndim)
     focal = jnp.sum(s * off, axis=axes, where=counts) / jnp.sum(s * s, axis=axes, where=counts)
-    return focal, centre - focal * mean.reshape(focal.shape)
+    principal = centre - focal * mean.reshape(focal.shape)
+    if counts is not None and principal_point == "free":  # which need not lie around the centre
+        off = jnp.broadcast_to(off, slope.shape)
+        principal += jnp.mean(off, axis=axes, where=counts).reshape(focal.shape)
+    return focal, principal

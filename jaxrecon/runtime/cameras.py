@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float
 
 from jaxrecon.errors import InputError
 from jaxrecon.geometry import intrinsics_from_points
@@ -80,9 +80,15 @@ def check_one_camera(
 
 
 def intrinsics_of(
-    scene: Prediction, camera: CameraConfig, num_valid_views: Any
+    scene: Prediction,
+    camera: CameraConfig,
+    num_valid_views: Any,
+    inside: Bool[Array, "V H W"] | None = None,
 ) -> Float[Array, "V 3 3"]:
-    """The model's own, unless it has none or the caller asks for what it does not promise."""
+    """The model's own, unless it has none or the caller asks for what it does not promise.
+
+    They are fitted to the pixels `inside` of the photos, to all if that is not given.
+    """
     if camera == PER_VIEW and scene.intrinsics is not None:
         return scene.intrinsics
     return intrinsics_from_points(
@@ -90,4 +96,5 @@ def intrinsics_of(
         sharing=camera.intrinsics,
         principal_point=camera.principal_point,
         views=num_valid_views,
+        inside=inside,
     )

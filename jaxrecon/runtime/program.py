@@ -132,7 +132,7 @@ def geometry_of(
             placement=placement,
         ),
         world_from_camera=scene.world_from_camera,
-        intrinsics=intrinsics_of(scene, key.camera, views),
+        intrinsics=intrinsics_of(scene, key.camera, views, inside),
         metric_scale=scene.metric_scale,
         skipped=scene.skipped,
         track_maps=maps,

@@ -94,6 +94,23 @@ def test_shared_intrinsics_are_one_camera_for_all_views() -> None:
     np.testing.assert_allclose(per_view[:, 0, 0], [40, 44], rtol=1e-5)
 
 
+@pytest.mark.parametrize("sharing", ["per_view", "shared"])
+def test_intrinsics_are_fitted_to_the_pixels_of_photos(
+    sharing: Literal["per_view", "shared"],
+) -> None:
+    """What a model says of margins, which need not be alike on both sides, does not count."""
+    matrix = np.array([[40.0, 0, 20], [0, 50, 11], [0, 0, 1]])
+    rays = np.stack([rays_of(matrix, 30, 50)] * 4)
+    inside = np.zeros((4, 30, 50), bool)
+    inside[0, :, 11:38] = inside[1, 7:22] = inside[3] = True
+    odd = np.where(inside[..., None], rays, rays * [3, 1.5, 1] + [0.4, 0, 0]).astype(np.float32)
+    found = intrinsics_from_points(odd, sharing=sharing, inside=inside, views=2)
+    np.testing.assert_allclose(found[:2], [matrix] * 2, rtol=1e-5, atol=1e-4)
+    assert np.isfinite(found).all()
+    held = intrinsics_from_points(odd, principal_point="centre", inside=inside)
+    np.testing.assert_allclose(held[:, :2, 2], [[24.5, 14.5]] * 4)
+
+
 def test_a_wall_that_faces_the_camera_has_normals_towards_it() -> None:
     matrix = np.array([[20.0, 0, 10], [0, 20, 10], [0, 0, 1]])
     normals, valid = normals_from_points(3 * rays_of(matrix, 20, 20))

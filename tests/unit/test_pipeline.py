@@ -126,6 +126,10 @@ def test_photos_of_other_shapes_have_margins(pipeline: Pipeline, pixels: np.ndar
     focal = np.asarray(recon.intrinsics)[1, [0, 1], [0, 1]]
     original = recon.to_original().intrinsics[1, [0, 1], [0, 1]]
     np.testing.assert_allclose(original, focal / scale, rtol=1e-5)
+    points, columns = np.asarray(recon.points_camera[1], np.float64), np.arange(11, 30)
+    slope = (points[..., 0] / points[..., 2])[:, columns].reshape(-1)
+    fitted = np.polyfit(slope, np.tile(columns, 28), 1)
+    np.testing.assert_allclose(recon.intrinsics[1, 0, [0, 2]], fitted, rtol=1e-3)
 
 
 @pytest.mark.parametrize("by", ["copy", pytest.param("cut", marks=pytest.mark.thorough)])
