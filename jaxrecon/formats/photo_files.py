@@ -11,7 +11,7 @@ from PIL import ExifTags
 from jaxrecon.errors import InputError
 from jaxrecon.formats.options import ExportOptions, Size
 from jaxrecon.formats.scene import Scene, file_stems
-from jaxrecon.images.decode import upright
+from jaxrecon.images.decode import shown_plainly
 from jaxrecon.images.findings import some
 from jaxrecon.images.masks import mask_pixels, write_mask
 from jaxrecon.images.pictures import PhotoSize, file_size, open_picture
@@ -170,7 +170,7 @@ def write_upright(photo: Path, place: Path) -> None:
     with open_picture(photo, pixels=True) as picture:
         kind = picture.format or "PNG"
         picture.load()
-        image, exif = upright(picture).copy(), picture.getexif()
+        image, exif = shown_plainly(picture).copy(), picture.getexif()
         exif.pop(ExifTags.Base.Orientation, None)
         told = {"icc_profile": picture.info.get("icc_profile")}
         if kind != "TIFF":  # whose tags also say how its pixels are stored

@@ -138,6 +138,16 @@ def upright(image: Image.Image) -> Image.Image:
     return image if method is None else image.transpose(method)
 
 
+def shown_plainly(image: Image.Image) -> Image.Image:
+    """A loaded image that needs no tag to be shown rightly: upright, and black where it has 0."""
+    deep = deep_grey(image)
+    if deep is None or _bits_of_negative(image) is None:
+        return upright(image)
+    turned = _UPRIGHT.get(orientation_of(image))
+    plain = Image.fromarray(deep.astype(np.asarray(image).dtype))
+    return plain if turned is None else plain.transpose(turned)
+
+
 def _high_byte(grey: Num[np.ndarray, "H W"], name: str) -> UInt8[np.ndarray, "H W"]:
     """Scales 16-bit values to 8 bits: 65535 / 257 = 255."""
     wide = grey.astype(np.int64)

@@ -41,9 +41,11 @@ def write_tiff(
       path: where to.
       data: the pixels.
       size: width and height.
-      tags: `bits` of each sample, and `photometric`, `samples`, `planar`, `sample_format`.
+      tags: `bits` of each sample, and `photometric`, `orientation`, `samples`, `planar`,
+        `sample_format`.
     """
-    numbers = {"bits": 258, "photometric": 262, "samples": 277, "planar": 284, "sample_format": 339}
+    numbers = {"bits": 258, "photometric": 262, "orientation": 274, "samples": 277, "planar": 284}
+    numbers["sample_format"] = 339
     fields = {numbers[name]: value for name, value in tags.items()}
     strips = int(np.max(tags.get("samples", 1))) if tags.get("planar") == 2 else 1
     length, place = len(data) // strips, 8 + 2 + 12 * (len(fields) + 6) + 4

@@ -11,7 +11,9 @@ from PIL import Image, features
 import jaxrecon.images
 from image_files import TWO_BY_TWO, load_one, noise, save, write_tiff, write_video
 from jaxrecon.errors import InputError
+from jaxrecon.formats.photo_files import write_upright
 from jaxrecon.images import ImageBatch, PixelTransform, load_images
+from jaxrecon.images.decode import from_file
 from jaxrecon.models import PI3_RESIZE, ResizeRule
 from jaxrecon.progress import Stages
 
@@ -122,6 +124,21 @@ def test_a_tiff_in_which_zero_is_white(
         image.getexif()[0x0112] = orientation
         upright = EIGHT if orientation == 1 else np.rot90(EIGHT, -1)
         np.testing.assert_array_equal(load_one(image, TWO_BY_TWO)[..., 0], upright)
+
+
+@pytest.mark.parametrize("photometric", [0, 1])
+@pytest.mark.parametrize(("kind", "most"), [("u1", 255), ("<u2", 65535), ("<f4", 1.0)])
+def test_upright_copies_look_as_the_photo_does(
+    kind: str, most: float, photometric: int, tmp_path: Path
+) -> None:
+    values = (np.random.default_rng(0).random((6, 9)) * most).astype(kind)
+    tags = {"bits": 8 * values.itemsize, "sample_format": 3 if kind == "<f4" else 1}
+    photo, copy = tmp_path / "a.tif", tmp_path / "b.tif"
+    write_tiff(photo, values.tobytes(), (9, 6), photometric=photometric, orientation=6, **tags)
+    write_upright(photo, copy)
+    with Image.open(copy) as image:
+        assert image.size == (6, 9) and image.getexif().get(0x0112, 1) == 1
+    np.testing.assert_array_equal(np.asarray(from_file(copy)), np.asarray(from_file(photo)))
 
 
 def test_wide_colours_one_behind_the_other(tmp_path: Path) -> None:
