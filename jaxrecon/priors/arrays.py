@@ -12,6 +12,7 @@ from jaxtyping import Array, Bool, Float, Int
 from jaxrecon.errors import InputError
 from jaxrecon.geometry import invert_rigid
 from jaxrecon.images import PixelTransform
+from jaxrecon.priors.sparse_depth import SparseDepth, points_if_sparse
 from jaxrecon.priors.view_priors import KINDS, ViewPriors
 from jaxrecon.pytree import pytree_dataclass
 
@@ -165,11 +166,19 @@ def _flags(known: Mapping[int, np.ndarray], views: int) -> Bool[Any, "1 V"]:
 def _resized_depth(
     depth: Float[np.ndarray, "H W"], transform: PixelTransform, view: int
 ) -> Float[np.ndarray, "H2 W2"]:
-    resized = transform.nearest(depth)
+    """Depth of the processed image's pixels: as upstream takes it, at one pixel in so many.
+
+    Where it is sparse, as of a LiDAR's points, next to none would be left of it, so each known
+    pixel counts where it lies.
+    """
+    known = points_if_sparse(depth)
+    sparse = isinstance(known, SparseDepth)
+    resized = known.processed(transform) if sparse else transform.nearest(known)
     if not resized.any():
         width, height = transform.size
         raise InputError(
             f"depths: view {view}: none of its {np.count_nonzero(depth)} pixels with a depth is "
-            f"left at {width}x{height}; give denser depth, or leave out the view's depth map"
+            f"left at {width}x{height}, which shows a part of the photo; leave the view's depth map "
+            "out"
         )
     return resized

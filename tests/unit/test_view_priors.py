@@ -175,19 +175,27 @@ class TestDepths:
         depth[rows, 1] = 2.0
         return depth
 
-    def test_sparse_depth_that_is_left(self) -> None:
-        made = known(intrinsics=MATRIX, depths={1: self.sparse(0, 3, 5, 7)})
+    def test_sparse_depth_is_kept_point_by_point(self) -> None:
+        """Though three rows of ten are skipped at 28 of 40; of two in one pixel the nearer."""
+        depth = self.sparse(0, 3, 5, 7)
+        depth[20, 30], depth[21, 30] = 4.0, 3.0
+        made = known(intrinsics=MATRIX, depths={1: depth})
         assert made.has_depth.tolist() == [[False, True]]
-        assert (np.asarray(made.depth_z[0, 1]) > 0).sum() == 3
+        found = np.asarray(made.depth_z[0, 1])
+        expected = np.zeros((28, 42), np.float32)
+        expected[[0, 2, 3, 5], 1] = 2.0
+        expected[14, 21], expected[15, 21] = 4.0, 3.0
+        np.testing.assert_array_equal(found, expected)
+        dense = np.where(np.arange(60) % 2, 5.0, 0.0) + np.zeros((40, 1))
+        resized = np.asarray(known(intrinsics=MATRIX, depths={1: dense}).depth_z[0, 1])
+        np.testing.assert_array_equal(resized, WIDE.nearest(dense.astype(np.float32)))
 
-    def test_sparse_depth_that_vanishes_refused(self) -> None:
-        """Rows 3 of 10 are skipped at 28 of 40."""
-        lost = self.sparse(3)
-        lost[3] = 0
-        lost[3, 3] = 2.0
-        message = r"depths: view 1: none of its 1 pixels with a depth is left at 42x28; give denser"
+    def test_depth_that_is_cropped_away_refused(self) -> None:
+        crop = PixelTransform((60, 40), (42, 40), (1.0, 1.0), (-9.0, 0.0))
+        message = r"depths: view 0: none of its 3 pixels with a depth is left at 42x40, which shows"
+        priors = ViewPriors(intrinsics={0: MATRIX}, depths={0: self.sparse(0, 3, 5)})
         with pytest.raises(InputError, match=message):
-            known(intrinsics=MATRIX, depths={1: lost})
+            prior_arrays(priors, [crop])
 
     @pytest.mark.parametrize("depth", [1e13, 1e38, 1e300])
     def test_absurd_depth_refused(self, depth: float) -> None:
