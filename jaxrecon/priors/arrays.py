@@ -178,7 +178,7 @@ def _resized_depth(
         width, height = transform.size
         raise InputError(
             f"depths: view {view}: none of its {np.count_nonzero(depth)} pixels with a depth is "
-            f"left at {width}x{height}, which shows a part of the photo; leave the view's depth map "
-            "out"
+            f"left at {width}x{height}, which shows a part of the photo; leave out the view's "
+            "depth map"
         )
     return resized
