@@ -1,7 +1,7 @@
 """`jaxrecon bench`: the table, the files, what is refused, and what an interrupt leaves."""
 
-import re
 import json
+import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import cast
