@@ -87,8 +87,9 @@ def read_nerf(
     """What a NeRF scene tells of images of these names; see `read_view_priors`.
 
     Depth comes from 16-bit PNGs (`depth_file_path`), whose values times `depth_unit_scale_factor`,
-    by default 0.001, are in the unit of the poses; one of another size is stretched to its image
-    without mixing its pixels.
+    by default 0.001, are in the unit of the poses. instant-ngp calls them `depth_path` and
+    `integer_depth_scale`, and reads no depth without the latter. A map of another size is stretched
+    to its image without mixing its pixels.
 
     Raises:
       InputError: the file or a depth map is damaged, a value has another type or shape, a depth map
@@ -250,18 +251,28 @@ def _check_distortion(
 
 def _depth_file(path: Path, frame: _Frame, allow_outside: bool) -> Path | None:
     """Where the frame's depth map lies, if the file tells of one."""
-    name = frame.keys.get("depth_file_path")
-    if name is None:
+    key = _depth_keys(frame)[0]
+    if frame.keys.get(key) is None:
         return None
-    where = f"{frame.where}: depth_file_path"
-    name = reading.text(name, where)
+    where = f"{frame.where}: {key}"
+    name = reading.text(frame.keys[key], where)
     return reading.inside(path.parent, name, where=where, allow_outside=allow_outside)
 
 
+def _depth_keys(frame: _Frame) -> tuple[str, str]:
+    """What the frame calls its depth map and its unit: nerfstudio's names, or instant-ngp's."""
+    of_ngp = "depth_path", "integer_depth_scale"
+    has_ngp = all(frame.keys.get(key) is not None for key in of_ngp)
+    if has_ngp and frame.keys.get("depth_file_path") is None:
+        return of_ngp
+    return "depth_file_path", "depth_unit_scale_factor"
+
+
 def _depth(file: Path, frame: _Frame, size: tuple[int, int]) -> Float[np.ndarray, "_ _"]:
-    unit = frame.positive("depth_unit_scale_factor") or _MILLIMETRE
+    key = _depth_keys(frame)[1]
+    unit = frame.positive(key) or _MILLIMETRE
     if not _UNITS[0] < unit < _UNITS[1]:
-        raise InputError(f"{frame.where}: depth_unit_scale_factor is {unit:g}, which is no unit")
+        raise InputError(f"{frame.where}: {key} is {unit:g}, which is no unit")
     depth = _read_png(file) * np.float32(unit)
     stored = depth.shape[1], depth.shape[0]
     if not is_copy(size, stored):

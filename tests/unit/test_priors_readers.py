@@ -782,6 +782,20 @@ def test_nerf_depth(tmp_path):
     assert read(scene, size=(9, 9), wanted=["poses"]).depths == {}
 
 
+def test_nerf_depth_of_instant_ngp(tmp_path):
+    write_depth(tmp_path / "d.png", np.array([[0, 4], [8, 65535]], np.uint16))
+    scene = write_nerf(tmp_path, {"depth_path": "d.png"}, integer_depth_scale=0.25)
+    known = read(scene, size=(2, 2))
+    np.testing.assert_array_equal(known.depths[0], [[0, 1], [2, 65535 / 4]])
+    both = {"depth_path": "no.png", "depth_file_path": "d.png"}
+    known = read(write_nerf(tmp_path, both, integer_depth_scale=0.25), size=(2, 2))
+    np.testing.assert_allclose(known.depths[0][0, 1], 0.004, rtol=1e-6)
+    # instant-ngp itself reads no depth without a scale.
+    assert read(write_nerf(tmp_path, {"depth_path": "d.png"}), size=(2, 2)).depths == {}
+    message = refusal(write_nerf(tmp_path, {"depth_path": "d.png"}, integer_depth_scale=1e13))
+    assert "integer_depth_scale is 1e+13, which is no unit" in message
+
+
 @pytest.mark.parametrize(
     ("values", "message"),
     [
