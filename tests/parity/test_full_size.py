@@ -81,4 +81,5 @@ def test_released_size_converts_and_reconstructs_within_bounds(
     assert len(trimesh.load(out / "scene.glb").geometry) == 1 + 8
     model = pycolmap.Reconstruction(out / "colmap" / "sparse" / "0")
     assert len(model.images) == 8
-    assert len(model.points3D) == 100_000
+    # Thinned by voxel: about as many as COLMAP models have by default, and no more.
+    assert 99_000 <= len(model.points3D) <= 100_000
