@@ -53,20 +53,22 @@ def folder_scenes(path: Path, subset: Subset) -> Iterator[GroundTruth]:
 
 
 def _is_scene(folder: Path) -> bool:
-    return reading.is_folder(folder / "images") and bool(
-        _archive(folder) or file_beside_images(folder)
-    )
+    return reading.is_folder(folder / "images") and _truth_of(folder) is not None
 
 
-def _archive(folder: Path) -> Path | None:
+def _truth_of(folder: Path) -> tuple[Path, bool] | None:
+    """Where the truth is, if anywhere, and whether that is an archive of arrays."""
     found = sorted(folder.glob("*.npz"))
     named = folder / _NAME
     if named in found:
-        return named
+        return named, not _is_result(named)
     archives = [archive for archive in found if not _is_result(archive)]
-    if not archives and file_beside_images(folder) is None:
-        archives = found
-    return archives[0] if len(archives) == 1 else None
+    if len(archives) == 1:
+        return archives[0], True
+    source = file_beside_images(folder)
+    if source is None and not archives and len(found) == 1:
+        source = found[0]
+    return None if source is None else (source, False)
 
 
 def _is_result(archive: Path) -> bool:
@@ -78,12 +80,11 @@ def _is_result(archive: Path) -> bool:
 
 
 def _read(folder: Path, root: Path, subset: Subset) -> GroundTruth:
-    archive = _archive(folder)
-    if archive is not None and not _is_result(archive):
-        return _read_archive(folder, root, archive, subset)
-    source = archive or file_beside_images(folder)
-    assert source is not None
-    return _read_cameras(folder, root, source, subset)
+    found = _truth_of(folder)
+    assert found is not None
+    source, is_archive = found
+    read = _read_archive if is_archive else _read_cameras
+    return read(folder, root, source, subset)
 
 
 def _read_archive(folder: Path, root: Path, archive: Path, subset: Subset) -> GroundTruth:
