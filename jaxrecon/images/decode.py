@@ -134,8 +134,7 @@ def _bits_of_negative(image: Image.Image) -> int | None:
 
 def upright(image: Image.Image) -> Image.Image:
     """A loaded image as its EXIF orientation wants it shown, of the mode that it has."""
-    method = _UPRIGHT.get(orientation_of(image))
-    return image if method is None else image.transpose(method)
+    return _turned(image, orientation_of(image))
 
 
 def shown_plainly(image: Image.Image) -> Image.Image:
@@ -143,9 +142,13 @@ def shown_plainly(image: Image.Image) -> Image.Image:
     deep = deep_grey(image)
     if deep is None or _bits_of_negative(image) is None:
         return upright(image)
-    turned = _UPRIGHT.get(orientation_of(image))
-    plain = Image.fromarray(deep.astype(np.asarray(image).dtype))
-    return plain if turned is None else plain.transpose(turned)
+    plain = Image.fromarray(deep.astype(np.asarray(image).dtype))  # which has no tags
+    return _turned(plain, orientation_of(image))
+
+
+def _turned(image: Image.Image, orientation: int) -> Image.Image:
+    method = _UPRIGHT.get(orientation)
+    return image if method is None else image.transpose(method)
 
 
 def _high_byte(grey: Num[np.ndarray, "H W"], name: str) -> UInt8[np.ndarray, "H W"]:
