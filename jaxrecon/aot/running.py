@@ -28,11 +28,12 @@ from jaxrecon.compiling import compiled, without_x64
 from jaxrecon.errors import InputError, JaxreconError, WeightsError, reason_of
 from jaxrecon.forking import check_not_forked
 from jaxrecon.images import USUAL_FPS, ImageBatch, ImageSource, Sampling, loading_images
+from jaxrecon.images.resize import valid_regions
 from jaxrecon.pipeline import Geometry, MaskConfig, Request, RuntimeInputs, resolve
 from jaxrecon.pipeline.result import note_oddities, reconstruction_of
 from jaxrecon.progress import Stages, quiet_stages
 from jaxrecon.reconstruction import Reconstruction
-from jaxrecon.runtime.bucketing import padded, valid_regions
+from jaxrecon.runtime.bucketing import padded
 from jaxrecon.runtime.cameras import CameraConfig, check_one_camera
 from jaxrecon.runtime.executor import without_padding
 from jaxrecon.runtime.memory import check_compiled, default_device

@@ -32,6 +32,7 @@ from jaxrecon.evaluation.metrics.trajectory import (
 )
 from jaxrecon.evaluation.sampling import ProcessedTruth, process
 from jaxrecon.geometry import normals_from_points, overlap, transform_points, unproject_depth
+from jaxrecon.images.resize import valid_regions
 from jaxrecon.reconstruction import Reconstruction
 
 SPARSE_ANGLE = 60.0
@@ -264,8 +265,8 @@ def _cameras(
         notes.append("no camera metrics: the intrinsics are not known")
         return None
     true, known = processed.intrinsics, known_matrices(processed.intrinsics)
-    widths = np.array([right - left for left, _, right, _ in (t.shown for t in recon.transforms)])
-    found = camera_errors(np.asarray(recon.intrinsics), true, known, widths)
+    left, _, right, _ = valid_regions(recon.transforms).T
+    found = camera_errors(np.asarray(recon.intrinsics), true, known, right - left)
     if found is None:
         notes.append("no camera metrics: the intrinsics are not known, or not finite")
     return found

@@ -8,6 +8,7 @@ from jaxtyping import Bool, Float, Int
 
 from jaxrecon.formats.scene import Scene, cameras_up
 from jaxrecon.images.original import shown_pixels
+from jaxrecon.images.resize import valid_regions
 
 MOST_COMPARED = 24
 """Of more views than this, so many are compared with one another, chosen evenly."""
@@ -81,11 +82,13 @@ def median_confidence(scene: Scene) -> float:
 
     Those of margins around photos do not count.
     """
-    step, parts = slice(None, None, _step(scene)), []
-    for confidence, transform in zip(scene.confidence, scene.transforms, strict=True):
-        left, top, right, bottom = transform.shown
-        parts.append(confidence[top:bottom, left:right].reshape(-1)[step])
-    values = np.concatenate(parts)
+    step = _step(scene)
+    values = np.concatenate(
+        [
+            confidence[transform.window].reshape(-1)[::step]
+            for confidence, transform in zip(scene.confidence, scene.transforms, strict=True)
+        ]
+    )
     values = values[np.isfinite(values)]
     return float(np.median(values)) if len(values) else float("nan")
 
@@ -106,7 +109,7 @@ def _view_angles(scene: Scene) -> Float[np.ndarray, " V"]:
     """The angle that the width of each photo spans, in degrees; NaN where there is none."""
     focal = np.abs(scene.intrinsics[:, 0, 0].astype(np.float64))
     usable = np.isfinite(focal) & (focal > 0)
-    left, _, right, _ = np.array([transform.shown for transform in scene.transforms]).T
+    left, _, right, _ = valid_regions(scene.transforms).T
     half = (right - left) / 2 / np.where(usable, focal, 1.0)
     return np.where(usable, np.rad2deg(2 * np.arctan(half)), np.nan)
 

@@ -7,7 +7,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int, Shaped
 
 from jaxrecon.errors import InputError
-from jaxrecon.images.resize import PixelTransform
+from jaxrecon.images.resize import PixelTransform, valid_regions
 
 Views = int | np.integer | slice | Sequence[int] | Array | np.ndarray
 
@@ -76,7 +76,7 @@ def at_original_size(
 
 def shown_pixels(transforms: Sequence[PixelTransform]) -> Int[np.ndarray, " V"]:
     """How many pixels of each processed picture show its photo: all but those of margins."""
-    left, top, right, bottom = np.array([transform.shown for transform in transforms], np.int64).T
+    left, top, right, bottom = valid_regions(transforms).astype(np.int64).T
     return np.maximum((right - left) * (bottom - top), 1)
 
 

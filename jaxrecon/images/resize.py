@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import numpy as np
-from jaxtyping import Float, Shaped, UInt8
+from jaxtyping import Float, Int, Shaped, UInt8
 from PIL import Image
 
 from jaxrecon.errors import InputError
@@ -61,6 +61,12 @@ class PixelTransform:
             for start, scale, old, new in edges
         ]
         return left, top, right, bottom
+
+    @property
+    def window(self) -> tuple[slice, slice]:
+        """The rows and columns of the processed image that show the original; see `shown`."""
+        left, top, right, bottom = self.shown
+        return slice(top, bottom), slice(left, right)
 
     def centred(self, size: tuple[int, int]) -> "PixelTransform":
         """The transform once the processed image lies in the middle of one of `size`."""
@@ -117,6 +123,11 @@ class PixelTransform:
         first, second, third = intrinsics.astype(np.float64)
         rows = (first / scale_x + origin[0] * third, second / scale_y + origin[1] * third, third)
         return np.stack(rows).astype(intrinsics.dtype)
+
+
+def valid_regions(transforms: Sequence[PixelTransform]) -> Int[np.ndarray, "V 4"]:
+    """Left, top, right and bottom of each photo, in whole pixels, the last two exclusive."""
+    return np.array([transform.shown for transform in transforms], np.int32)
 
 
 @dataclass(frozen=True)

@@ -65,8 +65,7 @@ def _resize(view: View, fit: Fit) -> Resized:
     scaled = round(image.size[0] * scale[0]), round(image.size[1] * scale[1])
     check_before_crop(view.name, image.size, scaled)
     pixels, transform = fit.apply(image)
-    left, top, right, bottom = transform.shown
-    brightest = int(pixels[top:bottom, left:right].max(initial=0))
+    brightest = int(pixels[transform.window].max(initial=0))
     found = [
         *_of_photo(view, image, fit),
         *small_found(image.size, scale),

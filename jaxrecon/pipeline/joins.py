@@ -96,9 +96,8 @@ def sampled(
     photo = np.zeros(confidence.shape, bool)
     flat = np.zeros(views, bool)
     for view, transform in enumerate(transforms):
-        left, top, right, bottom = transform.shown
-        photo[view, top:bottom, left:right] = True
-        flat[view] = colors[view, top:bottom, left:right].std() < _FLAT
+        photo[view][transform.window] = True
+        flat[view] = colors[view][transform.window].std() < _FLAT
     counts = photo[grid].reshape(views, -1)
     middle = float(np.median(sure[counts])) if counts.any() else 0.0
     weights = np.where(counts, np.clip(sure / (middle or 1.0), 0, _MOST_WEIGHT), 0)

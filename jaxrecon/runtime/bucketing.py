@@ -1,4 +1,4 @@
-"""Which views of a program are valid, and where in the processed images their photos are."""
+"""Which views of a program are valid, and how many and how large ones it may have."""
 
 from collections.abc import Sequence
 
@@ -31,11 +31,6 @@ def padded(array: Shaped[np.ndarray, "V *rest"], views: int) -> Shaped[np.ndarra
     """The array with zeros behind it, up to so many views."""
     missing = views - len(array)
     return np.pad(array, ((0, missing), *((0, 0),) * (array.ndim - 1))) if missing else array
-
-
-def valid_regions(transforms: Sequence[PixelTransform]) -> Int[np.ndarray, "V 4"]:
-    """Left, top, right and bottom of each photo, in whole pixels, the last two exclusive."""
-    return np.array([transform.shown for transform in transforms], np.int32)
 
 
 def has_margins(regions: Int[np.ndarray, "V 4"], transforms: Sequence[PixelTransform]) -> bool:

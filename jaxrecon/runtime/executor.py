@@ -16,6 +16,7 @@ from jaxtyping import UInt8
 from jaxrecon.compiling import compiled, reported_refusals, without_x64
 from jaxrecon.errors import InputError
 from jaxrecon.images import ImageBatch, PixelTransform
+from jaxrecon.images.resize import valid_regions
 from jaxrecon.models import Model
 from jaxrecon.nn.attention import AttentionFn
 from jaxrecon.nn.execution import ExecutionConfig
@@ -26,7 +27,6 @@ from jaxrecon.runtime.bucketing import (
     has_margins,
     padded,
     serves_fewer,
-    valid_regions,
 )
 from jaxrecon.runtime.fingerprint import digest, stable_name
 from jaxrecon.runtime.memory import check_compiled, default_device

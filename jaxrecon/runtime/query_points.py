@@ -10,8 +10,8 @@ from jaxtyping import Float
 from jaxrecon.checks import is_whole, shown
 from jaxrecon.errors import InputError
 from jaxrecon.images import PixelTransform
+from jaxrecon.images.resize import valid_regions
 from jaxrecon.models import check_query_points
-from jaxrecon.runtime.bucketing import valid_regions
 
 MOST_POINTS = 2**20
 """Most points that are spread over one photo: more than it has pixels."""

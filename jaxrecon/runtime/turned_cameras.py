@@ -13,7 +13,7 @@ from jaxtyping import Array, Float, Int
 
 from jaxrecon.errors import InputError
 from jaxrecon.images import PixelTransform
-from jaxrecon.images.resize import same_shape
+from jaxrecon.images.resize import same_shape, valid_regions
 from jaxrecon.runtime.cameras import PrincipalPoint
 
 _SLOPE, _PLACE, _SLOPE2, _PLACE2, _BOTH = range(1, 6)
@@ -86,7 +86,7 @@ def turned_intrinsics(
     offsets = np.array([each.offset for each in transforms])
     factor = 1 / (scales * unit[:, None])
     shift = (0.5 - offsets) * factor - sizes / 2 / unit[:, None]
-    shown = np.array([each.shown for each in transforms])
+    shown = valid_regions(transforms)
     sums = _sums(points_camera, jnp.asarray(factor), jnp.asarray(shift), jnp.asarray(shown))
     sums = np.asarray(sums, np.float64)
     free = principal_point == "free"
