@@ -22,6 +22,25 @@ class _HelpAll(argparse.Action):
         parser.exit()
 
 
+class _Store(argparse._StoreAction):
+    """Stores what is given; an option of several values that is given again has them all.
+
+    `argparse` drops those that came first: of `--set a=1 --set b=2` it would keep `b=2` alone.
+    """
+
+    def __call__(
+        self,
+        parser: argparse.ArgumentParser,
+        namespace: argparse.Namespace,
+        values: Any,
+        option_string: str | None = None,
+    ) -> None:
+        before = getattr(namespace, self.dest, self.default)
+        if option_string and self.nargs in ("+", "*") and before is not self.default:
+            values = [*before, *values]
+        super().__call__(parser, namespace, values, option_string)
+
+
 class Parser(argparse.ArgumentParser):
     """A parser whose options stand in sections.
 
@@ -34,6 +53,8 @@ class Parser(argparse.ArgumentParser):
             lambda prog: argparse.RawDescriptionHelpFormatter(prog, max_help_position=_COLUMN),
         )
         super().__init__(*arguments, **options)
+        for name in (None, "store"):
+            self.register("action", name, _Store)
         self._sections: dict[str, argparse._ArgumentGroup] = {}
         self._rare: list[argparse._ArgumentGroup] = []
 

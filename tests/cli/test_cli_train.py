@@ -90,6 +90,15 @@ def test_a_model_to_start_from(
     assert given["init"] == tmp_path / "pi3-mini"
 
 
+def test_lists_that_are_given_twice_are_joined(
+    run: Run, given: dict[str, Any], tmp_path: Path
+) -> None:
+    changes = ("--set", "steps=4000", "--set", "seed=7", "learning_rate=1e-4")
+    assert run("-o", tmp_path / "run", *changes, "--data", "a", "--data", "b")[0] == 0
+    wanted = replace(training.FINE_TUNING, steps=4000, seed=7, learning_rate=1e-4)
+    assert (given["config"], given["data"]) == (wanted, ["a", "b"])
+
+
 def test_own_scenes(run: Run, given: dict[str, Any], tmp_path: Path) -> None:
     options = ("--data", "a", "b", "--data-share", "0.25", "--data-held-out", "8")
     assert run("-o", tmp_path / "run", *options)[0] == 0
