@@ -268,7 +268,7 @@ class TestEdges:
         camera = jnp.broadcast_to(jnp.eye(3).at[:2, 2].set(3.0), (1, 2, 3, 3))
         pose = jnp.broadcast_to(jnp.eye(4), (1, 2, 4, 4))
         images = jnp.zeros((*depth.shape, 3))
-        truth = target(RenderedScenes(images, depth * mask, mask, pose, camera))
+        truth = target(RenderedScenes(images, jnp.where(mask, depth, 0), mask, pose, camera))
         noise = np.random.default_rng(0).normal(1.0, 0.1, truth.points_camera.shape)
         guess = replace(perfect(truth), points_camera=truth.points_camera * noise)
         total, terms = loss(guess, truth, LossWeights(edges=2.0))
