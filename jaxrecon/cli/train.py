@@ -23,7 +23,7 @@ def add_to(commands: Any) -> None:
     add("-o", "--output", required=True, help="folder of the run: checkpoints, log and weights")
     add(
         "--config",
-        help="mini (the default), mini-second, mini-real, mini-fine, mini-all-round, mini-sharp, "
+        help="mini (the default), mini-second, mini-real, mini-fine, mini-all-round, "
         "mapanything-mini, fine-tune (with --data), or a JSON file",
     )
     add("--set", nargs="+", default=[], metavar="NAME=VALUE", help="change fields of the config")
@@ -147,11 +147,7 @@ def _refined(model: Any, config: "TrainConfig") -> Any:
 
     if not isinstance(model, Pi3Config) or not isinstance(config.model, Pi3Config):
         return model
-    refined = replace(
-        model,
-        refine_width=config.model.refine_width,
-        refine_propagation=config.model.refine_propagation,
-    )
+    refined = replace(model, refine_width=config.model.refine_width)
     return refined if refined == config.model and not model.refine_width else model
 
 

@@ -64,15 +64,13 @@ class LossWeights:
 
     `rays` counts on one's own scenes alone, for pixels of known intrinsics and unknown depth.
     `mask` and `scale` count where the model says which pixels have geometry, and how long a metre
-    is. These two and `edges`, which counts points beside depth edges once more, are for rendered
-    scenes alone.
+    is; both on rendered scenes alone.
 
     Raises:
       InputError: a factor is negative, not finite, or above a million.
     """
 
     points: float = 1.0
-    edges: float = 0.0
     normals: float = 0.1
     confidence: float = 0.05
     rotation: float = 2.0
@@ -392,14 +390,6 @@ MINI_ALL_ROUND = replace(
 )
 """For two GPUs: houses with wings and roofs, walks all round a thing, and pairs of views."""
 
-MINI_SHARP = replace(
-    MINI_ALL_ROUND,
-    model=replace(PI3_MINI, refine_width=64, refine_propagation=True),
-    losses=replace(MINI_ALL_ROUND.losses, edges=0.15),
-    seed=71,
-)
-"""The same with wider convolutions behind the heads, propagated depths, and edges in the loss."""
-
 FINE_TUNING = TrainConfig(
     buckets=(
         Bucket(scenes=32, views=8, height=168, width=224, share=2),
@@ -437,7 +427,6 @@ CONFIGS = {
     "mini-real": MINI_REAL,
     "mini-fine": MINI_FINE,
     "mini-all-round": MINI_ALL_ROUND,
-    "mini-sharp": MINI_SHARP,
     "mapanything-mini": MAPANYTHING,
     "fine-tune": FINE_TUNING,
 }

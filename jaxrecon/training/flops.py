@@ -1,7 +1,7 @@
 """How much arithmetic a step of training is."""
 
 from jaxrecon.models import Pi3Config
-from jaxrecon.nn.refine import BLOCKS, CELL, NEIGHBOURS, PATCH_FEATURES
+from jaxrecon.nn.refine import BLOCKS, CELL, PATCH_FEATURES
 from jaxrecon.training.config import Bucket
 
 
@@ -40,6 +40,5 @@ def _refined(config: Pi3Config, pixels: int) -> int:
         return 0
     cells = pixels // CELL**2
     dealt = 2 * 2 * config.point_width * PATCH_FEATURES * cells
-    made = 4 + (1 + len(NEIGHBOURS)) * config.refine_propagation
-    inner = width * (PATCH_FEATURES + (7 + made) * CELL**2 + 2 * BLOCKS * width)
+    inner = width * (PATCH_FEATURES + 7 * CELL**2 + 2 * BLOCKS * width + 4 * CELL**2)
     return dealt + 2 * 9 * inner * cells

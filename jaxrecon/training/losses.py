@@ -4,8 +4,6 @@ No view is the reference: points are compared in each camera's own frame, poses 
 views, and one scale for each scene aligns the prediction with the truth.
 """
 
-from collections.abc import Callable
-
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
@@ -20,7 +18,6 @@ from pallas_kernels.point_map_loss import Planes, Sums, Tallies, cosine, point_m
 _ALIGN_POINTS = 6000
 _SMALLEST_BASELINE = 0.1
 _CLOSE = 0.02
-_EDGE = 1.1
 _HIGHEST = jax.lax.Precision.HIGHEST
 
 
@@ -61,8 +58,6 @@ def loss(
     maps, metrics = _point_map_terms(points, prediction.confidence_logits, truth)
     rotation, translation, angles = _pose_terms(prediction.world_from_camera, truth, scale)
     terms = {**maps, "rotation": rotation, "translation": translation}
-    if weights.edges:
-        terms["edges"] = _edge_term(points, truth)
     if prediction.mask_logits is not None:
         terms["mask"] = _cross_entropy(prediction.mask_logits, truth.mask).mean()
     if prediction.metric_scale is not None:
@@ -91,31 +86,6 @@ def _point_map_terms(
         "delta125": mean(tallies.close, tallies.seen),
     }
     return terms, metrics
-
-
-def _edge_term(points: Float[Array, "B V H W 3"], truth: Target) -> Float[Array, ""]:
-    """The points' term over the pixels beside depth edges alone, averaged over the scenes."""
-    depth = _depth(truth)
-    error = jnp.sum(jnp.abs(points - truth.points_camera), axis=-1) / depth
-    beside = beside_edges(truth.points_camera[..., 2], truth.mask)
-    return _masked_mean(error, beside, axes=(1, 2, 3)).mean()
-
-
-def beside_edges(
-    depth: Float[Array, "B V H W"], mask: Bool[Array, "B V H W"]
-) -> Bool[Array, "B V H W"]:
-    """Pixels within one pixel of another whose depth differs by a tenth of the nearer one's.
-
-    So does the evaluation find edges (`jaxrecon.evaluation.metrics`), which looks 3 pixels beyond.
-    """
-    window = (1, 1, 3, 3)
-
-    def over(x: Array, start: float, choose: Callable[..., Array]) -> Array:
-        values = jnp.where(mask, x, start)
-        return jax.lax.reduce_window(values, start, choose, window, (1, 1, 1, 1), "SAME")
-
-    nearest, farthest = over(depth, jnp.inf, jax.lax.min), over(depth, -jnp.inf, jax.lax.max)
-    return mask & (farthest > _EDGE * nearest)
 
 
 def view_sums(

@@ -95,7 +95,7 @@ def starting_weights(config: TrainConfig, init: str | Path) -> Weights:
     lacks = refined and not checkpoint.read_config(init)["config"].get("refine_width")
     if not lacks:
         return checkpoint.flatten(checkpoint.load(init, abstract_model(config)))
-    without = replace(config, model=replace(config.model, refine_width=0, refine_propagation=False))
+    without = replace(config, model=replace(config.model, refine_width=0))
     found = checkpoint.flatten(checkpoint.load(init, abstract_model(without)))
     return initial_weights(config) | found
 
@@ -129,7 +129,7 @@ _BIASES = {
 }
 """Where outputs set out from: no rotation, as a matrix and as a quaternion, and rays ahead."""
 
-_UPDATES = ("refiner.leave.kernel", "refiner.affinity.kernel")
+_UPDATES = ("refiner.leave.kernel",)
 
 
 def make_optimizer(config: TrainConfig) -> optax.GradientTransformation:

@@ -6,9 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from scipy.ndimage import binary_dilation
 
-from jaxrecon.evaluation.metrics import depth as depth_metrics
 from jaxrecon.geometry.transforms import rigid, transform_points
 from jaxrecon.models import Prediction
 from jaxrecon.scenes import RenderedScenes
@@ -231,52 +229,3 @@ def test_weights_scale_their_terms() -> None:
     only = LossWeights(points=0.0, normals=0.0, confidence=0.0, rotation=2.0, translation=0.0)
     total, found = loss(noisy(truth), truth, only)
     assert float(total) == pytest.approx(2 * float(found["rotation"]), rel=1e-6)
-
-
-class TestEdges:
-    """The points' term beside depth edges."""
-
-    def steps(self) -> tuple[np.ndarray, np.ndarray]:
-        """Two views of 5x8: a step of 10 per cent exactly, and one of half behind a masked row."""
-        depth = np.full((1, 2, 5, 8), 2.0, np.float32)
-        depth[0, 0, :, 5:] = np.float32(2.0) * np.float32(1.1)
-        depth[0, 1, 3:] = 3.0
-        mask = np.ones(depth.shape, bool)
-        mask[0, 1, 2, :4] = False
-        return depth, mask
-
-    def test_where_they_are(self) -> None:
-        depth, mask = self.steps()
-        found = np.asarray(jax.jit(losses.beside_edges)(depth, mask))
-        assert not found[0, 0].any()
-        wanted = np.zeros((5, 8), bool)
-        wanted[2:4, 3:] = True  # in the masked columns rows 1 and 3 are no neighbours
-        wanted[2, 3] = False  # itself unknown
-        np.testing.assert_array_equal(found[0, 1], wanted)
-
-    def test_the_evaluation_finds_the_same(self) -> None:
-        """But for how far beside them it looks."""
-        random = np.random.default_rng(0)
-        depth = random.uniform(1, 1.3, (1, 3, 9, 12)).astype(np.float32)
-        mask = random.random(depth.shape) < 0.7
-        found = np.asarray(jax.jit(losses.beside_edges)(depth, mask))[0]
-        wide = binary_dilation(found, np.ones((1, 7, 7), bool)) & mask[0]
-        np.testing.assert_array_equal(wide, depth_metrics.beside_edges(depth[0], mask[0]))
-
-    def test_what_they_cost(self) -> None:
-        depth, mask = (jnp.asarray(x) for x in self.steps())
-        camera = jnp.broadcast_to(jnp.eye(3).at[:2, 2].set(3.0), (1, 2, 3, 3))
-        pose = jnp.broadcast_to(jnp.eye(4), (1, 2, 4, 4))
-        images = jnp.zeros((*depth.shape, 3))
-        truth = target(RenderedScenes(images, jnp.where(mask, depth, 0), mask, pose, camera))
-        noise = np.random.default_rng(0).normal(1.0, 0.1, truth.points_camera.shape)
-        guess = replace(perfect(truth), points_camera=truth.points_camera * noise)
-        total, terms = loss(guess, truth, LossWeights(edges=2.0))
-        plain, without = loss(guess, truth, LossWeights())
-        points = align(guess.points_camera, truth)[0] * guess.points_camera
-        beside = np.asarray(losses.beside_edges(depth, mask))
-        error = np.abs(points - truth.points_camera).sum(-1)[beside]
-        expected = float((error / np.asarray(truth.points_camera)[..., 2][beside]).mean())
-        assert float(terms["edges"]) == pytest.approx(expected, rel=1e-4)
-        assert float(total - plain) == pytest.approx(2 * expected, rel=1e-3)
-        assert "edges" not in without

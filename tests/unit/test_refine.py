@@ -9,7 +9,6 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
-from scipy.ndimage import maximum_filter, minimum_filter
 
 from drawn_weights import drawn
 from jaxrecon import checkpoint
@@ -17,7 +16,7 @@ from jaxrecon.errors import InputError, WeightsError
 from jaxrecon.models import Pi3, Prediction
 from jaxrecon.nn.execution import INFERENCE, ExecutionConfig
 from jaxrecon.nn.patches import fold, unfold
-from jaxrecon.nn.refine import NEIGHBOURS, PixelRefiner, propagate
+from jaxrecon.nn.refine import PixelRefiner
 from jaxrecon.training.config import Bucket, TrainConfig
 from jaxrecon.training.flops import step_flops
 from jaxrecon.training.state import initial_weights, starting_weights
@@ -165,57 +164,6 @@ class TestStart:
             starting_weights(TrainConfig(model=PI3_TINY), folder)
 
 
-class TestPropagation:
-    """Values that pixels take from their neighbours."""
-
-    def test_each_neighbour_in_turn(self) -> None:
-        """A pixel that gives one of its neighbours all the weight has its value."""
-        x = np.random.default_rng(0).normal(size=(2, 7, 9)).astype(np.float32)
-        rows, columns = np.mgrid[:7, :9]
-        run = one_program(propagate)
-        for place, (row, column) in enumerate(NEIGHBOURS, start=1):
-            logits = np.zeros((2, 7, 9, 1 + len(NEIGHBOURS)), np.float32)
-            logits[..., place] = 100.0
-            there = np.clip(rows + row, 0, 6), np.clip(columns + column, 0, 8)
-            np.testing.assert_allclose(run(x, logits), x[:, *there], rtol=1e-6)
-
-    def test_weights_set_out_from_the_pixel_itself(self) -> None:
-        """What is flat stays so, and of a single pixel most is left."""
-        logits = np.zeros((1, 9, 9, 1 + len(NEIGHBOURS)), np.float32)
-        x = np.full((1, 9, 9), 3.0, np.float32)
-        np.testing.assert_allclose(one_program(propagate)(x, logits), x, rtol=1e-6)
-        x[0, 4, 4] = 4.0
-        assert one_program(propagate)(x, logits)[0, 4, 4] == pytest.approx(3.9, abs=0.01)
-
-    def test_depths_alone(self, images: jax.Array) -> None:
-        """Rays and confidence are those without; depths lie between those around."""
-        config = replace(REFINED, refine_propagation=True)
-        model = drawn(lambda: Pi3(config, rngs=nnx.Rngs(0)))
-        weights = checkpoint.flatten(model)
-        shapes = jax.eval_shape(lambda: Pi3(REFINED, rngs=nnx.Rngs(0)))
-        without = checkpoint.unflatten(
-            shapes, {path: weights[path] for path in checkpoint.flatten(shapes)}
-        )
-        found, plain = (predict(each, images) for each in (model, without))
-        np.testing.assert_array_equal(found.confidence, plain.confidence)
-        (x, y, z), (a, b, c) = (
-            np.moveaxis(np.asarray(p.points_camera), -1, 0) for p in (found, plain)
-        )
-        np.testing.assert_allclose([x / z, y / z], [a / c, b / c], rtol=1e-5)
-        assert (z != c).mean() > 0.9
-        window = (1, 1, 7, 7)
-        assert (z <= maximum_filter(c, window, mode="nearest") * 1.00001).all()
-        assert (z >= minimum_filter(c, window, mode="nearest") * 0.99999).all()
-
-    def test_training_sets_out_near_no_change(self) -> None:
-        config = TrainConfig(model=replace(REFINED, refine_propagation=True))
-        assert not np.any(initial_weights(config)["refiner.affinity.kernel"])
-
-    def test_without_convolutions(self) -> None:
-        with pytest.raises(InputError, match="refine_propagation needs a refine_width above 0"):
-            replace(PI3_TINY, refine_propagation=True)
-
-
 def test_an_odd_patch_is_refused() -> None:
     with pytest.raises(
         InputError, match=r"encoder\.patch is 7; with refine_width it must be a mult"
@@ -223,21 +171,19 @@ def test_an_odd_patch_is_refused() -> None:
         replace(REFINED, encoder=replace(REFINED.encoder, patch=7))
 
 
-@pytest.mark.parametrize("propagated", [None, 2])
-def test_its_arithmetic_counts(propagated: int | None) -> None:
+def test_its_arithmetic_counts() -> None:
     """As the compiler counts it, of the refiner alone."""
-    sizes: dict[str, Any] = {"channels": 4, "patch": 14, "width_in": 64, "dtype": jnp.float32}
     refiner = jax.eval_shape(
-        lambda: PixelRefiner(8, **sizes, propagated=propagated, rngs=nnx.Rngs(0))
+        lambda: PixelRefiner(
+            8, channels=4, patch=14, width_in=64, dtype=jnp.float32, rngs=nnx.Rngs(0)
+        )
     )
-    sharpened = {"refine_width": 8, "refine_propagation": propagated is not None}
-    config = replace(PI3_TINY, point_width=32, **sharpened)
+    config = replace(PI3_TINY, refine_width=8, point_width=32)
     shapes = ((1, 140, 140, 4), (1, 140, 140, 3), (1, 100, 64))
     maps = [jax.ShapeDtypeStruct(shape, jnp.float32) for shape in shapes]
     cost = jax.jit(lambda refiner, *maps: refiner(*maps)).lower(refiner, *maps).cost_analysis()
     bucket = Bucket(scenes=1, views=1, height=140, width=140)
-    without = replace(config, refine_width=0, refine_propagation=False)
-    plain = step_flops(without, bucket)
+    plain = step_flops(replace(config, refine_width=0), bucket)
     counted = (step_flops(config, bucket) - plain) / 3
     assert cost is not None
     assert counted == pytest.approx(cost["flops"], rel=0.15)

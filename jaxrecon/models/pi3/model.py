@@ -49,11 +49,10 @@ class Pi3Config:
       rope_base: wavelength base of the rotary embedding.
       refine_width: features of the convolutions that refine points and confidence across patches
         (`PixelRefiner`); 0 for none, as released.
-      refine_propagation: depths are propagated behind them.
 
     Raises:
-      InputError: a size is out of range, heads do not divide a width into multiples of 4, there are
-        convolutions and an odd patch, or propagation without convolutions.
+      InputError: a size is out of range, heads do not divide a width into multiples of 4, or there
+        are convolutions and an odd patch.
     """
 
     encoder: DinoV2Config = field(default=DINOV2_LARGE)
@@ -67,7 +66,6 @@ class Pi3Config:
     camera_width: int = 512
     rope_base: float = 100.0
     refine_width: int = 0
-    refine_propagation: bool = False
 
     def __post_init__(self) -> None:
         check_whole(self, "pairs", "head_depth", most=MOST_BLOCKS)
@@ -82,8 +80,6 @@ class Pi3Config:
                 f"Pi3Config: encoder.patch is {self.encoder.patch}; with refine_width it must be a "
                 f"multiple of {CELL}"
             )
-        if self.refine_propagation and not self.refine_width:
-            raise InputError("Pi3Config: refine_propagation needs a refine_width above 0, found 0")
 
     @property
     def trunk_block(self) -> BlockConfig:
@@ -93,9 +89,6 @@ class Pi3Config:
     def head_block(self) -> BlockConfig:
         return BlockConfig(self.head_width, self.head_heads)
 
-
-LOG_DEPTH = 2
-"""The channel of log z among the numbers of a point."""
 
 PI3 = Pi3Config()
 """The released model (yyfz233/Pi3), 958.7 M parameters."""
@@ -209,7 +202,6 @@ class Pi3(Model):
                 channels=4,
                 patch=config.encoder.patch,
                 width_in=2 * config.point_width,
-                propagated=LOG_DEPTH if config.refine_propagation else None,
                 dtype=dtype,
                 rngs=rngs,
             )
@@ -311,7 +303,7 @@ class Pi3(Model):
         if self.refiner is not None:
             maps = jnp.concatenate([points, logits], axis=-1)
             hidden = jnp.concatenate([of_points, of_confidence], axis=-1).astype(jnp.float32)
-            maps = self.refiner(maps, images[0], hidden)
+            maps = maps + self.refiner(maps, images[0], hidden)
             points, logits = maps[..., :3], maps[..., 3:]
         of_camera = patches(self.camera_decoder).astype(jnp.float32)
         pose = self.camera_head(of_camera, execution=execution)
