@@ -184,6 +184,11 @@ FORMATS = {
             library="matplotlib",
             extra="eval",
         ),
+        Format(
+            *("animation", "animation.webp", "animation", "write_animation"),
+            frozenset({"max_points"}),
+            by_suffix=True,
+        ),
         Format("report", "report.html", "report", "write_plain_report", by_suffix=True),
     )
 }
