@@ -1,8 +1,13 @@
 """Which kind of device the code being traced is meant for."""
 
+from typing import Any
+
 import jax
 
 HOPPER_GPUS = ("H100", "H200", "H800", "H20", "GH200")
+
+FIRST_WITH_FLOAT8 = (8, 9)
+"""The first compute capability of NVIDIA GPUs whose matrix units take float8."""
 
 
 def target_platform() -> str:
@@ -37,6 +42,19 @@ def target_is_hopper() -> bool:
         return False
     kind = jax.local_devices()[0].device_kind if abstract is None else abstract.device_kind
     return any(name in kind for name in HOPPER_GPUS)
+
+
+def computes_float8(device: Any) -> bool:
+    """Whether a `jax.Device` has matrix units for float8, or is a CPU, which has none for anything.
+
+    NVIDIA's have them from compute capability 8.9 on (Ada, Hopper).
+    """
+    if device.platform == "cpu":
+        return True
+    numbers = str(getattr(device, "compute_capability", "")).split(".")
+    if _canonical(device.platform) != "gpu" or not all(number.isdigit() for number in numbers):
+        return False
+    return tuple(map(int, numbers)) >= FIRST_WITH_FLOAT8
 
 
 def _canonical(platform: str) -> str:

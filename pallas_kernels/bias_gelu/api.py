@@ -2,8 +2,11 @@
 
 from collections.abc import Callable, Mapping
 from functools import partial
+from typing import Any
 
 import jax
+import jax.numpy as jnp
+from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from pallas_kernels.backends import by_direction, check_backend, run_backend
@@ -20,45 +23,57 @@ _FORWARDS, _BACKWARDS = by_direction(IMPLEMENTATIONS)
 
 
 def bias_gelu(
-    x: Float[Array, "*dims D"], bias: Float[Array, " E"], *, implementation: str | None = None
+    x: Float[Array, "*dims D"],
+    bias: Float[Array, " E"],
+    *,
+    scale: Float[Array, ""] | None = None,
+    dtype: DTypeLike | None = None,
+    implementation: str | None = None,
 ) -> Float[Array, "*dims D"]:
     """The exact GELU (arXiv 1606.08415) of `x + bias`, computed in float32.
 
     Args:
-      x: a matrix product, of any floating type; the outcome has it too.
+      x: a matrix product, of any floating type.
       bias: what is added to it.
+      scale: what the outcome is multiplied by, float32; None for one. It has no gradient.
+      dtype: of the outcome, that of `x` if not given; in float8_e4m3fn, numbers beyond its largest
+        become that.
       implementation: "triton", "xla", or None for the fastest that can do the job.
 
     Raises:
       ValueError: shapes disagree, or the implementation's name is unknown.
-      NotImplementedError: the backend asked for by name cannot do this job here.
+      NotImplementedError: the backend asked for by name cannot do this job here, or a gradient is
+        taken with a scale or through another dtype.
     """
     check_backend(IMPLEMENTATIONS, implementation)
     if bias.shape != x.shape[-1:]:
         raise ValueError(f"bias must have shape {x.shape[-1:]}, found {bias.shape}")
-    return _run(implementation, x, bias)
+    if scale is not None and scale.shape:
+        raise ValueError(f"scale must be one number, found the shape {scale.shape}")
+    return _run(jnp.dtype(x.dtype if dtype is None else dtype), implementation, x, bias, scale)
 
 
-@partial(jax.custom_vjp, nondiff_argnums=(0,))
-def _run(implementation: str | None, x: Array, bias: Array) -> Array:
-    return _computed(implementation, x, bias, in_place=True)
-
-
-def _computed(implementation: str | None, x: Array, bias: Array, *, in_place: bool) -> Array:
-    job = "compute a GELU"
-    return run_backend(_FORWARDS, implementation, job, x, bias, in_place=in_place)
+@partial(jax.custom_vjp, nondiff_argnums=(0, 1))
+def _run(
+    dtype: Any, implementation: str | None, x: Array, bias: Array, scale: Array | None
+) -> Array:
+    options = {"dtype": dtype, "in_place": dtype == x.dtype}
+    return run_backend(_FORWARDS, implementation, "compute a GELU", x, bias, scale, **options)
 
 
 def _forwards(
-    implementation: str | None, x: Array, bias: Array
+    dtype: Any, implementation: str | None, x: Array, bias: Array, scale: Array | None
 ) -> tuple[Array, tuple[Array, Array]]:
-    return _computed(implementation, x, bias, in_place=False), (x, bias)
+    if scale is not None or dtype != x.dtype:
+        raise NotImplementedError("bias_gelu: with a scale or another dtype it has no gradient")
+    return run_backend(_FORWARDS, implementation, "compute a GELU", x, bias), (x, bias)
 
 
 def _backwards(
-    implementation: str | None, kept: tuple[Array, Array], gradient: Array
-) -> tuple[Array, Array]:
-    return run_backend(_BACKWARDS, implementation, "differentiate a GELU", *kept, gradient)
+    dtype: Any, implementation: str | None, kept: tuple[Array, Array], gradient: Array
+) -> tuple[Array, Array, None]:
+    job = "differentiate a GELU"
+    return *run_backend(_BACKWARDS, implementation, job, *kept, gradient), None
 
 
 _run.defvjp(_forwards, _backwards)

@@ -13,8 +13,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from jax.experimental import pallas as pl
+from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
+from pallas_kernels.float8 import saturated
 from pallas_kernels.pallas_triton import check_triton, plgpu
 
 TILE = (8, 256)
@@ -43,13 +45,16 @@ exact at 0."""
 def bias_gelu_triton(
     x: Float[Array, "*dims D"],
     bias: Float[Array, " D"],
+    scale: Float[Array, ""] | None = None,
     *,
+    dtype: DTypeLike | None = None,
     in_place: bool = False,
     interpret: bool = False,
 ) -> Float[Array, "*dims D"]:
-    """`gelu(x + bias)` in the dtype of `x`, computed in float32.
+    """`scale * gelu(x + bias)`, computed in float32.
 
     Args:
+      dtype: of the outcome; that of `x` if not given.
       in_place: the outcome takes the place of `x` (a copy of it, where `x` is needed yet).
       interpret: run on the CPU.
 
@@ -57,7 +62,16 @@ def bias_gelu_triton(
       NotImplementedError: not on a GPU, or a JAX without Triton.
     """
     aliases = {0: 0} if in_place else {}
-    call = _call(_forwards, [x], bias, "bias_gelu", aliases=aliases, interpret=interpret)
+    call = _call(
+        _forwards,
+        [x],
+        bias,
+        "bias_gelu",
+        scale=scale,
+        dtype=dtype,
+        aliases=aliases,
+        interpret=interpret,
+    )
     return call[0]
 
 
@@ -84,24 +98,34 @@ def _call(
     bias: Array,
     name: str,
     *,
+    scale: Array | None = None,
+    dtype: DTypeLike | None = None,
     sums: bool = False,
     aliases: dict[int, int] | None = None,
     interpret: bool,
 ) -> list[Array]:
-    """An array of the first one's shape and dtype, and if wanted the programs' sums."""
+    """An array of the first one's shape, and if wanted the programs' sums.
+
+    Its dtype is the first one's too, if none is given.
+    """
     if not interpret:
         check_triton()
     width = bias.shape[0]
     flat = [x.reshape(-1, width) for x in arrays]
+    factors = [] if scale is None else [scale.reshape(1)]
     rows, columns = flat[0].shape[0], TILE[1]
     grid = pl.cdiv(rows, TILE[0] * STEPS), pl.cdiv(width, columns)
     block = pl.BlockSpec((TILE[0] * STEPS, columns), lambda row, column: (row, column))
-    shapes = [jax.ShapeDtypeStruct((rows, width), arrays[0].dtype)]
+    shapes = [jax.ShapeDtypeStruct((rows, width), dtype or arrays[0].dtype)]
     shapes += [jax.ShapeDtypeStruct((grid[0], width), jnp.float32)] * sums
     made, *rest = pl.pallas_call(
         partial(kernel, shape=(rows, width)),
         grid=grid,
-        in_specs=[*[block] * len(flat), pl.BlockSpec((columns,), lambda row, column: (column,))],
+        in_specs=[
+            *[block] * len(flat),
+            pl.BlockSpec((columns,), lambda row, column: (column,)),
+            *[pl.BlockSpec((1,), lambda row, column: (0,))] * len(factors),
+        ],
         out_specs=[
             block,
             *[pl.BlockSpec((None, columns), lambda row, column: (row, column))] * sums,
@@ -111,11 +135,12 @@ def _call(
         compiler_params=plgpu.CompilerParams(num_warps=WARPS),
         interpret=interpret,
         name=name,
-    )(*flat, bias)
+    )(*flat, bias, *factors)
     return [made.reshape(arrays[0].shape), *rest]
 
 
-def _forwards(x_ref: Any, bias_ref: Any, out_ref: Any, *, shape: tuple[int, int]) -> None:
+def _forwards(x_ref: Any, bias_ref: Any, *refs: Any, shape: tuple[int, int]) -> None:
+    *factors, out_ref = refs
     bias, tiles = _bias_and_tiles(bias_ref, shape)
     tail, furthest = _tail_of(out_ref.dtype)
 
@@ -125,7 +150,9 @@ def _forwards(x_ref: Any, bias_ref: Any, out_ref: Any, *, shape: tuple[int, int]
         # x * Phi(x), since Phi(x) is 1 - tail(x) of what is positive, and tail(-x) of the rest.
         size = jnp.minimum(jnp.abs(x), furthest)
         gelu = jnp.maximum(x, 0.0) - size * tail(size)
-        plgpu.store(out_ref.at[place], gelu.astype(out_ref.dtype), mask=mask)
+        for factor in factors:
+            gelu = factor[0] * gelu
+        plgpu.store(out_ref.at[place], saturated(gelu, out_ref.dtype), mask=mask)
 
     jax.lax.fori_loop(0, STEPS, step, None)
 

@@ -2,11 +2,13 @@
 
 from collections.abc import Callable, Mapping
 from functools import partial
+from math import prod
 
 import jax
 from jaxtyping import Array, Float
 
 from pallas_kernels.backends import by_direction, check_backend, run_backend
+from pallas_kernels.float8 import whole_rows
 from pallas_kernels.norm import Norm
 from pallas_kernels.qk_norm_rope.reference import (
     Inputs,
@@ -33,38 +35,45 @@ def qk_norm_rope(
     norms: tuple[Norm, Norm] | None = None,
     rotary: tuple[Array, Array] | None = None,
     eps: float = 1e-5,
+    sequences: tuple[int, int] | None = None,
     implementation: str | None = None,
 ) -> Outputs:
     """Queries, keys and values of `qkv + bias`; the first two are normed and turned, in float32.
 
     Args:
       qkv: (G, T, 3, N, K), what one matrix makes of the tokens; `T` is a whole number of views of
-        `P` tokens.
+        `P` tokens. Or (R, 3, N, K), if `sequences` tells G and T.
       bias: (3, N, K), of that matrix; None for none.
       norms: LayerNorms over the head width, of queries and of keys; None for no norm.
       rotary: cosines and sines (P, 2, K / 4), float32, as in `jaxrecon.nn.rope`; None to leave
         queries and keys unturned.
       eps: added to the variance.
+      sequences: G and T of `qkv` whose rows, the tokens of all sequences, are filled up to a
+        multiple of 16; those behind the tokens' are left alone.
       implementation: "triton", "xla", or None for the fastest that can do the job.
 
     Raises:
       ValueError: shapes disagree, or the implementation's name is unknown.
-      NotImplementedError: the backend asked for by name cannot do this job here.
+      NotImplementedError: the backend asked for by name cannot do this job here, or a gradient is
+        taken through filled-up rows.
     """
     check_backend(IMPLEMENTATIONS, implementation)
     q_norm, k_norm = norms or (None, None)
     inputs = Inputs(qkv, bias, q_norm, k_norm, None if rotary is None else Rotary(*rotary))
-    _check(inputs)
-    return _run(eps, implementation, inputs)
+    _check(inputs, sequences)
+    return _run(eps, sequences, implementation, inputs)
 
 
-def _check(inputs: Inputs) -> None:
+def _check(inputs: Inputs, sequences: tuple[int, int] | None) -> None:
     qkv, bias, *norms, rotary = inputs
-    if qkv.ndim != 5 or qkv.shape[2] != 3:
+    if sequences is not None and qkv.shape[:-3] != (whole_rows(prod(sequences)),):
+        wanted = f"({whole_rows(prod(sequences))}, 3, N, K)"
+        raise ValueError(f"qkv must have shape {wanted} for {sequences=}, found {qkv.shape}")
+    if (sequences is None and qkv.ndim != 5) or qkv.shape[-3] != 3:
         raise ValueError(f"qkv must have shape (G, T, 3, N, K), found {qkv.shape}")
-    if bias is not None and bias.shape != qkv.shape[2:]:
-        raise ValueError(f"bias must have shape {qkv.shape[2:]}, found {bias.shape}")
-    width = qkv.shape[4]
+    if bias is not None and bias.shape != qkv.shape[-3:]:
+        raise ValueError(f"bias must have shape {qkv.shape[-3:]}, found {bias.shape}")
+    width, length = qkv.shape[-1], qkv.shape[1] if sequences is None else sequences[1]
     for name, norm in zip(("queries", "keys"), norms, strict=True):
         if norm is not None and not norm.scale.shape == norm.bias.shape == (width,):
             raise ValueError(
@@ -79,21 +88,32 @@ def _check(inputs: Inputs) -> None:
             f"cosines and sines must have shape (P, 2, {width / 4:g}), found {rotary.cos.shape} "
             f"and {rotary.sin.shape}"
         )
-    if qkv.shape[1] % tokens:
-        raise ValueError(f"{qkv.shape[1]} tokens are no whole number of views of {tokens}")
+    if length % tokens:
+        raise ValueError(f"{length} tokens are no whole number of views of {tokens}")
 
 
-@partial(jax.custom_vjp, nondiff_argnums=(0, 1))
-def _run(eps: float, implementation: str | None, inputs: Inputs) -> Outputs:
-    return run_backend(_FORWARDS, implementation, "norm and turn", inputs, eps=eps)
+@partial(jax.custom_vjp, nondiff_argnums=(0, 1, 2))
+def _run(
+    eps: float, sequences: tuple[int, int] | None, implementation: str | None, inputs: Inputs
+) -> Outputs:
+    options = {"eps": eps, "sequences": sequences}
+    return run_backend(_FORWARDS, implementation, "norm and turn", inputs, **options)
 
 
-def _forwards(eps: float, implementation: str | None, inputs: Inputs) -> tuple[Outputs, Inputs]:
-    return _run(eps, implementation, inputs), inputs
+def _forwards(
+    eps: float, sequences: tuple[int, int] | None, implementation: str | None, inputs: Inputs
+) -> tuple[Outputs, Inputs]:
+    if sequences is not None:
+        raise NotImplementedError("qk_norm_rope: filled-up rows have no gradient")
+    return _run(eps, sequences, implementation, inputs), inputs
 
 
 def _backwards(
-    eps: float, implementation: str | None, inputs: Inputs, gradients: Outputs
+    eps: float,
+    sequences: tuple[int, int] | None,
+    implementation: str | None,
+    inputs: Inputs,
+    gradients: Outputs,
 ) -> tuple[Inputs]:
     job = "differentiate a norm and turn"
     return (run_backend(_BACKWARDS, implementation, job, inputs, gradients, eps=eps),)

@@ -1,5 +1,6 @@
 """The plain form, on every platform."""
 
+from math import prod
 from typing import NamedTuple
 
 import jax
@@ -19,7 +20,7 @@ class Rotary(NamedTuple):
 class Inputs(NamedTuple):
     """What queries, keys and values are made of, or the gradients; see `qk_norm_rope`."""
 
-    qkv: Float[Array, "G T 3 N K"]
+    qkv: Float[Array, "*rows 3 N K"]
     bias: Float[Array, "3 N K"] | None
     q_norm: Norm | None
     k_norm: Norm | None
@@ -30,9 +31,14 @@ type Outputs = tuple[Float[Array, "G T N K"], Float[Array, "G T N K"], Float[Arr
 """Queries, keys and values, or their gradients."""
 
 
-def qk_norm_rope_xla(inputs: Inputs, *, eps: float) -> Outputs:
+def qk_norm_rope_xla(
+    inputs: Inputs, *, eps: float, sequences: tuple[int, int] | None = None
+) -> Outputs:
     """Queries, keys and values, ready to attend."""
-    qkv, dtype = inputs.qkv.astype(jnp.float32), inputs.qkv.dtype
+    qkv, dtype = inputs.qkv, inputs.qkv.dtype
+    if sequences is not None:
+        qkv = qkv[: prod(sequences)].reshape(*sequences, *qkv.shape[1:])
+    qkv = qkv.astype(jnp.float32)
     qkv = qkv if inputs.bias is None else qkv + inputs.bias.astype(jnp.float32)[None, None]
     q, k, v = (qkv[:, :, part] for part in range(3))
     q = _ready(q, inputs.q_norm, inputs.rotary, eps)

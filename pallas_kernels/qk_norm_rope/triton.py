@@ -6,6 +6,7 @@ Of a head it has the four quarters, which turn in two pairs.
 
 from dataclasses import dataclass
 from functools import partial
+from math import prod
 from typing import Any
 
 import jax
@@ -32,14 +33,22 @@ type Sums = list[Quarters]
 """What adds up to the gradients of a norm's scale and of its bias; empty where there is no norm."""
 
 
-def qk_norm_rope_triton(inputs: Inputs, *, eps: float, interpret: bool = False) -> Outputs:
+def qk_norm_rope_triton(
+    inputs: Inputs,
+    *,
+    eps: float,
+    sequences: tuple[int, int] | None = None,
+    interpret: bool = False,
+) -> Outputs:
     """Queries, keys and values, ready to attend.
 
     Raises:
       NotImplementedError: not on a GPU, or a JAX without Triton.
       UnfitError: the head width is no power of two, or below 64.
     """
-    sizes = _Sizes.of(inputs, interpret, **FORWARDS)
+    *rows, _, heads, width = inputs.qkv.shape
+    groups, tokens = sequences or rows
+    sizes = _Sizes.of(inputs, interpret, groups * tokens, **FORWARDS)
     q, k, v = pl.pallas_call(
         partial(_forwards, sizes=sizes, eps=eps),
         grid=(sizes.programs,),
@@ -49,8 +58,7 @@ def qk_norm_rope_triton(inputs: Inputs, *, eps: float, interpret: bool = False) 
         compiler_params=plgpu.CompilerParams(num_warps=sizes.warps),
         interpret=interpret,
         name="qk_norm_rope",
-    )(inputs.qkv.reshape(sizes.shape(3)), *_parameters(inputs))
-    groups, tokens, _, heads, width = inputs.qkv.shape
+    )(inputs.qkv.reshape(-1, sizes.shape(3)[1]), *_parameters(inputs))
     shape = groups, tokens, heads, width
     return q.reshape(shape), k.reshape(shape), v.reshape(shape)
 
@@ -64,7 +72,7 @@ def gradients_triton(
       NotImplementedError: not on a GPU, or a JAX without Triton.
       UnfitError: the head width is no power of two, or below 64.
     """
-    sizes = _Sizes.of(inputs, interpret, **BACKWARDS)
+    sizes = _Sizes.of(inputs, interpret, prod(inputs.qkv.shape[:2]), **BACKWARDS)
     shapes = [jax.ShapeDtypeStruct((sizes.programs, x), jnp.float32) for x in sizes.sums]
     of_qkv, *parts = pl.pallas_call(
         partial(_backwards, sizes=sizes, eps=eps),
@@ -108,16 +116,16 @@ class _Sizes:
     period: int | None
 
     @classmethod
-    def of(cls, inputs: Inputs, interpret: bool, *, span: int, warps: int) -> "_Sizes":
+    def of(cls, inputs: Inputs, interpret: bool, tokens: int, *, span: int, warps: int) -> "_Sizes":
         if not interpret:
             check_triton()
-        groups, tokens, _, heads, width = inputs.qkv.shape
+        heads, width = inputs.qkv.shape[-2:]
         if width < NARROWEST or width & (width - 1):
             raise UnfitError(f"triton: head width {width} is no power of two from {NARROWEST}")
         return cls(
             span=span,
             warps=warps,
-            tokens=groups * tokens,
+            tokens=tokens,
             heads=heads,
             width=width,
             biased=inputs.bias is not None,

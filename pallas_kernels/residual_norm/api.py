@@ -10,6 +10,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from pallas_kernels.backends import by_direction, check_backend, run_backend
+from pallas_kernels.float8 import is_float8, whole_rows
 from pallas_kernels.norm import Norm
 from pallas_kernels.residual_norm.reference import (
     Inputs,
@@ -37,8 +38,9 @@ def residual_norm(
     gamma: Float[Array, "..."] | None = None,
     eps: float = 1e-6,
     dtype: DTypeLike = jnp.float32,
+    fill_up: bool = False,
     implementation: str | None = None,
-) -> tuple[Float[Array, "*dims D"], Float[Array, "*dims D"]]:
+) -> tuple[Float[Array, "*dims D"], Float[Array, "..."]]:
     """`sum = x + gamma * (update + update_bias)` and `norm(sum)`; so is the gradient one pass.
 
     Whoever goes on with both, as a pre-norm block does, should go on with the sum returned here,
@@ -47,12 +49,15 @@ def residual_norm(
 
     Args:
       x: the residual stream, float32.
-      update: what is added to it, of any floating type; None for nothing.
+      update: what is added to it, of any floating type; None for nothing. It has the shape of `x`,
+        or is one matrix filled up as with `fill_up`.
       norm: the LayerNorm's parameters.
       update_bias: the bias of the matrix that made the update; None for none.
       gamma: LayerScale (arXiv 2103.17239), float32; None for one.
       eps: added to the variance.
-      dtype: of the normed tokens.
+      dtype: of the normed tokens; in float8_e4m3fn, numbers beyond its largest become that.
+      fill_up: whether the normed tokens come as one matrix (R, D), whose rows are filled up to a
+        multiple of 16. What the rows behind the tokens' hold has no meaning.
       implementation: "triton", "xla", or None for the fastest that can do the job.
 
     Returns:
@@ -60,12 +65,13 @@ def residual_norm(
 
     Raises:
       ValueError: shapes disagree, or the implementation's name is unknown.
-      NotImplementedError: the backend asked for by name cannot do this job here.
+      NotImplementedError: the backend asked for by name cannot do this job here, or a gradient is
+        taken through float8 or filled-up rows.
     """
     check_backend(IMPLEMENTATIONS, implementation)
     inputs = Inputs(x, update, update_bias, gamma, norm)
     _check(inputs)
-    total, normed = _run(eps, jnp.dtype(dtype), implementation, inputs)
+    total, normed = _run(eps, jnp.dtype(dtype), fill_up, implementation, inputs)
     assert normed is not None
     return total, normed
 
@@ -82,14 +88,14 @@ def residual_sum(
     check_backend(IMPLEMENTATIONS, implementation)
     inputs = Inputs(x, update, update_bias, gamma, None)
     _check(inputs)
-    return _run(0.0, jnp.dtype(jnp.float32), implementation, inputs)[0]
+    return _run(0.0, jnp.dtype(jnp.float32), False, implementation, inputs)[0]
 
 
 def _check(inputs: Inputs) -> None:
     x, update, bias, gamma, norm = inputs
     if x.dtype != jnp.float32:
         raise ValueError(f"x must be float32, found {x.dtype}")
-    if update is not None and update.shape != x.shape:
+    if update is not None and update.shape not in (x.shape, _filled_up(x)):
         raise ValueError(f"x and update must have one shape, found {x.shape} and {update.shape}")
     if update is None and (bias is not None or gamma is not None):
         raise ValueError("update_bias and gamma need an update")
@@ -99,22 +105,37 @@ def _check(inputs: Inputs) -> None:
             raise ValueError(f"{name} must have shape {x.shape[-1:]}, found {parameter.shape}")
 
 
-@partial(jax.custom_vjp, nondiff_argnums=(0, 1, 2))
-def _run(eps: float, dtype: Any, implementation: str | None, inputs: Inputs) -> Outputs:
-    job = "add and norm"
-    return run_backend(_FORWARDS, implementation, job, inputs, eps=eps, dtype=dtype)
+def _filled_up(x: Array) -> tuple[int, int]:
+    """The shape of one matrix of the tokens, with whole rows."""
+    return whole_rows(x.size // x.shape[-1]), x.shape[-1]
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(0, 1, 2, 3))
+def _run(
+    eps: float, dtype: Any, fill_up: bool, implementation: str | None, inputs: Inputs
+) -> Outputs:
+    options = {"eps": eps, "dtype": dtype, "fill_up": fill_up}
+    return run_backend(_FORWARDS, implementation, "add and norm", inputs, **options)
 
 
 def _forwards(
-    eps: float, dtype: Any, implementation: str | None, inputs: Inputs
+    eps: float, dtype: Any, fill_up: bool, implementation: str | None, inputs: Inputs
 ) -> tuple[Outputs, Inputs]:
-    total, normed = _run(eps, dtype, implementation, inputs)
+    update = inputs.update
+    if is_float8(dtype) or fill_up or (update is not None and update.shape != inputs.x.shape):
+        raise NotImplementedError("residual_norm: float8 and filled-up rows have no gradient")
+    total, normed = _run(eps, dtype, fill_up, implementation, inputs)
     # The sum is kept in place of what it was summed from.
     return (total, normed), inputs._replace(x=total)
 
 
 def _backwards(
-    eps: float, dtype: Any, implementation: str | None, kept: Inputs, gradients: Outputs
+    eps: float,
+    dtype: Any,
+    fill_up: bool,
+    implementation: str | None,
+    kept: Inputs,
+    gradients: Outputs,
 ) -> tuple[Inputs]:
     job = "differentiate a norm"
     return (run_backend(_BACKWARDS, implementation, job, kept, gradients, eps=eps),)

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from pallas_kernels.float8 import filled_up, saturated
 from pallas_kernels.norm import Norm, layer_norm
 
 
@@ -13,23 +14,26 @@ class Inputs(NamedTuple):
     """What a residual sum and its norm are made of, or their gradients; see `residual_norm`."""
 
     x: Float[Array, "*dims D"]
-    update: Float[Array, "*dims D"] | None
+    update: Float[Array, "..."] | None
     update_bias: Float[Array, " D"] | None
     gamma: Float[Array, " D"] | None
     norm: Norm | None
 
 
-type Outputs = tuple[Float[Array, "*dims D"], Float[Array, "*dims D"] | None]
+type Outputs = tuple[Float[Array, "*dims D"], Float[Array, "..."] | None]
 """The sum and its norm, or their gradients."""
 
 
-def residual_norm_xla(inputs: Inputs, *, eps: float, dtype: Any) -> Outputs:
+def residual_norm_xla(inputs: Inputs, *, eps: float, dtype: Any, fill_up: bool = False) -> Outputs:
     """The sum in float32, and its norm in `dtype`."""
     x, _, _, gamma, norm = inputs
     if inputs.update is not None:
         update = _whole_update(inputs)
         x = x + (update if gamma is None else _along(gamma, x) * update)
-    return x, None if norm is None else layer_norm(x, norm, eps).astype(dtype)
+    if norm is None:
+        return x, None
+    normed = saturated(layer_norm(x, norm, eps), dtype)
+    return x, filled_up(normed) if fill_up else normed
 
 
 def gradients_xla(kept: Inputs, gradients: Outputs, *, eps: float) -> Inputs:
@@ -57,7 +61,10 @@ def gradients_xla(kept: Inputs, gradients: Outputs, *, eps: float) -> Inputs:
 def _whole_update(inputs: Inputs) -> Array:
     """The update and its bias, in float32."""
     assert inputs.update is not None
-    update, bias = inputs.update.astype(jnp.float32), inputs.update_bias
+    update, bias = inputs.update, inputs.update_bias
+    if update.shape != inputs.x.shape:
+        update = update[: inputs.x.size // inputs.x.shape[-1]].reshape(inputs.x.shape)
+    update = update.astype(jnp.float32)
     return update if bias is None else update + _along(bias, update)
 
 

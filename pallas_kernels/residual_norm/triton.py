@@ -13,6 +13,7 @@ from jax.experimental import pallas as pl
 from jaxtyping import Array, Float
 
 from pallas_kernels.errors import UnfitError
+from pallas_kernels.float8 import saturated, whole_rows
 from pallas_kernels.norm import Norm
 from pallas_kernels.pallas_triton import check_triton, plgpu
 from pallas_kernels.residual_norm.reference import Inputs, Outputs
@@ -27,7 +28,7 @@ STEPS = 16
 
 
 def residual_norm_triton(
-    inputs: Inputs, *, eps: float, dtype: Any, interpret: bool = False
+    inputs: Inputs, *, eps: float, dtype: Any, fill_up: bool = False, interpret: bool = False
 ) -> Outputs:
     """The sum in float32, and its norm in `dtype`.
 
@@ -42,21 +43,35 @@ def residual_norm_triton(
     rows, width = flat[0].shape
     size = _rows_of_a_tile(width)
     names = ["total"] * (inputs.update is not None) + ["normed"] * (inputs.norm is not None)
-    dtypes = {"total": jnp.float32, "normed": dtype}
+    normed_rows = whole_rows(rows) if fill_up else rows
+    made_of = {
+        "total": jax.ShapeDtypeStruct((rows, width), jnp.float32),
+        "normed": jax.ShapeDtypeStruct((normed_rows, width), dtype),
+    }
     wide = pl.next_power_of_2(width)
     block = pl.BlockSpec((size, wide), lambda program: (program, 0))
     made = pl.pallas_call(
-        partial(_forwards, inputs=_names(inputs), outputs=names, eps=eps, shape=(rows, width)),
-        grid=(pl.cdiv(rows, size),),
+        partial(
+            _forwards,
+            inputs=_names(inputs),
+            outputs=names,
+            eps=eps,
+            shape=(rows, width),
+            normed_rows=normed_rows,
+        ),
+        grid=(pl.cdiv(normed_rows, size),),
         in_specs=[block] * len(flat) + [_whole(wide)] * len(parameters),
         out_specs=[block] * len(names),
-        out_shape=[jax.ShapeDtypeStruct((rows, width), dtypes[name]) for name in names],
+        out_shape=[made_of[name] for name in names],
         compiler_params=plgpu.CompilerParams(num_warps=_warps(wide)),
         interpret=interpret,
         name="residual_norm",
     )(*flat, *parameters)
-    found = {name: x.reshape(inputs.x.shape) for name, x in zip(names, made, strict=True)}
-    return found.get("total", inputs.x), found.get("normed")
+    found = dict(zip(names, made, strict=True))
+    total, normed = found.get("total"), found.get("normed")
+    if normed is not None and not fill_up:
+        normed = normed.reshape(inputs.x.shape)
+    return inputs.x if total is None else total.reshape(inputs.x.shape), normed
 
 
 def gradients_triton(
@@ -166,7 +181,12 @@ class _Tile:
         self.refs, self.width = refs, shape[1]
         self.span = pl.ds(start, size)
         self.real = (jnp.arange(refs["x"].shape[1]) < shape[1])[None, :]
-        self.mask = self.real & (first + jnp.arange(size) < shape[0])[:, None]
+        self.numbers = (first + jnp.arange(size))[:, None]
+        self.mask = self.up_to(shape[0])
+
+    def up_to(self, rows: int) -> Array:
+        """Where the tile is within the width and within so many rows."""
+        return self.real & (self.numbers < rows)
 
     def rows(self, name: str) -> Array:
         place = self.refs[name].at[self.span, :]
@@ -181,9 +201,9 @@ class _Tile:
         update = self.rows("update")
         return update + self.parameter("update_bias") if "update_bias" in self.refs else update
 
-    def store(self, name: str, values: Array) -> None:
-        ref = self.refs[name]
-        plgpu.store(ref.at[self.span, :], values.astype(ref.dtype), mask=self.mask)
+    def store(self, name: str, values: Array, mask: Array | None = None) -> None:
+        ref, mask = self.refs[name], self.mask if mask is None else mask
+        plgpu.store(ref.at[self.span, :], saturated(values, ref.dtype), mask=mask)
 
     def mean(self, values: Array) -> Array:
         return values.sum(axis=1, keepdims=True) / self.width
@@ -197,7 +217,12 @@ class _Tile:
 
 
 def _forwards(
-    *refs: Any, inputs: list[str], outputs: list[str], eps: float, shape: tuple[int, int]
+    *refs: Any,
+    inputs: list[str],
+    outputs: list[str],
+    eps: float,
+    shape: tuple[int, int],
+    normed_rows: int,
 ) -> None:
     named = dict(zip([*inputs, *outputs], refs, strict=True))
     size = named["x"].shape[0]
@@ -209,7 +234,8 @@ def _forwards(
         tile.store("total", x)
     if "scale" in named:
         standard, _ = tile.standardised(x, eps)
-        tile.store("normed", standard * tile.parameter("scale") + tile.parameter("bias"))
+        normed = standard * tile.parameter("scale") + tile.parameter("bias")
+        tile.store("normed", normed, tile.up_to(normed_rows))
 
 
 def _backwards(
