@@ -29,7 +29,7 @@ def main() -> None:
     add("--size", type=int, nargs=2, default=[392, 518], help="height and width")
     add("--ratios", type=float, nargs="+", default=[0.75, 0.0], help="shares of key blocks to skip")
     add("--devices", type=int, default=2, help="GPUs to shard views over")
-    parser.set_defaults(orders=["pca_tree"], ways=[], offload=False)
+    parser.set_defaults(orders=["pca_tree"], ways=[], offload=False, float8=False)
     options = parser.parse_args()
     print("views  skipped  seconds    peak    plan  exchange  share  alone (GiB, seconds)")
     for told, program, once in prepared(options):

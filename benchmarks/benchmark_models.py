@@ -38,6 +38,7 @@ def main() -> None:
     add("--repeats", type=int, default=5, help="after a warm-up; 0: the first run counts")
     add("--devices", type=int, default=1, help="GPUs that our side shards views over")
     add("--offload", action="store_true", help="our features wait in the host's memory")
+    add("--float8", action="store_true", help="our blocks multiply 8-bit numbers")
     add("--peer", help="checkout of upstream's code")
     add("--ours-alone", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -85,6 +86,7 @@ def prepared(options: argparse.Namespace) -> Iterator[tuple[dict, Any, Callable[
 
     from jaxrecon import SparseAttention, registry
     from jaxrecon.benchmark import random_weight
+    from jaxrecon.nn.float8_blocks import float8_weights
     from jaxrecon.pipeline import MaskConfig, Request, resolve
     from jaxrecon.runtime.sharding import by_view, make_mesh, replicated
     from jaxrecon.sparse.notation import policy_of
@@ -105,6 +107,7 @@ def prepared(options: argparse.Namespace) -> Iterator[tuple[dict, Any, Callable[
         attention = policy(ratio, order)
         given: Any = {"attention": attention, "offload": options.offload}
         given["mesh"] = mesh if options.devices > 1 else None
+        given["float8"] = options.float8
         pipeline = registry.load_abstract(options.model, dtype="bfloat16", **given)
         shape = (views, *options.size, 3)
         return pipeline.executor.compile(shape, program_key, pipeline.attention)
@@ -114,6 +117,9 @@ def prepared(options: argparse.Namespace) -> Iterator[tuple[dict, Any, Callable[
     ways += [(math.nan, way) for way in options.ways]
     shapes = registry.load_abstract(options.model, dtype="bfloat16").model
     model = jax.device_put(jax.tree.map(random_weight, shapes), replicated(mesh))
+    if options.float8:
+        narrow = registry.load_abstract(options.model, dtype="bfloat16", float8=True).model
+        model = float8_weights(model, narrow)
     learned = tempfile.TemporaryDirectory()
     jax.config.update("jax_compilation_cache_dir", learned.name)
     for views, (ratio, order) in itertools.product(options.views, ways):

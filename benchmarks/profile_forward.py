@@ -37,6 +37,7 @@ def main() -> None:
     add("--size", type=int, nargs=2, default=[392, 518], help="height and width")
     add("--ratios", type=float, nargs="+", default=[0.75], help="shares of key blocks to skip")
     add("--ways", nargs="+", default=[], help="policies as well, as `jaxrecon bench` takes them")
+    add("--float8", action="store_true", help="blocks multiply 8-bit numbers")
     add("--top", type=int, default=25, help="kernels to list")
     parser.set_defaults(orders=["pca_tree"], offload=False, devices=1)
     options = parser.parse_args()

@@ -29,6 +29,7 @@ def main() -> None:
     add("--max-angle", type=float, default=60.0, help="between two views, in degrees")
     add("--summaries", type=Path, help="folder for a summary picture of each reconstruction")
     add("--ways", nargs="+", default=[], help="ratios of key blocks to skip, each a row of its own")
+    add("--float8", action="store_true", help="blocks multiply 8-bit numbers")
     options = parser.parse_args()
 
     ways = {"dense": None, **{way: policy_of(way) for way in options.ways}}
@@ -47,7 +48,7 @@ def main() -> None:
     print(f"| {' | '.join(columns)} |")
     print("|---|---|---|---|---|---|---|---|---|---|")
     for weights in options.weights:
-        model = jaxrecon.load(weights, dtype="float32")
+        model = jaxrecon.load(weights, dtype="float32", float8=options.float8)
         for folder in options.folders:
             for way, attention in ways.items():
                 figures = row(model, folder, attention, options)

@@ -117,7 +117,7 @@ def measure(options: argparse.Namespace, job: Job) -> None:
     from benchmark_exchange import exchanging
     from benchmark_models import memory, prepared
 
-    given = {"orders": ["pca_tree"], "ways": [], "offload": False}
+    given = {"orders": ["pca_tree"], "ways": [], "offload": False, "float8": False}
     for told, program, once in prepared(argparse.Namespace(**vars(options) | vars(job) | given)):
         once()
         begin = time.perf_counter()

@@ -20,6 +20,7 @@ from jax.typing import DTypeLike
 from jaxrecon.compiling import compiled
 from jaxrecon.images import ImageBatch, ImageRule, PixelTransform
 from jaxrecon.nn.attention import AttentionFn
+from jaxrecon.nn.float8_blocks import float8_weights
 from jaxrecon.pipeline import Pipeline, ProgramKey, Request, resolve
 from jaxrecon.pipeline.warming import PHOTO
 from jaxrecon.progress import Stages, watched_stages
@@ -229,6 +230,7 @@ def load_for_timing(
     *,
     dtype: DTypeLike | None = None,
     mesh: Mesh | None = None,
+    float8: bool = False,
     stages: Stages | None = None,
 ) -> tuple[Pipeline, bool]:
     """A model with its weights if they are on this machine, else with random ones of its sizes.
@@ -236,7 +238,7 @@ def load_for_timing(
     Nothing is downloaded. Priors are left out, as in `reconstruct` where nothing is known.
 
     Args:
-      model, dtype, mesh, stages: see `load`.
+      model, dtype, mesh, float8, stages: see `load`.
 
     Returns:
       The model, and whether its weights are its own.
@@ -249,7 +251,8 @@ def load_for_timing(
     name = str(model)
     entry = MODELS.get(name) or (None if os.path.exists(model) else find_entry(name))
     if entry is None or is_here(entry):
-        return load(model, dtype=dtype, mesh=mesh, priors=False, stages=stages), True
+        given = {"dtype": dtype, "mesh": mesh, "float8": float8, "priors": False}
+        return load(model, **given, stages=stages), True
     pipeline = load_abstract(model, dtype=dtype, mesh=mesh, priors=False)
     device = pipeline.executor.device
     check_fits(
@@ -262,6 +265,9 @@ def load_for_timing(
         drawn = jax.tree.map(
             lambda like: jax.device_put(random_weight(like), like.sharding), pipeline.model
         )
+    if float8:
+        narrow = load_abstract(model, dtype=dtype, mesh=mesh, float8=True, priors=False).model
+        drawn = float8_weights(drawn, narrow)
     return replace(pipeline, model=drawn), False
 
 

@@ -104,6 +104,7 @@ def memory_plan(
     devices: int = 1,
     shard_weights: bool | WeightRules = False,
     offload: bool = False,
+    float8: bool = False,
     attention: AttentionFn | AttentionName | None = None,
     dtype: DTypeLike | None = None,
     views_at_once: int | None = None,
@@ -121,7 +122,7 @@ def memory_plan(
       size: width and height of the processed images, in pixels; whole patches.
       tracks: how many points of every eighth image are followed, as by `query_points`.
       devices: over how many of this machine's the views are sharded.
-      shard_weights, offload, attention, dtype: see `load`.
+      shard_weights, offload, float8, attention, dtype: see `load`.
       views_at_once: plans `stream`, which works out so many views together.
       priors: whether the model is loaded so that it may be told what is known of the views; see
         `load`.
@@ -141,6 +142,7 @@ def memory_plan(
         mesh=mesh,
         shard_weights=shard_weights,
         offload=offload,
+        float8=float8,
         tracks=tracks is not None,
         priors=priors,
     )

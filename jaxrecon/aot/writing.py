@@ -31,6 +31,7 @@ from jaxrecon.compiling import reported_refusals, without_x64
 from jaxrecon.errors import InputError
 from jaxrecon.files import check_output_folder, replacing_folder
 from jaxrecon.nn.attention import AttentionFn
+from jaxrecon.nn.float8_blocks import is_in_float8
 from jaxrecon.pipeline import CameraConfig, MaskConfig, Pipeline, ProgramKey, Request, resolve
 from jaxrecon.progress import Stages, quiet_stages
 from jaxrecon.runtime.bucketing import check_program_size
@@ -154,6 +155,8 @@ def _header(pipeline: Pipeline) -> dict[str, Any]:
         raise InputError(
             "pipeline: it does not tell where its weights are from; make it with jaxrecon.load"
         )
+    if is_in_float8(pipeline.model):
+        raise InputError("float8: a program in a file has no such weights; load the model without")
     return {**pipeline.header, "resize": asdict(pipeline.resize)}
 
 

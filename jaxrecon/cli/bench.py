@@ -71,6 +71,7 @@ def add_to(commands: Any) -> None:
     add("--repeats", default=3, help="runs after the warm-up; default: 3", **whole)
     add("--devices", default="1", metavar="N", help="shard views over so many devices, or all")
     add("--dtype", choices=("float32", "bfloat16"), help="default: bfloat16 on GPU and TPU")
+    common.add_float8(parser)
     add(
         "--against",
         metavar="PATH",
@@ -105,7 +106,7 @@ def run(options: argparse.Namespace) -> int:
     theirs = [] if options.against is None else _original(options, size, stages)
     mesh = common.mesh_of(options.devices)
     pipeline, own = benchmark.load_for_timing(
-        options.model, dtype=options.dtype, mesh=mesh, stages=stages
+        options.model, dtype=options.dtype, mesh=mesh, float8=options.float8, stages=stages
     )
     size = size or benchmark.size_of_photos(pipeline.resize, options.resolution)
     for views in options.views:

@@ -264,6 +264,16 @@ def add_computing(parser: Parser) -> None:
     add("--devices", default="1", metavar="N", help="shard views over so many devices, or all")
     seldom("--shard-weights", action="store_true", help="each device holds a part of the weights")
     add("--offload", action="store_true", help="features wait for the heads in the host's memory")
+    add_float8(parser)
+
+
+def add_float8(parser: Parser) -> None:
+    """The option of how blocks multiply."""
+    parser.section("speed and memory").add_argument(
+        "--float8",
+        action="store_true",
+        help="blocks multiply 8-bit numbers: faster on Ada, Hopper and later, less precise",
+    )
 
 
 def add_attention(parser: Parser, auto: str = "exact") -> None:
@@ -368,6 +378,7 @@ def load_pipeline(
         mesh=mesh_of(options.devices),
         shard_weights=options.shard_weights,
         offload=options.offload,
+        float8=options.float8,
         tracks=tracks,
         priors=priors,
         revision=options.revision,

@@ -50,6 +50,7 @@ def run(options: argparse.Namespace) -> int:
         devices=1 if mesh is None else mesh.size,
         shard_weights=options.shard_weights,
         offload=options.offload,
+        float8=options.float8,
         attention=common.attention_of(options),
         dtype=options.dtype,
         views_at_once=streaming.views_at_once(options),

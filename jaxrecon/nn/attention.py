@@ -15,7 +15,7 @@ from jaxrecon.choices import meant
 from jaxrecon.deprecation import warn_renamed
 from jaxrecon.errors import InputError
 from jaxrecon.nn.execution import ALONE, Chunks, Collectives
-from jaxrecon.nn.layers import bias_of, layer_norm, linear, norm_parameters, product
+from jaxrecon.nn.layers import AnyLinear, bias_of, layer_norm, linear, norm_parameters, product
 from jaxrecon.nn.rope import RotaryTable, apply_rotary
 from jaxrecon.pytree import pytree_dataclass
 from pallas_kernels.dense_attention import IMPLEMENTATIONS, dense_attention
@@ -195,8 +195,8 @@ class Attention(nnx.Module):
         self, width: int, heads: int, *, qk_norm: bool, dtype: DTypeLike, rngs: nnx.Rngs
     ) -> None:
         self.heads = heads
-        self.qkv = linear(width, 3 * width, dtype=dtype, rngs=rngs)
-        self.out = linear(width, width, dtype=dtype, rngs=rngs)
+        self.qkv: AnyLinear = linear(width, 3 * width, dtype=dtype, rngs=rngs)
+        self.out: AnyLinear = linear(width, width, dtype=dtype, rngs=rngs)
         if qk_norm:
             head = width // heads
             self.q_norm = layer_norm(head, eps=QK_NORM_EPS, dtype=jnp.float32, rngs=rngs)
@@ -218,35 +218,43 @@ class Attention(nnx.Module):
 
     def inputs(
         self,
-        x: Float[Array, "G T D"],
+        x: Float[Array, "..."],
         rope: RotaryTable | None = None,
         context: Float[Array, "G S D"] | None = None,
         *,
+        sequences: tuple[int, int] | None = None,
         backend: str | None = None,
     ) -> tuple[Float[Array, "G _ N K"], ...]:
         """Queries, keys and values, ready to attend.
 
         Args:
+          x: tokens (G, T, D); or one matrix (R, D), filled up, if `sequences` tells G
+            and T.
           backend: of `qk_norm_rope`, by name; the best one if not given.
         """
         if context is None:
-            return self._own_inputs(x, rope, backend)
+            return self._own_inputs(x, rope, sequences, backend)
         (q,), (k, v) = self._projected(x, 0, 1), self._projected(context, 1, 3)
         return (*self._turned(q, k, v.dtype, rope), v)
 
     def _own_inputs(
-        self, x: Float[Array, "G T D"], rope: RotaryTable | None, backend: str | None
+        self,
+        x: Float[Array, "..."],
+        rope: RotaryTable | None,
+        sequences: tuple[int, int] | None,
+        backend: str | None,
     ) -> tuple[Float[Array, "G T N K"], ...]:
         norms = None
         if self.q_norm is not None and self.k_norm is not None:
             norms = norm_parameters(self.q_norm), norm_parameters(self.k_norm)
         parts = 3, self.heads, x.shape[-1] // self.heads
         return qk_norm_rope(
-            product(self.qkv, x).reshape(*x.shape[:2], *parts),
+            product(self.qkv, x).reshape(*x.shape[:-1], *parts),
             bias=bias_of(self.qkv).reshape(parts),
             norms=norms,
             rotary=None if rope is None else (rope.cos, rope.sin),
             eps=QK_NORM_EPS,
+            sequences=sequences,
             implementation=backend,
         )
 

@@ -11,7 +11,9 @@ from jaxtyping import Array, Float
 
 from jaxrecon.nn.attention import Attention, AttentionFn, AttentionStats, TokenLayout, attend
 from jaxrecon.nn.execution import INFERENCE, Chunks, ExecutionConfig
+from jaxrecon.nn.float8 import Float8Linear
 from jaxrecon.nn.layers import (
+    AnyLinear,
     LayerScale,
     Mlp,
     SwiGlu,
@@ -131,6 +133,8 @@ class Block(nnx.Module):
           rope: rotary table of a view's tokens, if queries and keys are turned.
           context: tokens that keys and values come from, of a block with `cross`.
         """
+        if self.in_float8 and execution.training:
+            raise NotImplementedError("float8 products have no gradient; train without them")
         enter = partial(self._entering, rope=rope, context=context, backend=execution.backend)
         if context is None:
             enter = partial(chunked_map, enter, unit=layout.tokens_per_view, execution=execution)
@@ -141,6 +145,11 @@ class Block(nnx.Module):
         leave = partial(self._leaving, backend=execution.backend)
         return chunked_update(leave, x, out.reshape(x.shape), execution=execution), stats
 
+    @property
+    def in_float8(self) -> bool:
+        """Whether the products are float8's; see `jaxrecon.nn.float8_blocks`."""
+        return isinstance(self.attention.qkv, Float8Linear)
+
     def _entering(
         self,
         x: Float[Array, "g t D"],
@@ -150,10 +159,11 @@ class Block(nnx.Module):
         backend: str | None,
     ) -> tuple[Array, Array, Array, Array]:
         """What the updates are added to, and the queries, keys and values."""
-        x, normed = residual_norm(x, **_norm_of(self.norm1), implementation=backend)
+        x, normed = residual_norm(x, **self._norm(self.norm1), implementation=backend)
         if self.norm_context is not None and context is not None:
             context = apply_norm(self.norm_context, context)
-        q, k, v = self.attention.inputs(normed, rope, context, backend=backend)
+        sequences = (x.shape[0], x.shape[1]) if self.in_float8 else None
+        q, k, v = self.attention.inputs(normed, rope, context, sequences=sequences, backend=backend)
         return normed if self.normed_residual else x, q, k, v
 
     def _leaving(
@@ -161,23 +171,27 @@ class Block(nnx.Module):
     ) -> Float[Array, "g t D"]:
         """The tokens, and what attention made of them, to the tokens after the MLP."""
         update = _update(self.attention.out, attended, self.scale1)
-        x, normed = residual_norm(x, **update, **_norm_of(self.norm2), implementation=backend)
+        x, normed = residual_norm(x, **update, **self._norm(self.norm2), implementation=backend)
         update = _update(self.mlp.fc2, self.mlp.hidden(normed, backend=backend), self.scale2)
         return residual_sum(x, **update, implementation=backend)
+
+    def _norm(self, norm: nnx.LayerNorm) -> dict[str, Any]:
+        """One of the norms, as `residual_norm` takes it."""
+        return {
+            "norm": norm_parameters(norm),
+            "eps": norm.epsilon,
+            "dtype": norm.dtype,
+            "fill_up": self.in_float8,
+        }
 
 
 def _gamma(scale: LayerScale | None) -> Array | None:
     return None if scale is None else scale.gamma[...]
 
 
-def _update(layer: nnx.Linear, x: Array, scale: LayerScale | None) -> dict[str, Any]:
+def _update(layer: AnyLinear, x: Array, scale: LayerScale | None) -> dict[str, Any]:
     """What a linear layer adds to the residual stream, as `residual_norm` takes it."""
     return {"update": product(layer, x), "update_bias": bias_of(layer), "gamma": _gamma(scale)}
-
-
-def _norm_of(norm: nnx.LayerNorm) -> dict[str, Any]:
-    """A norm, as `residual_norm` takes it."""
-    return {"norm": norm_parameters(norm), "eps": norm.epsilon, "dtype": norm.dtype}
 
 
 def stack_blocks(config: BlockConfig, depth: int, *, dtype: DTypeLike, rngs: nnx.Rngs) -> Block:

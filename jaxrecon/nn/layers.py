@@ -11,7 +11,9 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from jaxrecon.nn.execution import INFERENCE, ExecutionConfig
+from jaxrecon.nn.float8 import Float8Linear
 from pallas_kernels.bias_gelu import bias_gelu
+from pallas_kernels.float8 import E4M3
 from pallas_kernels.norm import Norm
 
 HIGHEST = jax.lax.Precision.HIGHEST
@@ -61,10 +63,19 @@ class LayerScale(nnx.Module):
         self.gamma = nnx.Param(jnp.full((width,), initial, jnp.float32))
 
 
+type AnyLinear = nnx.Linear | Float8Linear
+
+
 def product(
-    layer: nnx.Linear, x: Float[Array, "*dims D"], columns: slice = slice(None)
-) -> Float[Array, "*dims E"]:
-    """What a linear layer makes of `x`, but for its bias; some of its columns, if told which."""
+    layer: AnyLinear, x: Float[Array, "*dims D"], columns: slice = slice(None)
+) -> Float[Array, "..."]:
+    """What a linear layer makes of `x`, but for its bias; some of its columns, if told which.
+
+    It has the axes of `x`, or is one matrix, filled up, if the layer is one of float8.
+    """
+    if isinstance(layer, Float8Linear):
+        assert columns == slice(None), columns
+        return layer.product(x)
     kernel = layer.kernel[...][:, columns]
     x = x.astype(kernel.dtype)
     if spare := -x.shape[-1] % WHOLE:
@@ -73,7 +84,7 @@ def product(
     return jnp.matmul(x, kernel, precision=layer.precision)
 
 
-def bias_of(layer: nnx.Linear) -> Float[Array, " E"]:
+def bias_of(layer: AnyLinear) -> Float[Array, " E"]:
     """The bias of a linear layer that has one."""
     assert layer.bias is not None
     return layer.bias[...]
@@ -97,8 +108,8 @@ class Mlp(nnx.Module):
         dtype: DTypeLike,
         rngs: nnx.Rngs,
     ) -> None:
-        self.fc1 = linear(width, hidden, dtype=dtype, rngs=rngs)
-        self.fc2 = linear(hidden, width_out or width, dtype=dtype, rngs=rngs)
+        self.fc1: AnyLinear = linear(width, hidden, dtype=dtype, rngs=rngs)
+        self.fc2: AnyLinear = linear(hidden, width_out or width, dtype=dtype, rngs=rngs)
 
     def __call__(
         self, x: Float[Array, "*dims D"], *, execution: ExecutionConfig = INFERENCE
@@ -110,15 +121,18 @@ class Mlp(nnx.Module):
     ) -> Float[Array, "*dims H"]:
         """What `fc2` takes; `backend` is that of `bias_gelu`, the best one if not given."""
         projected, bias = product(self.fc1, x), bias_of(self.fc1)
-        return bias_gelu(projected, bias, implementation=backend)
+        scale, dtype = None, None
+        if isinstance(self.fc2, Float8Linear):
+            scale, dtype = self.fc2.entering[...], E4M3
+        return bias_gelu(projected, bias, scale=scale, dtype=dtype, implementation=backend)
 
 
 class SwiGlu(nnx.Module):
     """`fc2(silu(a) * b)` with `[a | b] = fc1(x)`, the product in float32 (arXiv 2002.05202)."""
 
     def __init__(self, width: int, hidden: int, *, dtype: DTypeLike, rngs: nnx.Rngs) -> None:
-        self.fc1 = linear(width, 2 * hidden, dtype=dtype, rngs=rngs)
-        self.fc2 = linear(hidden, width, dtype=dtype, rngs=rngs)
+        self.fc1: AnyLinear = linear(width, 2 * hidden, dtype=dtype, rngs=rngs)
+        self.fc2: AnyLinear = linear(hidden, width, dtype=dtype, rngs=rngs)
 
     def __call__(self, x: Float[Array, "*dims D"]) -> Float[Array, "*dims D"]:
         return self.fc2(self.hidden(x))

@@ -28,6 +28,7 @@ from jaxrecon.hub import program_folder
 from jaxrecon.images import ImageRule
 from jaxrecon.models import Model
 from jaxrecon.nn.attention import AttentionFn
+from jaxrecon.nn.float8_blocks import float8_candidates, float8_shapes, float8_weights
 from jaxrecon.pipeline import ModelDefaults, Pipeline
 from jaxrecon.pipeline.warming import view_counts
 from jaxrecon.program_cache import programs_wanted, use_program_cache
@@ -36,9 +37,10 @@ from jaxrecon.reading import is_folder, is_plain_file
 from jaxrecon.registry.config_json import config_from_json
 from jaxrecon.registry.entries import FAMILIES, MODELS, Family, HubFile, ModelEntry, find_entry
 from jaxrecon.registry.fetching import native_folder
+from jaxrecon.runtime.memory import default_device
 from jaxrecon.runtime.sharding import MATRICES, WeightRules, check_mesh, weight_shardings
 from jaxrecon.sparse import AttentionName, check_budgets, chosen_attention
-from pallas_kernels.platform import target_platform
+from pallas_kernels.platform import computes_float8, target_platform
 
 
 def load(
@@ -50,6 +52,7 @@ def load(
     mesh: Mesh | None = None,
     shard_weights: bool | WeightRules = False,
     offload: bool = False,
+    float8: bool = False,
     tracks: bool = False,
     priors: bool = True,
     revision: str | None = None,
@@ -77,6 +80,9 @@ def load(
         cannot hold beside its views; or which weights and how, see `sharding.weight_shardings`.
       offload: whether what the trunk finds waits in the host's memory until the heads read it, for
         more views than fit otherwise. π³ keeps too little for it to gain; a CPU has one memory.
+      float8: whether transformer blocks multiply 8-bit numbers (e4m3), which is faster on NVIDIA
+        GPUs with units for it (Ada, Hopper and later) and a little less precise. A CPU computes the
+        same, slowly: to see how precise it is.
       tracks: whether points are to be followed (VGGT); else its track head is not even read.
       priors: whether the model may be told what is known of the views, if it can (MapAnything,
         π³-X); else what only that needs is not even read: a quarter of π³-X.
@@ -88,7 +94,8 @@ def load(
         terminal and in a notebook, and the licence everywhere.
 
     Raises:
-      InputError: the name is unknown or an argument cannot be used.
+      InputError: the name is unknown or an argument cannot be used, `float8` on devices without
+        units for it among them.
       WeightsError: the weights are absent, damaged or another model's.
     """
     check_not_forked()
@@ -99,6 +106,7 @@ def load(
     timed = watched_stages(stages)
     shown = Stages() if stages is None else stages
     offload = truth_value("offload", offload)
+    narrow = _checked_float8(float8, mesh)
     name = _named(name)
     _keep_programs()
     parts = _parts(tracks=tracks, priors=priors)
@@ -107,6 +115,9 @@ def load(
         header, family, config, restore = _open(place, entry, parts)
         check_budgets(attend, header["model"], family.config_digest(asdict(config)))
         abstract = _placed(family.abstract(config, dtype), mesh, shard_weights)
+        if narrow:
+            restore = partial(_restored_in_float8, restore, abstract)
+            abstract = _placed(_in_float8(abstract, family, config), mesh, shard_weights)
         shapes = Pipeline(
             abstract,
             header["model"],
@@ -120,6 +131,16 @@ def load(
         pipeline = _with_weights(shapes, restore, counts, timed)
     _state_licence(header["model"], header["license"], shown)
     return pipeline
+
+
+def _in_float8[M: Model](abstract: M, family: Family, config: Any) -> M:
+    """Shapes of the model with float8 products."""
+    return float8_shapes(abstract, float8_candidates(family.abstract(config, jnp.bfloat16)))
+
+
+def _restored_in_float8[M: Model](restore: Callable[..., M], plain: M, abstract: M) -> M:
+    """The weights that a checkpoint has as `plain`, in the form of `abstract`."""
+    return float8_weights(restore(plain), abstract)
 
 
 def _with_weights(
@@ -150,6 +171,7 @@ def load_abstract(
     mesh: Mesh | None = None,
     shard_weights: bool | WeightRules = False,
     offload: bool = False,
+    float8: bool = False,
     tracks: bool = False,
     priors: bool = True,
 ) -> Pipeline:
@@ -158,7 +180,7 @@ def load_abstract(
     Nothing is downloaded, and of a checkpoint only what it says of itself is read.
 
     Args:
-      name, dtype, attention, mesh, shard_weights, offload, tracks, priors: see `load`.
+      name, dtype, attention, mesh, shard_weights, offload, float8, tracks, priors: see `load`.
 
     Raises:
       InputError: the name is unknown or an argument cannot be used.
@@ -167,6 +189,7 @@ def load_abstract(
     check_mesh(mesh)
     attend = chosen_attention(attention)
     dtype = _default_dtype(mesh) if dtype is None else _checked_dtype(dtype)
+    narrow = _checked_float8(float8, mesh)
     name = _named(name)
     entry, parts = _released(name), _parts(tracks=tracks, priors=priors)
     if entry is None:
@@ -176,7 +199,8 @@ def load_abstract(
         header, family = entry.header, entry.family
         config = family.configured(entry.config, parts)
     check_budgets(attend, header["model"], family.config_digest(asdict(config)))
-    model = _placed(family.abstract(config, dtype), mesh, shard_weights)
+    model = family.abstract(config, dtype)
+    model = _placed(_in_float8(model, family, config) if narrow else model, mesh, shard_weights)
     resize = entry.resize if entry else _resize_rule(header, family, model, Path(name))
     defaults = _defaults(family, config, priors=priors)
     return Pipeline(model, header["model"], resize, attend, mesh, defaults, offload=offload)
@@ -378,6 +402,24 @@ def _released_as(
 def _default_dtype(mesh: Mesh | None) -> DTypeLike:
     platform = mesh.devices.flat[0].platform if mesh is not None else target_platform()
     return jnp.float32 if platform == "cpu" else jnp.bfloat16
+
+
+def _checked_float8(float8: bool, mesh: Mesh | None) -> bool:
+    """Whether products are to be float8's.
+
+    Raises:
+      InputError: it is neither true nor false, or the devices have no units for it.
+    """
+    if not truth_value("float8", float8):
+        return False
+    device = mesh.devices.flat[0] if mesh is not None else default_device()
+    if not computes_float8(device):
+        raise InputError(
+            "float8: it needs an NVIDIA GPU of compute capability 8.9 or higher (Ada, Hopper and "
+            f"later), found {device.device_kind}; leave it out, or use the CPU to see how precise "
+            "it is"
+        )
+    return True
 
 
 def _checked_dtype(dtype: DTypeLike) -> DTypeLike:
