@@ -1,9 +1,9 @@
 """Matrix products of 8-bit floating-point numbers (e4m3), for inference.
 
 Scales are powers of two, so that to multiply by one and to divide by it again changes nothing: all
-that is lost is lost by rounding to e4m3's four significant bits. A layer's weights share one scale,
-as do all that enters it. The latter is no outcome of the data: it follows from how large that can
-become (`jaxrecon.nn.float8_blocks`).
+that is lost is lost by rounding to e4m3's four significant bits. A layer's weights share one scale.
+What enters a layer has one too, or one a channel, for which the weights make up. It is no outcome
+of the data: it follows from how large that can become (`jaxrecon.nn.float8_blocks`).
 """
 
 import jax
@@ -15,8 +15,8 @@ from jaxtyping import Array, Float
 from pallas_kernels.float8 import E4M3, LARGEST, filled_up, is_float8, saturated
 from pallas_kernels.platform import target_platform
 
-FARTHEST = 120
-"""The largest exponent of a scale: float32 and bfloat16 have the scale and one over it."""
+FARTHEST = 60
+"""The largest exponent of a scale: float32 and bfloat16 have products of two, and one over them."""
 
 
 class Float8Linear(nnx.Module):
@@ -28,24 +28,26 @@ class Float8Linear(nnx.Module):
     Attributes:
       kernel: (E, D), e4m3; with a row for each number of the output, as matrix units take it.
       bias: (E,), of `dtype`.
-      entering: what is multiplied with all that enters, before it is rounded to e4m3; float32.
-      scale: what the product is multiplied with; float32.
+      entering: () or (D,), float32, what is multiplied with what enters, before it is rounded to
+        e4m3.
+      scale: (), float32, what the product is multiplied with.
       dtype: of the output; sums are float32.
     """
 
-    def __init__(self, layer: nnx.Linear, largest: Float[Array, ""]) -> None:
+    def __init__(self, layer: nnx.Linear, largest: Float[Array, "..."]) -> None:
         """Args:
         layer: the layer in whose place this one is.
-        largest: no number that enters is larger.
+        largest: () or (D,); no number that enters is larger, or none of a channel.
         """
         assert layer.bias is not None
-        kernel, self.dtype = layer.kernel[...].astype(jnp.float32), layer.kernel.dtype
-        own = power_of_two(jnp.max(jnp.abs(kernel)))
+        self.dtype = layer.kernel.dtype
         entering = power_of_two(largest)
-        self.kernel = nnx.Param(saturated(own * kernel.T, E4M3))
+        kernel = layer.kernel[...].T.astype(jnp.float32) / jax.lax.broadcast_to_rank(entering, 2)
+        own = power_of_two(jnp.max(jnp.abs(kernel)))
+        self.kernel = nnx.Param(saturated(own * kernel, E4M3))
         self.bias = nnx.Param(layer.bias[...])
         self.entering = nnx.Param(entering)
-        self.scale = nnx.Param(1 / (own * entering))
+        self.scale = nnx.Param(1 / own)
 
     def __call__(self, x: Float[Array, "*dims D"]) -> Float[Array, "R E"]:
         """See `product`; with the bias."""
@@ -62,7 +64,8 @@ class Float8Linear(nnx.Module):
 
     def taken(self, x: Float[Array, "*dims D"]) -> Float[Array, "R D"]:
         """`x` as the layer takes it: e4m3, one matrix whose rows are filled up (`filled_up`)."""
-        return filled_up(saturated(self.entering[...] * x.astype(jnp.float32), E4M3))
+        entering = jax.lax.broadcast_to_rank(self.entering[...], x.ndim)
+        return filled_up(saturated(entering * x.astype(jnp.float32), E4M3))
 
 
 def float8_product(
@@ -82,7 +85,7 @@ def float8_product(
     )
 
 
-def power_of_two(largest: Float[Array, ""]) -> Float[Array, ""]:
+def power_of_two(largest: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
     """The largest power of two with which `largest` stays within e4m3's numbers, float32."""
     tiny = jnp.finfo(jnp.float32).tiny
     exponent = jnp.floor(jnp.log2(LARGEST / jnp.maximum(largest.astype(jnp.float32), tiny)))

@@ -153,8 +153,9 @@ def test_a_block_is_that_of_the_rounded_numbers() -> None:
     assert 0.01 < distance(narrowly - x, plainly - x) < 0.06
 
 
-def test_a_block_of_bfloat16_has_its_dtype() -> None:
-    plain = blocks(2, dtype=jnp.bfloat16)
+@pytest.mark.parametrize("mlp", ["gelu", "swiglu"])
+def test_a_block_of_bfloat16_has_its_dtype(mlp: MlpKind) -> None:
+    plain = blocks(2, mlp, dtype=jnp.bfloat16)
     narrow = jax.jit(jax.vmap(in_float8))(plain)
     x = normal(GROUPS, TOKENS, WIDTH)
     assert narrow.attention.qkv.kernel.shape == (2, 3 * WIDTH, WIDTH)
@@ -180,7 +181,10 @@ def test_no_input_is_larger_than_what_scales_are_made_for(mlp: MlpKind) -> None:
         limit = LARGEST / float(narrow.attention.out.entering[...])
         assert limit / 4 < np.abs(made).max() <= limit
     assert bias.any()
-    assert isinstance(narrow.mlp.fc2, Float8Linear) == (mlp == "gelu")
+    hidden = np.abs(np.asarray(plain.mlp.hidden(plain.norm2(worst))))
+    limit = LARGEST / np.asarray(narrow.mlp.fc2.entering[...])
+    assert (hidden <= limit).all()
+    assert limit.shape == (() if mlp == "gelu" else hidden.shape[1:])
 
 
 @needs_triton
