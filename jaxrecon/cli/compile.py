@@ -4,6 +4,7 @@ import argparse
 from typing import Any
 
 from jaxrecon.cli import common
+from jaxrecon.errors import InputError
 from jaxrecon.progress import Stages
 
 
@@ -36,6 +37,8 @@ def run(options: argparse.Namespace) -> int:
     common.settle_model(options)
     size = common.size_of(options.size)
     common.check_output(options)
+    if options.float8:
+        raise InputError("--float8: a program in a file has no such weights; leave it out")
     from jaxrecon.aot import export_program
 
     if options.dtype is None and options.platform and "cpu" not in options.platform:

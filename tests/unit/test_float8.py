@@ -18,7 +18,7 @@ from abstract_devices import here_is
 from drawn_weights import drawn
 from jaxrecon.benchmark import load_for_timing
 from jaxrecon.checkpoint import flatten
-from jaxrecon.cli import common
+from jaxrecon.cli import common, main
 from jaxrecon.cli.parser import Parser
 from jaxrecon.errors import InputError
 from jaxrecon.models import Model
@@ -399,3 +399,22 @@ def test_on_the_command_line(
         vars(options).update(model="pi3-mini", weights=None, revision=None)
         common.load_pipeline(options, QUIET)
     assert given == [False, True]
+
+
+def test_a_program_in_a_file_is_refused_before_weights_are_read(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    monkeypatch.setattr(common, "load_pipeline", None)
+    arguments = [
+        "compile",
+        "-m",
+        "pi3-mini",
+        "-o",
+        str(tmp_path / "out"),
+        "--views",
+        "2",
+        "--size",
+        "42x28",
+    ]
+    assert main([*arguments, "--float8"]) == 2
+    assert "--float8: a program in a file has no such weights" in capsys.readouterr().err
