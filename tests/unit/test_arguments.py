@@ -333,6 +333,7 @@ def test_the_home_of_the_user(
     {
         "name": [None, 5, b"pi3-mini", ["pi3-mini"], np.zeros(2)],
         "offload": ["yes", 1, None],
+        "float8": ["yes", 1, None],
         "tracks": ["no", 0],
         "priors": ["no", 0],
         "stages": [2, "quiet", True],

@@ -20,6 +20,7 @@ from jaxrecon.benchmark import load_for_timing
 from jaxrecon.checkpoint import flatten
 from jaxrecon.cli import common, main
 from jaxrecon.cli.parser import Parser
+from jaxrecon.compiling import compiled
 from jaxrecon.errors import InputError
 from jaxrecon.models import Model
 from jaxrecon.nn.attention import TokenLayout, attend_densely
@@ -280,6 +281,22 @@ def test_there_is_no_gradient() -> None:
     run = partial(scan_blocks, layout=LAYOUT, attention=attend_densely, execution=TRAINING)
     with pytest.raises(NotImplementedError, match="float8 products have no gradient"):
         jax.eval_shape(run, narrow, x[:, :TOKENS])
+
+
+@needs_triton
+@pytest.mark.gpu
+@pytest.mark.parametrize("mlp", ["gelu", "swiglu"])
+def test_a_gpu_multiplies_float8(mlp: MlpKind) -> None:
+    """With matrix units for it, and to what the CPU makes of the same numbers."""
+    if not computes_float8(jax.devices()[0]):
+        pytest.skip(f"{jax.devices()[0].device_kind} has no units for float8")
+    narrow, x = jax.vmap(in_float8)(blocks(2, mlp, jnp.bfloat16)), normal(3, TOKENS, WIDTH)
+    run = partial(scan_blocks, layout=LAYOUT, attention=attend_densely)
+    program = compiled(jax.jit(run).lower(narrow, x), jax.devices()[0])
+    assert program.as_text().count('"__cublas$lt$matmul$f8"') == 4
+    with jax.default_device(jax.devices("cpu")[0]):
+        wanted = jax.jit(partial(run))(jax.tree.map(np.asarray, narrow), x)
+    assert distance(program(narrow, x) - x, wanted - x) < 0.03
 
 
 def candidates(family: str) -> tuple[str, ...]:
