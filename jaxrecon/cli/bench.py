@@ -71,7 +71,7 @@ def add_to(commands: Any) -> None:
     add("--repeats", default=3, help="runs after the warm-up; default: 3", **whole)
     add("--devices", default="1", metavar="N", help="shard views over so many devices, or all")
     add("--dtype", choices=("float32", "bfloat16"), help="default: bfloat16 on GPU and TPU")
-    common.add_float8(parser)
+    add("--float8", **common.FLOAT8)
     add(
         "--against",
         metavar="PATH",

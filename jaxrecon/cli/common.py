@@ -253,6 +253,13 @@ def positive(text: str) -> float:
     return number
 
 
+FLOAT8: dict[str, Any] = {
+    "action": "store_true",
+    "help": "blocks multiply 8-bit numbers: faster on Ada, Hopper and later, less precise",
+}
+"""The option `--float8`."""
+
+
 def add_computing(parser: Parser) -> None:
     """Options of how a model computes."""
     add, seldom = (
@@ -264,16 +271,7 @@ def add_computing(parser: Parser) -> None:
     add("--devices", default="1", metavar="N", help="shard views over so many devices, or all")
     seldom("--shard-weights", action="store_true", help="each device holds a part of the weights")
     add("--offload", action="store_true", help="features wait for the heads in the host's memory")
-    add_float8(parser)
-
-
-def add_float8(parser: Parser) -> None:
-    """The option of how blocks multiply."""
-    parser.section("speed and memory").add_argument(
-        "--float8",
-        action="store_true",
-        help="blocks multiply 8-bit numbers: faster on Ada, Hopper and later, less precise",
-    )
+    seldom("--float8", **FLOAT8)
 
 
 def add_attention(parser: Parser, auto: str = "exact") -> None:
