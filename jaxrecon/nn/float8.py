@@ -88,5 +88,6 @@ def float8_product(
 def power_of_two(largest: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
     """The largest power of two with which `largest` stays within e4m3's numbers, float32."""
     tiny = jnp.finfo(jnp.float32).tiny
-    exponent = jnp.floor(jnp.log2(LARGEST / jnp.maximum(largest.astype(jnp.float32), tiny)))
-    return jnp.ldexp(jnp.float32(1), jnp.clip(exponent, -FARTHEST, FARTHEST).astype(jnp.int32))
+    # Of a fraction from 1/2 up to 1, unlike the logarithm of any device, the exponent is exact.
+    _, exponent = jnp.frexp(LARGEST / jnp.maximum(largest.astype(jnp.float32), tiny))
+    return jnp.ldexp(jnp.float32(1), jnp.clip(exponent - 1, -FARTHEST, FARTHEST))
