@@ -49,7 +49,7 @@ def float8_candidates(model: nnx.Module) -> tuple[str, ...]:
 @without_x64
 def float8_shapes[M: nnx.Module](model: M, paths: Collection[str]) -> M:
     """The shapes of a model, with float8 products in the stacked blocks at these paths."""
-    convert = partial(jax.eval_shape, jax.vmap(in_float8))
+    convert = partial(jax.eval_shape, _stack_in_float8)
     return _with_blocks(model, {path: convert for path in paths})
 
 
@@ -69,10 +69,15 @@ def float8_weights[M: nnx.Module](model: M, like: M) -> M:
 
 def _converter(like: Block) -> Callable[[Block], Block]:
     """What makes a stack of float8 blocks that lie where those of `like` are to lie."""
-    convert = jax.vmap(in_float8)
     if all(leaf.sharding is None for leaf in jax.tree.leaves(like)):
-        return jax.jit(convert)
-    return jax.jit(convert, out_shardings=jax.tree.map(lambda leaf: leaf.sharding, like))
+        return jax.jit(_stack_in_float8)
+    shardings = jax.tree.map(lambda leaf: leaf.sharding, like)
+    return jax.jit(_stack_in_float8, out_shardings=shardings)
+
+
+def _stack_in_float8(blocks: Block) -> Block:
+    """One function for all stacks: those of one shape share a program."""
+    return jax.vmap(in_float8)(blocks)
 
 
 def _with_blocks[M: nnx.Module](model: M, changes: Mapping[str, Callable[[Block], Block]]) -> M:

@@ -154,7 +154,7 @@ def test_a_block_is_that_of_the_rounded_numbers() -> None:
     assert 0.01 < distance(narrowly - x, plainly - x) < 0.06
 
 
-@pytest.mark.parametrize("mlp", ["gelu", "swiglu"])
+@pytest.mark.parametrize("mlp", [pytest.param("gelu", marks=pytest.mark.thorough), "swiglu"])
 def test_a_block_of_bfloat16_has_its_dtype(mlp: MlpKind) -> None:
     plain = blocks(2, mlp, dtype=jnp.bfloat16)
     narrow = jax.jit(jax.vmap(in_float8))(plain)
@@ -299,17 +299,23 @@ def test_a_gpu_multiplies_float8(mlp: MlpKind) -> None:
     assert distance(program(narrow, x) - x, wanted - x) < 0.03
 
 
-def candidates(family: str) -> tuple[str, ...]:
-    return float8_candidates(load_abstract(family, dtype="bfloat16", tracks=family == "vggt").model)
+TRUNK = ["encoder.blocks", "trunk.frame_blocks", "trunk.global_blocks"]
+DECODERS = ["camera_decoder.blocks", "confidence_decoder.blocks", "point_decoder.blocks"]
 
 
-def test_which_blocks_are_converted() -> None:
+@pytest.mark.parametrize(
+    ("family", "wanted"),
+    [
+        ("pi3-mini", DECODERS + TRUNK[1:]),
+        ("vggt", TRUNK),
+        pytest.param("pi3", DECODERS + TRUNK, marks=pytest.mark.thorough),
+        pytest.param("mapanything", TRUNK, marks=pytest.mark.thorough),
+    ],
+)
+def test_which_blocks_are_converted(family: str, wanted: list[str]) -> None:
     """Not those that are float32 in any case, nor blocks of other kinds."""
-    trunk = ("encoder.blocks", "trunk.frame_blocks", "trunk.global_blocks")
-    decoders = ("point_decoder.blocks", "confidence_decoder.blocks", "camera_decoder.blocks")
-    assert sorted(candidates("pi3")) == sorted((*trunk, *decoders))
-    assert sorted(candidates("pi3-mini")) == sorted((*trunk[1:], *decoders))
-    assert sorted(candidates("vggt")) == sorted(candidates("mapanything")) == sorted(trunk)
+    model = load_abstract(family, dtype="bfloat16", tracks=family == "vggt").model
+    assert sorted(float8_candidates(model)) == sorted(wanted)
 
 
 @needs_triton
@@ -373,6 +379,7 @@ def test_pi3_mini_finds_the_same_points() -> None:
     assert 1e-4 < distance(*found) < 0.05
 
 
+@pytest.mark.thorough
 def test_each_device_has_a_part_of_float8_weights(tmp_path: Path) -> None:
     given: Any = {"mesh": jaxrecon.make_mesh(1), "shard_weights": True, "float8": True}
     model = jaxrecon.load(saved_tiny("pi3", tmp_path / "pi3"), **given, stages=QUIET).model
