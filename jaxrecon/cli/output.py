@@ -217,7 +217,7 @@ def last_line(summary: Mapping[str, Any]) -> str:
         told.append(f"{summary['fov_degrees']:.0f} degrees wide")
     told.append({0: "no warnings", 1: "1 warning"}.get(count, f"{count} warnings"))
     files = [
-        f"{name} ({_points(count)})" if count != summary["points"] else name
+        f"{name} ({points_told(count)})" if count != summary["points"] else name
         for name in summary["files"]
         for count in [summary["points_written"].get(name, summary["points"])]
     ]
@@ -227,7 +227,8 @@ def last_line(summary: Mapping[str, Any]) -> str:
     )
 
 
-def _points(count: int) -> str:
+def points_told(count: int) -> str:
+    """A number of points in words."""
     return "1 point" if count == 1 else f"{count:,} points"
 
 

@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from jaxrecon.choices import GROUPS, JOINS
-from jaxrecon.cli import common, output
+from jaxrecon.cli import common, output, process
 from jaxrecon.cli.parser import Parser
 from jaxrecon.errors import InputError
 from jaxrecon.files import replacing_file
-from jaxrecon.formats import ExportOptions
+from jaxrecon.formats import SUMMARY_FILE, ExportOptions
 from jaxrecon.progress import Stages
 
 if TYPE_CHECKING:
@@ -20,6 +20,9 @@ if TYPE_CHECKING:
 
 DEFAULT_FORMATS = "ply,glb,colmap,trajectory"
 """What is written beside the views, if nothing else is asked for."""
+
+_MOST_FILES = 12
+"""So many are named in the last line."""
 
 
 def add_sequence(parser: Parser) -> None:
@@ -98,15 +101,20 @@ def reconstruct(
         **arguments,
     )
     wanted = formats(options)
+    written: dict[str, int | None] = {}
+    refused: dict[str, str] = {}
     if wanted:
-        _write_formats(found, options, wanted, export, stages)
-    summary = _summary(found, options, wanted, stages) | common.programs(pipeline, stages)
+        written, refused = _write_formats(found, options, wanted, export, stages)
+    summary = _summary(found, options, written, stages) | common.programs(pipeline, stages)
+    summary["failed"] = refused
     if wanted:
-        with replacing_file(Path(options.output) / "summary.json") as temporary:
+        with replacing_file(Path(options.output) / SUMMARY_FILE) as temporary:
             temporary.write_text(json.dumps(summary, indent=2) + "\n")
     _tell(found, stages)
-    common.report(options, summary, f"; {common.to_look_at(options.output)}")
-    return 0
+    for file, reason in refused.items():
+        process.complain(f"{options.output}/{file} was left out: {reason}")
+    common.report(options, summary, _more(summary, len(found.segments)))
+    return common.INCOMPLETE if refused else 0
 
 
 def _write_formats(
@@ -115,18 +123,45 @@ def _write_formats(
     wanted: list[str],
     export: ExportOptions,
     stages: Stages,
-) -> None:
+) -> tuple[dict[str, int | None], dict[str, str]]:
+    """Writes the formats of each segment.
+
+    Returns:
+      The files below the folder and how many points they have, and why those that cannot hold
+      their segment cannot.
+    """
     names = [output.format_of(name).name for name in wanted]
     mine = replace(export, overwrite=True)  # the folder is this sequence's own
+    written: dict[str, int | None] = {}
+    refused: dict[str, str] = {}
     with stages.stage("export", total=len(found.segments)) as done:
         for number in range(len(found.segments)):
-            folder = found.folder
+            own, prefix = found.folder, ""
             if len(found.segments) > 1:
-                folder = folder / f"segment_{number}"
-                folder.mkdir(exist_ok=True)
-            every = options.export_every or 1
-            found.write(folder, names, mine, every=every, segment=number)
+                prefix = f"segment_{number}/"
+                own = own / prefix
+                own.mkdir(exist_ok=True)
+            every, why = options.export_every or 1, dict[str, str]()
+            files = found.write(own, names, mine, every=every, segment=number, refused=why)
+            written |= {f"{prefix}{file}": count for file, count in files.items()}
+            refused |= {f"{prefix}{file}": reason for file, reason in why.items()}
             done()
+    return written, refused
+
+
+def _more(summary: dict[str, Any], segments: int) -> str:
+    """What the last line tells behind the folder's name."""
+    told = [f"{summary['views']} views"]
+    if segments > 1:
+        told.append(f"{segments} segments, each a world of its own")
+    points = summary["points_written"]
+    files = [
+        f"{name} ({output.points_told(points[name])})" if name in points else name
+        for name in summary["files"]
+    ]
+    if len(files) > _MOST_FILES:
+        files[_MOST_FILES:] = [f"{len(files) - _MOST_FILES} more"]
+    return f": {', '.join(told)}; {', '.join(files)}; {common.to_look_at(summary['output'])}"
 
 
 def _tell(found: "SequenceReconstruction", stages: Stages) -> None:
@@ -142,7 +177,10 @@ def _tell(found: "SequenceReconstruction", stages: Stages) -> None:
 
 
 def _summary(
-    found: "SequenceReconstruction", options: argparse.Namespace, wanted: list[str], stages: Stages
+    found: "SequenceReconstruction",
+    options: argparse.Namespace,
+    written: dict[str, int | None],
+    stages: Stages,
 ) -> dict[str, Any]:
     import jax
 
@@ -157,6 +195,7 @@ def _summary(
         "loops": len(found.loops),
         "segments": [[part.start, part.stop] for part in found.segments],
         "output": options.output,
-        "files": ["scene.json", *(output.file_of(name) for name in wanted)],
+        "files": ["scene.json", *written],
+        "points_written": {name: count for name, count in written.items() if count is not None},
         "seconds": common.seconds(stages),
     }

@@ -159,10 +159,25 @@ class SequenceReconstruction:
         *,
         every: int = 1,
         segment: int = 0,
-    ) -> None:
-        """Writes formats of one segment into a folder that is there; see `save`."""
+        refused: dict[str, str] | None = None,
+    ) -> dict[str, int | None]:
+        """Writes formats of one segment into a folder that is there; see `save`.
+
+        Args:
+          refused: where it is given, formats that cannot hold the segment are left out, and noted
+            there: their files and why.
+
+        Returns:
+          The files that were written, and how many points each has; None for those that are not
+          made of points.
+
+        Raises:
+          InputError: a format cannot hold the segment, and `refused` is not given.
+          OutputError: a file cannot be written.
+        """
         kinds = [format_named(name) for name in formats]
         scene = None
+        written: dict[str, int | None] = {}
         for kind in kinds:
             target = folder / kind.file
             if kind.name == "trajectory":
@@ -170,7 +185,14 @@ class SequenceReconstruction:
                 names = self.names[own.start : own.stop]
                 poses = self.world_from_camera[own.start : own.stop]
                 write_poses(names, poses, target, overwrite=options.overwrite)
+                written[kind.file] = None
                 continue
             if scene is None:
                 scene = self.views(every=every, segment=segment).scene()
-            kind.write(scene, target, kind.own(options))
+            try:
+                written[kind.file] = kind.write(scene, target, kind.own(options))
+            except InputError as error:
+                if refused is None:
+                    raise
+                refused[kind.file] = str(error)
+        return written

@@ -92,6 +92,53 @@ def test_a_gap(run: Run, photos: Path, tmp_path: Path) -> None:
     assert (out / "segment_0" / "scene.ply").exists() and (out / "segment_1").exists()
 
 
+def test_files_are_told_with_their_points(run: Run, photos: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    wanted = ("--formats", "sheet,ply,colmap,trajectory", "--max-points", 500)
+    code, told, err = run(photos, *SOFT, *wanted, "-o", out)
+    assert code == 0, err
+    summary = json.loads((out / "summary.json").read_text())
+    assert all((out / name).exists() for name in summary["files"])
+    assert summary["points_written"].keys() == {"scene.ply", "colmap/"}
+    count = points_of(out / "scene.ply")
+    assert summary["points_written"]["scene.ply"] == count == 500 and not summary["failed"]
+    assert f"scene.ply ({count} points)" in told and "14 views" in told and "trajectory/" in told
+
+
+def test_a_segment_that_a_format_cannot_hold(run: Run, photos: Path, tmp_path: Path) -> None:
+    from PIL import Image
+
+    masks = tmp_path / "masks"
+    masks.mkdir()
+    for view, pixels in enumerate(film(14, places=np.repeat([1, 2], 7))):
+        picture = Image.fromarray(pixels)
+        picture.save(photos / f"{view:02d}.png")
+        Image.new("L", picture.size, 255 * (view < 7)).save(masks / f"{view:02d}.png.png")
+    out = tmp_path / "out"
+    wanted = ("--allow-gaps", "--formats", "ply,glb,trajectory")
+    code, told, err = run(photos, *SOFT, *wanted, "--masks", masks, "-o", out)
+    assert code == 1
+    assert "a gap between 06.png and 07.png" in err
+    summary = json.loads((out / "summary.json").read_text())
+    refused = {f"segment_1/{name}" for name in ("scene.ply", "scene.glb")}
+    assert summary["failed"].keys() == refused
+    assert all(f"{out}/{name} was left out: the mask keeps no point" in err for name in refused)
+    held = [f"segment_0/{name}" for name in ("scene.ply", "scene.glb", "trajectory/")]
+    assert summary["files"] == ["scene.json", *held, "segment_1/trajectory/"]
+    assert all((out / name).exists() for name in summary["files"])
+    assert not any((out / name).exists() for name in refused)
+    count = points_of(out / "segment_0" / "scene.ply")
+    assert summary["points_written"] == dict.fromkeys(held[:2], count)
+    assert f"segment_0/scene.ply ({count:,} points)" in told and "segment_1/scene.ply" not in told
+
+
+def points_of(path: Path) -> int:
+    """How many points a PLY file has, as another reader counts them."""
+    from plyfile import PlyData
+
+    return len(PlyData.read(str(path))["vertex"].data)
+
+
 def test_a_video(run: Run, tmp_path: Path) -> None:
     film = write_video(tmp_path / "walk.mp4", frames=30, size=(21 * 2, 14 * 2))
     out = tmp_path / "out"
