@@ -17,7 +17,7 @@ from jaxrecon.formats import card
 from jaxrecon.geometry import depth_edges
 from jaxrecon.images import PixelTransform
 from jaxrecon.images.masks import PhotoMask
-from jaxrecon.images.original import OriginalPixels, Views, shown_pixels, view_numbers
+from jaxrecon.images.original import OriginalPixels, Views, photo_pixels, shown_pixels, view_numbers
 
 AnyArray = Array | np.ndarray
 
@@ -313,7 +313,8 @@ class Reconstruction:
         Args:
           min_confidence: points must be more confident than this.
           confidence_quantile: the share of the mask's points, the least confident, that leave it.
-          edge_rtol: relative jump of depth, in a window of 3 x 3 pixels, at which points leave it.
+          edge_rtol: relative jump of depth, in a window of 3 x 3 pixels of the photo, at which
+            points leave it.
 
         Raises:
           InputError: a number is out of range.
@@ -332,7 +333,8 @@ class Reconstruction:
             if jump < 0:
                 raise InputError(f"edge_rtol={jump:g} is below 0; give 0 or more")
             depth = jnp.asarray(self.points_camera)[..., 2]
-            mask = mask & ~np.asarray(depth_edges(depth, rtol=jump))
+            photo = jnp.asarray(photo_pixels(self.transforms))
+            mask = mask & ~np.asarray(depth_edges(depth, rtol=jump, mask=photo))
         return replace(self, mask=mask)
 
     @classmethod

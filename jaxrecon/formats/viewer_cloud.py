@@ -2,13 +2,14 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cached_property, partial
+from functools import cached_property
 
 import numpy as np
 from jaxtyping import Bool, Float, Int, UInt8
 
 from jaxrecon.choices import EDGE_RTOL
 from jaxrecon.formats.scene import Scene, no_points, points_at, usable_pixels
+from jaxrecon.images.original import photo_pixels
 
 MOST_HELD = 3_000_000
 """Points that are held ready to be shown, drawn evenly from larger scenes."""
@@ -116,7 +117,7 @@ def cloud_of(scene: Scene, most: int = MOST_HELD) -> Cloud:
         view=(pixel // scene.mask[0].size).astype(np.int32),
         kept=scene.mask.reshape(-1)[pixel],
         count=count,
-        find_edges=partial(on_depth_edges, scene.points_camera[..., 2], pixel),
+        find_edges=lambda: _on_edges(scene, pixel),
     )
 
 
@@ -147,13 +148,22 @@ def _numbers(confidence: Float[np.ndarray, " P"]) -> Float[np.ndarray, " P"]:
     return np.where(known, confidence, lowest)
 
 
+def _on_edges(scene: Scene, pixel: Int[np.ndarray, " P"]) -> Bool[np.ndarray, " P"]:
+    photo = photo_pixels(scene.transforms)
+    return on_depth_edges(scene.points_camera[..., 2], pixel, photo=photo)
+
+
 def on_depth_edges(
-    depth: Float[np.ndarray, "V H W"], pixel: Int[np.ndarray, " P"], rtol: float = EDGE_RTOL
+    depth: Float[np.ndarray, "V H W"],
+    pixel: Int[np.ndarray, " P"],
+    rtol: float = EDGE_RTOL,
+    photo: Bool[np.ndarray, "V H W"] | None = None,
 ) -> Bool[np.ndarray, " P"]:
     """Whether the depth around some pixels spans more than `rtol` of it, in a window of 3 x 3.
 
     As `geometry.depth_edges` says of whole pictures, here of the pixels alone that are asked for.
-    Neighbours without a positive, finite depth do not count.
+    Neighbours without a positive, finite depth do not count, nor those that show no photo
+    (`photo`; all do if that is not given).
     """
     _, height, width = depth.shape
     flat = depth.reshape(-1)
@@ -163,8 +173,11 @@ def on_depth_edges(
     for down, right in _AROUND:
         inside = (row + down >= 0) & (row + down < height)
         inside &= (column + right >= 0) & (column + right < width)
-        near = flat[np.where(inside, pixel + down * width + right, pixel)]
+        place = np.where(inside, pixel + down * width + right, pixel)
+        near = flat[place]
         usable = np.isfinite(near) & (near > 0)
+        if photo is not None:
+            usable &= photo.reshape(-1)[place]
         np.minimum(low, near, out=low, where=usable)
         np.maximum(high, near, out=high, where=usable)
     return (high - low) > rtol * np.abs(here)
@@ -191,8 +204,7 @@ def chosen_mask(scene: Scene, choice: Choice) -> Bool[np.ndarray, "V H W"]:
         mask[list(choice.hidden)] = False
     if not choice.edges:
         pixel = np.flatnonzero(mask)
-        edge = on_depth_edges(scene.points_camera[..., 2], pixel)
-        mask.reshape(-1)[pixel[edge]] = False
+        mask.reshape(-1)[pixel[_on_edges(scene, pixel)]] = False
     return mask
 
 

@@ -12,6 +12,8 @@ from jaxrecon.geometry.transforms import invert_rigid, transform_points
 _NEAREST = 0.04
 _WITHOUT_DEPTH = 0.1, 100.0
 
+type _Target = tuple[Array, Array, Array, Array | None, Array]
+
 
 def depth_consistency(
     depth_z: Float[Array, "V H W"],
@@ -22,6 +24,7 @@ def depth_consistency(
     atol: float = 0.02,
     rtol: float = 0.02,
     views: Int[Array | np.ndarray, ""] | None = None,
+    shown: Bool[Array, "V H W"] | None = None,
 ) -> Float[Array, "V H W"]:
     """Share of the other views that see a pixel's point where their own depth map has it.
 
@@ -36,23 +39,27 @@ def depth_consistency(
       intrinsics: in pixels of the depth maps.
       atol, rtol: views agree if their depths differ by less than `atol + rtol * depth`.
       views: so many first views count; all if not given.
+      shown: which pixels show a photo; all if not given. Of the others a view's depth is unknown,
+        and what falls there it does not see.
 
     Source: upstream `compute_multiview_depth_confidence` (`mapanything/utils`).
     """
+    if shown is not None:
+        depth_z = jnp.where(shown, depth_z, -1.0)
     points = transform_points(
         world_from_camera[:, None, None], unproject_depth(depth_z, intrinsics)
     )
     valid, others = mask & (depth_z > 0), _others(depth_z, world_from_camera, intrinsics)
     if views is not None:
         others &= jnp.arange(len(others))[None] < views
-    targets = invert_rigid(world_from_camera), intrinsics, depth_z
+    targets = invert_rigid(world_from_camera), intrinsics, depth_z, shown
 
     def one_view(source: tuple[Array, Array, Array]) -> Float[Array, "H W"]:
         points, valid, others = source
 
-        def count(totals: Array, target: tuple[Array, Array, Array, Array]) -> tuple[Array, None]:
-            pose, matrix, depth, meets = target
-            seen, gap, z = _seen(points, pose, matrix, depth)
+        def count(totals: Array, target: _Target) -> tuple[Array, None]:
+            pose, matrix, depth, shown, meets = target
+            seen, gap, z = _seen(points, pose, matrix, depth, shown)
             seen &= valid & meets
             agrees = gap < atol + rtol * z
             found = jnp.stack([seen & agrees, seen & ~agrees])
@@ -89,6 +96,7 @@ def _seen(
     camera_from_world: Float[Array, "4 4"],
     intrinsics: Float[Array, "3 3"],
     depth_z: Float[Array, "H W"],
+    shown: Bool[Array, "H W"] | None,
 ) -> tuple[Bool[Array, "H W"], Float[Array, "H W"], Float[Array, "H W"]]:
     """Whether points fall into a view's image, how far its depth is off there, and their depth."""
     camera = transform_points(camera_from_world, points)
@@ -99,4 +107,6 @@ def _seen(
     seen = (x >= 0) & (x < width) & (y >= 0) & (y < height) & (z > _NEAREST)
     column = jnp.round(jnp.clip(x, 0, width - 1)).astype(jnp.int32)
     row = jnp.round(jnp.clip(y, 0, height - 1)).astype(jnp.int32)
+    if shown is not None:
+        seen &= shown[row, column]
     return seen, jnp.abs(z - depth_z[row, column]), z

@@ -21,7 +21,10 @@ _LEAST_SPREAD = 1e-9
 _INLIER = 0.1
 
 type ManyViews = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]
-"""Points (V, P, 3), depth (V, H, W), poses (V, 4, 4) and intrinsics (V, 3, 3)."""
+"""Points (V, P, 3), depth (V, H, W), poses (V, 4, 4) and intrinsics (V, 3, 3).
+
+Points and depth are NaN where pixels show no photo.
+"""
 
 IDENTITY = Similarity(1.0, np.eye(3), np.zeros(3))
 """Leaves everything where it is."""
@@ -283,8 +286,8 @@ def seen_by_the_next(
     to 0 whatever place they were given.
 
     Args:
-      points: of some pixels, in their cameras' frames.
-      depth_z: of all pixels.
+      points: of some pixels, in their cameras' frames; NaN for those that are not asked about.
+      depth_z: of all pixels; NaN where there is none.
       poses: world-from-camera.
       intrinsics: in pixels.
     """
@@ -297,8 +300,13 @@ def seen_by_the_next(
 
 
 def seen_by(views: ManyViews, one: int, others: ManyViews, other: int) -> float:
-    """The share of a view's points that another view sees where they are; see `matched`."""
-    return float(matched(views, one, others, other)[0].mean())
+    """The share of a view's points that another view sees where they are; see `matched`.
+
+    0 for a view without points.
+    """
+    asked = np.isfinite(views[0][one]).all(axis=1)
+    agrees, _, _ = matched(views, one, others, other)
+    return float(agrees.sum() / max(asked.sum(), 1))
 
 
 def matched(

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Array, Float, Int, Shaped
+from jaxtyping import Array, Bool, Float, Int, Shaped
 
 from jaxrecon.errors import InputError
 from jaxrecon.images.resize import PixelTransform, valid_regions
@@ -78,6 +78,18 @@ def shown_pixels(transforms: Sequence[PixelTransform]) -> Int[np.ndarray, " V"]:
     """How many pixels of each processed picture show its photo: all but those of margins."""
     left, top, right, bottom = valid_regions(transforms).astype(np.int64).T
     return np.maximum((right - left) * (bottom - top), 1)
+
+
+def photo_pixels(transforms: Sequence[PixelTransform]) -> Bool[np.ndarray, "V H W"]:
+    """Which pixels of each processed picture show its photo: all but those of margins.
+
+    The pictures are of one size.
+    """
+    width, height = transforms[0].size
+    shown = np.zeros((len(transforms), height, width), bool)
+    for view, transform in enumerate(transforms):
+        shown[view][transform.window] = True
+    return shown
 
 
 def view_numbers(views: Views, count: int) -> list[int]:

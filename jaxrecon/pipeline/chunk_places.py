@@ -8,7 +8,7 @@ from jaxrecon.formats.chunk_files import ChunkRecord, Join, Part
 from jaxrecon.geometry import IDENTITY, Similarity, composed, seen_by_the_next
 from jaxrecon.images import ImageBatch
 from jaxrecon.pipeline.chunking import Chunk
-from jaxrecon.pipeline.joins import JoinConfig, cut, cuts_in, joined, sampled
+from jaxrecon.pipeline.joins import JoinConfig, cut, cuts_in, joined, sampled, shown_alone
 from jaxrecon.runtime.program import Geometry
 
 
@@ -78,8 +78,7 @@ def _cuts(solved: SolvedChunk, before: ChunkRecord | None) -> list[int]:
     chunk, geometry = solved.chunk, solved.geometry
     points, weights = solved.sampled(slice(None))
     seen = seen_by_the_next(
-        points,
-        np.asarray(geometry.points_camera)[..., 2],
+        *shown_alone(points, np.asarray(geometry.points_camera), solved.batch.transforms),
         solved.poses,
         np.asarray(geometry.intrinsics),
     )

@@ -20,6 +20,7 @@ from jaxrecon.geometry import (
     join_by_poses,
 )
 from jaxrecon.images import PixelTransform
+from jaxrecon.images.original import photo_pixels
 from jaxrecon.runtime.defaults import check_choice
 
 LEAST_POINTS = 64
@@ -93,16 +94,30 @@ def sampled(
     if not views:
         return np.zeros((0, 1, 3), np.float32), np.zeros((0, 1), np.float32)
     sure = np.nan_to_num(confidence[grid].reshape(views, -1).astype(np.float32), nan=0.0)
-    photo = np.zeros(confidence.shape, bool)
+    photo = photo_pixels(transforms)
     flat = np.zeros(views, bool)
     for view, transform in enumerate(transforms):
-        photo[view][transform.window] = True
         flat[view] = colors[view][transform.window].std() < _FLAT
     counts = photo[grid].reshape(views, -1)
     middle = float(np.median(sure[counts])) if counts.any() else 0.0
     weights = np.where(counts, np.clip(sure / (middle or 1.0), 0, _MOST_WEIGHT), 0)
     weights[flat] = 0
     return points_camera[grid].reshape(views, -1, 3).astype(np.float32), weights
+
+
+def shown_alone(
+    points: Float[np.ndarray, "V P 3"],
+    points_camera: Float[np.ndarray, "V H W 3"],
+    transforms: Sequence[PixelTransform],
+) -> tuple[Float[np.ndarray, "V P 3"], Float[np.ndarray, "V H W"]]:
+    """Points of the grid (`sampled`) and depth of all pixels, both NaN in margins around photos.
+
+    As `geometry.seen_by` takes them: nothing is seen in a margin, nor from there.
+    """
+    photo = photo_pixels(transforms)
+    depth = np.where(photo, points_camera[..., 2], np.nan)
+    counts = photo[grid_of(*photo.shape[1:])].reshape(len(photo), -1)
+    return np.where(counts[..., None], points, np.nan), depth
 
 
 def cuts_in(seen: Float[np.ndarray, "pairs"]) -> list[int]:

@@ -25,7 +25,14 @@ from jaxrecon.geometry import (
     seen_by,
     settled,
 )
-from jaxrecon.pipeline.joins import LEAST_INLIERS, MOST_SHIFT, MOST_TURN, grid_of, sampled
+from jaxrecon.pipeline.joins import (
+    LEAST_INLIERS,
+    MOST_SHIFT,
+    MOST_TURN,
+    grid_of,
+    sampled,
+    shown_alone,
+)
 from jaxrecon.reconstruction import Reconstruction
 
 LEAST_SIMILAR = 0.25
@@ -296,8 +303,9 @@ def _sampled(recon: Reconstruction) -> tuple[np.ndarray, np.ndarray]:
 
 def _views(recon: Reconstruction) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     points, _ = _sampled(recon)
+    shown = shown_alone(points, np.asarray(recon.points_camera), recon.transforms)
     poses = np.asarray(recon.world_from_camera, np.float64)
-    return points, np.asarray(recon.depth_z), poses, np.asarray(recon.intrinsics)
+    return *shown, poses, np.asarray(recon.intrinsics)
 
 
 def closed(

@@ -188,22 +188,29 @@ def mask_of(
         mask &= confidence > least[:, None, None]
     jumps = None
     if inputs.depth_edge_rtol is not None:
-        jumps = depth_edges(scene.points_camera[..., 2], rtol=jnp.asarray(inputs.depth_edge_rtol))
+        rtol = jnp.asarray(inputs.depth_edge_rtol)
+        jumps = depth_edges(scene.points_camera[..., 2], rtol=rtol, mask=inside)
     if inputs.edge_rtol is not None:
         points, rtol = scene.points_camera, inputs.edge_rtol
         mask &= ~_edges(points, mask, rtol, strict_edges, placement)
     return mask if jumps is None else mask & ~jumps
 
 
-def agreement(scene: Prediction, num_valid_views: Any) -> Float[Array, "V H W"]:
-    """How far the views agree on each point; see `depth_consistency`."""
+def agreement(
+    scene: Prediction, num_valid_views: Any, inside: Bool[Array, "V H W"] | None
+) -> Float[Array, "V H W"]:
+    """How far the views agree on each point; see `depth_consistency`.
+
+    `inside` says which pixels show a photo; None if all do.
+    """
     depth = scene.points_camera[..., 2]
     return depth_consistency(
         depth,
         jnp.ones(depth.shape, bool) if scene.mask is None else scene.mask,
         scene.world_from_camera,
-        intrinsics_of(scene, PER_VIEW, num_valid_views),
+        intrinsics_of(scene, PER_VIEW, num_valid_views, inside),
         views=num_valid_views,
+        shown=inside,
     )
 
 

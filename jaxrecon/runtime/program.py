@@ -117,8 +117,9 @@ def geometry_of(
     """What is told of the one scene."""
     scene: Prediction = jax.tree.map(lambda x: x[0], prediction)
     views, region = inputs.num_valid_views, inputs.valid_region
-    confidence = agreement(scene, views) if key.multiview else scene.confidence
-    inside = None if region is None else _inside(jnp.asarray(region), confidence.shape[1:])
+    size = scene.points_world.shape[1:3]
+    inside = None if region is None else _inside(jnp.asarray(region), size)
+    confidence = agreement(scene, views, inside) if key.multiview else scene.confidence
     return Geometry(
         points_world=scene.points_world,
         points_camera=scene.points_camera,
