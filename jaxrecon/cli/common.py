@@ -475,6 +475,13 @@ def report(options: argparse.Namespace, summary: dict[str, Any], more: str = "")
 
 
 def to_look_at(folder: str) -> str:
-    """The commands that show a result."""
+    """The commands that show what is in a folder, behind a semicolon; nothing if none can."""
+    from jaxrecon.formats import shown_file
+
+    try:
+        shown = shown_file(folder)
+    except InputError:
+        return ""
+    commands = ["view"] if shown.suffix.lower() in (".ply", ".glb") else ["view", "report"]
     quoted = one_line(shlex.quote(folder))
-    return f"to look at it: jaxrecon view {quoted}, jaxrecon report {quoted}"
+    return f"; to look at it: {', '.join(f'jaxrecon {command} {quoted}' for command in commands)}"

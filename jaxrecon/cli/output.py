@@ -222,7 +222,7 @@ def last_line(summary: Mapping[str, Any]) -> str:
         for count in [summary["points_written"].get(name, summary["points"])]
     ]
     return (
-        f"wrote {summary['output']}: {', '.join(told)}; {', '.join(files)}; "
+        f"wrote {summary['output']}: {', '.join(told)}; {', '.join(files)}"
         f"{common.to_look_at(str(summary['output']))}"
     )
 

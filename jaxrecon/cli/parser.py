@@ -140,7 +140,8 @@ class Parser(argparse.ArgumentParser):
         """The option or the word that a misspelt one is nearest to."""
         unknown = re.fullmatch(r"unrecognized arguments: .*?(--[\w-]+).*", message, re.DOTALL)
         if unknown:
-            return meant(unknown[1], option_names(self))
+            known = option_names(self)
+            return " (of other commands)" if unknown[1] in known else meant(unknown[1], known)
         choice = re.fullmatch(r".*invalid choice: '(.*)' \(choose from (.*)\)", message, re.DOTALL)
         return meant(choice[1], re.findall(r"[\w-]+", choice[2])) if choice else ""
 

@@ -161,7 +161,7 @@ def _more(summary: dict[str, Any], segments: int) -> str:
     ]
     if len(files) > _MOST_FILES:
         files[_MOST_FILES:] = [f"{len(files) - _MOST_FILES} more"]
-    return f": {', '.join(told)}; {', '.join(files)}; {common.to_look_at(summary['output'])}"
+    return f": {', '.join(told)}; {', '.join(files)}{common.to_look_at(summary['output'])}"
 
 
 def _tell(found: "SequenceReconstruction", stages: Stages) -> None:

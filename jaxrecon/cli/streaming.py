@@ -90,5 +90,5 @@ def stream(
     )
     summary = {"output": str(folder), "seconds": common.seconds(stages)}
     summary |= common.programs(pipeline, stages)
-    common.report(options, summary, f"; {common.to_look_at(str(folder))}")
+    common.report(options, summary, common.to_look_at(str(folder)))
     return folder

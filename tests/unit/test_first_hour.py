@@ -200,6 +200,12 @@ def test_misspelt_commands_and_options_get_the_nearest(
     assert capsys.readouterr().err.endswith(f"; did you mean {expected}?\n")
 
 
+def test_an_option_of_another_command_is_not_offered_again(capsys: pytest.CaptureFixture) -> None:
+    with pytest.raises(SystemExit):
+        main(["demo", "--quiet"])
+    assert capsys.readouterr().err.endswith("unrecognized arguments: --quiet (of other commands)\n")
+
+
 def test_a_misspelt_format_on_the_command_line(capsys: pytest.CaptureFixture) -> None:
     assert main(["reconstruct", "photos/", "-o", "out", "--formats", "ply,colmp"]) == 2
     assert capsys.readouterr().err.endswith("; did you mean colmap?\n")

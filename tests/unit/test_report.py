@@ -296,7 +296,25 @@ def test_points_alone_have_no_report(tmp_path: Path, capsys: pytest.CaptureFixtu
     assert "ends in .html" in capsys.readouterr().err
 
 
-def test_the_last_line_says_how_to_look() -> None:
+@pytest.mark.parametrize(
+    ("there", "told"),
+    [
+        (
+            ["scene.npz", "scene.ply"],
+            "; to look at it: jaxrecon view 'my out', jaxrecon report 'my out'",
+        ),
+        (["scene.ply"], "; to look at it: jaxrecon view 'my out'"),
+        (["animation.webp"], ""),
+    ],
+)
+def test_the_last_line_says_how_to_look(
+    there: list[str], told: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With the commands that can show what is there."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "my out").mkdir()
+    for name in there:
+        (tmp_path / "my out" / name).touch()
     summary = {
         "views": 1,
         "points": 1234,
@@ -309,8 +327,7 @@ def test_the_last_line_says_how_to_look() -> None:
     }
     assert last_line(summary) == (
         "wrote my out: 1 view, 1,234 points (6.3 % of the pixels), 1 warning; scene.ply, "
-        "scene.glb (1,000 points), colmap/ (1 point), summary.json; to look at it: "
-        "jaxrecon view 'my out', jaxrecon report 'my out'"
+        f"scene.glb (1,000 points), colmap/ (1 point), summary.json{told}"
     )
 
 
