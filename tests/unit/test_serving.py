@@ -8,10 +8,12 @@ import zipfile
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from dataclasses import replace
 from io import BytesIO
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from PIL import Image
 
@@ -24,12 +26,15 @@ pytest.importorskip("uvicorn", reason="needs uvicorn (serve)")
 pytest.importorskip("python_multipart", reason="needs python-multipart (serve)")
 
 from jaxrecon import FastAttention, SparseAttention, Stages
+from jaxrecon.formats import glb
 from jaxrecon.serving import worker
 from jaxrecon.serving.limits import Limits
 from jaxrecon.serving.process import ProcessRunner
 from jaxrecon.serving.serve import Place, serve
 from jaxrecon.serving.settings import Settings
+from jaxrecon.serving.writing import write_result
 from jaxrecon.sparse import within_views_in
+from random_recon import random_recon
 from served import BOUNDARY, Files, Site, StandIn, bomb, form, png, site
 
 LIMITS = Limits(
@@ -583,6 +588,37 @@ def test_a_token_that_is_no_secret(
     monkeypatch.setenv("JAXRECON_TOKEN", "short")
     assert main(["serve", str(tmp_path / "results")]) == 2
     assert "JAXRECON_TOKEN: give at least 16 letters and digits" in capsys.readouterr().err
+
+
+def test_results_tell_nothing_of_where_uploads_lie(tmp_path: Path) -> None:
+    """Cameras stay those of the photos, under their names."""
+    recon, uploads = random_recon(), tmp_path / "where uploads lie"
+    recon = replace(recon, files=tuple(str(uploads / name) for name in recon.names))
+    out = tmp_path / "result"
+    write_result(recon, out, Settings("pi3-mini", title="a"), Stages(quiet=True))
+    secret = b"where uploads lie"
+    for path in sorted(each for each in out.rglob("*") if each.is_file()):
+        if path.suffix != ".npz":
+            assert secret not in path.read_bytes(), path
+    with np.load(out / "scene.npz") as archive:
+        for name in archive.files:
+            assert secret.decode() not in "".join(map(str, archive[name].reshape(-1)[:9])), name
+        assert archive["names"].tolist() == list(recon.names)
+    photos = json.loads((out / "colmap" / "photos.json").read_text())
+    assert [row["picture"] for row in photos["pictures"]] == list(recon.names)
+    assert "picture_size" not in photos, "they are the photos"
+
+
+def test_a_summary_tells_the_points_of_each_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(glb, "DEFAULT_POINTS", 50)
+    recon, out = random_recon(), tmp_path / "result"
+    write_result(recon, out, Settings("pi3-mini"), Stages(quiet=True))
+    summary = json.loads((out / "summary.json").read_text())
+    count = int(recon.mask.sum())
+    assert summary["points_written"] == {"scene.ply": count, "scene.glb": 50, "colmap/": count}
+    assert count == summary["points"] > 50
 
 
 def test_a_whole_run_and_one_that_is_killed(
