@@ -183,6 +183,7 @@ def site(
     token: str | None = None,
     models: Sequence[str] = ("pi3-mini", "pi3"),
     attention: str | None = None,
+    port: int = 0,
 ) -> Iterator[Site]:
     """A server in a thread of its own, which is ended with the block."""
     runner = runner or StandIn()
@@ -194,7 +195,7 @@ def site(
         ready.set()
 
     limits = limits or Limits()
-    place = Place(folder, models, port=0, token=token, limits=limits, attention=attention)
+    place = Place(folder, models, port=port, token=token, limits=limits, attention=attention)
     thread = threading.Thread(target=serve, args=(place, runner, is_ready))
     thread.start()
     assert ready.wait(20)

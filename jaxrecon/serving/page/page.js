@@ -85,14 +85,37 @@ function send() {
 function follow(id) {
   if (events) events.close();
   sessionStorage.setItem("job", id); // for when the page is loaded again
-  events = new EventSource(`/api/jobs/${id}/events`);
-  events.onmessage = (message) => {
-    show(JSON.parse(message.data));
-    if (!FINISHED.includes(job.state)) return;
-    events.close();
-    events = null;
-    if (job.state === "done") { open_result(job.id); gallery(); }
+  const own = events = new EventSource(`/api/jobs/${id}/events`);
+  own.onmessage = (message) => {
+    take(JSON.parse(message.data));
+    if (FINISHED.includes(job.state)) own.close();
   };
+  own.onerror = () => {
+    if (events !== own) return;
+    problem("The server does not answer; trying again …");
+    if (own.readyState === EventSource.CLOSED) look_after(id, own); // refused: it does not try again
+  };
+}
+
+function take(told) {
+  show(told);
+  if (told.state === "done") { open_result(told.id); gallery(); }
+}
+
+/* Asks now and then: too many follow already, or the server knows the job no more. */
+async function look_after(id, own) {
+  let told = null;
+  try {
+    const answer = await fetch(`/api/jobs/${id}`);
+    if (answer.ok) told = await answer.json();
+    if (answer.status === 404) told = {
+      ...job, id, state: "failed",
+      error: "The server was started again, and knows this job no more: send the photos again.",
+    };
+  } catch { /* it cannot be reached */ }
+  if (events !== own) return; // another job is followed
+  if (told) take(told);
+  if (!told || !FINISHED.includes(told.state)) setTimeout(look_after, 2000, id, own);
 }
 
 function show(told) {
@@ -140,7 +163,8 @@ async function open_result(id) {
   if (told.fov_degrees) facts.push(`${told.fov_degrees.toFixed(0)} degrees wide`);
   facts.push(`${seconds.toFixed(1)} s`);
   $("facts").textContent = facts.join(", ");
-  $("warnings").replaceChildren(...(told.warnings || []).map((text) => element("li", text)));
+  const left = Object.entries(told.failed || {}).map(([name, why]) => `${name} was left out: ${why}`);
+  $("warnings").replaceChildren(...[...(told.warnings || []), ...left].map((text) => element("li", text)));
   const links = [];
   if (paths.includes("report.html")) links.push(element("a", "Report", { href: file(id, "report.html"), target: "_blank" }));
   links.push(element("a", "All files (ZIP)", { href: `/results/${encodeURIComponent(id)}.zip` }));
@@ -149,7 +173,9 @@ async function open_result(id) {
   if (!$("sheet").hidden) $("sheet").src = file(id, "summary.png");
   $("downloads").replaceChildren(...told.files.map((each) => {
     const row = element("li");
-    row.append(element("a", each.path, { href: `${file(id, each.path)}?download` }), ` ${size(each.bytes)}`);
+    const count = (told.points_written || {})[each.path.replace(/(^|\/)colmap\/.*\/points3D\.(bin|txt)$/, "$1colmap/")];
+    const points = count === undefined ? "" : `, ${count.toLocaleString("en")} points`;
+    row.append(element("a", each.path, { href: `${file(id, each.path)}?download` }), ` ${size(each.bytes)}${points}`);
     return row;
   }));
   $("result").scrollIntoView({ behavior: "smooth", block: "start" });
