@@ -6,6 +6,7 @@ from typing import Any
 
 from jaxrecon.cli import common, output
 from jaxrecon.cli.parser import Parser
+from jaxrecon.errors import InputError
 from jaxrecon.progress import Stages
 
 
@@ -46,12 +47,19 @@ def run(options: argparse.Namespace) -> int:
     common.check_output(options)
     output.check_libraries(formats)
     from jaxrecon.formats import shown_file
+    from jaxrecon.formats.viewer_files import POINTS_ALONE
     from jaxrecon.reconstruction import Reconstruction
 
     stages = Stages(quiet=options.quiet)
     export = output.export_options(options, formats, stages)
     with stages.stage("read"):
         place: Path = shown_file(options.scene)
+        if place.suffix.lower() in POINTS_ALONE:
+            raise InputError(
+                f"{place} has points alone, and no cameras or depth to write other formats from; "
+                "give a .npz file, or a folder with one (reconstruct writes it with npz among "
+                "--formats)"
+            )
         recon = Reconstruction.load(place)
     recon = recon.narrowed(
         min_confidence=options.min_confidence,

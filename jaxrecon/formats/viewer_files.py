@@ -20,7 +20,10 @@ from jaxrecon.formats.streamed import is_streamed, read_streamed
 from jaxrecon.formats.viewer_cloud import MOST_HELD, Cloud
 from jaxrecon.reading import is_folder, is_plain_file, open_plain
 
-SUFFIXES = (".npz", ".ply", ".glb")
+POINTS_ALONE = (".ply", ".glb")
+"""Files that are shown and hold no reconstruction."""
+
+SUFFIXES = (".npz", *POINTS_ALONE)
 """Files that are shown; in a folder the first kind that is there."""
 
 _ADVICE = "give a folder that jaxrecon reconstruct wrote, or a .npz, .ply or .glb file"

@@ -67,6 +67,19 @@ def test_a_folder_without_a_result(tmp_path: Path, run: Run) -> None:
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize("name", ["scene.ply", "scene.glb", "other.PLY"])
+@pytest.mark.parametrize("by_folder", [True, False])
+def test_a_result_of_points_alone(tmp_path: Path, run: Run, name: str, *, by_folder: bool) -> None:
+    if by_folder and name == "other.PLY":
+        name = "other.ply"
+    folder = tmp_path / "first"
+    file = random_recon(0).save(folder / name.lower()).rename(folder / name)
+    code, err = run("save", folder if by_folder else file, "-o", tmp_path / "second", "-q")
+    assert code == 2 and err.count("\n") == 1
+    assert f"{file} has points alone" in err and "npz among --formats" in err
+    assert not (tmp_path / "second").exists()
+
+
 def test_a_result_is_not_replaced_by_what_is_read_from_it(result: Path, run: Run) -> None:
     code, said = run("save", result, "-o", result, "--overwrite")
     assert code == 2 and "is read from there" in said
