@@ -65,7 +65,7 @@ class Reconstruction:
       tracks: where points that were given in some view are in all of them, if any were followed.
       files: one a view, the absolute path of its photo; None for arrays and frames of videos.
       photo_masks: one a view, if `masks` were given: the path of the photo's mask, or its pixels.
-        Archives do not hold them.
+        Archives hold the paths alone.
 
     Raises:
       InputError: the fields' shapes do not agree, or the mask or colours have another dtype.
@@ -361,6 +361,7 @@ class Reconstruction:
             metric_scale=scene.metric_scale,
             tracks=scene.tracks,
             files=scene.files,
+            photo_masks=scene.photo_masks,
         )
 
     def _host_arrays(self) -> dict[str, np.ndarray]:

@@ -39,6 +39,7 @@ _SHAPES = {
     "track_points_world": ("Q", 3),
     "names": ("V",),
     "files": ("V",),
+    "photo_masks": ("V",),
     "stages": ("S",),
     "stage_seconds": ("S",),
 }
@@ -53,6 +54,7 @@ _KINDS = {
     _MARK: _WHOLE,
     "names": "U",
     "files": "U",
+    "photo_masks": "U",
     "model": "U",
     "stages": "U",
 }
@@ -69,7 +71,8 @@ def write_npz(scene: Scene, path: Path, *, compressed: bool = True) -> None:
     """Writes every array of the scene, its names, model and timings; `numpy.load` opens it too.
 
     The absolute paths of the photos are in the array `files`, empty for a view without one, so that
-    formats that need the photos can be written later. Nothing else depends on them.
+    formats that need the photos can be written later. Nothing else depends on them. Those of the
+    users' masks are in `photo_masks`, if all of them are files.
 
     The arrays of its tracks, if it has any, are named `track_xy` and so on. Numbers with a fraction
     are stored as they are, since compression takes a minute a gigabyte and saves a tenth; masks and
@@ -91,6 +94,8 @@ def write_npz(scene: Scene, path: Path, *, compressed: bool = True) -> None:
         notes["metric_scale"] = np.float64(scene.metric_scale)
     if any(scene.files):
         notes["files"] = np.array([file or "" for file in scene.files], np.str_)
+    if scene.photo_masks and all(isinstance(mask, str) for mask in scene.photo_masks):
+        notes["photo_masks"] = np.array(scene.photo_masks, np.str_)
     told = {name: _plain(x) for name, x in (arrays | _track_arrays(scene.tracks) | notes).items()}
     with replacing_file(path) as temporary:
         _save(temporary, told, compressed=compressed)
@@ -218,6 +223,7 @@ class _Reader:
             tracks=self.tracks(),
             metric_scale=self.metric_scale(),
             files=self.files(),
+            photo_masks=self.photo_masks(),
         )
 
     def read(self, name: str) -> np.ndarray:
@@ -257,6 +263,13 @@ class _Reader:
             return ()
         told = self.read("files").tolist()
         return tuple(path if _is_photo(path) else None for path in told)
+
+    def photo_masks(self) -> tuple[str, ...]:
+        """Where the users' masks lie; empty if one is not there, or they were not recorded."""
+        if "photo_masks" not in self.archive:
+            return ()
+        told = self.read("photo_masks").tolist()
+        return tuple(told) if all(map(_is_photo, told)) else ()
 
     def metric_scale(self) -> float | None:
         if "metric_scale" not in self.archive:

@@ -215,19 +215,21 @@ def read_files(folder: Path, files: list[Path]) -> Scene:
     first = read_npz(files[0])
     _check_room(folder, files, first)
     rows: dict[str, Any] = {name: _room(getattr(first, name), len(files)) for name in _ROWS}
-    names, photos = [], []
+    names, photos, masks = [], [], []
     for view, file in enumerate(files):  # one at a time, so that no view lies in memory twice
         scene = read_npz(file)
         for name, array in rows.items():
             array[view] = _row(scene, name, array, file)
         names.append(scene.names[0])
         photos.append(scene.files[0])
+        masks += scene.photo_masks
     return Scene(
         **rows,
         names=tuple(names),
         model=first.model,
         metric_scale=first.metric_scale,
         files=tuple(photos),
+        photo_masks=tuple(masks) if len(masks) == len(files) else (),
     )
 
 

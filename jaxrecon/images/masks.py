@@ -39,6 +39,10 @@ class Masks:
     photos: tuple[PhotoMask, ...]
     keep: Bool[np.ndarray, "V H W"]
 
+    def photos_of(self, views: Sequence[int]) -> tuple[PhotoMask, ...]:
+        """As they were given for some views."""
+        return tuple(self.photos[view] for view in views)
+
 
 def read_masks(
     source: object,

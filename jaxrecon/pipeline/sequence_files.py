@@ -141,6 +141,7 @@ class SequenceFolder:
             names=batch.names[rows],
             transforms=batch.transforms[rows],
             files=batch.files[rows],
+            photo_masks=() if batch.masks is None else batch.masks.photos_of((row,)),
             model=self.job.name,
             metric_scale=None if scale is None else float(scale),
             stats=NO_STATISTICS if skipped is None else Statistics(np.asarray(skipped)),

@@ -196,6 +196,7 @@ def _rows(
         names=tuple(batch.names[view] for view in rows),
         transforms=tuple(batch.transforms[view] for view in rows),
         files=tuple(batch.files[view] for view in rows),
+        photo_masks=() if batch.masks is None else batch.masks.photos_of(rows),
         model=name,
         metric_scale=None if scale is None else float(scale[0]),
         stats=NO_STATISTICS if skipped is None else Statistics(np.asarray(skipped[0])),

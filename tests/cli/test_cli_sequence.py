@@ -132,6 +132,63 @@ def test_a_segment_that_a_format_cannot_hold(run: Run, photos: Path, tmp_path: P
     assert f"segment_0/scene.ply ({count:,} points)" in told and "segment_1/scene.ply" not in told
 
 
+@pytest.mark.parametrize("way", ["chunk", "stream, then save", "npz, then save"])
+def test_masks_reach_data_sets_by_way_of_archives(
+    run: Run, photos: Path, tmp_path: Path, way: str
+) -> None:
+    from PIL import Image
+
+    masks, out = tmp_path / "masks", tmp_path / "out"
+    masks.mkdir()
+    for path in photos.iterdir():
+        width, height = size_of(path)
+        kept = np.zeros((height, width), np.uint8)
+        kept[:, width // 4 :] = 255
+        Image.fromarray(kept).save(masks / f"{path.name}.png")
+    wanted: dict[str, tuple[object, ...]] = {
+        "chunk": (*SOFT, "--formats", "nerfstudio"),
+        "stream, then save": ("--keep-edges", "--stream"),
+        "npz, then save": ("--keep-edges", "--formats", "npz"),
+    }
+    code, _, err = run(photos, *wanted[way], "--masks", masks, "-o", out)
+    assert code == 0, err
+    if way != "chunk":
+        again = tmp_path / "again"
+        assert main(["save", str(out), "--formats", "nerfstudio", "-o", str(again)]) == 0
+        out = again
+    frames = json.loads((out / "nerfstudio" / "transforms.json").read_text())["frames"]
+    assert len(frames) == 14
+    for frame in frames:
+        given = masks / f"{Path(frame['file_path']).name}.png"
+        mask = out / "nerfstudio" / frame["mask_path"]
+        with Image.open(given) as told, Image.open(mask) as found:
+            np.testing.assert_array_equal(np.asarray(found), np.asarray(told))
+
+
+def test_masks_that_are_gone_are_not_named(run: Run, photos: Path, tmp_path: Path) -> None:
+    from PIL import Image
+
+    masks, out = tmp_path / "masks", tmp_path / "out"
+    masks.mkdir()
+    for path in photos.iterdir():
+        Image.new("L", size_of(path), 255).save(masks / f"{path.name}.png")
+    run(photos, "--keep-edges", "--formats", "npz", "--masks", masks, "-o", out)
+    assert len(Reconstruction.load(out / "scene.npz").photo_masks) == 14
+    (masks / "03.png.png").unlink()
+    found = Reconstruction.load(out / "scene.npz")
+    assert found.photo_masks == ()
+    found.save(tmp_path / "again", "nerfstudio")
+    assert "mask_path" not in (tmp_path / "again" / "transforms.json").read_text()
+
+
+def size_of(path: Path) -> tuple[int, int]:
+    """Width and height of a picture."""
+    from PIL import Image
+
+    with Image.open(path) as picture:
+        return picture.size
+
+
 def points_of(path: Path) -> int:
     """How many points a PLY file has, as another reader counts them."""
     from plyfile import PlyData
