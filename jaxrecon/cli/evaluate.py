@@ -40,7 +40,7 @@ def add_to(commands: Any) -> None:
         help="side of the procedural images in pixels; 224 if not given",
     )
     add("--resolution", type=common.whole, help="longest side of the processed images, in pixels")
-    add("--stride", type=common.whole, default=1, help="take every n-th image of a sequence")
+    add("--stride", type=common.whole, help="take every n-th image of a sequence")
     add(
         "--min-overlap",
         type=float,
@@ -57,8 +57,7 @@ def add_to(commands: Any) -> None:
     add(
         "--seed",
         type=common.whole,
-        default=0,
-        help="of the procedural scenes, or of the draw of views",
+        help="of the procedural scenes, or of the draw of views of co3d and re10k; 0 if not given",
     )
     common.allow_outside(parser)
     common.add_photos(parser)

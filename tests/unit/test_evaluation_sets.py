@@ -684,11 +684,18 @@ class TestOpenSet:
             ("procedural", {"size": 0}, "size is 0"),
             ("procedural", {"stride": 0}, "stride is 0"),
             ("procedural", {"seed": -1}, "seed is -1"),
+            ("procedural", {"stride": 2}, "stride=2 is of sequences"),
         ],
     )
     def test_refused_at_once(self, kind: str, options: dict[str, Any], told: str) -> None:
         with pytest.raises(InputError, match=told):
             open_dataset(kind, **options)
+
+    @pytest.mark.parametrize("kind", [kind for kind, of in DATASETS.items() if not of.drawn])
+    def test_a_seed_that_would_do_nothing(self, kind: str, tmp_path: Path) -> None:
+        for seed in (0, 3):
+            with pytest.raises(InputError, match=f"seed={seed} does nothing: of the set {kind}"):
+                open_dataset(kind, tmp_path, seed=seed)
 
     @pytest.mark.parametrize("kind", sorted(DATASETS))
     def test_absent_and_empty_folders_are_refused_at_once(self, kind: str, tmp_path: Path) -> None:

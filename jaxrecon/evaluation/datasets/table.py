@@ -54,8 +54,8 @@ def open_dataset(
     scenes: int = 128,
     views: int | None = None,
     size: int | None = None,
-    stride: int = 1,
-    seed: int = 0,
+    stride: int | None = None,
+    seed: int | None = None,
     allow_outside: bool = False,
 ) -> Iterator[GroundTruth]:
     """The scenes of an evaluation set, one after the other.
@@ -68,8 +68,10 @@ def open_dataset(
       scenes: the most scenes.
       views: the most views of each; None for all (8 of procedural scenes).
       size: side of procedural images in pixels; 224 if not given.
-      stride: takes every `stride`-th frame of a sequence; procedural scenes have none.
-      seed: of the procedural scenes, or of the draw of views.
+      stride: takes every `stride`-th frame of a sequence, each if not given; procedural scenes have
+        none.
+      seed: of the procedural scenes, or of the draw of views where the set is drawn from; 0 if not
+        given.
       allow_outside: whether lists and links of the set may lead out of its folder; for sets that
         you trust.
 
@@ -87,9 +89,11 @@ def open_dataset(
             "size"
         )
     scenes = at_least("scenes", scenes, 1)
-    subset = Subset(stride, views, seed, truth_value("allow_outside", allow_outside))
+    outside = truth_value("allow_outside", allow_outside)
+    stride, drawing = 1 if stride is None else stride, 0 if seed is None else seed
+    subset = Subset(stride, views, drawing, outside)
     if kind == "procedural":
-        _check_procedural(path)
+        _check_procedural(path, subset)
         side = at_least("size", _PROCEDURAL_SIZE if size is None else size, 1)
         count = subset.views or _PROCEDURAL_VIEWS
         check_processed(TOGETHER * count, (side, side), f"views={shown(count)}, size={shown(side)}")
@@ -97,11 +101,22 @@ def open_dataset(
     if path is None:
         raise InputError(f"the evaluation set {kind} needs the path where it lies")
     chosen = DATASETS[kind]
-    subset = subset if chosen.drawn else replace(subset, seed=None)
+    if not chosen.drawn:
+        if seed is not None:
+            raise InputError(
+                f"seed={shown(seed)} does nothing: of the set {kind} the first views are taken, "
+                "none are drawn; leave it out, or take others by stride"
+            )
+        subset = replace(subset, seed=None)
     folder = path_of("path", path)
     return itertools.islice(chosen.read(folder, subset), scenes)
 
 
-def _check_procedural(path: str | Path | None) -> None:
+def _check_procedural(path: str | Path | None, subset: Subset) -> None:
     if path is not None:
         raise InputError(f"procedural scenes lie nowhere; leave the path {path} out")
+    if subset.stride != 1:
+        raise InputError(
+            f"stride={shown(subset.stride)} is of sequences; procedural scenes are none: leave it "
+            "out, or give fewer views"
+        )
