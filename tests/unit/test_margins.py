@@ -14,7 +14,7 @@ from jaxrecon.images.original import photo_pixels
 from jaxrecon.models import Prediction
 from jaxrecon.pipeline.joins import sampled, shown_alone
 from jaxrecon.runtime.masks import MaskInputs, mask_of
-from tests.support.random_recon import random_recon
+from random_recon import random_recon
 
 SIDE = 24
 INNER = SIDE // 2
