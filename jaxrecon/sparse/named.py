@@ -59,7 +59,7 @@ def chosen_attention(
     """The attention of this name, this one itself, or `otherwise` if none is given.
 
     Raises:
-      InputError: the name is unknown, or it is neither a name nor a function.
+      InputError: the name is unknown, or it is neither a name nor a function, but a class, say.
     """
     if attention is None:
         return otherwise
@@ -69,6 +69,11 @@ def chosen_attention(
         raise InputError(
             f"attention: found {type(attention).__name__}; give a name or a function such as "
             "SparseAttention()"
+        )
+    if isinstance(attention, type):
+        raise InputError(
+            f"attention: found the class {attention.__name__}; give one of its objects, such as "
+            f"{attention.__name__}()"
         )
     return attention
 

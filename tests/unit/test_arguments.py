@@ -24,6 +24,7 @@ from jaxrecon.pipeline import Pipeline
 from jaxrecon.priors import colmap_images, read_sparse_depths, read_view_priors
 from jaxrecon.runtime.bucketing import check_program_size
 from jaxrecon.runtime.query_points import MOST_POINTS
+from jaxrecon.sparse import FastAttention, SparseAttention
 from jaxrecon.sparse.calibrated import read_budgets
 from jaxrecon.training import MINI, train
 from random_recon import random_recon
@@ -73,7 +74,7 @@ SHARED = {
     "depths": ["a", 3.5, np.zeros(3), {True: np.zeros((28, 28))}],
     "metric_poses": [None, 1, "yes", [True]],
     "metric_depths": [None, 0, "no", np.array([True])],
-    "attention": [3, "none", ["xla"], True],
+    "attention": [3, "none", ["xla"], True, SparseAttention, FastAttention],
     "stages": [3, "quiet", True, []],
 }
 CASES = [(name, value) for name, values in SHARED.items() for value in values]
