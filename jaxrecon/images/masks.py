@@ -80,7 +80,8 @@ def mask_pixels(mask: PhotoMask, name: str, size: tuple[int, int]) -> Bool[np.nd
       size: width and height of the upright photo.
 
     Raises:
-      InputError: it cannot be read, has an alpha channel, is turned by EXIF, or has another size.
+      InputError: it cannot be read, has an alpha channel, is turned by EXIF, has another size, or
+        values that are NaN.
     """
     where = mask if isinstance(mask, str) else f"masks: that of {name}"
     values = _values(mask) if isinstance(mask, str) else mask
@@ -88,6 +89,11 @@ def mask_pixels(mask: PhotoMask, name: str, size: tuple[int, int]) -> Bool[np.nd
         raise InputError(
             f"{where} has shape {values.shape} and dtype {values.dtype}; give (H, W) of truth "
             "values or numbers, 0 for what is dropped"
+        )
+    if values.dtype.kind == "f" and np.isnan(values).any():
+        raise InputError(
+            f"{where} has values that are NaN, which do not say whether a pixel is kept; replace "
+            "them, by 0 for what is dropped"
         )
     height, width = values.shape
     if (width, height) != size:

@@ -146,6 +146,10 @@ class TestRefused:
         self.refuse(batch, [tmp_path / "text.png"] * 2, r"cannot read .*text\.png")
         self.refuse(batch, [tmp_path / "gone.png"] * 2, r"gone\.png")
         self.refuse(batch, [np.zeros((40, 60, 3))] * 2, r"has shape \(40, 60, 3\)")
+        for dtype in (np.float16, np.float32, np.float64):
+            holed = np.ones((40, 60), dtype)
+            holed[3, 4] = np.nan
+            self.refuse(batch, [np.ones((40, 60)), holed], r"that of .* has values that are NaN")
         self.refuse(batch, 5, "found 5; give a folder")
         self.refuse(batch, [None, None], r"found None for a\.jpg")
 
