@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int, Shaped
 
+from jaxrecon.checks import shown
 from jaxrecon.errors import InputError
 from jaxrecon.images.resize import PixelTransform, valid_regions
 
@@ -34,9 +35,10 @@ class OriginalPixels:
         """Where in the photo (x, y) the centre of each pixel of the processed picture lies.
 
         Raises:
+          InputError: the view is no int.
           IndexError: there is no such view.
         """
-        (view,) = view_numbers(view, len(self.transforms))
+        view = _one_view(view, len(self.transforms))
         grid = _pixel_grid(*self.transforms[view].size)
         return np.asarray(self.transforms[view].to_original(grid))
 
@@ -46,9 +48,10 @@ class OriginalPixels:
         NaN where the photo was cropped away.
 
         Raises:
+          InputError: the view is no int.
           IndexError: there is no such view.
         """
-        (view,) = view_numbers(view, len(self.transforms))
+        view = _one_view(view, len(self.transforms))
         return at_original_size(self.transforms[view], self.processed_depth_z[view])
 
 
@@ -108,6 +111,19 @@ def view_numbers(views: Views, count: int) -> list[int]:
         if not -count <= number < count:
             raise IndexError(f"view {number} is out of range: there are {count} (0 to {count - 1})")
     return [int(number) % count for number in numbers]
+
+
+def _one_view(view: Views, count: int) -> int:
+    """A view's number in [0, count); photos differ in size, so that several have no common map.
+
+    Raises:
+      InputError: it is no int.
+      IndexError: there is no such view.
+    """
+    numbers = view_numbers(view, count)
+    if len(numbers) != 1:
+        raise InputError(f"view={shown(view)} is no int; give the number of one view")
+    return numbers[0]
 
 
 def _pixel_grid(width: int, height: int) -> Float[np.ndarray, "H W 2"]:

@@ -1,6 +1,7 @@
 """Reconstruction: its checks, picking views, original pixels, and the .npz round trip."""
 
 from dataclasses import fields, replace
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -270,3 +271,14 @@ def test_an_absent_npz(tmp_path):
         Reconstruction.load(tmp_path / "none.npz")
     with pytest.raises(InputError, match="cannot read"):
         Reconstruction.load(tmp_path)
+
+
+@pytest.mark.parametrize("views", [slice(0, 2), [0, 1], [], np.arange(3), slice(2, 2)])
+@pytest.mark.parametrize("map_of", ["depth_z", "pixels"])
+def test_maps_of_photos_are_of_one_view(map_of: str, views: Any) -> None:
+    original = random_recon().to_original()
+    with pytest.raises(InputError, match="give the number of one view"):
+        getattr(original, map_of)(views)
+    for one in (1, -2, np.int64(1), jnp.asarray(1), [1]):
+        found = getattr(original, map_of)(one)
+        np.testing.assert_array_equal(found, getattr(original, map_of)(1))
