@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from jaxrecon.checks import shown
 from jaxrecon.errors import InputError
 from jaxrecon.files import replacing_file
 from jaxrecon.models import MAPANYTHING_MINI, PI3_MINI, MapAnythingConfig, Pi3Config
@@ -181,14 +182,18 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         if not any(bucket.share for bucket in self.buckets):
-            raise InputError(f"{self.buckets=} must hold one of a share above 0")
+            raise InputError(f"buckets={shown(self.buckets)} must hold one of a share above 0")
         self._check_numbers()
         self._check_batches()
         if self.save_every % self.log_every:
-            raise InputError(f"{self.save_every=} must be a multiple of {self.log_every=}")
+            raise InputError(
+                f"save_every={self.save_every} must be a multiple of log_every={self.log_every}"
+            )
         if self.warmup_steps + self.decay_share * self.steps > self.steps:
             raise InputError(
-                f"{self.warmup_steps=} and {self.decay_share=} do not fit into {self.steps=}"
+                f"warmup_steps={self.warmup_steps} and decay_share={self.decay_share} do not fit "
+                f"into steps={self.steps}: warm-up and decay follow one another; take more steps, "
+                "or a smaller warmup_steps (such as --set warmup_steps=0) or decay_share"
             )
 
     def _check_numbers(self) -> None:
@@ -212,7 +217,10 @@ class TrainConfig:
             if bucket.height % patch or bucket.width % patch:
                 raise InputError(f"{bucket} must have sides that are multiples of {patch}")
         counts = [(str(bucket), bucket.scenes) for bucket in self.buckets]
-        for what, count in (*counts, (f"{self.validation_scenes=}", self.validation_scenes)):
+        for what, count in (
+            *counts,
+            (f"validation_scenes={self.validation_scenes}", self.validation_scenes),
+        ):
             if every and count % every:
                 raise InputError(
                     f"{what} must be of a multiple of {every} scenes, of which one is a landscape "
@@ -239,11 +247,17 @@ class TrainConfig:
         for a field that holds text.
 
         Raises:
-          InputError: a field is unknown, or a value is of another type.
+          InputError: a field is unknown, set twice to different values, or a value is of another
+            type.
         """
-        values = asdict(self)
+        values, given = asdict(self), dict[str, str]()
         for override in overrides:
             name, equals, text = override.partition("=")
+            if given.setdefault(name, text) != text:
+                raise InputError(
+                    f"{name}={shown(given[name])} and {name}={shown(text)}: a field is set twice; "
+                    "leave one of them out"
+                )
             *path, last = name.split(".")
             place: Any = values
             for part in path:

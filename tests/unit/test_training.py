@@ -500,6 +500,33 @@ def test_overrides_that_cannot_be(override: str, message: str) -> None:
         MINI.with_overrides([override])
 
 
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [("steps=9000", "steps=9001"), ("losses.points=2", "losses.points=3"), ("seed=1", "seed=01")],
+)
+def test_a_field_that_is_set_twice(first: str, second: str) -> None:
+    name = first.partition("=")[0]
+    with pytest.raises(InputError, match=f"{name}=.* and {name}=.*: a field is set twice"):
+        MINI.with_overrides([first, "weight_decay=0", second])
+    MINI.with_overrides([first, "weight_decay=0", first])
+
+
+@pytest.mark.parametrize(
+    "override",
+    [
+        "steps=3",
+        "save_every=7",
+        "validation_scenes=3",
+        'buckets=[{"scenes": 4, "views": 2, "height": 28, "width": 28, "share": 0}]',
+    ],
+)
+def test_what_is_refused_is_named_as_it_is_set(override: str) -> None:
+    with pytest.raises(InputError) as caught:
+        MINI.with_overrides([override])
+    assert override.split("=")[0] + "=" in str(caught.value)
+    assert "self." not in str(caught.value)
+
+
 def test_overrides_lead_into_nested_configs() -> None:
     config = MINI.with_overrides(["losses.points=2", "learning_rate=3e-4", "dtype=float32"])
     assert config.losses == replace(MINI.losses, points=2.0)
