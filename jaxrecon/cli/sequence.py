@@ -64,6 +64,11 @@ def check_options(options: argparse.Namespace) -> None:
         return
     if options.views_at_once is not None:
         raise InputError("--views-at-once: a chunk is worked on at once; leave it, or --chunk, out")
+    if options.export_every is not None and not _thinned(options):
+        raise InputError(
+            f"--export-every {options.export_every} is of files of all views, of which none is "
+            "written (--stream writes the views alone, trajectory takes them all); leave it out"
+        )
     from jaxrecon.formats import check_stream_folder
     from jaxrecon.pipeline.chunking import checked_sizes
 
@@ -76,6 +81,11 @@ def formats(options: argparse.Namespace) -> list[str]:
     if options.stream:
         return []
     return output.formats_of(options.formats or DEFAULT_FORMATS)
+
+
+def _thinned(options: argparse.Namespace) -> list[str]:
+    """The formats of which `--export-every` leaves out views."""
+    return [name for name in formats(options) if name != "trajectory"]
 
 
 def reconstruct(

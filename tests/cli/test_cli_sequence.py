@@ -211,6 +211,9 @@ def test_a_video(run: Run, tmp_path: Path) -> None:
     [
         (("--overlap", 3), "--overlap goes with --chunk"),
         (("--allow-gaps",), "--allow-gaps goes with --chunk"),
+        (("--export-every", 2), "--export-every goes with --chunk"),
+        (("--chunk", 4, "--stream", "--export-every", 2), "--export-every 2 is of files of all"),
+        (("--chunk", 4, "--formats", "trajectory", "--export-every", 2), "--export-every 2 is of"),
         (("--chunk", 1), "chunk=1 must be at least 2"),
         (("--chunk", 4, "--overlap", 4), "overlap=4 leaves no new views"),
         (("--chunk", 4, "--shared-intrinsics"), "leave it out, or --chunk"),
