@@ -390,7 +390,8 @@ def test_the_path_names_the_format(tmp_path):
 
 def test_an_unknown_suffix_is_refused(tmp_path):
     with pytest.raises(
-        InputError, match=r"suffix \.obj; use \.ply, \.glb, \.npz, \.rrd, \.webp, \.html, or a folder"
+        InputError,
+        match=r"suffix \.obj; use \.ply, \.glb, \.npz, \.rrd, \.webp, \.html, or a folder",
     ):
         random_recon().save(tmp_path / "scene.obj")
     assert list(tmp_path.iterdir()) == []
