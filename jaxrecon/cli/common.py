@@ -477,11 +477,12 @@ def report(options: argparse.Namespace, summary: dict[str, Any], more: str = "")
 def to_look_at(folder: str) -> str:
     """The commands that show what is in a folder, behind a semicolon; nothing if none can."""
     from jaxrecon.formats import shown_file
+    from jaxrecon.formats.viewer_files import POINTS_ALONE
 
     try:
         shown = shown_file(folder)
     except InputError:
         return ""
-    commands = ["view"] if shown.suffix.lower() in (".ply", ".glb") else ["view", "report"]
+    commands = ["view"] if shown.suffix.lower() in POINTS_ALONE else ["view", "report"]
     quoted = one_line(shlex.quote(folder))
     return f"; to look at it: {', '.join(f'jaxrecon {command} {quoted}' for command in commands)}"

@@ -35,9 +35,11 @@ class Float8Linear(nnx.Module):
     """
 
     def __init__(self, layer: nnx.Linear, largest: Float[Array, "..."]) -> None:
-        """Args:
-        layer: the layer in whose place this one is.
-        largest: () or (D,); no number that enters is larger, or none of a channel.
+        """Rounds a layer's weights.
+
+        Args:
+          layer: the layer in whose place this one is.
+          largest: () or (D,); no number that enters is larger, or none of a channel.
         """
         assert layer.bias is not None
         self.dtype = layer.kernel.dtype
