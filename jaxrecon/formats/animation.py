@@ -16,12 +16,12 @@ from jaxrecon.formats.ramps import CONFIDENCE, colored
 from jaxrecon.formats.scene import (
     FRUSTUM_SIZE,
     Scene,
-    cameras_up,
     check_cameras,
     scene_size,
     select_points,
 )
 from jaxrecon.formats.summary import evenly_chosen
+from jaxrecon.formats.top_view import axes_from_above
 from jaxrecon.images.resizing import worker_count
 
 SIZE = (720, 450)
@@ -151,12 +151,13 @@ def _camera(scene: Scene, view: int, reach: float, color: UInt8[np.ndarray, "3"]
     corners = placed(np.array([0.0, width, width, 0.0]) - 0.5, np.array([0.0, 0.0, height, height]))
     ends = [(corners[i], corners[(i + 1) % 4]) for i in range(4)]
     ends += [(np.zeros(3), corner) for corner in corners]
-    along = np.linspace(0, 1, 64)[:, None]
-    lines = np.concatenate([start + along * (end - start) for start, end in ends])
-    rows, columns = np.mgrid[0:height, 0:width][:, :: max(1, height // 48), :: max(1, width // 48)]
+    shares = np.linspace(0, 1, 64)[:, None]
+    lines = np.concatenate([start + shares * (end - start) for start, end in ends])
+    down, along = max(1, height // 48), max(1, width // 48)
+    rows, columns = np.mgrid[0:height:down, 0:width:along]
     photo = placed(columns.ravel().astype(np.float64), rows.ravel().astype(np.float64))
     xyz = np.concatenate([lines, photo]) @ pose[:3, :3].T + pose[:3, 3]
-    cell = reach * max(1, width // 48) / abs(matrix[0, 0])
+    cell = reach * along / abs(matrix[0, 0])
     return _Dots(
         xyz=xyz,
         rgb=np.concatenate(
@@ -178,23 +179,15 @@ def _joined(parts: list[_Dots]) -> _Dots:
 
 def _round(pose: Float[np.ndarray, "V 4 4"], xyz: Float[np.ndarray, "P 3"]) -> list[_Eye]:
     """Where each picture is seen from: all as far away, so that the cloud and the cameras fit."""
-    up = cameras_up(pose)
+    axes = axes_from_above(pose)
+    right, ahead, up = axes
     look = pose[:, :3, 2]
     level = look - (look @ up)[:, None] * up
     level /= np.maximum(np.linalg.norm(level, axis=1, keepdims=True), 1e-9)
-    mean = level.mean(axis=0)
-    all_round = float(np.linalg.norm(mean)) < _ALL_ROUND
-    ahead = level[0] if np.linalg.norm(mean) < 1e-3 else mean / np.linalg.norm(mean)
-    if np.linalg.norm(ahead) < 0.5:  # straight down or up: the top of the first photo
-        ahead = -pose[0, :3, 1] if abs(pose[0, :3, 1] @ up) < 0.5 else pose[0, :3, 0]
-    ahead = ahead - (ahead @ up) * up
-    ahead /= np.linalg.norm(ahead)
-    right = np.cross(ahead, up)
+    all_round = float(np.linalg.norm(level.mean(axis=0))) < _ALL_ROUND
     down = np.arcsin(np.clip(-(look @ up).mean(), -1, 1))
     height = float(np.clip(down + _RISE, _LOWEST, _HIGHEST))
-    axes = np.stack([right, up, ahead])
-    box = np.percentile(xyz @ axes.T, [2, 98], axis=0)
-    middle = box.mean(axis=0) @ axes
+    middle = np.percentile(xyz @ axes.T, [2, 98], axis=0).mean(axis=0) @ axes
     turns = []
     for number in range(FRAMES):
         phase = 2 * pi * number / FRAMES

@@ -44,7 +44,7 @@ def draw_top_view(
     Raises:
       InputError: a camera is not usable, or the mask keeps no point.
     """
-    axes = _axes_from_above(scene.world_from_camera.astype(np.float64))
+    axes = axes_from_above(scene.world_from_camera.astype(np.float64))
     return _drawn(scene, size, axes, true_world_from_camera)
 
 
@@ -60,7 +60,7 @@ def draw_side_view(scene: Scene, size: tuple[int, int]) -> Image.Image:
     Raises:
       InputError: a camera is not usable, or the mask keeps no point.
     """
-    right, ahead, up = _axes_from_above(scene.world_from_camera.astype(np.float64))
+    right, ahead, up = axes_from_above(scene.world_from_camera.astype(np.float64))
     return _drawn(scene, size, np.stack([ahead, up, right]), None)
 
 
@@ -126,8 +126,11 @@ class _Plane:
         return (ground - self.centre) * (self.scale, -self.scale) + np.array(self.size) / 2
 
 
-def _axes_from_above(pose: Float[np.ndarray, "V 4 4"]) -> Float[np.ndarray, "3 3"]:
-    """Rows: the directions of the picture's right, of its top, and up."""
+def axes_from_above(pose: Float[np.ndarray, "V 4 4"]) -> Float[np.ndarray, "3 3"]:
+    """Rows: the directions of the picture's right, of its top, and up.
+
+    The mean camera looks to the top.
+    """
     up = cameras_up(pose)
     right = np.cross(pose[:, :3, 2].mean(axis=0), up)
     if np.linalg.norm(right) < 1e-3:
