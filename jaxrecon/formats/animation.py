@@ -127,7 +127,7 @@ def _cloud(scene: Scene, most: int | None) -> _Dots:
 def _cameras(scene: Scene, size: float) -> list[_Dots]:
     """Frusta with the photos in them; of many cameras some, evenly chosen."""
     chosen = evenly_chosen(len(scene.names), _MOST_CAMERAS)
-    colors = colored(np.arange(len(chosen)), 0, len(chosen), CONFIDENCE)
+    colors = colored(np.linspace(0, 1, len(chosen), endpoint=False), 0.0, 1.0, CONFIDENCE)
     return [
         _camera(scene, int(view), FRUSTUM_SIZE * size, color)
         for view, color in zip(chosen, colors, strict=True)

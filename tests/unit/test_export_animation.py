@@ -22,7 +22,7 @@ EVERYWHERE = (np.nan, np.nan, np.nan)
 def dots(*placed: tuple[Triple, Triple], seen_from: Triple = EVERYWHERE) -> _Dots:
     """Squares of 0.1 to a side, of these colours at these places."""
     xyz, rgb = (np.array(column) for column in zip(*placed, strict=True))
-    cameras = np.tile(np.array(seen_from), (len(xyz), 1))
+    cameras = np.tile(np.array(seen_from, np.float64), (len(xyz), 1))
     return _Dots(xyz.astype(np.float64), rgb.astype(np.uint8), np.full(len(xyz), 0.1), cameras)
 
 

@@ -2,6 +2,7 @@
 
 from dataclasses import fields, replace
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -61,12 +62,13 @@ def test_masks(fill: float, name: str) -> None:
 
     def found(fill: float) -> np.ndarray:
         recon = framed(fill)
-        scene = Prediction(
-            points_world=jnp.asarray(recon.points_world),
-            points_camera=jnp.asarray(recon.points_camera),
-            confidence=jnp.asarray(recon.confidence),
-            world_from_camera=jnp.asarray(recon.world_from_camera),
+        scenes = Prediction(
+            points_world=jnp.asarray(recon.points_world)[None],
+            points_camera=jnp.asarray(recon.points_camera)[None],
+            confidence=jnp.asarray(recon.confidence)[None],
+            world_from_camera=jnp.asarray(recon.world_from_camera)[None],
         )
+        scene = jax.tree.map(lambda x: x[0], scenes)
         inputs = replace(
             MaskInputs(min_confidence=np.zeros((), np.float32)),
             **{name: np.full((), 0.1, np.float32)},

@@ -273,6 +273,7 @@ def test_an_absent_npz(tmp_path):
         Reconstruction.load(tmp_path)
 
 
+@pytest.mark.usefixtures("without_shape_checks")
 @pytest.mark.parametrize("views", [slice(0, 2), [0, 1], [], np.arange(3), slice(2, 2)])
 @pytest.mark.parametrize("map_of", ["depth_z", "pixels"])
 def test_maps_of_photos_are_of_one_view(map_of: str, views: Any) -> None:
