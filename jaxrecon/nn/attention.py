@@ -1,5 +1,6 @@
 """Multi-head self-attention with the attention function passed in."""
 
+import math
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
@@ -19,9 +20,12 @@ from jaxrecon.nn.layers import AnyLinear, bias_of, layer_norm, linear, norm_para
 from jaxrecon.nn.rope import RotaryTable, apply_rotary
 from jaxrecon.pytree import pytree_dataclass
 from pallas_kernels.dense_attention import IMPLEMENTATIONS, dense_attention
+from pallas_kernels.norm import Norm
 from pallas_kernels.qk_norm_rope import qk_norm_rope
 
 QK_NORM_EPS = 1e-5
+
+LN_2 = math.log(2)
 
 type Count = int | Int[Array | np.ndarray, ""]
 
@@ -47,6 +51,8 @@ class TokenLayout:
         which of them this is. They may part the work (`collectives.gather_replicas` brings together
         what each found), or each do it all.
       collectives: what the devices that share the scene exchange.
+      scale: factor on the scores; None for `K ** -0.5`, which it is for an `AttentionFn` that does
+        not say that it heeds this (`takes_scale`).
     """
 
     views: int
@@ -63,6 +69,7 @@ class TokenLayout:
     replicas: int = field(default=1, compare=False)
     replica_rank: Count = field(default=0, compare=False)
     collectives: Collectives = field(default=ALONE, compare=False)
+    scale: float | None = None
 
     @property
     def real_views(self) -> Count | None:
@@ -109,7 +116,8 @@ class AttentionStats:
 type AttentionFn = Callable[[Array, Array, Array, TokenLayout], tuple[Array, AttentionStats | None]]
 """`(q, k, v, layout) -> (out, stats)`, arrays `(G, T, N, K)`: how models attend.
 
-`stats` is None where there is nothing to tell, as of dense attention.
+`stats` is None where there is nothing to tell, as of dense attention. One with an attribute
+`takes_scale` that is true takes scores times `layout.scale`.
 """
 
 
@@ -166,12 +174,12 @@ def _attend(
     q: Array, k: Array, v: Array, layout: TokenLayout, name: str | None
 ) -> tuple[Array, None]:
     if layout.num_valid_views is None or layout.views == 1:
-        return dense_attention(q, k, v, implementation=name), None
+        return dense_attention(q, k, v, scale=layout.scale, implementation=name), None
     # The tokens of padding views come last.
     k, v = (jnp.roll(x, layout.scene, axis=1) if layout.scene else x for x in (k, v))
     num_valid = layout.num_valid_views * layout.tokens_per_view + layout.scene
-    num_valid_keys = jnp.asarray(num_valid, jnp.int32)
-    return dense_attention(q, k, v, num_valid_keys=num_valid_keys, implementation=name), None
+    options = {"scale": layout.scale, "num_valid_keys": jnp.asarray(num_valid, jnp.int32)}
+    return dense_attention(q, k, v, **options, implementation=name), None
 
 
 _NAMED: dict[str, AttentionFn] = {name: partial(_attend, name=name) for name in IMPLEMENTATIONS}
@@ -180,6 +188,11 @@ _NAMED: dict[str, AttentionFn] = {name: partial(_attend, name=name) for name in 
 def attends_densely(attention: AttentionFn) -> bool:
     """Whether every query sees every key, so that queries may be dealt out as one likes."""
     return attention is attend_densely or attention in _NAMED.values()
+
+
+def takes_scale(attention: AttentionFn) -> bool:
+    """Whether an attention function heeds the layout's `scale`."""
+    return attends_densely(attention) or bool(getattr(attention, "takes_scale", False))
 
 
 class Attention(nnx.Module):
@@ -224,6 +237,7 @@ class Attention(nnx.Module):
         *,
         sequences: tuple[int, int] | None = None,
         backend: str | None = None,
+        scaled: bool = False,
     ) -> tuple[Float[Array, "G _ N K"], ...]:
         """Queries, keys and values, ready to attend.
 
@@ -231,9 +245,11 @@ class Attention(nnx.Module):
           x: tokens (G, T, D); or one matrix (R, D), filled up, if `sequences` tells G
             and T.
           backend: of `qk_norm_rope`, by name; the best one if not given.
+          scaled: with queries for scores times ln 2, where `norms_in_bfloat16` and without a
+            context.
         """
         if context is None:
-            return self._own_inputs(x, rope, sequences, backend)
+            return self._own_inputs(x, rope, sequences, backend, scaled)
         (q,), (k, v) = self._projected(x, 0, 1), self._projected(context, 1, 3)
         return (*self._turned(q, k, v.dtype, rope), v)
 
@@ -243,11 +259,16 @@ class Attention(nnx.Module):
         rope: RotaryTable | None,
         sequences: tuple[int, int] | None,
         backend: str | None,
+        scaled: bool,
     ) -> tuple[Float[Array, "G T N K"], ...]:
         norms = None
-        if self.q_norm is not None and self.k_norm is not None:
-            norms = norm_parameters(self.q_norm), norm_parameters(self.k_norm)
         parts = 3, self.heads, x.shape[-1] // self.heads
+        if self.q_norm is not None and self.k_norm is not None:
+            queries, keys = norm_parameters(self.q_norm), norm_parameters(self.k_norm)
+            if scaled:
+                factor = parts[2] ** -0.5 / LN_2
+                queries = Norm(factor * queries.scale, factor * queries.bias)
+            norms = queries, keys
         return qk_norm_rope(
             product(self.qkv, x).reshape(*x.shape[:-1], *parts),
             bias=bias_of(self.qkv).reshape(parts),
@@ -257,6 +278,14 @@ class Attention(nnx.Module):
             sequences=sequences,
             implementation=backend,
         )
+
+    @property
+    def norms_in_bfloat16(self) -> bool:
+        """Whether queries are normed in float32 and then rounded to bfloat16.
+
+        The norm can then multiply them before they are rounded, at no cost to their precision.
+        """
+        return self.q_norm is not None and bias_of(self.qkv).dtype == jnp.bfloat16
 
     def _turned(
         self, q: Array, k: Array, dtype: DTypeLike, rope: RotaryTable | None

@@ -1,6 +1,6 @@
 """The transformer block that every family is made of."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Literal
 
@@ -9,7 +9,15 @@ from flax import nnx
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
-from jaxrecon.nn.attention import Attention, AttentionFn, AttentionStats, TokenLayout, attend
+from jaxrecon.nn.attention import (
+    LN_2,
+    Attention,
+    AttentionFn,
+    AttentionStats,
+    TokenLayout,
+    attend,
+    takes_scale,
+)
 from jaxrecon.nn.execution import INFERENCE, Chunks, ExecutionConfig
 from jaxrecon.nn.float8 import Float8Linear
 from jaxrecon.nn.layers import (
@@ -135,7 +143,13 @@ class Block(nnx.Module):
         """
         if self.in_float8 and execution.training:
             raise NotImplementedError("float8 products have no gradient; train without them")
-        enter = partial(self._entering, rope=rope, context=context, backend=execution.backend)
+        # Scores times ln 2 are exponents of two as they are: the fastest kernel multiplies none.
+        scaled = context is None and self.attention.norms_in_bfloat16 and takes_scale(attention)
+        if scaled and not execution.training:
+            layout = replace(layout, scale=LN_2)
+        enter = partial(
+            self._entering, layout=layout, rope=rope, context=context, backend=execution.backend
+        )
         if context is None:
             enter = partial(chunked_map, enter, unit=layout.tokens_per_view, execution=execution)
         entered, q, k, v = enter(x)
@@ -154,6 +168,7 @@ class Block(nnx.Module):
         self,
         x: Float[Array, "g t D"],
         *,
+        layout: TokenLayout,
         rope: RotaryTable | None,
         context: Float[Array, "g s D"] | None,
         backend: str | None,
@@ -163,7 +178,8 @@ class Block(nnx.Module):
         if self.norm_context is not None and context is not None:
             context = apply_norm(self.norm_context, context)
         sequences = (x.shape[0], x.shape[1]) if self.in_float8 else None
-        q, k, v = self.attention.inputs(normed, rope, context, sequences=sequences, backend=backend)
+        options = {"sequences": sequences, "scaled": layout.scale is not None, "backend": backend}
+        q, k, v = self.attention.inputs(normed, rope, context, **options)
         return normed if self.normed_residual else x, q, k, v
 
     def _leaving(

@@ -17,6 +17,7 @@ from jaxrecon.nn.attention import (
     attend,
     attends_densely,
     attention_chunks,
+    takes_scale,
 )
 from jaxrecon.nn.execution import Chunks, Collectives
 
@@ -101,6 +102,11 @@ class ShardedAttention:
         if self.collectives.devices > q.shape[2] and attends_densely(self.attention):
             return self._own_queries(q, k, v, layout)
         return self._own_heads(q, k, v, layout)
+
+    @property
+    def takes_scale(self) -> bool:
+        """Whether the attention heeds the layout's `scale`."""
+        return takes_scale(self.attention)
 
     def chunks(self, layout: TokenLayout, heads: int) -> Chunks:
         """What each device works on at a time."""

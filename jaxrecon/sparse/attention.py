@@ -57,7 +57,8 @@ class SparseAttention:
         "packed" ones and for selectors that need views apart.
       implementation: a backend of `block_sparse_attention`; the best one if not given.
       selector: a policy of its own, in place of `TopKTopP`. One that goes by views has
-        `needs_views_apart = True`, and goes with no order that mixes them.
+        `needs_views_apart = True`, and goes with no order that mixes them; one that heeds
+        `layout.layout.scale`, or does not look at queries, says `takes_scale = True`.
       budgets: in place of a ratio and a threshold, the name of a preset by layer or one with
         another mean share (`PresetBudgets`), or what a file of `jaxrecon calibrate` holds
         (`read_budgets`): the ratio is then theirs, and there is no threshold.
@@ -217,6 +218,12 @@ class SparseAttention:
         return BlockLayout(layout, order, self.special_tokens, self.block_q, self.block_kv)
 
     @property
+    def takes_scale(self) -> bool:
+        """Whether it heeds the layout's `scale`, as selectors and orders of your own need not."""
+        selects = self.selector is None or getattr(self.selector, "takes_scale", False)
+        return selects and isinstance(self.order, str | None)
+
+    @property
     def patch_order(self) -> PatchOrder:
         """In which order patches are cut into blocks."""
         if self.order is None:
@@ -262,23 +269,31 @@ class SparseAttention:
         mask = self.block_selector.select(q, k, blocks)
         skipped = _share_skipped(mask, blocks)
         num_valid = None if blocks.num_valid is None else blocks.num_valid.queries
-        replicas = blocks.layout.replicas
+        replicas, scale = blocks.layout.replicas, blocks.layout.scale
         if replicas == 1:
-            return self._attend_blocks(q, k, v, mask, num_valid), skipped
+            return self._attend_blocks(q, k, v, mask, num_valid, scale), skipped
         own = own_rows(q, mask, num_valid, replicas, blocks.layout.replica_rank)
-        out = self._attend_blocks(own.q, k, v, own.mask, own.num_valid)
+        out = self._attend_blocks(own.q, k, v, own.mask, own.num_valid, scale)
         gathered = blocks.layout.collectives.gather_replicas(out, axis=1, replicas=replicas)
         return gathered[:, : q.shape[1]], skipped
 
     def _attend_blocks(
-        self, q: Array, k: Array, v: Array, mask: BlockMask, real_queries: Count | None
+        self,
+        q: Array,
+        k: Array,
+        v: Array,
+        mask: BlockMask,
+        real_queries: Count | None,
+        scale: float | None,
     ) -> Array:
-        attend = partial(block_sparse_attention, implementation=self.implementation)
+        attend = partial(block_sparse_attention, scale=scale, implementation=self.implementation)
         group = self.compensated_queries
         if not group:
             return attend(q, k, v, mask)
         out, sums = attend(q, k, v, mask, return_logsumexp=True)
-        skipped = attend_to_skipped(q, k, v, mask, group=group, real_queries=real_queries)
+        skipped = attend_to_skipped(
+            q, k, v, mask, group=group, real_queries=real_queries, scale=scale
+        )
         return merged_with_skipped(out, sums, skipped, group)
 
     def _attend_in_chunks(

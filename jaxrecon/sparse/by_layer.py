@@ -20,6 +20,7 @@ from jaxrecon.nn.attention import (
     TokenLayout,
     attend,
     attention_chunks,
+    takes_scale,
 )
 from jaxrecon.nn.execution import Chunks
 from jaxrecon.sparse.attention import SparseAttention
@@ -95,6 +96,11 @@ class AttentionByLayer:
             return told(parts[table[layout.layer]], q, k, v)
         branches = [partial(told, part) for part in parts]
         return jax.lax.switch(jnp.asarray(table)[layout.layer], branches, q, k, v)
+
+    @property
+    def takes_scale(self) -> bool:
+        """Whether the attention of every layer heeds the layout's `scale`."""
+        return all(map(takes_scale, self.parts))
 
     def chunks(self, layout: TokenLayout, heads: int) -> Chunks:
         """What is worked on at a time by the attention that works on the most."""

@@ -48,6 +48,11 @@ class FastAttention:
         """What it is made of, beside dense attention."""
         return (self.sparse,)
 
+    @property
+    def takes_scale(self) -> bool:
+        """Whether sparse attention heeds the layout's `scale`, as dense attention does."""
+        return self.sparse.takes_scale
+
     def chunks(self, layout: TokenLayout, heads: int) -> Chunks:
         """What is worked on at a time, see `SparseAttention.chunks`."""
         return {} if layout.tokens <= self.dense_up_to else self.sparse.chunks(layout, heads)

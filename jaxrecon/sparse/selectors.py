@@ -88,6 +88,7 @@ class TopKTopP:
             pooling=self.pooling,
             pool_q=self.pooled(layout.block_q, layout.special_tokens),
             num_valid=layout.num_valid,
+            scale=layout.layout.scale,
         )
 
     def pooled(self, block_q: int, special_tokens: str) -> int:

@@ -22,6 +22,7 @@ class WithinViews:
     """
 
     needs_views_apart: ClassVar[bool] = True
+    takes_scale: ClassVar[bool] = True
 
     def select(
         self, q: Float[Array, "G padded N K"], k: Float[Array, "G T N K"], layout: BlockLayout
@@ -48,6 +49,7 @@ class KeyViews:
     count: int | None = None
 
     needs_views_apart: ClassVar[bool] = True
+    takes_scale: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         given = {name: getattr(self, name) for name in ("every", "count")}

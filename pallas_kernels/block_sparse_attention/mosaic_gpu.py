@@ -44,12 +44,18 @@ from jax.experimental.pallas import mosaic_gpu as plgpu
 from jaxtyping import Array, Float, Int
 
 from pallas_kernels.block_sparse_attention.mask import BlockMask, without_padding
-from pallas_kernels.block_sparse_attention.mosaic_gpu_config import Sizes, TuningConfig
+from pallas_kernels.block_sparse_attention.mosaic_gpu_config import LOG2_E, Sizes, TuningConfig
 from pallas_kernels.block_sparse_attention.mosaic_gpu_program import run_program, scratch_of
 from pallas_kernels.errors import UnfitError
 from pallas_kernels.platform import target_is_hopper, target_platform
 
 WIDTHS = (64, 128)
+LARGEST_EXPONENT = 80
+"""Weights up to this power of two need no largest score subtracted.
+
+A million of them, weighting values up to 2^20, add up to less than float32's 2^127, and the least
+of them, 2^-80, is far above its 2^-126."""
+
 SHARED_BYTES = 227 * 1024
 """What a block may use of a Hopper SM's 228 KiB; 1 KiB is the system's."""
 
@@ -136,11 +142,30 @@ def attention_mosaic_gpu(
         padded_keys=num_valid_keys is not None,
         dtype=q.dtype,
         scale=scale,
+        bounds=q.dtype == jnp.bfloat16,
         interpreted=interpret is not None,
     )
+    if sizes.bounds:
+        # Behind the barrier XLA cannot compute queries and keys a second time for their norms.
+        q, k = jax.lax.optimization_barrier((q, k))
+        arrays = (*arrays, _bounded(q, k, scale, config.block_q))
     padded = (_padded(x, width) for x in (q, k, without_padding(v, mask)))
     out, sums = _call(*padded, *arrays, sizes=sizes, interpret=interpret)
     return out[:, : q.shape[1], :, : q.shape[-1]], sums[..., : q.shape[1]]
+
+
+def _bounded(
+    q: Float[Array, "B T N K"], k: Float[Array, "B S N K"], scale: float, block_q: int
+) -> Int[Array, "B N blocks"]:
+    """1 for query blocks whose scores cannot pass `LARGEST_EXPONENT`, by Cauchy and Schwarz."""
+    queries, keys = (jnp.square(x.astype(jnp.float32)).sum(axis=-1) for x in (q, k))
+    rest = -queries.shape[1] % block_q
+    blocks = jnp.pad(queries, ((0, 0), (0, rest), (0, 0))).reshape(
+        q.shape[0], -1, block_q, q.shape[2]
+    )
+    # Of squared norms; a comparison with NaN is false.
+    largest = blocks.max(axis=2).swapaxes(1, 2) * keys.max(axis=1)[..., None]
+    return (largest <= (LARGEST_EXPONENT / (scale * LOG2_E)) ** 2).astype(jnp.int32)
 
 
 def _padded(x: Float[Array, "B T N K"], width: int) -> Float[Array, "B T_padded N K_padded"]:

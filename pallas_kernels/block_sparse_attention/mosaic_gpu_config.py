@@ -1,5 +1,6 @@
 """How the kernel for Hopper GPUs is cut, and what is known of a call before it runs."""
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -8,6 +9,7 @@ from jax import lax
 from jaxtyping import Array
 
 WARPGROUP_QUERIES = 64
+LOG2_E = math.log2(math.e)
 
 
 @dataclass(frozen=True)
@@ -81,7 +83,12 @@ type Place = tuple[Array, Array, Array]
 
 @dataclass(frozen=True)
 class Sizes:
-    """What is known of a call before it runs."""
+    """What is known of a call before it runs.
+
+    Attributes:
+      listed, padded_keys, bounds: whether there are lists of key blocks, a number of keys beyond
+        which there is padding, and a bound on the scores of each query block.
+    """
 
     config: TuningConfig
     heads: int
@@ -92,6 +99,7 @@ class Sizes:
     padded_keys: bool
     dtype: Any
     scale: float
+    bounds: bool
     interpreted: bool
 
     @property
@@ -99,6 +107,12 @@ class Sizes:
         # WGMMA can add a product onto what registers hold. JAX's interpreter knows no accumulator
         # that starts from a value, so there the product is added afterwards.
         return self.config.fresh_accumulator or self.interpreted
+
+    @property
+    def factor(self) -> float:
+        """What scores are multiplied by before they are exponents of two; 1 costs nothing."""
+        factor = self.scale * LOG2_E
+        return 1.0 if math.isclose(factor, 1.0, rel_tol=1e-9) else factor
 
     @property
     def ragged(self) -> bool:

@@ -3,9 +3,12 @@
 Tiles are folded into a running softmax. Two consumers take turns on the tensor cores, so that one
 multiplies while the other makes weights of its scores. Source of both: FlashAttention-3 (arXiv
 2407.08608).
+
+Where scores are known to be small, weights are powers of two of the scores as they are: nothing is
+subtracted, so there is no largest score to find and no earlier sum to shrink. Bfloat16 has the
+exponents of float32, and so weights from 2^-80 to 2^80 (`LARGEST_EXPONENT`) lose no precision.
 """
 
-import math
 import operator
 from dataclasses import dataclass
 from functools import partial, reduce
@@ -18,12 +21,11 @@ from jax.experimental.pallas import mosaic_gpu as plgpu
 from jaxtyping import Array
 
 from pallas_kernels.block_sparse_attention.mosaic_gpu_config import (
+    LOG2_E,
     WARPGROUP_QUERIES,
     Place,
     Sizes,
 )
-
-LOG2_E = math.log2(math.e)
 
 type Running = tuple[Array, Array, Array]
 """Weighted values, largest score (times log2 e) and sum of the weights in `partial_sums` parts."""
@@ -36,12 +38,18 @@ def consume(
     place: Place,
     count: Array,
     keys: Array,
+    *,
+    bounded: bool,
 ) -> None:
-    """Attends for 64 queries to so many keys in so many blocks."""
+    """Attends for 64 queries to so many keys in so many blocks.
+
+    Args:
+      bounded: scores times `factor` are known to be small; see above.
+    """
     warpgroup = lax.axis_index("warpgroup")
     tiles = sizes.config.tiles(count)
     plgpu.barrier_wait(scratch["q_filled"].at[warpgroup])
-    weighted, top, totals = _Work(sizes, scratch, tiles, keys).folded()
+    weighted, top, totals = _Work(sizes, scratch, tiles, keys, bounded).folded()
 
     total = totals.sum(axis=1)
     inverse = 1.0 / total
@@ -77,6 +85,7 @@ class _Work:
     scratch: dict[str, Any]
     tiles: Array
     keys: Array
+    bounded: bool
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -132,7 +141,7 @@ class _Work:
             self.arrive("v_used", tile)
             return weighted, top, totals
 
-        running = _nothing_seen(self.sizes)
+        running = _nothing_seen(self.sizes, 0.0 if self.bounded else -jnp.inf)
         # Every list has an entry, so there is a last tile. It is traced a second time, with the
         # mask, rather than masked in the loop, where that would cost each tile.
         if not self.sizes.ragged:
@@ -181,15 +190,23 @@ class _Work:
 
     def weights(
         self, scores: Array, top: Array, totals: Array
-    ) -> tuple[Array, Array, Array, Array]:
-        """Weights of a tile, what shrinks those before, and the new largest score and sums."""
+    ) -> tuple[Array, Array | None, Array, Array]:
+        """Weights of a tile, what shrinks those before, and the new largest score and sums.
+
+        Nothing shrinks where scores are bounded, and the largest counts as 0.
+        """
         # Powers of two are one instruction, powers of e two. `factor` is positive, so the largest
         # score is the largest after scaling as well. It is finite: the list's first tile has a key,
         # and no tile is masked as a whole.
-        factor = self.sizes.scale * LOG2_E
-        new_top = jnp.maximum(top, scores.max(axis=1) * factor)
-        shrink = jnp.exp2(top - new_top)
-        weights = jnp.exp2(scores * factor - lax.broadcast_in_dim(new_top, self.shape, [0]))
+        factor = self.sizes.factor
+        exponents = scores if factor == 1 else scores * factor
+        shrink, new_top = None, top
+        if not self.bounded:
+            largest = scores.max(axis=1)
+            new_top = jnp.maximum(top, largest if factor == 1 else largest * factor)
+            shrink = jnp.exp2(top - new_top)
+            exponents = exponents - lax.broadcast_in_dim(new_top, self.shape, [0])
+        weights = jnp.exp2(exponents)
         # In WGMMA's layout a thread has two of every 8 columns of a row, and four threads share the
         # row. Slices of a multiple of 8 columns add up within each thread; the sum over threads,
         # which needs shuffles, waits until the end (`consume`).
@@ -199,17 +216,19 @@ class _Work:
         return weights, shrink, new_top, _scaled(totals, shrink) + reduce(operator.add, parts)
 
 
-def _nothing_seen(sizes: Sizes) -> Running:
+def _nothing_seen(sizes: Sizes, top: float) -> Running:
     column = plgpu.Layout.WGMMA.reduce(1)
     rows = (WARPGROUP_QUERIES,)
     return (
         plgpu.layout_cast(jnp.zeros((*rows, sizes.width), jnp.float32), plgpu.Layout.WGMMA),
-        plgpu.layout_cast(jnp.full(rows, -jnp.inf, jnp.float32), column),
+        plgpu.layout_cast(jnp.full(rows, top, jnp.float32), column),
         plgpu.layout_cast(
             jnp.zeros((*rows, sizes.config.partial_sums), jnp.float32), plgpu.Layout.WGMMA
         ),
     )
 
 
-def _scaled(weighted: Array, shrink: Array) -> Array:
+def _scaled(weighted: Array, shrink: Array | None) -> Array:
+    if shrink is None:
+        return weighted
     return weighted * lax.broadcast_in_dim(shrink, weighted.shape, [0])

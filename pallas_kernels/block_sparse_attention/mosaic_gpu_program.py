@@ -55,11 +55,13 @@ def run_program(
 
     Args:
       inputs: queries, keys and values in global memory.
-      arrays: the lists, if there are any, and the number of keys, if some are padding.
+      arrays: the lists, if there are any, the number of keys, if some are padding, and of each
+        query block whether its scores are bounded (not 0), if that is known.
       outputs: results and logs of the sums in global memory.
       scratch: from `scratch_of`.
     """
     config = sizes.config
+    arrays, bounds = (arrays[:-1], arrays[-1]) if sizes.bounds else (arrays, None)
     lists = _Lists(sizes, arrays)
     place = sizes.place(lax.axis_index("program"))
     warpgroup = lax.axis_index("warpgroup")
@@ -70,7 +72,13 @@ def run_program(
         # One turn apart: see `take_turn`.
         turn = partial(take_turn, sizes, scratch)
         pl.when(warpgroup == 1)(turn)
-        consume(sizes, outputs, scratch, place, *lists.length(place))
+        attend = partial(consume, sizes, outputs, scratch, place, *lists.length(place))
+        if bounds is None:
+            attend(bounded=False)
+        else:
+            bounded = bounds[place] != 0
+            pl.when(bounded)(partial(attend, bounded=True))
+            pl.when(jnp.logical_not(bounded))(partial(attend, bounded=False))
         pl.when(warpgroup == 0)(turn)
         # A program may end before its copies are written, but not before they are read.
         plgpu.wait_smem_to_gmem(0, wait_read_only=True)

@@ -17,7 +17,7 @@ IMPLEMENTATIONS: Mapping[str, Callable[..., Array]] = {
 }
 """Backends by name, the fastest first; "mosaic_gpu" is so for long sequences of narrow heads."""
 
-LONG = 32_768
+LONG = 8192
 """Queries and keys from which on "mosaic_gpu" is chosen (docs/benchmarks.md has its speed)."""
 
 NARROW = 64

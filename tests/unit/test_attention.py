@@ -1,5 +1,6 @@
 """What attention functions return, and what trunks make of it."""
 
+import math
 from functools import partial
 from typing import Any
 
@@ -11,8 +12,24 @@ from flax import nnx
 
 from jaxrecon.choices import ATTENTIONS
 from jaxrecon.nn.alternating import AlternatingAttention, GlobalFirstAttention
-from jaxrecon.nn.attention import AttentionStats, TokenLayout, attend_densely
-from jaxrecon.nn.block import BlockConfig
+from jaxrecon.nn.attention import (
+    AttentionStats,
+    TokenLayout,
+    attend_densely,
+    named_attention,
+    takes_scale,
+)
+from jaxrecon.nn.block import Block, BlockConfig
+from jaxrecon.nn.execution import ExecutionConfig
+from jaxrecon.sparse import (
+    AttentionByLayer,
+    BlockLayout,
+    FastAttention,
+    KeyViews,
+    RasterOrder,
+    SparseAttention,
+)
+from pallas_kernels.block_sparse_attention import BlockMask
 from pallas_kernels.dense_attention import IMPLEMENTATIONS
 
 LAYOUT = TokenLayout(1, (2, 3))
@@ -68,6 +85,70 @@ def test_a_function_that_returns_the_output_alone_is_still_taken() -> None:
         taps, stats = trunk(old)
     assert stats is None
     np.testing.assert_array_equal(taps, trunk(attend_densely)[0])
+
+
+def takes(q: jax.Array, k: jax.Array, v: jax.Array, layout: TokenLayout) -> Any:
+    """Dense attention that heeds the layout's scale, told to say so."""
+    return attend_densely(q, k, v, layout)
+
+
+class Own:
+    """A selector that is not told of scales."""
+
+    def select(self, q: jax.Array, k: jax.Array, layout: BlockLayout) -> BlockMask:
+        return KeyViews(1).select(q, k, layout)
+
+
+SCALES: dict[str, tuple[Any, bool]] = {
+    "dense": (attend_densely, True),
+    "a backend": (named_attention("xla"), True),
+    "sparse": (SparseAttention(), True),
+    "fast": (FastAttention(), True),
+    "by layer": (AttentionByLayer(None, {(0,): SparseAttention()}), True),
+    "of your own": (takes, False),
+    "key views": (SparseAttention(selector=KeyViews(4)), True),
+    "a selector of your own": (SparseAttention(selector=Own()), False),
+    "an order of your own": (SparseAttention(order=RasterOrder()), False),
+    "by layer, one of your own": (AttentionByLayer(None, {(1,): takes}), False),
+}
+
+
+@pytest.mark.parametrize("name", SCALES)
+def test_functions_of_your_own_get_queries_for_the_usual_scale(name: str) -> None:
+    attention, expected = SCALES[name]
+    assert takes_scale(attention) is expected
+
+
+@pytest.mark.parametrize("qk_norm", [True, False])
+@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float32])
+@pytest.mark.parametrize("training", [False, True])
+def test_norms_scale_queries_before_they_are_rounded(
+    monkeypatch: pytest.MonkeyPatch, qk_norm: bool, dtype: Any, training: bool
+) -> None:
+    block = Block(BlockConfig(32, 2, qk_norm=qk_norm), dtype=dtype, rngs=nnx.Rngs(0))
+    x = jax.random.normal(jax.random.key(1), (2, 12, 32))
+    execution = ExecutionConfig(training=training)
+    seen: list[tuple[Any, TokenLayout]] = []
+
+    def watched(q: jax.Array, k: jax.Array, v: jax.Array, layout: TokenLayout) -> Any:
+        seen.append((q, layout))
+        return attend_densely(q, k, v, layout)
+
+    layout = TokenLayout(2, (2, 3))
+    usual = block(x, layout, watched, execution=execution)
+    monkeypatch.setattr(watched, "takes_scale", True, raising=False)
+    scaled = block(x, layout, watched, execution=execution)
+    (q, first), (q_scaled, second) = seen
+    assert first == layout
+    if qk_norm and dtype == jnp.bfloat16 and not training:
+        assert second.scale == math.log(2)
+        expected = q.astype(jnp.float32) * (16**-0.5 / math.log(2))
+        np.testing.assert_allclose(q_scaled.astype(jnp.float32), expected, rtol=2**-7)
+        np.testing.assert_allclose(scaled, usual, atol=0.02)
+        assert not np.array_equal(q_scaled, expected.astype(jnp.bfloat16)), "rounded twice"
+    else:
+        assert second == layout
+        np.testing.assert_array_equal(scaled, usual)
 
 
 def test_names_of_backends_are_those_that_there_are() -> None:

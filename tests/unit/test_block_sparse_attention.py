@@ -1,5 +1,6 @@
 """Every backend of block-sparse attention against the formula in float64."""
 
+import math
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
@@ -239,6 +240,54 @@ def test_hard_inputs(name: str, kind: str) -> None:
     shape = (1, 64, 257, 1, 64)
     mask = random_mask(shape, kept=0.8, block_q=64)
     check(name, hard_inputs(kind, shape), mask, 0.125)
+
+
+def test_mosaic_gpu_tells_small_scores_block_by_block() -> None:
+    """Small scores need no largest one subtracted; a block of others is right beside them."""
+    shape = (1, 192, 257, 1, 64)
+    q, k, v = qkv(shape, jnp.float32)
+    q[:, 64:128] *= 512
+    # Weights of the first block are 2^79 or 2^-79: about as far apart as they may be.
+    q[:, :64], k[..., 0] = np.eye(64)[0] * 79 * math.log(2) / 0.125, np.sign(k[..., 0])
+    k[..., 1:] *= 0.01
+    q, k, v = (jnp.asarray(x, jnp.bfloat16) for x in (q, k, v))
+    np.testing.assert_array_equal(mosaic_gpu._bounded(q, k, 0.125, 64), [[[1, 0, 1]]])
+    mask = random_mask(shape, kept=0.8, block_q=64)
+    out, sums = mosaic_gpu_on_cpu(q, k, v, mask, scale=0.125)
+    expected, expected_sums = in_float64(q, k, v, mask, 0.125)
+    for block in range(3):
+        rows = slice(64 * block, 64 * block + 64)
+        assert relative_error(out[:, rows], expected[:, rows]) <= 1e-2
+    np.testing.assert_allclose(sums, expected_sums, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("broken", "expected"),
+    [
+        ({}, [[1, 1], [1, 1]]),
+        ({"q": (0, 129, 1, 3)}, [[1, 1], [1, 0]]),
+        ({"k": (0, 4, 0, 0)}, [[0, 0], [1, 1]]),
+    ],
+)
+@pytest.mark.parametrize("value", [jnp.nan, jnp.inf, 1e6])
+def test_what_is_not_small_is_not_taken_for_it(
+    broken: dict[str, tuple[int, ...]], expected: list[list[int]], value: float
+) -> None:
+    """Of two heads, the first 128 queries and the last three."""
+    inputs = {"q": jnp.ones((1, 131, 2, 64)), "k": jnp.ones((1, 7, 2, 64))}
+    for name, place in broken.items():
+        inputs[name] = inputs[name].at[place].set(value)
+    found = mosaic_gpu._bounded(inputs["q"], inputs["k"], 0.125, 128)
+    np.testing.assert_array_equal(found, [expected])
+
+
+def test_mosaic_gpu_takes_scores_that_are_exponents_of_two() -> None:
+    q, k, v = qkv(SHAPES[0], jnp.bfloat16)
+    mask = random_mask(SHAPES[0])
+    out, sums = mosaic_gpu_on_cpu(q, k, v, mask, scale=math.log(2))
+    expected, expected_sums = in_float64(q, k, v, mask, math.log(2))
+    assert relative_error(out, expected) <= 1e-2
+    np.testing.assert_allclose(sums, expected_sums, rtol=2e-6, atol=2e-6)
 
 
 @pytest.mark.parametrize("name", BACKENDS)
