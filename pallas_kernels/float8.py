@@ -3,6 +3,10 @@
 Source of the format: FP8 Formats for Deep Learning (arXiv 2209.05433).
 """
 
+from collections.abc import Callable
+from functools import wraps
+from typing import Any
+
 import jax.numpy as jnp
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Shaped
@@ -27,6 +31,18 @@ def saturated(x: Float[Array, "..."], dtype: DTypeLike) -> Float[Array, "..."]:
     (Converted as it is, it would be no number.)
     """
     return (jnp.clip(x, -LARGEST, LARGEST) if is_float8(dtype) else x).astype(dtype)
+
+
+def widened[R](attend: Callable[..., R]) -> Callable[..., R]:
+    """Attention whose queries and keys may be e4m3: they become numbers of the values' dtype."""
+
+    @wraps(attend)
+    def run(q: Array, k: Array, v: Array, *rest: Any, **options: Any) -> R:
+        if is_float8(q.dtype):
+            q, k = q.astype(v.dtype), k.astype(v.dtype)
+        return attend(q, k, v, *rest, **options)
+
+    return run
 
 
 def whole_rows(count: int) -> int:

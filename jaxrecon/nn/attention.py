@@ -19,7 +19,8 @@ from jaxrecon.nn.execution import ALONE, Chunks, Collectives
 from jaxrecon.nn.layers import AnyLinear, bias_of, layer_norm, linear, norm_parameters, product
 from jaxrecon.nn.rope import RotaryTable, apply_rotary
 from jaxrecon.pytree import pytree_dataclass
-from pallas_kernels.dense_attention import IMPLEMENTATIONS, dense_attention
+from pallas_kernels.dense_attention import IMPLEMENTATIONS, dense_attention, is_long
+from pallas_kernels.float8 import E4M3, saturated
 from pallas_kernels.norm import Norm
 from pallas_kernels.qk_norm_rope import qk_norm_rope
 
@@ -53,6 +54,7 @@ class TokenLayout:
       collectives: what the devices that share the scene exchange.
       scale: factor on the scores; None for `K ** -0.5`, which it is for an `AttentionFn` that does
         not say that it heeds this (`takes_scale`).
+      float8: scores may be products of e4m3.
     """
 
     views: int
@@ -70,6 +72,7 @@ class TokenLayout:
     replica_rank: Count = field(default=0, compare=False)
     collectives: Collectives = field(default=ALONE, compare=False)
     scale: float | None = None
+    float8: bool = False
 
     @property
     def real_views(self) -> Count | None:
@@ -173,6 +176,8 @@ def named_attention(name: str | None) -> AttentionFn:
 def _attend(
     q: Array, k: Array, v: Array, layout: TokenLayout, name: str | None
 ) -> tuple[Array, None]:
+    if layout.float8 and is_long(q, k):
+        q, k = saturated(q, E4M3), saturated(k, E4M3)
     if layout.num_valid_views is None or layout.views == 1:
         return dense_attention(q, k, v, scale=layout.scale, implementation=name), None
     # The tokens of padding views come last.

@@ -146,7 +146,7 @@ class Block(nnx.Module):
         # Scores times ln 2 are exponents of two as they are: the fastest kernel multiplies none.
         scaled = context is None and self.attention.norms_in_bfloat16 and takes_scale(attention)
         if scaled and not execution.training:
-            layout = replace(layout, scale=LN_2)
+            layout = replace(layout, scale=LN_2, float8=self.in_float8)
         enter = partial(
             self._entering, layout=layout, rope=rope, context=context, backend=execution.backend
         )

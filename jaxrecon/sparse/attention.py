@@ -28,6 +28,7 @@ from pallas_kernels.block_sparse_attention import (
     block_sparse_attention,
     index_dtype,
 )
+from pallas_kernels.float8 import E4M3, saturated
 
 LIST_BYTES_LIMIT = 512 * 2**20
 """The block lists held at any one time are kept under about this many bytes."""
@@ -269,11 +270,11 @@ class SparseAttention:
         mask = self.block_selector.select(q, k, blocks)
         skipped = _share_skipped(mask, blocks)
         num_valid = None if blocks.num_valid is None else blocks.num_valid.queries
-        replicas, scale = blocks.layout.replicas, blocks.layout.scale
+        replicas = blocks.layout.replicas
         if replicas == 1:
-            return self._attend_blocks(q, k, v, mask, num_valid, scale), skipped
+            return self._attend_blocks(q, k, v, mask, num_valid, blocks.layout), skipped
         own = own_rows(q, mask, num_valid, replicas, blocks.layout.replica_rank)
-        out = self._attend_blocks(own.q, k, v, own.mask, own.num_valid, scale)
+        out = self._attend_blocks(own.q, k, v, own.mask, own.num_valid, blocks.layout)
         gathered = blocks.layout.collectives.gather_replicas(out, axis=1, replicas=replicas)
         return gathered[:, : q.shape[1]], skipped
 
@@ -284,13 +285,15 @@ class SparseAttention:
         v: Array,
         mask: BlockMask,
         real_queries: Count | None,
-        scale: float | None,
+        layout: TokenLayout,
     ) -> Array:
+        scale = layout.scale
         attend = partial(block_sparse_attention, scale=scale, implementation=self.implementation)
+        q8, k8 = (saturated(q, E4M3), saturated(k, E4M3)) if layout.float8 else (q, k)
         group = self.compensated_queries
         if not group:
-            return attend(q, k, v, mask)
-        out, sums = attend(q, k, v, mask, return_logsumexp=True)
+            return attend(q8, k8, v, mask)
+        out, sums = attend(q8, k8, v, mask, return_logsumexp=True)
         skipped = attend_to_skipped(
             q, k, v, mask, group=group, real_queries=real_queries, scale=scale
         )

@@ -12,12 +12,13 @@ from pallas_kernels.block_sparse_attention.mosaic_gpu import attention_mosaic_gp
 from pallas_kernels.block_sparse_attention.mosaic_tpu import attention_mosaic_tpu
 from pallas_kernels.block_sparse_attention.triton import attention_triton
 from pallas_kernels.block_sparse_attention.xla import attention_xla
+from pallas_kernels.float8 import is_float8, widened
 
 IMPLEMENTATIONS: Mapping[str, Callable[..., tuple[Array, Array]]] = {
     "mosaic_gpu": attention_mosaic_gpu,
-    "triton": attention_triton,
-    "mosaic_tpu": attention_mosaic_tpu,
-    "xla": attention_xla,
+    "triton": widened(attention_triton),
+    "mosaic_tpu": widened(attention_mosaic_tpu),
+    "xla": widened(attention_xla),
 }
 """Backends by name, the fastest first; each returns the output and the log of the sums."""
 
@@ -65,7 +66,8 @@ def block_sparse_attention(
     Args:
       q: queries.
       k: keys, of the same batch, heads, head width and dtype as `q`.
-      v: values, shaped like `k`.
+      v: values, shaped like `k` and of its dtype, or a wider one beside queries and keys of e4m3:
+        "mosaic_gpu" multiplies these as such, others the same numbers in the wider dtype.
       mask: the lists; None for every key block, without reading any list.
       scale: positive factor on the scores; `K ** -0.5` if not given.
       implementation: "mosaic_gpu", "triton", "mosaic_tpu", "xla", or None for the first of these
@@ -106,9 +108,11 @@ def _check(q: Array, k: Array, v: Array) -> None:
             )
     if 0 in q.shape or 0 in k.shape:
         raise ValueError(f"no axis may be empty: {q.shape=}, {k.shape=}")
-    if not q.dtype == k.dtype == v.dtype or not jnp.issubdtype(q.dtype, jnp.floating):
+    one = q.dtype == k.dtype and (q.dtype == v.dtype or is_float8(q.dtype))
+    if not one or not jnp.issubdtype(v.dtype, jnp.floating) or is_float8(v.dtype):
         raise ValueError(
-            f"q, k and v must have one floating dtype, found {q.dtype=}, {k.dtype=}, {v.dtype=}"
+            "q, k and v must have one floating dtype (or q and k that of float8_e4m3fn), found "
+            f"{q.dtype=}, {k.dtype=}, {v.dtype=}"
         )
 
 

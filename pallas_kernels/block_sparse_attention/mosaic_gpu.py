@@ -47,6 +47,7 @@ from pallas_kernels.block_sparse_attention.mask import BlockMask, without_paddin
 from pallas_kernels.block_sparse_attention.mosaic_gpu_config import LOG2_E, Sizes, TuningConfig
 from pallas_kernels.block_sparse_attention.mosaic_gpu_program import run_program, scratch_of
 from pallas_kernels.errors import UnfitError
+from pallas_kernels.float8 import is_float8
 from pallas_kernels.platform import target_is_hopper, target_platform
 
 WIDTHS = (64, 128)
@@ -95,6 +96,8 @@ def attention_mosaic_gpu(
 ) -> tuple[Float[Array, "B T N K"], Float[Array, "B N T"]]:
     """Float16 and bfloat16 on Hopper GPUs, head widths up to 128; also returns the log of the sums.
 
+    Queries and keys may be e4m3: scores are then products of float8.
+
     Args:
       num_valid_keys: without a mask, so many first keys are seen, the others are padding; all if
         not given. (A mask has its own.)
@@ -106,12 +109,12 @@ def attention_mosaic_gpu(
       UnfitError: the dtype, head width or block sizes are not for this kernel.
       ValueError: the configuration's block sizes are not the mask's.
     """
-    if q.dtype == jnp.float64:
-        raise UnfitError(f"mosaic_gpu: needs bfloat16 or float16, found {q.dtype}")
+    if v.dtype == jnp.float64:
+        raise UnfitError(f"mosaic_gpu: needs bfloat16 or float16, found {v.dtype}")
     if interpret is None and not target_is_hopper():
         raise NotImplementedError(f"mosaic_gpu: needs a Hopper GPU, found {target_platform()}")
-    if q.dtype not in (jnp.bfloat16, jnp.float16):
-        raise UnfitError(f"mosaic_gpu: needs bfloat16 or float16, found {q.dtype}")
+    if v.dtype not in (jnp.bfloat16, jnp.float16):
+        raise UnfitError(f"mosaic_gpu: needs bfloat16 or float16, found {v.dtype}")
     width = next((width for width in WIDTHS if q.shape[-1] <= width), None)
     if width is None:
         raise UnfitError(f"mosaic_gpu: head width {q.shape[-1]} is beyond {WIDTHS[-1]}")
@@ -121,10 +124,11 @@ def attention_mosaic_gpu(
             f"{config.block_q=}, {config.block_kv=} differ from the mask's {mask.block_q}, "
             f"{mask.block_kv}"
         )
-    if config.shared_bytes(width) > SHARED_BYTES:
+    needed = config.shared_bytes(width, is_float8(q.dtype))
+    if needed > SHARED_BYTES:
         raise UnfitError(
-            f"mosaic_gpu: {config} needs {config.shared_bytes(width)} bytes of shared memory, "
-            f"a Hopper GPU has {SHARED_BYTES}"
+            f"mosaic_gpu: {config} needs {needed} bytes of shared memory, a Hopper GPU has "
+            f"{SHARED_BYTES}"
         )
     if mask is None:
         arrays = (
@@ -140,9 +144,10 @@ def attention_mosaic_gpu(
         keys=k.shape[1],
         listed=mask is not None,
         padded_keys=num_valid_keys is not None,
-        dtype=q.dtype,
+        dtype=v.dtype,
         scale=scale,
-        bounds=q.dtype == jnp.bfloat16,
+        float8=is_float8(q.dtype),
+        bounds=v.dtype == jnp.bfloat16,
         interpreted=interpret is not None,
     )
     if sizes.bounds:
@@ -190,7 +195,7 @@ def _call(
 
     return plgpu.kernel(
         entry,
-        out_type=(jax.ShapeDtypeStruct(q.shape, q.dtype), sums),
+        out_type=(jax.ShapeDtypeStruct(q.shape, v.dtype), sums),
         # Neighbouring programs have neighbouring query blocks of one head, which list much the same
         # key blocks: these can then come from the L2 cache.
         grid=(batch * heads * sizes.query_blocks,),

@@ -72,9 +72,15 @@ class TuningConfig:
         """Tiles that hold so many listed blocks."""
         return lax.div(count + jnp.int32(self.gather - 1), jnp.int32(self.gather))
 
-    def shared_bytes(self, width: int) -> int:
-        """Queries, and `stages` tiles of keys and of values, two bytes a number."""
-        return 2 * width * (self.block_q + 2 * self.stages * self.tile)
+    def shared_bytes(self, width: int, float8: bool = False) -> int:
+        """Queries or the result, and `stages` tiles of keys and of values, two bytes a number.
+
+        With keys and queries of one byte a number, the queries' place is too small for the result.
+        """
+        tiles = self.stages * self.tile
+        if float8:
+            return width * (3 * self.block_q + 3 * tiles)
+        return 2 * width * (self.block_q + 2 * tiles)
 
 
 type Place = tuple[Array, Array, Array]
@@ -88,6 +94,8 @@ class Sizes:
     Attributes:
       listed, padded_keys, bounds: whether there are lists of key blocks, a number of keys beyond
         which there is padding, and a bound on the scores of each query block.
+      dtype: of values, weights and results.
+      float8: queries and keys are e4m3.
     """
 
     config: TuningConfig
@@ -99,6 +107,7 @@ class Sizes:
     padded_keys: bool
     dtype: Any
     scale: float
+    float8: bool
     bounds: bool
     interpreted: bool
 

@@ -53,8 +53,8 @@ def consume(
 
     total = totals.sum(axis=1)
     inverse = 1.0 / total
-    # The queries are done with: their place takes the result.
-    out, sums = scratch["q"].at[warpgroup], scratch["sums"].at[warpgroup]
+    # The queries are done with: their place takes the result, if it is large enough.
+    out, sums = scratch["out" if sizes.float8 else "q"].at[warpgroup], scratch["sums"].at[warpgroup]
     out[...] = (weighted * lax.broadcast_in_dim(inverse, weighted.shape, [0])).astype(sizes.dtype)
     sums[...] = top * (1 / LOG2_E) + jnp.log(total)
     plgpu.commit_smem()

@@ -16,36 +16,46 @@ from pallas_kernels.block_sparse_attention.mosaic_gpu_config import (
     Sizes,
 )
 from pallas_kernels.block_sparse_attention.mosaic_gpu_consumer import consume, take_turn
+from pallas_kernels.float8 import E4M3
 
 
 def scratch_of(sizes: Sizes) -> dict[str, Any]:
     """Shared memory and barriers of a program, by name."""
     config = sizes.config
 
-    def shared(*shape: int) -> Any:
-        # The layout that WGMMA reads and TMA writes: 8 rows of 128 bytes (64 numbers), swizzled so
-        # that neither meets bank conflicts. It is why head widths are filled up to 64 or 128.
-        tiling = plgpu.TilingTransform((8, 64))  # pyright: ignore[reportAbstractUsage]
-        swizzle = plgpu.SwizzleTransform(128)  # pyright: ignore[reportAbstractUsage]
-        return plgpu.SMEM(shape, sizes.dtype, transforms=(tiling, swizzle))
+    def shared(*shape: int, dtype: Any = sizes.dtype) -> Any:
+        # The layout that WGMMA reads and TMA writes: 8 rows of up to 128 bytes (64 numbers of two
+        # bytes), swizzled so that neither meets bank conflicts. It is why head widths are filled up
+        # to 64 or 128.
+        size = jnp.dtype(dtype).itemsize
+        columns = min(128 // size, sizes.width)
+        tiling = plgpu.TilingTransform((8, columns))  # pyright: ignore[reportAbstractUsage]
+        swizzle = plgpu.SwizzleTransform(columns * size)  # pyright: ignore[reportAbstractUsage]
+        return plgpu.SMEM(shape, dtype, transforms=(tiling, swizzle))
 
-    tiles = shared(config.stages, config.tile, sizes.width)
+    shape = config.stages, config.tile, sizes.width
     queries = (config.consumers, WARPGROUP_QUERIES)
+    scored = E4M3 if sizes.float8 else sizes.dtype
     # Each copy arrives once, when all its bytes are there: keys and values, a block at a time.
     filled = plgpu.Barrier(num_arrivals=2 * config.gather, num_barriers=config.stages)
     used = plgpu.Barrier(num_arrivals=config.consumers, num_barriers=config.stages)
     interpreted = {"weights": shared(*queries, config.tile)} if sizes.interpreted else {}
-    return interpreted | {
-        "q": shared(*queries, sizes.width),
-        "k": tiles,
-        "v": tiles,
-        "sums": plgpu.SMEM(queries, jnp.float32),
-        "q_filled": plgpu.Barrier(num_barriers=config.consumers),
-        "filled": filled,
-        "k_used": used,
-        "v_used": used,
-        "turn": plgpu.Barrier(num_arrivals=config.consumers),
-    }
+    out = {"out": shared(*queries, sizes.width)} if sizes.float8 else {}
+    return (
+        interpreted
+        | out
+        | {
+            "q": shared(*queries, sizes.width, dtype=scored),
+            "k": shared(*shape, dtype=scored),
+            "v": shared(*shape),
+            "sums": plgpu.SMEM(queries, jnp.float32),
+            "q_filled": plgpu.Barrier(num_barriers=config.consumers),
+            "filled": filled,
+            "k_used": used,
+            "v_used": used,
+            "turn": plgpu.Barrier(num_arrivals=config.consumers),
+        }
+    )
 
 
 def run_program(

@@ -1,6 +1,7 @@
 """What attention functions return, and what trunks make of it."""
 
 import math
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -149,6 +150,24 @@ def test_norms_scale_queries_before_they_are_rounded(
     else:
         assert second == layout
         np.testing.assert_array_equal(scaled, usual)
+
+
+@pytest.mark.parametrize("attention", [attend_densely, SparseAttention(0.5, None)])
+def test_scores_of_many_tokens_are_products_of_float8_if_told(
+    monkeypatch: pytest.MonkeyPatch, attention: Any
+) -> None:
+    layout = TokenLayout(4, (8, 16))
+    q, k, v = jax.random.normal(jax.random.key(0), (3, 1, layout.tokens, 2, 16))
+    usual, _ = attention(q, k, v, layout)
+    told = replace(layout, float8=True)
+    if attention is attend_densely:
+        np.testing.assert_array_equal(attention(q, k, v, told)[0], usual)
+        monkeypatch.setattr("pallas_kernels.dense_attention.api.LONG", 512)
+    rounded = (x.astype(jnp.float8_e4m3fn).astype(x.dtype) for x in (q, k))
+    found, _ = attention(q, k, v, told)
+    assert 1e-3 < jnp.abs(found - usual).max() < 0.3
+    if attention is attend_densely:
+        np.testing.assert_array_equal(found, attention(*rounded, v, layout)[0])
 
 
 def test_names_of_backends_are_those_that_there_are() -> None:

@@ -32,6 +32,7 @@ from pallas_kernels.block_sparse_attention.mosaic_gpu import attention_mosaic_gp
 from pallas_kernels.block_sparse_attention.mosaic_tpu import attention_mosaic_tpu
 from pallas_kernels.block_sparse_attention.triton import attention_triton
 from pallas_kernels.block_sparse_attention.xla import attention_xla
+from pallas_kernels.dense_attention import dense_attention
 from pallas_kernels.errors import UnfitError
 from pallas_kernels.pallas_triton import REFUSAL
 from triton_marks import REFUSED_ON_CPU, TRITON, lowers_triton
@@ -288,6 +289,42 @@ def test_mosaic_gpu_takes_scores_that_are_exponents_of_two() -> None:
     expected, expected_sums = in_float64(q, k, v, mask, math.log(2))
     assert relative_error(out, expected) <= 1e-2
     np.testing.assert_allclose(sums, expected_sums, rtol=2e-6, atol=2e-6)
+
+
+@pytest.mark.parametrize("shape", [*SHAPES, (1, 70, 90, 1, 100)])
+def test_mosaic_gpu_multiplies_float8(shape: tuple[int, ...]) -> None:
+    q, k, v = qkv(shape, jnp.bfloat16)
+    q, k = (jnp.asarray(x).astype(jnp.float8_e4m3fn) for x in (q, k))
+    mask = random_mask(shape, block_q=64)  # one consumer; two wait for the CPU's threads for ever
+    out, sums = mosaic_gpu_on_cpu(q, k, v, mask, scale=0.2)
+    expected, expected_sums = in_float64(q, k, v, mask, 0.2)
+    assert out.dtype == jnp.bfloat16
+    assert relative_error(out, expected) <= 1e-2
+    np.testing.assert_allclose(sums, expected_sums, rtol=2e-6, atol=2e-6)
+
+
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+def test_other_backends_multiply_the_same_numbers_as_float8(dtype: DTypeLike) -> None:
+    q, k, v = (jnp.asarray(x) for x in qkv(SHAPES[0], dtype))
+    q, k = q.astype(jnp.float8_e4m3fn), k.astype(jnp.float8_e4m3fn)
+    mask = random_mask(SHAPES[0])
+    out = block_sparse_attention(q, k, v, mask)
+    wide = block_sparse_attention(q.astype(dtype), k.astype(dtype), v, mask)
+    np.testing.assert_array_equal(out, wide)
+    np.testing.assert_array_equal(
+        dense_attention(q, k, v), dense_attention(q.astype(dtype), k.astype(dtype), v)
+    )
+
+
+@pytest.mark.parametrize("attend", [dense_attention, partial(block_sparse_attention, mask=None)])
+@pytest.mark.parametrize("narrow", ["qkv", "q", "k", "v"])
+def test_queries_and_keys_alone_may_be_float8(
+    attend: Callable[..., Any], narrow: str, without_shape_checks: None
+) -> None:
+    inputs = dict(zip("qkv", qkv(SHAPES[0], jnp.float32), strict=True))
+    inputs |= {name: inputs[name].astype(jnp.float8_e4m3fn) for name in narrow}
+    with pytest.raises(ValueError, match="or q and k that of float8_e4m3fn"):
+        attend(**inputs)
 
 
 @pytest.mark.parametrize("name", BACKENDS)
@@ -698,6 +735,39 @@ def test_hard_inputs_on_the_gpu(name: str, kind: str) -> None:
     mask = random_mask(shape, kept=0.8)
     out = jax.jit(partial(block_sparse_attention, implementation=name))(q, k, v, mask)
     assert relative_error(out, in_float64(q, k, v, mask, 0.125)[0]) <= 1e-2
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("width", [40, 64, 128])
+@pytest.mark.parametrize("dense", [False, True])
+@pytest.mark.parametrize("size", [1, 40])
+def test_float8_on_the_gpu(width: int, dense: bool, size: float) -> None:
+    """Small scores and large ones, which take a largest one off."""
+    shape = (2, 1000, 2177, 3, width)
+    q, k, v = qkv(shape, jnp.bfloat16)
+    q, k = ((size * x).astype(jnp.float8_e4m3fn) for x in (q, k))
+    mask = None if dense else random_mask(shape, kept=0.3)
+    run = partial(block_sparse_attention, implementation="mosaic_gpu", return_logsumexp=True)
+    scale = width**-0.5 / size**1.5
+    out, sums = jax.jit(partial(run, scale=scale))(q, k, v, mask)
+    expected, expected_sums = in_float64(q, k, v, mask, scale)
+    assert relative_error(out, expected) <= 1e-2
+    np.testing.assert_allclose(sums, expected_sums, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("sizes", [(1, 1), (600, 1), (1, 600)])
+def test_small_and_large_scores_on_the_gpu(sizes: tuple[float, float]) -> None:
+    """The first blocks of queries and the others, each small or large."""
+    shape = (1, 1000, 2177, 2, 64)
+    q, k, v = (np.asarray(x, np.float32) for x in qkv(shape, jnp.bfloat16))
+    q[:, :512], q[:, 512:] = sizes[0] * q[:, :512], sizes[1] * q[:, 512:]
+    q, k, v = (jnp.asarray(x, jnp.bfloat16) for x in (q, k, v))
+    mask = random_mask(shape, kept=0.3)
+    out = jax.jit(partial(block_sparse_attention, implementation="mosaic_gpu"))(q, k, v, mask)
+    expected = in_float64(q, k, v, mask, 0.125)[0]
+    for rows in (slice(512), slice(512, None)):
+        assert relative_error(out[:, rows], expected[:, rows]) <= 1e-2
 
 
 @pytest.mark.gpu
