@@ -20,11 +20,11 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from jaxrecon.environment import WITHOUT_TRITON as SWITCH
 from pallas_kernels.bias_gelu import bias_gelu
 from pallas_kernels.block_selection import attend_to_skipped, select_blocks
 from pallas_kernels.block_sparse_attention import block_sparse_attention
 from pallas_kernels.norm import Norm
-from pallas_kernels.pallas_triton import SWITCH
 from pallas_kernels.point_map_loss import Planes, point_map_loss
 from pallas_kernels.qk_norm_rope import qk_norm_rope
 from pallas_kernels.residual_norm import residual_norm

@@ -9,6 +9,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 from urllib.request import getproxies, proxy_bypass
 
+from jaxrecon.environment import HOME
 from jaxrecon.errors import WeightsError
 
 _PATIENCE = 5.0
@@ -22,14 +23,14 @@ def cache_folder() -> Path:
       WeightsError: none of them is set and the user has no home, as in a container that runs as a
         user it does not know.
     """
-    home = os.environ.get("JAXRECON_HOME")
+    home = os.environ.get(HOME)
     if home:
         return Path(os.path.expanduser(home))
     base = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
     if base.startswith("~"):
         raise WeightsError(
             "this user has no home folder, so there is no place for weights and compiled programs; "
-            "set JAXRECON_HOME to a folder that can be written"
+            f"set {HOME} to a folder that can be written"
         )
     return Path(base) / "jaxrecon"
 

@@ -16,11 +16,9 @@ from pathlib import Path
 
 import jax
 
+from jaxrecon.environment import KEEP_PROGRAMS, is_on
 from jaxrecon.errors import OutputError
 from jaxrecon.files import check_output_folder, replacing_file
-
-KEEP_PROGRAMS = "JAXRECON_KEEP_PROGRAMS"
-"""The variable of the environment that, at 0, has compiled programs not kept between processes."""
 
 _ENTRIES = "*-cache"
 _ZSTANDARD = bytes.fromhex("28b52ffd")
@@ -30,7 +28,7 @@ _in_use: list[Path] = []
 
 def programs_wanted() -> bool:
     """Whether the environment lets compiled programs be kept between processes."""
-    return os.environ.get(KEEP_PROGRAMS, "1") != "0"
+    return is_on(KEEP_PROGRAMS, usually=True)
 
 
 def use_program_cache(folder: Path) -> bool:

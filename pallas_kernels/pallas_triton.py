@@ -4,15 +4,12 @@ JAX 0.11 deprecates it, 0.12 warns, and a later release is without it. Where it 
 backend refuses, and the next backend of its operation does the job.
 """
 
-import os
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import jax
 
+from jaxrecon.environment import WITHOUT_TRITON, is_on
 from pallas_kernels.platform import check_gpu
-
-SWITCH = "JAXRECON_WITHOUT_TRITON"
-"""An environment variable: not empty, Pallas Triton is taken to be absent. Read once, at import."""
 
 NEEDED = ("CompilerParams", "dot", "load", "store")
 """What the kernels use of it."""
@@ -37,8 +34,8 @@ class _Absent:
 
 def _found() -> Any:
     """The module, or an `_Absent`."""
-    if os.environ.get(SWITCH):
-        return _Absent(f"the environment variable {SWITCH} hides Pallas Triton")
+    if is_on(WITHOUT_TRITON):  # read once, at import
+        return _Absent(f"the environment variable {WITHOUT_TRITON} hides Pallas Triton")
     try:
         from jax.experimental.pallas import triton
     except (ImportError, AttributeError):

@@ -25,6 +25,7 @@ from jaxrecon.aot.record import (
 from jaxrecon.checks import path_of
 from jaxrecon.choices import EDGE_RTOL
 from jaxrecon.compiling import compiled, without_x64
+from jaxrecon.environment import warn_of_doubts
 from jaxrecon.errors import InputError, JaxreconError, WeightsError, reason_of
 from jaxrecon.forking import check_not_forked
 from jaxrecon.images import USUAL_FPS, ImageBatch, ImageSource, Sampling, loading_images
@@ -178,6 +179,7 @@ def load_exported(folder: str | Path, *, stages: Stages | None = None) -> Export
         program of jaxrecon does, or are of a newer format.
     """
     check_not_forked()
+    warn_of_doubts()
     stages = quiet_stages(stages)
     folder = path_of("folder", folder)
     with stages.stage("load"):

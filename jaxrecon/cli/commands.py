@@ -23,6 +23,7 @@ from jaxrecon.cli import (
     weights,
 )
 from jaxrecon.cli.parser import Parser, actions
+from jaxrecon.environment import DETAILS, untold_doubts
 from jaxrecon.extras import Extra
 from jaxrecon.version import __version__
 
@@ -51,6 +52,8 @@ def run(arguments: Sequence[str] | None) -> int:
     except SystemExit:
         process.flush_output()
         raise
+    for doubt in untold_doubts():
+        process.complain(doubt)
     with common.trusted_photos(options):
         code = options.run(options)
     process.flush_output()
@@ -84,7 +87,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = Parser(
         prog="jaxrecon",
         description="Photos in, cameras and a point cloud out.",
-        epilog=f"{process.DETAILS}=1 in the environment shows all that is known of an error.",
+        epilog=f"{DETAILS}=1 in the environment shows all that is known of an error.",
     )
     parser.add_argument("--version", action=_Version, nargs=0, help="print the version and exit")
     parser.add_argument(

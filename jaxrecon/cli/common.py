@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from jaxrecon.choices import ATTENTIONS, ORDERS, PRESETS, layer_numbers
 from jaxrecon.cli.parser import Parser
 from jaxrecon.cli.process import complain, say
+from jaxrecon.environment import HOME
 from jaxrecon.errors import InputError, WeightsError, one_line
 from jaxrecon.files import check_output_folder
 from jaxrecon.progress import Stages
@@ -394,12 +395,12 @@ def use_cache(stages: Stages) -> None:
     try:
         folder = program_folder()
     except WeightsError:
-        stages.note("no home folder: compiled programs are not kept; set JAXRECON_HOME")
+        stages.note(f"no home folder: compiled programs are not kept; set {HOME}")
         return
     if not use_program_cache(folder):
         stages.note(
-            f"{folder} cannot be written: compiled programs are not kept; set JAXRECON_HOME to a "
-            "folder that can be"
+            f"{folder} cannot be written: compiled programs are not kept; set {HOME} to a folder "
+            "that can be"
         )
 
 

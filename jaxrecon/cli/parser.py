@@ -2,8 +2,9 @@
 
 import argparse
 import re
+import sys
 import textwrap
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NoReturn
 
 from jaxrecon.choices import meant
@@ -11,6 +12,9 @@ from jaxrecon.cli import process
 
 _COLUMN = 26
 """Where the explanations of options begin."""
+
+_MOST_NEAR = 4
+"""So many options are named for one that several begin with."""
 
 
 class _HelpAll(argparse.Action):
@@ -52,6 +56,7 @@ class Parser(argparse.ArgumentParser):
             "formatter_class",
             lambda prog: argparse.RawDescriptionHelpFormatter(prog, max_help_position=_COLUMN),
         )
+        options.setdefault("allow_abbrev", False)
         super().__init__(*arguments, **options)
         for name in (None, "store"):
             self.register("action", name, _Store)
@@ -133,17 +138,55 @@ class Parser(argparse.ArgumentParser):
         else:
             super().print_help(file)
 
+    def parse_known_args(  # pyright: ignore[reportIncompatibleMethodOverride]
+        self, args: Any = None, namespace: Any = None
+    ) -> Any:
+        """As `argparse` does it, once no option is unknown.
+
+        `argparse` looks for unknown ones last: of a misspelt option that is required it would say
+        only that it is not there.
+        """
+        words = list(sys.argv[1:] if args is None else args)
+        self._check_options(words)
+        return super().parse_known_args(words, namespace)
+
+    def _check_options(self, words: Sequence[str]) -> None:
+        """Refuses options that the parser, or the command that the words name, does not have."""
+        parser, commands = self, _commands(self)
+        for word in words:
+            if word == "--":
+                return
+            if not word.startswith("-"):
+                parser, commands = commands.get(word, parser), {}
+            elif word.startswith("--") and " " not in word:  # with a space it is a value
+                name = word.partition("=")[0]
+                if name not in parser._option_string_actions:
+                    self.error(f"unrecognized arguments: {word}{_near(name, parser, self)}")
+
     def error(self, message: str) -> NoReturn:
         super().error(message + self._meant(message))
 
     def _meant(self, message: str) -> str:
-        """The option or the word that a misspelt one is nearest to."""
-        unknown = re.fullmatch(r"unrecognized arguments: .*?(--[\w-]+).*", message, re.DOTALL)
-        if unknown:
-            known = option_names(self)
-            return " (of other commands)" if unknown[1] in known else meant(unknown[1], known)
+        """The word that a misspelt one is nearest to."""
         choice = re.fullmatch(r".*invalid choice: '(.*)' \(choose from (.*)\)", message, re.DOTALL)
         return meant(choice[1], re.findall(r"[\w-]+", choice[2])) if choice else ""
+
+
+def _near(name: str, parser: argparse.ArgumentParser, whole: argparse.ArgumentParser) -> str:
+    """The options that an unknown one is near to, as the end of a message.
+
+    Args:
+      name: the unknown one.
+      parser: of the command that it was given to.
+      whole: of all commands.
+    """
+    known = sorted(parser._option_string_actions)
+    longer = [each for each in known if each.startswith(name)]
+    if 0 < len(longer) <= _MOST_NEAR and len(name) > 2:
+        return f"; did you mean {' or '.join(longer)}?"
+    if name in option_names(whole):
+        return " (of other commands)"
+    return meant(name, known) or meant(name, option_names(whole))
 
 
 def option_names(parser: argparse.ArgumentParser) -> set[str]:
@@ -153,8 +196,12 @@ def option_names(parser: argparse.ArgumentParser) -> set[str]:
 
 def actions(parser: argparse.ArgumentParser) -> Iterator[argparse.Action]:
     """The arguments of a parser and of its commands."""
-    for action in parser._actions:
-        yield action
-        if isinstance(action, argparse._SubParsersAction):
-            for command in action.choices.values():
-                yield from actions(command)
+    yield from parser._actions
+    for command in _commands(parser).values():
+        yield from actions(command)
+
+
+def _commands(parser: argparse.ArgumentParser) -> Mapping[str, Any]:
+    """The parsers of its commands, by name."""
+    groups = [each for each in parser._actions if isinstance(each, argparse._SubParsersAction)]
+    return {name: command for group in groups for name, command in group.choices.items()}

@@ -12,11 +12,9 @@ from contextlib import contextmanager, suppress
 from types import FrameType
 from typing import Any
 
+from jaxrecon.environment import DETAILS, is_on
 from jaxrecon.errors import OutputError, encodable, one_line, reason_of
 from jaxrecon.forgiving import Forgiving
-
-DETAILS = "JAXRECON_DETAILS"
-"""The variable of the environment that asks for more than one line of an error."""
 
 
 def say(text: str) -> None:
@@ -40,7 +38,7 @@ def complain(text: str) -> None:
 
 def show_details(error: BaseException) -> None:
     """The notes of an error, such as all tensors that do not fit, if the environment asks so."""
-    if os.environ.get(DETAILS):
+    if is_on(DETAILS):
         for note in getattr(error, "__notes__", ()):
             Forgiving(sys.stderr).write(f"{note}\n")
 

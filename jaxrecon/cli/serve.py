@@ -12,11 +12,9 @@ from jaxrecon.browsing import EVERYWHERE, local_url, open_page
 from jaxrecon.cli import common
 from jaxrecon.cli.parser import Parser
 from jaxrecon.cli.process import say
+from jaxrecon.environment import TOKEN
 from jaxrecon.errors import InputError
 from jaxrecon.extras import check_installed
-
-TOKEN = "JAXRECON_TOKEN"
-"""The variable of the environment that holds the token; one is made up where it is needed."""
 
 _PORT = 8080
 _LIBRARIES = {"starlette": "Starlette", "uvicorn": "uvicorn", "python_multipart": "multipart"}

@@ -22,6 +22,7 @@ from jaxrecon import checkpoint
 from jaxrecon.checks import path_of, truth_value
 from jaxrecon.checks import shown as shortened
 from jaxrecon.choices import meant
+from jaxrecon.environment import warn_of_doubts
 from jaxrecon.errors import InputError, WeightsError, one_line
 from jaxrecon.forking import check_not_forked
 from jaxrecon.hub import program_folder
@@ -99,6 +100,7 @@ def load(
       WeightsError: the weights are absent, damaged or another model's.
     """
     check_not_forked()
+    warn_of_doubts()
     check_mesh(mesh)
     counts = () if warm is None else view_counts("warm", warm)
     attend = chosen_attention(attention)

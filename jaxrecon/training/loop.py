@@ -16,6 +16,7 @@ from jax.sharding import Mesh
 
 from jaxrecon import checkpoint
 from jaxrecon.checks import path_of, truth_value
+from jaxrecon.environment import warn_of_doubts
 from jaxrecon.errors import InputError, OutputError
 from jaxrecon.extras import check_installed
 from jaxrecon.files import holding_folder
@@ -106,6 +107,7 @@ def train(
         writing there.
     """
     check_not_forked()
+    warn_of_doubts()
     stages = quiet_stages(stages)
     mesh = make_data_mesh() if mesh is None else mesh
     folder = path_of("folder", folder)

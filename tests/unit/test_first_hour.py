@@ -1,5 +1,6 @@
 """What a first hour meets: things say what they are, and misspelt names get the nearest."""
 
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -16,6 +17,8 @@ from drawn_weights import drawn
 from jaxrecon import InputError, SparseAttention
 from jaxrecon.choices import meant
 from jaxrecon.cli import main
+from jaxrecon.cli.commands import _parser
+from jaxrecon.cli.parser import _commands
 from jaxrecon.evaluation import Settings, open_dataset
 from jaxrecon.formats import PointTracks
 from jaxrecon.models import PI3_RESIZE, Pi3
@@ -26,6 +29,9 @@ from places import fresh_process
 from random_recon import VIEWS, random_recon
 from room_scenes import room_recon
 from tiny_models import PI3_TINY
+
+WHOLE = _parser()
+COMMANDS = _commands(WHOLE)
 
 
 @pytest.fixture(scope="module")
@@ -190,6 +196,8 @@ def test_misspelt_keywords_get_the_nearest(pipeline: Pipeline) -> None:
         (["reconstruct", "photos/", "-o", "out", "--resoltion", "3"], "--resolution"),
         (["reconstruct", "photos/", "-o", "out", "--attention", "sprase"], "sparse"),
         (["view", "out", "--no-opne"], "--no-open"),
+        (["reconstruct", "photos/", "--out", "out"], "--output"),
+        (["--versoin"], "--version"),
     ],
 )
 def test_misspelt_commands_and_options_get_the_nearest(
@@ -198,6 +206,34 @@ def test_misspelt_commands_and_options_get_the_nearest(
     with pytest.raises(SystemExit):
         main(arguments)
     assert capsys.readouterr().err.endswith(f"; did you mean {expected}?\n")
+
+
+@pytest.mark.parametrize("command", sorted(COMMANDS))
+def test_options_are_never_abbreviated(command: str, capsys: pytest.CaptureFixture) -> None:
+    """Or `--keep` would be one option today, and another once there is a second."""
+    options = [name for name in COMMANDS[command]._option_string_actions if name[:2] == "--"]
+    short = {name[:-1] for name in options if len(name) > 3} - set(options)
+    assert short
+    for name in short:
+        for words in ([name], [f"{name}=1"], ["somewhere", name, "1"]):
+            with pytest.raises(SystemExit) as caught:
+                WHOLE.parse_args([command, *words])
+            assert caught.value.code == 2
+            line = capsys.readouterr().err.splitlines()[-1]
+            assert "unrecognized arguments: " + name in line
+            near = re.findall(r"--[\w-]+", line.partition("did you mean ")[2])
+            assert near == sorted(full for full in options if full.startswith(name))
+
+
+def test_what_begins_many_options_gets_no_list(capsys: pytest.CaptureFixture) -> None:
+    with pytest.raises(SystemExit):
+        WHOLE.parse_args(["reconstruct", "photos/", "--s"])
+    assert "--stride" not in capsys.readouterr().err.splitlines()[-1]
+
+
+def test_a_value_may_look_like_an_option() -> None:
+    options = WHOLE.parse_args(["view", "--host", "--a name--", "--", "--once"])
+    assert (options.host, options.scene) == ("--a name--", "--once")
 
 
 def test_an_option_of_another_command_is_not_offered_again(capsys: pytest.CaptureFixture) -> None:

@@ -13,6 +13,7 @@ FLOORS = (
     (
         "jaxrecon.version",
         "jaxrecon.choices",
+        "jaxrecon.environment",
         "jaxrecon.deprecation",
         "jaxrecon.renamed_modules",
         "jaxrecon.errors",

@@ -7,6 +7,7 @@ import sys
 import jax
 import pytest
 
+from jaxrecon.environment import WITHOUT_TRITON
 from pallas_kernels import pallas_triton
 from places import ROOT, SUPPORT, fresh_process
 
@@ -61,7 +62,7 @@ def test_a_triton_that_lacks_something_is_absent(monkeypatch: pytest.MonkeyPatch
 
 
 def test_the_switch_hides_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv(pallas_triton.SWITCH, "1")
+    monkeypatch.setenv(WITHOUT_TRITON, "1")
     with pytest.raises(NotImplementedError, match="JAXRECON_WITHOUT_TRITON hides Pallas Triton"):
         pallas_triton._found().CompilerParams()
 
