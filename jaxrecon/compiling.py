@@ -7,6 +7,8 @@ from contextlib import contextmanager
 from typing import Any
 
 import jax
+import numpy as np
+from jax.core import Tracer
 
 from jaxrecon.errors import InputError
 from jaxrecon.forking import check_not_forked
@@ -21,6 +23,9 @@ COMPILER_OPTIONS: dict[str, dict[str, bool | int | str]] = {
 """By platform. Trying Triton's matrix products takes half of the time to compile a GPU program, and
 they run no faster (docs/benchmarks.md). The pass would copy the tokens before and after each matrix
 product where their number is no multiple of 8, which cuBLAS does not ask for."""
+
+
+_NO_MESH = jax.sharding.Mesh(np.empty((), object), ())
 
 
 def compiled(lowered: Any, device: Any) -> Any:
@@ -53,6 +58,40 @@ def without_x64[**P, R](function: Callable[P, R]) -> Callable[P, R]:
             return function(*args, **kwargs)
 
     return narrow
+
+
+def on_its_own[**P, R](function: Callable[P, R]) -> Callable[P, R]:
+    """The function, which users call, free of what they have set around it: x64 and a mesh.
+
+    A mesh of `jax.set_mesh` would have weights and programs on all of its devices.
+
+    Within a function that JAX traces it raises InputError; in a child of fork see `without_x64`.
+    """
+    narrow = without_x64(function)
+
+    @functools.wraps(function)
+    def alone(*args: P.args, **kwargs: P.kwargs) -> R:
+        _check_not_traced(function.__name__)
+        if jax.sharding.get_abstract_mesh().empty or not jax.sharding.get_mesh().size:
+            return narrow(*args, **kwargs)
+        with jax.set_mesh(_NO_MESH):
+            return narrow(*args, **kwargs)
+
+    return alone
+
+
+def _check_not_traced(name: str) -> None:
+    """Refuses to work where JAX notes down what is done and does nothing of it.
+
+    Raises:
+      InputError: naming what was called.
+    """
+    if isinstance(jax.lax.iota(np.int32, 1), Tracer):
+        raise InputError(
+            f"{name}: it is called inside a function that JAX traces (jax.jit, jax.eval_shape), "
+            "but it reads files and runs programs of its own; call it outside, and give that "
+            "function what it returns"
+        )
 
 
 @contextmanager

@@ -10,7 +10,7 @@ import jax
 from jax.typing import DTypeLike
 
 from jaxrecon.checks import whole_number
-from jaxrecon.compiling import compiled
+from jaxrecon.compiling import compiled, on_its_own
 from jaxrecon.errors import InputError
 from jaxrecon.images import PixelTransform
 from jaxrecon.models import TrackingModel
@@ -95,6 +95,7 @@ class MemoryPlan:
         return hosted and self.needs.total <= self.limit
 
 
+@on_its_own
 def memory_plan(
     model: str | Path,
     *,

@@ -1,5 +1,6 @@
 """Running a program from its folder."""
 
+import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -24,7 +25,7 @@ from jaxrecon.aot.record import (
 )
 from jaxrecon.checks import path_of
 from jaxrecon.choices import EDGE_RTOL
-from jaxrecon.compiling import compiled, without_x64
+from jaxrecon.compiling import compiled, on_its_own
 from jaxrecon.environment import warn_of_doubts
 from jaxrecon.errors import InputError, JaxreconError, WeightsError, reason_of
 from jaxrecon.forking import check_not_forked
@@ -39,6 +40,9 @@ from jaxrecon.runtime.cameras import CameraConfig, check_one_camera
 from jaxrecon.runtime.executor import without_padding
 from jaxrecon.runtime.memory import check_compiled, default_device
 from pallas_kernels.platform import target_is_hopper, target_platform
+
+_one_at_a_time = threading.Lock()
+"""Held by the thread that compiles a program; others wait, as they may want the same one."""
 
 
 @dataclass(frozen=True)
@@ -56,7 +60,7 @@ class ExportedPipeline:
     weights: Mapping[str, Array] = field(repr=False)
     _compiled: dict[str, Any] = field(default_factory=dict, repr=False, compare=False)
 
-    @without_x64
+    @on_its_own
     def reconstruct(
         self,
         images: ImageSource,
@@ -133,15 +137,19 @@ class ExportedPipeline:
         return self.weights, padded(batch.pixels, views)[None], stored_inputs(inputs)
 
     def _program(self) -> Any:
-        if "program" not in self._compiled:
-            device = default_device()
-            shapes = jax.tree.map(_shape_of, self.exported.in_avals)
-            arguments, _ = jax.tree.unflatten(self.exported.in_tree, shapes)
-            with _reported_failures("be compiled"):
-                program = compiled(jax.jit(self.exported.call).lower(*arguments), device)
-            check_compiled(program, device)
-            self._compiled["program"] = program
+        with _one_at_a_time:
+            if "program" not in self._compiled:
+                self._compiled["program"] = self._made()
         return self._compiled["program"]
+
+    def _made(self) -> Any:
+        device = default_device()
+        shapes = jax.tree.map(_shape_of, self.exported.in_avals)
+        arguments, _ = jax.tree.unflatten(self.exported.in_tree, shapes)
+        with _reported_failures("be compiled"):
+            program = compiled(jax.jit(self.exported.call).lower(*arguments), device)
+        check_compiled(program, device)
+        return program
 
 
 @contextmanager
@@ -165,6 +173,7 @@ def _shape_of(aval: Any) -> jax.ShapeDtypeStruct:
     return jax.ShapeDtypeStruct(aval.shape, aval.dtype)
 
 
+@on_its_own
 def load_exported(folder: str | Path, *, stages: Stages | None = None) -> ExportedPipeline:
     """Loads a program that `export_program` or `jaxrecon compile` wrote.
 

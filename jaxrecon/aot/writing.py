@@ -27,7 +27,7 @@ from jaxrecon.aot.record import (
 )
 from jaxrecon.checks import path_of
 from jaxrecon.choices import meant
-from jaxrecon.compiling import reported_refusals, without_x64
+from jaxrecon.compiling import on_its_own, reported_refusals
 from jaxrecon.errors import InputError
 from jaxrecon.files import check_output_folder, replacing_folder
 from jaxrecon.nn.attention import AttentionFn
@@ -67,7 +67,7 @@ class _Target:
         return jax.sharding.use_abstract_mesh(AbstractMesh((), (), abstract_device=device))
 
 
-@without_x64
+@on_its_own
 def export_program(
     pipeline: Pipeline,
     folder: str | Path,

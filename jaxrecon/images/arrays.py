@@ -4,6 +4,7 @@ from typing import Any, Protocol, TypeGuard, runtime_checkable
 
 import jax
 import numpy as np
+from jax.core import Tracer
 from jaxtyping import Num
 
 from jaxrecon.errors import InputError, one_line
@@ -70,6 +71,11 @@ def _host(value: AnyArray, name: str) -> np.ndarray:
         raise InputError(
             f"{name}: found a masked array, whose mask says nothing here; give {name}.data, and "
             "what is not masked as masks"
+        )
+    if isinstance(value, Tracer):
+        raise InputError(
+            f"{name}: found an array that JAX traces, of no values (jax.jit, jax.vmap, jax.grad); "
+            "reconstruct outside of the function that it transforms"
         )
     if isinstance(value, np.ndarray | jax.Array):
         return np.asarray(value)

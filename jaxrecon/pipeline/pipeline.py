@@ -12,7 +12,7 @@ from jax.sharding import Mesh
 
 from jaxrecon.checks import path_of, truth_value, whole_number
 from jaxrecon.choices import GroupName, JoinName
-from jaxrecon.compiling import without_x64
+from jaxrecon.compiling import on_its_own
 from jaxrecon.deprecation import renamed_fields
 from jaxrecon.errors import InputError
 from jaxrecon.formats import PointTracks, check_stream_folder
@@ -138,7 +138,7 @@ class Pipeline:
         """
         return replace(self, model=model, _executor=self.executor.with_weights(model))
 
-    @without_x64
+    @on_its_own
     def warm(
         self,
         views: int | Sequence[int] = 8,
@@ -172,7 +172,7 @@ class Pipeline:
         )
         self.executor.compile_all([(*shape, self.attention) for shape in shapes], stages)
 
-    @without_x64
+    @on_its_own
     @with_keywords(SceneKeywords)
     def reconstruct(
         self,
@@ -276,7 +276,7 @@ class Pipeline:
             tracks = follow(executor, geometry.track_maps, asked, len(batch.names), stages)
         return reconstruction_of(geometry, batch, self.name, tracks, stages)
 
-    @without_x64
+    @on_its_own
     @with_keywords(StreamKeywords)
     def stream(
         self,
@@ -360,7 +360,7 @@ class Pipeline:
             overwrite=overwrite,
         )
 
-    @without_x64
+    @on_its_own
     @with_keywords(StreamKeywords)
     def reconstruct_sequence(
         self,
@@ -461,7 +461,7 @@ class Pipeline:
         run_sequence(job, images, place, stages, overwrite=overwrite)
         return replace(SequenceReconstruction.load(place), _kept=kept)
 
-    @without_x64
+    @on_its_own
     def track(
         self,
         images: ImageSource,

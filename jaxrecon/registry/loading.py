@@ -22,6 +22,7 @@ from jaxrecon import checkpoint
 from jaxrecon.checks import path_of, truth_value
 from jaxrecon.checks import shown as shortened
 from jaxrecon.choices import meant
+from jaxrecon.compiling import on_its_own
 from jaxrecon.environment import warn_of_doubts
 from jaxrecon.errors import InputError, WeightsError, one_line
 from jaxrecon.forking import check_not_forked
@@ -44,6 +45,7 @@ from jaxrecon.sparse import AttentionName, check_budgets, chosen_attention
 from pallas_kernels.platform import computes_float8, target_platform
 
 
+@on_its_own
 def load(
     name: str | Path,
     *,
@@ -151,8 +153,14 @@ def _with_weights(
     """The pipeline with its weights; programs are compiled while they are read."""
     if not counts:
         return shapes.with_weights(restore(shapes.model))
+    device = jax.config.jax_default_device  # which each thread sets for itself
+
+    def read() -> Any:
+        with jax.default_device(device):
+            return restore(shapes.model)
+
     with ThreadPoolExecutor(1) as pool:
-        model = pool.submit(restore, shapes.model)
+        model = pool.submit(read)
         shapes.warm(counts, stages=stages)
         return shapes.with_weights(model.result())
 
@@ -165,6 +173,7 @@ def _keep_programs() -> None:
         use_program_cache(program_folder())
 
 
+@on_its_own
 def load_abstract(
     name: str | Path,
     *,

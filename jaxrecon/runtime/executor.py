@@ -1,6 +1,7 @@
 """A model on its devices: compiles its programs, each on first use, and runs them."""
 
 import re
+import threading
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
@@ -66,13 +67,14 @@ class Executor:
     exact_views: bool = False
     offload: bool = False
     _compiled: dict[Any, Any] = field(default_factory=dict, repr=False, compare=False)
+    _turns: dict[Any, threading.Lock] = field(default_factory=dict, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         check_mesh(self.mesh)
 
     def __getstate__(self) -> dict[str, Any]:
         """What copies and other processes get: all but the programs, which they compile anew."""
-        return vars(self) | {"_compiled": {}}
+        return vars(self) | {"_compiled": {}, "_turns": {}}
 
     @property
     def compilations(self) -> int:
@@ -250,15 +252,16 @@ class Executor:
             return jax.jit(program, keep_unused=True).lower(*arguments)
 
     def once(self, key: Any, lower: Callable[[], Any]) -> Any:
-        """The executable of that key, compiled on first use.
+        """The executable of that key, compiled on first use; other threads wait for it.
 
         Raises:
           InputError: it needs more memory than the device has, or JAX is set to do without
             executables, or to refuse transfers.
         """
         _check_settings(self.device)
-        if key not in self._compiled:
-            self._keep(key, compiled(lower(), self.device))
+        with self._turns.setdefault(key, threading.Lock()):
+            if key not in self._compiled:
+                self._keep(key, compiled(lower(), self.device))
         return self._compiled[key]
 
     def _keep(self, key: Any, program: Any) -> None:
