@@ -5,7 +5,9 @@ import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import partial
+from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
@@ -127,17 +129,54 @@ type AttentionFn = Callable[[Array, Array, Array, TokenLayout], tuple[Array, Att
 def attend(
     attention: AttentionFn, q: Array, k: Array, v: Array, layout: TokenLayout
 ) -> tuple[Array, AttentionStats | None]:
-    """Calls an attention function; one written for version 0.1 returns the output alone."""
-    found = attention(q, k, v, layout)
-    if isinstance(found, tuple):
-        return found
-    warnings.warn(
-        "an AttentionFn returns (out, AttentionStats or None); one that returns the output alone "
-        "will not be accepted by the next release",
-        DeprecationWarning,
-        stacklevel=2,
-    )
-    return found, None
+    """Calls an attention function; one written for version 0.1 returns the output alone.
+
+    Raises:
+      InputError: it returns something else than an `AttentionFn` does.
+    """
+    found: Any = attention(q, k, v, layout)
+    if isinstance(found, jax.Array | np.ndarray):
+        warnings.warn(
+            "an AttentionFn returns (out, AttentionStats or None); one that returns the output "
+            "alone will not be accepted by the next release",
+            DeprecationWarning,
+            stacklevel=2,
+        )
+        found = found, None
+    wrong = _wrong_with(found, q)
+    if wrong:
+        name = getattr(attention, "__qualname__", type(attention).__name__)
+        raise InputError(
+            f"attention: {name} returned {wrong}; an AttentionFn returns (out, AttentionStats or "
+            f"None), and out is like its queries, {_kind(q)} here"
+        )
+    return found
+
+
+def _wrong_with(found: Any, q: Array) -> str | None:
+    """What an attention function returned in place of what it should, in words."""
+    if not isinstance(found, tuple):
+        return f"a {type(found).__name__}"
+    if len(found) != 2:
+        return f"{len(found)} values"
+    out, stats = found
+    if not isinstance(out, jax.Array | np.ndarray):
+        return f"a {type(out).__name__} for out"
+    if out.shape != q.shape or not jnp.issubdtype(out.dtype, jnp.floating):
+        return f"{_kind(out)} for out"
+    if stats is None:
+        return None
+    if not isinstance(stats, AttentionStats):
+        return f"a {type(stats).__name__} for its statistics"
+    skipped: Any = stats.skipped
+    if np.ndim(skipped) != 2 or len(skipped) != len(q):
+        return f"{_kind(skipped)} for skipped (a share for each sequence and head)"
+    return None
+
+
+def _kind(array: Any) -> str:
+    """Dtype and shape, as `float32[2, 10, 6, 64]`."""
+    return f"{jnp.result_type(array)}{list(np.shape(array))}"
 
 
 def attention_chunks(attention: AttentionFn, layout: TokenLayout, heads: int) -> Chunks:

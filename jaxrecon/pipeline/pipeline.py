@@ -78,7 +78,8 @@ class Pipeline:
       header: what the checkpoint of the weights says of itself; see `checkpoint.write`.
 
     Raises:
-      InputError: views cannot be sharded over the mesh; see `sharding.check_mesh`.
+      InputError: the attention cannot be used, or views cannot be sharded over the mesh; see
+        `sharding.check_mesh`.
     """
 
     model: Model
@@ -93,6 +94,7 @@ class Pipeline:
     _executor: Executor | None = field(default=None, repr=False, compare=False)
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "attention", chosen_attention(self.attention))
         executor = Executor(self.model, self.mesh, self.exact_views, self.offload)
         if self._executor != executor:
             object.__setattr__(self, "_executor", executor)

@@ -3,12 +3,13 @@
 import math
 from dataclasses import InitVar, dataclass
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from jaxrecon.checks import is_whole
+from jaxrecon.checks import is_whole, shown
 from jaxrecon.choices import ORDERS, PRESETS, OrderName, PresetName, meant
 from jaxrecon.deprecation import warn_renamed
 from jaxrecon.errors import InputError
@@ -67,7 +68,8 @@ class SparseAttention:
     Raises:
       InputError: a value is out of range, or two do not go together; when called, a budget's
         layers or heads are not the model's, the order mixes views that the selector needs apart,
-        or the inputs are not of the layout's tokens.
+        selector or order return something else than they should, or the inputs are not of the
+        layout's tokens.
     """
 
     sparse_ratio: Budget | None = 0.75
@@ -104,6 +106,8 @@ class SparseAttention:
                     f"{name}={value!r} is unknown; choose one of {', '.join(choices)}"
                     f"{meant(value, choices)}"
                 )
+        for name, method in (("order", "order"), ("selector", "select")):
+            _check_part(name, getattr(self, name), method)
         if self._needs_views_apart and self.patch_order == NAMED_ORDERS["pca_tree"]:
             raise self._mixed()
 
@@ -211,7 +215,7 @@ class SparseAttention:
         _check_inputs(layout, q, k)
         blocks = self.block_layout(layout)
         orders = self._orders(blocks, q, k)
-        return self.block_selector.select(blocks.queries(q, orders), blocks.keys(k, orders), blocks)
+        return self._mask(blocks, blocks.queries(q, orders), blocks.keys(k, orders))
 
     def block_layout(self, layout: TokenLayout) -> BlockLayout:
         """How the tokens of `layout` are laid out in blocks."""
@@ -267,7 +271,7 @@ class SparseAttention:
         )
 
     def _attend(self, blocks: BlockLayout, q: Array, k: Array, v: Array) -> tuple[Array, Array]:
-        mask = self.block_selector.select(q, k, blocks)
+        mask = self._mask(blocks, q, k)
         skipped = _share_skipped(mask, blocks)
         num_valid = None if blocks.num_valid is None else blocks.num_valid.queries
         replicas = blocks.layout.replicas
@@ -277,6 +281,16 @@ class SparseAttention:
         out = self._attend_blocks(own.q, k, v, own.mask, own.num_valid, blocks.layout)
         gathered = blocks.layout.collectives.gather_replicas(out, axis=1, replicas=replicas)
         return gathered[:, : q.shape[1]], skipped
+
+    def _mask(self, blocks: BlockLayout, q: Array, k: Array) -> BlockMask:
+        """The selector's choice; kernels check its shapes."""
+        found: Any = self.block_selector.select(q, k, blocks)
+        if not isinstance(found, BlockMask):
+            raise InputError(
+                f"selector: {type(self.selector).__name__}.select returned a "
+                f"{type(found).__name__}; return a BlockMask"
+            )
+        return found
 
     def _attend_blocks(
         self,
@@ -323,6 +337,15 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "special_tokens": ("aligned", "packed"),
     "implementation": tuple(IMPLEMENTATIONS),
 }
+
+
+def _check_part(name: str, part: Any, method: str) -> None:
+    """Refuses a selector or an order that is none; names have been checked."""
+    if part is None or (isinstance(part, str) and name == "order"):
+        return
+    if isinstance(part, type) or not callable(getattr(part, method, None)):
+        found = f"the class {part.__name__}" if isinstance(part, type) else shown(part)
+        raise InputError(f"{name}: found {found}; give an object with a method `{method}`")
 
 
 def _check_inputs(layout: TokenLayout, *inputs: Array) -> None:

@@ -1,7 +1,7 @@
 """How the tokens of a scene are laid out for block-sparse attention."""
 
 from dataclasses import dataclass, replace
-from typing import Literal, NamedTuple, Protocol, runtime_checkable
+from typing import Any, Literal, NamedTuple, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -9,6 +9,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int, Shaped
 
 from jaxrecon.deprecation import warn_renamed
+from jaxrecon.errors import InputError
 from jaxrecon.nn.attention import Count, TokenLayout
 from pallas_kernels.block_selection import Candidates, NumValid
 
@@ -167,7 +168,7 @@ class BlockLayout:
 
     def orders(self, q: Float[Array, "G T N K"], k: Float[Array, "G T N K"]) -> TokenOrders:
         """Where the tokens of these queries and of these keys go."""
-        found = self.order.order(q, k, self)
+        found = self._permutation(q, k)
         if found.queries is None or found.keys is None:
             return TokenOrders(found.within_view)
         numbers = jnp.broadcast_to(jnp.arange(self.layout.tokens, dtype=jnp.int32), q.shape[:2])
@@ -180,6 +181,29 @@ class BlockLayout:
             queries=self._joined_queries(specials, queries, self.layout.tokens),
             keys=self._joined_keys(numbers, specials, keys),
         )
+
+    def _permutation(self, q: Array, k: Array) -> Permutation:
+        """What the order says, once its shapes are checked; the numbers are taken on trust."""
+        found: Any = self.order.order(q, k, self)
+        name = f"order: {type(self.order).__name__}.order returned"
+        if not isinstance(found, Permutation):
+            raise InputError(f"{name} a {type(found).__name__}; return a Permutation")
+        across = len(q), self.patches
+        expected = {
+            "within_view": (self.layout.grid[0] * self.layout.grid[1],),
+            "queries": across,
+            "keys": across,
+        }
+        for field, shape in expected.items():
+            given = getattr(found, field)
+            if given is None:
+                continue
+            if np.shape(given) != shape or not jnp.issubdtype(given.dtype, jnp.integer):
+                raise InputError(
+                    f"{name} {field} of {given.dtype}{list(np.shape(given))}; it needs whole "
+                    f"numbers of the shape {list(shape)}"
+                )
+        return found
 
     def patches_of(self, x: Shaped[Array, "G T *rest"]) -> Shaped[Array, "G patches *rest"]:
         """The patches among the model's tokens, view after view and row by row."""

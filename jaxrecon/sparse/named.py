@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 
 from jaxtyping import Array, Float
 
+from jaxrecon.checks import real_number, shown
 from jaxrecon.choices import ATTENTIONS, AttentionName, meant
 from jaxrecon.errors import InputError
 from jaxrecon.nn.attention import (
@@ -27,10 +28,20 @@ class FastAttention:
     Attributes:
       sparse: how larger scenes attend.
       dense_up_to: scenes of up to so many tokens attend densely.
+
+    Raises:
+      InputError: `sparse` is no attention function, or `dense_up_to` no number.
     """
 
     sparse: SparseAttention = field(default_factory=SparseAttention)
     dense_up_to: int = DENSE_UP_TO
+
+    def __post_init__(self) -> None:
+        given: object = self.sparse
+        if given is None or isinstance(given, str):
+            raise InputError(f"sparse: found {shown(given)}; give SparseAttention(...)")
+        chosen_attention(self.sparse)
+        real_number("dense_up_to", self.dense_up_to)
 
     def __call__(
         self,
@@ -64,7 +75,8 @@ def chosen_attention(
     """The attention of this name, this one itself, or `otherwise` if none is given.
 
     Raises:
-      InputError: the name is unknown, or it is neither a name nor a function, but a class, say.
+      InputError: the name is unknown, it is neither a name nor a function, but a class, say, or it
+        cannot be hashed.
     """
     if attention is None:
         return otherwise
@@ -75,6 +87,13 @@ def chosen_attention(
             f"attention: found {type(attention).__name__}; give a name or a function such as "
             "SparseAttention()"
         )
+    try:
+        hash(attention)
+    except TypeError as error:
+        raise InputError(
+            f"attention: found a {type(attention).__name__} that cannot be hashed, but programs "
+            "are kept by it; make its class, and what its fields hold, frozen dataclasses"
+        ) from error
     if isinstance(attention, type):
         raise InputError(
             f"attention: found the class {attention.__name__}; give one of its objects, such as "
