@@ -64,9 +64,9 @@ def convert_checkpoint(
     Raises:
       WeightsError: the source is damaged, does not hold exactly this model's parameters, or has
         numbers that are not finite.
-      OutputError: the folder exists and is not empty, or cannot be written.
+      OutputError: the folder exists and is not empty, holds the source, or cannot be written.
     """
-    check_output_folder(folder, overwrite=overwrite)
+    check_output_folder(folder, overwrite=overwrite, inputs=[source_path])
     source = open_source(source_path)
     planned = plan(source.specs, rules, ignored, targets, label=str(source_path))
     write(folder, stream(planned, source), planned.specs, header, overwrite=overwrite, int8=int8)
@@ -121,8 +121,9 @@ def rewrite(
 
     Raises:
       WeightsError: the source is absent or damaged, or was written by Orbax.
-      OutputError: the folder exists and is not empty, or cannot be written.
+      OutputError: the folder exists and is not empty, holds the source, or cannot be written.
     """
+    check_output_folder(folder, overwrite=overwrite, inputs=[source])
     config = read_config(source)
     specs = {
         path: TensorSpec(tuple(entry["shape"]), _read_dtype(entry["dtype"], config))

@@ -11,8 +11,15 @@ from jaxrecon.cli import common, process
 from jaxrecon.cli.parser import Parser
 from jaxrecon.cli.process import say
 from jaxrecon.errors import InputError, one_line
-from jaxrecon.files import replacing_folder
-from jaxrecon.formats import FORMATS, SUMMARY_FILE, ExportOptions, Format, check_options
+from jaxrecon.files import check_output_folder, replacing_folder
+from jaxrecon.formats import (
+    FORMATS,
+    SUMMARY_FILE,
+    ExportOptions,
+    Format,
+    check_options,
+    photos_of,
+)
 from jaxrecon.progress import Stages
 
 if TYPE_CHECKING:
@@ -132,8 +139,9 @@ def write(
 
     Raises:
       InputError: no format can hold the reconstruction.
-      OutputError: the folder cannot be written.
+      OutputError: the folder holds a photo of the reconstruction, or cannot be written.
     """
+    check_output_folder(options.output, overwrite=options.overwrite, inputs=photos_of(recon.files))
     with replacing_folder(options.output, overwrite=options.overwrite) as folder:
         with stages.stage("export", total=len(formats)) as done:
             recon = recon.numpy()

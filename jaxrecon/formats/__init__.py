@@ -15,6 +15,7 @@ from jaxrecon.checks import path_given, shown
 from jaxrecon.choices import meant
 from jaxrecon.errors import InputError
 from jaxrecon.extras import check_installed
+from jaxrecon.files import check_output_folder
 from jaxrecon.formats.options import ExportKeywords, ExportOptions
 
 if TYPE_CHECKING:
@@ -67,6 +68,7 @@ __all__ = [
     "format_named",
     "format_of",
     "is_streamed",
+    "photos_of",
     "read_npz",
     "read_shown",
     "read_streamed",
@@ -256,7 +258,7 @@ def save(
     Raises:
       InputError: an option does not fit the format, its library is missing, or there is nothing to
         write.
-      OutputError: the path is in use or cannot be written.
+      OutputError: the path is in use, holds a photo of the scene, or cannot be written.
     """
     for name in options.keys() - ExportKeywords.__optional_keys__:
         near = meant(name, ExportKeywords.__optional_keys__)
@@ -267,8 +269,15 @@ def save(
     check_options(chosen, (kind,))
     kind.check_library()
     target = _target(path, kind)
+    if kind.is_folder:
+        check_output_folder(target, overwrite=chosen.overwrite, inputs=photos_of(scene.files))
     kind.write(scene, target, chosen)
     return target
+
+
+def photos_of(files: "Sequence[str | None]") -> list[str]:
+    """The files of a scene's photos that are there, each once."""
+    return [file for file in dict.fromkeys(files) if file and os.path.exists(file)]
 
 
 def check_options(

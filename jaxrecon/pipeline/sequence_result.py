@@ -13,7 +13,7 @@ from jaxtyping import Float
 
 from jaxrecon.checks import path_of, whole_number
 from jaxrecon.errors import InputError
-from jaxrecon.files import replacing_folder
+from jaxrecon.files import check_output_folder, replacing_folder
 from jaxrecon.formats import ExportKeywords, ExportOptions, check_options, format_named
 from jaxrecon.formats.chunk_files import Join, read_chunks, segments_of
 from jaxrecon.formats.loop_files import Loop, read_loops
@@ -135,7 +135,8 @@ class SequenceReconstruction:
 
         Raises:
           InputError: a format or an option is unknown, or the views take too much memory.
-          OutputError: the folder is in use or cannot be written; nothing was left half-written.
+          OutputError: the folder is in use, holds the sequence, or cannot be written; nothing was
+            left half-written.
         """
         chosen = ExportOptions(**options)
         kinds = [format_named(name) for name in formats]
@@ -143,6 +144,7 @@ class SequenceReconstruction:
         for kind in kinds:
             kind.check_library()
         path = path_of("folder", folder)
+        check_output_folder(path, overwrite=chosen.overwrite, inputs=[self.folder])
         with replacing_folder(path, overwrite=chosen.overwrite) as temporary:
             for number in range(len(self.segments)):
                 several = len(self.segments) > 1

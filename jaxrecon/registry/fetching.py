@@ -115,7 +115,7 @@ def convert_weights(
     Raises:
       InputError: the model has no upstream, or the native checkpoint is another model's.
       WeightsError: a tensor is missing, unexpected or of another shape, or the file is damaged.
-      OutputError: the folder exists and is not empty, or cannot be written.
+      OutputError: the folder exists and is not empty, holds the source, or cannot be written.
     """
     if checkpoint.is_native(source):
         found = checkpoint.read_config(source)["model"]
