@@ -42,12 +42,17 @@ def replacing_file(path: str | Path) -> Iterator[Path]:
     to is replaced, there.
 
     Raises:
-      OutputError: the file cannot be written (disk full, no permission, ...).
+      OutputError: the file cannot be written (disk full, no permission, ...), or what has that name
+        is no file.
     """
     path = Path(path)
     if os.path.isdir(path):
         raise OutputError(f"cannot write {path}: a folder of that name exists; choose another name")
     target = Path(os.path.realpath(path)) if os.path.islink(path) else path
+    if os.path.exists(path) and not os.path.isfile(path):  # as root one could rename over /dev/null
+        raise OutputError(
+            f"cannot write {path}: it is a pipe or a device, not a file; choose another name"
+        )
     temporary = _Temporary(target)
     try:
         with uninterrupted():

@@ -3,7 +3,9 @@
 import errno
 import itertools
 import os
+import re
 import shutil
+import socket
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -11,7 +13,15 @@ from typing import Any
 import pytest
 
 from jaxrecon.errors import OutputError
-from jaxrecon.files import check_output_folder, renames, replacing_file, replacing_folder, staging
+from jaxrecon.files import (
+    check_output_file,
+    check_output_folder,
+    renames,
+    replacing_file,
+    replacing_folder,
+    staging,
+)
+from random_recon import random_recon
 
 
 @pytest.fixture
@@ -101,6 +111,33 @@ def test_wrong_kinds_are_refused(tmp_path: Path) -> None:
         replacing_file(tmp_path / "file" / "below"),
     ):
         pass
+
+
+@pytest.mark.parametrize("linked", [False, True])
+@pytest.mark.parametrize("kind", ["pipe", "socket"])
+def test_a_pipe_or_a_device_is_not_renamed_over(kind: str, linked: bool, tmp_path: Path) -> None:
+    """Nor is /dev/null, which root could replace, for all who use the machine."""
+    place = tmp_path / "it.ply"
+    if kind == "pipe":
+        os.mkfifo(place)
+    else:
+        with socket.socket(socket.AF_UNIX) as listening:
+            listening.bind(os.path.relpath(place))  # a long name is none for a socket
+    before = place.lstat()
+    given = place
+    if linked:
+        given = tmp_path / "link.ply"
+        given.symlink_to(place)
+    told = f"cannot write {given}: it is a pipe or a device, not a file; choose another name"
+    with pytest.raises(OutputError, match=re.escape(told)), replacing_file(given):
+        raise AssertionError
+    with pytest.raises(OutputError, match=re.escape(told)):
+        check_output_file(given)
+    with pytest.raises(OutputError, match=re.escape(told)):
+        random_recon().save(given)
+    after = place.lstat()
+    assert (before.st_ino, before.st_mode) == (after.st_ino, after.st_mode)
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted({place.name, given.name})
 
 
 def test_no_permission_is_one_clear_line(read_only: Path) -> None:
