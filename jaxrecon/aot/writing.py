@@ -25,7 +25,7 @@ from jaxrecon.aot.record import (
     StoredOptions,
     write_record,
 )
-from jaxrecon.checks import path_of
+from jaxrecon.checks import path_of, truth_value
 from jaxrecon.choices import meant
 from jaxrecon.compiling import on_its_own, reported_refusals
 from jaxrecon.errors import InputError
@@ -116,6 +116,8 @@ def export_program(
     folder = path_of("folder", folder)
     check_output_folder(folder, overwrite=overwrite)
     header = _header(pipeline)
+    if use_quantile is not None:
+        truth_value("use_quantile", use_quantile)
     check_program_size(views, size, pipeline.resize.patch)
     targets = _targets(platforms, device_kind)
     request = Request(

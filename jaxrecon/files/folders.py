@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from jaxrecon.checks import path_given
+from jaxrecon.checks import path_given, truth_value
 from jaxrecon.errors import OutputError
 from jaxrecon.files.interrupts import put_off, uninterrupted
 from jaxrecon.files.locks import check_unheld
@@ -69,11 +69,12 @@ def check_output_folder(
       inputs: files and folders that are read, and so must not be overwritten.
 
     Raises:
-      InputError: `path` is no path of this machine.
+      InputError: `path` is no path of this machine, or `overwrite` neither true nor false.
       OutputError: it is a file, or a folder that is not empty and `overwrite` is false, or that
         holds an input, or that another run is writing, or nothing may be written there.
     """
     path = Path(path_given("output", path))
+    overwrite = truth_value("overwrite", overwrite)
     if os.path.lexists(path) and not os.path.isdir(path):
         raise OutputError(f"cannot write {path}: {_what_is_no_folder(path)}")
     for one in inputs:

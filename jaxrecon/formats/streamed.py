@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from jaxrecon.checks import truth_value
 from jaxrecon.errors import InputError, OutputError
 from jaxrecon.files import (
     check_output_folder,
@@ -120,10 +121,12 @@ def check_stream_folder(folder: str | Path, *, overwrite: bool) -> None:
     """Refuses a folder that no reconstruction could be streamed to, before any work is done for it.
 
     Raises:
+      InputError: `overwrite` is neither true nor false.
       OutputError: it is a file, holds other files than a streamed reconstruction and `overwrite` is
         false, or another run is writing there, or nothing may be written there.
     """
     folder = Path(folder)
+    overwrite = truth_value("overwrite", overwrite)
     if not os.path.isdir(folder):
         check_output_folder(folder, overwrite=True)
         return

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from convert.sources import check_readable, open_source
 from jaxrecon import checkpoint
+from jaxrecon.checks import truth_value
 from jaxrecon.errors import InputError, OutputError, WeightsError
 from jaxrecon.files import output_error, sweep, waiting_for
 from jaxrecon.hub import cache_folder, fetch
@@ -117,6 +118,7 @@ def convert_weights(
       WeightsError: a tensor is missing, unexpected or of another shape, or the file is damaged.
       OutputError: the folder exists and is not empty, holds the source, or cannot be written.
     """
+    truth_value("int8", int8)
     if checkpoint.is_native(source):
         found = checkpoint.read_config(source)["model"]
         if found != entry.name:

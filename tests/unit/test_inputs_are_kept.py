@@ -1,17 +1,23 @@
 """What was read is never deleted by what is written, whoever allows to overwrite."""
 
+from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
-from jaxrecon import registry
+import jaxrecon
+from jaxrecon import Stages, registry
 from jaxrecon.cli import main
-from jaxrecon.errors import OutputError
+from jaxrecon.errors import InputError, OutputError
+from jaxrecon.files import check_output_folder
 from jaxrecon.formats import FORMATS, photos_of
 from jaxrecon.pipeline import SequenceReconstruction
 from jaxrecon.reconstruction import Reconstruction
+from jaxrecon.registry import load_abstract
 from random_recon import random_recon
 from tiny_models import tiny_entry, write_native, write_upstream
 
@@ -78,6 +84,48 @@ def test_a_sequence_is_not_saved_over_itself(tmp_path: Path) -> None:
         with pytest.raises(OutputError, match=READ):
             sequence.save(place, ["trajectory"], overwrite=True)
     assert (tmp_path / "sequence").is_dir()
+
+
+@pytest.mark.usefixtures("without_shape_checks")
+def test_overwriting_is_allowed_by_true_alone(tmp_path: Path) -> None:
+    """A text such as "False" counts as true where Python decides."""
+    photos = np.zeros((2, 28, 42, 3), np.uint8)
+    weights = write_upstream(tmp_path / "weights.safetensors")
+    model = load_abstract("pi3-mini")
+    place = tmp_path / "results"
+    place.mkdir()
+    (place / "mine").write_bytes(b"kept")
+    calls: list[Callable[..., Any]] = [
+        partial(check_output_folder, place),
+        partial(random_recon().save, place, "trajectory"),
+        partial(random_recon().save_pictures, place),
+        partial(model.stream, photos, place, stages=Stages(quiet=True)),
+        partial(model.reconstruct_sequence, photos, place, stages=Stages(quiet=True)),
+        partial(jaxrecon.export_program, model, place, views=2, size=(42, 28)),
+        partial(registry.convert_weights, tiny_entry(), weights, place),
+    ]
+    for call in calls:
+        for value in ("False", 1):
+            with pytest.raises(InputError, match=r"overwrite=.* must be True or False"):
+                call(overwrite=value)
+    assert content(place) == {"mine": b"kept"}
+
+
+@pytest.mark.usefixtures("without_shape_checks")
+def test_other_truth_values(tmp_path: Path) -> None:
+    wrong: Any = "no"
+    with pytest.raises(InputError, match="use_quantile='no' must be True or False"):
+        jaxrecon.export_program(
+            jaxrecon.load("pi3-mini", stages=Stages(quiet=True)),
+            tmp_path / "a",
+            views=2,
+            size=(42, 28),
+            use_quantile=wrong,
+        )
+    source = tmp_path / "b.safetensors"
+    with pytest.raises(InputError, match="int8='no' must be True or False"):
+        registry.convert_weights(tiny_entry(), source, tmp_path / "c", int8=wrong)
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("kind", ["upstream", "linked", "native"])
