@@ -10,7 +10,7 @@ from jaxrecon.errors import InputError
 from jaxrecon.evaluation.datasets.ground_truth import GroundTruth, known_matrices
 from jaxrecon.images import PixelTransform
 from jaxrecon.priors.sparse_depth import SparseDepth
-from jaxrecon.priors.validation import check_principal_point
+from jaxrecon.priors.validation import LARGEST_LENGTH, checked_intrinsics
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,8 +39,8 @@ def process(truth: GroundTruth, transforms: Sequence[PixelTransform]) -> Process
     it lies.
 
     Raises:
-      InputError: the images are of another number or size than the truth, or a principal point lies
-        outside of its image.
+      InputError: the images are of another number or size than the truth, intrinsics are not those
+        of a camera of such an image, or a depth is beyond all lengths.
     """
     if len(transforms) != len(truth):
         raise InputError(
@@ -54,11 +54,12 @@ def process(truth: GroundTruth, transforms: Sequence[PixelTransform]) -> Process
         depth = np.stack(
             [processed_depth(map_, to) for map_, to in zip(known, transforms, strict=True)]
         )
+        _check_lengths(truth.name, depth)
         depth = depth if (depth > 0).any() else None
     if truth.intrinsics is not None:
         for view in np.flatnonzero(known_matrices(truth.intrinsics)).tolist():
             size, where = transforms[view].original_size, f"{truth.name}: intrinsics: view {view}"
-            check_principal_point(truth.intrinsics[view], size, where)
+            checked_intrinsics(truth.intrinsics[view], size, where)
         pairs = zip(truth.intrinsics, transforms, strict=True)
         intrinsics = np.stack([processed_intrinsics(matrix, to) for matrix, to in pairs])
     return ProcessedTruth(intrinsics, depth)
@@ -113,4 +114,15 @@ def _check_size(
         raise InputError(
             f"{name}: image {view} is {found} pixels, its depth {width}x{height}; "
             "give depth of the size of the images"
+        )
+
+
+def _check_lengths(name: str, depth_z: Float[np.ndarray, "V H W"]) -> None:
+    """Refuses depth that stands for something else, such as for what is infinitely far away."""
+    farthest = depth_z.max(axis=(1, 2))
+    if farthest.max() > LARGEST_LENGTH:
+        view = int(farthest.argmax())
+        raise InputError(
+            f"{name}: image {view} has the depth {farthest[view]:g}, above {LARGEST_LENGTH:g}; "
+            "give 0 where it is unknown"
         )

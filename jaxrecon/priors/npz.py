@@ -1,6 +1,6 @@
 """Archives of numpy: arrays whose first axis counts the views."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -52,13 +52,14 @@ def _arrays(path: Path, views: int, wanted: frozenset[str]) -> dict[str, np.ndar
     with open_npz(path) as stored:
         kinds = [kind for kind in KINDS if kind in wanted & set(stored.names)]
         if not kinds:
-            raise _unnamed(path, stored.names, wanted)
+            raise unnamed(path, stored.names, wanted)
         for kind in kinds:
             _check(path, kind, stored.header(kind), views)
         return {kind: stored.read(kind) for kind in kinds}
 
 
-def _unnamed(path: Path, found: Sequence[str], wanted: frozenset[str]) -> InputError:
+def unnamed(path: Path, found: Sequence[str], wanted: Collection[str]) -> InputError:
+    """The refusal of an archive that has none of the arrays that are wanted, but others."""
     kinds = [kind for kind in KINDS if kind in wanted]
     inverse = next((name for name in found if name.lower() in _INVERSE), None)
     if "poses" in wanted and inverse is not None:

@@ -99,22 +99,29 @@ def _check_focal(focal: Float[np.ndarray, "2"], size: tuple[int, int], name: str
         )
 
 
-def checked_pose(pose: np.ndarray, name: str) -> Float[np.ndarray, "4 4"]:
+def checked_pose(
+    pose: np.ndarray, name: str, *, tolerance: float = RIGID_TOLERANCE
+) -> Float[np.ndarray, "4 4"]:
     """The pose in float64.
+
+    Args:
+      pose: what was given.
+      name: of it, for messages.
+      tolerance: by how much it may be off.
 
     Raises:
       InputError: it is not rigid, or its numbers are beyond lengths that can be used.
     """
     _check_numbers(pose, (4, 4), name)
     pose = pose.astype(np.float64)
-    if not np.allclose(pose[3], [0, 0, 0, 1], rtol=0, atol=RIGID_TOLERANCE):
+    if not np.allclose(pose[3], [0, 0, 0, 1], rtol=0, atol=tolerance):
         raise InputError(f"{name}: found the last row {_short(pose[3])}; expected [0 0 0 1]")
     rotation, most = pose[:3, :3], np.abs(pose[:3]).max()
     if most > LARGEST_LENGTH:
         raise InputError(f"{name}: found the number {most:g}; give a rotation and metres")
     off = np.abs(rotation.T @ rotation - np.eye(3)).max()
-    if off > RIGID_TOLERANCE or np.linalg.det(rotation) < 0:
-        kind = "a reflection" if off <= RIGID_TOLERANCE else f"off by {off:.2g}"
+    if off > tolerance or np.linalg.det(rotation) < 0:
+        kind = "a reflection" if off <= tolerance else f"off by {off:.2g}"
         raise InputError(
             f"{name} is not rigid: its 3x3 part is no rotation ({kind}); give world-from-camera "
             "poses without scale"

@@ -173,6 +173,27 @@ class TestProcessing:
         with pytest.raises(InputError, match=r"wall: intrinsics: view 1: .* outside its image"):
             process(replace(truth, depth_z=None), [CROPPED, other])
 
+    @pytest.mark.parametrize(
+        ("matrix", "told"),
+        [
+            (MATRIX / [[WIDTH], [HEIGHT], [1]], "found focal lengths"),
+            (MATRIX * [[1e6], [1e6], [1]], "found focal lengths"),
+            (MATRIX @ [[1, 0.3, 0], [0, 1, 0], [0, 0, 1]], "found the skew 9"),
+            (MATRIX * [[3], [3], [1]], "found the principal point .* outside its image"),
+        ],
+        ids=["normalised", "micrometres", "skew", "of a larger copy"],
+    )
+    def test_cameras_of_other_images(self, matrix: np.ndarray, told: str) -> None:
+        truth = make_truth((0.0, 1.0), intrinsics=np.stack([MATRIX, matrix]))
+        with pytest.raises(InputError, match=f"wall: intrinsics: view 1: {told}"):
+            process(truth, [CROPPED] * 2)
+
+    def test_depth_that_is_none(self) -> None:
+        depth = bumpy_depth(np.tile(np.eye(4), (2, 1, 1)))
+        depth[1, 3:9] = 1e30
+        with pytest.raises(InputError, match=r"wall: image 1 has the depth 1e\+30, above 1e\+12"):
+            process(make_truth((0.0, 1.0), depth_z=depth), [CROPPED] * 2)
+
 
 class TestEvaluate:
     def test_the_truth_in_another_unit_is_perfect(self) -> None:
@@ -314,6 +335,20 @@ class TestEvaluate:
         cameras[1] = np.nan
         scene = judge(reconstruction(truth), replace(truth, intrinsics=cameras)).scenes[0]
         assert scene.points is not None and scene.points.accuracy < 1e-5
+
+    @pytest.mark.parametrize(
+        ("kind", "left"),
+        [
+            ("world_from_camera", {"focal_error", "abs_rel"}),
+            ("intrinsics", {"auc_30", "ate", "abs_rel"}),
+            ("depth_z", {"auc_30", "ate", "focal_error"}),
+        ],
+    )
+    def test_a_kind_that_is_unknown_of_all_views(self, kind: str, left: set[str]) -> None:
+        truth = make_truth()
+        unknown = np.full_like(getattr(truth, kind), np.nan)
+        scene = judge(reconstruction(truth), replace(truth, **{kind: unknown})).scenes[0]
+        assert {"auc_30", "ate", "focal_error", "abs_rel", "accuracy"} & set(scene.values()) == left
 
     def test_a_scene_far_from_the_origin(self) -> None:
         """As in the coordinates of a map, where float32 has steps of half a metre."""

@@ -87,12 +87,26 @@ class TestTruth:
         with pytest.raises(InputError, match="s has no images"):
             GroundTruth("s", ())
 
-    @pytest.mark.parametrize("change", [(0, 0, 2.0), (0, 0, -1.0), (3, 0, 1.0), (3, 3, 0.0)])
-    def test_poses_that_are_not_rigid(self, change: tuple[int, int, float]) -> None:
+    @pytest.mark.parametrize(
+        ("change", "told"),
+        [
+            ((0, 0, 2.0), r"no rotation \(off by 3\)"),
+            ((0, 0, -1.0), r"no rotation \(a reflection\)"),
+            ((3, 0, 1.0), "the last row"),
+            ((3, 3, 0.0), "the last row"),
+            ((0, 3, 1e200), r"the number 1e\+200"),
+        ],
+    )
+    def test_poses_that_are_not_rigid(self, change: tuple[int, int, float], told: str) -> None:
         poses = shifted(0, 1)
         poses[1, change[0], change[1]] = change[2]
-        with pytest.raises(InputError, match="the pose of view 1 is not a rotation"):
+        with pytest.raises(InputError, match=f"s: the pose of view 1.*{told}"):
             GroundTruth("s", self.IMAGES, poses)
+
+    def test_poses_that_were_measured(self) -> None:
+        poses = shifted(0, 1)
+        poses[:, :3, :3] *= 1.004
+        assert GroundTruth("s", self.IMAGES, poses).world_from_camera is poses
 
     @pytest.mark.parametrize("change", [(0, 0, 0.0), (1, 1, -1.0), (2, 2, 0.0), (2, 0, 1.0)])
     def test_cameras_that_are_no_pinholes(self, change: tuple[int, int, float]) -> None:
@@ -174,7 +188,7 @@ class TestFolder:
 
     def test_a_folder_of_folders(self, tmp_path: Path) -> None:
         make_folder(tmp_path / "b", poses=shifted(0, 1, 2))
-        make_folder(tmp_path / "a", views=2)
+        make_folder(tmp_path / "a", views=2, depths=np.ones((2, HEIGHT, WIDTH)))
         found = read("folder", tmp_path, views=2)
         assert [(truth.name, len(truth)) for truth in found] == [("a", 2), ("b", 2)]
         assert found[0].world_from_camera is None
@@ -224,6 +238,8 @@ class TestFolder:
             ({"poses": np.tile(2 * np.eye(4), (3, 1, 1))}, "the pose of view 0"),
             ({"intrinsics": np.full((3, 3, 3), "x")}, "intrinsics has dtype <U1"),
             ({"intrinsics": np.zeros((3, 3, 3))}, "the intrinsics of view 0 are no pinhole camera"),
+            ({"w2c": shifted(0, 1, 2)}, "no array named .*: it has w2c; w2c is camera from world"),
+            ({"Poses": shifted(0, 1, 2)}, "it has Poses; save intrinsics as"),
         ],
     )
     def test_arrays_that_do_not_fit(

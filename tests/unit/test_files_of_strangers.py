@@ -353,7 +353,7 @@ def test_poses_beyond_all_floats_are_not_rigid(own: Path) -> None:
         pose = np.eye(4)
         pose[:3, :3] = [[value, value, -value], [value, -value, value], [-value, value, value]]
         np.savez(own / "condition.npz", poses=pose[None])
-        assert "is not a rotation and a translation" in refusal(lambda: scenes("folder", own))
+        assert "give a rotation and metres" in refusal(lambda: scenes("folder", own))
 
 
 def test_archives_of_wrong_shapes_are_not_unpacked(own: Path) -> None:

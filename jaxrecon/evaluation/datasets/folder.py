@@ -18,6 +18,7 @@ from jaxrecon.images.pictures import PhotoSize, file_size
 from jaxrecon.priors import SparseDepth
 from jaxrecon.priors.chosen import chosen_images, file_beside_images
 from jaxrecon.priors.colmap_files import model_files, model_folder
+from jaxrecon.priors.npz import unnamed
 from jaxrecon.priors.readers import read_priors_and_points
 
 _NAME = "condition.npz"
@@ -156,6 +157,8 @@ def _arrays(archive: Path, images: list[Path]) -> dict[str, np.ndarray]:
     shapes = {"poses": (views, 4, 4), "intrinsics": (views, 3, 3), "depths": (views, None, None)}
     with reading.open_npz(archive, advice="replace it") as stored:
         headers = {key: stored.header(key) for key in _FIELDS if key in stored}
+        if not headers:
+            raise unnamed(archive, stored.names, _FIELDS)
         for key, header in headers.items():
             if key != "intrinsics" or header.shape != (3, 3):
                 check_shape(str(archive), key, header, shapes[key])

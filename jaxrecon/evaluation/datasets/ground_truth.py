@@ -10,9 +10,11 @@ from jaxtyping import Bool, Float, UInt8
 
 from jaxrecon.errors import InputError
 from jaxrecon.priors.sparse_depth import SparseDepth, is_sparse
+from jaxrecon.priors.validation import checked_pose
 from jaxrecon.reading import ArrayHeader
 
 _RIGID_TOLERANCE = 1e-2
+"""Poses that were measured are less exact than those that are computed."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -107,24 +109,13 @@ def check_shape(
 
 
 def check_rigid(where: str, poses: Float[np.ndarray, "V 4 4"]) -> None:
-    """Refuses known poses that are not a rotation and a translation.
+    """Refuses known poses that are not a rotation and a translation, or farther than any camera.
 
     Raises:
       InputError: naming `where` and the view.
     """
-    known = known_matrices(poses)
-    safe = np.where(known[:, None, None], poses, np.eye(4)).astype(np.float64)
-    rotation = safe[:, :3, :3]
-    with np.errstate(all="ignore"):  # what overflows is not rigid
-        off = np.abs(np.swapaxes(rotation, 1, 2) @ rotation - np.eye(3)).max(axis=(1, 2))
-        last_row_off = np.abs(safe[:, 3] - np.array([0, 0, 0, 1])).max(axis=1)
-        rigid = (off <= _RIGID_TOLERANCE) & (last_row_off <= _RIGID_TOLERANCE)
-        bad = ~(rigid & (np.linalg.det(rotation) > 0))
-    if bad.any():
-        raise InputError(
-            f"{where}: the pose of view {int(bad.argmax())} is not a rotation and a translation; "
-            "give 4x4 camera-to-world matrices with the last row 0 0 0 1"
-        )
+    for view in np.flatnonzero(known_matrices(poses)).tolist():
+        checked_pose(poses[view], f"{where}: the pose of view {view}", tolerance=_RIGID_TOLERANCE)
 
 
 def check_pinholes(where: str, intrinsics: Float[np.ndarray, "V 3 3"]) -> None:

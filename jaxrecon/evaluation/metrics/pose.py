@@ -112,7 +112,7 @@ def relative_pose_errors(
     if fold_sign:
         translation = np.minimum(translation, 180 - translation)
     rotation, translation = np.where(good, rotation, 180.0), np.where(good, translation, 180.0)
-    extent = max(float(np.ptp(true[known, :3, 3], axis=0).max(initial=0)), 1.0)
+    extent = max(float(np.ptp(true[known, :3, 3], axis=0).max()), 1.0) if len(known) else 1.0
     coincide = np.linalg.norm(wanted[:, :3, 3], axis=1) < SAME_PLACE * extent
     return PairErrors(first, second, rotation, np.where(coincide, np.nan, translation))
 
