@@ -3,8 +3,9 @@
 import math
 from dataclasses import fields, is_dataclass
 from types import UnionType
-from typing import Any, get_args
+from typing import Any, Literal, get_args, get_origin
 
+from jaxrecon.choices import meant
 from jaxrecon.errors import one_line
 from jaxrecon.reading import shown
 
@@ -33,6 +34,7 @@ def structured[T](kind: type[T], values: Any) -> T:
         _is_choice,
         lambda given, kinds: converter.structure(given, _fitting(given, get_args(kinds))),
     )
+    converter.register_structure_hook_func(lambda kind: get_origin(kind) is Literal, _one_of)
     for plain in (int, float, str, bool):
         converter.register_structure_hook(plain, _strict)
     try:
@@ -54,6 +56,15 @@ def _fitting(values: Any, kinds: tuple[Any, ...]) -> Any:
     given = set(values) if isinstance(values, dict) else set()
     unknown = [len(given.difference(field.name for field in fields(kind))) for kind in kinds]
     return kinds[unknown.index(min(unknown))]
+
+
+def _one_of(value: Any, kind: Any) -> Any:
+    choices = get_args(kind)
+    if not isinstance(value, str) or value not in choices:
+        raise ValueError(
+            f"must be one of {', '.join(choices)}, found {shown(value)}{meant(value, choices)}"
+        )
+    return value
 
 
 def _strict(value: Any, kind: type) -> Any:

@@ -101,8 +101,18 @@ class SceneConfig:
         boxes, roofed = self.boxes + self.pictures + 2, 2 * self.buildings
         wanted = "at most half of boxes + pictures + 2 where roofs is above 0"
         _check("buildings", self.buildings, not self.roofs or roofed <= boxes, wanted)
-        _check("fov", self.fov, 10 <= self.fov[0] <= self.fov[1] <= 120, "within 10 and 120")
-        _check("room", self.room, 3 <= self.room[0] <= self.room[1] <= 12, "within 3 and 12")
+        _check(
+            "fov",
+            self.fov,
+            10 <= self.fov[0] <= self.fov[1] <= 120,
+            "the smaller first, within 10 and 120",
+        )
+        _check(
+            "room",
+            self.room,
+            3 <= self.room[0] <= self.room[1] <= 12,
+            "the smaller first, within 3 and 12",
+        )
         _check("reach", self.reach, 20 <= self.reach <= 200, "within 20 and 200")
 
     @property

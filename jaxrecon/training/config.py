@@ -10,6 +10,7 @@ from typing import Any, Literal
 import numpy as np
 
 from jaxrecon.checks import shown
+from jaxrecon.choices import meant
 from jaxrecon.errors import InputError
 from jaxrecon.files import replacing_file
 from jaxrecon.models import MAPANYTHING_MINI, PI3_MINI, MapAnythingConfig, Pi3Config
@@ -263,10 +264,7 @@ class TrainConfig:
             for part in path:
                 place = place.get(part) if isinstance(place, dict) else None
             if not equals or not isinstance(place, dict) or last not in place:
-                raise InputError(
-                    f"--set: found {override!r}; give name=value, with a name out of "
-                    f"{', '.join(values)}"
-                )
+                raise _unknown(override, values)
             place[last] = _value(text)
         return _checked(values, "--set")
 
@@ -279,6 +277,20 @@ def draw_bucket(buckets: Sequence[Bucket], random: np.random.Generator) -> Bucke
     """One of the buckets, by their shares."""
     shares = np.array([bucket.share for bucket in buckets], float)
     return buckets[random.choice(len(shares), p=shares / shares.sum())]
+
+
+def _unknown(override: str, values: dict[str, Any]) -> InputError:
+    """The refusal of what names no field, with the fields of the config up to which it leads."""
+    name, place, inside = override.partition("=")[0], values, ""
+    for part in name.split(".")[:-1]:
+        if not isinstance(place.get(part), dict):
+            break
+        place, inside = place[part], f"{inside}{part}."
+    names = [inside + field for field in place]
+    near = "" if name in names else meant(name, names)
+    return InputError(
+        f"--set: found {override!r}; give name=value, with a name out of {', '.join(names)}{near}"
+    )
 
 
 def _value(text: str) -> Any:

@@ -463,6 +463,13 @@ def test_batches_that_the_devices_cannot_share_are_refused(tmp_path: Path) -> No
     ("override", "message"),
     [
         ("speed=1", "found 'speed=1'; give name=value"),
+        ("learning-rate=1", "name out of model, .*; did you mean learning_rate\\?"),
+        ("losses.point=1", "name out of losses.points, .*, losses.scale; did you mean losses.poin"),
+        ("model.encoder.deep=1", "name out of model.encoder.width, .*model.encoder.depth"),
+        ("seed.x=1", "name out of model, scenes"),
+        ("optimizer=AdamW", "must be one of adamw, muon, found 'AdamW'; did you mean adamw\\? @"),
+        ("dtype=16", "must be one of bfloat16, float32, found 16 @ config.dtype"),
+        ("scenes.fov=[90,30]", "must be the smaller first, within 10 and 120"),
         ("losses.speed=1", "found 'losses.speed=1'"),
         ("steps", "found 'steps'"),
         ("steps=many", "steps"),
