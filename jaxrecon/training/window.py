@@ -9,6 +9,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
+from jaxrecon.errors import InputError
 from jaxrecon.models import Pi3Config
 from jaxrecon.training.config import Bucket, TrainConfig
 from jaxrecon.training.flops import step_flops
@@ -40,7 +41,12 @@ class Window:
             jax.block_until_ready(self._steps[-3][1]["loss"])
 
     def close(self, step: int) -> str:
-        """Writes the mean of every metric to the log, and says the same in a line."""
+        """Writes the mean of every metric to the log, and says the same in a line.
+
+        Raises:
+          InputError: the loss or the gradient of a step is no finite number, after which the
+            weights are none, either.
+        """
         buckets, metrics, own = zip(*self._steps, strict=True)
         rows = list(zip(jax.device_get(metrics), own, strict=True))
         means = _means([row for row, is_own in rows if not is_own])
@@ -58,6 +64,7 @@ class Window:
             flops = sum(step_flops(model, bucket) for bucket in buckets)
             speed["tflops_per_device"] = flops / took / self._mesh.size / 1e12
         self._log.add(step, **means, **speed)
+        self._check_finite(step, [row for row, _ in rows])
         shown = told(means, ("loss", *SHOWN, *(OWN + name for name in ("loss", *SHOWN))))
         rates = f"{speed['images_per_second']:.0f} images/s"
         if "tflops_per_device" in speed:
@@ -65,6 +72,17 @@ class Window:
         total = self._config.steps
         left = _time_left(took / len(buckets) * (total - step))
         return f"step {step}/{total}, {speed['seconds']:.0f} s{left}: {shown}, {rates}"
+
+    def _check_finite(self, step: int, rows: list[dict[str, np.ndarray]]) -> None:
+        for name in ("loss", "gradient_norm"):
+            values = np.array([row[name] for row in rows])
+            if not np.isfinite(values).all():
+                at = step - len(rows) + 1 + int(np.argmin(np.isfinite(values)))
+                raise InputError(
+                    f"learning_rate={self._config.learning_rate:g}: the run has diverged, the "
+                    f"{name} of step {at} is {values[at - step - 1]}; what was saved before it "
+                    "stays. Start another run with a lower learning_rate or clip_norm"
+                )
 
 
 def _time_left(seconds: float) -> str:

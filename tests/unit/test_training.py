@@ -216,6 +216,27 @@ def test_the_network_that_is_trained_has_the_size_that_ships() -> None:
     assert sum(math.prod(shape) for shape in shapes.values()) == 25_566_364
 
 
+@pytest.mark.parametrize(("name", "value"), [("loss", math.inf), ("gradient_norm", math.nan)])
+def test_a_run_that_diverges_keeps_what_it_saved(
+    name: str, value: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    add, config, taken = window.Window.add, small_config(), []
+
+    def spoilt(self: window.Window, bucket: Bucket, metrics: Any, *, own: bool = False) -> None:
+        taken.append(1)
+        if len(taken) == 7:
+            metrics = metrics | {name: jnp.float32(value)}
+        add(self, bucket, metrics, own=own)
+
+    monkeypatch.setattr(window.Window, "add", spoilt)
+    with pytest.raises(InputError, match=f"diverged, the {name} of step 7 is {value}; what was"):
+        train(config, tmp_path)
+    assert read_log(tmp_path / "log.jsonl")[-1]["step"] == 8
+    assert {path.name for path in (tmp_path / "checkpoints").iterdir()} >= {"4"}
+    assert not (tmp_path / "checkpoints" / "8").exists()
+    assert checkpoint.read_config(tmp_path / "weights")["source"]["steps"] == 4
+
+
 def test_starting_from_the_weights_of_another_size_is_refused(whole: Path, tmp_path: Path) -> None:
     bigger = small_config(model=replace(SMALL, pairs=2))
     with pytest.raises(WeightsError, match=r"trunk\.frame_blocks"):
