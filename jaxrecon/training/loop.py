@@ -29,7 +29,7 @@ from jaxrecon.scenes.photographs import Pictures
 from jaxrecon.training.board import Board
 from jaxrecon.training.config import CHECKPOINTS_NAME, TrainConfig, claim_folder, has_begun
 from jaxrecon.training.log import Log
-from jaxrecon.training.origin import keep_origin, read_origin
+from jaxrecon.training.origin import check_origin, keep_origin, read_origin
 from jaxrecon.training.own import OwnData, read_own_data
 from jaxrecon.training.own.batches import Feeder
 from jaxrecon.training.plan import abstract_state, check_state, is_sharded
@@ -82,7 +82,8 @@ def train(
       config: the run.
       folder: where the run lives. If it holds checkpoints of the same config, training goes on
         from the newest, and takes the steps that it would have taken without the stop.
-      init: a native checkpoint of the same sizes to start from; random weights if not given.
+      init: a native checkpoint of the same sizes to start from; random weights if not given. A run
+        that goes on need not be given it again, and is given no other.
       textures: a folder of pictures to lie on the surfaces of the scenes, see
         `SceneConfig.picture_share`; give it again when the run goes on.
       data: folders of one's own scenes, from which the share `config.data_share` of the steps
@@ -99,9 +100,10 @@ def train(
 
     Raises:
       InputError: matplotlib (or tensorboardX, if it is asked for) is not installed, the folder
-        holds a run of another config, the devices cannot share the batches, the textures are
-        absent or no pictures, an own scene cannot be used, or the run needs more memory than the
-        devices have.
+        holds a run of another config or from other weights, the devices cannot share the batches,
+        the textures are absent or no pictures, an own scene cannot be used, the run needs more
+        memory than the devices have, or it diverges: its loss or gradient is no finite number. What
+        was saved before that stays as it is.
       WeightsError: `init` or a checkpoint cannot be read.
       OutputError: the folder cannot be written, a full disk among the reasons, or another run is
         writing there.
@@ -148,6 +150,8 @@ def _trained(
     if init is not None and not begun:
         given = starting_weights(config, init)
     claim_folder(folder / CONFIG_NAME, config)
+    if init is not None and begun:
+        check_origin(folder, init)
     if not begun:
         keep_origin(folder, init)
     with Checkpoints(folder / CHECKPOINTS_NAME) as checkpoints, ExitStack() as open_files:

@@ -26,10 +26,29 @@ def keep_origin(folder: Path, init: str | Path | None) -> None:
     if init is None:
         (folder / ORIGIN_NAME).unlink(missing_ok=True)
         return
-    header = read_config(init)
-    kept = {name: header[name] for name in _FIELDS if name in header}
     with replacing_file(folder / ORIGIN_NAME) as temporary:
-        temporary.write_text(json.dumps(kept, indent=1) + "\n", encoding="utf-8")
+        temporary.write_text(json.dumps(_told_by(init), indent=1) + "\n", encoding="utf-8")
+
+
+def check_origin(folder: Path, init: str | Path) -> None:
+    """Refuses weights from which a run that has begun did not set out.
+
+    Raises:
+      WeightsError: they cannot be read.
+      InputError: they are others, by what they say of themselves.
+    """
+    origin = read_origin(folder)
+    if _told_by(init) != origin:
+        found = f"other weights than {init}" if origin else "random weights"
+        raise InputError(
+            f"init: {folder} holds a run that set out from {found}; leave init out to go on with "
+            "it, or choose another folder"
+        )
+
+
+def _told_by(init: str | Path) -> dict[str, Any]:
+    header = read_config(init)
+    return {name: header[name] for name in _FIELDS if name in header}
 
 
 def read_origin(folder: Path) -> dict[str, Any]:

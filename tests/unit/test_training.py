@@ -199,6 +199,10 @@ def test_starting_from_weights(whole: Path, tmp_path: Path) -> None:
     assert checkpoint.read_config(tmp_path / "weights")["source"]["steps"] == 1
     ours, theirs = weights_of(tmp_path), weights_of(whole)
     assert all((ours[path] == theirs[path]).all() for path in ours)
+    with pytest.raises(InputError, match=f"init: {tmp_path} holds a run that set out from other w"):
+        train(ONE_STEP, tmp_path, init=tmp_path / "weights")
+    with pytest.raises(InputError, match=f"init: {whole} holds a run that set out from random wei"):
+        train(small_config(), whole, init=whole / "weights")
 
 
 def test_a_network_without_encoder_blocks_and_registers_is_saved(tmp_path: Path) -> None:
