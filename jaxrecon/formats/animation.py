@@ -12,7 +12,7 @@ from PIL import Image, features
 from jaxrecon.errors import InputError
 from jaxrecon.files import replacing_file
 from jaxrecon.formats.options import ExportOptions
-from jaxrecon.formats.ramps import CONFIDENCE, colored
+from jaxrecon.formats.ramps import camera_color
 from jaxrecon.formats.scene import (
     FRUSTUM_SIZE,
     Scene,
@@ -127,14 +127,10 @@ def _cloud(scene: Scene, most: int | None) -> _Dots:
 def _cameras(scene: Scene, size: float) -> list[_Dots]:
     """Frusta with the photos in them; of many cameras some, evenly chosen."""
     chosen = evenly_chosen(len(scene.names), _MOST_CAMERAS)
-    colors = colored(np.linspace(0, 1, len(chosen), endpoint=False), 0.0, 1.0, CONFIDENCE)
-    return [
-        _camera(scene, int(view), FRUSTUM_SIZE * size, color)
-        for view, color in zip(chosen, colors, strict=True)
-    ]
+    return [_camera(scene, int(view), FRUSTUM_SIZE * size) for view in chosen]
 
 
-def _camera(scene: Scene, view: int, reach: float, color: UInt8[np.ndarray, "3"]) -> _Dots:
+def _camera(scene: Scene, view: int, reach: float) -> _Dots:
     """One frustum: its edges, and a small copy of the photo."""
     height, width = scene.mask.shape[1:]
     matrix, pose = (x[view].astype(np.float64) for x in (scene.intrinsics, scene.world_from_camera))
@@ -158,6 +154,7 @@ def _camera(scene: Scene, view: int, reach: float, color: UInt8[np.ndarray, "3"]
     photo = placed(columns.ravel().astype(np.float64), rows.ravel().astype(np.float64))
     xyz = np.concatenate([lines, photo]) @ pose[:3, :3].T + pose[:3, 3]
     cell = reach * along / abs(matrix[0, 0])
+    color = np.array(camera_color(view, len(scene.names)), np.uint8)
     return _Dots(
         xyz=xyz,
         rgb=np.concatenate(

@@ -1,6 +1,5 @@
 """Point clouds and cameras as binary glTF, to look at in a viewer."""
 
-import colorsys
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +8,7 @@ from jaxtyping import Float, Int, UInt8
 from jaxrecon.extras import Extra
 from jaxrecon.files import replacing_file
 from jaxrecon.formats.options import ExportOptions
+from jaxrecon.formats.ramps import camera_color
 from jaxrecon.formats.scene import (
     FRUSTUM_SIZE,
     Scene,
@@ -103,8 +103,7 @@ def _frustum(scene: Scene, view: int, depth: float):
     corners[:, :2] -= 0.5
     rays = corners @ np.linalg.inv(scene.intrinsics[view].astype(float)).T
     vertices = np.concatenate([np.zeros((1, 3)), depth * rays]) @ _FLIP[:3, :3]
-    hue = view / len(scene.names)
-    color = _linear_table()[np.rint(255 * np.array(colorsys.hsv_to_rgb(hue, 0.8, 1.0))).astype(int)]
+    color = _linear_table()[list(camera_color(view, len(scene.names)))]
     rgba = np.append(np.rint(255 * color), 255).astype(np.uint8)
     return Path3D([Line(line, color=rgba) for line in _FRUSTUM_LINES], vertices, process=False)
 

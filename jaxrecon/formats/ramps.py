@@ -1,5 +1,7 @@
 """Numbers as colours, without matplotlib."""
 
+import colorsys
+
 import numpy as np
 from jaxtyping import Bool, Float, UInt8
 
@@ -41,6 +43,12 @@ def colored(
     colors = np.rint(np.stack(channels, axis=-1)).astype(np.uint8)
     usable = finite if known is None else finite & known
     return np.where(usable[..., None], colors, np.array(UNKNOWN, np.uint8))
+
+
+def camera_color(view: int, count: int) -> tuple[int, int, int]:
+    """The colour of one of `count` cameras, the same in every form in which cameras are drawn."""
+    red, green, blue = (round(255 * part) for part in colorsys.hsv_to_rgb(view / count, 0.8, 1.0))
+    return red, green, blue
 
 
 def middle_range(

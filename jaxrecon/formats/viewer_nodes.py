@@ -1,7 +1,6 @@
 """What stands in the viewer's scene: points at two levels of detail, and cameras with photos."""
 
 import asyncio
-import colorsys
 import threading
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -12,6 +11,7 @@ import numpy as np
 from jaxtyping import Float, Int, UInt8
 from PIL import Image
 
+from jaxrecon.formats.ramps import camera_color
 from jaxrecon.formats.viewer_cameras import Cameras, covering
 from jaxrecon.formats.viewer_cloud import Choice, Cloud, Eye, in_sight, passing, refined, sampled
 
@@ -219,7 +219,7 @@ class ShownCameras:
                     scale=length,
                     thickness=_LINE_PIXELS,
                     thickness_units="screen",
-                    color=hue(view, len(cameras)),
+                    color=camera_color(view, len(cameras)),
                     image=smaller(photos[view], most),
                     wxyz=wxyz_of(cameras.rotation[view]),
                     position=cameras.centre[view],
@@ -257,12 +257,6 @@ def wxyz_of(rotation: Float[np.ndarray, "3 3"]) -> Float[np.ndarray, "4"]:
     from scipy.spatial.transform import Rotation
 
     return Rotation.from_matrix(rotation).as_quat(scalar_first=True)
-
-
-def hue(view: int, count: int) -> tuple[int, int, int]:
-    """The colour of a view, as in GLB files."""
-    red, green, blue = (round(255 * part) for part in colorsys.hsv_to_rgb(view / count, 0.8, 1.0))
-    return red, green, blue
 
 
 def smaller(photo: UInt8[np.ndarray, "H W 3"], most: int) -> UInt8[np.ndarray, "H2 W2 3"]:

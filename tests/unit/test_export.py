@@ -19,7 +19,8 @@ import pytest
 from PIL import Image
 
 from jaxrecon import InputError, OutputError
-from jaxrecon.formats import colmap, format_of, glb, trajectory
+from jaxrecon.formats import animation, colmap, format_of, glb, trajectory
+from jaxrecon.formats.ramps import camera_color
 from jaxrecon.formats.scene import file_stems
 from jaxrecon.reconstruction import Reconstruction
 from random_recon import HEIGHT, VIEWS, WIDTH, one_pixel_recon, random_recon, random_rotations
@@ -165,6 +166,24 @@ def test_glb_frustums_open_at_the_cameras(tmp_path):
         np.testing.assert_allclose(vertices[0], centre, atol=1e-6)
         pose = GLTF_FROM_OPENCV @ recon.world_from_camera[view] @ GLTF_FROM_OPENCV
         np.testing.assert_allclose(placed, pose, atol=1e-6)
+
+
+def test_cameras_have_one_colour_everywhere(tmp_path):
+    recon = random_recon()
+    path = recon.save(tmp_path / "scene.glb")
+    tree, content = glb_json(path), path.read_bytes()
+    drawn = animation._cameras(recon.scene(), 1.0)
+    for view, name in enumerate(("frustum_a", "frustum_b", "frustum_a_2")):
+        color = camera_color(view, VIEWS)
+        assert tuple(drawn[view].rgb[0]) == color
+        (mesh,) = [mesh for mesh in tree["meshes"] if mesh["name"] == name]
+        stored = tree["accessors"][mesh["primitives"][0]["attributes"]["COLOR_0"]]
+        (json_length,) = struct.unpack_from("<I", content, 12)
+        start = 28 + json_length + tree["bufferViews"][stored["bufferView"]]["byteOffset"]
+        # trimesh writes the colours of lines, and does not read them.
+        rgba = np.frombuffer(content, np.uint8, 4 * stored["count"], start).reshape(-1, 4)
+        light = rgba[:, :3] / 255
+        np.testing.assert_allclose(light, [linear(np.array(color))] * len(light), atol=0.003)
 
 
 def test_glb_cameras_are_nodes(tmp_path):
