@@ -30,6 +30,9 @@ DEFAULT_FORMATS = "ply,glb,npz,colmap"
 
 _NO_SETTINGS = ("run", "output", "overwrite", "quiet", "json", "view")
 _MOST_LISTED = 3
+_MOST_FILES = 20
+"""So many are named in the last line."""
+
 _LONGEST_LINE = 1000
 
 OLD_NAMES = {"sheet": ("summary", "sheet.png")}
@@ -216,23 +219,39 @@ def last_line(summary: Mapping[str, Any]) -> str:
 
     A file with another number of points than the result has it behind its name.
     """
-    views, count = summary["views"], len(summary["warnings"])
+    count = len(summary["warnings"])
     told = [
-        "1 view" if views == 1 else f"{views} views",
+        views_told(summary["views"]),
         f"{summary['points']:,} points ({100 * summary['kept']:.1f} % of the pixels)",
     ]
     if summary["fov_degrees"] is not None:
         told.append(f"{summary['fov_degrees']:.0f} degrees wide")
     told.append({0: "no warnings", 1: "1 warning"}.get(count, f"{count} warnings"))
+    return f"wrote {summary['output']}{what_there_is(summary, told, usual=summary['points'])}"
+
+
+def what_there_is(
+    summary: Mapping[str, Any], told: Sequence[str], *, usual: int | None = None
+) -> str:
+    """What is told of a folder behind its name: these words, its files, and how to look at them.
+
+    Of very many files the first are named. A file of another number of points than is `usual` has
+    it behind its name.
+    """
+    points = summary["points_written"]
     files = [
-        f"{name} ({points_told(count)})" if count != summary["points"] else name
+        f"{name} ({points_told(points[name])})" if points.get(name, usual) != usual else name
         for name in summary["files"]
-        for count in [summary["points_written"].get(name, summary["points"])]
     ]
-    return (
-        f"wrote {summary['output']}: {', '.join(told)}; {', '.join(files)}"
-        f"{common.to_look_at(str(summary['output']))}"
-    )
+    if len(files) > _MOST_FILES:
+        files[_MOST_FILES:] = [f"{len(files) - _MOST_FILES} more"]
+    look = common.to_look_at(str(summary["output"]))
+    return f": {', '.join(told)}; {', '.join(files)}{look}"
+
+
+def views_told(count: int) -> str:
+    """A number of views in words."""
+    return "1 view" if count == 1 else f"{count} views"
 
 
 def points_told(count: int) -> str:

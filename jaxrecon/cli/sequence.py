@@ -21,9 +21,6 @@ if TYPE_CHECKING:
 DEFAULT_FORMATS = "ply,glb,colmap,trajectory"
 """What is written beside the views, if nothing else is asked for."""
 
-_MOST_FILES = 12
-"""So many are named in the last line."""
-
 
 def add_sequence(parser: Parser) -> None:
     """Options of working in chunks."""
@@ -161,17 +158,10 @@ def _write_formats(
 
 def _more(summary: dict[str, Any], segments: int) -> str:
     """What the last line tells behind the folder's name."""
-    told = [f"{summary['views']} views"]
+    told = [output.views_told(summary["views"])]
     if segments > 1:
         told.append(f"{segments} segments, each a world of its own")
-    points = summary["points_written"]
-    files = [
-        f"{name} ({output.points_told(points[name])})" if name in points else name
-        for name in summary["files"]
-    ]
-    if len(files) > _MOST_FILES:
-        files[_MOST_FILES:] = [f"{len(files) - _MOST_FILES} more"]
-    return f": {', '.join(told)}; {', '.join(files)}{common.to_look_at(summary['output'])}"
+    return output.what_there_is(summary, told)
 
 
 def _tell(found: "SequenceReconstruction", stages: Stages) -> None:

@@ -10,7 +10,7 @@ import pytest
 import oracle
 from image_files import write_video
 from jaxrecon import Reconstruction, SequenceReconstruction, registry
-from jaxrecon.cli import main
+from jaxrecon.cli import main, output
 from jaxrecon.pipeline import Pipeline
 from oracle import film
 
@@ -103,6 +103,24 @@ def test_files_are_told_with_their_points(run: Run, photos: Path, tmp_path: Path
     count = points_of(out / "scene.ply")
     assert summary["points_written"]["scene.ply"] == count == 500 and not summary["failed"]
     assert f"scene.ply ({count} points)" in told and "14 views" in told and "trajectory/" in told
+
+
+@pytest.mark.parametrize(
+    ("views", "usual", "told"),
+    [
+        (1, None, ": 1 view; scene.json, a.ply (1 point), b.ply (5 points)"),
+        (2, 5, ": 2 views; scene.json, a.ply (1 point), b.ply"),
+    ],
+)
+def test_what_there_is(views: int, usual: int | None, told: str, tmp_path: Path) -> None:
+    summary = {
+        "output": str(tmp_path),
+        "files": ["scene.json", "a.ply", "b.ply"],
+        "points_written": {"a.ply": 1, "b.ply": 5},
+    }
+    assert output.what_there_is(summary, [output.views_told(views)], usual=usual) == told
+    summary["files"] = [f"{number}.ply" for number in range(23)]
+    assert output.what_there_is(summary, ["x"]).endswith(", 18.ply, 19.ply, 3 more")
 
 
 def test_a_segment_that_a_format_cannot_hold(run: Run, photos: Path, tmp_path: Path) -> None:
