@@ -2,7 +2,7 @@
 
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, replace
 from functools import partial
@@ -28,6 +28,7 @@ from jaxrecon.scenes import RenderedScenes
 from jaxrecon.scenes.photographs import Pictures
 from jaxrecon.training.board import Board
 from jaxrecon.training.config import CHECKPOINTS_NAME, TrainConfig, claim_folder, has_begun
+from jaxrecon.training.inputs import claim_inputs
 from jaxrecon.training.log import Log
 from jaxrecon.training.origin import check_origin, keep_origin, read_origin
 from jaxrecon.training.own import OwnData, read_own_data
@@ -47,7 +48,7 @@ from jaxrecon.training.state import (
     starting_weights,
 )
 from jaxrecon.training.step import check_devices, choose_bucket, make_data_mesh
-from jaxrecon.training.textures import read_pictures
+from jaxrecon.training.textures import digest_of_pictures, read_pictures
 from jaxrecon.training.window import SHOWN, Window, told
 
 CONFIG_NAME = "train.json"
@@ -100,10 +101,10 @@ def train(
 
     Raises:
       InputError: matplotlib (or tensorboardX, if it is asked for) is not installed, the folder
-        holds a run of another config or from other weights, the devices cannot share the batches,
-        the textures are absent or no pictures, an own scene cannot be used, the run needs more
-        memory than the devices have, or it diverges: its loss or gradient is no finite number. What
-        was saved before that stays as it is.
+        holds a run of another config, from other weights or on other files, the devices cannot
+        share the batches, the textures are absent or no pictures, an own scene cannot be used, the
+        run needs more memory than the devices have, or it diverges: its loss or gradient is no
+        finite number. What was saved before that stays as it is.
       WeightsError: `init` or a checkpoint cannot be read.
       OutputError: the folder cannot be written, a full disk among the reasons, or another run is
         writing there.
@@ -120,9 +121,14 @@ def train(
     check_state(config, mesh, folder, begun=has_begun(folder))
     config, pictures = _with_pictures(config, textures)
     config, own = _with_data(config, data, stages)
+    inputs = {
+        "textures": None if textures is None else digest_of_pictures(textures),
+        "data": None if own is None else list(own.files),
+    }
     with holding_folder(folder):
         step = _trained(
-            config, folder, init, mesh, stop_after, stages, pictures, own, tensorboard=tensorboard
+            *(config, folder, init, mesh, stop_after, stages, pictures, own, inputs),
+            tensorboard=tensorboard,
         )
     if step < config.steps:
         stages.note(
@@ -142,6 +148,7 @@ def _trained(
     stages: Stages,
     pictures: Pictures | None,
     own: OwnData | None,
+    inputs: Mapping[str, Any],
     *,
     tensorboard: bool,
 ) -> int:
@@ -150,6 +157,7 @@ def _trained(
     if init is not None and not begun:
         given = starting_weights(config, init)
     claim_folder(folder / CONFIG_NAME, config)
+    claim_inputs(folder, inputs, begun=begun)
     if init is not None and begun:
         check_origin(folder, init)
     if not begun:

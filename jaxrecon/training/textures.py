@@ -10,6 +10,7 @@ from jaxrecon.errors import InputError
 from jaxrecon.images.listing import IMAGE_SUFFIXES, natural_key
 from jaxrecon.images.pictures import open_picture
 from jaxrecon.scenes.photographs import Pictures, pyramid
+from jaxrecon.training.inputs import digest_of_files
 
 SIDE = 256
 _SMALLEST = 8
@@ -58,6 +59,11 @@ def picture_files(folder: str | Path) -> list[Path]:
             f"textures: no pictures in {folder}; give a folder of JPEG, PNG or other image files"
         )
     return sorted(found, key=lambda path: natural_key(str(path)))
+
+
+def digest_of_pictures(folder: str | Path) -> str:
+    """Tells the pictures of a folder apart from others, see `digest_of_files`."""
+    return digest_of_files(Path(folder), picture_files(folder))
 
 
 def _read(file: Path, side: int) -> UInt8[np.ndarray, "S S 3"]:

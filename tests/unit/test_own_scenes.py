@@ -108,6 +108,20 @@ def test_pictures_of_any_shape_cover_the_size(original: tuple[int, int]) -> None
     assert transform.scale[0] == pytest.approx(transform.scale[1], rel=0.06)
 
 
+def test_scenes_are_told_apart_by_their_files_and_what_is_known(tmp_path: Path) -> None:
+    known, found = cameras(3), set[str]()
+    scene = told(write_pictures(tmp_path / "scene", 3), **known)
+    first = read([scene]).files
+    assert first == read([scene]).files
+    for kind in ("poses", "intrinsics", "depths"):
+        changed = known[kind].copy()
+        changed[2] = np.nan
+        found.update(read([told(scene, **(known | {kind: changed}))]).files)
+    (scene / "images" / "1.png").rename(scene / "images" / "5.png")
+    found.update(read([told(scene, **known)]).files)
+    assert len(found | {*first}) == 5
+
+
 def test_what_is_told_of_some_views_counts_for_those(tmp_path: Path) -> None:
     known = cameras(4)
     known["poses"][2] = np.nan
@@ -391,6 +405,8 @@ def test_a_mixed_run_that_is_stopped_takes_the_same_steps(
     whole, parts = tmp_path / "whole", tmp_path / "parts"
     train(config, whole, data=folders)
     assert train(config, parts, data=folders, stop_after=0.0) is None
+    with pytest.raises(InputError, match=r"data: .* holds a run that began with other files"):
+        train(config, parts, data=folders[::-1])
     train(config, parts, data=folders)
     ours, theirs = (dict(checkpoint.read_tensors(f / "weights")) for f in (whole, parts))
     assert all((ours[path] == theirs[path]).all() for path in ours)

@@ -35,6 +35,7 @@ from jaxrecon.training import (
     window,
 )
 from jaxrecon.training.flops import step_flops
+from jaxrecon.training.inputs import INPUTS_NAME, claim_inputs, digest_of_files
 from jaxrecon.training.log import Log, read_log
 from jaxrecon.training.plot import draw_log
 from jaxrecon.training.saving import Checkpoints
@@ -47,6 +48,7 @@ from jaxrecon.training.state import (
     updated,
 )
 from jaxrecon.training.step import choose_bucket, make_data_mesh, make_render, make_step
+from jaxrecon.training.textures import digest_of_pictures
 from places import fresh_process
 from plane_scenes import SMALL, render_planes, small_config
 from tensorboard_events import read_scalars
@@ -337,8 +339,41 @@ def test_pictures_reach_the_renderer_and_are_counted_in_the_config(
     fewer = picture_folder(tmp_path / "fewer", 2)
     with pytest.raises(InputError, match=r"another config \(differs in pictures\)"):
         train(config, tmp_path / "run", textures=fewer)
+    (folder / "0.png").rename(folder / "9.png")
+    with pytest.raises(InputError, match=r"textures: .* holds a run that began with other"):
+        train(config, tmp_path / "run", textures=folder)
     with pytest.raises(InputError, match=r"has 3 pictures on its surfaces; give the folder"):
         train(replace(config, pictures=3), tmp_path / "run")
+
+
+def test_a_run_goes_on_with_the_files_of_its_start(tmp_path: Path) -> None:
+    run, given = tmp_path / "run", {"textures": "1a", "data": ["2b", "3c"]}
+    run.mkdir()
+    claim_inputs(run, given, begun=True)  # of a release that kept nothing
+    claim_inputs(run, {"textures": None, "data": None}, begun=False)
+    claim_inputs(run, given, begun=False)
+    claim_inputs(run, given, begun=True)
+    for name, other in (("textures", None), ("textures", "2a"), ("data", ["3c", "2b"])):
+        with pytest.raises(InputError, match=f"{name}: {run} holds a run that began with other fi"):
+            claim_inputs(run, given | {name: other}, begun=True)
+    (run / INPUTS_NAME).write_text("[]")
+    with pytest.raises(InputError, match=r"inputs\.json is damaged; delete it to go on"):
+        claim_inputs(run, given, begun=True)
+
+
+def test_files_are_told_apart(tmp_path: Path) -> None:
+    ones, others = (picture_folder(tmp_path / name, 2) for name in ("ones", "others"))
+    assert digest_of_pictures(ones) == digest_of_pictures(others)
+    Image.new("RGB", (9, 9)).save(others / "0.png")
+    assert digest_of_pictures(ones) != digest_of_pictures(others)
+    (ones / "0.png").rename(ones / "7.png")
+    assert len({digest_of_pictures(each) for each in (ones, others)}) == 2
+    files, known = [ones / "1.png"], np.arange(6.0)
+    digests = {
+        digest_of_files(ones, files, arrays)
+        for arrays in ([], [known], [known[:5]], [known.reshape(2, 3)], [known[::-1]])
+    }
+    assert len(digests) == 5
 
 
 def test_what_are_no_pictures_is_told_before_anything_is_written(tmp_path: Path) -> None:

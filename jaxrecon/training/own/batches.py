@@ -33,11 +33,13 @@ class OwnData:
       config: the run, with the number of their views.
       scenes: at the sizes of the config's buckets.
       buckets: those of the config for which scenes have enough views to train on.
+      files: of each scene, the digest of what it was made of.
     """
 
     config: TrainConfig
     scenes: tuple[ResizedScene, ...]
     buckets: tuple[Bucket, ...]
+    files: tuple[str, ...] = ()
 
     def takes(self, step: int) -> bool:
         """Whether a step learns from own scenes."""
@@ -116,19 +118,20 @@ def read_own_data(
     paths, room = check_folders(folders), Room()
     buckets = tuple(bucket for bucket in config.buckets if bucket.share)
     sizes: list[Size] = sorted({(bucket.height, bucket.width) for bucket in config.buckets})
-    scenes = []
+    scenes, files = [], []
     with stages.stage("read", total=len(paths)) as advance:
         for path in paths:
             scene = read_own_scene(path, stages)
             _check_views(config, buckets, scene.name, len(scene.files))
             scenes.append(resized_scene(scene, sizes, room))
+            files.append(scene.digest())
             advance()
     most = max(len(_trained(config, scene)) for scene in scenes)
     fitting = tuple(bucket for bucket in buckets if bucket.views <= most)
     for bucket in set(buckets) - set(fitting):
         stages.note(f"NOTE: {bucket} is for rendered scenes alone: no own one has so many views")
     count = sum(map(len, scenes))
-    return OwnData(replace(config, data_views=count), tuple(scenes), fitting)
+    return OwnData(replace(config, data_views=count), tuple(scenes), fitting, tuple(files))
 
 
 def _check_views(config: TrainConfig, buckets: Sequence[Bucket], name: str, views: int) -> None:

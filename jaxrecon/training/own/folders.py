@@ -3,7 +3,7 @@
 import hashlib
 import os
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -20,6 +20,7 @@ from jaxrecon.priors.sparse_depth import points_if_sparse
 from jaxrecon.priors.validation import checked_depth, checked_intrinsics, checked_pose
 from jaxrecon.progress import Stages
 from jaxrecon.reading import is_folder
+from jaxrecon.training.inputs import digest_of_files
 
 SMALLEST_SIDE = 14
 """Of a picture, in pixels: one patch."""
@@ -47,6 +48,20 @@ class OwnScene:
     intrinsics: Mapping[int, Float[np.ndarray, "3 3"]]
     poses: Mapping[int, Float[np.ndarray, "4 4"]]
     depths: Mapping[int, Float[np.ndarray, "H W"] | SparseDepth]
+
+    def digest(self) -> str:
+        """Tells it from others by its images and what is known of them; see `digest_of_files`."""
+        return digest_of_files(Path(self.name), self.files, self._arrays())
+
+    def _arrays(self) -> Iterator[np.ndarray]:
+        for kind in (self.intrinsics, self.poses, self.depths):
+            yield np.array(list(kind))
+            for known in kind.values():
+                if isinstance(known, SparseDepth):
+                    yield known.xy
+                    yield known.depth_z
+                else:
+                    yield known
 
 
 def check_folders(folders: Sequence[str | os.PathLike[str]]) -> tuple[Path, ...]:
