@@ -3,6 +3,7 @@
 import gzip
 import inspect
 import json
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -20,6 +21,7 @@ from jaxrecon.errors import InputError
 from jaxrecon.evaluation import DATASETS, GroundTruth, Subset, open_dataset
 from jaxrecon.evaluation.datasets import procedural
 from jaxrecon.evaluation.datasets.co3d import intrinsics_from_ndc, opencv_from_pytorch3d
+from jaxrecon.evaluation.datasets.common import stack_depths
 from jaxrecon.evaluation.datasets.tum import nearest_in_time
 from jaxrecon.priors import SparseDepth
 from jaxrecon.scenes import RenderedScenes
@@ -118,6 +120,16 @@ class TestTruth:
     def test_what_is_unknown_is_fine(self) -> None:
         cameras = np.stack([np.eye(3), np.full((3, 3), np.nan)])
         assert len(GroundTruth("s", self.IMAGES, shifted(0, np.nan), cameras)) == 2
+
+
+def test_depth_of_several_sizes_is_told_with_a_way_out() -> None:
+    wide, tall = np.ones((2, 3), np.float32), np.ones((3, 2), np.float32)
+    names = [Path("a.png"), Path("b.png"), Path("c.png")]
+    told = "c.png: its depth is 2x3 pixels, that of b.png 3x2; give depth of one size, or evaluate"
+    with pytest.raises(InputError, match=re.escape(told)):
+        stack_depths([None, wide, tall], names)
+    stacked = stack_depths([None, wide, wide], names)
+    assert stacked is not None and stacked.sum(axis=(1, 2)).tolist() == [0, 6, 6]
 
 
 class TestProcedural:

@@ -197,7 +197,9 @@ def stack_depths(
     for map_, name in known:
         if map_.shape != shape:
             raise InputError(
-                f"{name} has shape {map_.shape}; expected {shape}, that of {known[0][1]}"
+                f"{name}: its depth is {map_.shape[1]}x{map_.shape[0]} pixels, that of "
+                f"{known[0][1]} {shape[1]}x{shape[0]}; give depth of one size, or evaluate images "
+                "of each size apart"
             )
     empty = np.zeros(shape, np.float32)
     return np.stack([empty if map_ is None else map_ for map_ in maps])
