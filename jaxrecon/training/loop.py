@@ -15,7 +15,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from jaxrecon import checkpoint
-from jaxrecon.checks import path_of, truth_value
+from jaxrecon.checks import finite, path_of, shown, truth_value
 from jaxrecon.environment import warn_of_doubts
 from jaxrecon.errors import InputError, OutputError
 from jaxrecon.extras import check_installed
@@ -100,11 +100,12 @@ def train(
       The folder of the weights; None if the run stopped before its last step.
 
     Raises:
-      InputError: matplotlib (or tensorboardX, if it is asked for) is not installed, the folder
-        holds a run of another config, from other weights or on other files, the devices cannot
-        share the batches, the textures are absent or no pictures, an own scene cannot be used, the
-        run needs more memory than the devices have, or it diverges: its loss or gradient is no
-        finite number. What was saved before that stays as it is.
+      InputError: an argument is of another type or out of range, matplotlib (or tensorboardX, if
+        it is asked for) is not installed, the folder holds a run of another config, from other
+        weights or on other files, the devices cannot share the batches, the textures are absent or
+        no pictures, an own scene cannot be used, the run needs more memory than the devices have,
+        or it diverges: its loss or gradient is no finite number. What was saved before that stays
+        as it is.
       WeightsError: `init` or a checkpoint cannot be read.
       OutputError: the folder cannot be written, a full disk among the reasons, or another run is
         writing there.
@@ -112,6 +113,12 @@ def train(
     check_not_forked()
     warn_of_doubts()
     stages = quiet_stages(stages)
+    _check_kinds(config, mesh, stop_after)
+    init, textures = (
+        None if path is None else path_of(name, path)
+        for name, path in (("init", init), ("textures", textures))
+    )
+    data = None if data is None else _paths_of("data", data)
     mesh = make_data_mesh() if mesh is None else mesh
     folder = path_of("folder", folder)
     check_installed("matplotlib", "train", "curves of a run need matplotlib")
@@ -137,6 +144,23 @@ def train(
         )
         return None
     return folder / WEIGHTS_NAME
+
+
+def _check_kinds(config: object, mesh: object, stop_after: object) -> None:
+    if not isinstance(config, TrainConfig):
+        raise InputError(f"config: found {shown(config)}; give a TrainConfig, such as MINI")
+    if mesh is not None and not isinstance(mesh, Mesh):
+        raise InputError(f"mesh: found {shown(mesh)}; give what make_data_mesh() returns, or None")
+    seconds = 0.0 if stop_after is None else finite(stop_after)
+    if seconds is None or seconds < 0:
+        raise InputError(f"stop_after is {shown(stop_after)}; give seconds, at least 0, or None")
+
+
+def _paths_of(name: str, paths: object) -> list[Path]:
+    """Paths that are given as a list."""
+    if not isinstance(paths, Sequence) or isinstance(paths, str | bytes):
+        raise InputError(f"{name}: found {shown(paths)}; give a list of folders")
+    return [path_of(name, path) for path in paths]
 
 
 def _trained(

@@ -243,6 +243,29 @@ def test_a_run_that_diverges_keeps_what_it_saved(
     assert checkpoint.read_config(tmp_path / "weights")["source"]["steps"] == 4
 
 
+@pytest.mark.parametrize(
+    ("wrong", "told"),
+    [
+        ({"config": "mini"}, "config: found 'mini'; give a TrainConfig"),
+        ({"mesh": "all"}, "mesh: found 'all'; give what make_data_mesh"),
+        ({"stop_after": math.nan}, "stop_after is nan; give seconds"),
+        ({"stop_after": -1}, "stop_after is -1; give seconds"),
+        ({"stop_after": "3"}, "stop_after is '3'; give seconds"),
+        ({"init": 3}, "init: found 3; give a path"),
+        ({"textures": 3}, "textures: found 3; give a path"),
+        ({"data": "scenes/desk"}, "data: found 'scenes/desk'; give a list of folders"),
+        ({"data": 3}, "data: found 3; give a list of folders"),
+        ({"data": [3]}, "data: found 3; give a path"),
+    ],
+)
+def test_arguments_of_another_kind(
+    wrong: dict[str, Any], told: str, tmp_path: Path, without_shape_checks: None
+) -> None:
+    with pytest.raises(InputError, match=told):
+        train(**({"config": small_config(), "folder": tmp_path / "run"} | wrong))
+    assert not (tmp_path / "run").exists()
+
+
 def test_starting_from_the_weights_of_another_size_is_refused(whole: Path, tmp_path: Path) -> None:
     bigger = small_config(model=replace(SMALL, pairs=2))
     with pytest.raises(WeightsError, match=r"trunk\.frame_blocks"):
