@@ -289,8 +289,7 @@ class Attention(nnx.Module):
           x: tokens (G, T, D); or one matrix (R, D), filled up, if `sequences` tells G
             and T.
           backend: of `qk_norm_rope`, by name; the best one if not given.
-          scaled: with queries for scores times ln 2, where `norms_in_bfloat16` and without a
-            context.
+          scaled: with queries for scores times ln 2, as `scores` has it; without a context.
         """
         if context is None:
             return self._own_inputs(x, rope, sequences, backend, scaled)
@@ -323,13 +322,20 @@ class Attention(nnx.Module):
             implementation=backend,
         )
 
-    @property
-    def norms_in_bfloat16(self) -> bool:
-        """Whether queries are normed in float32 and then rounded to bfloat16.
+    def scores(self, float8: bool) -> dict[str, Any]:
+        """What a layout tells of the scores of queries and keys that are normed: nothing of others.
 
-        The norm can then multiply them before they are rounded, at no cost to their precision.
+        Scores times ln 2 are exponents of two as they are, so that the fastest kernel multiplies
+        none. Queries are scaled for that by their norm, before they are rounded to bfloat16: it
+        costs no precision. Norms also keep queries and keys within the numbers of e4m3.
+
+        Args:
+          float8: as the layout's.
         """
-        return self.q_norm is not None and bias_of(self.qkv).dtype == jnp.bfloat16
+        if self.q_norm is None:
+            return {}
+        rounded = bias_of(self.qkv).dtype == jnp.bfloat16
+        return {"scale": LN_2 if rounded else None, "float8": float8}
 
     def _turned(
         self, q: Array, k: Array, dtype: DTypeLike, rope: RotaryTable | None

@@ -10,7 +10,6 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from jaxrecon.nn.attention import (
-    LN_2,
     Attention,
     AttentionFn,
     AttentionStats,
@@ -143,10 +142,8 @@ class Block(nnx.Module):
         """
         if self.in_float8 and execution.training:
             raise NotImplementedError("float8 products have no gradient; train without them")
-        # Scores times ln 2 are exponents of two as they are: the fastest kernel multiplies none.
-        scaled = context is None and self.attention.norms_in_bfloat16 and takes_scale(attention)
-        if scaled and not execution.training:
-            layout = replace(layout, scale=LN_2, float8=self.in_float8)
+        if context is None and not execution.training and takes_scale(attention):
+            layout = replace(layout, **self.attention.scores(self.in_float8))
         enter = partial(
             self._entering, layout=layout, rope=rope, context=context, backend=execution.backend
         )

@@ -156,6 +156,22 @@ def test_a_block_is_that_of_the_rounded_numbers() -> None:
     assert 0.01 < distance(narrowly - x, plainly - x) < 0.06
 
 
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+@pytest.mark.parametrize("qk_norm", [True, False])
+def test_attention_is_told_where_norms_keep_scores_small(dtype: Any, qk_norm: bool) -> None:
+    seen: list[TokenLayout] = []
+
+    def watched(q: jax.Array, k: jax.Array, v: jax.Array, layout: TokenLayout) -> Any:
+        seen.append(layout)
+        return attend_densely(q, k, v, layout)
+
+    watched.takes_scale = True  # pyright: ignore[reportFunctionMemberAccess]
+    config = BlockConfig(WIDTH, HEADS, qk_norm=qk_norm)
+    narrow = in_float8(Block(config, dtype=dtype, rngs=nnx.Rngs(0)))
+    jax.eval_shape(lambda x: narrow(x, LAYOUT, watched), normal(GROUPS, TOKENS, WIDTH))
+    assert [layout.float8 for layout in seen] == [qk_norm]
+
+
 @pytest.mark.parametrize("mlp", [pytest.param("gelu", marks=pytest.mark.thorough), "swiglu"])
 def test_a_block_of_bfloat16_has_its_dtype(mlp: MlpKind) -> None:
     plain = blocks(2, mlp, dtype=jnp.bfloat16)
