@@ -13,6 +13,7 @@ from jaxrecon.nn.attention import (
     TokenLayout,
     attend_densely,
     named_attention,
+    takes_scale,
 )
 from jaxrecon.nn.execution import Chunks
 from jaxrecon.sparse.attention import SparseAttention
@@ -62,7 +63,7 @@ class FastAttention:
     @property
     def takes_scale(self) -> bool:
         """Whether sparse attention heeds the layout's `scale`, as dense attention does."""
-        return self.sparse.takes_scale
+        return takes_scale(self.sparse)
 
     def chunks(self, layout: TokenLayout, heads: int) -> Chunks:
         """What is worked on at a time, see `SparseAttention.chunks`."""
