@@ -752,7 +752,8 @@ def test_float8_on_the_gpu(width: int, dense: bool, size: float) -> None:
     out, sums = jax.jit(partial(run, scale=scale))(q, k, v, mask)
     expected, expected_sums = in_float64(q, k, v, mask, scale)
     assert relative_error(out, expected) <= 1e-2
-    np.testing.assert_allclose(sums, expected_sums, rtol=1e-4, atol=1e-4)
+    # Hopper sums products of float8 with about 14 bits.
+    np.testing.assert_allclose(sums, expected_sums, rtol=1e-3, atol=1e-3)
 
 
 @pytest.mark.gpu
