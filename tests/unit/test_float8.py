@@ -314,8 +314,8 @@ def test_a_gpu_multiplies_float8(mlp: MlpKind) -> None:
     assert program.as_text().count('"__cublas$lt$matmul$f8"') == 4
     with jax.default_device(jax.devices("cpu")[0]):
         wanted = jax.jit(partial(run))(jax.tree.map(np.asarray, narrow), x)
-    # Float8 and bfloat16 are 0.06 and 0.08 apart. Where bfloat16 is rounded otherwise, by 2^-10, some
-    # numbers half-way between two of e4m3 fall to the other side: 0.04 and 0.05 on a CPU.
+    # Float8 and bfloat16 are 0.06 and 0.08 apart. Where bfloat16 is rounded otherwise, by 2^-10,
+    # some numbers half-way between two of e4m3 fall to the other side: 0.04 and 0.05 on a CPU.
     assert distance(program(narrow, x) - x, wanted - x) < 0.05
 
 
