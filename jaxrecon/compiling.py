@@ -71,6 +71,7 @@ def on_its_own[**P, R](function: Callable[P, R]) -> Callable[P, R]:
 
     @functools.wraps(function)
     def alone(*args: P.args, **kwargs: P.kwargs) -> R:
+        check_not_forked()  # first: what follows asks JAX
         _check_not_traced(function.__name__)
         if jax.sharding.get_abstract_mesh().empty or not jax.sharding.get_mesh().size:
             return narrow(*args, **kwargs)
