@@ -51,11 +51,11 @@ from pallas_kernels.float8 import is_float8
 from pallas_kernels.platform import target_is_hopper, target_platform
 
 WIDTHS = (64, 128)
-LARGEST_EXPONENT = 80
+LARGEST_EXPONENT = 90
 """Weights up to this power of two need no largest score subtracted.
 
-A million of them, weighting values up to 2^20, add up to less than float32's 2^127, and the least
-of them, 2^-80, is far above its 2^-126."""
+A million of them, weighting values up to 2^16, add up to less than float32's 2^127, and the least
+of them, 2^-90, is far above its 2^-126."""
 
 SHARED_BYTES = 227 * 1024
 """What a block may use of a Hopper SM's 228 KiB; 1 KiB is the system's."""

@@ -6,7 +6,7 @@ multiplies while the other makes weights of its scores. Source of both: FlashAtt
 
 Where scores are known to be small, weights are powers of two of the scores as they are: nothing is
 subtracted, so there is no largest score to find and no earlier sum to shrink. Bfloat16 has the
-exponents of float32, and so weights from 2^-80 to 2^80 (`LARGEST_EXPONENT`) lose no precision.
+exponents of float32, and so weights from 2^-90 to 2^90 (`LARGEST_EXPONENT`) lose no precision.
 """
 
 import operator

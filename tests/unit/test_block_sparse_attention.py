@@ -248,8 +248,8 @@ def test_mosaic_gpu_tells_small_scores_block_by_block() -> None:
     shape = (1, 192, 257, 1, 64)
     q, k, v = qkv(shape, jnp.float32)
     q[:, 64:128] *= 512
-    # Weights of the first block are 2^79 or 2^-79: about as far apart as they may be.
-    q[:, :64], k[..., 0] = np.eye(64)[0] * 79 * math.log(2) / 0.125, np.sign(k[..., 0])
+    # Weights of the first block are 2^89 or 2^-89: about as far apart as they may be.
+    q[:, :64], k[..., 0] = np.eye(64)[0] * 89 * math.log(2) / 0.125, np.sign(k[..., 0])
     k[..., 1:] *= 0.01
     q, k, v = (jnp.asarray(x, jnp.bfloat16) for x in (q, k, v))
     np.testing.assert_array_equal(mosaic_gpu._bounded(q, k, 0.125, 64), [[[1, 0, 1]]])
