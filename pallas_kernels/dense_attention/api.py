@@ -18,8 +18,12 @@ IMPLEMENTATIONS: Mapping[str, Callable[..., Array]] = {
 }
 """Backends by name, the fastest first; "mosaic_gpu" is so for long sequences of narrow heads."""
 
-LONG = 8192
-"""Queries and keys from which on "mosaic_gpu" is chosen (docs/benchmarks.md has its speed)."""
+LONG = 32_768
+"""Queries and keys from which on "mosaic_gpu" is chosen (docs/benchmarks.md has its speed).
+
+It is the fastest from 8,192 on, but each process compiles it anew, for two to three seconds: JAX
+0.11 keeps it in no cache. Of ten views it would save four milliseconds.
+"""
 
 NARROW = 64
 """Head width up to which it is."""
