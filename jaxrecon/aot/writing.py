@@ -38,7 +38,7 @@ from jaxrecon.runtime.bucketing import check_program_size
 from jaxrecon.runtime.cameras import FittedIntrinsics, PrincipalPoint
 from jaxrecon.runtime.defaults import PointsChoice
 from jaxrecon.runtime.options import PADDING
-from jaxrecon.sparse import AttentionName, chosen_attention
+from jaxrecon.sparse import AttentionName, check_budgets, chosen_attention
 
 DEFAULT_KINDS = {"cpu": "cpu", "cuda": "NVIDIA H100 80GB HBM3", "tpu": "TPU v5e"}
 """The accelerators for which kernels are chosen where none is named or present."""
@@ -126,12 +126,14 @@ def export_program(
         points=points,
     )
     key, _ = resolve(pipeline.defaults, request, pipeline.name)
+    attend = chosen_attention(attention, pipeline.attention)
+    check_budgets(attend, pipeline.name, pipeline.config_digest)
     key = key.taking(*PADDING, *(["confidence_quantile"] if use_quantile else []))
     arguments = abstract_arguments(checkpoint.flatten(pipeline.model), views, size)
     with stages.stage("export", total=len(targets)) as advance:
         programs: dict[str, _Program] = {}
         for target in targets:
-            exported = _exported(pipeline, target, arguments, key, attention)
+            exported = _exported(pipeline, target, arguments, key, attend)
             programs[target.platform] = _Program(exported, _allowed_calls(exported, target))
             advance()
             _note_missing_cudnn(programs[target.platform], pipeline, stages)
@@ -189,16 +191,15 @@ def _exported(
     target: _Target,
     arguments: tuple[Any, ...],
     key: ProgramKey,
-    attention: AttentionFn | AttentionName | None,
+    attention: AttentionFn,
 ) -> Exported:
     """The program for one platform, which takes arguments of such shapes.
 
     Raises:
       InputError: the attention cannot be had there, or calls back into Python.
     """
-    attend = chosen_attention(attention, pipeline.attention)
     program = jax.jit(
-        partial(flat_program, attend, key, pipeline.model, placement=pipeline.executor.placement)
+        partial(flat_program, attention, key, pipeline.model, placement=pipeline.executor.placement)
     )
     allowed = [DisabledSafetyCheck.custom_call(name) for name in KERNEL_CALLS]
     make = export(program, platforms=(target.platform,), disabled_checks=allowed)

@@ -76,6 +76,8 @@ class Pipeline:
         few numbers that share a program (see `bucket_of`).
       offload: whether the features that the heads read wait in the host's memory.
       header: what the checkpoint of the weights says of itself; see `checkpoint.write`.
+      config_digest: tells configs of the model's name apart, by which budgets of sparse attention
+        know theirs; None where it is not known.
 
     Raises:
       InputError: the attention cannot be used, or views cannot be sharded over the mesh; see
@@ -91,6 +93,7 @@ class Pipeline:
     exact_views: bool = False
     offload: bool = False
     header: Mapping[str, Any] | None = field(default=None, repr=False, compare=False)
+    config_digest: str | None = field(default=None, repr=False, compare=False)
     _executor: Executor | None = field(default=None, repr=False, compare=False)
 
     def __post_init__(self) -> None:
@@ -493,11 +496,12 @@ class Pipeline:
         stages = watched_stages(stages)
         check_query(query_points)
         self._check_tracks(query_points)
+        attention = self._attention(None)
         sampling = Sampling(stride, fps, max_views, USUAL_FPS, motion=motion)
         with self._loading(images, ViewPriors(), resolution, sampling, stages) as loading:
             batch = loading.batch()
         asked = self._queries(query_points, batch.transforms)
-        maps = track_maps(self.executor, batch, self.attention, stages)
+        maps = track_maps(self.executor, batch, attention, stages)
         tracks = follow(self.executor, maps, asked, len(batch.names), stages)
         xy = np.stack(
             [
@@ -550,10 +554,11 @@ class Pipeline:
         """This attention, or the pipeline's own if none is given.
 
         Raises:
-          InputError: there is none of that name, or its budgets were measured on another model.
+          InputError: there is none of that name, or its budgets were measured on another model
+            or config.
         """
         chosen = chosen_attention(attention, self.attention)
-        check_budgets(chosen, self.name)
+        check_budgets(chosen, self.name, self.config_digest)
         return chosen
 
     def _check_tracks(self, query_points: QueryPoints | None) -> None:

@@ -117,7 +117,8 @@ def load(
     place, entry = _locate(name, weights, revision, shown, parts)
     with timed.stage("load"):
         header, family, config, restore = _open(place, entry, parts)
-        check_budgets(attend, header["model"], family.config_digest(asdict(config)))
+        digest = family.config_digest(asdict(config))
+        check_budgets(attend, header["model"], digest)
         abstract = _placed(family.abstract(config, dtype), mesh, shard_weights)
         if narrow:
             restore = partial(_restored_in_float8, restore, abstract)
@@ -131,6 +132,7 @@ def load(
             _defaults(family, config, priors=priors),
             offload=offload,
             header=checkpoint.header_of(header) | {"config": asdict(config)},
+            config_digest=digest,
         )
         pipeline = _with_weights(shapes, restore, counts, timed)
     _state_licence(header["model"], header["license"], shown)
@@ -209,12 +211,22 @@ def load_abstract(
     else:
         header, family = entry.header, entry.family
         config = family.configured(entry.config, parts)
-    check_budgets(attend, header["model"], family.config_digest(asdict(config)))
+    digest = family.config_digest(asdict(config))
+    check_budgets(attend, header["model"], digest)
     model = family.abstract(config, dtype)
     model = _placed(_in_float8(model, family, config) if narrow else model, mesh, shard_weights)
     resize = entry.resize if entry else _resize_rule(header, family, model, Path(name))
     defaults = _defaults(family, config, priors=priors)
-    return Pipeline(model, header["model"], resize, attend, mesh, defaults, offload=offload)
+    return Pipeline(
+        model,
+        header["model"],
+        resize,
+        attend,
+        mesh,
+        defaults,
+        offload=offload,
+        config_digest=digest,
+    )
 
 
 def _named(name: object) -> str:

@@ -14,7 +14,8 @@ import numpy as np
 import pytest
 
 import jaxrecon
-from jaxrecon import FastAttention, SparseAttention
+from jaxrecon import FastAttention, SparseAttention, export_program
+from jaxrecon.benchmark import measure
 from jaxrecon.calibration import Calibration, calibrate, kept_shares
 from jaxrecon.cli import main
 from jaxrecon.errors import InputError
@@ -314,6 +315,31 @@ def test_they_are_refused_before_weights_are_read(found: Calibration, weights: P
     assert header["model"] == own.model
     with pytest.raises(InputError, match="of another config; calibrate"):
         jaxrecon.load(weights, attention=SparseAttention(budgets=wrong))
+
+
+def test_those_of_another_config_are_refused_wherever_they_are_given(
+    pipeline: Pipeline, tmp_path: Path
+) -> None:
+    config = pipeline.config_digest
+    assert config is not None
+    kept = ((0.5,) * HEADS,) * LAYERS
+    own = CalibratedBudgets(pipeline.name, config, 2, (28, 28), kept)
+    other = SparseAttention(budgets=replace(own, config="0"))
+    images, before = np.zeros((2, 28, 28, 3), np.uint8), pipeline.compilations
+    for use in (
+        lambda: pipeline.reconstruct(images, attention=other),
+        lambda: replace(pipeline, attention=other).reconstruct(images),
+        lambda: pipeline.stream(images, tmp_path / "views", attention=other),
+        lambda: export_program(
+            pipeline, tmp_path / "program", views=2, size=(28, 28), attention=other
+        ),
+        lambda: measure(pipeline, other, views=2, size=(28, 28), repeats=1),
+    ):
+        with pytest.raises(InputError, match="of another config; calibrate"):
+            use()
+    assert pipeline.compilations == before
+    assert not list(tmp_path.iterdir())
+    check_budgets(SparseAttention(budgets=own), pipeline.name, pipeline.config_digest)
 
 
 # On the command line
