@@ -110,11 +110,13 @@ def export_program(
 
     Raises:
       InputError: an argument cannot be used, or the attention cannot be kept in a file.
-      OutputError: the folder exists and is not empty, or cannot be written.
+      OutputError: the folder exists and is not empty, holds the file or folder of the pipeline's
+        weights, or cannot be written.
     """
     stages = quiet_stages(stages)
     folder = path_of("folder", folder)
-    check_output_folder(folder, overwrite=overwrite)
+    read = () if pipeline.weights_path is None else (pipeline.weights_path,)
+    check_output_folder(folder, overwrite=overwrite, inputs=read)
     header = _header(pipeline)
     if use_quantile is not None:
         truth_value("use_quantile", use_quantile)

@@ -78,6 +78,7 @@ class Pipeline:
       header: what the checkpoint of the weights says of itself; see `checkpoint.write`.
       config_digest: tells configs of the model's name apart, by which budgets of sparse attention
         know theirs; None where it is not known.
+      weights_path: the folder or file that the weights were read from; None where there is none.
 
     Raises:
       InputError: the attention cannot be used, or views cannot be sharded over the mesh; see
@@ -94,6 +95,7 @@ class Pipeline:
     offload: bool = False
     header: Mapping[str, Any] | None = field(default=None, repr=False, compare=False)
     config_digest: str | None = field(default=None, repr=False, compare=False)
+    weights_path: Path | None = field(default=None, repr=False, compare=False)
     _executor: Executor | None = field(default=None, repr=False, compare=False)
 
     def __post_init__(self) -> None:

@@ -133,6 +133,7 @@ def load(
             offload=offload,
             header=checkpoint.header_of(header) | {"config": asdict(config)},
             config_digest=digest,
+            weights_path=place.absolute(),
         )
         pipeline = _with_weights(shapes, restore, counts, timed)
     _state_licence(header["model"], header["license"], shown)

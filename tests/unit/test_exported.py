@@ -386,6 +386,19 @@ def test_a_folder_in_use_is_kept(pipeline: Pipeline, tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["mine.txt"]
 
 
+def test_the_checkpoint_that_was_loaded_is_kept(tmp_path: Path) -> None:
+    quiet = Stages(quiet=True)
+    (tmp_path / "models").mkdir()
+    place = write_native(tmp_path / "models" / "tiny")
+    (tmp_path / "link").symlink_to(place)
+    before = {path.name: path.read_bytes() for path in place.iterdir()}
+    for loaded, written in ((place, place), (tmp_path / "link", place), (place, place.parent)):
+        pipeline = jaxrecon.load(loaded, stages=quiet)
+        with pytest.raises(OutputError, match="is read from there and would be deleted; choose"):
+            jaxrecon.export_program(pipeline, written, views=2, size=(28, 28), overwrite=True)
+    assert {path.name: path.read_bytes() for path in place.iterdir()} == before
+
+
 def test_a_quantile_must_have_been_exported(exported: ExportedPipeline) -> None:
     options = replace(exported.record.options, use_quantile=False)
     without = replace(exported, record=replace(exported.record, options=options))
