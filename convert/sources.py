@@ -11,7 +11,7 @@ import numpy as np
 from convert.families import guess_family
 from convert.safetensors_file import Specs, StoredTensor, TensorSpec, read_header
 from jaxrecon.errors import WeightsError
-from jaxrecon.reading import is_file_name, is_folder, is_plain_file, read_json, shown
+from jaxrecon.reading import is_file_name, is_folder, is_plain_file, obstacle, read_json, shown
 
 _INDEX = ".safetensors.index.json"
 _TORCH = (".pt", ".pth")
@@ -118,7 +118,9 @@ def _opened(path: Path) -> Source:
     if is_folder(path):
         path = _checkpoint_in(path)
     if not is_plain_file(path):
-        raise WeightsError(f"{path} does not exist or is no file; check the path of the checkpoint")
+        raise WeightsError(
+            obstacle(path) or f"{path} does not exist; check the path of the checkpoint"
+        )
     if path.name.endswith(_INDEX):
         return SafetensorsSource(_read_shards(path))
     if path.suffix == ".safetensors":

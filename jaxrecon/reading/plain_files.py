@@ -66,6 +66,23 @@ def absence(path: AnyPath) -> str:
     )
 
 
+def obstacle(path: AnyPath) -> str | None:
+    """Why what is at a path is neither a file nor a folder, and what to do; None if it is one.
+
+    None, too, if nothing is called so.
+    """
+    if not os.path.lexists(path):
+        return None
+    try:
+        mode = os.stat(path).st_mode
+    except OSError:
+        return absence(path)
+    if stat.S_ISREG(mode) or stat.S_ISDIR(mode):
+        return None
+    leads = "leads to" if os.path.islink(path) else "is"
+    return f"{os.fspath(path)} {leads} a pipe or a device, not a file or folder; check the path"
+
+
 @contextmanager
 def open_plain(
     path: AnyPath, *, advice: str = "check the path", kind: type[JaxreconError] = InputError

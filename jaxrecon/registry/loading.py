@@ -35,7 +35,7 @@ from jaxrecon.pipeline import ModelDefaults, Pipeline
 from jaxrecon.pipeline.warming import view_counts
 from jaxrecon.program_cache import programs_wanted, use_program_cache
 from jaxrecon.progress import Stages, watched_stages
-from jaxrecon.reading import is_folder, is_plain_file
+from jaxrecon.reading import is_folder, is_plain_file, obstacle
 from jaxrecon.registry.config_json import config_from_json
 from jaxrecon.registry.entries import FAMILIES, MODELS, Family, HubFile, ModelEntry, find_entry
 from jaxrecon.registry.fetching import native_folder
@@ -302,6 +302,7 @@ def _locate(
                 f"found {str(name)!r}"
             )
         if not _is_there(name):
+            _refuse_other_kinds(name)
             raise InputError(
                 f"unknown model {str(name)!r}: not one of {', '.join(MODELS)}, "
                 f"nor a checkpoint folder or weight file{meant(str(name), MODELS)}"
@@ -312,17 +313,29 @@ def _locate(
         return native_folder(entry, revision=revision, stages=stages), entry
     place = path_of("weights", weights)
     if not _is_there(place):
+        _refuse_other_kinds(place, "weights: ")
         raise InputError(f"weights={str(weights)!r}: there is no such file or folder")
     return place, entry
 
 
 def _released(name: str | Path) -> ModelEntry | None:
-    """The released model of a name; a folder or file called like a repository comes first."""
-    return MODELS.get(str(name)) or (None if _is_there(name) else find_entry(str(name)))
+    """The released model of a name; what is called like a repository here comes first."""
+    return MODELS.get(str(name)) or (None if os.path.lexists(name) else find_entry(str(name)))
 
 
 def _is_there(path: str | Path) -> bool:
     return is_plain_file(path) or is_folder(path)
+
+
+def _refuse_other_kinds(path: str | Path, argument: str = "") -> None:
+    """Refuses a link to nothing, a pipe or a device by what it is.
+
+    Raises:
+      InputError: it is one of them.
+    """
+    reason = obstacle(path)
+    if reason is not None:
+        raise InputError(f"{argument}{reason}")
 
 
 def _open(

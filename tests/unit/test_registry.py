@@ -1,6 +1,7 @@
 """Loading by name, by folder and by file: the hub, the cache, and everything that can be wrong."""
 
 import json
+import os
 import re
 import shutil
 import sys
@@ -533,6 +534,32 @@ class TestRefusals:
         missing = tmp_path / "missing.safetensors"
         text = refusal(InputError, "pi3", weights=missing)
         assert text == f"weights='{missing}': there is no such file or folder"
+
+    @pytest.mark.parametrize("kind", ["nothing", "itself", "pipe", "link to a pipe"])
+    def test_what_is_neither_file_nor_folder(
+        self, kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.chdir(tmp_path)
+        place, pipe = tmp_path / "yyfz233" / "Pi3", tmp_path / "pipe"
+        place.parent.mkdir()
+        os.mkfifo(pipe)
+        if kind == "pipe":
+            pipe.rename(place)
+        else:
+            target = {"nothing": tmp_path / "gone", "itself": place}.get(kind, pipe)
+            place.symlink_to(target)
+        told = {
+            "nothing": f"is a link to {tmp_path}/gone, where there is nothing; mend the link, or",
+            "itself": f"is a link to {place}, which leads back to itself; mend the link, or rem",
+            "pipe": "is a pipe or a device, not a file or folder; check the path",
+            "link to a pipe": "leads to a pipe or a device, not a file or folder; check the path",
+        }[kind]
+        assert refusal(InputError, place).startswith(f"{place} {told}")
+        assert refusal(InputError, "pi3", weights=place).startswith(f"weights: {place} {told}")
+        # which is not taken for the repository
+        assert refusal(InputError, "yyfz233/Pi3").startswith(f"yyfz233/Pi3 {told}")
+        with pytest.raises(WeightsError, match=re.escape(f"{place} {told}")):
+            registry.convert_weights(PI3, place, tmp_path / "out")
 
     def test_weights_with_a_path(self, native: Path) -> None:
         text = refusal(InputError, native, weights="x")
