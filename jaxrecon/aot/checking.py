@@ -14,10 +14,12 @@ from jax.export import Exported, deserialize
 from jaxtyping import Array
 
 from convert.mismatch import compare_shapes
+from jaxrecon import checkpoint
 from jaxrecon.aot import program_check
 from jaxrecon.aot.program import abstract_arguments, result_shapes
 from jaxrecon.aot.record import WEIGHTS_FOLDER, Record
 from jaxrecon.errors import InputError, WeightsError, reason_of
+from jaxrecon.reading import shown
 
 PATIENCE = 300
 """Seconds after which the check of a program is given up, on a machine that does much else."""
@@ -114,6 +116,23 @@ def _unreadable(path: Path, record: Record, reason: str) -> WeightsError:
 
 def _listed(names: tuple[str, ...]) -> str:
     return ", ".join(map(repr, sorted(names))) or "nothing"
+
+
+def check_labels(record: Record, folder: Path) -> None:
+    """Refuses a record that tells another model, or another size of images, than its weights do.
+
+    Raises:
+      WeightsError: naming what differs, or the weights tell nothing.
+    """
+    told = checkpoint.read_config(folder / WEIGHTS_FOLDER)
+    labels = {"model": record.model, "rule_fields": record.rule_fields}
+    stated = {"model": told["model"], "rule_fields": told.get("resize", record.rule_fields)}
+    for name, label in labels.items():
+        if label != stated[name]:
+            raise WeightsError(
+                f"{folder}: export.json says that {name} is {shown(label)}, its weights say "
+                f"{shown(stated[name])}; export the program again"
+            )
 
 
 def check_belongs_together(

@@ -13,7 +13,7 @@ from jax.export import Exported
 from jaxtyping import Array
 
 from jaxrecon import checkpoint
-from jaxrecon.aot.checking import check_belongs_together, read_checked
+from jaxrecon.aot.checking import check_belongs_together, check_labels, read_checked
 from jaxrecon.aot.program import stored_inputs
 from jaxrecon.aot.record import (
     WEIGHTS_FOLDER,
@@ -196,6 +196,7 @@ def load_exported(folder: str | Path, *, stages: Stages | None = None) -> Export
         program = _for_this_machine(record, folder)
         data = read_program(folder, program)
         exported = read_checked(data, _platform(), record, folder / program.file)
+        check_labels(record, folder)
         weights = {
             path: jax.device_put(tensor, may_alias=True).block_until_ready()
             for path, tensor in checkpoint.read_tensors(folder / WEIGHTS_FOLDER, ahead=True)

@@ -163,7 +163,7 @@ def _header(pipeline: Pipeline) -> dict[str, Any]:
         )
     if is_in_float8(pipeline.model):
         raise InputError("float8: a program in a file has no such weights; load the model without")
-    return {**pipeline.header, "resize": asdict(pipeline.resize)}
+    return {**pipeline.header, "model": pipeline.name, "resize": asdict(pipeline.resize)}
 
 
 def _targets(platforms: Sequence[str] | None, device_kind: str | None) -> list[_Target]:

@@ -16,6 +16,7 @@ from PIL import Image
 import jaxrecon
 from jaxrecon import checkpoint
 from jaxrecon.aot import ExportedPipeline
+from jaxrecon.aot.checking import check_labels
 from jaxrecon.aot.record import ProgramRule, read_record
 from jaxrecon.aot.writing import KERNEL_CALLS
 from jaxrecon.cli import main
@@ -397,6 +398,15 @@ def test_the_checkpoint_that_was_loaded_is_kept(tmp_path: Path) -> None:
         with pytest.raises(OutputError, match="is read from there and would be deleted; choose"):
             jaxrecon.export_program(pipeline, written, views=2, size=(28, 28), overwrite=True)
     assert {path.name: path.read_bytes() for path in place.iterdir()} == before
+
+
+def test_a_model_of_another_name(pipeline: Pipeline, tmp_path: Path) -> None:
+    """The results have the name that the pipeline had, and so have the weights beside it."""
+    named = replace(pipeline, name="mine")
+    folder = jaxrecon.export_program(named, tmp_path / "program", views=1, size=(14, 14))
+    assert read_record(folder).model == "mine"
+    assert checkpoint.read_config(folder / "weights")["model"] == "mine"
+    check_labels(read_record(folder), folder)
 
 
 def test_a_quantile_must_have_been_exported(exported: ExportedPipeline) -> None:

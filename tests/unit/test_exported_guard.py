@@ -311,6 +311,11 @@ def test_without_a_python_to_check_with(copy: Path, monkeypatch: pytest.MonkeyPa
         (lambda v: v.update(width=29), "29x28 must be multiples of 14"),
         (lambda v: v.update(confidence_quantile=1.5), "confidence_quantile=1.5 must be"),
         (lambda v: v.update(min_confidence=float("nan")), "found nan @ config.min_confidence"),
+        (lambda v: v.update(model="vggt"), "model is 'vggt', its weights say 'pi3'; export the"),
+        (
+            lambda v: v["rule_fields"].update(pixel_limit=50176),
+            "'pixel_limit': 50176}, its weights say {'patch': 14, 'pixel_limit': 255000}",
+        ),
         (lambda v: v["options"].update(maps=True), "options name what no program"),
         (lambda v: v.update(programs={}), "there is none"),
         (lambda v: v["programs"]["cpu"].update(file="\0"), "cannot read"),
