@@ -8,8 +8,9 @@ from pathlib import Path
 from convert.sources import check_readable, open_source
 from jaxrecon import checkpoint
 from jaxrecon.checks import truth_value
+from jaxrecon.environment import HOME
 from jaxrecon.errors import InputError, OutputError, WeightsError
-from jaxrecon.files import output_error, sweep, waiting_for
+from jaxrecon.files import check_output_folder, output_error, sweep, waiting_for
 from jaxrecon.hub import cache_folder, fetch
 from jaxrecon.progress import Stages, quiet_stages
 from jaxrecon.registry.entries import BUNDLED, Bundled, HubFile, ModelEntry
@@ -22,7 +23,7 @@ def native_folder(
 
     Raises:
       WeightsError: the weights are not here and cannot be fetched.
-      OutputError: the cache folder cannot be written.
+      OutputError: the cache folder cannot be written, or holds other files in the weights' place.
     """
     stages = quiet_stages(stages)
     folder = local_folder(entry, revision=revision)
@@ -83,6 +84,7 @@ def _fetch_and_convert(
     entry: ModelEntry, source: HubFile, folder: Path, revision: str | None, stages: Stages
 ) -> None:
     check_readable(source.filename)
+    _check_free(entry, folder)
     way_out = (
         f"take the small bundled model, {BUNDLED} (-m {BUNDLED}), or on a connected machine "
         f"download {source.filename} of the Hugging Face repository {source.repo}, then run: "
@@ -93,7 +95,28 @@ def _fetch_and_convert(
             source.repo, source.filename, revision=revision, way_out=way_out, quiet=stages.quiet
         )
     with stages.stage("convert"):
-        convert_weights(entry, fetched, folder, overwrite=True)
+        try:
+            convert_weights(entry, fetched, folder)
+        except WeightsError as error:
+            error.args = (f"{error}; delete it from the hub's cache to have it downloaded again",)
+            raise
+        except OutputError:
+            if not checkpoint.is_native(folder):  # else another process made it, without locks
+                raise
+
+
+def _check_free(entry: ModelEntry, folder: Path) -> None:
+    """Refuses a folder that cannot be written, or in which there are files of others.
+
+    Raises:
+      OutputError: see above.
+    """
+    check_output_folder(folder, overwrite=True)
+    if folder.exists() and any(folder.iterdir()):
+        raise OutputError(
+            f"cannot write {folder}: the weights of {entry.name} are to be kept there, but it "
+            f"holds other files; move them, or set {HOME} to another folder"
+        )
 
 
 def convert_weights(

@@ -1,9 +1,9 @@
 """From a name, folder or file to a model with its weights on the devices."""
 
 import os
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
@@ -115,7 +115,8 @@ def load(
     _keep_programs()
     parts = _parts(tracks=tracks, priors=priors)
     place, entry = _locate(name, weights, revision, shown, parts)
-    with timed.stage("load"):
+    cached = entry is not None and isinstance(entry.source, HubFile) and weights is None
+    with timed.stage("load"), _advised(place if cached else None):
         header, family, config, restore = _open(place, entry, parts)
         digest = family.config_digest(asdict(config))
         check_budgets(attend, header["model"], digest)
@@ -138,6 +139,17 @@ def load(
         pipeline = _with_weights(shapes, restore, counts, timed)
     _state_licence(header["model"], header["license"], shown)
     return pipeline
+
+
+@contextmanager
+def _advised(cached: Path | None) -> Iterator[None]:
+    """Errors of weights that we cached ourselves tell how they are made again."""
+    try:
+        yield
+    except WeightsError as error:
+        if cached is not None:
+            error.args = (f"{error}; to have them fetched and converted again, delete {cached}",)
+        raise
 
 
 def _in_float8[M: Model](abstract: M, family: Family, config: Any) -> M:

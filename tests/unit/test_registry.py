@@ -27,7 +27,7 @@ from drawn_weights import drawn
 from golden_data import GOLDEN
 from hub_server import COMMIT, Hub, serving
 from jaxrecon import checkpoint, registry
-from jaxrecon.errors import InputError, JaxreconError, WeightsError
+from jaxrecon.errors import InputError, JaxreconError, OutputError, WeightsError
 from jaxrecon.hub import cache_folder
 from jaxrecon.models import Pi3, ResizeRule
 from jaxrecon.nn.attention import attend_densely
@@ -358,6 +358,60 @@ class TestHub:
         ):
             registry.load("pi3", stages=QUIET)
         assert not list((tmp_path / "home").glob("*"))
+
+    def test_files_of_others_in_the_cache_are_kept(
+        self, upstream: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Such as upstream's code, where its folder is given as that of the cache."""
+        place = tmp_path / "home" / "pi3"
+        place.mkdir(parents=True)
+        (place / "mine.txt").write_text("kept")
+        with online(upstream, monkeypatch) as hub:
+            text = refusal(OutputError, "pi3")
+            assert text == (
+                f"cannot write {place}: the weights of pi3 are to be kept there, but it holds "
+                "other files; move them, or set JAXRECON_HOME to another folder"
+            )
+            assert hub.requests == []
+            assert [path.name for path in place.iterdir()] == ["mine.txt"]
+            (place / "mine.txt").unlink()
+            assert_tiny(registry.load("pi3", stages=QUIET))
+
+    def test_another_process_was_faster_where_there_are_no_locks(
+        self, upstream: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        place = tmp_path / "home" / "pi3"
+        fetch = fetching.fetch
+
+        def overtaken(*args: Any, **options: Any) -> Path:
+            registry.convert_weights(tiny_entry(), upstream, place)
+            return fetch(*args, **options)
+
+        monkeypatch.setattr(fetching, "fetch", overtaken)
+        with online(upstream, monkeypatch):
+            assert_tiny(registry.load("pi3", stages=QUIET))
+        assert [path.name for path in place.parent.iterdir()] == ["pi3"]
+
+    def test_weights_of_another_format_in_the_cache(self, native: Path, tmp_path: Path) -> None:
+        place = tmp_path / "home" / "pi3"
+        place.parent.mkdir()
+        edited(native, place, lambda config: config.update(format_version=3))
+        way_out = f"; to have them fetched and converted again, delete {place}"
+        text = refusal(WeightsError, "pi3")
+        assert "config.json has format_version 3, this version reads" in text
+        assert text.endswith(way_out)
+        assert way_out not in refusal(WeightsError, "pi3", weights=place)
+        assert way_out not in refusal(WeightsError, place)
+
+    def test_a_damaged_file_in_the_hubs_cache(
+        self, upstream: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        cut = tmp_path / "cut.safetensors"
+        cut.write_bytes(upstream.read_bytes()[:-1])
+        with online(cut, monkeypatch):
+            text = refusal(WeightsError, "pi3")
+        assert text.startswith(f"{tmp_path}/hub/")
+        assert text.endswith("; delete it from the hub's cache to have it downloaded again")
 
 
 @pytest.fixture(scope="session")
