@@ -166,7 +166,12 @@ def _read_shards(index: Path) -> dict[str, StoredTensor]:
     stored: dict[str, StoredTensor] = {}
     for name in sorted(set(weight_map.values())):
         shard = index.parent / name
-        if not is_file_name(name) or not is_plain_file(shard):
+        if not is_file_name(name):
+            raise WeightsError(
+                f"{index} names the file {name[:100]}, which is not one beside it; download the "
+                "index again"
+            )
+        if not is_plain_file(shard):
             raise WeightsError(
                 f"{index} names the file {name[:100]}, which is missing; download it too"
             )

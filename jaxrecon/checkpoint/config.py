@@ -8,7 +8,7 @@ from typing import Any
 
 from convert.safetensors_file import TensorSpec, is_dtype_name, is_possible
 from jaxrecon.checkpoint.quantized import check_scale, parameters, scale_path
-from jaxrecon.errors import WeightsError
+from jaxrecon.errors import InputError, WeightsError
 from jaxrecon.reading import is_plain_file, read_json, shown
 
 CONFIG_NAME = "config.json"
@@ -79,8 +79,18 @@ def parameter_entries(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def is_native(folder: str | Path) -> bool:
-    """Whether a folder claims to be a native checkpoint; `read_config` tells if it is sound."""
-    return is_plain_file(Path(folder) / CONFIG_NAME)
+    """Whether a folder claims to be a native checkpoint; `read_config` tells if it is sound.
+
+    Upstream's folders have a config.json too, which names no format.
+    """
+    path = Path(folder) / CONFIG_NAME
+    if not is_plain_file(path):
+        return False
+    try:
+        values = read_json(path)
+    except InputError:  # damaged
+        return True
+    return not isinstance(values, dict) or "format" in values
 
 
 def read_config(folder: str | Path) -> dict[str, Any]:

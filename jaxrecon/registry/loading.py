@@ -444,6 +444,11 @@ def _released_as(
                 refusal = refusal or error
     if refusal is not None:
         raise refusal
+    if guess == "jaxrecon":
+        raise WeightsError(
+            f"{place}: it has the tensors of a native checkpoint, but no config.json that lists "
+            "them; give a checkpoint's whole folder, or copy or convert it again"
+        )
     looks = f"it looks like {guess}" if guess else "its tensors belong to no known family"
     raise WeightsError(f"{place}: {looks}; this version knows {', '.join(FAMILIES)}")
 

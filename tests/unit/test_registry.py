@@ -657,6 +657,38 @@ def edited(native: Path, folder: Path, change: Callable[[dict[str, Any]], object
     return folder
 
 
+@pytest.mark.usefixtures("tiny_is_pi3")
+class TestUpstreamFolders:
+    def test_their_own_config_is_passed_over(self, upstream: Path, tmp_path: Path) -> None:
+        """As the hub's snapshots have one."""
+        place = tmp_path / "snapshot"
+        place.mkdir()
+        shutil.copy(upstream, place / "model.safetensors")
+        (place / "config.json").write_text('{"architectures": []}')
+        assert_tiny(registry.load(place, stages=QUIET))
+        assert_tiny(registry.load("pi3", weights=place, stages=QUIET))
+        registry.convert_weights(tiny_entry(), place, tmp_path / "out")
+        assert_tiny(registry.load(tmp_path / "out", stages=QUIET))
+
+    def test_an_index_that_leads_out_of_the_folder(self, upstream: Path, tmp_path: Path) -> None:
+        place = tmp_path / "it"
+        place.mkdir()
+        shutil.copy(upstream, tmp_path / "a.safetensors")
+        index = place / "model.safetensors.index.json"
+        index.write_text(json.dumps({"weight_map": {"a": "../a.safetensors"}}))
+        assert refusal(WeightsError, place) == (
+            f"{index} names the file ../a.safetensors, which is not one beside it; download the "
+            "index again"
+        )
+
+    def test_a_native_checkpoint_without_its_config(self, native: Path, tmp_path: Path) -> None:
+        place = shutil.copytree(native, tmp_path / "it")
+        (place / "config.json").unlink()
+        assert refusal(WeightsError, place).startswith(
+            f"{place}: it has the tensors of a native checkpoint, but no config.json that"
+        )
+
+
 class TestNativeCheckpoints:
     def test_another_family(self, native: Path, tmp_path: Path) -> None:
         folder = edited(native, tmp_path / "it", lambda config: config.update(family="pi9"))
