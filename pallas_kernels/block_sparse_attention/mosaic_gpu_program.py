@@ -39,23 +39,22 @@ def scratch_of(sizes: Sizes) -> dict[str, Any]:
     # Each copy arrives once, when all its bytes are there: keys and values, a block at a time.
     filled = plgpu.Barrier(num_arrivals=2 * config.gather, num_barriers=config.stages)
     used = plgpu.Barrier(num_arrivals=config.consumers, num_barriers=config.stages)
-    interpreted = {"weights": shared(*queries, config.tile)} if sizes.interpreted else {}
-    out = {"out": shared(*queries, sizes.width)} if sizes.float8 else {}
-    return (
-        interpreted
-        | out
-        | {
-            "q": shared(*queries, sizes.width, dtype=scored),
-            "k": shared(*shape, dtype=scored),
-            "v": shared(*shape),
-            "sums": plgpu.SMEM(queries, jnp.float32),
-            "q_filled": plgpu.Barrier(num_barriers=config.consumers),
-            "filled": filled,
-            "k_used": used,
-            "v_used": used,
-            "turn": plgpu.Barrier(num_arrivals=config.consumers),
-        }
-    )
+    extra: dict[str, Any] = {}
+    if sizes.interpreted:
+        extra["weights"] = shared(*queries, config.tile)
+    if sizes.float8:
+        extra["out"] = shared(*queries, sizes.width)
+    return extra | {
+        "q": shared(*queries, sizes.width, dtype=scored),
+        "k": shared(*shape, dtype=scored),
+        "v": shared(*shape),
+        "sums": plgpu.SMEM(queries, jnp.float32),
+        "q_filled": plgpu.Barrier(num_barriers=config.consumers),
+        "filled": filled,
+        "k_used": used,
+        "v_used": used,
+        "turn": plgpu.Barrier(num_arrivals=config.consumers),
+    }
 
 
 def run_program(
