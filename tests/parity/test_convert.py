@@ -340,7 +340,9 @@ class TestSafetensorsSource:
         (tmp_path / "inner").mkdir()
         save_file({"c": np.zeros(1)}, tmp_path / "outside.safetensors")
         index = write_shards(tmp_path / "inner", {"c": "../outside.safetensors"})
-        with pytest.raises(WeightsError, match=r"\.\./outside\.safetensors, which is not one beside it"):
+        with pytest.raises(
+            WeightsError, match=r"\.\./outside\.safetensors, which is not one beside it"
+        ):
             open_source(index)
 
     @pytest.mark.parametrize("text", ["{", "[]", '{"weight_map": 3}', '{"weight_map": {"a": []}}'])
