@@ -11,7 +11,7 @@ from jaxrecon.cli import common, process
 from jaxrecon.cli.parser import Parser
 from jaxrecon.cli.process import say
 from jaxrecon.errors import InputError, one_line
-from jaxrecon.files import check_output_folder, replacing_folder
+from jaxrecon.files import replacing_folder
 from jaxrecon.formats import (
     FORMATS,
     SUMMARY_FILE,
@@ -144,8 +144,8 @@ def write(
       InputError: no format can hold the reconstruction.
       OutputError: the folder holds a photo of the reconstruction, or cannot be written.
     """
-    check_output_folder(options.output, overwrite=options.overwrite, inputs=photos_of(recon.files))
-    with replacing_folder(options.output, overwrite=options.overwrite) as folder:
+    photos = photos_of(recon.files)
+    with replacing_folder(options.output, overwrite=options.overwrite, inputs=photos) as folder:
         with stages.stage("export", total=len(formats)) as done:
             recon = recon.numpy()
             points, refused = _write_formats(recon, formats, export, folder, done)

@@ -15,7 +15,9 @@ from jaxrecon.files.staging import Staging, stays, sweep
 
 
 @contextmanager
-def replacing_folder(path: str | Path, *, overwrite: bool = False) -> Iterator[Path]:
+def replacing_folder(
+    path: str | Path, *, overwrite: bool = False, inputs: Iterable[str | Path] = ()
+) -> Iterator[Path]:
     """Yields a temporary folder, put in the place of `path` if the block ends without error.
 
     Until then `path` is as it was, and it changes in one step where the system can. A folder that
@@ -25,14 +27,17 @@ def replacing_folder(path: str | Path, *, overwrite: bool = False) -> Iterator[P
     If `overwrite` is true and a folder appears where there was none, it is left as it is, the
     result gets another name, and a warning says so.
 
+    Args:
+      inputs: files and folders that are read, and so must not be overwritten.
+
     Raises:
       InputError: `path` is no path of this machine.
-      OutputError: it is a file, or a folder that is not empty and `overwrite` is false, or
-        another run is writing there, or it holds what was not there when the block began, or the
-        folder cannot be written.
+      OutputError: it is a file, or a folder that is not empty and `overwrite` is false, or that
+        holds an input, or another run is writing there, or it holds what was not there when the
+        block began, or the folder cannot be written.
     """
     path = Path(path)
-    check_output_folder(path, overwrite=overwrite)
+    check_output_folder(path, overwrite=overwrite, inputs=inputs)
     staging: Staging | None = None
     try:
         with uninterrupted():
@@ -77,8 +82,9 @@ def check_output_folder(
     overwrite = truth_value("overwrite", overwrite)
     if os.path.lexists(path) and not os.path.isdir(path):
         raise OutputError(f"cannot write {path}: {_what_is_no_folder(path)}")
+    place = path.resolve() if os.path.exists(path) else None
     for one in inputs:
-        if os.path.exists(path) and Path(one).resolve().is_relative_to(path.resolve()):
+        if place is not None and Path(one).resolve().is_relative_to(place):
             raise OutputError(
                 f"cannot write {path}: {one} is read from there and would be deleted; choose "
                 "another folder"

@@ -13,7 +13,7 @@ from jaxtyping import Float
 
 from jaxrecon.checks import path_of, whole_number
 from jaxrecon.errors import InputError
-from jaxrecon.files import check_output_folder, replacing_folder
+from jaxrecon.files import replacing_folder
 from jaxrecon.formats import ExportKeywords, ExportOptions, check_options, format_named
 from jaxrecon.formats.chunk_files import Join, read_chunks, segments_of
 from jaxrecon.formats.loop_files import Loop, read_loops
@@ -144,8 +144,8 @@ class SequenceReconstruction:
         for kind in kinds:
             kind.check_library()
         path = path_of("folder", folder)
-        check_output_folder(path, overwrite=chosen.overwrite, inputs=[self.folder])
-        with replacing_folder(path, overwrite=chosen.overwrite) as temporary:
+        own = [self.folder]
+        with replacing_folder(path, overwrite=chosen.overwrite, inputs=own) as temporary:
             for number in range(len(self.segments)):
                 several = len(self.segments) > 1
                 place = temporary / f"segment_{number}" if several else temporary
