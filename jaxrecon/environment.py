@@ -47,7 +47,7 @@ def untold_doubts() -> Iterator[str]:
 def warn_of_doubts() -> None:
     """Warns whoever called what calls this of what is doubtful, once a process."""
     for doubt in untold_doubts():
-        warnings.warn(doubt, stacklevel=3)
+        warnings.warn(doubt, skip_file_prefixes=(os.path.dirname(__file__),))
 
 
 def doubts(environment: Mapping[str, str]) -> Iterator[str]:

@@ -102,5 +102,10 @@ def test_python_warns_whoever_loads(
 ) -> None:
     monkeypatch.setenv("JAXRECON_HOEM", "x")
     assert callable(call)
-    with pytest.warns(UserWarning, match="JAXRECON_HOEM"), pytest.raises(InputError):
+    with (
+        pytest.warns(UserWarning, match="JAXRECON_HOEM") as told,
+        pytest.raises(InputError),
+    ):
         call(tmp_path / "nowhere")
+    package = str(ROOT / "jaxrecon")
+    assert not any(warning.filename.startswith(package) for warning in told), "names the caller"
