@@ -28,7 +28,6 @@ from jaxrecon.choices import EDGE_RTOL
 from jaxrecon.compiling import compiled, on_its_own
 from jaxrecon.environment import warn_of_doubts
 from jaxrecon.errors import InputError, JaxreconError, WeightsError, reason_of
-from jaxrecon.forking import check_not_forked
 from jaxrecon.images import USUAL_FPS, ImageBatch, ImageSource, Sampling, loading_images
 from jaxrecon.images.resize import valid_regions
 from jaxrecon.pipeline import Geometry, MaskConfig, Request, RuntimeInputs, resolve
@@ -187,7 +186,6 @@ def load_exported(folder: str | Path, *, stages: Stages | None = None) -> Export
       WeightsError: the program or its weights are damaged, do not belong together, hold what no
         program of jaxrecon does, or are of a newer format.
     """
-    check_not_forked()
     warn_of_doubts()
     stages = quiet_stages(stages)
     folder = path_of("folder", folder)

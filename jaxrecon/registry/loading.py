@@ -25,7 +25,6 @@ from jaxrecon.choices import meant
 from jaxrecon.compiling import on_its_own
 from jaxrecon.environment import warn_of_doubts
 from jaxrecon.errors import InputError, WeightsError, one_line
-from jaxrecon.forking import check_not_forked
 from jaxrecon.hub import program_folder
 from jaxrecon.images import ImageRule
 from jaxrecon.models import Model
@@ -101,7 +100,6 @@ def load(
         units for it among them.
       WeightsError: the weights are absent, damaged or another model's.
     """
-    check_not_forked()
     warn_of_doubts()
     check_mesh(mesh)
     counts = () if warm is None else view_counts("warm", warm)
