@@ -281,7 +281,7 @@ class Attention(nnx.Module):
         *,
         sequences: tuple[int, int] | None = None,
         backend: str | None = None,
-        scaled: bool = False,
+        scale: float | None = None,
     ) -> tuple[Float[Array, "G _ N K"], ...]:
         """Queries, keys and values, ready to attend.
 
@@ -289,10 +289,11 @@ class Attention(nnx.Module):
           x: tokens (G, T, D); or one matrix (R, D), filled up, if `sequences` tells G
             and T.
           backend: of `qk_norm_rope`, by name; the best one if not given.
-          scaled: with queries for scores times ln 2, as `scores` has it; without a context.
+          scale: what scores are to be multiplied by, as a layout has it; another one than
+            `K ** -0.5` only where queries are normed, and without a context.
         """
         if context is None:
-            return self._own_inputs(x, rope, sequences, backend, scaled)
+            return self._own_inputs(x, rope, sequences, backend, scale)
         (q,), (k, v) = self._projected(x, 0, 1), self._projected(context, 1, 3)
         return (*self._turned(q, k, v.dtype, rope), v)
 
@@ -302,14 +303,14 @@ class Attention(nnx.Module):
         rope: RotaryTable | None,
         sequences: tuple[int, int] | None,
         backend: str | None,
-        scaled: bool,
+        scale: float | None,
     ) -> tuple[Float[Array, "G T N K"], ...]:
         norms = None
         parts = 3, self.heads, x.shape[-1] // self.heads
         if self.q_norm is not None and self.k_norm is not None:
             queries, keys = norm_parameters(self.q_norm), norm_parameters(self.k_norm)
-            if scaled:
-                factor = parts[2] ** -0.5 / LN_2
+            if scale is not None:
+                factor = parts[2] ** -0.5 / scale
                 queries = Norm(factor * queries.scale, factor * queries.bias)
             norms = queries, keys
         return qk_norm_rope(

@@ -144,9 +144,8 @@ class Block(nnx.Module):
             raise NotImplementedError("float8 products have no gradient; train without them")
         if context is None and not execution.training and takes_scale(attention):
             layout = replace(layout, **self.attention.scores(self.in_float8))
-        enter = partial(
-            self._entering, layout=layout, rope=rope, context=context, backend=execution.backend
-        )
+        given: dict[str, Any] = {"rope": rope, "context": context, "scale": layout.scale}
+        enter = partial(self._entering, **given, backend=execution.backend)
         if context is None:
             enter = partial(chunked_map, enter, unit=layout.tokens_per_view, execution=execution)
         entered, q, k, v = enter(x)
@@ -165,9 +164,9 @@ class Block(nnx.Module):
         self,
         x: Float[Array, "g t D"],
         *,
-        layout: TokenLayout,
         rope: RotaryTable | None,
         context: Float[Array, "g s D"] | None,
+        scale: float | None,
         backend: str | None,
     ) -> tuple[Array, Array, Array, Array]:
         """What the updates are added to, and the queries, keys and values."""
@@ -175,8 +174,8 @@ class Block(nnx.Module):
         if self.norm_context is not None and context is not None:
             context = apply_norm(self.norm_context, context)
         sequences = (x.shape[0], x.shape[1]) if self.in_float8 else None
-        options = {"sequences": sequences, "scaled": layout.scale is not None, "backend": backend}
-        q, k, v = self.attention.inputs(normed, rope, context, **options)
+        options: dict[str, Any] = {"sequences": sequences, "backend": backend}
+        q, k, v = self.attention.inputs(normed, rope, context, scale=scale, **options)
         return normed if self.normed_residual else x, q, k, v
 
     def _leaving(

@@ -79,7 +79,7 @@ class TuningConfig:
         """
         tiles = self.stages * self.tile
         if float8:
-            return width * (3 * self.block_q + 3 * tiles)
+            return 3 * width * (self.block_q + tiles)
         return 2 * width * (self.block_q + 2 * tiles)
 
 
