@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -11,6 +12,8 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from jaxrecon.errors import InputError
+from jaxrecon.nn.exact import apply_for
+from jaxrecon.nn.execution import INFERENCE, ExecutionConfig
 from jaxrecon.nn.layers import HIGHEST, apply_norm, layer_norm, linear
 from jaxrecon.sizes import MOST_WIDTH, check_whole
 
@@ -266,30 +269,67 @@ class DenseHead(nnx.Module):
         self.conv = conv(config.features_out, config.hidden, dtype=dtype, rngs=rngs)
         self.out = linear(config.hidden, outputs, dtype=jnp.float32, rngs=rngs)
 
-    def __call__(self, patches: Patches, grid: Size, size: Size) -> Float[Array, "G H W C"]:
+    def __call__(
+        self,
+        patches: Patches,
+        grid: Size,
+        size: Size,
+        *,
+        execution: ExecutionConfig = INFERENCE,
+    ) -> Float[Array, "G H W C"]:
         """The numbers at the image's `size` (height, width), not yet activated."""
         aspect = size[1] / size[0]
         x = resize_bilinear(self.dpt(patches, grid, aspect), size)
         if self.position:
             x = add_position(x, aspect)
-        return self.out(jax.nn.relu(self.conv(x)))
+        hidden = jax.nn.relu(self.conv(x))
+        return apply_for(hidden.dtype, execution)(self.out, hidden)
 
 
 def resize_bilinear(x: Float[Array, "G h w C"], size: Size) -> Float[Array, "G H W C"]:
     """Bilinear interpolation that keeps the corner pixels at the corners (`align_corners`)."""
-    rows, columns = (
-        jnp.asarray(_interpolation(old, new), x.dtype)
-        for old, new in zip(x.shape[1:3], size, strict=True)
+    return _resized(_resized(x, 1, size[0]), 2, size[1])
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(1, 2))
+def _resized(x: Float[Array, "G h w C"], axis: int, length: int) -> Float[Array, "G H W C"]:
+    """Bilinear interpolation along one axis; sums are those of float32."""
+    below, share = _neighbours(x.shape[axis], length)
+    share = jnp.asarray(np.expand_dims(share, _others(axis)), jnp.float32)
+    one, other = (
+        x.take(place, axis=axis, mode="clip").astype(jnp.float32) for place in (below, below + 1)
     )
-    precision = HIGHEST if x.dtype == jnp.float32 else None
-    x = jnp.einsum("ih,ghwc->giwc", rows, x, precision=precision)
-    return jnp.einsum("jw,giwc->gijc", columns, x, precision=precision)
+    return (one + share * (other - one)).astype(x.dtype)
 
 
-def _interpolation(old: int, new: int) -> Float[np.ndarray, "new old"]:
-    """Weights of the old positions for each new one; the first and last coincide."""
-    place = np.arange(new) * ((old - 1) / max(new - 1, 1))
-    return np.maximum(1 - np.abs(place[:, None] - np.arange(old)), 0)
+def _with_length(x: Array, axis: int, length: int) -> tuple[Array, int]:
+    return _resized(x, axis, length), x.shape[axis]
+
+
+def _spread(axis: int, length: int, old: int, gradient: Array) -> tuple[Array]:
+    """A product with the weights: the gradient of what is taken would be scattered."""
+    below, share = _neighbours(old, length)
+    weights, rows = np.zeros((length, old)), np.arange(length)
+    np.add.at(weights, (rows, below), 1 - share)
+    np.add.at(weights, (rows, np.minimum(below + 1, old - 1)), share)
+    precision = HIGHEST if gradient.dtype == jnp.float32 else None
+    matrix = jnp.asarray(weights, gradient.dtype)
+    equation = "io,giwc->gowc" if axis == 1 else "io,ghic->ghoc"
+    return (jnp.einsum(equation, matrix, gradient, precision=precision),)
+
+
+_resized.defvjp(_with_length, _spread)
+
+
+def _others(axis: int) -> tuple[int, ...]:
+    return tuple(other for other in range(4) if other != axis)
+
+
+def _neighbours(old: int, length: int) -> tuple[np.ndarray, np.ndarray]:
+    """For each new place the old one below it, and the share of the next; the ends coincide."""
+    place = np.arange(length) * ((old - 1) / max(length - 1, 1))
+    below = np.clip(place.astype(np.int32), 0, max(old - 2, 0))
+    return below, place - below
 
 
 def add_position(x: Float[Array, "G h w C"], aspect: float) -> Float[Array, "G h w C"]:

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
+from jaxrecon.nn.exact import Apply, plainly
 from jaxrecon.nn.execution import INFERENCE, ExecutionConfig
 from jaxrecon.nn.layers import linear, stack
 
@@ -17,9 +18,11 @@ class ResidualMlp(nnx.Module):
         self.fc2 = linear(width, width, dtype=jnp.float32, rngs=rngs)
         self.fc3 = linear(width, width, dtype=jnp.float32, rngs=rngs)
 
-    def __call__(self, x: Float[Array, "*dims D"]) -> Float[Array, "*dims D"]:
-        hidden = jax.nn.relu(self.fc1(x))
-        return x + jax.nn.relu(self.fc3(jax.nn.relu(self.fc2(hidden))))
+    def __call__(
+        self, x: Float[Array, "*dims D"], apply: Apply = plainly
+    ) -> Float[Array, "*dims D"]:
+        hidden = jax.nn.relu(apply(self.fc1, x))
+        return x + jax.nn.relu(apply(self.fc3, jax.nn.relu(apply(self.fc2, hidden))))
 
 
 class PoseRegressor(nnx.Module):
@@ -36,12 +39,22 @@ class PoseRegressor(nnx.Module):
         self.rotation = linear(width, rotation, dtype=jnp.float32, rngs=rngs)
 
     def regress(
-        self, x: Float[Array, "G P D"], *, execution: ExecutionConfig = INFERENCE
+        self,
+        x: Float[Array, "G P D"],
+        *,
+        apply: Apply = plainly,
+        execution: ExecutionConfig = INFERENCE,
     ) -> tuple[Float[Array, "G 3"], Float[Array, "G R"]]:
-        """Translation, and the numbers that stand for the rotation."""
+        """Translation, and the numbers that stand for the rotation.
+
+        Args:
+          x: float32 features of the patches of each view.
+          apply: how layers are applied to patches.
+          execution: how the work is done.
+        """
 
         def step(x: Array, layer: ResidualMlp) -> tuple[Array, None]:
-            return layer(x), None
+            return layer(x, apply), None
 
         x = jax.lax.scan(step, x, self.residual, unroll=execution.training)[0]
         pooled = jnp.mean(x, axis=1)

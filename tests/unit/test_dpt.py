@@ -105,6 +105,23 @@ def test_bilinear_resize_by_hand() -> None:
     np.testing.assert_array_equal(resized(x, size=(1, 1))[0, 0, :, 0], [0])
 
 
+@pytest.mark.parametrize("size", [(7, 9), (3, 4), (2, 11), (1, 1)])
+def test_gradient_of_the_resize_is_its_adjoint(size: tuple[int, int]) -> None:
+    """For all `x` and `y`: the products of `resize(x)` with `y` and of `x` with the gradient sum to
+    the same."""
+    random = np.random.default_rng(0)
+    x = random.normal(size=(2, 3, 5, 4)).astype(np.float32)
+    y = random.normal(size=(2, *size, 4)).astype(np.float32)
+
+    def product(x: jax.Array) -> jax.Array:
+        return jnp.sum(resize_bilinear(x, size) * y)
+
+    value, gradient = one_program(jax.value_and_grad(product))(x)
+    np.testing.assert_allclose(np.sum(gradient * x), value, rtol=1e-5, atol=1e-5)
+    text = jax.jit(jax.grad(product)).lower(x).as_text()
+    assert "scatter" not in text
+
+
 def test_transposed_convolution(
     given: Mapping[str, np.ndarray], expected: Mapping[str, np.ndarray]
 ) -> None:

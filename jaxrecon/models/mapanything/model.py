@@ -36,6 +36,7 @@ from jaxrecon.nn.dinov2 import (
     encoder_chunk,
 )
 from jaxrecon.nn.dpt import DenseHead, DPTConfig
+from jaxrecon.nn.exact import apply_for
 from jaxrecon.nn.execution import HEAD_VIEWS, INFERENCE, Chunks, ExecutionConfig, view_chunk
 from jaxrecon.nn.layers import layer_norm, linear
 from jaxrecon.nn.views import map_views
@@ -356,7 +357,7 @@ class MapAnything(Model):
         def some_views(x: tuple[Array, Array]) -> Float[Array, "g H W 6"]:
             (fused,), tapped = x
             patches = fused, *(self.patches(tokens, layout) for tokens in tapped)
-            return self.dense_head(patches, layout.grid, size)
+            return self.dense_head(patches, layout.grid, size, execution=execution)
 
         flat = _flat(fused[None]), _flat(tapped)
         at_once = execution.head_views
@@ -371,8 +372,14 @@ class MapAnything(Model):
         execution: ExecutionConfig = INFERENCE,
     ) -> Float[Array, "B V 7"]:
         """Translation and quaternion of each view, a few views at a time."""
+        apply = apply_for(self.dense_head.conv.kernel[...].dtype, execution)
+
+        def some_views(x: Array) -> Float[Array, "g 7"]:
+            patches = self.patches(x[-1], layout)
+            return self.pose_head(patches, apply=apply, execution=execution)
+
         raw = map_views(
-            lambda x: self.pose_head(self.patches(x[-1], layout), execution=execution),
+            some_views,
             _flat(tapped),
             at_once=execution.head_views,
             axis=1,

@@ -12,6 +12,7 @@ from jaxrecon.geometry import (
     transform_points,
 )
 from jaxrecon.models.prediction import Prediction
+from jaxrecon.nn.exact import Apply, plainly
 from jaxrecon.nn.execution import INFERENCE, ExecutionConfig
 from jaxrecon.nn.layers import linear
 from jaxrecon.nn.pose import PoseRegressor
@@ -86,10 +87,15 @@ class PoseHead(PoseRegressor):
         self.project = linear(width_in, width, dtype=jnp.float32, rngs=rngs)
 
     def __call__(
-        self, x: Float[Array, "G P D"], *, execution: ExecutionConfig = INFERENCE
+        self,
+        x: Float[Array, "G P D"],
+        *,
+        apply: Apply = plainly,
+        execution: ExecutionConfig = INFERENCE,
     ) -> Float[Array, "G 7"]:
-        """Translation and quaternion (x, y, z, w)."""
-        return jnp.concatenate(self.regress(self.project(x), execution=execution), axis=-1)
+        """Translation and quaternion (x, y, z, w); for `apply` see `regress`."""
+        parts = self.regress(apply(self.project, x), apply=apply, execution=execution)
+        return jnp.concatenate(parts, axis=-1)
 
 
 class ScaleHead(nnx.Module):

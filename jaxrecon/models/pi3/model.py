@@ -152,7 +152,8 @@ class CameraHead(PoseRegressor):
         self, x: Float[Array, "G P D"], *, execution: ExecutionConfig = INFERENCE
     ) -> Float[Array, "G 4 4"]:
         """World-from-camera pose of each view."""
-        translation, numbers = self.regress(x, execution=execution)
+        apply = apply_for(x.dtype, execution)
+        translation, numbers = self.regress(x.astype(jnp.float32), apply=apply, execution=execution)
         return rigid(nearest_rotation(numbers.reshape(-1, 3, 3)), translation)
 
 
@@ -305,8 +306,7 @@ class Pi3(Model):
             hidden = jnp.concatenate([of_points, of_confidence], axis=-1).astype(jnp.float32)
             maps = maps + self.refiner(maps, images[0], hidden)
             points, logits = maps[..., :3], maps[..., 3:]
-        of_camera = patches(self.camera_decoder).astype(jnp.float32)
-        pose = self.camera_head(of_camera, execution=execution)
+        pose = self.camera_head(patches(self.camera_decoder), execution=execution)
         return points, logits, pose
 
     def to_pixels(

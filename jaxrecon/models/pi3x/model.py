@@ -286,10 +286,14 @@ class Pi3X(Model):
 
         def patches(decoder: TransformerDecoder) -> Float[Array, "G P E"]:
             hidden = decoder(features, layout, attend_densely, rope, execution=execution)
-            return hidden[:, layout.leading :].astype(jnp.float32)
+            return hidden[:, layout.leading :]
 
-        points = self.point_head(patches(self.point_decoder), layout.grid, size)
-        (logits,) = self.confidence_head(patches(self.confidence_decoder), layout.grid, size)
+        of_points, of_confidence = (
+            patches(decoder).astype(jnp.float32)
+            for decoder in (self.point_decoder, self.confidence_decoder)
+        )
+        points = self.point_head(of_points, layout.grid, size)
+        (logits,) = self.confidence_head(of_confidence, layout.grid, size)
         pose = self.camera_head(patches(self.camera_decoder), execution=execution)
         return jnp.concatenate(points, axis=-1), logits, pose
 

@@ -312,7 +312,7 @@ class VGGT(TrackingModel):
         size = self.size(layout)
         flat = features.reshape(4, -1, *features.shape[3:])
         raw = map_views(
-            lambda x: head(x[:, :, layout.leading :], layout.grid, size),
+            lambda x: head(x[:, :, layout.leading :], layout.grid, size, execution=execution),
             flat,
             at_once=execution.head_views,
             axis=1,
