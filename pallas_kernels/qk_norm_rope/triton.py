@@ -23,6 +23,9 @@ FORWARDS = {"span": 16, "warps": 2}
 BACKWARDS = {"span": 8, "warps": 1}
 """Tokens of a program, and warps."""
 
+ENOUGH = 2**13
+"""Warps that hide the latency of memory: about as many as an H100 has room for."""
+
 NARROWEST = 64
 """Width of a head of which a quarter's rows are whole sectors of memory."""
 
@@ -51,7 +54,7 @@ def qk_norm_rope_triton(
     sizes = _Sizes.of(inputs, interpret, groups * tokens, **FORWARDS)
     q, k, v = pl.pallas_call(
         partial(_forwards, sizes=sizes, eps=eps),
-        grid=(sizes.programs,),
+        grid=(sizes.programs, sizes.shares),
         in_specs=[sizes.rows(3), *sizes.parameter_specs],
         out_specs=[sizes.rows(1)] * 3,
         out_shape=[jax.ShapeDtypeStruct(sizes.shape(1), inputs.qkv.dtype)] * 3,
@@ -141,11 +144,19 @@ class _Sizes:
     def quarter(self) -> int:
         return self.width // 4
 
+    @property
+    def shares(self) -> int:
+        """Programs that share the heads of some tokens, where there are few tokens."""
+        shares = 1
+        while self.programs * self.warps * shares < ENOUGH and self.heads % (2 * shares) == 0:
+            shares *= 2
+        return shares
+
     def shape(self, parts: int) -> tuple[int, int]:
         return self.tokens, parts * self.heads * self.width
 
     def rows(self, parts: int) -> pl.BlockSpec:
-        return pl.BlockSpec((self.span, self.shape(parts)[1]), lambda program: (program, 0))
+        return pl.BlockSpec((self.span, self.shape(parts)[1]), lambda program, *_: (program, 0))
 
     @property
     def parameter_specs(self) -> list[pl.BlockSpec]:
@@ -165,7 +176,7 @@ class _Sizes:
         return [pl.BlockSpec((None, x), lambda program: (program, 0)) for x in self.sums]
 
 
-def _first_block(axes: int, program: Any) -> tuple[int, ...]:
+def _first_block(axes: int, *program: Any) -> tuple[int, ...]:
     return (0,) * axes
 
 
@@ -264,7 +275,9 @@ def _forwards(qkv_ref: Any, *refs: Any, sizes: _Sizes, eps: float) -> None:
             program.store(ref, head, program.turned(x))
         program.store(v_ref, head, program.projected(qkv_ref, 2 * sizes.heads + head))
 
-    jax.lax.fori_loop(0, sizes.heads, each_head, None)
+    own = sizes.heads // sizes.shares
+    first = own * pl.program_id(1)
+    jax.lax.fori_loop(first, first + own, each_head, None)
 
 
 def _backwards(
