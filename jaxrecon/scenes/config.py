@@ -15,6 +15,7 @@ _SHARES = (
     "relief",
     "contrast",
     "phone",
+    "plain",
 )
 
 
@@ -54,6 +55,9 @@ class SceneConfig:
         centre; intrinsics are those of the pinhole camera without it.
       phone: strength of what phones do to pictures: blur, sharpening, blocks, noise, vignette,
         colours; 0 for nothing, 1 for much.
+      plain: share of scenes of which most surfaces are painted in one colour, with isolated
+        pictures, posters, doors and windows on upright ones; their rooms may be halls, in which
+        most cameras look at a table from near.
 
     Raises:
       InputError: a setting is out of range.
@@ -84,6 +88,7 @@ class SceneConfig:
     contrast: float = 0.0
     lens: float = 0.0
     phone: float = 0.0
+    plain: float = 0.0
 
     def __post_init__(self) -> None:
         check_whole(self, "samples", "lights", most=1024)

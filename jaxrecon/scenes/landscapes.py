@@ -132,7 +132,7 @@ class Ground:
 
 def draw_landscape(rng: Rng, views: int, config: SceneConfig, longer_side: int) -> World:
     """A random landscape with blocks, trunks, boulders and trees, a sun and cameras."""
-    streams = rng.split(9)
+    streams = rng.split(10)
     ground, sun = _draw_ground(streams[0], config)
     focal = focal_length(streams[1], config.fov, longer_side)
     corner = (config.lens * (2 * focal / longer_side) ** 2 / 2) if config.lens else None
@@ -151,7 +151,8 @@ def draw_landscape(rng: Rng, views: int, config: SceneConfig, longer_side: int) 
     earth = 2.5 + 3.0 * streams[4].uniform(1)
     materials = draw_materials(streams[5], jnp.concatenate([size, earth]))
     seed = streams[6].integer()
-    return World(cameras, solids, ground, materials, sun, seed)
+    plain = (streams[9].uniform() < config.plain) if config.plain else None
+    return World(cameras, solids, ground, materials, sun, seed, plain=plain)
 
 
 def _draw_ground(rng: Rng, config: SceneConfig) -> tuple[Ground, Lights]:

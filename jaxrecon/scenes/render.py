@@ -17,6 +17,7 @@ from jaxrecon.scenes.noise import hashed, uniform
 from jaxrecon.scenes.phone import after_film, before_film, draw_phone
 from jaxrecon.scenes.photo import develop, draw_film
 from jaxrecon.scenes.photographs import Pictures, backdrop, draw_prints, printed
+from jaxrecon.scenes.plain import made_plain
 from jaxrecon.scenes.relief import draw_relief
 from jaxrecon.scenes.rendered import RenderedScene, RenderedScenes
 from jaxrecon.scenes.rng import Rng, scene_rng
@@ -24,7 +25,7 @@ from jaxrecon.scenes.rooms import draw_room
 from jaxrecon.scenes.shading import shade
 from jaxrecon.scenes.solids import box_interval, intervals
 from jaxrecon.scenes.textures import albedo
-from jaxrecon.scenes.trace import cast
+from jaxrecon.scenes.trace import cast, painted
 from jaxrecon.scenes.vectors import Vector, where
 from jaxrecon.scenes.world import World
 
@@ -210,8 +211,8 @@ def _render_one(
 def _furbished(
     world: World, rng: Rng, config: SceneConfig, pictures: Pictures | None, outdoor: bool
 ) -> World:
-    """The scene with pictures and openings on its surfaces."""
-    streams = rng.split(3)
+    """The scene with pictures, openings and paint on its surfaces."""
+    streams = rng.split(4)
     half, faces = world.solids.half, world.materials.gloss.shape[0] - world.solids.half.x.shape[0]
     least = jnp.minimum(jnp.minimum(half.x, half.y), half.z)
     boxes = intervals(config).count(box_interval)
@@ -227,6 +228,8 @@ def _furbished(
         size = jnp.concatenate([largest, wide, jnp.ones(1)])
         prints = draw_prints(streams[1], size, pictures, config.picture_share)
         world = replace(world, prints=prints)
+    if config.plain:
+        world = made_plain(streams[3], world, boxes, config, pictures)
     return world
 
 
@@ -270,7 +273,7 @@ def _sample(
     column = jnp.arange(size[1], dtype=jnp.float32)[None, None] - (size[1] - 1) / 2
     rays = world.cameras.rays(row + off * jnp.sin(turned), column + off * jnp.cos(turned))
     origin = world.cameras.position[:, None, None]
-    hit = cast(world, tests, origin, rays)
+    hit = painted(world, cast(world, tests, origin, rays))
     materials = world.materials[hit.number]
     colour = albedo(materials, hit.point, hit.u, hit.v, hit.footprint)
     if pictures is not None and world.prints is not None:

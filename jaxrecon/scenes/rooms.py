@@ -1,5 +1,7 @@
 """Furnished rooms."""
 
+from dataclasses import replace
+
 import jax
 import jax.numpy as jnp
 from jax import lax
@@ -17,6 +19,12 @@ from jaxrecon.scenes.vectors import Vector, columns
 from jaxrecon.scenes.world import Lights, World
 
 _FACES = 6
+_LONGEST = 20.0
+"""Sides of a hall, at most, in metres."""
+
+_BELOW = -1000.0
+"""Height of what is not in a room."""
+
 _FROM_WALL = 0.45
 """Least distance of a camera from the walls, in metres."""
 
@@ -69,23 +77,29 @@ class Room:
 
 def draw_room(rng: Rng, views: int, config: SceneConfig, longer_side: int) -> World:
     """A random room with furniture, lamps and cameras."""
-    streams = rng.split(8)
-    room = _draw_walls(streams[0], config)
+    streams = rng.split(9)
+    room, lamps = _draw_walls(streams[0], config), 1.0
+    plain = (streams[8].uniform() < config.plain) if config.plain else None
+    if plain is not None:
+        room, lamps = _enlarged(streams[8], room, plain)
     focal = focal_length(streams[1], config.fov, longer_side)
     corner = (config.lens * (2 * focal / longer_side) ** 2 / 2) if config.lens else None
     cameras, spot = _draw_cameras(streams[2], views, room, focal), None
     if config.handheld:
-        cameras, spot = _held_cameras(streams[2], views, room, focal, corner, config)
-    solids = _furnish(streams[3], room, cameras.position, config, spot)
+        cameras, spot = _held_cameras(streams[2], views, room, focal, corner, plain, config)
+    solids = _furnish(streams[3], room, cameras.position, config, spot, plain)
     if config.clutter:
-        solids = _strew(streams[7], room, solids, cameras.position, config, spot)
+        solids = _strew(streams[7], room, solids, cameras.position, config, spot, plain)
     smallest = 0.1 if config.clutter else 0.3
     largest = jnp.maximum(jnp.maximum(solids.half.x, solids.half.y), solids.half.z)
     size = jnp.clip(2 * largest, smallest)
     walls = jnp.concatenate([size, jnp.full(_FACES, 2.0)])
     seed = streams[6].integer()
     materials = draw_materials(streams[4], walls)
-    return World(cameras, solids, room, materials, _lamps(streams[5], room, config), seed)
+    lights = _lamps(streams[5], room, config)
+    if plain is not None:
+        lights = replace(lights, colour=lights.colour * lamps)
+    return World(cameras, solids, room, materials, lights, seed, plain=plain)
 
 
 def _draw_walls(rng: Rng, config: SceneConfig) -> Room:
@@ -101,6 +115,18 @@ def _draw_walls(rng: Rng, config: SceneConfig) -> Room:
         sky = sky * Vector(*jnp.exp2(config.contrast * jnp.array([0.6, 0.2, 0.6]) * tint))
         sky, bounce = sky * (0.5 + u[7]), bounce * (0.4 + 1.6 * u[7] ** 2)
     return Room(sides[0], sides[1], 2.4 + 1.4 * u[8], sky, bounce)
+
+
+def _enlarged(rng: Rng, room: Room, plain: Bool[Array, ""]) -> tuple[Room, Array]:
+    """Six plain rooms in ten are halls, up to 20 m long; how much stronger their lamps are."""
+    hall, octaves = rng.split(1)[0].uniform(2)
+    larger = jnp.where(plain & (hall < 0.6), jnp.exp2(0.4 + 1.2 * octaves), 1.0)
+    wide, deep = (
+        jnp.maximum(side, jnp.minimum(side * larger, _LONGEST / 2))
+        for side in (room.half_width, room.half_depth)
+    )
+    height = room.height * (1 + 0.3 * (larger - 1))
+    return replace(room, half_width=wide, half_depth=deep, height=height), larger**1.5
 
 
 def _draw_cameras(rng: Rng, views: int, room: Room, focal: Array) -> Cameras:
@@ -139,6 +165,7 @@ def _held_cameras(
     room: Room,
     focal: Array,
     corner: Array | None,
+    plain: Bool[Array, ""] | None,
     config: SceneConfig,
 ) -> tuple[Cameras, Spot]:
     """Cameras in the hand: through the room, or close to a table."""
@@ -147,9 +174,13 @@ def _held_cameras(
     heading = 2 * jnp.pi * u[0]
     c, s = jnp.cos(heading), jnp.sin(heading)
     extent = jnp.minimum(room.half_width / jnp.abs(c), room.half_depth / jnp.abs(s))
-    near = u[5] < config.close_ups
+    close_ups, reach = jnp.float32(config.close_ups), 1.4
+    if plain is not None:
+        close_ups = jnp.where(plain, jnp.maximum(close_ups, 0.65), close_ups)
+        reach = jnp.where(plain, 2.2, reach)
+    near = u[5] < close_ups
     target = -extent * (jnp.where(near, 0.0, 0.1) + 0.55 * u[1])
-    distance = jnp.where(near, 0.8 + 1.4 * u[2], extent * (0.2 + 0.55 * u[2]) - target)
+    distance = jnp.where(near, 0.8 + reach * u[2], extent * (0.2 + 0.55 * u[2]) - target)
     x, y = wander(streams[1], views, heading, distance, config.all_round)
     side_x, side_y = room.half_width - _FROM_WALL, room.half_depth - _FROM_WALL
     sway = streams[2].centred(views)
@@ -173,15 +204,19 @@ def _strew(
     cameras: Vector,
     config: SceneConfig,
     spot: Spot | None,
+    plain: Bool[Array, ""] | None,
 ) -> Solids:
     """Puts small things on the table and the floor; `solids` begins with the table's top."""
     streams = rng.split(4)
     near = jnp.zeros((), bool) if spot is None else spot.near
-    up = (streams[0].uniform(config.clutter) < 0.6) | near
+    about = near if plain is None else near & plain
+    up = (streams[0].uniform(config.clutter) < 0.6) | (near & ~about)
     half, axes, rise = draw_sizes(streams[1], config, jnp.where(up, 0.14, 0.35))
     top = on_top(streams[2], half, axes, rise, cameras, _top_of(solids))
     spread = jnp.maximum(room.half_width, room.half_depth)
-    x, y = strewn(streams[3], spread, config.clutter)
+    x, y = strewn(streams[3], jnp.where(about, 2.0, spread), config.clutter)
+    if spot is not None:
+        x, y = x + jnp.where(about, spot.x, 0.0), y + jnp.where(about, spot.y, 0.0)
     x = jnp.clip(x, -room.half_width + 0.1, room.half_width - 0.1)
     y = jnp.clip(y, -room.half_depth + 0.1, room.half_depth - 0.1)
     floor = at_best(x, y, jnp.broadcast_to(rise, x.shape), half, axes, cameras)
@@ -199,7 +234,12 @@ def _top_of(solids: Solids) -> tuple[Vector, Vector, Turn]:
 
 
 def _furnish(
-    rng: Rng, room: Room, cameras: Vector, config: SceneConfig, spot: Spot | None
+    rng: Rng,
+    room: Room,
+    cameras: Vector,
+    config: SceneConfig,
+    spot: Spot | None,
+    plain: Bool[Array, ""] | None,
 ) -> Solids:
     """A table, pictures on the walls, and boxes, cylinders and spheres on the floor or table."""
     streams = rng.split(4)
@@ -219,9 +259,14 @@ def _furnish(
     random = 0.5 * streams[2].centred(count, 3)
     centre = _onto_table(centre, half, rise, random, config)
     centre = out_of_the_way(centre, half, axes, cameras)
+    hung = _hang(streams[3], room, config.pictures)
+    if plain is not None and spot is not None and config.pictures:
+        screen = _screen(streams[3], centre[:1], half[:1], axes[:1], cameras)
+        first = jnp.arange(config.pictures) == 0
+        hung = either(first & plain & spot.near, screen, hung)
     parts = [
         _table(centre[:1], half[:1], axes[:1]),
-        _hang(streams[3], room, config.pictures),
+        hung,
         place(centre[1:], half[1:], axes[1:]),
     ]
     return jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *parts)
@@ -291,6 +336,18 @@ def _hang(rng: Rng, room: Room, count: int) -> Solids:
         1.2 + 0.6 * u[4],
     )
     return place(centre, half, turn(jnp.where(on_x, jnp.pi / 2, 0.0), jnp.zeros(count)))
+
+
+def _screen(rng: Rng, centre: Vector, half: Vector, axes: Turn, cameras: Vector) -> Solids:
+    """A partition that stands behind the table as most cameras see it, in every other scene."""
+    u = rng.split(1)[0].uniform(3, 1)
+    size = Vector(half.x * (0.7 + 0.6 * u[0]), jnp.full(1, 0.02), 0.5 + 0.35 * u[1])
+    towards = axes.y.x * (jnp.mean(cameras.x) - centre.x)
+    towards += axes.y.y * (jnp.mean(cameras.y) - centre.y)
+    away = -jnp.sign(towards) * (half.y + 0.04)
+    x, y = centre.x + axes.y.x * away, centre.y + axes.y.y * away
+    stand = Vector(x, y, jnp.where(u[2] < 0.5, size.z, _BELOW))
+    return place(out_of_the_way(stand, size, axes, cameras), size, axes)
 
 
 def _lamps(rng: Rng, room: Room, config: SceneConfig) -> Lights:

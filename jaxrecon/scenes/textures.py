@@ -69,14 +69,14 @@ def draw_materials(rng: Rng, size: Float[Array, " M"]) -> Materials:
     aspect, shift, joint, tone, parity, disc = jnp.asarray(_PATTERNS).T[:, kind]
     swap = (u[1] < 0.5).astype(jnp.float32)
     bright, dim = (
-        _colour(u[2], u[3] ** 2, 0.45 + 0.45 * u[4]),
-        _colour(u[5], u[6], 0.06 + 0.3 * u[7]),
+        colour_of(u[2], u[3] ** 2, 0.45 + 0.45 * u[4]),
+        colour_of(u[5], u[6], 0.06 + 0.3 * u[7]),
     )
     angle = jnp.where(u[8] < 0.5, jnp.round(u[9] * 4) * (jnp.pi / 2), u[9] * 2 * jnp.pi)
     return Materials(
         light=mix(bright, dim, swap),
         dark=mix(dim, bright, swap),
-        accent=_colour(u[10], u[11], 0.08 + 0.7 * u[12]),
+        accent=colour_of(u[10], u[11], 0.08 + 0.7 * u[12]),
         frequency=(0.8 + 1.2 * u[13]) / size,
         seed=streams[1].integer(count),
         cloud=0.3 + 0.7 * u[14],
@@ -164,7 +164,7 @@ def _step(value: Array, edge: Array | float, width: Array | float) -> Array:
     return t * t * (3 - 2 * t)
 
 
-def _colour(hue: Array, saturation: Array, value: Array) -> Vector:
+def colour_of(hue: Array, saturation: Array, value: Array) -> Vector:
     """RGB of hue, saturation and value, all in [0, 1]."""
 
     def channel(offset: float) -> Array:

@@ -1,9 +1,12 @@
 """Which surface each ray meets first, exactly."""
 
+from dataclasses import replace
+
 import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array
 
+from jaxrecon.scenes.patches import on_patches
 from jaxrecon.scenes.relief import Relief, enter
 from jaxrecon.scenes.solids import FAR, Interval, Solids, first_solid, meet
 from jaxrecon.scenes.vectors import Vector, where
@@ -65,7 +68,7 @@ def _with_relief(
     depth, place = depth + further, place + direction * further
     u, v = _on_surface(place, inner)
     world_normal = outwards(inner)
-    back = (entered.cell >> 8).astype(jnp.int32) % world.materials.gloss.shape[0]
+    back = (entered.cell >> 8).astype(jnp.int32) % relief.depth.shape[0]
     material = jnp.where(inside & entered.back, back, surface)
     length = ray.length()
     slant = jnp.maximum(jnp.abs(world_normal.dot(ray)) / length, 0.15)
@@ -83,6 +86,26 @@ def _with_relief(
         dimmed=jnp.where(inside, 0.6, 1.0),
     )
     return lax.optimization_barrier(hit)
+
+
+def painted(world: World, hit: Hit) -> Hit:
+    """The same hits, with what is painted on surfaces in rectangles, if the scene has any."""
+    if world.patches is None:
+        return hit
+    patch = on_patches(world.patches, hit.number, hit.u, hit.v, hit.normal)
+    here = patch.here & hit.found
+    if hit.dimmed is not None:
+        # What lies inside an opening is not on the surface.
+        here &= hit.dimmed == 1
+    return lax.optimization_barrier(
+        replace(
+            hit,
+            number=jnp.where(here, patch.number, hit.number),
+            u=jnp.where(here, patch.u, hit.u),
+            v=jnp.where(here, patch.v, hit.v),
+            footprint=jnp.where(here, patch.larger, 1.0) * hit.footprint,
+        )
+    )
 
 
 def _on_surface(point: Vector, normal: Vector) -> tuple[Array, Array]:

@@ -6,6 +6,7 @@ from jaxtyping import Array, Bool, Int
 
 from jaxrecon.pytree import pytree_dataclass
 from jaxrecon.scenes.cameras import Cameras
+from jaxrecon.scenes.patches import Patches
 from jaxrecon.scenes.photographs import Prints
 from jaxrecon.scenes.relief import Relief
 from jaxrecon.scenes.solids import Solids
@@ -48,7 +49,8 @@ class World:
     """A scene; materials are those of the solids, then those of the faces around them.
 
     So are the openings in surfaces and the pictures on them, where a scene has any. One picture
-    more, the last, is seen where nothing else is.
+    more, the last, is seen where nothing else is. `plain` tells whether most surfaces are paint;
+    the materials and pictures of rectangles on surfaces, `patches`, follow those of the faces.
     """
 
     cameras: Cameras
@@ -59,6 +61,8 @@ class World:
     seed: Int[Array, ""]
     relief: Relief | None = None
     prints: Prints | None = None
+    plain: Bool[Array, ""] | None = None
+    patches: Patches | None = None
 
 
 @pytree_dataclass

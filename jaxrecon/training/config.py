@@ -416,6 +416,23 @@ MINI_ALL_ROUND = replace(
 )
 """For two GPUs: houses with wings and roofs, walks all round a thing, and pairs of views."""
 
+MINI_PICTURES = replace(
+    MINI_ALL_ROUND,
+    scenes=replace(MINI_ALL_ROUND.scenes, plain=0.5),
+    buckets=(
+        Bucket(scenes=32, views=16, height=168, width=224, share=3),
+        Bucket(scenes=24, views=16, height=196, width=252, share=3),
+        Bucket(scenes=48, views=8, height=224, width=168, share=2),
+        Bucket(scenes=96, views=2, height=196, width=252, share=1),
+    ),
+    steps=7000,
+    learning_rate=1.5e-4,
+    warmup_steps=100,
+    validate_every=3500,
+    seed=1111,
+)
+"""For one GPU: half of the scenes have plain walls with pictures, in rooms up to halls."""
+
 FINE_TUNING = TrainConfig(
     buckets=(
         Bucket(scenes=32, views=8, height=168, width=224, share=2),
@@ -453,6 +470,7 @@ CONFIGS = {
     "mini-real": MINI_REAL,
     "mini-fine": MINI_FINE,
     "mini-all-round": MINI_ALL_ROUND,
+    "mini-pictures": MINI_PICTURES,
     "mapanything-mini": MAPANYTHING,
     "fine-tune": FINE_TUNING,
 }
