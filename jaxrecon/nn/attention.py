@@ -290,7 +290,7 @@ class Attention(nnx.Module):
             and T.
           backend: of `qk_norm_rope`, by name; the best one if not given.
           scale: what scores are to be multiplied by, as a layout has it; another one than
-            `K ** -0.5` only where queries are normed, and without a context.
+            `K ** -0.5` only without a context.
         """
         if context is None:
             return self._own_inputs(x, rope, sequences, backend, scale)
@@ -305,7 +305,7 @@ class Attention(nnx.Module):
         backend: str | None,
         scale: float | None,
     ) -> tuple[Float[Array, "G T N K"], ...]:
-        norms = None
+        norms, query_factor = None, 1.0
         parts = 3, self.heads, x.shape[-1] // self.heads
         if self.q_norm is not None and self.k_norm is not None:
             queries, keys = norm_parameters(self.q_norm), norm_parameters(self.k_norm)
@@ -313,30 +313,32 @@ class Attention(nnx.Module):
                 factor = parts[2] ** -0.5 / scale
                 queries = Norm(factor * queries.scale, factor * queries.bias)
             norms = queries, keys
+        elif scale is not None:
+            query_factor = parts[2] ** -0.5 / scale
         return qk_norm_rope(
             product(self.qkv, x).reshape(*x.shape[:-1], *parts),
             bias=bias_of(self.qkv).reshape(parts),
             norms=norms,
             rotary=None if rope is None else (rope.cos, rope.sin),
             eps=QK_NORM_EPS,
+            query_factor=query_factor,
             sequences=sequences,
             implementation=backend,
         )
 
     def scores(self, float8: bool) -> dict[str, Any]:
-        """What a layout tells of the scores of queries and keys that are normed: nothing of others.
+        """What a layout tells of the scores of queries and keys.
 
         Scores times ln 2 are exponents of two as they are, so that the fastest kernel multiplies
-        none. Queries are scaled for that by their norm, before they are rounded to bfloat16: it
-        costs no precision. Norms also keep queries and keys within the numbers of e4m3.
+        none. Queries are scaled for that, by their norm if they have one, before they are rounded
+        to bfloat16: it costs no precision. Norms keep queries and keys within the numbers of e4m3.
 
         Args:
-          float8: as the layout's.
+          float8: as the layout's; for those that are normed alone.
         """
-        if self.q_norm is None:
-            return {}
         rounded = bias_of(self.qkv).dtype == jnp.bfloat16
-        return {"scale": LN_2 if rounded else None, "float8": float8}
+        found: dict[str, Any] = {"scale": LN_2 if rounded else None}
+        return found if self.q_norm is None else found | {"float8": float8}
 
     def _turned(
         self, q: Array, k: Array, dtype: DTypeLike, rope: RotaryTable | None

@@ -293,7 +293,10 @@ def _taken(x: Float[Array, "G T N K"], order: Int[Array, "G P"]) -> Float[Array,
     def scene(x: Array, order: Array) -> Array:
         return x.at[order].get(mode="fill", fill_value=0)
 
-    return jax.vmap(scene)(x, order)
+    # Rows of whole tokens, and a barrier: XLA would write them once more with heads before tokens
+    # for what pools them, and turn that back for the kernel.
+    rows = jax.vmap(scene)(x.reshape(*x.shape[:2], -1), order)
+    return jax.lax.optimization_barrier(rows).reshape(*order.shape, *x.shape[2:])
 
 
 def _inverse(order: Int[Array, "G P"], tokens: int) -> Int[Array, "G T"]:

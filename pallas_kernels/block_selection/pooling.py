@@ -62,8 +62,14 @@ def _folded(
     """Sum or maximum over each block."""
     if block == 1:  # XLA on the CPU aborts on such a window (jax 0.12.0).
         return x[:, start:].astype(jnp.float32)
-    window = (1, block, 1, 1)
+    # Heads and their width as one axis: XLA would copy all tokens with heads first otherwise, as
+    # callers want what is pooled.
+    rows = x.reshape(*x.shape[:2], -1)
+    window = (1, block, 1)
     # Negative padding leaves tokens out without a copy of the others.
-    padding = ((0, 0), (-start, -(x.shape[1] - start) % block), (0, 0), (0, 0))
+    padding = ((0, 0), (-start, -(x.shape[1] - start) % block), (0, 0))
     nothing, merge = FOLDS[pooling]
-    return jax.lax.reduce_window(x.astype(jnp.float32), nothing, merge, window, window, padding)
+    pooled = jax.lax.reduce_window(
+        rows.astype(jnp.float32), nothing, merge, window, window, padding
+    )
+    return pooled.reshape(*pooled.shape[:2], *x.shape[2:])

@@ -151,8 +151,11 @@ def attention_mosaic_gpu(
         interpreted=interpret is not None,
     )
     if sizes.bounds:
-        # Behind the barrier XLA cannot compute queries and keys a second time for their norms.
-        q, k = jax.lax.optimization_barrier((q, k))
+        # Behind the barrier XLA cannot compute queries and keys a second time for their norms, and
+        # rows of whole tokens keep it from choosing another layout for them there.
+        rows = (x.reshape(*x.shape[:2], -1) for x in (q, k))
+        rows = jax.lax.optimization_barrier(tuple(rows))
+        q, k = (x.reshape(like.shape) for x, like in zip(rows, (q, k), strict=True))
         arrays = (*arrays, _bounded(q, k, scale, config.block_q))
     padded = (_padded(x, width) for x in (q, k, without_padding(v, mask)))
     out, sums = _call(*padded, *arrays, sizes=sizes, interpret=interpret)

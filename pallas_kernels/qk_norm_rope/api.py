@@ -35,6 +35,7 @@ def qk_norm_rope(
     norms: tuple[Norm, Norm] | None = None,
     rotary: tuple[Array, Array] | None = None,
     eps: float = 1e-5,
+    query_factor: float = 1.0,
     sequences: tuple[int, int] | None = None,
     implementation: str | None = None,
 ) -> Outputs:
@@ -48,6 +49,7 @@ def qk_norm_rope(
       rotary: cosines and sines (P, 2, K / 4), float32, as in `jaxrecon.nn.rope`; None to leave
         queries and keys unturned.
       eps: added to the variance.
+      query_factor: what queries are multiplied by in the end, before they are rounded.
       sequences: G and T of `qkv` whose rows, the tokens of all sequences, are filled up to a
         multiple of 16; those behind the tokens' are left alone.
       implementation: "triton", "xla", or None for the fastest that can do the job.
@@ -61,7 +63,7 @@ def qk_norm_rope(
     q_norm, k_norm = norms or (None, None)
     inputs = Inputs(qkv, bias, q_norm, k_norm, None if rotary is None else Rotary(*rotary))
     _check(inputs, sequences)
-    return _run(eps, sequences, implementation, inputs)
+    return _run(eps, query_factor, sequences, implementation, inputs)
 
 
 def _check(inputs: Inputs, sequences: tuple[int, int] | None) -> None:
@@ -92,30 +94,42 @@ def _check(inputs: Inputs, sequences: tuple[int, int] | None) -> None:
         raise ValueError(f"{length} tokens are no whole number of views of {tokens}")
 
 
-@partial(jax.custom_vjp, nondiff_argnums=(0, 1, 2))
+@partial(jax.custom_vjp, nondiff_argnums=(0, 1, 2, 3))
 def _run(
-    eps: float, sequences: tuple[int, int] | None, implementation: str | None, inputs: Inputs
+    eps: float,
+    factor: float,
+    sequences: tuple[int, int] | None,
+    implementation: str | None,
+    inputs: Inputs,
 ) -> Outputs:
-    options = {"eps": eps, "sequences": sequences}
+    options = {"eps": eps, "factor": factor, "sequences": sequences}
     return run_backend(_FORWARDS, implementation, "norm and turn", inputs, **options)
 
 
 def _forwards(
-    eps: float, sequences: tuple[int, int] | None, implementation: str | None, inputs: Inputs
+    eps: float,
+    factor: float,
+    sequences: tuple[int, int] | None,
+    implementation: str | None,
+    inputs: Inputs,
 ) -> tuple[Outputs, Inputs]:
     if sequences is not None:
         raise NotImplementedError("qk_norm_rope: filled-up rows have no gradient")
-    return _run(eps, sequences, implementation, inputs), inputs
+    return _run(eps, factor, sequences, implementation, inputs), inputs
 
 
 def _backwards(
     eps: float,
+    factor: float,
     sequences: tuple[int, int] | None,
     implementation: str | None,
     inputs: Inputs,
     gradients: Outputs,
 ) -> tuple[Inputs]:
     job = "differentiate a norm and turn"
+    if factor != 1:
+        queries, keys, values = gradients
+        gradients = factor * queries, keys, values
     return (run_backend(_BACKWARDS, implementation, job, inputs, gradients, eps=eps),)
 
 

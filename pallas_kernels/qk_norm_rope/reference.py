@@ -32,7 +32,11 @@ type Outputs = tuple[Float[Array, "G T N K"], Float[Array, "G T N K"], Float[Arr
 
 
 def qk_norm_rope_xla(
-    inputs: Inputs, *, eps: float, sequences: tuple[int, int] | None = None
+    inputs: Inputs,
+    *,
+    eps: float,
+    factor: float = 1.0,
+    sequences: tuple[int, int] | None = None,
 ) -> Outputs:
     """Queries, keys and values, ready to attend."""
     qkv, dtype = inputs.qkv, inputs.qkv.dtype
@@ -42,6 +46,7 @@ def qk_norm_rope_xla(
     qkv = qkv if inputs.bias is None else qkv + inputs.bias.astype(jnp.float32)[None, None]
     q, k, v = (qkv[:, :, part] for part in range(3))
     q = _ready(q, inputs.q_norm, inputs.rotary, eps)
+    q = q if factor == 1 else factor * q
     k = _ready(k, inputs.k_norm, inputs.rotary, eps)
     return q.astype(dtype), k.astype(dtype), v.astype(dtype)
 

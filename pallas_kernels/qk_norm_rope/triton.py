@@ -40,6 +40,7 @@ def qk_norm_rope_triton(
     inputs: Inputs,
     *,
     eps: float,
+    factor: float = 1.0,
     sequences: tuple[int, int] | None = None,
     interpret: bool = False,
 ) -> Outputs:
@@ -53,7 +54,7 @@ def qk_norm_rope_triton(
     groups, tokens = sequences or rows
     sizes = _Sizes.of(inputs, interpret, groups * tokens, **FORWARDS)
     q, k, v = pl.pallas_call(
-        partial(_forwards, sizes=sizes, eps=eps),
+        partial(_forwards, sizes=sizes, eps=eps, factor=factor),
         grid=(sizes.programs, sizes.shares),
         in_specs=[sizes.rows(3), *sizes.parameter_specs],
         out_specs=[sizes.rows(1)] * 3,
@@ -139,6 +140,11 @@ class _Sizes:
     @property
     def programs(self) -> int:
         return pl.cdiv(self.tokens, self.span)
+
+    @property
+    def pieces(self) -> int:
+        """In how many a head is read: whole if nothing is done to its quarters."""
+        return 4 if self.normed or self.period is not None else 1
 
     @property
     def quarter(self) -> int:
@@ -228,8 +234,9 @@ class _Program:
 
     def places(self, head: Array) -> list[Any]:
         sizes = self.sizes
-        starts = (head * sizes.width + at * sizes.quarter for at in range(4))
-        return [pl.ds(start, sizes.quarter) for start in starts]
+        length = sizes.width // sizes.pieces
+        starts = (head * sizes.width + at * length for at in range(sizes.pieces))
+        return [pl.ds(start, length) for start in starts]
 
     def norm(self, which: int) -> Quarters:
         """A parameter of `_parameters`' four, each quarter (1, K / 4)."""
@@ -261,7 +268,7 @@ class _Program:
         return turned
 
 
-def _forwards(qkv_ref: Any, *refs: Any, sizes: _Sizes, eps: float) -> None:
+def _forwards(qkv_ref: Any, *refs: Any, sizes: _Sizes, eps: float, factor: float) -> None:
     *parameters, q_ref, k_ref, v_ref = refs
     program = _Program(sizes, parameters, eps)
 
@@ -272,7 +279,10 @@ def _forwards(qkv_ref: Any, *refs: Any, sizes: _Sizes, eps: float) -> None:
                 standard, _ = program.standardised(x)
                 scale, bias = program.norm(2 * part), program.norm(2 * part + 1)
                 x = [u * s + b for u, s, b in zip(standard, scale, bias, strict=True)]
-            program.store(ref, head, program.turned(x))
+            x = program.turned(x)
+            if part == 0 and factor != 1:
+                x = [factor * u for u in x]
+            program.store(ref, head, x)
         program.store(v_ref, head, program.projected(qkv_ref, 2 * sizes.heads + head))
 
     own = sizes.heads // sizes.shares
