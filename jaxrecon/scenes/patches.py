@@ -149,7 +149,8 @@ def on_patches(
     scale = jnp.minimum(room, 1.0)
     wide, high = kind.wide * scale, kind.high * scale
     aside = (uniform(place) - 0.5) * (wall.across - 2 * wide)
-    raised = 0.35 + (0.45 / 256) * (place & np.uint32(255)).astype(jnp.int32)
+    level = (place & np.uint32(255)).astype(jnp.int32).astype(jnp.float32)
+    raised = 0.35 + (0.45 / 256) * level
     raised = jnp.where(kind.door, 0.0, raised) * (wall.up - 2 * high) + high
     x = across - (column + 0.5) * wall.across - aside
     y = up - row * wall.up - raised

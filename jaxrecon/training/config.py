@@ -422,7 +422,7 @@ MINI_PICTURES = replace(
     buckets=(
         Bucket(scenes=32, views=16, height=168, width=224, share=3),
         Bucket(scenes=24, views=16, height=196, width=252, share=3),
-        Bucket(scenes=48, views=8, height=224, width=168, share=2),
+        Bucket(scenes=64, views=8, height=224, width=168, share=2),
         Bucket(scenes=96, views=2, height=196, width=252, share=1),
     ),
     steps=7000,
@@ -431,7 +431,7 @@ MINI_PICTURES = replace(
     validate_every=3500,
     seed=1111,
 )
-"""For one GPU: half of the scenes have plain walls with pictures, in rooms up to halls."""
+"""For one GPU: half of the scenes are plain paint with isolated pictures, doors and windows."""
 
 FINE_TUNING = TrainConfig(
     buckets=(
