@@ -150,6 +150,8 @@ def test_wings_stand_at_the_ends_of_the_first_house_and_roofs_on_their_tops() ->
         ({"contrast": -1.0}, "contrast"),
         ({"phone": -0.1}, "phone"),
         ({"lens": 0.5}, "lens"),
+        ({"plain": 1.5}, "plain"),
+        ({"plain": float("nan")}, "plain"),
     ],
 )
 def test_settings_out_of_range(wrong: dict[str, float], told: str) -> None:
