@@ -3,6 +3,7 @@
 import functools
 import os
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import Any
 
@@ -43,6 +44,20 @@ def compiled(lowered: Any, device: Any) -> Any:
     program = lowered.compile(compiler_options=options or None)
     keep_sound()
     return program
+
+
+@contextmanager
+def background_threads(count: int | None = None) -> Iterator[ThreadPoolExecutor]:
+    """Threads whose work is not waited for where the block ends, nor begun any more.
+
+    What is needed of it the block waits for itself. XLA stops at nothing while it compiles, and
+    weights may be long to read: an error, Ctrl-C too, would come minutes late.
+    """
+    pool = ThreadPoolExecutor(count)
+    try:
+        yield pool
+    finally:
+        pool.shutdown(wait=False, cancel_futures=True)
 
 
 def without_x64[**P, R](function: Callable[P, R]) -> Callable[P, R]:

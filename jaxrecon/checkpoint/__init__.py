@@ -12,7 +12,7 @@ from jaxrecon.checkpoint.config import (
 )
 from jaxrecon.checkpoint.digests import check_digests, digests_of
 from jaxrecon.checkpoint.modules import load, load_orbax, restore, save, save_orbax
-from jaxrecon.checkpoint.orbax_failures import orbax_failure, orbax_silenced
+from jaxrecon.checkpoint.orbax_failures import orbax_failure, orbax_silenced, remove_unfinished
 from jaxrecon.checkpoint.paths import flatten, shapes, unflatten
 from jaxrecon.checkpoint.tensors import convert_checkpoint, read_tensors, rewrite, write
 
@@ -29,6 +29,7 @@ __all__ = [
     "orbax_silenced",
     "read_config",
     "read_tensors",
+    "remove_unfinished",
     "restore",
     "rewrite",
     "save",

@@ -53,15 +53,18 @@ def orbax_failure(path: Path, error: Exception, unfinished: Path | None = None) 
     # being written; collecting what these leave behind crashes Python, at exit at the latest.
     gc.freeze()
     if unfinished is not None:
-        _remove(unfinished.parent)
+        remove_unfinished(unfinished.parent)
     return output_error_of_text(path, error)
 
 
-def _remove(folder: Path) -> None:
-    """Removes what is in a folder until nothing comes to be there again: threads still write."""
+def remove_unfinished(folder: Path, pattern: str = "*") -> None:
+    """Removes what a failed write of Orbax's has left in a folder, under names of a pattern.
+
+    It does so until nothing comes to be there again: threads still write.
+    """
     began = calm = time.monotonic()
     while (now := time.monotonic()) < min(calm + _CALM, began + _AT_MOST):
-        for entry in list(folder.iterdir()):
+        for entry in list(folder.glob(pattern)):
             calm = now
             shutil.rmtree(entry, ignore_errors=True)
         time.sleep(0.01)

@@ -2,7 +2,6 @@
 
 import os
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, replace
 from functools import partial
@@ -22,7 +21,7 @@ from jaxrecon import checkpoint
 from jaxrecon.checks import path_of, truth_value
 from jaxrecon.checks import shown as shortened
 from jaxrecon.choices import meant
-from jaxrecon.compiling import on_its_own
+from jaxrecon.compiling import background_threads, on_its_own
 from jaxrecon.environment import warn_of_doubts
 from jaxrecon.errors import InputError, WeightsError, one_line
 from jaxrecon.hub import program_folder
@@ -172,7 +171,7 @@ def _with_weights(
         with jax.default_device(device):
             return restore(shapes.model)
 
-    with ThreadPoolExecutor(1) as pool:
+    with background_threads(1) as pool:
         model = pool.submit(read)
         shapes.warm(counts, stages=stages)
         return shapes.with_weights(model.result())

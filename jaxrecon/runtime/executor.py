@@ -3,7 +3,6 @@
 import re
 import threading
 from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
@@ -14,7 +13,7 @@ import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import UInt8
 
-from jaxrecon.compiling import compiled, reported_refusals, without_x64
+from jaxrecon.compiling import background_threads, compiled, reported_refusals, without_x64
 from jaxrecon.errors import InputError
 from jaxrecon.images import ImageBatch, PixelTransform
 from jaxrecon.images.resize import valid_regions
@@ -135,7 +134,7 @@ class Executor:
           InputError: one needs more memory than the device has.
         """
         missing = [each for each in dict.fromkeys(wanted) if each not in self._compiled]
-        with stages.stage("warm", total=len(missing)) as done, ThreadPoolExecutor() as pool:
+        with stages.stage("warm", total=len(missing)) as done, background_threads() as pool:
             made = {each: pool.submit(compiled, self.lower(*each), self.device) for each in missing}
             for each, program in made.items():
                 self._keep(each, program.result())

@@ -64,7 +64,11 @@ class Board:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self._writer.close()
+        try:
+            self._writer.close()  # writes what it could not write before, once more
+        except OSError as broken:
+            if error is None:
+                raise output_error(self._folder, broken) from broken
 
     def _write(self, event: Any) -> None:
         try:

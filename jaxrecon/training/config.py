@@ -329,7 +329,13 @@ def claim_folder(path: Path, config: TrainConfig) -> None:
 
 def has_begun(folder: Path) -> bool:
     """Whether the run of a folder has a checkpoint."""
-    return any(child.name.isdigit() for child in folder.glob(f"{CHECKPOINTS_NAME}/*"))
+    return newest_step(folder) is not None
+
+
+def newest_step(folder: Path) -> int | None:
+    """The step of the newest checkpoint of a run's folder, None if there is none."""
+    names = (child.name for child in folder.glob(f"{CHECKPOINTS_NAME}/*"))
+    return max((int(name) for name in names if name.isdecimal()), default=None)
 
 
 MINI = TrainConfig()

@@ -2,8 +2,8 @@
 
 import os
 import time
-from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
@@ -27,7 +27,13 @@ from jaxrecon.registry import model_entry
 from jaxrecon.scenes import RenderedScenes
 from jaxrecon.scenes.photographs import Pictures
 from jaxrecon.training.board import Board
-from jaxrecon.training.config import CHECKPOINTS_NAME, TrainConfig, claim_folder, has_begun
+from jaxrecon.training.config import (
+    CHECKPOINTS_NAME,
+    TrainConfig,
+    claim_folder,
+    has_begun,
+    newest_step,
+)
 from jaxrecon.training.inputs import claim_inputs
 from jaxrecon.training.log import Log
 from jaxrecon.training.origin import check_origin, keep_origin, read_origin
@@ -186,21 +192,39 @@ def _trained(
         check_origin(folder, init)
     if not begun:
         keep_origin(folder, init)
-    with Checkpoints(folder / CHECKPOINTS_NAME) as checkpoints, ExitStack() as open_files:
+    with (
+        _told_how_to_go_on(folder, stages),
+        Checkpoints(folder / CHECKPOINTS_NAME) as checkpoints,
+        ExitStack() as open_files,
+    ):
         state = _start(config, checkpoints, mesh, given)
         del given  # which would take a device's memory for the whole run
         upto, board = int(state.step) or -1, None
         if tensorboard:
             board = open_files.enter_context(Board(folder / BOARD_NAME, upto=upto))
         log = Log(folder / LOG_NAME, upto=upto, board=board)
-        run = _Run(config, mesh, log, stages, pictures, own)
-        state = run.until(state, checkpoints, stop_after, folder / WEIGHTS_NAME)
+        if upto < config.steps:  # else it ended before its last files were written
+            run = _Run(config, mesh, log, stages, pictures, own)
+            state = run.until(state, checkpoints, stop_after, folder / WEIGHTS_NAME)
         checkpoints.wait()
     step = int(state.step)
     save_weights(config, state.average, folder / WEIGHTS_NAME, step)
     if step == config.steps:
         draw_log(folder / LOG_NAME, folder / CURVES_NAME)
     return step
+
+
+@contextmanager
+def _told_how_to_go_on(folder: Path, stages: Stages) -> Iterator[None]:
+    """Tells what is left of a run that is interrupted."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        step = newest_step(folder)
+        left = "no checkpoint has been written yet" if step is None else f"step {step} is kept"
+        whence = "from the start" if step is None else "from there"
+        stages.note(f"{left}; run again (--resume) to go on {whence}")
+        raise
 
 
 def _with_pictures(

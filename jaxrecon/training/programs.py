@@ -1,6 +1,6 @@
 """The compiled programs of a run."""
 
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from dataclasses import replace
 from typing import Any
 
@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
-from jaxrecon.compiling import compiled
+from jaxrecon.compiling import background_threads, compiled
 from jaxrecon.progress import Stages
 from jaxrecon.runtime.memory import bytes_limit, check_fits, needs_of
 from jaxrecon.scenes import RenderedScenes
@@ -58,7 +58,7 @@ class Programs:
         device, sharded = mesh.devices.flat[0], is_sharded(config, mesh)
         like = abstract_placed(state, mesh, sharded=sharded)
         train_step = make_step(config, mesh, sharded=sharded)
-        with stages.stage("compile"), ThreadPoolExecutor() as pool:
+        with stages.stage("compile"), background_threads() as pool:
             made: dict[Any, Future[Any]] = {}
 
             def add(name: Any, lowered: Any) -> Any:

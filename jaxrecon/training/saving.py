@@ -8,7 +8,13 @@ from typing import Any
 
 import orbax.checkpoint as ocp
 
-from jaxrecon.checkpoint import check_digests, digests_of, orbax_failure, orbax_silenced
+from jaxrecon.checkpoint import (
+    check_digests,
+    digests_of,
+    orbax_failure,
+    orbax_silenced,
+    remove_unfinished,
+)
 from jaxrecon.errors import OutputError, WeightsError
 from jaxrecon.files import replacing_file, uninterrupted
 from jaxrecon.reading import read_json
@@ -20,12 +26,16 @@ SHARD_BYTES = 8 * 2**20
 DIGESTS_NAME = "digests.json"
 """What the files of each checkpoint were when they had been written, beside the checkpoints."""
 
+_UNFINISHED = "*.orbax-checkpoint-tmp"
+"""Names under which Orbax writes."""
+
 
 class Checkpoints:
     """The last checkpoints in a folder; written in the background while training goes on.
 
     Orbax writes under a temporary name and renames when all is there, so a killed process leaves
-    the checkpoint before it whole. An exception that a signal raises inside its calls would leave
+    the checkpoint before it whole. What is left of one that could not be written is removed at the
+    end: the disk may be full of it. An exception that a signal raises inside its calls would leave
     threads that wait for one another for ever, and so is put off until they return.
 
     Raises:
@@ -37,7 +47,7 @@ class Checkpoints:
             max_to_keep=keep, create=True, enable_async_checkpointing=True
         )
         self.folder = folder.absolute()
-        self._silenced = ExitStack()
+        self._silenced, self._failed = ExitStack(), False
         try:
             with uninterrupted():
                 self._manager = ocp.CheckpointManager(self.folder, options=options)
@@ -132,10 +142,16 @@ class Checkpoints:
                 self._manager.close()
             self._digest()
         except Exception as broken:
+            failure = self._unwritable(broken)
             if error is None:
-                raise self._unwritable(broken) from broken
+                raise failure from broken
+        finally:
+            if self._failed:
+                with uninterrupted():
+                    remove_unfinished(self.folder, _UNFINISHED)
 
     def _unwritable(self, error: Exception) -> OutputError:
+        self._failed = True
         reason = str(orbax_failure(self.folder, error)).partition(": ")[2]
         left = self.latest()
         going_on = "no checkpoint is left" if left is None else f"the one of step {left} is whole"

@@ -50,6 +50,28 @@ def test_a_full_disk_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
             board.add(2, {"loss": 1.0})
 
 
+@pytest.mark.parametrize("before", [False, True])
+def test_a_disk_that_stays_full_is_one_line(
+    before: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What could not be written is written once more where the file is closed."""
+    board = Board(tmp_path / "tensorboard", upto=-1)
+
+    def full() -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    def close_full() -> None:
+        monkeypatch.undo()
+        board._writer.close()
+        full()
+
+    monkeypatch.setattr(board._writer, "close", close_full)
+    with pytest.raises(OutputError, match=r"tensorboard.*the disk is full"), board:
+        if before:
+            monkeypatch.setattr(board._writer, "flush", full)
+            board.add(2, {"loss": 1.0})
+
+
 def test_a_folder_that_cannot_be_made_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(OutputError, match="file"):

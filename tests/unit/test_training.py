@@ -2,13 +2,16 @@
 
 import json
 import math
+import shutil
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import jax
@@ -49,6 +52,7 @@ from jaxrecon.training.state import (
 )
 from jaxrecon.training.step import choose_bucket, make_data_mesh, make_render, make_step
 from jaxrecon.training.textures import digest_of_pictures
+from kept_notes import KeptNotes
 from places import fresh_process
 from plane_scenes import SMALL, render_planes, small_config
 from tensorboard_events import read_scalars
@@ -187,7 +191,71 @@ def test_a_checkpoint_that_cannot_be_written_leaves_the_one_before(tmp_path: Pat
     # Threads of the failed write may write to stderr meanwhile.
     assert ended.stdout.startswith("OutputError: cannot write a checkpoint to"), ended
     assert "the one of step 2 is whole" in ended.stdout
+    assert not list(tmp_path.glob("checkpoints/*tmp*"))
     assert train(config, tmp_path) is not None
+
+
+def test_nothing_is_left_of_a_checkpoint_that_cannot_be_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = small_config()
+    state = initial_state(config, initial_weights(config))
+    with pytest.raises(OutputError, match="the disk is full"), Checkpoints(tmp_path) as checkpoints:
+        checkpoints.save(state, 2)
+        checkpoints.wait()
+
+        def full(step: int, **_: object) -> None:
+            place = tmp_path / f"{step}.orbax-checkpoint-tmp" / "default"
+            place.mkdir(parents=True)
+            (place / "half").write_bytes(b"0" * 100)
+            raise ValueError("RESOURCE_EXHAUSTED: No space left on device")
+
+        monkeypatch.setattr(checkpoints._manager, "save", full)
+        checkpoints.save(state, 4)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["2", "digests.json"]
+
+
+@pytest.mark.parametrize("begun", [False, True])
+def test_an_interruption_tells_from_where_the_run_goes_on(
+    begun: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It comes while programs are compiled, for which it does not wait."""
+    if begun:
+        train(small_config(), tmp_path, stop_after=0.0)
+    go_on, ended, stages = threading.Event(), list[object](), KeptNotes()
+
+    def compile_for_long(lowered: object, device: object) -> object:
+        assert go_on.wait(60)
+        ended.append(lowered)
+        return lowered
+
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(loop, "Programs", programs.Programs)
+    monkeypatch.setattr(programs, "compiled", compile_for_long)
+    monkeypatch.setattr(programs, "make_step", lambda *_, **__: SimpleNamespace(trace=interrupted))
+    with pytest.raises(KeyboardInterrupt):
+        train(small_config(), tmp_path, stages=stages)
+    assert not ended
+    go_on.set()
+    told = "step 2 is kept; run again (--resume) to go on from there"
+    if not begun:
+        told = "no checkpoint has been written yet; run again (--resume) to go on from the start"
+    assert stages.notes == [told]
+
+
+def test_a_run_that_has_taken_all_steps_compiles_nothing(
+    whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It was stopped between its last checkpoint and its last file."""
+    folder = shutil.copytree(whole, tmp_path / "run")
+    (folder / "curves.png").unlink()
+    shutil.rmtree(folder / "weights")
+    monkeypatch.setattr(loop, "Programs", None)
+    assert train(small_config(), folder) == folder / "weights"
+    assert same_run(folder, whole)
+    assert (folder / "curves.png").exists()
 
 
 def test_a_folder_of_another_run_is_refused(whole: Path) -> None:

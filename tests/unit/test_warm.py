@@ -117,6 +117,31 @@ def test_weights_are_read_meanwhile(native: Path, monkeypatch: pytest.MonkeyPatc
 
 
 @pytest.mark.usefixtures("small_photos")
+def test_an_interruption_does_not_wait_for_the_weights(
+    native: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reading, go_on, restore = threading.Event(), threading.Event(), modules.restore
+    read = []
+
+    def restore_at_length(*arguments: Any, **named: Any) -> Any:
+        reading.set()
+        assert go_on.wait(60)
+        read.append(restore(*arguments, **named))
+        return read[0]
+
+    def interrupted(*_: Any) -> Any:
+        assert reading.wait(60)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(modules, "restore", restore_at_length)
+    monkeypatch.setattr(Executor, "lower", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        jaxrecon.load(native, warm=(2,), stages=QUIET)
+    assert not read
+    go_on.set()
+
+
+@pytest.mark.usefixtures("small_photos")
 def test_damaged_weights_are_told_all_the_same(native: Path, tmp_path: Path) -> None:
     folder = tmp_path / "damaged"
     folder.mkdir()
