@@ -62,11 +62,7 @@ class Streamed:
     @property
     def was_finished(self) -> bool:
         """Whether the list of views says that all are there and nothing is left to do."""
-        try:
-            values = read_json(self.folder / SCENE_FILE, limit=_MOST_BYTES)
-        except InputError:
-            return False
-        return isinstance(values, dict) and values.get("finished") is True
+        return (told_in(self.folder) or {}).get("finished") is True
 
     def missing(self) -> list[int]:
         """Views that are not written yet."""
@@ -154,12 +150,17 @@ def _refusal(folder: Path, what: str) -> OutputError:
 
 def _digest_in(folder: Path) -> str | None:
     """The digest of what an earlier run began in a folder; None if that cannot be told."""
+    digest = (told_in(folder) or {}).get("digest")
+    return digest if isinstance(digest, str) else None
+
+
+def told_in(folder: Path) -> dict[str, Any] | None:
+    """What the list of views in a folder says; None if there is none that can be read."""
     try:
         values = read_json(folder / SCENE_FILE, limit=_MOST_BYTES)
     except InputError:
         return None
-    digest = values.get("digest") if isinstance(values, dict) else None
-    return digest if isinstance(digest, str) else None
+    return values if isinstance(values, dict) else None
 
 
 def is_streamed(folder: Path) -> bool:

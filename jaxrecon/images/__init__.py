@@ -17,7 +17,7 @@ from jaxrecon.errors import InputError
 from jaxrecon.images.copies import copies_found
 from jaxrecon.images.findings import add_findings, notes, shapes_found
 from jaxrecon.images.fits import Fits, checked_resolution, foreseen, plain_size
-from jaxrecon.images.frames import Frame, Frames, identity_of, reading_frames
+from jaxrecon.images.frames import Frame, Frames, identities_of, reading_frames
 from jaxrecon.images.limits import check_processed
 from jaxrecon.images.listing import IMAGE_SUFFIXES, VIDEO_SUFFIXES
 from jaxrecon.images.masks import Masks, MaskSource, listed_masks, read_masks
@@ -48,7 +48,7 @@ __all__ = [
     "SamplingKeywords",
     "check_masks",
     "check_source",
-    "identity_of",
+    "identities_of",
     "is_video",
     "load_images",
     "loading_images",

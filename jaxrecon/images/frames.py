@@ -155,11 +155,12 @@ def reading_frames(
             frames.close()
 
 
-def identity_of(source: ImageSource, sampling: Sampling) -> bytes:
-    """Tells sources apart without reading all of them.
+def identities_of(source: ImageSource, sampling: Sampling) -> list[bytes]:
+    """Tells sources apart without reading all of them: by the first view, by the first two, ...
 
-    Of files names and lengths count, and of a video its beginning and end; of arrays and pictures
-    their pixels. What moves in them is not looked at: `sampling` itself tells that.
+    Of files names and lengths count, and of a video, for which there is one alone, its beginning
+    and end; of arrays and pictures their pixels. What moves in them is not looked at: `sampling`
+    itself tells that.
 
     Raises:
       InputError: as `reading_frames`.
@@ -167,17 +168,19 @@ def identity_of(source: ImageSource, sampling: Sampling) -> bytes:
     whole = hashlib.blake2b(digest_size=16)
     views = open_source(source, replace(sampling, motion=None)).views
     if isinstance(views, Sequence):
+        found: list[bytes] = []
         for view in views:
             whole.update(view.name.encode("utf8", "surrogateescape") + b"\0")
             if view.file is None:
                 whole.update(np.ascontiguousarray(view.read()).tobytes())
             else:
                 whole.update(str(os.stat(view.file).st_size).encode() + b"\0")
-        return whole.digest()
+            found.append(whole.digest())
+        return found
     assert isinstance(source, str | os.PathLike)
     with open_plain(Path(os.path.expanduser(source))) as file:
         length = os.fstat(file.fileno()).st_size
         whole.update(str(length).encode() + b"\0" + file.read(_TOLD))
         file.seek(max(length - _TOLD, 0))
         whole.update(file.read())
-    return whole.digest()
+    return [whole.digest()]

@@ -16,7 +16,7 @@ from jaxrecon.errors import InputError
 from jaxrecon.files import holding_folder
 from jaxrecon.formats import Streamed
 from jaxrecon.formats.chunk_files import ChunkRecord
-from jaxrecon.images import Frames, ImageSource, identity_of, reading_frames
+from jaxrecon.images import Frames, ImageSource, reading_frames
 from jaxrecon.pipeline.chunk_inputs import (
     batch_of,
     check_told,
@@ -32,9 +32,9 @@ from jaxrecon.pipeline.chunking import Chunk, chunks_of
 from jaxrecon.pipeline.loop_closing import close_loops
 from jaxrecon.pipeline.sequence_files import SequenceFolder, sound_chunks
 from jaxrecon.pipeline.sequence_job import SequenceJob
+from jaxrecon.pipeline.sequence_origin import keep_beginning, origin_of
 from jaxrecon.priors.doubts import doubts
 from jaxrecon.progress import Stages
-from jaxrecon.runtime.fingerprint import digest, stable_name, weights_digest
 
 _ELSEWHERE = (
     "poses: none is of a view of the first chunk, so the result lies in a world of its own and not "
@@ -51,11 +51,13 @@ def run_sequence(
       InputError: the images or an argument cannot be used, or a join cannot be trusted.
       OutputError: the folder holds something else, or cannot be written.
     """
-    streamed = Streamed(folder, _digest(job, images), ())
+    origin = origin_of(job, images)
+    streamed = Streamed(folder, origin.whole, ())
     with holding_folder(folder):
+        keep_beginning(streamed, origin)
         streamed.make_room(overwrite=overwrite)
         done = streamed.was_finished
-        written = SequenceFolder(job, streamed, sound_chunks(folder), Stages(quiet=True))
+        written = SequenceFolder(job, origin, streamed, sound_chunks(folder), Stages(quiet=True))
         if done and written.complete:
             return
         if not written.complete:
@@ -137,17 +139,6 @@ def _solved(job: SequenceJob, chunk: Chunk, written: SequenceFolder, stages: Sta
         geometry = in_order(geometry, order)
     known = job.priors.metric_poses and bool(posed)
     return SolvedChunk(chunk, batch, jax.tree.map(np.asarray, geometry), known)
-
-
-def _digest(job: SequenceJob, images: ImageSource) -> str:
-    """Tells apart sequences that would not come out alike."""
-    source = identity_of(images, job.sampling)
-    made = [job.inputs, job.key, job.attention, job.rule, job.resolution]
-    taken = [job.chunk, job.overlap, job.joins.join, job.joins.group, job.loops]
-    taken.append(job.sampling)
-    told = [job.priors, None if job.masks is None else stable_name(job.masks)]
-    weights = weights_digest(job.executor.model)
-    return digest("sequence", job.name, weights, source, *made, *taken, *told).hex()
 
 
 def _check_same(chunk: Chunk, record: ChunkRecord) -> None:

@@ -14,6 +14,7 @@ from jaxrecon.pipeline.chunk_places import SolvedChunk, parts_of
 from jaxrecon.pipeline.joins import refusal
 from jaxrecon.pipeline.result import Oddities
 from jaxrecon.pipeline.sequence_job import SequenceJob
+from jaxrecon.pipeline.sequence_origin import Origin
 from jaxrecon.pipeline.streaming import write_all
 from jaxrecon.progress import Stages
 from jaxrecon.reconstruction import NO_STATISTICS, Reconstruction, Statistics
@@ -29,6 +30,7 @@ class SequenceFolder:
 
     Attributes:
       job: what is made.
+      origin: what tells it apart from others.
       streamed: the folder, with the names of the views that are written.
       records: of the chunks that are.
       stages: times the work.
@@ -36,6 +38,7 @@ class SequenceFolder:
     """
 
     job: SequenceJob
+    origin: Origin
     streamed: Streamed
     records: list[ChunkRecord]
     stages: Stages
@@ -79,6 +82,7 @@ class SequenceFolder:
             for record in self.records
             for join in record.joins
         ]
+        begun = self.origin.begun(self.records[-1].stop) if self.records and not finished else {}
         self.streamed.write_list(
             {
                 "model": self.job.name,
@@ -86,6 +90,7 @@ class SequenceFolder:
                 "chunk": self.job.chunk,
                 "overlap": self.job.overlap,
                 "joins": joins,
+                **begun,
             }
         )
 

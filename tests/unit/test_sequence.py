@@ -327,10 +327,7 @@ class TestResuming:
         assert len(found) == 8 == len(list(folder.glob("[0-9]*.npz")))
 
     def test_photos_that_were_changed_meanwhile(self, pipeline: Pipeline, tmp_path: Path) -> None:
-        photos = tmp_path / "photos"
-        photos.mkdir()
-        for view, pixels in enumerate(film(12)):
-            Image.fromarray(pixels).save(photos / f"{view:02d}.bmp")
+        photos = photo_folder(tmp_path / "photos", 12)
         folder = tmp_path / "out"
         pipeline.reconstruct_sequence(photos, folder, chunk=6)
         (folder / "000011_11.npz").unlink()
@@ -339,6 +336,66 @@ class TestResuming:
         Image.fromarray(film(12)[0]).save(photos / "04.bmp")
         with pytest.raises(InputError, match=r"'04\.bmp' is not what the part that is written"):
             pipeline.reconstruct_sequence(photos, folder, chunk=6)
+
+    @pytest.mark.parametrize("count", [13, 20])
+    @pytest.mark.parametrize("change", ["saved again", "removed", "others added", "the last"])
+    def test_a_damaged_photo_in_the_middle_is_put_right(
+        self, pipeline: Pipeline, change: str, count: int, tmp_path: Path
+    ) -> None:
+        """What was made of the photos before it stays, but for the last chunk of them."""
+        photos = photo_folder(tmp_path / "photos", 24)
+        damaged = photos / f"{count}.bmp"
+        whole = damaged.read_bytes()
+        damaged.write_bytes(whole[:500])
+        folder = tmp_path / "out"
+        with pytest.raises(InputError, match=rf"{count}\.bmp"):
+            pipeline.reconstruct_sequence(photos, folder, chunk=6)
+        before = {path: path.stat().st_mtime_ns for path in folder.glob("*.npz")}
+        assert len(before) > 8
+        if change == "saved again":
+            Image.fromarray(film(24)[count]).save(photos / f"{count}.bmp")
+        elif change == "removed":
+            damaged.unlink()
+        elif change == "others added":
+            damaged.write_bytes(whole)
+            for name in (f"{count}_more", "24", "25"):
+                Image.fromarray(film(24)[count]).save(photos / f"{name}.bmp")
+        else:
+            for path in photos.iterdir():
+                if int(path.stem) >= count:
+                    path.unlink()
+        found = pipeline.reconstruct_sequence(photos, folder, chunk=6)
+        names = sorted(path.name for path in photos.iterdir())
+        assert list(found.names) == names
+        after = {path: path.stat().st_mtime_ns for path in folder.glob("*.npz")}
+        kept = [path for path, time in before.items() if after.get(path) == time]
+        assert len(kept) >= 4 and folder / "chunk_000000.npz" in kept
+        afresh = pipeline.reconstruct_sequence(photos, tmp_path / "afresh", chunk=6)
+        assert contents(folder) == contents(afresh.folder)
+
+    def test_photos_before_the_damaged_one_are_compared(
+        self, pipeline: Pipeline, tmp_path: Path
+    ) -> None:
+        photos, folder = photo_folder(tmp_path / "photos", 24), tmp_path / "out"
+        (photos / "20.bmp").write_bytes(b"BM")
+        with pytest.raises(InputError, match=r"20\.bmp"):
+            pipeline.reconstruct_sequence(photos, folder, chunk=6)
+        before = contents(folder)
+        (photos / "20.bmp").unlink()
+        with pytest.raises(OutputError, match="holds another reconstruction"):
+            pipeline.reconstruct_sequence(photos, folder, chunk=6, join="points")
+        (photos / "03.bmp").unlink()
+        with pytest.raises(OutputError, match="holds another reconstruction"):
+            pipeline.reconstruct_sequence(photos, folder, chunk=6)
+        assert contents(folder) == before
+
+
+def photo_folder(folder: Path, count: int) -> Path:
+    """The views of a film, a file each."""
+    folder.mkdir()
+    for view, pixels in enumerate(film(count)):
+        Image.fromarray(pixels).save(folder / f"{view:02d}.bmp")
+    return folder
 
 
 def in_a_process(folder: Path, killed_after: int) -> int:
