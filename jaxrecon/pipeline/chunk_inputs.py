@@ -105,6 +105,22 @@ def check_told(job: SequenceJob, views: int) -> None:
         )
 
 
+def check_begins_posed(job: SequenceJob) -> None:
+    """Refuses poses of which none is of the first chunk, whose world is that of the sequence.
+
+    Raises:
+      InputError: the result would lie in another world than the poses.
+    """
+    first = job.priors.first_posed
+    if first is not None and first >= job.chunk:
+        raise InputError(
+            f"poses: the first that is known is of view {first}, and the first chunk ends with "
+            f"view {job.chunk - 1}, so that the result would lie in a world of its own and not in "
+            f"theirs; give one of an earlier view, begin with view {first}, take chunks of more "
+            f"than {first} views (chunk, --chunk), or leave the poses out"
+        )
+
+
 def masks_of(masks: MaskSource, chunk: Chunk) -> MaskSource:
     """The masks of a chunk's views; a folder serves all.
 

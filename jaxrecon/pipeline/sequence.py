@@ -19,6 +19,7 @@ from jaxrecon.formats.chunk_files import ChunkRecord
 from jaxrecon.images import Frames, ImageSource, reading_frames
 from jaxrecon.pipeline.chunk_inputs import (
     batch_of,
+    check_begins_posed,
     check_told,
     chunk_priors,
     digests_of,
@@ -36,11 +37,6 @@ from jaxrecon.pipeline.sequence_origin import keep_beginning, origin_of
 from jaxrecon.priors.doubts import doubts
 from jaxrecon.progress import Stages
 
-_ELSEWHERE = (
-    "poses: none is of a view of the first chunk, so the result lies in a world of its own and not "
-    "in theirs; give one of the first chunk's views, or larger chunks"
-)
-
 
 def run_sequence(
     job: SequenceJob, images: ImageSource, folder: Path, stages: Stages, *, overwrite: bool
@@ -48,7 +44,8 @@ def run_sequence(
     """Writes the folder, or what is missing of it.
 
     Raises:
-      InputError: the images or an argument cannot be used, or a join cannot be trusted.
+      InputError: the images or an argument cannot be used, poses are known of later views than
+        the first chunk's alone, or a join cannot be trusted.
       OutputError: the folder holds something else, or cannot be written.
     """
     origin = origin_of(job, images)
@@ -81,6 +78,7 @@ def _go_on(job: SequenceJob, images: ImageSource, written: SequenceFolder, stage
     ) as frames:
         if frames.total is not None:  # else the last chunk tells it
             check_told(job, frames.total)
+        check_begins_posed(job)
         number = max(len(done) - 1, 0)
         with chunks_of(frames, job.chunk, job.overlap, start=start, number=number) as chunks:
             _work(job, frames, chunks, written, stages)
@@ -125,8 +123,6 @@ def _solved(job: SequenceJob, chunk: Chunk, written: SequenceFolder, stages: Sta
     for note in doubts(priors_of(job.priors, chunk), sizes, start=chunk.start):
         stages.note(f"NOTE: {note}")
     posed = job.priors.by_view_in("poses", chunk.start, chunk.stop)
-    if chunk.number == 0 and not posed and "poses" in job.priors.kinds:
-        stages.note(f"NOTE: {_ELSEWHERE}")
     turned = batch if order is None else reordered(batch, order)
     executor = job.executor
     with stages.stage("compile"):

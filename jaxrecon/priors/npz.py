@@ -20,6 +20,17 @@ _INVERSE = (
 )
 """Names, in small letters, under which other programs save the inverse of poses."""
 
+_ELSEWHERE = {
+    "intrinsics": ("intrinsic", "intrinsic_matrix", "camera_matrix", "cameras_k", "k", "ks"),
+    "poses": (
+        *("pose", "c2w", "c2ws", "cam2world", "cam_to_world", "camera_to_world", "cam2worlds"),
+        *("world_from_camera", "world_from_cam", "camera_poses", "cam_poses"),
+        *_INVERSE,
+    ),
+    "depths": ("depth", "depth_map", "depth_maps", "depthmap", "depthmaps", "depth_z"),
+}
+"""Names, in small letters, under which other programs save what we read by these names."""
+
 _INVERT = (
     "complete each to 4x4 with the row [0 0 0 1] and save its inverse (numpy.linalg.inv) as poses, "
     "which map camera to world"
@@ -53,6 +64,7 @@ def _arrays(path: Path, views: int, wanted: frozenset[str]) -> dict[str, np.ndar
         kinds = [kind for kind in KINDS if kind in wanted & set(stored.names)]
         if not kinds:
             raise unnamed(path, stored.names, wanted)
+        check_none_passed_over(path, stored.names, wanted)
         for kind in kinds:
             _check(path, kind, stored.header(kind), views)
         return {kind: stored.read(kind) for kind in kinds}
@@ -63,13 +75,36 @@ def unnamed(path: Path, found: Sequence[str], wanted: Collection[str]) -> InputE
     kinds = [kind for kind in KINDS if kind in wanted]
     inverse = next((name for name in found if name.lower() in _INVERSE), None)
     if "poses" in wanted and inverse is not None:
-        advice = f"{inverse} is camera from world by its name: {_INVERT}"
+        advice = _of_inverse(inverse)
     else:
         advice = f"save {'; '.join(_CONVENTIONS[kind] for kind in kinds)}"
     return InputError(
         f"{path} has no array named {' or '.join(kinds)}: it has {', '.join(found) or 'none'}; "
         f"{advice}"
     )
+
+
+def check_none_passed_over(path: Path, found: Sequence[str], wanted: Collection[str]) -> None:
+    """Refuses an archive that has one of the arrays that are wanted under another name.
+
+    Raises:
+      InputError: naming both.
+    """
+    for kind in KINDS:
+        if kind not in wanted or kind in found:
+            continue
+        other = next((name for name in found if name.lower() in (kind, *_ELSEWHERE[kind])), None)
+        if other is not None:
+            inverse = other.lower() in _INVERSE
+            advice = _of_inverse(other) if inverse else f"save {_CONVENTIONS[kind]}"
+            raise InputError(
+                f"{path} has no {kind}, and its {other} would be passed over: {advice}; or leave "
+                "it out of the archive"
+            )
+
+
+def _of_inverse(name: str) -> str:
+    return f"{name} is camera from world by its name: {_INVERT}"
 
 
 def _check(path: Path, kind: str, header: ArrayHeader, views: int) -> None:

@@ -86,6 +86,13 @@ class ViewPriors:
             return range(sys.maxsize)
         return frozenset(_numbered(self.intrinsics))
 
+    @property
+    def first_posed(self) -> int | None:
+        """The number of the first view whose pose is known, None if there is none."""
+        if isinstance(self.poses, np.ndarray):
+            return 0
+        return min(_numbered(self.poses), default=None)
+
     def by_view(self, kind: str, views: int) -> dict[int, np.ndarray]:
         """What is known of one kind, by the numbers of `views` views.
 

@@ -252,6 +252,18 @@ class TestFolder:
             ({"intrinsics": np.zeros((3, 3, 3))}, "the intrinsics of view 0 are no pinhole camera"),
             ({"w2c": shifted(0, 1, 2)}, "no array named .*: it has w2c; w2c is camera from world"),
             ({"Poses": shifted(0, 1, 2)}, "it has Poses; save intrinsics as"),
+            (
+                {"intrinsics": np.eye(3), "extrinsics": shifted(0, 1, 2)},
+                "no poses, and its extrinsics would be passed over: .* save its inverse",
+            ),
+            (
+                {"intrinsics": np.eye(3), "Poses": shifted(0, 1, 2)},
+                "no poses, and its Poses would be passed over: save poses as",
+            ),
+            (
+                {"poses": shifted(0, 1, 2), "depth": np.ones((3, 6, 8))},
+                "no depths, and its depth would be passed over: save depths as",
+            ),
         ],
     )
     def test_arrays_that_do_not_fit(

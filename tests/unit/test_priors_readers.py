@@ -139,6 +139,23 @@ def test_inverse_poses_are_not_to_be_renamed(tmp_path, name):
 
 
 @pytest.mark.parametrize(
+    ("known", "other", "told"),
+    [
+        ({"intrinsics": MATRIX}, "extrinsics", "no poses, and its extrinsics would be passed over"),
+        ({"intrinsics": MATRIX}, "RT", "no poses, and its RT would be passed over"),
+        ({"intrinsics": MATRIX}, "c2w", "its c2w would be passed over: save poses as (V, 4, 4)"),
+        ({"depths": np.ones((2, 6, 8))}, "K", "its K would be passed over: save intrinsics as"),
+        ({"poses": np.tile(np.eye(4), (2, 1, 1))}, "depth_z", "no depths, and its depth_z would"),
+    ],
+)
+def test_what_is_wanted_is_not_passed_over_beside_what_is_read(tmp_path, known, other, told):
+    path = write_npz(tmp_path / "k.npz", **known, **{other: np.ones((2, 4, 4))})
+    message = refusal(path)
+    assert told in message and str(path) in message
+    assert read(path, wanted=list(known)).kinds == tuple(known)
+
+
+@pytest.mark.parametrize(
     ("wanted", "convention"),
     [
         ("poses", "save poses as (V, 4, 4), from camera to world, with x right, y down, z forward"),

@@ -18,7 +18,7 @@ from jaxrecon.images.pictures import PhotoSize, file_size
 from jaxrecon.priors import SparseDepth
 from jaxrecon.priors.chosen import chosen_images, file_beside_images
 from jaxrecon.priors.colmap_files import model_files, model_folder
-from jaxrecon.priors.npz import unnamed
+from jaxrecon.priors.npz import check_none_passed_over, unnamed
 from jaxrecon.priors.readers import read_priors_and_points
 
 _NAME = "condition.npz"
@@ -159,6 +159,7 @@ def _arrays(archive: Path, images: list[Path]) -> dict[str, np.ndarray]:
         headers = {key: stored.header(key) for key in _FIELDS if key in stored}
         if not headers:
             raise unnamed(archive, stored.names, _FIELDS)
+        check_none_passed_over(archive, stored.names, _FIELDS)
         for key, header in headers.items():
             if key != "intrinsics" or header.shape != (3, 3):
                 check_shape(str(archive), key, header, shapes[key])
