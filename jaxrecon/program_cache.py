@@ -55,10 +55,15 @@ def use_program_cache(folder: Path) -> bool:
 def keep_sound() -> None:
     """Marks entries that this process has written as sound; removes those cut short."""
     for folder in _in_use:
-        for entry in folder.glob(_ENTRIES):
-            with suppress(OSError):
-                if not _mark(entry).exists():
-                    _judge(entry)
+        mark_sound(folder)
+
+
+def mark_sound(folder: Path) -> None:
+    """Marks entries that are not yet marked as sound; removes those cut short."""
+    for entry in folder.glob(_ENTRIES):
+        with suppress(OSError):
+            if not _mark(entry).exists():
+                _judge(entry)
 
 
 def remove_unsound(folder: Path) -> None:

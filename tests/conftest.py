@@ -42,6 +42,17 @@ if os.environ.get("CHECK_ANNOTATIONS") == "1":
     jaxtyping.install_import_hook(["jaxrecon", "pallas_kernels", "convert"], "beartype.beartype")
 
 
+COMPILED = Path(".pytest_cache") / "compiled"
+"""Where compiled programs are kept, below the folder of the tests' configuration."""
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    if not hasattr(config, "workerinput"):  # before workers look for programs
+        from kept_programs import sweep  # not above: it imports what is to be checked
+
+        sweep(config.rootpath / COMPILED)
+
+
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--golden",
@@ -134,7 +145,7 @@ def cheap_compilation(pytestconfig: pytest.Config) -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         if jax.default_backend() == "cpu":
             configure(patch, "jax_disable_most_optimizations", True)
-            folder = pytestconfig.rootpath / ".pytest_cache" / "compiled"
+            folder = pytestconfig.rootpath / COMPILED
             configure(patch, "jax_compilation_cache_dir", str(folder))
             configure(patch, "jax_persistent_cache_min_compile_time_secs", 0.05)
             # With a limit to its size JAX locks the cache, so that none reads what another writes.

@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import pytest
 
 import jaxrecon
+import kept_programs
 from jaxrecon import forking, program_cache
 from jaxrecon.cli import main, process, weights
 from jaxrecon.compiling import compiled
@@ -353,6 +354,20 @@ class TestProgramCache:
         cut.write_bytes((folder / "jit_one-cache").read_bytes()[:-3])
         program_cache.keep_sound()
         assert not cut.exists()
+
+    @pytest.mark.parametrize("damage", ["cut", "emptied", "flipped"])
+    def test_a_run_of_the_tests_sweeps_what_another_left(self, folder: Path, damage: str) -> None:
+        """JAX writes there without marks, which the next run makes."""
+        entries = [folder / f"jit_{name}-cache" for name in ("one", "two", "three")]
+        data = entries[0].read_bytes()
+        entries[1].write_bytes(data)
+        kept_programs.sweep(folder)
+        assert entries[0].exists() and entries[1].exists()
+        flipped = data[:20] + bytes([data[20] ^ 1]) + data[21:]
+        entries[1].write_bytes({"cut": data[:20], "emptied": b""}.get(damage, flipped))
+        entries[2].write_bytes({"cut": data[:20], "emptied": b""}.get(damage, flipped))
+        kept_programs.sweep(folder)
+        assert [entry.exists() for entry in entries] == [True, False, False]
 
     def test_a_folder_that_cannot_be_written_is_not_used(self, tmp_path: Path) -> None:
         before = jax.config.jax_compilation_cache_dir
