@@ -108,10 +108,15 @@ def _environment() -> dict[str, str]:
 
 
 def _unreadable(path: Path, record: Record, reason: str) -> WeightsError:
-    why = f"JAX {record.jax_version} wrote it, this is {jax.__version__}"
-    if record.jax_version == jax.__version__:
-        why = "it is damaged"
+    why = told_versions(record) or "it is damaged"
     return WeightsError(f"cannot read {path} ({reason}): {why}; export the program again")
+
+
+def told_versions(record: Record) -> str:
+    """Which JAX wrote a program and which one this is; empty if they are the same."""
+    if record.jax_version == jax.__version__:
+        return ""
+    return f"JAX {record.jax_version} wrote it, this is {jax.__version__}"
 
 
 def _listed(names: tuple[str, ...]) -> str:

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import re
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -17,7 +18,7 @@ from jaxrecon.pipeline import (
     ModelDefaults,
     ProgramKey,
 )
-from jaxrecon.reading import read_bytes, read_json
+from jaxrecon.reading import read_bytes, read_json, shown
 from jaxrecon.registry.entries import FAMILIES
 from jaxrecon.runtime.bucketing import check_program_size
 from jaxrecon.runtime.cameras import FittedIntrinsics, PrincipalPoint
@@ -33,6 +34,9 @@ MOST_PIXELS = 2**36
 """Of all views together, that a record may name."""
 RULES = {type(family.resize).__name__: type(family.resize) for family in FAMILIES.values()}
 
+
+_VERSION = re.compile(r"\d{1,4}(\.\d{1,4}){1,3}([.+A-Za-z][.+\w]{0,60})?", re.ASCII)
+"""Of JAX: 0.12.0, or 0.12.0.dev20260101+abc."""
 
 STORED_NAMES = {
     "min_confidence": "min_confidence",
@@ -288,6 +292,8 @@ def _check(record: Record) -> None:
         raise ValueError("options name what no program in a file can do")
     if not record.programs:
         raise ValueError("programs: there is none")
+    if not _VERSION.fullmatch(record.jax_version):
+        raise ValueError(f"jax_version is {shown(record.jax_version)}, no version of JAX")
     for program in record.programs.values():
         if Path(program.file).name != program.file:
             raise ValueError(f"{program.file!r} is not the name of a file")

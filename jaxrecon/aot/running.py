@@ -13,7 +13,7 @@ from jax.export import Exported
 from jaxtyping import Array
 
 from jaxrecon import checkpoint
-from jaxrecon.aot.checking import check_belongs_together, check_labels, read_checked
+from jaxrecon.aot.checking import check_belongs_together, check_labels, read_checked, told_versions
 from jaxrecon.aot.program import stored_inputs
 from jaxrecon.aot.record import (
     WEIGHTS_FOLDER,
@@ -105,7 +105,7 @@ class ExportedPipeline:
         with stages.stage("compile"):
             program = self._program()
         arguments = self._arguments(batch, inputs)
-        with stages.stage("run"), _reported_failures("run"):
+        with stages.stage("run"), _reported_failures("run", self.record):
             results = jax.block_until_ready(program(*arguments))
         geometry = without_padding(Geometry(**results), len(batch.names))
         note_oddities(geometry, stages)
@@ -145,15 +145,17 @@ class ExportedPipeline:
         device = default_device()
         shapes = jax.tree.map(_shape_of, self.exported.in_avals)
         arguments, _ = jax.tree.unflatten(self.exported.in_tree, shapes)
-        with _reported_failures("be compiled"):
+        with _reported_failures("be compiled", self.record):
             program = compiled(jax.jit(self.exported.call).lower(*arguments), device)
         check_compiled(program, device)
         return program
 
 
 @contextmanager
-def _reported_failures(what: str) -> Iterator[None]:
+def _reported_failures(what: str, record: Record) -> Iterator[None]:
     """Tells the user of a program that could be read, and yet cannot do `what`.
+
+    It says so if another JAX wrote it.
 
     Raises:
       WeightsError: in place of JAX's errors, but for those about memory.
@@ -163,8 +165,10 @@ def _reported_failures(what: str) -> Iterator[None]:
     except Exception as error:
         if isinstance(error, JaxreconError) or "RESOURCE_EXHAUSTED" in str(error):
             raise
+        other = told_versions(record)
+        why = f": {other}" if other else ""
         raise WeightsError(
-            f"the program cannot {what} ({reason_of(error)[:160]}); export it again"
+            f"the program cannot {what} ({reason_of(error)[:160]}){why}; export it again"
         ) from error
 
 

@@ -129,7 +129,7 @@ def export_program(
     )
     key, _ = resolve(pipeline.defaults, request, pipeline.name)
     attend = chosen_attention(attention, pipeline.attention)
-    check_budgets(attend, pipeline.name, pipeline.config_digest)
+    check_budgets(attend, pipeline.name, pipeline.config_digest, pipeline.weights_digest)
     key = key.taking(*PADDING, *(["confidence_quantile"] if use_quantile else []))
     arguments = abstract_arguments(checkpoint.flatten(pipeline.model), views, size)
     with stages.stage("export", total=len(targets)) as advance:
