@@ -96,7 +96,7 @@ def measure(
       InputError: there is no such program, or this machine cannot run it.
     """
     check_program_size(views, size, pipeline.resize.patch)
-    check_budgets(attention, pipeline.name, pipeline.config_digest)
+    check_budgets(attention, pipeline.name, pipeline.config_digest, pipeline.weights_digest)
     key, inputs = resolve(pipeline.defaults, Request(), pipeline.name)
     pixels, inputs, key = pipeline.executor.padded(_random_images(views, size), inputs, key)
     timing = Timing(views, len(pixels))

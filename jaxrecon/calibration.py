@@ -111,6 +111,7 @@ def calibrate(
         views=views,
         size=(width, height),
         kept=tuple(tuple(max(round(float(share), 6), 1e-6) for share in row) for row in kept),
+        weights=pipeline.weights_digest,
     )
     return Calibration(budgets, errors)
 

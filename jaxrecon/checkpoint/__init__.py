@@ -6,6 +6,7 @@ large in `model-00001-of-00002.safetensors` and so on, or in a folder of Orbax's
 """
 
 from jaxrecon.checkpoint.config import (
+    digest_of_tensors,
     header_of,
     is_native,
     read_config,
@@ -19,6 +20,7 @@ from jaxrecon.checkpoint.tensors import convert_checkpoint, read_tensors, rewrit
 __all__ = [
     "check_digests",
     "convert_checkpoint",
+    "digest_of_tensors",
     "digests_of",
     "flatten",
     "header_of",

@@ -1,5 +1,6 @@
 """The `config.json` of a native checkpoint: which model it is, and a list of its tensors."""
 
+import hashlib
 import json
 import re
 from collections.abc import Mapping
@@ -36,6 +37,19 @@ def entry_of(file: str, spec: TensorSpec, sha256: str | None) -> dict[str, Any]:
 def header_of(config: Mapping[str, Any]) -> dict[str, Any]:
     """The header alone, of what `read_config` returns."""
     return {key: config[key] for key in _HEADER | _OPTIONAL if key in config}
+
+
+def digest_of_tensors(config: Mapping[str, Any]) -> str | None:
+    """Tells weights of one config apart, of what `read_config` returns, in however many files.
+
+    None for Orbax's checkpoints of versions that kept no digests.
+    """
+    told = {name: entry["sha256"] for name, entry in config["tensors"].items()}
+    if None in told.values():
+        if "files" not in config:
+            return None
+        told = {name: entry["sha256"] for name, entry in config["files"].items()}
+    return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def check_header(header: Mapping[str, Any]) -> None:

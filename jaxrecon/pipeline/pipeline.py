@@ -78,6 +78,7 @@ class Pipeline:
       header: what the checkpoint of the weights says of itself; see `checkpoint.write`.
       config_digest: tells configs of the model's name apart, by which budgets of sparse attention
         know theirs; None where it is not known.
+      weights_digest: tells weights of that config apart in the same way.
       weights_path: the folder or file that the weights were read from; None where there is none.
 
     Raises:
@@ -95,6 +96,7 @@ class Pipeline:
     offload: bool = False
     header: Mapping[str, Any] | None = field(default=None, repr=False, compare=False)
     config_digest: str | None = field(default=None, repr=False, compare=False)
+    weights_digest: str | None = field(default=None, repr=False, compare=False)
     weights_path: Path | None = field(default=None, repr=False, compare=False)
     _executor: Executor | None = field(default=None, repr=False, compare=False)
 
@@ -560,7 +562,7 @@ class Pipeline:
             or config.
         """
         chosen = chosen_attention(attention, self.attention)
-        check_budgets(chosen, self.name, self.config_digest)
+        check_budgets(chosen, self.name, self.config_digest, self.weights_digest)
         return chosen
 
     def _check_tracks(self, query_points: QueryPoints | None) -> None:

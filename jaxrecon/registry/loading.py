@@ -116,7 +116,9 @@ def load(
     with timed.stage("load"), _advised(place if cached else None):
         header, family, config, restore = _open(place, entry, parts)
         digest = family.config_digest(asdict(config))
-        check_budgets(attend, header["model"], digest)
+        # An upstream weight file lists no digests.
+        weights_digest = checkpoint.digest_of_tensors(header) if "tensors" in header else None
+        check_budgets(attend, header["model"], digest, weights_digest)
         abstract = _placed(family.abstract(config, dtype), mesh, shard_weights)
         if narrow:
             restore = partial(_restored_in_float8, restore, abstract)
@@ -131,6 +133,7 @@ def load(
             offload=offload,
             header=checkpoint.header_of(header) | {"config": asdict(config)},
             config_digest=digest,
+            weights_digest=weights_digest,
             weights_path=place.absolute(),
         )
         pipeline = _with_weights(shapes, restore, counts, timed)

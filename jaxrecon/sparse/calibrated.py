@@ -1,6 +1,8 @@
 """Budgets that were measured: a file says how much of attention each head of each layer keeps."""
 
 import json
+import os
+import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,11 +16,15 @@ from jaxrecon.errors import InputError
 from jaxrecon.files import replacing_file
 from jaxrecon.reading import numbers, read_json, shown, text, whole
 
-FORMAT, VERSION = "jaxrecon-budgets", 1
+FORMAT, VERSION = "jaxrecon-budgets", 2
 MOST_BYTES = 2**20
 
 _ADVICE = "write it anew with `jaxrecon calibrate`"
-_KEYS = ("format", "format_version", "model", "config", "views", "size", "kept")
+_FIRST_KEYS = ("format", "format_version", "model", "config", "views", "size", "kept")
+_KEYS = {1: _FIRST_KEYS, 2: (*_FIRST_KEYS, "weights")}
+"""Of a file, by its format's version."""
+
+_PACKAGE = os.path.dirname(os.path.dirname(__file__))
 
 
 @dataclass(frozen=True)
@@ -31,6 +37,8 @@ class CalibratedBudgets:
       views: how many photos it was measured on.
       size: width and height of the processed photos, in pixels.
       kept: the share, by global layer and head, in (0, 1].
+      weights: tells weights of that config apart, see `checkpoint.digest_of_tensors`; None where
+        the file, or what was loaded, does not tell.
 
     Raises:
       InputError: a share is none, or rows differ in length.
@@ -41,6 +49,7 @@ class CalibratedBudgets:
     views: int
     size: tuple[int, int]
     kept: tuple[tuple[float, ...], ...]
+    weights: str | None = None
 
     def __post_init__(self) -> None:
         widths = {len(row) for row in self.kept}
@@ -62,12 +71,14 @@ class CalibratedBudgets:
         """The mean share that is kept."""
         return float(np.mean(self.kept))
 
-    def check_model(self, name: str, config: str | None = None) -> None:
-        """Refuses another model than these were measured on.
+    def check_model(self, name: str, config: str | None = None, weights: str | None = None) -> None:
+        """Refuses another model than these were measured on, and warns of other weights.
+
+        Weights of one config may be those of another training, or the same in another form.
 
         Args:
           name: what it is called.
-          config: see the attribute; None where it is not known.
+          config, weights: see the attributes; None where they are not known.
 
         Raises:
           InputError: see above.
@@ -77,6 +88,12 @@ class CalibratedBudgets:
             raise InputError(f"budgets: they were measured on {self.model}, found {name}; {advice}")
         if config is not None and config != self.config:
             raise InputError(f"budgets: they were measured on a {name} of another config; {advice}")
+        if None not in (weights, self.weights) and weights != self.weights:
+            warnings.warn(
+                f"budgets: they were measured on other weights of {name} than these, which may "
+                f"need other blocks; {advice}",
+                skip_file_prefixes=(_PACKAGE,),
+            )
 
 
 def write_budgets(budgets: CalibratedBudgets, path: str | Path) -> None:
@@ -93,6 +110,7 @@ def write_budgets(budgets: CalibratedBudgets, path: str | Path) -> None:
         "views": budgets.views,
         "size": budgets.size,
         "kept": budgets.kept,
+        "weights": budgets.weights,
     }
     lines = json.dumps(values, allow_nan=False).replace("], [", "],\n  [")
     with replacing_file(path_of("path", path)) as temporary:
@@ -110,13 +128,15 @@ def read_budgets(path: str | Path) -> CalibratedBudgets:
     if not isinstance(values, dict) or values.get("format") != FORMAT:
         raise InputError(f"{where} is no file of budgets; {_ADVICE}")
     version = values.get("format_version")
-    if type(version) is not int or version != VERSION:
+    if type(version) is not int or version not in _KEYS:
         raise InputError(
-            f"{where} has format_version {shown(version)}, this version reads {VERSION}; {_ADVICE}"
+            f"{where} has format_version {shown(version)}, this version reads up to {VERSION}; "
+            f"{_ADVICE}"
         )
-    if set(values) != set(_KEYS):
+    keys = _KEYS[version]
+    if set(values) != set(keys):
         raise InputError(
-            f"{where} must have the keys {', '.join(_KEYS)}, found {shown(sorted(values))}; "
+            f"{where} must have the keys {', '.join(keys)}, found {shown(sorted(values))}; "
             f"{_ADVICE}"
         )
     try:
@@ -127,6 +147,7 @@ def read_budgets(path: str | Path) -> CalibratedBudgets:
             whole(values["views"], "views", least=1),
             (whole(float(width), "width", least=1), whole(float(height), "height", least=1)),
             _rows(values["kept"]),
+            None if values.get("weights") is None else text(values["weights"], "weights"),
         )
     except InputError as error:
         raise InputError(f"{where}: {error}; {_ADVICE}") from error
@@ -144,18 +165,22 @@ def _rows(value: Any) -> tuple[tuple[float, ...], ...]:
     return tuple(tuple(map(float, row)) for row in value)
 
 
-def check_budgets(attention: Any, name: str, config: str | None = None) -> None:
+def check_budgets(
+    attention: Any, name: str, config: str | None = None, weights: str | None = None
+) -> None:
     """Refuses attention, or a part of it, whose budgets were measured on another model.
+
+    Of other weights it warns.
 
     Args:
       attention: any `AttentionFn`.
-      name, config: see `CalibratedBudgets.check_model`.
+      name, config, weights: see `CalibratedBudgets.check_model`.
 
     Raises:
       InputError: see above.
     """
     for budgets in _budgets_in(attention):
-        budgets.check_model(name, config)
+        budgets.check_model(name, config, weights)
 
 
 def _budgets_in(attention: Any) -> Iterator[CalibratedBudgets]:

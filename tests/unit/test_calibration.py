@@ -1,6 +1,7 @@
 """Budgets by layer and head: how they are measured, shared out, written, read and refused."""
 
 import json
+import warnings
 from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import replace
 from functools import partial
@@ -14,7 +15,8 @@ import numpy as np
 import pytest
 
 import jaxrecon
-from jaxrecon import FastAttention, SparseAttention, export_program
+from convert.safetensors_file import TensorSpec
+from jaxrecon import FastAttention, SparseAttention, checkpoint, export_program
 from jaxrecon.benchmark import measure
 from jaxrecon.calibration import Calibration, calibrate, kept_shares
 from jaxrecon.cli import main
@@ -227,8 +229,9 @@ def test_files_hold_what_was_written(tmp_path: Path) -> None:
     ("change", "message"),
     [
         ({"format": "other"}, "is no file of budgets"),
-        ({"format_version": 2}, "has format_version 2, this version reads 1"),
+        ({"format_version": 3}, "has format_version 3, this version reads up to 2"),
         ({"format_version": True}, "has format_version True"),
+        ({"format_version": 1}, "must have the keys format, .* found"),
         ({"more": 1}, "must have the keys format, .* found"),
         ({"kept": [[0.5], [0.5, 0.5]]}, "give a row for each layer"),
         ({"kept": []}, "give a row for each layer"),
@@ -243,6 +246,8 @@ def test_files_hold_what_was_written(tmp_path: Path) -> None:
         ({"size": [70]}, "size"),
         ({"views": 0}, "views"),
         ({"model": 3}, "model"),
+        ({"weights": 3}, "weights"),
+        ({"weights": ""}, "weights"),
     ],
 )
 def test_unsound_files_are_refused(change: dict[str, Any], message: str, tmp_path: Path) -> None:
@@ -305,6 +310,58 @@ def test_budgets_of_another_model_are_refused(attention: Any, pipeline: Pipeline
     with pytest.raises(InputError, match="budgets: they were measured on toy, found"):
         pipeline.reconstruct(images, attention=attention)
     assert pipeline.compilations == before
+
+
+def test_files_of_the_first_version_tell_no_weights(tmp_path: Path) -> None:
+    path = tmp_path / "b.json"
+    write_budgets(replace(BUDGETS, weights="00ff"), path)
+    assert read_budgets(path).weights == "00ff"
+    values = json.loads(path.read_text()) | {"format_version": 1}
+    del values["weights"]
+    path.write_text(json.dumps(values))
+    assert read_budgets(path) == BUDGETS
+
+
+@pytest.mark.parametrize(("own", "other"), [(None, "ab"), ("ab", None), ("ab", "ab"), ("ab", "cd")])
+def test_other_weights_are_warned_of_where_both_are_known(
+    own: str | None, other: str | None
+) -> None:
+    attention = FastAttention(SparseAttention(budgets=replace(BUDGETS, weights=own)))
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        check_budgets(attention, "toy", "abc", other)
+    told = [str(warning.message) for warning in caught]
+    assert [text.partition(",")[0] for text in told] == (
+        ["budgets: they were measured on other weights of toy than these"]
+        if {own, other} == {"ab", "cd"}
+        else []
+    )
+
+
+def test_weights_that_were_trained_further_are_other_weights(
+    found: Calibration, weights: Path, tmp_path: Path
+) -> None:
+    """Wherever the budgets are given; a copy in other files is the same weights."""
+    attention = SparseAttention(budgets=found.budgets)
+    assert found.budgets.weights is not None
+    header = checkpoint.read_config(weights)
+    specs = {
+        name: TensorSpec(tuple(entry["shape"]), np.dtype(entry["dtype"]))
+        for name, entry in header["tensors"].items()
+    }
+    for folder, change in (("same", 0), ("other", 1)):
+        tensors = ((name, array + change) for name, array in checkpoint.read_tensors(weights))
+        about = checkpoint.header_of(header)
+        checkpoint.write(tmp_path / folder, tensors, specs, about, max_shard_bytes=2**20)
+    jaxrecon.load(tmp_path / "same", attention=attention, stages=Stages(quiet=True))
+    told = "budgets: they were measured on other weights of"
+    with pytest.warns(UserWarning, match=told):
+        jaxrecon.load(tmp_path / "other", attention=attention, stages=Stages(quiet=True))
+    other = jaxrecon.load(tmp_path / "other", stages=Stages(quiet=True))
+    with pytest.warns(UserWarning, match=told):
+        other.reconstruct(np.zeros((2, 28, 28, 3), np.uint8), attention=attention)
+    with pytest.warns(UserWarning, match=told):
+        measure(other, attention, views=2, size=(28, 28), repeats=1)
 
 
 def test_they_are_refused_before_weights_are_read(found: Calibration, weights: Path) -> None:
