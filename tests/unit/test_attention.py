@@ -123,7 +123,7 @@ def test_functions_of_your_own_get_queries_for_the_usual_scale(name: str) -> Non
 @pytest.mark.parametrize("qk_norm", [True, False])
 @pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float32])
 @pytest.mark.parametrize("training", [False, True])
-def test_norms_scale_queries_before_they_are_rounded(
+def test_queries_are_scaled_before_they_are_rounded(
     monkeypatch: pytest.MonkeyPatch, qk_norm: bool, dtype: Any, training: bool
 ) -> None:
     block = Block(BlockConfig(32, 2, qk_norm=qk_norm), dtype=dtype, rngs=nnx.Rngs(0))
@@ -141,7 +141,7 @@ def test_norms_scale_queries_before_they_are_rounded(
     scaled = block(x, layout, watched, execution=execution)
     (q, first), (q_scaled, second) = seen
     assert first == layout
-    if qk_norm and dtype == jnp.bfloat16 and not training:
+    if dtype == jnp.bfloat16 and not training:
         assert second.scale == math.log(2)
         expected = q.astype(jnp.float32) * (16**-0.5 / math.log(2))
         np.testing.assert_allclose(q_scaled.astype(jnp.float32), expected, rtol=2**-7)

@@ -128,8 +128,9 @@ def rope_inputs(
 
 @needs_triton
 @pytest.mark.parametrize("parts", ["bnr", "br", "", *map(thorough, ("nr", "bn", "b"))])
-@pytest.mark.parametrize("shape", [(2, 21, 5, 64), thorough((1, 150, 2, 128))])
+@pytest.mark.parametrize("shape", [(2, 21, 5, 64), (1, 21, 4, 64), thorough((1, 150, 2, 128))])
 def test_qk_norm_rope_of_the_kernel(shape: tuple[int, int, int, int], parts: str) -> None:
+    """Of five heads a program does all, of four or two it does one."""
     inputs = rope_inputs(shape, 3, parts)
     gradients = normal(*shape, seed=5), normal(*shape, seed=6), normal(*shape, seed=7)
 
@@ -145,6 +146,39 @@ def test_qk_norm_rope_of_the_kernel(shape: tuple[int, int, int, int], parts: str
     # The angles are no parameters: the kernel says zero.
     assert_close(by_kernel._replace(rotary=None), by_jax._replace(rotary=None))
     assert all(not np.any(x) for x in jax.tree.leaves(by_kernel.rotary))
+
+
+@needs_triton
+@pytest.mark.parametrize("parts", ["b", thorough("bnr")])
+def test_queries_times_a_factor(parts: str) -> None:
+    """In the end, so that no norm takes it away again; keys and values are left as they are."""
+    shape, factor = (1, 12, 2, 64), 0.3
+    inputs = rope_inputs(shape, 3, parts)
+    gradients = normal(*shape, seed=5), normal(*shape, seed=6), normal(*shape, seed=7)
+    q_norm, k_norm = inputs.q_norm, inputs.k_norm
+
+    @one_program
+    def run(inputs: rope_plain.Inputs, gradients: Any) -> Any:
+        def call(qkv: jax.Array, factor: float) -> Any:
+            norms = None if q_norm is None or k_norm is None else (q_norm, k_norm)
+            told = {"bias": inputs.bias, "norms": norms, "rotary": inputs.rotary}
+            return qk_norm_rope(qkv, **told, eps=EPS, query_factor=factor)
+
+        once, _ = jax.vjp(partial(call, factor=1.0), inputs.qkv)
+        found, back = jax.vjp(partial(call, factor=factor), inputs.qkv)
+        kernel = rope_triton.qk_norm_rope_triton(inputs, eps=EPS, factor=factor, interpret=True)
+        _, plain = jax.vjp(
+            lambda qkv: rope_plain.qk_norm_rope_xla(
+                inputs._replace(qkv=qkv), eps=EPS, factor=factor
+            ),
+            inputs.qkv,
+        )
+        return once, found, kernel, back(gradients), plain(gradients)
+
+    (q, k, v), found, kernel, by_rule, by_jax = run(inputs, gradients)
+    assert_close(found, (np.float32(factor) * q, k, v))
+    assert_close(kernel, found)
+    assert_close(by_rule, by_jax)
 
 
 @needs_triton
