@@ -127,6 +127,8 @@ def test_queries_are_scaled_before_they_are_rounded(
     monkeypatch: pytest.MonkeyPatch, qk_norm: bool, dtype: Any, training: bool
 ) -> None:
     block = Block(BlockConfig(32, 2, qk_norm=qk_norm), dtype=dtype, rngs=nnx.Rngs(0))
+    bias = 0.3 * jax.random.normal(jax.random.key(2), (96,))
+    block.attention.qkv.bias = nnx.Param(bias.astype(dtype))
     x = jax.random.normal(jax.random.key(1), (2, 12, 32))
     execution = ExecutionConfig(training=training)
     seen: list[tuple[Any, TokenLayout]] = []
