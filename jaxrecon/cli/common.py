@@ -16,6 +16,7 @@ from jaxrecon.cli.process import complain, say
 from jaxrecon.environment import HOME
 from jaxrecon.errors import InputError, WeightsError, one_line
 from jaxrecon.files import check_output_folder
+from jaxrecon.formats import FORMATS
 from jaxrecon.progress import Stages
 
 if TYPE_CHECKING:
@@ -30,6 +31,8 @@ _LONGEST_SHOWN = 60
 
 TRUST = ("files of others", "See docs/security.md.")
 ARITHMETIC = ("weights and arithmetic", None)
+
+_OTHER_FILES = (".json", ".safetensors")
 
 INCOMPLETE = 1
 """The exit code of a command that has written a part of what was asked for."""
@@ -206,14 +209,35 @@ def check_output(options: argparse.Namespace) -> None:
     """Refuses an output folder that cannot be written, or that holds what the command reads.
 
     Raises:
+      InputError: see `check_folder_name`.
       OutputError: see `check_output_folder`.
     """
+    check_folder_name(options)
     given = [value for name, value in vars(options).items() if name != "output"]
     flat = [each for value in given for each in (value if isinstance(value, list) else [value])]
     texts = [each for each in flat if isinstance(each, str)]
     found = [path for text in texts for path in glob.glob(text)]
     found += [text for text in texts if os.path.exists(text)]  # a name may look like a pattern
     check_output_folder(options.output, overwrite=options.overwrite, inputs=found)
+
+
+def check_folder_name(options: argparse.Namespace) -> None:
+    """Refuses a folder that is called like a file, which whoever asks for it so expects.
+
+    Raises:
+      InputError: it ends in the suffix of a file that we write, without a slash behind it, and is
+        no folder yet.
+    """
+    stem, suffix = os.path.splitext(options.output)
+    formats = {each.suffix: each.name for each in reversed(list(FORMATS.values())) if each.suffix}
+    format = formats.get(suffix.lower())
+    if (format is None and suffix.lower() not in _OTHER_FILES) or os.path.isdir(options.output):
+        return
+    alone = f"; --formats {format} writes such a file alone" if hasattr(options, "formats") else ""
+    raise InputError(
+        f"--output {one_line(options.output)}: it is called like a file, and a folder is written; "
+        f"give --output {one_line(stem)}, or end the name with a slash{alone if format else ''}"
+    )
 
 
 def at_least_one(text: str) -> int:

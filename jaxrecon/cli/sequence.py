@@ -70,6 +70,7 @@ def check_options(options: argparse.Namespace) -> None:
     from jaxrecon.pipeline.chunking import checked_sizes
 
     checked_sizes(options.chunk, options.overlap)
+    common.check_folder_name(options)
     check_stream_folder(options.output, overwrite=options.overwrite)
 
 

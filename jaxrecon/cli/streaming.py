@@ -49,6 +49,7 @@ def check_options(options: argparse.Namespace) -> None:
         )
     from jaxrecon.formats import check_stream_folder
 
+    common.check_folder_name(options)
     check_stream_folder(options.output, overwrite=options.overwrite)
 
 

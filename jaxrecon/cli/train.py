@@ -71,6 +71,7 @@ def add_to(commands: Any) -> None:
 def run(options: argparse.Namespace) -> int:
     """Trains to the last step of the config, or until it is time to stop."""
     folder = Path(options.output)
+    common.check_folder_name(options)
     check_output_folder(folder, overwrite=True)
     if not options.resume and folder.is_dir() and any(folder.iterdir()):
         raise InputError(

@@ -2,6 +2,7 @@
 
 import json
 import sys
+from argparse import Namespace
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -316,3 +317,41 @@ class TestQueryPoints:
             read_query_points(file)
         with pytest.raises(InputError, match=r"points.txt: give a .csv or a .npz file"):
             read_query_points(tmp_path / "points.txt")
+
+
+@pytest.mark.parametrize("name", ["scene.ply", "a/Scene.GLB", "x.npz", "report.html", "r.json"])
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["reconstruct", "photos"],
+        ["reconstruct", "photos", "--chunk", "8"],
+        ["reconstruct", "photos", "--stream"],
+        ["save", "out"],
+        ["evaluate", "pi3-mini"],
+        ["convert", "pi3", "weights"],
+        ["compile", "pi3-mini", "--views", "2", "--size", "56x56"],
+        ["train"],
+    ],
+)
+def test_a_folder_that_is_called_like_a_file_is_refused(
+    command: list[str],
+    name: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main([*command, "-o", name]) == 2
+    err = capsys.readouterr().err
+    stem = name.rpartition(".")[0]
+    assert err.startswith(f"jaxrecon: --output {name}: it is called like a file, and a folder is")
+    assert f"give --output {stem}, or end the name with a slash" in err
+    takes_formats = command[0] in ("reconstruct", "save") and name != "r.json"
+    assert ("--formats" in err) == takes_formats
+    assert not list(tmp_path.iterdir())
+
+
+def test_such_a_folder_is_written_where_it_is_meant(tmp_path: Path) -> None:
+    (tmp_path / "there.ply").mkdir()
+    for name in ("there.ply", "new.ply/", "new.v2", "new"):
+        common.check_folder_name(Namespace(output=str(tmp_path / name) + "/" * name.endswith("/")))
