@@ -20,12 +20,12 @@ from jaxrecon.pipeline import (
 )
 from jaxrecon.reading import read_bytes, read_json, shown
 from jaxrecon.registry.entries import FAMILIES
+from jaxrecon.registry.loading import RECORD_NAME
 from jaxrecon.runtime.bucketing import check_program_size
 from jaxrecon.runtime.cameras import FittedIntrinsics, PrincipalPoint
 from jaxrecon.runtime.defaults import PointsChoice
 from jaxrecon.structured import structured
 
-RECORD_NAME = "export.json"
 WEIGHTS_FOLDER = "weights"
 FORMAT_VERSION = 1
 

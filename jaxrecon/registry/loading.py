@@ -284,6 +284,9 @@ def _placed[M](model: M, mesh: Mesh | None, shard_weights: bool | WeightRules) -
     return weight_shardings(model, mesh, shard_weights)
 
 
+RECORD_NAME = "export.json"
+"""What tells a program in a folder, see `aot/record.py`, from a checkpoint."""
+
 _stated: set[str] = set()
 
 
@@ -336,6 +339,16 @@ def _released(name: str | Path) -> ModelEntry | None:
 
 
 def _is_there(path: str | Path) -> bool:
+    """Whether weights may lie there.
+
+    Raises:
+      InputError: it is an exported program.
+    """
+    if is_folder(path) and is_plain_file(Path(path) / RECORD_NAME):
+        raise InputError(
+            f"{path} is an exported program, no checkpoint; run it in Python with "
+            "jaxrecon.load_exported, or give the model that it was made of"
+        )
     return is_plain_file(path) or is_folder(path)
 
 

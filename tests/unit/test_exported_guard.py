@@ -336,6 +336,14 @@ def test_records_that_no_export_writes(
     assert message in refused(with_record(copy, change))
 
 
+def test_an_exported_program_is_no_checkpoint(folder: Path) -> None:
+    told = r"is an exported program, .* jaxrecon\.load_exported"
+    with pytest.raises(InputError, match=told):
+        jaxrecon.load(folder)
+    with pytest.raises(InputError, match=told):
+        jaxrecon.load("pi3", weights=folder)
+
+
 def test_a_record_nested_too_deep(copy: Path) -> None:
     deep = "[" * 100_000 + "]" * 100_000
     (copy / "export.json").write_text('{"format": "jaxrecon-export", "q": ' + deep + "}")
