@@ -265,9 +265,9 @@ _LONGEST_STEM = LONGEST_NAME - 32
 def file_stems(names: Sequence[str]) -> list[str]:
     """One file name without suffix a view: the stem of its name, made unique with _2, _3, ...
 
-    White space, control characters and path separators become `_`; names that differ in case
-    alone count as equal, since some file systems take them for one. Long ones are cut, with
-    a digest at the end, so that a number and a suffix still fit.
+    Folders before the name are left out, behind a backslash too; white space and control characters
+    become `_`. Names that differ in case alone count as equal, since some file systems take them
+    for one. Long ones are cut, with a digest at the end, so that a number and a suffix still fit.
     """
     stems: list[str] = []
     taken: set[str] = set()

@@ -3,7 +3,9 @@
 import json
 import os
 import re
+import shutil
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -21,6 +23,7 @@ from jaxrecon.files import (
     replacing_file,
     sweep,
 )
+from jaxrecon.formats import FORMATS, SUMMARY_FILE
 from jaxrecon.formats.chunk_files import CHUNK_FILE, read_chunks, segments_of
 from jaxrecon.formats.loop_files import LOOP_FILE
 from jaxrecon.formats.npz import read_npz, read_npz_views
@@ -36,6 +39,9 @@ _MOST_BYTES = 64 * 2**20
 _ADVICE = "write the reconstruction again"
 _ROWS = (*VIEW_ARRAYS, "original_sizes", "scales", "offsets")
 _WRITTEN = re.compile(rf"scene\.json|\d{{6}}_.*\.npz|{CHUNK_FILE.pattern}|{LOOP_FILE}")
+_EXPORT = re.compile(r"(segment_\d+/)?([^/]+/?)")
+"""What a command writes beside the views, of all or of a segment; folders end with a slash."""
+
 _UNFINISHED = re.compile(rf"\.({_WRITTEN.pattern})\.[^.]+\.part")
 
 
@@ -97,6 +103,9 @@ class Streamed:
     def make_room(self, *, overwrite: bool) -> None:
         """Deletes what an earlier run was in the middle of, and all of another reconstruction.
 
+        Of that, too, what its `summary.json` lists as written beside the views: it would pass for
+        this one's.
+
         Raises:
           OutputError: the folder holds something else, or cannot be written.
         """
@@ -106,11 +115,36 @@ class Streamed:
         if found is not None and not kept and not overwrite:
             raise _refusal(self.folder, "another reconstruction")
         try:
+            if found is not None and not kept:
+                _remove_exports(self.folder)
             for file in self.folder.iterdir():
                 if _UNFINISHED.fullmatch(file.name) or (not kept and _WRITTEN.fullmatch(file.name)):
                     file.unlink()
         except OSError as error:
             raise output_error(self.folder, error) from error
+
+
+def _remove_exports(folder: Path) -> None:
+    """Removes what a command has written beside views, and its list of it."""
+    try:
+        told = read_json(folder / SUMMARY_FILE, limit=_MOST_BYTES)
+    except InputError:
+        return
+    listed = told.get("files") if isinstance(told, dict) else None
+    known = {each.file for each in FORMATS.values()}
+    for name in listed if isinstance(listed, list) else ():
+        found = _EXPORT.fullmatch(name) if isinstance(name, str) else None
+        if found is None or found[2] not in known:
+            continue
+        path = folder / name
+        if path.is_symlink() or not path.is_dir():
+            path.unlink(missing_ok=True)
+        else:
+            shutil.rmtree(path)
+        if found[1]:
+            with suppress(OSError):  # it holds something else
+                path.parent.rmdir()
+    (folder / SUMMARY_FILE).unlink()
 
 
 def check_stream_folder(folder: str | Path, *, overwrite: bool) -> None:

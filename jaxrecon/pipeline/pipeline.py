@@ -139,13 +139,16 @@ class Pipeline:
     def with_weights(self, model: Model) -> "Pipeline":
         """The same with a model of the same shapes and places; it runs what this one has compiled.
 
+        Where the weights are from (`weights_digest`, `weights_path`) is not known of it.
+
         Args:
           model: as this pipeline's, which may have shapes in place of weights (`load_abstract`).
 
         Raises:
           InputError: its shapes or dtypes are others.
         """
-        return replace(self, model=model, _executor=self.executor.with_weights(model))
+        known = {"weights_digest": None, "weights_path": None}
+        return replace(self, model=model, _executor=self.executor.with_weights(model), **known)
 
     @on_its_own
     def warm(

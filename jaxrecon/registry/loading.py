@@ -133,10 +133,9 @@ def load(
             offload=offload,
             header=checkpoint.header_of(header) | {"config": asdict(config)},
             config_digest=digest,
-            weights_digest=weights_digest,
-            weights_path=place.absolute(),
         )
-        pipeline = _with_weights(shapes, restore, counts, timed)
+        origin = {"weights_digest": weights_digest, "weights_path": place.absolute()}
+        pipeline = replace(_with_weights(shapes, restore, counts, timed), **origin)
     _state_licence(header["model"], header["license"], shown)
     return pipeline
 

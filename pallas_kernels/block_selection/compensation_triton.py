@@ -32,10 +32,11 @@ A sum of distinct powers of two is their union, and a sum is a reduction over th
 has: two of these replace 64 x 64 comparisons of entries with keys.
 """
 
-TOGETHER = 128
-"""Pooled queries of a program, if no block has more."""
+TOGETHER = {64: 128, 128: 64}
+"""Pooled queries of a program, if no block has more, by the width of heads up to which it holds."""
 
-WARPS, STAGES = 4, 3
+WARPS, STAGES = 4, {64: 3, 128: 2}
+"""Stages by width, too: tiles in flight have to fit into less shared memory than a Hopper has."""
 
 
 def skipped_triton(
@@ -72,7 +73,8 @@ def skipped_triton(
             f"width {WIDEST}"
         )
     deep, wide = pl.next_power_of_2(parts), max(16, pl.next_power_of_2(width))
-    together = max(1, TOGETHER // deep)
+    limit = min(limit for limit in TOGETHER if wide <= limit)
+    together = max(1, TOGETHER[limit] // deep)
     blocks = k.shape[1]
     spare, more, others = -blocks % STEP, wide - width, -rows % together
     words = listed_words(counts, lists, blocks, interpret=interpret)
@@ -103,7 +105,7 @@ def skipped_triton(
             jax.ShapeDtypeStruct(q.shape, jnp.float32),
             jax.ShapeDtypeStruct(q.shape[:2], jnp.float32),
         ),
-        compiler_params=plgpu.CompilerParams(num_warps=WARPS, num_stages=STAGES),
+        compiler_params=plgpu.CompilerParams(num_warps=WARPS, num_stages=STAGES[limit]),
         interpret=interpret,
         name="attend_to_skipped",
     )(q, k, v, logs, words)

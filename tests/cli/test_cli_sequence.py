@@ -92,6 +92,34 @@ def test_a_gap(run: Run, photos: Path, tmp_path: Path) -> None:
     assert (out / "segment_0" / "scene.ply").exists() and (out / "segment_1").exists()
 
 
+def test_files_of_another_sequence_do_not_stay(run: Run, photos: Path, tmp_path: Path) -> None:
+    """Those that the run before tells of, of each segment; what is not of a run is left alone."""
+    from PIL import Image
+
+    for view, pixels in enumerate(film(14, places=np.repeat([1, 2], 7))):
+        Image.fromarray(pixels).save(photos / f"{view:02d}.png")
+    out, outside = tmp_path / "out", tmp_path / "scene.ply"
+    outside.touch()
+    wanted = ("--allow-gaps", "--formats", "ply,trajectory")
+    code, _, err = run(photos, *SOFT, *wanted, "-o", out)
+    assert code == 0, err
+    (out / "notes.txt").touch()
+    (out / "segment_1" / "notes.txt").touch()
+    told = json.loads((out / "summary.json").read_text())
+    assert told["files"][1] == "segment_0/scene.ply"
+    told["files"] += ["notes.txt", "../scene.ply", "segment_0/../../scene.ply", 3, "mesh.ply"]
+    (out / "summary.json").write_text(json.dumps(told))
+    (photos / "13.png").unlink()
+    code, _, err = run(photos, *SOFT, "--allow-gaps", "--stream", "-o", out)
+    assert code == 2 and "holds another reconstruction" in err
+    assert (out / "segment_0" / "trajectory").is_dir() and (out / "summary.json").exists()
+    code, _, err = run(photos, *SOFT, "--allow-gaps", "--stream", "-o", out, "--overwrite")
+    assert code == 0, err
+    rest = {str(path.relative_to(out)) for path in out.rglob("*") if path.suffix != ".npz"}
+    assert rest == {"scene.json", "notes.txt", "segment_1", "segment_1/notes.txt"}
+    assert outside.exists()
+
+
 def test_files_are_told_with_their_points(run: Run, photos: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     wanted = ("--formats", "sheet,ply,colmap,trajectory", "--max-points", 500)

@@ -36,13 +36,13 @@ SIZES: dict[str, Any] = {"block_q": 8, "block_kv": 4}
 type Inputs = tuple[Any, Any, Any]
 
 
-def qkv(queries: int, keys: int, *, alike: tuple[int, int] = (1, 1)) -> Inputs:
+def qkv(queries: int, keys: int, *, alike: tuple[int, int] = (1, 1), width: int = 8) -> Inputs:
     """Random inputs; so many neighbouring queries, and so many keys and values, are equal."""
     random = np.random.default_rng(0)
     lengths = (queries, keys, keys)
     repeats = (alike[0], alike[1], alike[1])
     drawn = [
-        random.normal(size=(2, -(-n // r), 3, 8)) for n, r in zip(lengths, repeats, strict=True)
+        random.normal(size=(2, -(-n // r), 3, width)) for n, r in zip(lengths, repeats, strict=True)
     ]
     q, k, v = (
         np.repeat(x, r, axis=1)[:, :n].astype(np.float32)
@@ -123,14 +123,20 @@ def test_chunks_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @needs_triton
 @pytest.mark.parametrize(
-    ("group", "real"), [(1, None), pytest.param(8, None, marks=pytest.mark.thorough), (2, 411)]
+    ("group", "real", "width"),
+    [
+        (1, None, 8),
+        pytest.param(8, None, 8, marks=pytest.mark.thorough),
+        (2, 411, 8),
+        (4, None, 72),
+    ],
 )
 def test_the_kernel_is_the_chunks(
-    group: int, real: int | None, monkeypatch: pytest.MonkeyPatch
+    group: int, real: int | None, width: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Three tiles of 64 blocks, the last one short; a row that skips nothing."""
     monkeypatch.setattr(compensation, "skipped_triton", partial(skipped_triton, interpret=True))
-    q, k, v = (x.astype(jnp.float16) for x in qkv(61, 601))
+    q, k, v = (x.astype(jnp.float16) for x in qkv(61, 601, width=width))
     mask = some_lists(61, 601)
     if real is not None:
         listed = as_array(mask) & (np.arange(mask.key_blocks) < -(-real // 4))
@@ -146,10 +152,11 @@ def test_the_kernel_is_the_chunks(
 
 
 @needs_triton
-def test_the_kernel_lowers_for_an_h100() -> None:
+@pytest.mark.parametrize("width", [64, 96, 128])
+def test_the_kernel_lowers_for_an_h100(width: int) -> None:
     tokens = 20 * 1041
     sizes: dict[str, Any] = {"block_q": 128, "block_kv": 64, "q_length": tokens}
-    x = jax.ShapeDtypeStruct((1, tokens, 4, 64), jnp.bfloat16)
+    x = jax.ShapeDtypeStruct((1, tokens, 4, width), jnp.bfloat16)
 
     def run(q: jax.Array, k: jax.Array, v: jax.Array) -> Any:
         mask = full_mask(1, 4, **sizes, kv_length=tokens)

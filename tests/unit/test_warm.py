@@ -93,6 +93,17 @@ def test_photos_of_another_shape(native: Path) -> None:
     assert model.compilations == 1
 
 
+@pytest.mark.usefixtures("small_photos")
+def test_where_other_weights_are_from_is_not_known(native: Path) -> None:
+    pipeline = jaxrecon.load(native, stages=QUIET)
+    assert pipeline.weights_digest is not None and pipeline.weights_path == native
+    warm = jaxrecon.load(native, warm=2, stages=QUIET)
+    told = warm.weights_digest, warm.weights_path
+    assert told == (pipeline.weights_digest, native)
+    others = pipeline.with_weights(warm.model)
+    assert others.weights_digest is None and others.weights_path is None
+
+
 def test_weights_of_another_kind_are_refused(native: Path) -> None:
     half = load_abstract(native, dtype="bfloat16")
     with pytest.raises(InputError, match="model: its weights have other shapes or dtypes"):
