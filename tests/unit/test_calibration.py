@@ -341,7 +341,7 @@ def test_other_weights_are_warned_of_where_both_are_known(
 def test_weights_that_were_trained_further_are_other_weights(
     found: Calibration, weights: Path, tmp_path: Path
 ) -> None:
-    """Wherever the budgets are given; a copy in other files is the same weights."""
+    """A copy in other files is the same weights."""
     attention = SparseAttention(budgets=found.budgets)
     assert found.budgets.weights is not None
     header = checkpoint.read_config(weights)
@@ -357,7 +357,15 @@ def test_weights_that_were_trained_further_are_other_weights(
     told = "budgets: they were measured on other weights of"
     with pytest.warns(UserWarning, match=told):
         jaxrecon.load(tmp_path / "other", attention=attention, stages=Stages(quiet=True))
-    other = jaxrecon.load(tmp_path / "other", stages=Stages(quiet=True))
+
+
+@pytest.mark.thorough
+def test_other_weights_are_told_wherever_budgets_are_given(
+    found: Calibration, weights: Path
+) -> None:
+    attention = SparseAttention(budgets=replace(found.budgets, weights="0"))
+    told = "budgets: they were measured on other weights of"
+    other = jaxrecon.load(weights, stages=Stages(quiet=True))
     with pytest.warns(UserWarning, match=told):
         other.reconstruct(np.zeros((2, 28, 28, 3), np.uint8), attention=attention)
     with pytest.warns(UserWarning, match=told):

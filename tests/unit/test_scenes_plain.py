@@ -132,6 +132,7 @@ def test_plain_rooms_may_be_halls(rooms: World) -> None:
     assert (ground < wide[:, None] / 2).all()
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("draw", [draw_room, draw_landscape])
 def test_scenes_that_are_not_plain_stay_as_they_are(draw: Callable[..., World]) -> None:
     without = worlds(draw, replace(SMALL, plain=0.0), 6)
@@ -145,6 +146,7 @@ def test_scenes_that_are_not_plain_stay_as_they_are(draw: Callable[..., World]) 
         np.testing.assert_allclose(kept, new, rtol=1e-5, atol=1e-4)
 
 
+@pytest.mark.thorough
 def test_facades_bear_rectangles_and_the_ground_does_not() -> None:
     drawn = worlds(draw_landscape, replace(SMALL, buildings=2), 20)
     assert drawn.patches is not None
@@ -154,6 +156,7 @@ def test_facades_bear_rectangles_and_the_ground_does_not() -> None:
     assert (contrast(drawn)[:, SOLIDS] > 0.13).mean() > 0.5
 
 
+@pytest.mark.thorough
 def test_rectangles_change_colours_and_no_depth(rooms: World) -> None:
     exposed = jax.jit(jax.vmap(lambda world: expose(world, (24, 32), SMALL, None)))
     some = jax.tree.map(lambda leaf: leaf[:4], rooms)
@@ -165,6 +168,7 @@ def test_rectangles_change_colours_and_no_depth(rooms: World) -> None:
     assert 0.005 < changed.mean() < 0.5
 
 
+@pytest.mark.thorough
 def test_paint_has_neither_prints_nor_most_openings_and_signs_are_upright() -> None:
     pictures = Pictures(np.stack([pyramid(np.full((8, 8, 3), 90, np.uint8))] * 2))
 
