@@ -397,6 +397,7 @@ class TestConvert:
 
 
 class TestModels:
+    @pytest.mark.thorough
     def test_who_reads_the_list_may_stop(self) -> None:
         command = [sys.executable, "-m", "jaxrecon", "models"]
         with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as listing:

@@ -159,6 +159,7 @@ main(["bench", "pi3", "--against", {folder!r}, "--ways", "dense", "0.75@0", "-q"
 """
 
 
+@pytest.mark.thorough
 def test_jax_takes_no_device_before_the_original_has_ended(tmp_path: Path) -> None:
     environment = fresh_process()
     environment["PYTHONPATH"] += f":{write_torch(tmp_path / 'site')}"

@@ -57,6 +57,10 @@ class TestStreams:
     )
     def test_errors_that_cannot_be_told(self, where: str) -> None:
         assert shell(f"$J view absent.npz {where}").returncode == 2
+
+    @pytest.mark.thorough
+    @pytest.mark.parametrize("where", ["2> /dev/full", "2>&-"])
+    def test_a_result_where_errors_cannot_be_told(self, where: str) -> None:
         run = shell(f"$J models {where}")
         assert run.returncode == 0 and "pi3-mini" in run.stdout
 

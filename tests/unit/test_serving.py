@@ -621,6 +621,7 @@ def test_a_summary_tells_the_points_of_each_file(
     assert count == summary["points"] > 50
 
 
+@pytest.mark.thorough
 def test_a_whole_run_and_one_that_is_killed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

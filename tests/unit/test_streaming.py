@@ -122,6 +122,7 @@ def test_a_run_that_broke_off_is_finished_by_the_next(
     assert not again
 
 
+@pytest.mark.thorough
 def test_a_killed_process_leaves_whole_files_and_another_goes_on(tmp_path: Path) -> None:
     folder = tmp_path / "out"
     assert streamed_by_a_process(folder, killed_after=2) == -9

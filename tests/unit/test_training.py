@@ -215,7 +215,7 @@ def test_nothing_is_left_of_a_checkpoint_that_cannot_be_written(
     assert sorted(path.name for path in tmp_path.iterdir()) == ["2", "digests.json"]
 
 
-@pytest.mark.parametrize("begun", [False, True])
+@pytest.mark.parametrize("begun", [False, pytest.param(True, marks=pytest.mark.thorough)])
 def test_an_interruption_tells_from_where_the_run_goes_on(
     begun: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
