@@ -96,6 +96,7 @@ jax.distributed.initialize(f"localhost:{sys.argv[1]}", 1, 0)
 """
 
 
+@pytest.mark.thorough
 def test_importing_starts_no_devices() -> None:
     """`jax.distributed.initialize` refuses to run where anything has asked for a device before."""
     with socket.socket() as free:

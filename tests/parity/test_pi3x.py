@@ -111,6 +111,7 @@ def first_two(found: tuple[Any, ...]) -> tuple[Any, ...]:
 
 
 class TestPriors:
+    @pytest.mark.thorough
     def test_one_program_serves_every_combination(self, model: Pi3X, forward: Counted) -> None:
         every, yes, no = PRIORS, [True] * 3, [False] * 3
         combinations = [
@@ -160,6 +161,7 @@ class TestPriors:
         alone = jax.tree.map(lambda x: x[:, :2], known)
         assert gap(Counted().run(model, IMAGES[:, :2], alone, None), first_two(padded)) <= 2e-5
 
+    @pytest.mark.thorough
     def test_nothing_known_is_no_priors(self, model: Pi3X, forward: Counted) -> None:
         """So the golden numbers of priors speak for images alone as well; and for fewer views."""
         unknown = forward.run(model, IMAGES, only(PRIORS), jnp.int32(2))

@@ -462,6 +462,7 @@ class TestMapAnything:
         fewer = mapanything.reconstruct(photos, **AGREEING, view_confidence_quantile=0.3)
         assert (np.asarray(fewer.mask) != kept).mean() < 1e-3
 
+    @pytest.mark.thorough
     def test_views_that_are_padding_agree_with_none(
         self, mapanything: Pipeline, photos: np.ndarray
     ) -> None:

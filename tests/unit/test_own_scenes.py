@@ -414,6 +414,7 @@ def test_a_mixed_run_that_is_stopped_takes_the_same_steps(
     assert any("own_loss" in line for line in lines) and any("loss" in line for line in lines)
 
 
+@pytest.mark.thorough
 def test_weights_keep_the_terms_of_those_they_started_from(
     folders: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

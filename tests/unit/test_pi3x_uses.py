@@ -119,6 +119,7 @@ class TestUpstreamsRules:
         np.testing.assert_array_equal(recon.mask, confident & ~edges)
         assert edges.any()
 
+    @pytest.mark.thorough
     def test_edges_of_depth_alone_and_a_camera_around_the_middle(self, pipeline: Pipeline) -> None:
         """The edges of before, and intrinsics as it has them since March 2026."""
         recon = pipeline.reconstruct(

@@ -115,6 +115,7 @@ def test_some_paths_go_all_round() -> None:
     assert np.mean(gaps < 60) > 0.15
 
 
+@pytest.mark.thorough
 def test_wings_stand_at_the_ends_of_the_first_house_and_roofs_on_their_tops() -> None:
     config = SceneConfig(boxes=5, buildings=3, pictures=3, wings=1.0, roofs=1.0)
     rng = scene_rng(jax.random.key(4), jnp.uint32(7))

@@ -475,6 +475,7 @@ def test_what_are_no_pictures_is_told_before_anything_is_written(tmp_path: Path)
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.thorough
 def test_weights_so_far_lie_beside_every_checkpoint(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
