@@ -274,9 +274,10 @@ class TestFork:
         ("parent", "told"),
         [
             ("used", "start method spawn"),
-            pytest.param("new", "unknown model 'absent'", marks=pytest.mark.thorough),
+            ("new", "unknown model 'absent'"),
         ],
     )
+    @pytest.mark.thorough
     def test_a_child_is_told_to_be_spawned(self, parent: str, told: str) -> None:
         env = fresh_process()
         command = [sys.executable, "-c", FORKS, parent]

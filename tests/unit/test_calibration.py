@@ -132,7 +132,8 @@ def test_bounds_that_cannot_be_are_refused(wrong: tuple[float, ...]) -> None:
 # Measuring
 
 
-@pytest.mark.parametrize("valid", [pytest.param(None, marks=pytest.mark.thorough), 3])
+@pytest.mark.thorough
+@pytest.mark.parametrize("valid", [None, 3])
 def test_measured_errors_are_those_of_sparse_attention(valid: int | None) -> None:
     """Padding views count for nothing, and what goes on is dense."""
     layout = TokenLayout(views=4, grid=(8, 8), leading=1)
