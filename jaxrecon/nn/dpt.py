@@ -294,8 +294,11 @@ def resize_bilinear(x: Float[Array, "G h w C"], size: Size) -> Float[Array, "G H
 @partial(jax.custom_vjp, nondiff_argnums=(1, 2))
 def _resized(x: Float[Array, "G h w C"], axis: int, length: int) -> Float[Array, "G H W C"]:
     """Bilinear interpolation along one axis; sums are those of float32."""
-    below, share = _neighbours(x.shape[axis], length)
-    share = jnp.asarray(np.expand_dims(share, _others(axis)), jnp.float32)
+    old = x.shape[axis]
+    place = _places(old, length)
+    below = np.clip(place.astype(np.int32), 0, max(old - 2, 0))
+    share = (place - below).reshape([-1 if other == axis else 1 for other in range(4)])
+    share = jnp.asarray(share, jnp.float32)
     one, other = (
         x.take(place, axis=axis, mode="clip").astype(jnp.float32) for place in (below, below + 1)
     )
@@ -308,10 +311,8 @@ def _with_length(x: Array, axis: int, length: int) -> tuple[Array, int]:
 
 def _spread(axis: int, length: int, old: int, gradient: Array) -> tuple[Array]:
     """A product with the weights: the gradient of what is taken would be scattered."""
-    below, share = _neighbours(old, length)
-    weights, rows = np.zeros((length, old)), np.arange(length)
-    np.add.at(weights, (rows, below), 1 - share)
-    np.add.at(weights, (rows, np.minimum(below + 1, old - 1)), share)
+    place = _places(old, length)
+    weights = np.maximum(1 - np.abs(place[:, None] - np.arange(old)), 0)
     precision = HIGHEST if gradient.dtype == jnp.float32 else None
     matrix = jnp.asarray(weights, gradient.dtype)
     equation = "io,giwc->gowc" if axis == 1 else "io,ghic->ghoc"
@@ -321,15 +322,9 @@ def _spread(axis: int, length: int, old: int, gradient: Array) -> tuple[Array]:
 _resized.defvjp(_with_length, _spread)
 
 
-def _others(axis: int) -> tuple[int, ...]:
-    return tuple(other for other in range(4) if other != axis)
-
-
-def _neighbours(old: int, length: int) -> tuple[np.ndarray, np.ndarray]:
-    """For each new place the old one below it, and the share of the next; the ends coincide."""
-    place = np.arange(length) * ((old - 1) / max(length - 1, 1))
-    below = np.clip(place.astype(np.int32), 0, max(old - 2, 0))
-    return below, place - below
+def _places(old: int, length: int) -> Float[np.ndarray, "length"]:
+    """Where each new place lies among the old ones; the first and the last coincide."""
+    return np.arange(length) * ((old - 1) / max(length - 1, 1))
 
 
 def add_position(x: Float[Array, "G h w C"], aspect: float) -> Float[Array, "G h w C"]:
