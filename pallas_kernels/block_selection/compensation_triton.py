@@ -131,12 +131,8 @@ def _kernel(
     def fold(tile: Array, running: tuple[Array, ...]) -> tuple[Array, ...]:
         top, total, values = running
         span = pl.ds(tile * STEP, STEP)
-        words, *others = (
-            plgpu.load(words_ref.at[row, STEP // 32 * tile + at])[:, None]
-            for at in range(STEP // 32)
-        )
-        for at, later in enumerate(others, 1):
-            words = jnp.where(numbers[None] < 32 * at, words, later)
+        first, second = (plgpu.load(words_ref.at[row, 2 * tile + at])[:, None] for at in range(2))
+        words = jnp.where(numbers[None] < 32, first, second)
         listed = jnp.right_shift(words, numbers[None] & 31) & 1 > 0
         # A mean stands for `size` keys: adding log2(size) to its score counts it as often.
         scores = plgpu.dot(q, k_ref[span, :].T) + logs_ref[span][None, :]
@@ -175,7 +171,7 @@ def listed_words(
     """
     groups, rows, capacity = lists.shape
     steps = pl.cdiv(blocks, STEP)
-    words = STEP // 32 * steps
+    words = 2 * steps
     return pl.pallas_call(
         partial(_list_kernel, steps=steps, capacity=capacity),
         grid=(rows, groups),
@@ -202,8 +198,8 @@ def _list_kernel(
         place = done + numbers
         entries = plgpu.load(list_ref.at[jnp.minimum(place, capacity - 1)]).astype(jnp.int32)
         entries = jnp.where(place < count, entries - tile * STEP, STEP)
-        for word in range(STEP // 32):
-            words_ref[STEP // 32 * tile + word] = _word(entries, 32 * word)
+        for word in range(2):
+            words_ref[2 * tile + word] = _word(entries, 32 * word)
         return done + (entries < STEP).astype(jnp.int32).sum()
 
     jax.lax.fori_loop(0, steps, write, jnp.int32(0))
