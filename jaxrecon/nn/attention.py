@@ -23,7 +23,6 @@ from jaxrecon.nn.rope import RotaryTable, apply_rotary
 from jaxrecon.pytree import pytree_dataclass
 from pallas_kernels.dense_attention import IMPLEMENTATIONS, dense_attention, is_long
 from pallas_kernels.float8 import E4M3, saturated
-from pallas_kernels.norm import Norm
 from pallas_kernels.qk_norm_rope import qk_norm_rope
 
 QK_NORM_EPS = 1e-5
@@ -305,23 +304,17 @@ class Attention(nnx.Module):
         backend: str | None,
         scale: float | None,
     ) -> tuple[Float[Array, "G T N K"], ...]:
-        norms, query_factor = None, 1.0
+        norms = None
         parts = 3, self.heads, x.shape[-1] // self.heads
         if self.q_norm is not None and self.k_norm is not None:
-            queries, keys = norm_parameters(self.q_norm), norm_parameters(self.k_norm)
-            if scale is not None:
-                factor = parts[2] ** -0.5 / scale
-                queries = Norm(factor * queries.scale, factor * queries.bias)
-            norms = queries, keys
-        elif scale is not None:
-            query_factor = parts[2] ** -0.5 / scale
+            norms = norm_parameters(self.q_norm), norm_parameters(self.k_norm)
         return qk_norm_rope(
             product(self.qkv, x).reshape(*x.shape[:-1], *parts),
             bias=bias_of(self.qkv).reshape(parts),
             norms=norms,
             rotary=None if rope is None else (rope.cos, rope.sin),
             eps=QK_NORM_EPS,
-            query_factor=query_factor,
+            query_factor=1.0 if scale is None else parts[2] ** -0.5 / scale,
             sequences=sequences,
             implementation=backend,
         )
@@ -330,8 +323,8 @@ class Attention(nnx.Module):
         """What a layout tells of the scores of queries and keys.
 
         Scores times ln 2 are exponents of two as they are, so that the fastest kernel multiplies
-        none. Queries are scaled for that, by their norm if they have one, before they are rounded
-        to bfloat16: it costs no precision. Norms keep queries and keys within the numbers of e4m3.
+        none. Queries are scaled for that before they are rounded to bfloat16: it costs no
+        precision. Norms keep queries and keys within the numbers of e4m3.
 
         Args:
           float8: as the layout's; for those that are normed alone.
