@@ -29,6 +29,11 @@ QK_NORM_EPS = 1e-5
 
 LN_2 = math.log(2)
 
+MANY = 2**15
+"""Tokens from which on queries, keys and values are products of their own where nothing is done to
+them but to add a bias, which the product then does. (XLA would join the products of fewer tokens.)
+"""
+
 type Count = int | Int[Array | np.ndarray, ""]
 
 
@@ -281,6 +286,7 @@ class Attention(nnx.Module):
         sequences: tuple[int, int] | None = None,
         backend: str | None = None,
         scale: float | None = None,
+        joint: bool = False,
     ) -> tuple[Float[Array, "G _ N K"], ...]:
         """Queries, keys and values, ready to attend.
 
@@ -290,9 +296,10 @@ class Attention(nnx.Module):
           backend: of `qk_norm_rope`, by name; the best one if not given.
           scale: what scores are to be multiplied by, as a layout has it; another one than
             `K ** -0.5` only without a context.
+          joint: all three come of one product, however many tokens there are.
         """
         if context is None:
-            return self._own_inputs(x, rope, sequences, backend, scale)
+            return self._own_inputs(x, rope, sequences, backend, scale, joint)
         (q,), (k, v) = self._projected(x, 0, 1), self._projected(context, 1, 3)
         return (*self._turned(q, k, v.dtype, rope), v)
 
@@ -303,35 +310,55 @@ class Attention(nnx.Module):
         sequences: tuple[int, int] | None,
         backend: str | None,
         scale: float | None,
+        joint: bool,
     ) -> tuple[Float[Array, "G T N K"], ...]:
         norms = None
-        parts = 3, self.heads, x.shape[-1] // self.heads
         if self.q_norm is not None and self.k_norm is not None:
             norms = norm_parameters(self.q_norm), norm_parameters(self.k_norm)
-        return qk_norm_rope(
-            product(self.qkv, x).reshape(*x.shape[:-1], *parts),
-            bias=bias_of(self.qkv).reshape(parts),
+        head = x.shape[-1] // self.heads
+        factor = 1.0 if scale is None else head**-0.5 / scale
+        turn = partial(
+            qk_norm_rope,
             norms=norms,
             rotary=None if rope is None else (rope.cos, rope.sin),
             eps=QK_NORM_EPS,
-            query_factor=1.0 if scale is None else parts[2] ** -0.5 / scale,
+            query_factor=factor,
             sequences=sequences,
             implementation=backend,
         )
+        if joint or math.prod(x.shape[:-1]) < MANY:
+            qkv, bias = self._unbiased(x, 3)
+            return turn(qkv, bias=bias)
+        (v,) = self._projected(x, 2, 3)
+        if norms is not None or rope is not None:
+            qk, bias = self._unbiased(x, 2)
+            return *turn(qk, bias=bias), v
+        (q,), (k,) = self._projected(x, 0, 1), self._projected(x, 1, 2)
+        return q if factor == 1 else (factor * q.astype(jnp.float32)).astype(q.dtype), k, v
 
-    def scores(self, float8: bool) -> dict[str, Any]:
-        """What a layout tells of the scores of queries and keys.
+    def _unbiased(
+        self, x: Float[Array, "*rows D"], parts: int
+    ) -> tuple[Float[Array, "*rows parts N K"], Float[Array, "parts N K"]]:
+        """The first so many of (queries, keys, values) without their bias, and that."""
+        shape = parts, self.heads, x.shape[-1] // self.heads
+        columns = slice(parts * x.shape[-1]) if parts < 3 else slice(None)
+        made = product(self.qkv, x, columns).reshape(*x.shape[:-1], *shape)
+        return made, bias_of(self.qkv)[columns].reshape(shape)
 
-        Scores times ln 2 are exponents of two as they are, so that the fastest kernel multiplies
-        none. Queries are scaled for that before they are rounded to bfloat16: it costs no
-        precision. Norms keep queries and keys within the numbers of e4m3.
+    def with_scores(self, layout: TokenLayout, float8: bool) -> TokenLayout:
+        """The layout of a sequence, with what its queries and keys are made for.
+
+        Scores of several views times ln 2 are exponents of two as they are, so that the fastest
+        kernel multiplies none: queries are scaled for that in the pass that makes them. Norms keep
+        queries and keys within the numbers of e4m3.
 
         Args:
           float8: as the layout's; for those that are normed alone.
         """
         rounded = bias_of(self.qkv).dtype == jnp.bfloat16
-        found: dict[str, Any] = {"scale": LN_2 if rounded else None}
-        return found if self.q_norm is None else found | {"float8": float8}
+        scale = LN_2 if rounded and layout.views > 1 else None
+        told = {} if self.q_norm is None else {"float8": float8}
+        return replace(layout, scale=scale, **told)
 
     def _turned(
         self, q: Array, k: Array, dtype: DTypeLike, rope: RotaryTable | None

@@ -1,6 +1,6 @@
 """The transformer block that every family is made of."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from typing import Any, Literal
 
@@ -143,8 +143,13 @@ class Block(nnx.Module):
         if self.in_float8 and execution.training:
             raise NotImplementedError("float8 products have no gradient; train without them")
         if context is None and not execution.training and takes_scale(attention):
-            layout = replace(layout, **self.attention.scores(self.in_float8))
-        given: dict[str, Any] = {"rope": rope, "context": context, "scale": layout.scale}
+            layout = self.attention.with_scores(layout, self.in_float8)
+        given: dict[str, Any] = {
+            "rope": rope,
+            "context": context,
+            "scale": layout.scale,
+            "joint": execution.training or self.in_float8,
+        }
         enter = partial(self._entering, **given, backend=execution.backend)
         if context is None:
             enter = partial(chunked_map, enter, unit=layout.tokens_per_view, execution=execution)
@@ -167,6 +172,7 @@ class Block(nnx.Module):
         rope: RotaryTable | None,
         context: Float[Array, "g s D"] | None,
         scale: float | None,
+        joint: bool,
         backend: str | None,
     ) -> tuple[Array, Array, Array, Array]:
         """What the updates are added to, and the queries, keys and values."""
@@ -174,7 +180,7 @@ class Block(nnx.Module):
         if self.norm_context is not None and context is not None:
             context = apply_norm(self.norm_context, context)
         sequences = (x.shape[0], x.shape[1]) if self.in_float8 else None
-        options: dict[str, Any] = {"sequences": sequences, "backend": backend}
+        options: dict[str, Any] = {"sequences": sequences, "joint": joint, "backend": backend}
         q, k, v = self.attention.inputs(normed, rope, context, scale=scale, **options)
         return normed if self.normed_residual else x, q, k, v
 

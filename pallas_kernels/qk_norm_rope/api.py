@@ -43,7 +43,8 @@ def qk_norm_rope(
 
     Args:
       qkv: (G, T, 3, N, K), what one matrix makes of the tokens; `T` is a whole number of views of
-        `P` tokens. Or (R, 3, N, K), if `sequences` tells G and T.
+        `P` tokens. Or (R, 3, N, K), if `sequences` tells G and T. With 2 in place of 3 it has no
+        values, and none are returned.
       bias: (3, N, K), of that matrix; None for none.
       norms: LayerNorms over the head width, of queries and of keys; None for no norm.
       rotary: cosines and sines (P, 2, K / 4), float32, as in `jaxrecon.nn.rope`; None to leave
@@ -71,8 +72,8 @@ def _check(inputs: Inputs, sequences: tuple[int, int] | None) -> None:
     if sequences is not None and qkv.shape[:-3] != (whole_rows(prod(sequences)),):
         wanted = f"({whole_rows(prod(sequences))}, 3, N, K)"
         raise ValueError(f"qkv must have shape {wanted} for {sequences=}, found {qkv.shape}")
-    if (sequences is None and qkv.ndim != 5) or qkv.shape[-3] != 3:
-        raise ValueError(f"qkv must have shape (G, T, 3, N, K), found {qkv.shape}")
+    if (sequences is None and qkv.ndim != 5) or qkv.shape[-3] not in (2, 3):
+        raise ValueError(f"qkv must have shape (G, T, 3 or 2, N, K), found {qkv.shape}")
     if bias is not None and bias.shape != qkv.shape[-3:]:
         raise ValueError(f"bias must have shape {qkv.shape[-3:]}, found {bias.shape}")
     width, length = qkv.shape[-1], qkv.shape[1] if sequences is None else sequences[1]
@@ -128,8 +129,8 @@ def _backwards(
 ) -> tuple[Inputs]:
     job = "differentiate a norm and turn"
     if factor != 1:
-        queries, keys, values = gradients
-        gradients = factor * queries, keys, values
+        queries, *others = gradients
+        gradients = factor * queries, *others
     return (run_backend(_BACKWARDS, implementation, job, inputs, gradients, eps=eps),)
 
 

@@ -20,15 +20,15 @@ class Rotary(NamedTuple):
 class Inputs(NamedTuple):
     """What queries, keys and values are made of, or the gradients; see `qk_norm_rope`."""
 
-    qkv: Float[Array, "*rows 3 N K"]
-    bias: Float[Array, "3 N K"] | None
+    qkv: Float[Array, "*rows parts N K"]
+    bias: Float[Array, "parts N K"] | None
     q_norm: Norm | None
     k_norm: Norm | None
     rotary: Rotary | None
 
 
-type Outputs = tuple[Float[Array, "G T N K"], Float[Array, "G T N K"], Float[Array, "G T N K"]]
-"""Queries, keys and values, or their gradients."""
+type Outputs = tuple[Float[Array, "G T N K"], ...]
+"""Queries, keys and, if they are among the inputs, values; or their gradients."""
 
 
 def qk_norm_rope_xla(
@@ -44,11 +44,11 @@ def qk_norm_rope_xla(
         qkv = qkv[: prod(sequences)].reshape(*sequences, *qkv.shape[1:])
     qkv = qkv.astype(jnp.float32)
     qkv = qkv if inputs.bias is None else qkv + inputs.bias.astype(jnp.float32)[None, None]
-    q, k, v = (qkv[:, :, part] for part in range(3))
+    q, k, *values = (qkv[:, :, part] for part in range(qkv.shape[2]))
     q = _ready(q, inputs.q_norm, inputs.rotary, eps)
     q = q if factor == 1 else factor * q
     k = _ready(k, inputs.k_norm, inputs.rotary, eps)
-    return q.astype(dtype), k.astype(dtype), v.astype(dtype)
+    return tuple(x.astype(dtype) for x in (q, k, *values))
 
 
 def gradients_xla(inputs: Inputs, gradients: Outputs, *, eps: float) -> Inputs:

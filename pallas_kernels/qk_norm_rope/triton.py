@@ -50,21 +50,20 @@ def qk_norm_rope_triton(
       NotImplementedError: not on a GPU, or a JAX without Triton.
       UnfitError: the head width is no power of two, or below 64.
     """
-    *rows, _, heads, width = inputs.qkv.shape
+    *rows, parts, heads, width = inputs.qkv.shape
     groups, tokens = sequences or rows
     sizes = _Sizes.of(inputs, interpret, groups * tokens, **FORWARDS)
-    q, k, v = pl.pallas_call(
+    outputs = pl.pallas_call(
         partial(_forwards, sizes=sizes, eps=eps, factor=factor),
         grid=(sizes.programs, sizes.shares),
-        in_specs=[sizes.rows(3), *sizes.parameter_specs],
-        out_specs=[sizes.rows(1)] * 3,
-        out_shape=[jax.ShapeDtypeStruct(sizes.shape(1), inputs.qkv.dtype)] * 3,
+        in_specs=[sizes.rows(parts), *sizes.parameter_specs],
+        out_specs=[sizes.rows(1)] * parts,
+        out_shape=[jax.ShapeDtypeStruct(sizes.shape(1), inputs.qkv.dtype)] * parts,
         compiler_params=plgpu.CompilerParams(num_warps=sizes.warps),
         interpret=interpret,
         name="qk_norm_rope",
-    )(inputs.qkv.reshape(-1, sizes.shape(3)[1]), *_parameters(inputs))
-    shape = groups, tokens, heads, width
-    return q.reshape(shape), k.reshape(shape), v.reshape(shape)
+    )(inputs.qkv.reshape(-1, sizes.shape(parts)[1]), *_parameters(inputs))
+    return tuple(x.reshape(groups, tokens, heads, width) for x in outputs)
 
 
 def gradients_triton(
@@ -77,22 +76,23 @@ def gradients_triton(
       UnfitError: the head width is no power of two, or below 64.
     """
     sizes = _Sizes.of(inputs, interpret, prod(inputs.qkv.shape[:2]), **BACKWARDS)
+    parts = sizes.parts
     shapes = [jax.ShapeDtypeStruct((sizes.programs, x), jnp.float32) for x in sizes.sums]
-    of_qkv, *parts = pl.pallas_call(
+    of_qkv, *found = pl.pallas_call(
         partial(_backwards, sizes=sizes, eps=eps),
         grid=(sizes.programs,),
-        in_specs=[sizes.rows(3), *[sizes.rows(1)] * 3, *sizes.parameter_specs],
-        out_specs=[sizes.rows(3), *sizes.sums_specs],
-        out_shape=[jax.ShapeDtypeStruct(sizes.shape(3), inputs.qkv.dtype), *shapes],
+        in_specs=[sizes.rows(parts), *[sizes.rows(1)] * parts, *sizes.parameter_specs],
+        out_specs=[sizes.rows(parts), *sizes.sums_specs],
+        out_shape=[jax.ShapeDtypeStruct(sizes.shape(parts), inputs.qkv.dtype), *shapes],
         compiler_params=plgpu.CompilerParams(num_warps=sizes.warps),
         interpret=interpret,
         name="qk_norm_rope_gradient",
     )(
-        inputs.qkv.reshape(sizes.shape(3)),
+        inputs.qkv.reshape(sizes.shape(parts)),
         *[x.reshape(sizes.shape(1)) for x in gradients],
         *_parameters(inputs),
     )
-    totals = [x.sum(axis=0) for x in parts]
+    totals = [x.sum(axis=0) for x in found]
     of_bias, norms = None, (None, None)
     if inputs.bias is not None:
         of_bias = totals.pop(0).reshape(inputs.bias.shape).astype(inputs.bias.dtype)
@@ -113,6 +113,7 @@ class _Sizes:
     span: int
     warps: int
     tokens: int
+    parts: int
     heads: int
     width: int
     biased: bool
@@ -123,13 +124,14 @@ class _Sizes:
     def of(cls, inputs: Inputs, interpret: bool, tokens: int, *, span: int, warps: int) -> "_Sizes":
         if not interpret:
             check_triton()
-        heads, width = inputs.qkv.shape[-2:]
+        parts, heads, width = inputs.qkv.shape[-3:]
         if width < NARROWEST or width & (width - 1):
             raise UnfitError(f"triton: head width {width} is no power of two from {NARROWEST}")
         return cls(
             span=span,
             warps=warps,
             tokens=tokens,
+            parts=parts,
             heads=heads,
             width=width,
             biased=inputs.bias is not None,
@@ -167,7 +169,7 @@ class _Sizes:
     @property
     def parameter_specs(self) -> list[pl.BlockSpec]:
         """Those of `_parameters`."""
-        shapes: list[tuple[int, ...]] = [(self.shape(3)[1],)] * self.biased
+        shapes: list[tuple[int, ...]] = [(self.shape(self.parts)[1],)] * self.biased
         shapes += [(4, self.width)] * self.normed
         shapes += [] if self.period is None else [(self.period, self.width // 2)] * 2
         return [pl.BlockSpec(x, partial(_first_block, len(x))) for x in shapes]
@@ -175,7 +177,7 @@ class _Sizes:
     @property
     def sums(self) -> list[int]:
         """How many numbers a program sums for the gradients of the bias and of the norms."""
-        return [self.shape(3)[1]] * self.biased + [4 * self.width] * self.normed
+        return [self.shape(self.parts)[1]] * self.biased + [4 * self.width] * self.normed
 
     @property
     def sums_specs(self) -> list[pl.BlockSpec]:
@@ -269,11 +271,11 @@ class _Program:
 
 
 def _forwards(qkv_ref: Any, *refs: Any, sizes: _Sizes, eps: float, factor: float) -> None:
-    *parameters, q_ref, k_ref, v_ref = refs
+    parameters, outputs = refs[: -sizes.parts], refs[-sizes.parts :]
     program = _Program(sizes, parameters, eps)
 
     def each_head(head: Array, nothing: None) -> None:
-        for part, ref in enumerate((q_ref, k_ref)):
+        for part, ref in enumerate(outputs[:2]):
             x = program.projected(qkv_ref, part * sizes.heads + head)
             if sizes.normed:
                 standard, _ = program.standardised(x)
@@ -283,16 +285,16 @@ def _forwards(qkv_ref: Any, *refs: Any, sizes: _Sizes, eps: float, factor: float
             if part == 0 and factor != 1:
                 x = [factor * u for u in x]
             program.store(ref, head, x)
-        program.store(v_ref, head, program.projected(qkv_ref, 2 * sizes.heads + head))
+        for v_ref in outputs[2:]:
+            program.store(v_ref, head, program.projected(qkv_ref, 2 * sizes.heads + head))
 
     own = sizes.heads // sizes.shares
     first = own * pl.program_id(1)
     jax.lax.fori_loop(first, first + own, each_head, None)
 
 
-def _backwards(
-    qkv_ref: Any, q_ref: Any, k_ref: Any, v_ref: Any, *refs: Any, sizes: _Sizes, eps: float
-) -> None:
+def _backwards(qkv_ref: Any, *refs: Any, sizes: _Sizes, eps: float) -> None:
+    (q_ref, k_ref, *v_refs), refs = refs[: sizes.parts], refs[sizes.parts :]
     count = len(sizes.parameter_specs)
     parameters, (of_qkv_ref, *sums_refs) = refs[:count], refs[count:]
     program = _Program(sizes, parameters, eps)
@@ -338,7 +340,9 @@ def _backwards(
     of_part(0, q_ref)
     of_part(1, k_ref)
 
-    def values(head: Array, _: None) -> None:
-        write(2 * sizes.heads + head, program.load(v_ref, head))
+    for v_ref in v_refs:
 
-    jax.lax.fori_loop(0, sizes.heads, values, None)
+        def values(head: Array, _: None, v_ref: Any = v_ref) -> None:
+            write(2 * sizes.heads + head, program.load(v_ref, head))
+
+        jax.lax.fori_loop(0, sizes.heads, values, None)

@@ -14,6 +14,7 @@ from flax import nnx
 from jaxrecon.choices import ATTENTIONS
 from jaxrecon.nn.alternating import AlternatingAttention, GlobalFirstAttention
 from jaxrecon.nn.attention import (
+    Attention,
     AttentionStats,
     TokenLayout,
     attend_densely,
@@ -22,6 +23,8 @@ from jaxrecon.nn.attention import (
 )
 from jaxrecon.nn.block import Block, BlockConfig
 from jaxrecon.nn.execution import ExecutionConfig
+from jaxrecon.nn.layers import product
+from jaxrecon.nn.rope import grid_positions, rotary_table
 from jaxrecon.sparse import (
     AttentionByLayer,
     BlockLayout,
@@ -167,6 +170,53 @@ def test_queries_are_scaled_before_they_are_rounded(
     else:
         assert second == layout
         np.testing.assert_array_equal(scaled, usual)
+
+
+def test_scores_within_a_view_are_scaled_by_attention_itself() -> None:
+    """Where no kernel takes powers of two, a pass over the queries would be for nothing."""
+    attention = Attention(32, 2, qk_norm=True, dtype=jnp.bfloat16, rngs=nnx.Rngs(0))
+    one, two = (TokenLayout(views, (2, 3)) for views in (1, 2))
+    assert attention.with_scores(one, float8=True) == replace(one, float8=True)
+    assert attention.with_scores(two, float8=False) == replace(two, scale=math.log(2))
+
+
+@pytest.mark.parametrize(
+    ("qk_norm", "turned", "scale", "parts"),
+    [
+        (False, False, None, [1, 1, 1]),
+        (False, False, math.log(2), [1, 1, 1]),
+        (True, True, math.log(2), [1, 2]),
+        *(
+            pytest.param(*case, marks=pytest.mark.thorough)
+            for case in ((False, True, None, [1, 2]), (True, False, math.log(2), [1, 2]))
+        ),
+    ],
+)
+def test_queries_keys_and_values_of_many_tokens_are_products_of_their_own(
+    monkeypatch: pytest.MonkeyPatch,
+    qk_norm: bool,
+    turned: bool,
+    scale: float | None,
+    parts: list[int],
+) -> None:
+    attention = Attention(64, 2, qk_norm=qk_norm, dtype=jnp.float32, rngs=nnx.Rngs(0))
+    attention.qkv.bias = nnx.Param(jax.random.normal(jax.random.key(2), (192,)))
+    x = jax.random.normal(jax.random.key(1), (2, 12, 64))
+    rope = rotary_table(grid_positions((2, 3), 0), 32) if turned else None
+    made: list[int] = []
+
+    def counted(layer: Any, x: jax.Array, columns: slice = slice(None)) -> jax.Array:
+        out = product(layer, x, columns)
+        made.append(out.shape[-1] // 64)
+        return out
+
+    monkeypatch.setattr("jaxrecon.nn.attention.product", counted)
+    expected = attention.inputs(x, rope, scale=scale)
+    monkeypatch.setattr("jaxrecon.nn.attention.MANY", 24)
+    found = attention.inputs(x, rope, scale=scale)
+    jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-5), found, expected)
+    assert (made[0], sorted(made[1:])) == (3, parts)
+    np.testing.assert_array_equal(attention.inputs(x, rope, scale=scale, joint=True), expected)
 
 
 @pytest.mark.parametrize("attention", [attend_densely, SparseAttention(0.5, None)])

@@ -149,6 +149,34 @@ def test_qk_norm_rope_of_the_kernel(shape: tuple[int, int, int, int], parts: str
 
 
 @needs_triton
+@pytest.mark.parametrize("parts", ["bnr", thorough("")])
+def test_queries_and_keys_without_values(parts: str) -> None:
+    """The same as with them, forwards and backwards, in the kernel and in the plain form."""
+    shape = 1, 12, 2, 64
+    inputs = rope_inputs(shape, 3, parts)
+    bias = None if inputs.bias is None else inputs.bias[:2]
+    two = inputs._replace(qkv=inputs.qkv[:, :, :2], bias=bias)
+    gradients = normal(*shape, seed=5), normal(*shape, seed=6), normal(*shape, seed=7)
+
+    @one_program
+    def run(inputs: rope_plain.Inputs, two: rope_plain.Inputs, gradients: Any) -> Any:
+        all_three, back = jax.vjp(partial(rope_plain.qk_norm_rope_xla, eps=EPS), inputs)
+        plain, plain_back = jax.vjp(partial(rope_plain.qk_norm_rope_xla, eps=EPS), two)
+        kernel = rope_triton.qk_norm_rope_triton(two, eps=EPS, interpret=True)
+        by_kernel = rope_triton.gradients_triton(two, gradients[:2], eps=EPS, interpret=True)
+        found = by_kernel, plain_back(gradients[:2])[0]
+        return all_three, plain, kernel, back(gradients)[0], found
+
+    all_three, plain, kernel, gradient, found = run(inputs, two, gradients)
+    assert_close(plain, all_three[:2])
+    assert_close(kernel, all_three[:2])
+    bias = None if gradient.bias is None else gradient.bias[:2]
+    expected = gradient._replace(qkv=gradient.qkv[:, :, :2], bias=bias, rotary=None)
+    for each in found:
+        assert_close(each._replace(rotary=None), expected)
+
+
+@needs_triton
 @pytest.mark.parametrize("parts", ["b", thorough("bnr")])
 def test_queries_times_a_factor(parts: str) -> None:
     """In the end, so that no norm takes it away again; keys and values are left as they are."""
@@ -323,8 +351,8 @@ def test_shapes_that_disagree_are_refused() -> None:
     with pytest.raises(ValueError, match=r"bias must have shape \(8,\), found \(7,\)"):
         bias_gelu(x, vector[:7])
     qkv, *angles = map(jnp.asarray, (normal(2, 6, 3, 1, 8), normal(3, 2, 2), normal(4, 2, 2)))
-    with pytest.raises(ValueError, match=r"qkv must have shape \(G, T, 3, N, K\)"):
-        qk_norm_rope(qkv[:, :, :2])
+    with pytest.raises(ValueError, match=r"qkv must have shape \(G, T, 3 or 2, N, K\)"):
+        qk_norm_rope(qkv[:, :, :1])
     with pytest.raises(ValueError, match=r"bias must have shape \(3, 1, 8\), found \(8,\)"):
         qk_norm_rope(qkv, bias=vector)
     with pytest.raises(ValueError, match="the norm of the keys must have 8 numbers"):
