@@ -4,7 +4,7 @@
 
 Each is a model's name or a checkpoint folder and how much it counts. All must have the same config;
 the mean is taken number by number in float32, is stored with matrices in bfloat16, as training
-stores weights, and has the header of the first.
+stores weights, and has the header of the first, whose `source` tells what it is a mean of.
 """
 
 import argparse
@@ -42,7 +42,12 @@ def main() -> None:
         ).astype(like.dtype)
         for name, like in checkpoint.flatten(stored).items()
     }
-    checkpoint.save(checkpoint.unflatten(stored, mean), options.output, first.header)
+    sources = [
+        {"weight": float(share)} | (pipeline.header or {}).get("source", {})
+        for share, pipeline in zip(shares / shares.sum(), pipelines, strict=True)
+    ]
+    header = {**first.header, "source": {"mean_of": sources}}
+    checkpoint.save(checkpoint.unflatten(stored, mean), options.output, header)
     print(f"{options.output}: the mean of {len(pipelines)}")
 
 
