@@ -15,6 +15,7 @@ import jaxtyping
 import pytest
 
 import golden_data
+from kept_bytecode import keep_bytecode
 
 # Most of what JAX makes stays: to look through it time and again is a tenth of the time.
 gc.set_threshold(50_000, 20, 20)
@@ -44,9 +45,12 @@ if os.environ.get("CHECK_ANNOTATIONS") == "1":
 
 COMPILED = Path(".pytest_cache") / "compiled"
 """Where compiled programs are kept, below the folder of the tests' configuration."""
+BYTECODE = Path(".pytest_cache") / "bytecode"
+"""Where bytecode is kept if Python is told to write none."""
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    keep_bytecode(config.rootpath / BYTECODE)
     if not hasattr(config, "workerinput"):  # before workers look for programs
         from kept_programs import sweep  # not above: it imports what is to be checked
 
