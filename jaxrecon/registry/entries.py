@@ -4,6 +4,7 @@ import hashlib
 import json
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -131,8 +132,16 @@ class Family:
         return tuple(x for x in self.optional_parts if getattr(config, x.config_field))
 
     def abstract(self, config: Any, dtype: DTypeLike = jnp.float32) -> Any:
-        """The module with shapes and dtypes in place of weights; takes no memory."""
-        return jax.eval_shape(lambda: self.build(config, dtype=dtype, rngs=nnx.Rngs(0)))
+        """The module with shapes and dtypes in place of weights; takes no memory.
+
+        Of each config and dtype it is traced once; every call returns a module of its own.
+        """
+        return _built.eval_shape(self.build, config, dtype)
+
+
+@partial(jax.jit, static_argnums=(0, 1, 2))
+def _built(build: Callable[..., Any], config: Any, dtype: DTypeLike) -> Any:
+    return build(config, dtype=dtype, rngs=nnx.Rngs(0))
 
 
 PI3_FAMILY = Family(

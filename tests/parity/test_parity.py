@@ -1,7 +1,7 @@
 """Every stage of every golden case against the numbers of the original PyTorch code."""
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -26,6 +26,7 @@ from jaxrecon.nn.dinov2 import DINOV2_LARGE, IMAGE_MEAN, IMAGE_STD, DinoV2, Dino
 from jaxrecon.nn.dpt import resize_bilinear
 from jaxrecon.nn.rope import apply_rotary, rotary_table
 from jaxrecon.registry import PI3_FAMILY
+from jaxrecon.registry.entries import _built
 from mapanything_stages import check_mapanything
 from one_program import one_program
 from pi3_stages import build_pi3, pi3_stages
@@ -297,6 +298,16 @@ def test_position_table_is_resampled_as_upstream() -> None:
             golden.check(key, actual, expected)
 
 
+@pytest.fixture
+def shapes_found_anew() -> Iterator[None]:
+    """Models are traced as they are made here, and none of that is kept."""
+    forget = _built.clear_cache  # pyright: ignore[reportAttributeAccessIssue]
+    forget()
+    yield
+    forget()
+
+
+@pytest.mark.usefixtures("shapes_found_anew")
 @pytest.mark.parametrize(
     "place",
     [

@@ -1,7 +1,7 @@
 """From π³-X's tensors to our parameters, with and without the branch for priors."""
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from abstract_models import shapes_found_once
 from convert import pi3x
 from convert.engine import plan, stream
 from convert.families import guess_family
@@ -28,12 +27,6 @@ STATEDICTS = GOLDEN / "statedict"
 F32 = np.dtype(np.float32)
 QUIET = Stages(quiet=True)
 BARE = replace(PI3X_TINY, priors=False)
-
-
-@pytest.fixture(scope="module", autouse=True)
-def once() -> Iterator[None]:
-    with shapes_found_once():
-        yield
 
 
 def targets_of(config: Pi3XConfig) -> dict[str, tuple[int, ...]]:

@@ -13,7 +13,6 @@ import pytest
 from safetensors.numpy import save_file
 
 import jaxrecon
-from abstract_models import shapes_found_once
 from compiled_programs import programs_of, without_programs
 from golden_data import GOLDEN, state_dict
 from jaxrecon import InputError, WeightsError, checkpoint, registry
@@ -71,12 +70,6 @@ def small_models(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(loading, "_stated", set())
     chosen = {name: tiny(name) for name in LISTINGS}
     monkeypatch.setattr(loading, "MODELS", chosen)
-
-
-@pytest.fixture(scope="module", autouse=True)
-def once() -> Iterator[None]:
-    with shapes_found_once():
-        yield
 
 
 @pytest.fixture(scope="module")

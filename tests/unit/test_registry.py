@@ -21,7 +21,6 @@ from huggingface_hub import constants
 
 import jaxrecon
 import jaxrecon.hub
-from abstract_models import shapes_found_once
 from convert.engine import plan
 from drawn_weights import drawn
 from golden_data import GOLDEN
@@ -47,12 +46,6 @@ MINI = registry.MODELS["pi3-mini"]
 KNOWN = ", ".join(registry.FAMILIES)
 NAMES = ", ".join(registry.MODELS)
 QUIET = Stages(quiet=True)
-
-
-@pytest.fixture(scope="module", autouse=True)
-def once() -> Iterator[None]:
-    with shapes_found_once():
-        yield
 
 
 @pytest.fixture(scope="session")
