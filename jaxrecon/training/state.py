@@ -82,7 +82,8 @@ def initial_weights(config: TrainConfig) -> Weights:
     shapes = checkpoint.shapes(abstract_model(config))
     drawn = {path: _initial(path, shapes[path], config, random) for path in sorted(shapes)}
     drawn |= {path: np.array(bias) for path, bias in _BIASES.items() if path in drawn}
-    return {path: jnp.asarray(value, jnp.float32) for path, value in drawn.items()}
+    # Unlike `jnp.asarray`, this compiles nothing.
+    return {path: jax.device_put(value.astype(np.float32)) for path, value in drawn.items()}
 
 
 def starting_weights(config: TrainConfig, init: str | Path) -> Weights:
