@@ -54,7 +54,7 @@ def pytest_configure(config: pytest.Config) -> None:
     if not hasattr(config, "workerinput"):  # before workers look for programs
         from kept_programs import sweep  # not above: it imports what is to be checked
 
-        sweep(config.rootpath / COMPILED)
+        sweep(config.rootpath / COMPILED, MOST_COMPILED)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -154,6 +154,9 @@ def cheap_compilation(pytestconfig: pytest.Config) -> Iterator[None]:
             configure(patch, "jax_persistent_cache_min_compile_time_secs", 0.05)
             # With a limit to its size JAX locks the cache, so that none reads what another writes.
             configure(patch, "jax_compilation_cache_max_size", MOST_COMPILED)
+            import kept_programs  # not above, as in `pytest_configure`
+
+            kept_programs.write_without_looking_through(patch)
         yield
 
 

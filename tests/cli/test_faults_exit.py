@@ -366,13 +366,26 @@ class TestProgramCache:
         entries = [folder / f"jit_{name}-cache" for name in ("one", "two", "three")]
         data = entries[0].read_bytes()
         entries[1].write_bytes(data)
-        kept_programs.sweep(folder)
+        kept_programs.sweep(folder, 1 << 30)
         assert entries[0].exists() and entries[1].exists()
         flipped = data[:20] + bytes([data[20] ^ 1]) + data[21:]
         entries[1].write_bytes({"cut": data[:20], "emptied": b""}.get(damage, flipped))
         entries[2].write_bytes({"cut": data[:20], "emptied": b""}.get(damage, flipped))
-        kept_programs.sweep(folder)
+        kept_programs.sweep(folder, 1 << 30)
         assert [entry.exists() for entry in entries] == [True, False, False]
+
+    def test_of_more_than_is_kept_a_run_of_the_tests_sweeps_the_least_used(
+        self, folder: Path
+    ) -> None:
+        old, new = folder / "jit_one-cache", folder / "jit_two-cache"
+        new.write_bytes(old.read_bytes())
+        (folder / "jit_one-atime").write_bytes(bytes(8))
+        (folder / "jit_two-atime").write_bytes(bytes(8))
+        os.utime(folder / "jit_one-atime", (0, 0))
+        kept_programs.sweep(folder, 2 * new.stat().st_size)
+        assert old.exists() and new.exists()
+        kept_programs.sweep(folder, new.stat().st_size)
+        assert new.exists() and not old.exists()
 
     def test_a_folder_that_cannot_be_written_is_not_used(self, tmp_path: Path) -> None:
         before = jax.config.jax_compilation_cache_dir
