@@ -25,6 +25,7 @@ from jaxrecon.nn.dinov2 import DINOV2_LARGE, DinoV2, DinoV2Config, encode_views,
 from jaxrecon.nn.exact import apply_for
 from jaxrecon.nn.execution import HEAD_VIEWS, INFERENCE, Chunks, ExecutionConfig, view_chunk
 from jaxrecon.nn.layers import linear
+from jaxrecon.nn.median import MOST_RADIUS, weighted_median
 from jaxrecon.nn.patches import unfold
 from jaxrecon.nn.pose import PoseRegressor
 from jaxrecon.nn.refine import CELL, PixelRefiner
@@ -49,6 +50,8 @@ class Pi3Config:
       rope_base: wavelength base of the rotary embedding.
       refine_width: features of the convolutions that refine points and confidence across patches
         (`PixelRefiner`); 0 for none, as released.
+      median_radius: how far, in pixels, the `weighted_median` reaches that log depths pass in the
+        end, weighted by confidence; not in training. 0 for none, as released.
 
     Raises:
       InputError: a size is out of range, heads do not divide a width into multiples of 4, or there
@@ -66,6 +69,7 @@ class Pi3Config:
     camera_width: int = 512
     rope_base: float = 100.0
     refine_width: int = 0
+    median_radius: int = 0
 
     def __post_init__(self) -> None:
         check_whole(self, "pairs", "head_depth", most=MOST_BLOCKS)
@@ -75,6 +79,7 @@ class Pi3Config:
         check_heads(self, "head_heads", self.head_width, multiple=4)
         check_real(self, "rope_base", least=1.0, most=1e9)
         check_whole(self, "refine_width", least=0, most=MOST_WIDTH)
+        check_whole(self, "median_radius", least=0, most=MOST_RADIUS)
         if self.refine_width and self.encoder.patch % CELL:
             raise InputError(
                 f"Pi3Config: encoder.patch is {self.encoder.patch}; with refine_width it must be a "
@@ -104,6 +109,7 @@ PI3_MINI = Pi3Config(
     point_width=256,
     camera_width=128,
     refine_width=32,
+    median_radius=3,
 )
 """A small model that this project trains on rendered scenes and ships."""
 
@@ -223,7 +229,7 @@ class Pi3(Model):
         rope = self.rope(layout, self.config.trunk_block)
         tokens = self.tokens(images, execution=execution)
         features, stats = self.trunk(tokens, layout, attention, rope, execution=execution)
-        seen = () if self.refiner is None else (images,)
+        seen = (images,) if self.config.refine_width or self.config.median_radius else ()
         return Encoded(views=(features[-1], *seen), skipped=skipped_by_scene(stats))
 
     def predict(
@@ -264,7 +270,7 @@ class Pi3(Model):
         layout: TokenLayout,
         execution: ExecutionConfig = INFERENCE,
     ) -> Prediction:
-        """Trunk features, and images for a refiner, to geometry, a few views at a time."""
+        """Trunk features, and images if they are needed, to geometry, a few views at a time."""
         views = features.shape[:2]
         flat = tuple(x.reshape(-1, *x.shape[2:]) for x in (features, *images))
         at_once = execution.at_once(layout.tokens)
@@ -306,6 +312,10 @@ class Pi3(Model):
             hidden = jnp.concatenate([of_points, of_confidence], axis=-1).astype(jnp.float32)
             maps = maps + self.refiner(maps, images[0], hidden)
             points, logits = maps[..., :3], maps[..., 3:]
+        if (radius := self.config.median_radius) and not execution.training:
+            weights = jax.nn.sigmoid(logits[..., 0])
+            depths = weighted_median(points[..., 2], weights, images[0], radius=radius)
+            points = jnp.concatenate([points[..., :2], depths[..., None]], axis=-1)
         pose = self.camera_head(patches(self.camera_decoder), execution=execution)
         return points, logits, pose
 
