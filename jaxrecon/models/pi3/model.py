@@ -313,8 +313,8 @@ class Pi3(Model):
             maps = maps + self.refiner(maps, images[0], hidden)
             points, logits = maps[..., :3], maps[..., 3:]
         if (radius := self.config.median_radius) and not execution.training:
-            weights = jax.nn.sigmoid(logits[..., 0])
-            depths = weighted_median(points[..., 2], weights, images[0], radius=radius)
+            weights, image = jax.nn.sigmoid(logits[..., 0]), images[0].astype(jnp.float32)
+            depths = weighted_median(points[..., 2], weights, image, radius=radius)
             points = jnp.concatenate([points[..., :2], depths[..., None]], axis=-1)
         pose = self.camera_head(patches(self.camera_decoder), execution=execution)
         return points, logits, pose
