@@ -11,25 +11,14 @@ import pytest
 from flax import nnx
 
 from jaxrecon.errors import InputError
-from jaxrecon.models.pi3.model import Pi3, Pi3Config
+from jaxrecon.models.pi3.model import Pi3
 from jaxrecon.nn import median
-from jaxrecon.nn.dinov2 import DinoV2Config
 from jaxrecon.nn.execution import TRAINING
 from jaxrecon.nn.median import weighted_median
 from one_program import one_program
+from tiny_models import PI3_TINY
 
-TINY = Pi3Config(
-    encoder=DinoV2Config(width=32, depth=0, heads=2, registers=0, grid=4),
-    heads=2,
-    pairs=1,
-    registers=0,
-    head_width=32,
-    head_heads=2,
-    head_depth=1,
-    point_width=32,
-    camera_width=32,
-    median_radius=2,
-)
+TINY = replace(PI3_TINY, median_radius=2)
 
 
 def by_sorting(values: Any, weights: Any, image: Any, radius: int) -> np.ndarray:
