@@ -1,6 +1,7 @@
 """What a path shows in the viewer: a whole reconstruction, or points alone."""
 
 import io
+import os
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,12 +14,13 @@ from jaxtyping import Float, UInt8
 from jaxrecon.checks import path_of
 from jaxrecon.errors import InputError
 from jaxrecon.extras import Extra
+from jaxrecon.formats.declared import LONGEST_HEADER, bytes_declared_by_glb, bytes_declared_by_ply
 from jaxrecon.formats.glb import display_colors
 from jaxrecon.formats.npz import read_npz
 from jaxrecon.formats.scene import Scene
 from jaxrecon.formats.streamed import is_streamed, read_streamed
 from jaxrecon.formats.viewer_cloud import MOST_HELD, Cloud
-from jaxrecon.reading import is_folder, is_plain_file, open_plain
+from jaxrecon.reading import is_folder, is_plain_file, open_plain, unpacked_limit
 
 POINTS_ALONE = (".ply", ".glb")
 """Files that are shown and hold no reconstruction."""
@@ -110,9 +112,11 @@ def _damage_told(path: Path, what: str) -> Iterator[None]:
 def _read_ply(path: Path) -> Cloud:
     from plyfile import PlyData
 
-    with open_plain(path, advice=_ADVICE):
-        pass  # a plain file, which the reader maps into memory by its name
     with _damage_told(path, "PLY"):
+        # A plain file, which the reader maps into memory by its name.
+        with open_plain(path, advice=_ADVICE) as file:
+            start, size = file.read(LONGEST_HEADER), os.fstat(file.fileno()).st_size
+        _check_declared(path, bytes_declared_by_ply(start), size)
         vertex = PlyData.read(str(path))["vertex"].data
         names = vertex.dtype.names or ()
         xyz = np.stack([vertex[axis] for axis in "xyz"], axis=1).astype(np.float32)
@@ -131,7 +135,9 @@ def _read_glb(path: Path) -> Cloud:
     with Extra("mesh", "showing GLB files needs trimesh"):
         import trimesh
     with _damage_told(path, "GLB"), open_plain(path, advice=_ADVICE) as file:
-        world = trimesh.load_scene(io.BytesIO(file.read()), file_type="glb")
+        content = file.read()
+        _check_declared(path, bytes_declared_by_glb(content), len(content))
+        world = trimesh.load_scene(io.BytesIO(content), file_type="glb")
         xyz, rgb = [], []
         for name in world.graph.nodes_geometry:
             turn, geometry = world.graph[name]
@@ -144,6 +150,15 @@ def _read_glb(path: Path) -> Cloud:
             path,
             np.concatenate([*xyz, np.empty((0, 3))]),
             display_colors(np.concatenate([*rgb, np.empty((0, 3), np.uint8)])),
+        )
+
+
+def _check_declared(path: Path, declared: int, size: int) -> None:
+    """Refuses a file whose reader would take memory for more than it can hold."""
+    if declared > unpacked_limit(size):
+        raise InputError(
+            f"{path} declares {declared} bytes of points and has {size} bytes in all, so it is "
+            f"damaged; {_ADVICE}"
         )
 
 

@@ -1,6 +1,9 @@
 """What a path shows in the viewer."""
 
+import json
+import struct
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -92,13 +95,55 @@ def test_damaged_files_get_one_line(tmp_path: Path, suffix: str, content: bytes)
     assert str(path) in str(caught.value)
 
 
-def test_a_header_that_promises_far_too_much(tmp_path: Path) -> None:
+@pytest.mark.parametrize("kind", ["ascii", "binary_little_endian"])
+@pytest.mark.parametrize("element", ["vertex", "face"])
+def test_a_ply_header_that_declares_far_too_much(tmp_path: Path, kind: str, element: str) -> None:
     path = tmp_path / "cloud.ply"
-    path.write_text(
-        f"ply\nformat binary_little_endian 1.0\nelement vertex {2**40}\nproperty float x\n"
-        "property float y\nproperty float z\nend_header\n"
-    )
+    axes = "".join(f"property float {axis}\n" for axis in "xyz")
+    face = f"element face {2**31}\nproperty list uchar int vertex_indices\n"
+    count, rest = (2**31, "") if element == "vertex" else (0, face)
+    path.write_text(f"ply\nformat {kind} 1.0\nelement vertex {count}\n{axes}{rest}end_header\n")
+    with pytest.raises(InputError, match=r"declares \d+ bytes of points and has \d+ bytes in all"):
+        read_shown(path)
+
+
+@pytest.mark.parametrize("header", [b"comment " + b"x" * 2**17, b"element vertex -1"])
+def test_a_ply_header_that_does_not_end_or_counts_backwards(tmp_path: Path, header: bytes) -> None:
+    path = tmp_path / "cloud.ply"
+    path.write_bytes(b"ply\nformat ascii 1.0\n" + header + b"\nend_header\n")
     with pytest.raises(InputError, match="not a whole PLY file"):
+        read_shown(path)
+
+
+def glb(header: object) -> bytes:
+    """A binary glTF file of a header alone."""
+    text = json.dumps(header).encode()
+    text += b" " * (-len(text) % 4)
+    return struct.pack("<4sIIII", b"glTF", 2, 20 + len(text), len(text), 0x4E4F534A) + text
+
+
+ZEROS = {"componentType": 5126, "count": 2**29, "type": "VEC3"}
+"""Points without a buffer: the format has them all zero."""
+
+
+@pytest.mark.parametrize(
+    ("accessors", "reason"),
+    [
+        ([ZEROS], "declares 6442450944 bytes of points"),
+        ([ZEROS | {"count": 2**22}] * 9, "declares 452984832 bytes of points"),
+        ([ZEROS | {"count": "many"}], "not a whole GLB file"),
+        ([ZEROS | {"count": -1}], "not a whole GLB file"),
+        ([{"count": 3}], "not a whole GLB file"),
+        ("none", "not a whole GLB file"),
+    ],
+)
+def test_a_glb_that_declares_far_too_much(tmp_path: Path, accessors: Any, reason: str) -> None:
+    pytest.importorskip("trimesh")
+    path = tmp_path / "cloud.glb"
+    mesh = {"primitives": [{"attributes": {"POSITION": 0}, "mode": 0}]}
+    header = {"asset": {"version": "2.0"}, "accessors": accessors, "meshes": [mesh]}
+    path.write_bytes(glb(header | {"nodes": [{"mesh": 0}], "scenes": [{"nodes": [0]}], "scene": 0}))
+    with pytest.raises(InputError, match=reason):
         read_shown(path)
 
 
