@@ -317,33 +317,28 @@ class Attention(nnx.Module):
             norms = norm_parameters(self.q_norm), norm_parameters(self.k_norm)
         head = x.shape[-1] // self.heads
         factor = 1.0 if scale is None else head**-0.5 / scale
-        turn = partial(
-            qk_norm_rope,
-            norms=norms,
-            rotary=None if rope is None else (rope.cos, rope.sin),
-            eps=QK_NORM_EPS,
-            query_factor=factor,
-            sequences=sequences,
-            implementation=backend,
-        )
+
+        def turned(parts: int) -> tuple[Float[Array, "G T N K"], ...]:
+            made, bias = self._product(x, 0, parts)
+            shape = parts, self.heads, head
+            return qk_norm_rope(
+                made.reshape(*x.shape[:-1], *shape),
+                bias=bias.reshape(shape),
+                norms=norms,
+                rotary=None if rope is None else (rope.cos, rope.sin),
+                eps=QK_NORM_EPS,
+                query_factor=factor,
+                sequences=sequences,
+                implementation=backend,
+            )
+
         if joint or math.prod(x.shape[:-1]) < MANY:
-            qkv, bias = self._unbiased(x, 3)
-            return turn(qkv, bias=bias)
+            return turned(3)
         (v,) = self._projected(x, 2, 3)
         if norms is not None or rope is not None:
-            qk, bias = self._unbiased(x, 2)
-            return *turn(qk, bias=bias), v
+            return *turned(2), v
         (q,), (k,) = self._projected(x, 0, 1), self._projected(x, 1, 2)
         return q if factor == 1 else (factor * q.astype(jnp.float32)).astype(q.dtype), k, v
-
-    def _unbiased(
-        self, x: Float[Array, "*rows D"], parts: int
-    ) -> tuple[Float[Array, "*rows parts N K"], Float[Array, "parts N K"]]:
-        """The first so many of (queries, keys, values) without their bias, and that."""
-        shape = parts, self.heads, x.shape[-1] // self.heads
-        columns = slice(parts * x.shape[-1]) if parts < 3 else slice(None)
-        made = product(self.qkv, x, columns).reshape(*x.shape[:-1], *shape)
-        return made, bias_of(self.qkv)[columns].reshape(shape)
 
     def with_scores(self, layout: TokenLayout, float8: bool) -> TokenLayout:
         """The layout of a sequence, with what its queries and keys are made for.
@@ -375,7 +370,15 @@ class Attention(nnx.Module):
     ) -> tuple[Float[Array, "G T N K"], ...]:
         """Those of (queries, keys, values) from the `first` up to the `last`, split into heads."""
         groups, tokens, width = x.shape
-        columns = slice(first * width, last * width)
-        parts = product(self.qkv, x, columns) + bias_of(self.qkv)[None, None, columns]
+        made, bias = self._product(x, first, last)
+        parts = made + bias[None, None]
         split = parts.reshape(groups, tokens, last - first, self.heads, width // self.heads)
         return tuple(split[:, :, part] for part in range(last - first))
+
+    def _product(
+        self, x: Float[Array, "*rows D"], first: int, last: int
+    ) -> tuple[Float[Array, "*rows E"], Float[Array, " E"]]:
+        """The same side by side, without their bias, and that."""
+        width = x.shape[-1]
+        columns = slice(None) if last - first == 3 else slice(first * width, last * width)
+        return product(self.qkv, x, columns), bias_of(self.qkv)[columns]
