@@ -8,6 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from jaxrecon.nn.views import map_views
+
 LIKENESS = 0.07
 """The distance of two colours in RGB at which a neighbour's weight has fallen to exp(-1/2)."""
 
@@ -17,7 +19,7 @@ HALVINGS = 12
 MOST_RADIUS = 16
 
 PIXELS = 2**19
-"""Pixels of the views that are worked on together, of which each has weights for its neighbours."""
+"""Most pixels of the views that are worked on together: each has weights for its neighbours."""
 
 
 def weighted_median(
@@ -43,9 +45,9 @@ def weighted_median(
     Source: Ma et al., Constant time weighted median filtering for stereo matching and beyond,
     ICCV 2013.
     """
-    of_view = partial(_median_of_view, radius=radius)
+    of_views = jax.vmap(partial(_median_of_view, radius=radius))
     at_once = max(1, PIXELS // (values.shape[1] * values.shape[2]))
-    return jax.lax.map(lambda view: of_view(*view), (values, weights, images), batch_size=at_once)
+    return map_views(lambda views: of_views(*views), (values, weights, images), at_once=at_once)
 
 
 def _median_of_view(
