@@ -25,6 +25,7 @@ def main() -> None:
 
     pipelines = [jaxrecon.load(weights, dtype="float32") for weights, _ in options.weights]
     shares = np.array([share for _, share in options.weights], np.float32)
+    shares /= shares.sum()
     first = pipelines[0]
     assert first.header is not None
     for (name, _), pipeline in zip(options.weights, pipelines, strict=True):
@@ -36,7 +37,7 @@ def main() -> None:
         name: np.sum(
             [
                 share * np.asarray(own[name], np.float32)
-                for share, own in zip(shares / shares.sum(), leaves, strict=True)
+                for share, own in zip(shares, leaves, strict=True)
             ],
             axis=0,
         ).astype(like.dtype)
@@ -44,7 +45,7 @@ def main() -> None:
     }
     sources = [
         {"weight": float(share)} | (pipeline.header or {}).get("source", {})
-        for share, pipeline in zip(shares / shares.sum(), pipelines, strict=True)
+        for share, pipeline in zip(shares, pipelines, strict=True)
     ]
     header = {**first.header, "source": {"mean_of": sources}}
     checkpoint.save(checkpoint.unflatten(stored, mean), options.output, header)
