@@ -24,7 +24,7 @@ def add_to(commands: Any) -> None:
     add(
         "--config",
         help="mini (the default), mini-second, mini-real, mini-fine, mini-all-round, "
-        "mini-pictures, mapanything-mini, fine-tune (with --data), or a JSON file",
+        "mini-pictures, mini-edges, mapanything-mini, fine-tune (with --data), or a JSON file",
     )
     add("--set", nargs="+", default=[], metavar="NAME=VALUE", help="change fields of the config")
     add("--steps", type=int, help="length of the whole run; short for --set steps=STEPS")
@@ -143,13 +143,16 @@ def _trainable(init: str, model: Any) -> "Pi3Config | MapAnythingConfig":
 
 
 def _refined(model: Any, config: "TrainConfig") -> Any:
-    """The model with the config's refiner, if it lacks nothing else of the config's own model."""
+    """The model with what it lacks of the config's, if that may be added to weights."""
     from jaxrecon.models import Pi3Config
+    from jaxrecon.training.state import ADDED
 
     if not isinstance(model, Pi3Config) or not isinstance(config.model, Pi3Config):
         return model
-    refined = replace(model, refine_width=config.model.refine_width)
-    return refined if refined == config.model and not model.refine_width else model
+    wanted = config.model
+    lacking = {name: getattr(wanted, name) for name in ADDED if not getattr(model, name)}
+    refined = replace(model, **lacking)
+    return refined if refined == wanted else model
 
 
 def _start(init: str | None) -> Path | None:

@@ -2,7 +2,12 @@
 
 from jaxrecon.geometry.alignment import Similarity, umeyama
 from jaxrecon.geometry.consistency import depth_consistency
-from jaxrecon.geometry.edges import depth_edges, depth_normal_edges, normal_edges
+from jaxrecon.geometry.edges import (
+    beside_depth_edges,
+    depth_edges,
+    depth_normal_edges,
+    normal_edges,
+)
 from jaxrecon.geometry.frustum import frustum_corners, frustums_overlap
 from jaxrecon.geometry.intrinsics import intrinsics_from_points, unproject_depth
 from jaxrecon.geometry.joining import (
@@ -36,6 +41,7 @@ __all__ = [
     "Fit",
     "SharedViews",
     "Similarity",
+    "beside_depth_edges",
     "composed",
     "decode_pose",
     "depth_consistency",

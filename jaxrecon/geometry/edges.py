@@ -8,6 +8,10 @@ from jaxtyping import Array, Bool, Float
 from jaxrecon.choices import EDGE_RTOL
 from jaxrecon.geometry.normals import normals_from_points
 
+_EDGE, _BESIDE = 0.1, 3
+"""A depth edge: neighbouring pixels whose depths differ by this share of the nearer one; and how
+many pixels from it are beside it."""
+
 type Threshold = float | Float[Array | np.ndarray, ""]
 
 
@@ -94,6 +98,21 @@ def depth_normal_edges(
     normals, has_normal = normals_from_points(points_camera, valid)
     bends = normal_edges(normals, degrees=degrees, mask=has_normal)
     return jumps & (bends | ~has_normal if strict else bends)
+
+
+def beside_depth_edges(
+    depth: Float[Array | np.ndarray, "*dims H W"], mask: Bool[Array | np.ndarray, "*dims H W"]
+) -> Bool[Array, "*dims H W"]:
+    """Pixels of the mask within 3 pixels, along rows and columns, of an edge of the depth under it.
+
+    An edge is a pixel of which a known neighbour's depth differs by more than a tenth of the nearer
+    one's. Where depth is known at few pixels, which have no neighbours, there is none.
+    """
+    known = jnp.asarray(mask)
+    nearest = -_window_max(jnp.where(known, -depth, -jnp.inf), 3)
+    farthest = _window_max(jnp.where(known, depth, -jnp.inf), 3)
+    edge = known & (farthest > (1 + _EDGE) * nearest)
+    return known & (_window_max(edge.astype(jnp.float32), 2 * _BESIDE + 1) > 0)
 
 
 def _window_max(values: Array, window: int) -> Array:

@@ -50,9 +50,7 @@ class PixelRefiner(nnx.Module):
         seen = PATCH_FEATURES + CELL**2 * (channels + 3)
         self.deal_out = linear(width_in, self.cells**2 * PATCH_FEATURES, dtype=dtype, rngs=rngs)
         self.enter = conv(seen, width, dtype=dtype, rngs=rngs)
-        self.blocks = nnx.List(
-            [_ResidualConv(width, dtype=dtype, rngs=rngs) for _ in range(BLOCKS)]
-        )
+        self.blocks = nnx.List([ResidualConv(width, dtype=dtype, rngs=rngs) for _ in range(BLOCKS)])
         self.leave = conv(width, CELL**2 * channels, dtype=jnp.float32, rngs=rngs)
 
     def __call__(
@@ -60,8 +58,8 @@ class PixelRefiner(nnx.Module):
         maps: Float[Array, "G H W C"],
         images: Float[Array, "G H W 3"],
         patches: Float[Array, "G P E"],
-    ) -> Float[Array, "G H W C"]:
-        """The update of the maps, in float32.
+    ) -> tuple[Float[Array, "G H W C"], Float[Array, "G h w F"]]:
+        """The update of the maps, and the features of each cell behind it, in float32.
 
         Args:
           maps: what was predicted patch by patch.
@@ -76,10 +74,11 @@ class PixelRefiner(nnx.Module):
         x = self.enter(x).astype(jnp.float32)
         for block in self.blocks:
             x = block(x)
-        return unfold(self.leave(gelu(x)), CELL)
+        x = gelu(x)
+        return unfold(self.leave(x), CELL), x
 
 
-class _ResidualConv(nnx.Module):
+class ResidualConv(nnx.Module):
     """`x + conv2(gelu(conv1(gelu(x))))`, the sum in float32."""
 
     def __init__(self, width: int, *, dtype: DTypeLike, rngs: nnx.Rngs) -> None:

@@ -300,7 +300,7 @@ _PI3_MINI = ModelEntry(
     name="pi3-mini",
     family=PI3_FAMILY,
     config=PI3_MINI,
-    parameters=25_566_364,
+    parameters=25_800_176,
     source=Bundled(Path(__file__).parent.parent / "weights" / "pi3-mini"),
     resize=ResizeRule(pixel_limit=224 * 224),
     weights_licence="Apache-2.0",

@@ -37,6 +37,8 @@ class SceneConfig:
       fov: range of the field of view across the longer side of an image.
       room: range of the width and depth of a room.
       reach: depth beyond which a landscape ends and sky begins.
+      nearest_reach: where it is above 0, landscapes end anywhere between here and `reach`, so that
+        how far the horizon is must be seen and cannot be learnt.
       noise: highest standard deviation of the image noise, in display values.
       exposure: standard deviation of a view's exposure error, in stops.
       picture_share: share of surfaces with a picture, where pictures are given.
@@ -89,6 +91,7 @@ class SceneConfig:
     lens: float = 0.0
     phone: float = 0.0
     plain: float = 0.0
+    nearest_reach: float = 0.0
 
     def __post_init__(self) -> None:
         check_whole(self, "samples", "lights", most=1024)
@@ -119,6 +122,8 @@ class SceneConfig:
             "the smaller first, within 3 and 12",
         )
         _check("reach", self.reach, 20 <= self.reach <= 200, "within 20 and 200")
+        drawn = self.nearest_reach == 0 or 20 <= self.nearest_reach <= self.reach
+        _check("nearest_reach", self.nearest_reach, drawn, "0, or from 20 to reach")
 
     @property
     def clutter_kinds(self) -> tuple[int, int, int]:

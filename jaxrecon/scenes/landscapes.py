@@ -156,7 +156,7 @@ def draw_landscape(rng: Rng, views: int, config: SceneConfig, longer_side: int) 
 
 
 def _draw_ground(rng: Rng, config: SceneConfig) -> tuple[Ground, Lights]:
-    streams = rng.split(2)
+    streams = rng.split(3)
     u = streams[0].uniform(12)
     height, turned = jnp.deg2rad(25 + 45 * u[0]), 2 * jnp.pi * u[1]
     level = jnp.cos(height)
@@ -170,7 +170,7 @@ def _draw_ground(rng: Rng, config: SceneConfig) -> tuple[Ground, Lights]:
     ground = Ground(
         relief=0.4 + 1.6 * u[7],
         seed=streams[1].integer(),
-        reach=jnp.float32(config.reach),
+        reach=_draw_reach(streams[2], config),
         zenith=zenith,
         horizon=horizon,
         clouds=u[8] * 1.2 - 0.6,
@@ -185,6 +185,12 @@ def _draw_ground(rng: Rng, config: SceneConfig) -> tuple[Ground, Lights]:
         Vector(*(part[None] for part in (colour.x, colour.y, colour.z))),
         jnp.full(1, 0.02 * _SUN),
     )
+
+
+def _draw_reach(rng: Rng, config: SceneConfig) -> Array:
+    if not config.nearest_reach:
+        return jnp.float32(config.reach)
+    return config.reach * (config.nearest_reach / config.reach) ** rng.uniform()
 
 
 def _draw_cameras(rng: Rng, views: int, ground: Ground, focal: Array) -> Cameras:

@@ -1,6 +1,7 @@
 """How much arithmetic a step of training is."""
 
 from jaxrecon.models import Pi3Config
+from jaxrecon.nn import depth_filter
 from jaxrecon.nn.refine import BLOCKS, CELL, PATCH_FEATURES
 from jaxrecon.training.config import Bucket
 
@@ -25,6 +26,7 @@ def step_flops(config: Pi3Config, bucket: Bucket) -> int:
     image += 2 * config.point_width * 4 * config.encoder.patch**2 * patches
     image += 2 * 6 * config.camera_width**2 * patches
     image += _refined(config, bucket.height * bucket.width)
+    image += _filtered(config, bucket.height * bucket.width)
     return 3 * bucket.images * image
 
 
@@ -42,3 +44,12 @@ def _refined(config: Pi3Config, pixels: int) -> int:
     dealt = 2 * 2 * config.point_width * PATCH_FEATURES * cells
     inner = width * (PATCH_FEATURES + 7 * CELL**2 + 2 * BLOCKS * width + 4 * CELL**2)
     return dealt + 2 * 9 * inner * cells
+
+
+def _filtered(config: Pi3Config, pixels: int) -> int:
+    """The 3x3 convolutions of a `DepthFilter`."""
+    width, blocks = config.filter_width, depth_filter.BLOCKS
+    if not width:
+        return 0
+    ends = config.refine_width + CELL**2 * (depth_filter.SEEN + len(depth_filter.NEIGHBOURS))
+    return 2 * 9 * width * (ends + 2 * blocks * width) * (pixels // CELL**2)

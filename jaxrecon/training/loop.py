@@ -48,6 +48,7 @@ from jaxrecon.training.state import (
     TrainState,
     Weights,
     abstract_model,
+    check_trained,
     family_of,
     initial_state,
     initial_weights,
@@ -131,6 +132,7 @@ def train(
     if truth_value("tensorboard", tensorboard):
         check_installed("tensorboardX", "tensorboard", "logs for TensorBoard need tensorboardX")
     check_devices(config, mesh)
+    check_trained(config)
     check_state(config, mesh, folder, begun=has_begun(folder))
     config, pictures = _with_pictures(config, textures)
     config, own = _with_data(config, data, stages)

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
-from jaxrecon.geometry import invert_rigid, unproject_depth
+from jaxrecon.geometry import beside_depth_edges, invert_rigid, unproject_depth
 from jaxrecon.models import Prediction
 from jaxrecon.pytree import pytree_dataclass
 from jaxrecon.scenes import RenderedScenes
@@ -58,6 +58,8 @@ def loss(
     maps, metrics = _point_map_terms(points, prediction.confidence_logits, truth)
     rotation, translation, angles = _pose_terms(prediction.world_from_camera, truth, scale)
     terms = {**maps, "rotation": rotation, "translation": translation}
+    if weights.edges:
+        terms["edges"] = _edge_error(points[..., 2], truth).mean()
     if prediction.mask_logits is not None:
         terms["mask"] = _cross_entropy(prediction.mask_logits, truth.mask).mean()
     if prediction.metric_scale is not None:
@@ -125,6 +127,13 @@ def align(points: Float[Array, "B V H W 3"], truth: Target) -> Float[Array, " B"
     below = jnp.cumsum(weight, axis=1) < 0.5 * jnp.sum(weight, axis=1, keepdims=True)
     middle = jnp.minimum(jnp.sum(below, axis=1, keepdims=True), ratio.shape[1] - 1)
     return jnp.clip(jnp.take_along_axis(ratio, middle, axis=1)[:, 0], 1e-2, 1e2)
+
+
+def _edge_error(depth: Float[Array, "B V H W"], truth: Target) -> Float[Array, " B"]:
+    """The mean relative error of the depths beside depth edges, 0 for a scene without any."""
+    true = _depth(truth)
+    beside = beside_depth_edges(true, truth.mask)
+    return _masked_mean(jnp.abs(depth - true) / true, beside, axes=(1, 2, 3))
 
 
 def _cross_entropy(

@@ -15,6 +15,8 @@ from flax import nnx
 from jaxtyping import Array, Float, Int
 
 from jaxrecon import checkpoint
+from jaxrecon.checks import shown
+from jaxrecon.errors import InputError
 from jaxrecon.models import Model, Pi3Config
 from jaxrecon.pytree import pytree_dataclass
 from jaxrecon.registry import FAMILIES, Family
@@ -37,12 +39,12 @@ class TrainState:
 def abstract_model(config: TrainConfig, dtype: Any = jnp.float32) -> Model:
     """The module with shapes and dtypes in place of weights.
 
-    With matrices in bfloat16, the float32 products of the heads may be done in TF32.
+    With matrices in bfloat16, the float32 products and convolutions of the heads may be in TF32.
     """
     model: Model = family_of(config).abstract(config.model, dtype)
     if dtype == jnp.bfloat16:
         for _, module in nnx.iter_modules(model):
-            if isinstance(module, nnx.Linear) and module.dtype == jnp.float32:
+            if isinstance(module, nnx.Linear | nnx.Conv) and module.dtype == jnp.float32:
                 module.precision = jax.lax.Precision.HIGH
     return model
 
@@ -87,16 +89,16 @@ def initial_weights(config: TrainConfig) -> Weights:
 
 
 def starting_weights(config: TrainConfig, init: str | Path) -> Weights:
-    """The weights of a checkpoint; of a refiner, if it lacks one, those of `initial_weights`.
+    """The weights of a checkpoint; of a refiner or filter that it lacks, `initial_weights`.
 
     Raises:
       WeightsError: it cannot be read, or has other sizes.
     """
-    refined = isinstance(config.model, Pi3Config) and config.model.refine_width
-    lacks = refined and not checkpoint.read_config(init)["config"].get("refine_width")
-    if not lacks:
+    stored = checkpoint.read_config(init)["config"] if isinstance(config.model, Pi3Config) else {}
+    lacking = [name for name in ADDED if getattr(config.model, name, 0) and not stored.get(name)]
+    if not lacking:
         return checkpoint.flatten(checkpoint.load(init, abstract_model(config)))
-    without = replace(config, model=replace(config.model, refine_width=0))
+    without = replace(config, model=replace(config.model, **dict.fromkeys(lacking, 0)))
     found = checkpoint.flatten(checkpoint.load(init, abstract_model(without)))
     return initial_weights(config) | found
 
@@ -130,7 +132,10 @@ _BIASES = {
 }
 """Where outputs set out from: no rotation, as a matrix and as a quaternion, and rays ahead."""
 
-_UPDATES = ("refiner.leave.kernel",)
+ADDED = ("refine_width", "filter_width")
+"""Fields of `Pi3Config` for what may be added to weights that lack it."""
+
+_UPDATES = ("refiner.leave.kernel", "depth_filter.leave.kernel")
 
 
 def make_optimizer(config: TrainConfig) -> optax.GradientTransformation:
@@ -150,7 +155,32 @@ def make_optimizer(config: TrainConfig) -> optax.GradientTransformation:
         )
     else:
         update = optax.adamw(rate, b2=0.99, weight_decay=config.weight_decay, mask=decayed)
-    return optax.chain(optax.clip_by_global_norm(config.clip_norm), update)
+    clipped = optax.chain(optax.clip_by_global_norm(config.clip_norm), update)
+    if not config.trained:
+        return clipped
+    learns: Any = partial(_by_path, partial(is_trained, config))
+    return optax.partition({True: clipped, False: optax.set_to_zero()}, learns)
+
+
+def check_trained(config: TrainConfig) -> None:
+    """Refuses names of weights that the model does not have.
+
+    Raises:
+      InputError: naming them, and what weights there are.
+    """
+    paths = checkpoint.shapes(abstract_model(config)) if config.trained else ()
+    unknown = [name for name in config.trained if not any(x.startswith(name) for x in paths)]
+    if unknown:
+        known = sorted({path.partition(".")[0] for path in paths})
+        raise InputError(
+            f"trained: no weight begins with {shown(', '.join(unknown))}; there are those of "
+            f"{', '.join(known)}"
+        )
+
+
+def is_trained(config: TrainConfig, path: str) -> bool:
+    """Whether a weight learns; see `TrainConfig.trained`."""
+    return not config.trained or path.startswith(config.trained)
 
 
 def learning_rate(config: TrainConfig) -> optax.Schedule:

@@ -37,6 +37,7 @@ from jaxrecon.training.state import (
     TrainState,
     Weights,
     abstract_model,
+    is_trained,
     make_optimizer,
     updated,
     with_weights,
@@ -230,6 +231,10 @@ def make_held_out(config: TrainConfig, mesh: Mesh, *, sharded: bool = False) -> 
 def _loss(
     config: TrainConfig, weights: Weights, batch: _Batch, *, execution: ExecutionConfig
 ) -> tuple[Array, Metrics]:
+    weights = {
+        path: value if is_trained(config, path) else jax.lax.stop_gradient(value)
+        for path, value in weights.items()
+    }
     model = with_weights(abstract_model(config, jnp.dtype(config.dtype)), weights)
     scenes, told = batch
     priors: dict[str, Any] = {} if told is None else {"priors": priors_of(scenes, told)}

@@ -414,7 +414,7 @@ class TestModels:
             *("pi3", "958.7", "M", "not", "fetched"),
             *("CC", "BY-NC", "4.0", "(no", "commercial", "use)"),
         ]
-        assert mini.split() == ["pi3-mini", "25.6", "M", "here", "Apache-2.0"]
+        assert mini.split() == ["pi3-mini", "25.8", "M", "here", "Apache-2.0"]
         assert [line.split()[0] for line in others] == list(jaxrecon.available_models())[2:]
         assert max(map(len, printed.splitlines())) <= 80 and "--json" in more
 

@@ -14,6 +14,8 @@ from jaxrecon.models import PI3, PI3_MINI, Pi3Config
 
 Run = Callable[..., tuple[int, str, str]]
 
+PLAIN = replace(PI3_MINI, refine_width=0, filter_width=0)
+
 
 @pytest.fixture
 def given(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
@@ -117,7 +119,7 @@ def test_the_config_has_the_sizes_of_the_weights_to_start_from(
     assert given["config"] == replace(training.FINE_TUNING, model=PI3)
     assert given["init"] == tmp_path / "pi3"
     run("-o", tmp_path / "run", "--config", "mini-fine", "--init", "pi3-mini")
-    assert given["config"] == training.CONFIGS["mini-fine"]
+    assert given["config"] == replace(training.CONFIGS["mini-fine"], model=PI3_MINI)
     code, _, err = run("-o", tmp_path / "run", "--init", "vggt")
     assert (code, err) == (
         2,
@@ -128,17 +130,21 @@ def test_the_config_has_the_sizes_of_the_weights_to_start_from(
 @pytest.mark.parametrize(
     ("stored", "expected"),
     [
-        (replace(PI3_MINI, refine_width=0), PI3_MINI),
+        (PLAIN, PI3_MINI),
+        (replace(PI3_MINI, filter_width=0), PI3_MINI),
         (replace(PI3_MINI, refine_width=8), replace(PI3_MINI, refine_width=8)),
-        (replace(PI3_MINI, refine_width=0, pairs=5), replace(PI3_MINI, refine_width=0, pairs=5)),
+        (replace(PLAIN, refine_width=8), replace(PLAIN, refine_width=8)),
+        (replace(PLAIN, pairs=5), replace(PLAIN, pairs=5)),
     ],
 )
-def test_a_refiner_is_added_to_what_is_else_the_same(
+def test_a_refiner_and_a_filter_are_added_to_what_is_else_the_same(
     stored: Pi3Config, expected: Pi3Config, run: Run, given: dict[str, Any], tmp_path: Path
 ) -> None:
     header = {"family": "pi3", "model": "m", "license": "", "source": {}, "config": asdict(stored)}
     checkpoint.write(tmp_path / "init", [], {}, header)
-    assert run("-o", tmp_path / "run", "--config", "mini-fine", "--init", tmp_path / "init")[0] == 0
+    assert (
+        run("-o", tmp_path / "run", "--config", "mini-edges", "--init", tmp_path / "init")[0] == 0
+    )
     assert given["config"].model == expected
 
 

@@ -19,7 +19,7 @@ from jaxrecon.evaluation import (
     share_below,
     trajectory_errors,
 )
-from jaxrecon.evaluation.metrics.depth import beside_edges
+from jaxrecon.geometry import beside_depth_edges
 
 
 def pose(centre: tuple[float, float, float], degrees: float = 0.0, axis: str = "z") -> np.ndarray:
@@ -227,7 +227,7 @@ class TestDepth:
         found = true * 1.0
         found[0, 0, :4] *= 1.25  # the last two of these are beside it
         errors = depth_errors(found, true, true > 0)
-        assert beside_edges(true, true > 0)[0, 0].tolist() == expected
+        assert beside_depth_edges(true, true > 0)[0, 0].tolist() == expected
         assert errors.abs_rel == pytest.approx(4 * 0.25 / 12)
         assert errors.abs_rel_edges == pytest.approx(2 * 0.25 / 8)
 
@@ -238,14 +238,14 @@ class TestDepth:
         scattered = np.zeros((2, 9, 9), bool)
         scattered[:, ::4, ::4] = True
         steep = np.random.default_rng(0).uniform(1, 9, scattered.shape)
-        assert not beside_edges(steep, scattered).any()
+        assert not beside_depth_edges(steep, scattered).any()
 
     def test_an_edge_does_not_reach_into_other_views_or_unknown_pixels(self) -> None:
         true = np.ones((2, 9, 9))
         true[0, :, 4:] = 3
         mask = np.ones_like(true, bool)
         mask[0, :, 5] = False
-        found = beside_edges(true, mask)
+        found = beside_depth_edges(true, mask)
         assert not found[1].any() and not found[0, :, 5].any() and found[0, :, [3, 4, 6]].all()
 
     def test_refusals(self) -> None:

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from jaxrecon.evaluation import depth_errors
 from jaxrecon.geometry.transforms import rigid, transform_points
 from jaxrecon.models import Prediction
 from jaxrecon.scenes import RenderedScenes
@@ -74,6 +75,33 @@ def test_the_truth_has_no_loss_and_perfect_metrics() -> None:
     assert float(found["confidence"]) < 1e-5
     assert float(found["abs_rel"]) < 1e-6
     assert float(found["delta125"]) == float(found["auc30"]) == 1
+
+
+def test_depth_beside_edges_counts_as_evaluation_counts_it() -> None:
+    """A box before the planes of one view, and depths that are off by a tenth and more."""
+    given = scenes()
+    near = given.depth_z.at[0, 1, 3:, 4:].set(1.0)
+    truth = target(replace(given, depth_z=near))
+    right = perfect(truth)
+    off = jnp.linspace(0.8, 1.3, 8).reshape(1, 1, 1, 8, 1)
+    found = replace(right, points_camera=right.points_camera * off)
+    weights = LossWeights(edges=2.0)
+    total, terms = loss(found, truth, weights)
+    without = loss(found, truth, LossWeights())
+    mask = np.asarray(truth.mask[0])
+    scale = np.asarray(align(found.points_camera, truth))
+    guess, true = (np.asarray(x.points_camera[0, ..., 2], np.float64) for x in (found, truth))
+    errors = depth_errors(scale * guess, true, mask, alignment="metric")
+    assert float(terms["edges"]) == pytest.approx(errors.abs_rel_edges, rel=1e-5)
+    assert float(total - without[0]) == pytest.approx(2 * errors.abs_rel_edges, rel=1e-4)
+    assert "edges" not in without[1]
+
+
+def test_scenes_without_edges_have_no_error_beside_them() -> None:
+    given = scenes()
+    truth = target(replace(given, depth_z=jnp.where(given.mask, 2.0, 0.0)))
+    terms = loss(noisy(truth), truth, LossWeights(edges=1.0))[1]
+    assert float(terms["edges"]) == 0 < float(terms["abs_rel"])
 
 
 def test_a_target_lies_at_a_mean_distance_of_one() -> None:

@@ -76,7 +76,7 @@ def test_features_of_a_patch_reach_its_own_cells() -> None:
     """With convolutions that look at the middle alone, a patch changes its own pixels."""
     options: dict[str, Any] = {"channels": 1, "patch": 4, "width_in": 5, "dtype": jnp.float32}
     refiner = drawn(lambda: PixelRefiner(4, **options, rngs=nnx.Rngs(0)))
-    make = one_program(lambda *x: _centre_only(refiner)(*x))
+    make = one_program(lambda *x: _centre_only(refiner)(*x)[0])
     maps, images = (np.zeros((1, 8, 12, channels), np.float32) for channels in (1, 3))
     patches = np.random.default_rng(0).normal(size=(1, 6, 5)).astype(np.float32)
     more = patches.copy()

@@ -21,7 +21,10 @@ from jaxrecon.scenes import (
     save_scene,
     scene_key,
 )
+from jaxrecon.scenes.landscapes import Ground, _draw_ground
 from jaxrecon.scenes.render import _render
+from jaxrecon.scenes.rng import scene_rng
+from one_program import one_program
 
 VIEWS, HEIGHT, WIDTH = 6, 56, 72
 FAST = replace(SCENES, samples=1)
@@ -275,6 +278,9 @@ def test_seeds_and_splits_are_checked(without_shape_checks: None) -> None:
         ({"fov": (80.0, 45.0)}, "fov is"),
         ({"room": (1.0, 9.0)}, "room is"),
         ({"reach": 5.0}, "reach is 5.0"),
+        ({"nearest_reach": 10.0}, "nearest_reach is 10.0; it must be 0, or from 20 to reach"),
+        ({"nearest_reach": 41.0}, "nearest_reach is 41.0"),
+        ({"nearest_reach": -1.0}, "nearest_reach is -1.0"),
     ],
 )
 def test_settings_out_of_range_are_named(change: dict, message: str) -> None:
@@ -287,3 +293,22 @@ def test_every_fourth_scene_is_a_landscape() -> None:
     assert not replace(SCENES, outdoor_every=0).outdoors(3)
     assert replace(SCENES, outdoor_every=1).outdoors(0)
     assert hash(SCENES) == hash(SceneConfig())
+
+
+def test_where_landscapes_end_is_drawn() -> None:
+    """Anywhere between the two bounds, and nothing else about the ground changes."""
+    config = replace(SCENES, nearest_reach=20.0, reach=80.0)
+
+    @one_program
+    def draw(number: jax.Array) -> tuple[Ground, Ground]:
+        rng = scene_rng(scene_key("test", 5), number)
+        return _draw_ground(rng, config)[0], _draw_ground(rng, replace(config, nearest_reach=0.0))[
+            0
+        ]
+
+    drawn, fixed = jax.vmap(draw)(np.arange(400, dtype=np.uint32))
+    assert 20 <= drawn.reach.min() < 22 and 76 < drawn.reach.max() < 80
+    assert np.median(drawn.reach) == pytest.approx(40, rel=0.15)
+    assert (fixed.reach == 80).all()
+    for name in ("relief", "seed", "clouds", "haze"):
+        np.testing.assert_array_equal(getattr(drawn, name), getattr(fixed, name))

@@ -24,11 +24,11 @@ from PIL import Image
 import jaxrecon
 from jaxrecon import checkpoint
 from jaxrecon.errors import InputError, OutputError, WeightsError
-from jaxrecon.models import PI3_MINI
 from jaxrecon.scenes import SCENES
 from jaxrecon.scenes.photographs import Pictures
 from jaxrecon.training import (
     MINI,
+    MINI_EDGES,
     Bucket,
     TrainConfig,
     loop,
@@ -286,8 +286,8 @@ def test_a_network_without_encoder_blocks_and_registers_is_saved(tmp_path: Path)
 
 
 def test_the_network_that_is_trained_has_the_size_that_ships() -> None:
-    shapes = checkpoint.shapes(abstract_model(MINI))
-    assert sum(math.prod(shape) for shape in shapes.values()) == 25_566_364
+    shapes = checkpoint.shapes(abstract_model(MINI_EDGES))
+    assert sum(math.prod(shape) for shape in shapes.values()) == 25_800_176
 
 
 @pytest.mark.parametrize(("name", "value"), [("loss", math.inf), ("gradient_norm", math.nan)])
@@ -525,6 +525,28 @@ def test_the_average_follows_the_weights() -> None:
     assert int(new.step) == 1
 
 
+def test_only_the_chosen_weights_learn() -> None:
+    """All others stay as they are to the bit, decay of weights included, and have no moments."""
+    bucket, mesh = Bucket(2, 2, 28, 28), make_data_mesh(jax.local_devices()[:1])
+    config = small_config(buckets=(bucket,), warmup_steps=0, trained=("point_head.", "trunk."))
+    scenes = make_render(config, bucket, mesh, jax.random.key(3))(jnp.int32(0))
+    before = initial_weights(config)
+    state = jax.jit(partial(initial_state, config))(before)
+    moments = sum(leaf.size for leaf in jax.tree.leaves(state.optimizer) if leaf.ndim)
+    state, metrics = make_step(config, mesh)(state, scenes)
+    learnt = {path for path in before if (state.weights[path] != before[path]).any()}
+    chosen = {path for path in before if path.startswith(("point_head.", "trunk."))}
+    assert {"point_head.kernel", "trunk.global_blocks.mlp.fc1.kernel"} <= learnt <= chosen
+    assert moments == 2 * sum(before[path].size for path in chosen)
+    assert float(metrics["gradient_norm"]) > 0
+
+
+def test_weights_that_are_not_there_cannot_be_chosen(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"trained: no weight begins with 'depth_filter\.'; there"):
+        train(small_config(trained=("trunk.", "depth_filter.")), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
 def test_the_rate_rises_stays_and_falls() -> None:
     rate = learning_rate(
         small_config(steps=100, warmup_steps=10, learning_rate=1.0, decay_share=0.4)
@@ -690,7 +712,7 @@ def test_overrides_lead_into_nested_configs() -> None:
     config = MINI.with_overrides(["losses.points=2", "learning_rate=3e-4", "dtype=float32"])
     assert config.losses == replace(MINI.losses, points=2.0)
     assert (config.learning_rate, config.dtype) == (3e-4, "float32")
-    assert config.model == PI3_MINI
+    assert config.model == MINI.model
 
 
 def test_a_config_survives_json(tmp_path: Path) -> None:

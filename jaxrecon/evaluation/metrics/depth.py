@@ -3,21 +3,21 @@
 from dataclasses import dataclass
 from typing import Literal, get_args
 
+import jax
 import numpy as np
 from jaxtyping import Bool, Float
 
 from jaxrecon.choices import meant
 from jaxrecon.errors import InputError
+from jaxrecon.geometry import beside_depth_edges
 
 type DepthAlignment = Literal["scale", "scale_per_view", "scale_shift", "metric"]
 ALIGNMENTS: tuple[str, ...] = get_args(DepthAlignment.__value__)
 
-_EDGE, _BESIDE = 0.1, 3
-"""A depth edge: neighbouring pixels whose depths differ by this share of the nearer one; and how
-many pixels from it are beside it."""
-
 _FIT_PIXELS = 100_000
 _ROUNDS = 50
+
+_beside_edges = jax.jit(beside_depth_edges)
 
 
 @dataclass(frozen=True)
@@ -29,8 +29,8 @@ class DepthErrors:
       rmse: root of the mean of `(predicted - true)^2`, in the unit of the truth.
       delta_1: share of pixels with `max(predicted / true, true / predicted) < 1.25`.
       delta_2: share below 1.25^2.
-      abs_rel_edges: `abs_rel` of the pixels beside depth edges, see `beside_edges`; NaN if there
-        are none.
+      abs_rel_edges: `abs_rel` of the pixels beside depth edges, see `beside_depth_edges` of
+        `jaxrecon.geometry`; NaN if there are none.
     """
 
     abs_rel: float
@@ -72,7 +72,7 @@ def depth_errors(
     wanted = true[mask].astype(np.float64)
     off = found - wanted
     positive = found > 0
-    relative, beside = np.abs(off) / wanted, beside_edges(true, mask)[mask]
+    relative, beside = np.abs(off) / wanted, np.asarray(_beside_edges(true, mask))[mask]
     ratio = np.full(len(wanted), np.inf)
     ratio[positive] = np.maximum(
         found[positive] / wanted[positive], wanted[positive] / found[positive]
@@ -84,24 +84,6 @@ def depth_errors(
         delta_2=float(np.mean(ratio < 1.25**2)),
         abs_rel_edges=float(np.mean(relative[beside])) if beside.any() else float("nan"),
     )
-
-
-def beside_edges(
-    depth_z: Float[np.ndarray, "V H W"], mask: Bool[np.ndarray, "V H W"]
-) -> Bool[np.ndarray, "V H W"]:
-    """Pixels within 3 pixels, along rows and columns, of an edge of the depth under the mask.
-
-    An edge is a pixel of which a known neighbour's depth differs by more than a tenth of the nearer
-    one's. Where depth is known at few pixels, which have no neighbours, there is none.
-    """
-    from scipy.ndimage import binary_dilation, maximum_filter, minimum_filter
-
-    window = (1, 3, 3)
-    nearest = minimum_filter(np.where(mask, depth_z, np.inf), window, mode="nearest")
-    farthest = maximum_filter(np.where(mask, depth_z, -np.inf), window, mode="nearest")
-    edge = mask & (farthest > (1 + _EDGE) * nearest)
-    side = 2 * _BESIDE + 1
-    return mask & binary_dilation(edge, np.ones((1, side, side), bool))
 
 
 def align_depth(

@@ -21,11 +21,11 @@ from jaxrecon.models.prediction import Prediction
 from jaxrecon.nn.alternating import AlternatingAttention
 from jaxrecon.nn.attention import AttentionFn, Count, TokenLayout, attend_densely
 from jaxrecon.nn.block import BlockConfig, scan_blocks, stack_blocks
+from jaxrecon.nn.depth_filter import DepthFilter
 from jaxrecon.nn.dinov2 import DINOV2_LARGE, DinoV2, DinoV2Config, encode_views, encoder_chunk
 from jaxrecon.nn.exact import apply_for
 from jaxrecon.nn.execution import HEAD_VIEWS, INFERENCE, Chunks, ExecutionConfig, view_chunk
 from jaxrecon.nn.layers import linear
-from jaxrecon.nn.median import MOST_RADIUS, weighted_median
 from jaxrecon.nn.patches import unfold
 from jaxrecon.nn.pose import PoseRegressor
 from jaxrecon.nn.refine import CELL, PixelRefiner
@@ -50,12 +50,12 @@ class Pi3Config:
       rope_base: wavelength base of the rotary embedding.
       refine_width: features of the convolutions that refine points and confidence across patches
         (`PixelRefiner`); 0 for none, as released.
-      median_radius: how far, in pixels, the `weighted_median` reaches that log depths pass in the
-        end, weighted by confidence; not in training. 0 for none, as released.
+      filter_width: features of the convolutions that predict a filter for the depth of each pixel
+        (`DepthFilter`), where points are refined; 0 for none, as released.
 
     Raises:
-      InputError: a size is out of range, heads do not divide a width into multiples of 4, or there
-        are convolutions and an odd patch.
+      InputError: a size is out of range, heads do not divide a width into multiples of 4, there are
+        convolutions and an odd patch, or a filter without them.
     """
 
     encoder: DinoV2Config = field(default=DINOV2_LARGE)
@@ -69,7 +69,7 @@ class Pi3Config:
     camera_width: int = 512
     rope_base: float = 100.0
     refine_width: int = 0
-    median_radius: int = 0
+    filter_width: int = 0
 
     def __post_init__(self) -> None:
         check_whole(self, "pairs", "head_depth", most=MOST_BLOCKS)
@@ -78,12 +78,16 @@ class Pi3Config:
         check_heads(self, "heads", self.encoder.width, multiple=4)
         check_heads(self, "head_heads", self.head_width, multiple=4)
         check_real(self, "rope_base", least=1.0, most=1e9)
-        check_whole(self, "refine_width", least=0, most=MOST_WIDTH)
-        check_whole(self, "median_radius", least=0, most=MOST_RADIUS)
+        check_whole(self, "refine_width", "filter_width", least=0, most=MOST_WIDTH)
         if self.refine_width and self.encoder.patch % CELL:
             raise InputError(
                 f"Pi3Config: encoder.patch is {self.encoder.patch}; with refine_width it must be a "
                 f"multiple of {CELL}"
+            )
+        if self.filter_width and not self.refine_width:
+            raise InputError(
+                f"Pi3Config: filter_width is {self.filter_width}; it needs the convolutions of a "
+                "refine_width above 0"
             )
 
     @property
@@ -109,7 +113,7 @@ PI3_MINI = Pi3Config(
     point_width=256,
     camera_width=128,
     refine_width=32,
-    median_radius=3,
+    filter_width=48,
 )
 """A small model that this project trains on rendered scenes and ships."""
 
@@ -215,6 +219,11 @@ class Pi3(Model):
             if config.refine_width
             else None
         )
+        self.depth_filter = (
+            DepthFilter(config.filter_width, width_in=config.refine_width, dtype=dtype, rngs=rngs)
+            if config.filter_width
+            else None
+        )
 
     @renamed_arguments(real_views="num_valid_views")
     def encode(
@@ -229,7 +238,7 @@ class Pi3(Model):
         rope = self.rope(layout, self.config.trunk_block)
         tokens = self.tokens(images, execution=execution)
         features, stats = self.trunk(tokens, layout, attention, rope, execution=execution)
-        seen = (images,) if self.config.refine_width or self.config.median_radius else ()
+        seen = (images,) if self.config.refine_width else ()
         return Encoded(views=(features[-1], *seen), skipped=skipped_by_scene(stats))
 
     def predict(
@@ -310,12 +319,11 @@ class Pi3(Model):
         if self.refiner is not None:
             maps = jnp.concatenate([points, logits], axis=-1)
             hidden = jnp.concatenate([of_points, of_confidence], axis=-1).astype(jnp.float32)
-            maps = maps + self.refiner(maps, images[0], hidden)
-            points, logits = maps[..., :3], maps[..., 3:]
-        if (radius := self.config.median_radius) and not execution.training:
-            weights, image = jax.nn.sigmoid(logits[..., 0]), images[0].astype(jnp.float32)
-            depths = weighted_median(points[..., 2], weights, image, radius=radius)
-            points = jnp.concatenate([points[..., :2], depths[..., None]], axis=-1)
+            update, cells = self.refiner(maps, images[0], hidden)
+            points, logits = jnp.split(maps + update, [3], axis=-1)
+            if self.depth_filter is not None:
+                depths = self.depth_filter(points[..., 2], logits[..., 0], images[0], cells)
+                points = jnp.concatenate([points[..., :2], depths[..., None]], axis=-1)
         pose = self.camera_head(patches(self.camera_decoder), execution=execution)
         return points, logits, pose
 
