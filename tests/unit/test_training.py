@@ -40,8 +40,10 @@ from jaxrecon.training import (
 from jaxrecon.training.flops import step_flops
 from jaxrecon.training.inputs import INPUTS_NAME, claim_inputs, digest_of_files
 from jaxrecon.training.log import Log, read_log
+from jaxrecon.training.plan import abstract_state
 from jaxrecon.training.plot import draw_log
 from jaxrecon.training.saving import Checkpoints
+from jaxrecon.training.sharding import abstract_placed
 from jaxrecon.training.state import (
     abstract_model,
     initial_state,
@@ -539,6 +541,25 @@ def test_only_the_chosen_weights_learn() -> None:
     assert {"point_head.kernel", "trunk.global_blocks.mlp.fc1.kernel"} <= learnt <= chosen
     assert moments == 2 * sum(before[path].size for path in chosen)
     assert float(metrics["gradient_norm"]) > 0
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
+def test_the_state_of_a_run_that_trains_a_part_is_restored(optimizer: Any, tmp_path: Path) -> None:
+    config = small_config(optimizer=optimizer, warmup_steps=0, trained=("trunk.",))
+    weights = initial_weights(config)
+    update = partial(updated, optimizer=make_optimizer(config), decay=config.ema_decay)
+    state = jax.jit(partial(initial_state, config))(weights)
+    state = jax.jit(update)(state, jax.tree.map(jnp.ones_like, weights))
+    moved = {
+        path.partition(".")[0] for path in weights if (state.weights[path] != weights[path]).any()
+    }
+    assert moved == {"trunk"}
+    with Checkpoints(tmp_path / "checkpoints") as checkpoints:
+        checkpoints.save(state, 3)
+        checkpoints.wait()
+        mesh = make_data_mesh(jax.local_devices()[:1])
+        found = checkpoints.restore(abstract_placed(abstract_state(config), mesh, sharded=False), 3)
+    jax.tree.map(np.testing.assert_array_equal, found, state)
 
 
 def test_weights_that_are_not_there_cannot_be_chosen(tmp_path: Path) -> None:
