@@ -15,6 +15,7 @@ from jaxrecon import checkpoint
 from jaxrecon.errors import InputError
 from jaxrecon.models import Pi3
 from jaxrecon.nn.depth_filter import NEIGHBOURS, RADIUS, DepthFilter, neighbours_of
+from jaxrecon.nn.execution import ExecutionConfig
 from jaxrecon.nn.layers import gelu
 from jaxrecon.nn.patches import fold, unfold
 from jaxrecon.training.config import Bucket, TrainConfig
@@ -118,8 +119,11 @@ def test_it_moves_points_along_their_rays_and_nothing_else() -> None:
     weights = checkpoint.flatten(model)
     like = jax.eval_shape(lambda: Pi3(replace(FILTERED, filter_width=0), rngs=nnx.Rngs(0)))
     plain = checkpoint.unflatten(like, {path: weights[path] for path in checkpoint.flatten(like)})
-    images = np.random.default_rng(0).random((1, 2, 28, 42, 3), np.float32)
-    found, before = one_program(lambda images: (model(images), plain(images)))(images)
+    images = np.random.default_rng(0).random((1, 3, 28, 42, 3), np.float32)
+    pairs = ExecutionConfig(head_views=2)
+    predict = one_program(lambda x: (model(x), plain(x), model(x, execution=pairs)))
+    found, before, in_groups = predict(images)
+    np.testing.assert_allclose(in_groups.points_camera, found.points_camera, rtol=1e-5, atol=1e-6)
     for name in ("confidence", "world_from_camera"):
         np.testing.assert_array_equal(getattr(found, name), getattr(before, name))
     rays, plain_rays = (

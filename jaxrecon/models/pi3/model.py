@@ -321,11 +321,28 @@ class Pi3(Model):
             hidden = jnp.concatenate([of_points, of_confidence], axis=-1).astype(jnp.float32)
             update, cells = self.refiner(maps, images[0], hidden)
             points, logits = jnp.split(maps + update, [3], axis=-1)
-            if self.depth_filter is not None:
-                depths = self.depth_filter(points[..., 2], logits[..., 0], images[0], cells)
-                points = jnp.concatenate([points[..., :2], depths[..., None]], axis=-1)
+            points = self.filtered(points, logits, images[0], cells, execution)
         pose = self.camera_head(patches(self.camera_decoder), execution=execution)
         return points, logits, pose
+
+    def filtered(
+        self,
+        points: Float[Array, "G H W 3"],
+        logits: Float[Array, "G H W 1"],
+        images: Float[Array, "G H W 3"],
+        cells: Float[Array, "G h w F"],
+        execution: ExecutionConfig,
+    ) -> Float[Array, "G H W 3"]:
+        """Points as (x/z, y/z, log z) whose depth has passed the filter, if there is one."""
+        if (depth_filter := self.depth_filter) is None:
+            return points
+        depths = map_views(
+            lambda maps: depth_filter(*maps),
+            (points[..., 2], logits[..., 0], images, cells),
+            at_once=execution.head_views,
+            execution=execution,
+        )
+        return jnp.concatenate([points[..., :2], depths[..., None]], axis=-1)
 
     def to_pixels(
         self, patches: Float[Array, "G P E"], grid: tuple[int, int]
