@@ -300,13 +300,14 @@ def test_where_landscapes_end_is_drawn() -> None:
     config = replace(SCENES, nearest_reach=20.0, reach=80.0)
 
     @one_program
+    @jax.vmap
     def draw(number: jax.Array) -> tuple[Ground, Ground]:
         rng = scene_rng(scene_key("test", 5), number)
         return _draw_ground(rng, config)[0], _draw_ground(rng, replace(config, nearest_reach=0.0))[
             0
         ]
 
-    drawn, fixed = jax.vmap(draw)(np.arange(400, dtype=np.uint32))
+    drawn, fixed = draw(np.arange(400, dtype=np.uint32))
     assert 20 <= drawn.reach.min() < 22 and 76 < drawn.reach.max() < 80
     assert np.median(drawn.reach) == pytest.approx(40, rel=0.15)
     assert (fixed.reach == 80).all()
