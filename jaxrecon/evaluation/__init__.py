@@ -18,6 +18,7 @@ from jaxrecon.evaluation.metrics.pose import (
     share_below,
 )
 from jaxrecon.evaluation.metrics.trajectory import TrajectoryErrors, trajectory_errors
+from jaxrecon.evaluation.metrics.unit import UnitErrors, unit_errors
 from jaxrecon.evaluation.report import Report
 
 __all__ = [
@@ -36,6 +37,7 @@ __all__ = [
     "Settings",
     "Subset",
     "TrajectoryErrors",
+    "UnitErrors",
     "align_depth",
     "camera_errors",
     "depth_errors",
@@ -49,6 +51,7 @@ __all__ = [
     "relative_pose_errors",
     "share_below",
     "trajectory_errors",
+    "unit_errors",
 ]
 
 __getattr__ = moved_names(

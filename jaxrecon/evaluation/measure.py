@@ -30,6 +30,7 @@ from jaxrecon.evaluation.metrics.trajectory import (
     stand_in_one_place,
     trajectory_errors,
 )
+from jaxrecon.evaluation.metrics.unit import UnitErrors, unit_errors
 from jaxrecon.evaluation.sampling import ProcessedTruth, process
 from jaxrecon.geometry import normals_from_points, overlap, transform_points, unproject_depth
 from jaxrecon.images.resize import valid_regions
@@ -110,7 +111,7 @@ class SceneScores:
       errors: of the pairs that count for pose metrics.
       by_overlap: whether these were chosen by their overlap.
       max_angle: in degrees, by how much views of these are turned at most.
-      pose, trajectory, cameras, depth, points: the metrics.
+      pose, trajectory, cameras, depth, unit, points: the metrics.
       notes: one line each.
     """
 
@@ -125,6 +126,7 @@ class SceneScores:
     trajectory: TrajectoryErrors | None
     cameras: CameraErrors | None
     depth: DepthErrors | None
+    unit: UnitErrors | None
     points: PointErrors | None
     notes: tuple[str, ...]
 
@@ -135,7 +137,7 @@ class SceneScores:
 
     def values(self) -> dict[str, float]:
         """Every number that was measured, by its name."""
-        groups = (self.pose, self.trajectory, self.cameras, self.depth, self.points)
+        groups = (self.pose, self.trajectory, self.cameras, self.depth, self.unit, self.points)
         return {name: value for group in groups if group for name, value in vars(group).items()}
 
 
@@ -178,6 +180,7 @@ def measure(recon: Reconstruction, truth: GroundTruth, settings: Settings) -> Sc
         trajectory=_trajectory(recon, truth, notes),
         cameras=_cameras(recon, processed, notes),
         depth=_depth(recon, processed, settings, notes, sparse=truth.depth_is_sparse),
+        unit=_unit(recon, truth, processed),
         points=_points(surface, settings, notes),
         notes=tuple(notes),
     )
@@ -292,6 +295,20 @@ def _depth(
         predicted, processed.depth_z, processed.mask, alignment=settings.depth_alignment
     )
     return errors if not sparse else replace(errors, abs_rel_edges=float("nan"))
+
+
+def _unit(
+    recon: Reconstruction, truth: GroundTruth, processed: ProcessedTruth
+) -> UnitErrors | None:
+    """None where poses or depth are not known, or not finite: other notes tell so."""
+    if truth.world_from_camera is None or processed.depth_z is None or processed.mask is None:
+        return None
+    known = known_matrices(truth.world_from_camera)
+    poses, depth = np.asarray(recon.world_from_camera)[known], np.asarray(recon.depth_z)
+    if not np.isfinite(poses).all() or not np.isfinite(depth[processed.mask]).all():
+        return None
+    true = truth.world_from_camera[known]
+    return unit_errors(poses, true, depth, processed.depth_z, processed.mask)
 
 
 def _points(surface: _Surface | None, settings: Settings, notes: list[str]) -> PointErrors | None:

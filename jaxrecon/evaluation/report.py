@@ -36,6 +36,7 @@ _COLUMNS = (
     ("abs_rel", "abs-rel", "{:.4f}"),
     ("abs_rel_edges", "edges", "{:.4f}"),
     ("delta_1", "d<1.25", "{:.3f}"),
+    ("unit_error", "unit", "{:.1%}"),
     ("accuracy", "acc", "{:.4f}"),
     ("completeness", "comp", "{:.4f}"),
     ("normals", "normals", "{:.3f}"),

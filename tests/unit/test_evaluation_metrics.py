@@ -9,6 +9,7 @@ from jaxrecon.errors import InputError
 from jaxrecon.evaluation import (
     Cloud,
     PairErrors,
+    UnitErrors,
     camera_errors,
     depth_errors,
     point_errors,
@@ -18,6 +19,7 @@ from jaxrecon.evaluation import (
     relative_pose_errors,
     share_below,
     trajectory_errors,
+    unit_errors,
 )
 from jaxrecon.geometry import beside_depth_edges
 
@@ -342,3 +344,38 @@ class TestCameras:
         guess[0, 0] = focal
         assert camera_errors(guess[None], self.CAMERA[None], np.ones(1, bool), 100) is None
         assert camera_errors(self.CAMERA[None], self.CAMERA[None], np.zeros(1, bool), 100) is None
+
+
+class TestUnit:
+    """The scale of depths beside that of camera positions."""
+
+    def errors(self, **change: np.ndarray) -> UnitErrors | None:
+        poses = np.tile(np.eye(4), (3, 1, 1))
+        poses[:, :3, 3] = [[0, 0, 0], [1, 0, 0], [0, 2, 0]]
+        depth = np.linspace(1, 3, 3 * 4 * 5).reshape(3, 4, 5)
+        mask = np.ones_like(depth, bool)
+        mask[0] = False
+        given = {"predicted": poses, "predicted_depth": depth, "true": poses, "mask": mask}
+        return unit_errors(**{"true_depth": depth, **given, **change})
+
+    def test_a_common_scale_does_not_count(self) -> None:
+        poses = np.tile(np.eye(4), (3, 1, 1))
+        poses[:, :3, 3] = np.array([[0, 0, 0], [1, 0, 0], [0, 2, 0]]) * 0.5 + 7
+        depth = 0.5 * np.linspace(1, 3, 3 * 4 * 5).reshape(3, 4, 5)
+        depth[0] = 100.0  # not known
+        found = self.errors(predicted=poses, predicted_depth=depth)
+        assert found is not None and found.unit_error == pytest.approx(0)
+
+    @pytest.mark.parametrize("factor", [1.25, 0.8])
+    def test_depths_that_are_too_far_or_too_near_count_alike(self, factor: float) -> None:
+        depth = factor * np.linspace(1, 3, 3 * 4 * 5).reshape(3, 4, 5)
+        found = self.errors(predicted_depth=depth)
+        assert found is not None and found.unit_error == pytest.approx(0.25)
+
+    def test_what_has_no_scale(self) -> None:
+        one_place = np.tile(np.eye(4), (3, 1, 1))
+        assert self.errors(true=one_place) is None
+        assert self.errors(predicted=one_place) is None
+        assert self.errors(predicted_depth=np.zeros((3, 4, 5))) is None
+        assert self.errors(mask=np.zeros((3, 4, 5), bool)) is None
+        assert self.errors(true=one_place[:0], predicted=one_place[:0]) is None

@@ -11,7 +11,6 @@ import pytest
 import jaxrecon
 from jaxrecon import checkpoint, evaluation, registry
 from jaxrecon.evaluation import Settings
-from jaxrecon.evaluation.sampling import process
 from jaxrecon.models import PI3_MINI
 from jaxrecon.pipeline import Pipeline
 from jaxrecon.progress import Stages
@@ -78,18 +77,8 @@ def test_the_order_of_the_views_does_not_matter(pipeline: Pipeline) -> None:
 
 
 def test_depths_and_cameras_have_one_unit(pipeline: Pipeline) -> None:
-    """The scale that brings depths to the truth is the one that brings cameras there."""
-    (truth,) = evaluation.open_dataset("folder", SCENE)
-    recon = pipeline.reconstruct(sorted((SCENE / "images").iterdir())).numpy()
-    depths = process(truth, recon.transforms).depth_z
-    assert depths is not None and truth.world_from_camera is not None
-    of_depths = np.median((depths / recon.depth_z)[depths > 0])
-
-    def spread(poses: np.ndarray) -> float:
-        return float(np.linalg.norm(poses[:, :3, 3] - poses[:, :3, 3].mean(axis=0)))
-
-    of_cameras = spread(truth.world_from_camera) / spread(np.asarray(recon.world_from_camera))
-    assert of_depths == pytest.approx(of_cameras, rel=0.06)
+    truths = evaluation.open_dataset("folder", SCENE)
+    assert evaluation.evaluate(pipeline, truths).scenes[0].values()["unit_error"] < 0.06
 
 
 @pytest.mark.thorough
