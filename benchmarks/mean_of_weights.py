@@ -4,7 +4,9 @@
 
 Each is a model's name or a checkpoint folder and how much it counts. All must have the same config;
 the mean is taken number by number in float32, is stored with matrices in bfloat16, as training
-stores weights, and has the header of the first, whose `source` tells what it is a mean of.
+stores weights, and has the header of the first, whose `source` tells what it is a mean of. Each run
+has a unit of length of its own, and a mean does not take that of depths and of cameras alike: look
+at the column `unit` of `jaxrecon evaluate`.
 """
 
 import argparse
