@@ -16,7 +16,7 @@ from jaxrecon.errors import OutputError
 from jaxrecon.runtime.memory import bytes_limit, check_fits, readable
 from jaxrecon.training.config import TrainConfig
 from jaxrecon.training.sharding import spec_of
-from jaxrecon.training.state import TrainState, abstract_model, initial_state
+from jaxrecon.training.state import TrainState, abstract_model, initial_state, learning
 
 _CHECKPOINTS = 3
 """Two are kept while another one is written."""
@@ -74,7 +74,7 @@ def plan_state(config: TrainConfig, devices: int, *, sharded: bool) -> StatePlan
     return StatePlan(
         weights=held(state.weights),
         moments=held(state.optimizer),
-        gradients=whole,
+        gradients=sum(_held(x, 1, False) for x in learning(config, state.weights).values()),
         checkpoint=sum(_held(leaf, 1, False) for leaf in jax.tree.leaves(state)),
         export=whole // 2,
     )

@@ -68,7 +68,7 @@ def initial_state(config: TrainConfig, weights: Weights) -> TrainState:
         step=jnp.zeros((), jnp.int32),
         weights=weights,
         average=jax.tree.map(jnp.copy, weights),
-        optimizer=make_optimizer(config).init(weights),
+        optimizer=make_optimizer(config).init(learning(config, weights)),
     )
 
 
@@ -155,11 +155,7 @@ def make_optimizer(config: TrainConfig) -> optax.GradientTransformation:
         )
     else:
         update = optax.adamw(rate, b2=0.99, weight_decay=config.weight_decay, mask=decayed)
-    clipped = optax.chain(optax.clip_by_global_norm(config.clip_norm), update)
-    if not config.trained:
-        return clipped
-    learns: Any = partial(_by_path, partial(is_trained, config))
-    return optax.partition({True: clipped, False: optax.set_to_zero()}, learns)
+    return optax.chain(optax.clip_by_global_norm(config.clip_norm), update)
 
 
 def check_trained(config: TrainConfig) -> None:
@@ -178,9 +174,11 @@ def check_trained(config: TrainConfig) -> None:
         )
 
 
-def is_trained(config: TrainConfig, path: str) -> bool:
-    """Whether a weight learns; see `TrainConfig.trained`."""
-    return not config.trained or path.startswith(config.trained)
+def learning[X](config: TrainConfig, weights: dict[str, X]) -> dict[str, X]:
+    """Those of the weights, or of what there is for each, that learn; see `TrainConfig.trained`."""
+    if not config.trained:
+        return weights
+    return {path: x for path, x in weights.items() if path.startswith(config.trained)}
 
 
 def learning_rate(config: TrainConfig) -> optax.Schedule:
@@ -214,11 +212,20 @@ def _muon_axes(path: str) -> Any:
 def updated(
     state: TrainState, gradients: Weights, optimizer: optax.GradientTransformation, decay: float
 ) -> TrainState:
-    """The state after one step along `gradients`."""
+    """The state after one step along `gradients`, of the weights that learn."""
+    learnt, average = (
+        {path: x[path] for path in gradients} for x in (state.weights, state.average)
+    )
     with jax.numpy_dtype_promotion("standard"):  # optax's schedules divide counts by numbers
-        updates, moments = optimizer.update(gradients, state.optimizer, state.weights)
-    weights = optax.apply_updates(state.weights, updates)
+        updates, moments = optimizer.update(gradients, state.optimizer, learnt)
+    learnt: Any = optax.apply_updates(learnt, updates)
     seen = state.step.astype(jnp.float32)
     rate = 1 - jnp.minimum(decay, (1 + seen) / (10 + seen))
-    average = optax.incremental_update(weights, state.average, rate)
-    return replace(state, step=state.step + 1, weights=weights, average=average, optimizer=moments)
+    average: Any = optax.incremental_update(learnt, average, rate)
+    return replace(
+        state,
+        step=state.step + 1,
+        weights=state.weights | learnt,
+        average=state.average | average,
+        optimizer=moments,
+    )

@@ -37,7 +37,7 @@ from jaxrecon.training.state import (
     TrainState,
     Weights,
     abstract_model,
-    is_trained,
+    learning,
     make_optimizer,
     updated,
     with_weights,
@@ -141,13 +141,18 @@ def make_step(config: TrainConfig, mesh: Mesh, *, sharded: bool = False) -> Wrap
     optimizer, specs = make_optimizer(config), _specs(config, mesh, sharded)
 
     def local(weights: Weights, batch: _Batch) -> tuple[Weights, Metrics]:
-        loss = partial(_loss, config, execution=TRAINING)
-        gradient = partial(jax.grad(loss, has_aux=True), gathered(weights, specs))
+        whole = gathered(weights, specs)
+
+        def loss(learnt: Weights, batch: _Batch) -> tuple[Array, Metrics]:
+            return _loss(config, whole | learnt, batch, execution=TRAINING)
+
+        gradient = partial(jax.grad(loss, has_aux=True), learning(config, whole))
         gradients, metrics = in_parts(gradient, batch, config.accumulate)
         return averaged(gradients, specs), jax.lax.pmean(metrics, SCENE_AXIS)
 
+    found = learning(config, specs), _SHARED
     gradient = jax.shard_map(
-        local, mesh=mesh, in_specs=(specs, _EACH), out_specs=(specs, _SHARED), check_vma=False
+        local, mesh=mesh, in_specs=(specs, _EACH), out_specs=found, check_vma=False
     )
 
     def step(state: TrainState, scenes: Scenes) -> tuple[TrainState, Metrics]:
@@ -231,10 +236,6 @@ def make_held_out(config: TrainConfig, mesh: Mesh, *, sharded: bool = False) -> 
 def _loss(
     config: TrainConfig, weights: Weights, batch: _Batch, *, execution: ExecutionConfig
 ) -> tuple[Array, Metrics]:
-    weights = {
-        path: value if is_trained(config, path) else jax.lax.stop_gradient(value)
-        for path, value in weights.items()
-    }
     model = with_weights(abstract_model(config, jnp.dtype(config.dtype)), weights)
     scenes, told = batch
     priors: dict[str, Any] = {} if told is None else {"priors": priors_of(scenes, told)}

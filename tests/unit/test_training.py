@@ -48,6 +48,7 @@ from jaxrecon.training.state import (
     abstract_model,
     initial_state,
     initial_weights,
+    learning,
     learning_rate,
     make_optimizer,
     updated,
@@ -549,7 +550,7 @@ def test_the_state_of_a_run_that_trains_a_part_is_restored(optimizer: Any, tmp_p
     weights = initial_weights(config)
     update = partial(updated, optimizer=make_optimizer(config), decay=config.ema_decay)
     state = jax.jit(partial(initial_state, config))(weights)
-    state = jax.jit(update)(state, jax.tree.map(jnp.ones_like, weights))
+    state = jax.jit(update)(state, jax.tree.map(jnp.ones_like, learning(config, weights)))
     moved = {
         path.partition(".")[0] for path in weights if (state.weights[path] != weights[path]).any()
     }
