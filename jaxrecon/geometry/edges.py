@@ -29,9 +29,8 @@ def depth_edges(
 
     Source: upstream `depth_edge` (`pi3/utils/geometry.py`).
     """
-    masked = depth if mask is None else jnp.where(mask, depth, -jnp.inf)
-    negated = -depth if mask is None else jnp.where(mask, -depth, -jnp.inf)
-    span = _window_max(masked, window) + _window_max(negated, window)
+    nearest, farthest = _depth_range(depth, window, mask)
+    span = farthest - nearest
     edges = jnp.zeros(depth.shape, bool)
     if atol is not None:
         edges |= span > atol
@@ -109,10 +108,16 @@ def beside_depth_edges(
     one's. Where depth is known at few pixels, which have no neighbours, there is none.
     """
     known = jnp.asarray(mask)
-    nearest = -_window_max(jnp.where(known, -depth, -jnp.inf), 3)
-    farthest = _window_max(jnp.where(known, depth, -jnp.inf), 3)
+    nearest, farthest = _depth_range(jnp.asarray(depth), 3, known)
     edge = known & (farthest > (1 + _EDGE) * nearest)
     return known & (_window_max(edge.astype(jnp.float32), 2 * _BESIDE + 1) > 0)
+
+
+def _depth_range(depth: Array, window: int, mask: Array | None) -> tuple[Array, Array]:
+    """The nearest and the farthest depth of each pixel's window, of those in the mask."""
+    masked = depth if mask is None else jnp.where(mask, depth, -jnp.inf)
+    negated = -depth if mask is None else jnp.where(mask, -depth, -jnp.inf)
+    return -_window_max(negated, window), _window_max(masked, window)
 
 
 def _window_max(values: Array, window: int) -> Array:

@@ -8,9 +8,8 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from jaxrecon.nn.dpt import conv
-from jaxrecon.nn.layers import gelu
 from jaxrecon.nn.patches import fold, unfold
-from jaxrecon.nn.refine import CELL, ResidualConv
+from jaxrecon.nn.refine import CELL, ResidualConv, convolved
 
 BLOCKS = 4
 """Residual blocks of two convolutions."""
@@ -79,10 +78,8 @@ class DepthFilter(nnx.Module):
         seen = jnp.stack([log_depths - level, beside, logits / 4], axis=-1)
         pixels = fold(jnp.concatenate([seen, images.astype(seen.dtype) - 0.5], axis=-1), CELL)
         x = jnp.concatenate([pixels, cells], axis=-1).astype(self.enter.dtype)
-        x = self.enter(x).astype(jnp.float32)
-        for block in self.blocks:
-            x = block(x)
-        chosen = unfold(self.leave(gelu(x)), CELL) + _prior()
+        x = convolved(self.enter, self.blocks, x)
+        chosen = unfold(self.leave(x), CELL) + _prior()
         return jnp.sum(jax.nn.softmax(chosen, axis=-1) * around, axis=-1)
 
 

@@ -1,5 +1,7 @@
 """Convolutions that refine what linear heads say of each patch, with the image before them."""
 
+from collections.abc import Iterable
+
 import jax.numpy as jnp
 from flax import nnx
 from jax.typing import DTypeLike
@@ -71,11 +73,18 @@ class PixelRefiner(nnx.Module):
         features = self.deal_out(patches)
         dealt = unfold(features.reshape(-1, rows, columns, features.shape[-1]), self.cells)
         x = jnp.concatenate([pixels.astype(dealt.dtype), dealt], axis=-1)
-        x = self.enter(x).astype(jnp.float32)
-        for block in self.blocks:
-            x = block(x)
-        x = gelu(x)
+        x = convolved(self.enter, self.blocks, x)
         return unfold(self.leave(x), CELL), x
+
+
+def convolved(
+    enter: nnx.Conv, blocks: Iterable["ResidualConv"], x: Float[Array, "G h w E"]
+) -> Float[Array, "G h w F"]:
+    """Features of cells after a convolution, residual blocks and a GELU, in float32."""
+    x = enter(x).astype(jnp.float32)
+    for block in blocks:
+        x = block(x)
+    return gelu(x)
 
 
 class ResidualConv(nnx.Module):

@@ -40,16 +40,20 @@ def _refined(config: Pi3Config, pixels: int) -> int:
     width = config.refine_width
     if not width:
         return 0
-    cells = pixels // CELL**2
-    dealt = 2 * 2 * config.point_width * PATCH_FEATURES * cells
-    inner = width * (PATCH_FEATURES + 7 * CELL**2 + 2 * BLOCKS * width + 4 * CELL**2)
-    return dealt + 2 * 9 * inner * cells
+    dealt = 2 * 2 * config.point_width * PATCH_FEATURES * (pixels // CELL**2)
+    return dealt + _convolved(width, PATCH_FEATURES + (7 + 4) * CELL**2, BLOCKS, pixels)
 
 
 def _filtered(config: Pi3Config, pixels: int) -> int:
     """The 3x3 convolutions of a `DepthFilter`."""
-    width, blocks = config.filter_width, depth_filter.BLOCKS
-    if not width:
-        return 0
-    ends = config.refine_width + CELL**2 * (depth_filter.SEEN + len(depth_filter.NEIGHBOURS))
+    numbers = depth_filter.SEEN + len(depth_filter.NEIGHBOURS)
+    ends = config.refine_width + numbers * CELL**2
+    return _convolved(config.filter_width, ends, depth_filter.BLOCKS, pixels)
+
+
+def _convolved(width: int, ends: int, blocks: int, pixels: int) -> int:
+    """3x3 convolutions of cells: residual blocks, the first one and the last one around them.
+
+    `ends` are the features that enter the first one and leave the last one.
+    """
     return 2 * 9 * width * (ends + 2 * blocks * width) * (pixels // CELL**2)

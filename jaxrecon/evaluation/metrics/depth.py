@@ -108,10 +108,10 @@ def align_depth(
     if alignment == "metric":
         return predicted
     if alignment == "scale":
-        return predicted * _median_scale(predicted[mask], true[mask])
+        return predicted * median_scale(predicted[mask], true[mask])
     if alignment == "scale_per_view":
         views = zip(predicted, true, mask, strict=True)
-        return np.stack([p * _median_scale(p[m], t[m]) for p, t, m in views])
+        return np.stack([p * median_scale(p[m], t[m]) for p, t, m in views])
     if alignment == "scale_shift":
         scale, shift = _least_absolute_line(predicted[mask], true[mask])
         return scale * predicted + shift
@@ -121,7 +121,7 @@ def align_depth(
     )
 
 
-def _median_scale(predicted: np.ndarray, true: np.ndarray) -> float:
+def median_scale(predicted: np.ndarray, true: np.ndarray) -> float:
     """The median ratio; 1 where no prediction is positive."""
     positive = predicted > 0
     return float(np.median(true[positive] / predicted[positive])) if positive.any() else 1.0

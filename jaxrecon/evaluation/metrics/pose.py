@@ -112,9 +112,14 @@ def relative_pose_errors(
     if fold_sign:
         translation = np.minimum(translation, 180 - translation)
     rotation, translation = np.where(good, rotation, 180.0), np.where(good, translation, 180.0)
-    extent = max(float(np.ptp(true[known, :3, 3], axis=0).max()), 1.0) if len(known) else 1.0
-    coincide = np.linalg.norm(wanted[:, :3, 3], axis=1) < SAME_PLACE * extent
+    coincide = np.linalg.norm(wanted[:, :3, 3], axis=1) < same_place(true[known])
     return PairErrors(first, second, rotation, np.where(coincide, np.nan, translation))
+
+
+def same_place(true: Float[np.ndarray, "V 4 4"]) -> float:
+    """The distance below which true cameras count as in one place, see `SAME_PLACE`."""
+    extent = float(np.ptp(true[:, :3, 3], axis=0).max()) if len(true) else 0.0
+    return SAME_PLACE * max(extent, 1.0)
 
 
 def turned_angles(

@@ -5,7 +5,8 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Bool, Float
 
-from jaxrecon.evaluation.metrics.pose import SAME_PLACE
+from jaxrecon.evaluation.metrics.depth import median_scale
+from jaxrecon.evaluation.metrics.pose import same_place
 
 
 @dataclass(frozen=True)
@@ -43,11 +44,9 @@ def unit_errors(
         np.linalg.norm(poses[first, :3, 3] - poses[second, :3, 3], axis=1)
         for poses in (predicted.astype(np.float64), true.astype(np.float64))
     )
-    extent = max(float(np.ptp(true[:, :3, 3], axis=0).max()), 1.0) if len(true) else 1.0
-    apart = (guess > 0) & (wanted > SAME_PLACE * extent)
-    seen = mask & (predicted_depth > 0)
-    if not apart.any() or not seen.any():
+    apart = (guess > 0) & (wanted >= same_place(true))
+    if not apart.any() or not (mask & (predicted_depth > 0)).any():
         return None
-    of_cameras = float(np.median(wanted[apart] / guess[apart]))
-    of_depths = float(np.median(true_depth[seen] / predicted_depth[seen].astype(np.float64)))
+    of_cameras = median_scale(guess[apart], wanted[apart])
+    of_depths = median_scale(predicted_depth[mask].astype(np.float64), true_depth[mask])
     return UnitErrors(max(of_depths / of_cameras, of_cameras / of_depths) - 1)
