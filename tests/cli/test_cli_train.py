@@ -142,9 +142,8 @@ def test_a_refiner_and_a_filter_are_added_to_what_is_else_the_same(
 ) -> None:
     header = {"family": "pi3", "model": "m", "license": "", "source": {}, "config": asdict(stored)}
     checkpoint.write(tmp_path / "init", [], {}, header)
-    assert (
-        run("-o", tmp_path / "run", "--config", "mini-edges", "--init", tmp_path / "init")[0] == 0
-    )
+    start = ("--config", "mini-edges", "--init", tmp_path / "init")
+    assert run("-o", tmp_path / "run", *start)[0] == 0
     assert given["config"].model == expected
 
 

@@ -31,8 +31,8 @@ SHAPE = (2, 8, 12)
 
 @pytest.fixture(scope="module")
 def depth_filter() -> DepthFilter:
-    make = lambda: DepthFilter(8, width_in=WIDTH_IN, dtype=jnp.float32, rngs=nnx.Rngs(0))  # noqa: E731
-    return drawn(make)
+    options: dict[str, Any] = {"width_in": WIDTH_IN, "dtype": jnp.float32}
+    return drawn(lambda: DepthFilter(8, **options, rngs=nnx.Rngs(0)))
 
 
 @pytest.fixture(scope="module")

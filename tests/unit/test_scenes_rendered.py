@@ -298,14 +298,14 @@ def test_every_fourth_scene_is_a_landscape() -> None:
 def test_where_landscapes_end_is_drawn() -> None:
     """Anywhere between the two bounds, and nothing else about the ground changes."""
     config = replace(SCENES, nearest_reach=20.0, reach=80.0)
+    always = replace(config, nearest_reach=0.0)
 
     @one_program
     @jax.vmap
     def draw(number: jax.Array) -> tuple[Ground, Ground]:
         rng = scene_rng(scene_key("test", 5), number)
-        return _draw_ground(rng, config)[0], _draw_ground(rng, replace(config, nearest_reach=0.0))[
-            0
-        ]
+        (drawn, _), (fixed, _) = (_draw_ground(rng, each) for each in (config, always))
+        return drawn, fixed
 
     drawn, fixed = draw(np.arange(400, dtype=np.uint32))
     assert 20 <= drawn.reach.min() < 22 and 76 < drawn.reach.max() < 80
