@@ -24,7 +24,8 @@ def add_to(commands: Any) -> None:
     add(
         "--config",
         help="mini (the default), mini-second, mini-real, mini-fine, mini-all-round, "
-        "mini-pictures, mini-edges, mapanything-mini, fine-tune (with --data), or a JSON file",
+        "mini-pictures, mini-horizons, mini-edges, mapanything-mini, fine-tune (with --data), "
+        "or a JSON file",
     )
     add("--set", nargs="+", default=[], metavar="NAME=VALUE", help="change fields of the config")
     add("--steps", type=int, help="length of the whole run; short for --set steps=STEPS")

@@ -36,7 +36,8 @@ _MOST_FACTOR = 1e6
 class Bucket:
     """One shape of batch: `scenes` scenes of `views` images of `height` x `width` pixels.
 
-    Of every `sum(share)` steps a bucket takes `share`. Each bucket is compiled once.
+    Of every `sum(share)` steps a bucket takes `share`. Each bucket is compiled once. Its scenes are
+    drawn as `TrainConfig.scenes` says, or with a `kind` above 0 as `more_scenes[kind - 1]` does.
 
     Raises:
       InputError: a number is out of range.
@@ -47,9 +48,11 @@ class Bucket:
     height: int
     width: int
     share: int = 1
+    kind: int = 0
 
     def __post_init__(self) -> None:
         check_whole(self, "scenes", "views", most=2**20)
+        check_whole(self, "kind", least=0, most=2**20)
         check_whole(self, "height", "width", most=2**14)
         check_whole(self, "share", least=0, most=1_000_000)
         if self.images * self.height * self.width > _MOST_PIXELS:
@@ -125,6 +128,7 @@ class TrainConfig:
     Attributes:
       model: sizes of the network, of π³ or MapAnything.
       scenes: how scenes are drawn and rendered.
+      more_scenes: further kinds of scenes, for the buckets that name one.
       buckets: shapes of the batches, mixed in random order.
       losses: factors of the terms of the loss.
       priors: how often MapAnything is told what is known; π³ takes no priors.
@@ -159,6 +163,7 @@ class TrainConfig:
 
     model: Pi3Config | MapAnythingConfig = field(default=_UNFILTERED)
     scenes: SceneConfig = field(default_factory=lambda: SceneConfig(samples=1))
+    more_scenes: tuple[SceneConfig, ...] = ()
     buckets: tuple[Bucket, ...] = (
         Bucket(scenes=128, views=8, height=224, width=224, share=6),
         Bucket(scenes=64, views=16, height=224, width=224, share=2),
@@ -223,24 +228,38 @@ class TrainConfig:
         check_real(self, "layer_scale", least=-_MOST_FACTOR, most=_MOST_FACTOR)
 
     def _check_batches(self) -> None:
-        patch, every = self.model.encoder.patch, self.scenes.outdoor_every
+        patch = self.model.encoder.patch
         for bucket in self.buckets:
             if bucket.height % patch or bucket.width % patch:
                 raise InputError(f"{bucket} must have sides that are multiples of {patch}")
-        counts = [(str(bucket), bucket.scenes) for bucket in self.buckets]
-        for what, count in (
-            *counts,
-            (f"validation_scenes={self.validation_scenes}", self.validation_scenes),
-        ):
+            if bucket.kind > len(self.more_scenes):
+                raise InputError(
+                    f"{bucket} names a kind that is not there: more_scenes has "
+                    f"{len(self.more_scenes)}; give it one for each kind from 1 on"
+                )
+        counts = [(str(bucket), bucket.scenes, self.scenes_of(bucket)) for bucket in self.buckets]
+        counts.append(
+            (
+                f"validation_scenes={self.validation_scenes}",
+                self.validation_scenes,
+                self.scenes_of(self.buckets[0]),
+            )
+        )
+        for what, count, drawn in counts:
+            every = drawn.outdoor_every
             if every and count % every:
                 raise InputError(
                     f"{what} must be of a multiple of {every} scenes, of which one is a landscape "
                     "(scenes.outdoor_every)"
                 )
 
-    def group(self, scenes: int) -> int:
+    def scenes_of(self, bucket: Bucket) -> SceneConfig:
+        """How the scenes of a bucket are drawn."""
+        return (self.scenes, *self.more_scenes)[bucket.kind]
+
+    def group(self, bucket: Bucket) -> int:
         """How many scenes are drawn from one key: batches are made of whole groups."""
-        return gcd(scenes, self.scenes.outdoor_every or 1)
+        return gcd(bucket.scenes, self.scenes_of(bucket).outdoor_every or 1)
 
     @classmethod
     def from_json(cls, path: str | Path) -> "TrainConfig":
@@ -449,6 +468,23 @@ MINI_PICTURES = replace(
 )
 """For one GPU: half of the scenes are plain paint with isolated pictures, doors and windows."""
 
+MINI_HORIZONS = replace(
+    MINI_ALL_ROUND,
+    scenes=replace(MINI_PICTURES.scenes, nearest_reach=25.0),
+    more_scenes=(replace(MINI.scenes, picture_share=0.25),),
+    buckets=(
+        Bucket(scenes=48, views=16, height=168, width=224, share=3),
+        Bucket(scenes=32, views=16, height=196, width=252, share=3),
+        Bucket(scenes=64, views=8, height=224, width=168, share=2),
+        Bucket(scenes=96, views=8, height=224, width=224, share=2, kind=1),
+        Bucket(scenes=160, views=2, height=196, width=252, share=1),
+    ),
+    steps=7000,
+    learning_rate=3e-4,
+    seed=1616,
+)
+"""For two GPUs: horizons near and far, and every fifth step on scenes of the first kind."""
+
 MINI_EDGES = replace(
     MINI_PICTURES,
     model=PI3_MINI,
@@ -504,6 +540,7 @@ CONFIGS = {
     "mini-fine": MINI_FINE,
     "mini-all-round": MINI_ALL_ROUND,
     "mini-pictures": MINI_PICTURES,
+    "mini-horizons": MINI_HORIZONS,
     "mini-edges": MINI_EDGES,
     "mapanything-mini": MAPANYTHING,
     "fine-tune": FINE_TUNING,

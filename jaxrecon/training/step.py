@@ -6,6 +6,7 @@ state lies whole on every device, or each holds a part, and weights are gathered
 """
 
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -82,10 +83,10 @@ def check_devices(config: TrainConfig, mesh: Mesh) -> None:
       InputError: naming the bucket.
     """
     for bucket in (*config.buckets, validation_bucket(config)):
-        groups = bucket.scenes // config.group(bucket.scenes)
+        groups = bucket.scenes // config.group(bucket)
         if groups % mesh.size:
             raise InputError(
-                f"buckets: {bucket} has {groups} groups of {config.group(bucket.scenes)} scenes, "
+                f"buckets: {bucket} has {groups} groups of {config.group(bucket)} scenes, "
                 f"which {mesh.size} devices cannot share evenly; change its number of scenes"
             )
     for bucket in config.buckets:
@@ -100,7 +101,7 @@ def check_devices(config: TrainConfig, mesh: Mesh) -> None:
 def validation_bucket(config: TrainConfig) -> Bucket:
     """The shape of the held-out scenes."""
     first = config.buckets[0]
-    return Bucket(config.validation_scenes, first.views, first.height, first.width)
+    return replace(first, scenes=config.validation_scenes)
 
 
 def make_render(config: TrainConfig, bucket: Bucket, mesh: Mesh, key: Array) -> Wrapped:
@@ -108,7 +109,7 @@ def make_render(config: TrainConfig, bucket: Bucket, mesh: Mesh, key: Array) -> 
 
     Where the config has pictures, `render(step, pictures)`.
     """
-    size = config.group(bucket.scenes)
+    size = config.group(bucket)
     groups = bucket.scenes // size
     draw = partial(
         render_groups,
@@ -116,7 +117,7 @@ def make_render(config: TrainConfig, bucket: Bucket, mesh: Mesh, key: Array) -> 
         views=bucket.views,
         height=bucket.height,
         width=bucket.width,
-        config=config.scenes,
+        config=config.scenes_of(bucket),
     )
 
     def draw_printed(keys: Array, pictures: Pictures) -> RenderedScenes:

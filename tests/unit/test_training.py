@@ -53,7 +53,13 @@ from jaxrecon.training.state import (
     make_optimizer,
     updated,
 )
-from jaxrecon.training.step import choose_bucket, make_data_mesh, make_render, make_step
+from jaxrecon.training.step import (
+    choose_bucket,
+    make_data_mesh,
+    make_render,
+    make_step,
+    validation_bucket,
+)
 from jaxrecon.training.textures import digest_of_pictures
 from kept_notes import KeptNotes
 from places import fresh_process
@@ -584,6 +590,25 @@ def test_buckets_are_drawn_by_their_share() -> None:
     assert 0.6 < sum(bucket is config.buckets[0] for bucket in drawn) / 600 < 0.73
 
 
+def test_a_bucket_draws_scenes_of_its_kind(monkeypatch: pytest.MonkeyPatch) -> None:
+    here, other = Bucket(2, 2, 28, 28), Bucket(2, 2, 28, 28, kind=1)
+    landscapes = replace(SCENES, outdoor_every=1)
+    config = small_config(more_scenes=(landscapes,), buckets=(here, other), validation_scenes=4)
+    drawn = []
+
+    def record(groups: jax.Array, *, config: object, **shape: int) -> object:
+        drawn.append(config)
+        return render_planes(groups, config=config, **shape)
+
+    monkeypatch.setattr("jaxrecon.training.step.render_groups", record)
+    mesh = make_data_mesh(jax.local_devices()[:1])
+    for bucket in config.buckets:
+        make_render(config, bucket, mesh, jax.random.key(0))(jnp.int32(0))
+    assert drawn == [config.scenes, landscapes]
+    assert [config.group(bucket) for bucket in config.buckets] == [2, 1]
+    assert validation_bucket(replace(config, buckets=(other,))) == replace(other, scenes=4)
+
+
 def test_steps_see_new_scenes_and_groups_are_alike_on_any_number_of_devices() -> None:
     config, mesh = small_config(), make_data_mesh(jax.local_devices()[:1])
     render = make_render(config, config.buckets[0], mesh, jax.random.key(0))
@@ -695,6 +720,12 @@ def test_batches_that_the_devices_cannot_share_are_refused(tmp_path: Path) -> No
         ('buckets=[{"scenes":4,"views":0,"height":28,"width":28}]', "Bucket: views is 0"),
         ('buckets=[{"scenes":4096,"views":4096,"height":28,"width":28}]', "more than 2147483647"),
         ('buckets=[{"scenes":4,"views":2,"height":28,"width":30}]', "multiples of 14"),
+        (
+            'buckets=[{"scenes":4,"views":2,"height":28,"width":28,"kind":1}]',
+            "kind=1.* names a kind that is not there: more_scenes has 0",
+        ),
+        ('buckets=[{"scenes":4,"views":2,"height":28,"width":28,"kind":-1}]', "kind is -1"),
+        ('more_scenes=[{"samples":0}]', "samples is 0"),
         ('buckets=[{"scenes":4,"views":2,"height":28,"width":28,"share":0}]', "share above 0"),
     ],
 )
@@ -738,8 +769,9 @@ def test_overrides_lead_into_nested_configs() -> None:
 
 
 def test_a_config_survives_json(tmp_path: Path) -> None:
-    (tmp_path / "c.json").write_text(small_config().to_json())
-    assert TrainConfig.from_json(tmp_path / "c.json") == small_config()
+    config = small_config(more_scenes=(SCENES,), buckets=(Bucket(4, 2, 28, 28, kind=1),))
+    (tmp_path / "c.json").write_text(config.to_json())
+    assert TrainConfig.from_json(tmp_path / "c.json") == config
 
 
 @pytest.mark.parametrize("text", ["", "[]", '{"speed": 1}', '{"model": {"heads": "six"}}'])
@@ -751,7 +783,7 @@ def test_configs_that_cannot_be_read(tmp_path: Path, text: str) -> None:
 
 def test_rooms_alone_are_groups_of_one() -> None:
     config = small_config(scenes=replace(SCENES, outdoor_every=0))
-    assert config.group(config.buckets[0].scenes) == 1
+    assert config.group(config.buckets[0]) == 1
 
 
 def test_a_damaged_log_is_named(tmp_path: Path) -> None:
