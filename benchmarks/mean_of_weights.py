@@ -6,7 +6,8 @@ Each is a model's name or a checkpoint folder and how much it counts. All must h
 the mean is taken number by number in float32, is stored with matrices in bfloat16, as training
 stores weights, and has the header of the first, whose `source` tells what it is a mean of. Each run
 has a unit of length of its own, and a mean does not take that of depths and of cameras alike: look
-at the column `unit` of `jaxrecon evaluate`.
+at the column `unit` of `jaxrecon evaluate`. `--depths 1.1` makes all depths of a model with a
+refiner so many times larger.
 """
 
 import argparse
@@ -17,11 +18,16 @@ import jaxrecon
 from jaxrecon import checkpoint
 
 
+_CHANNELS, _LOG_DEPTH = 4, 2
+"""Of what the refiner adds to: x / z, y / z, log z, and the logit of confidence."""
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("output", metavar="OUT", help="folder of the checkpoint to write")
+    parser.add_argument("--depths", type=float, default=1.0, help="a factor of all depths")
     parser.add_argument("weights", nargs="+", type=counted, metavar="WEIGHTS=SHARE")
     options = parser.parse_args()
 
@@ -49,7 +55,12 @@ def main() -> None:
         {"weight": float(share)} | (pipeline.header or {}).get("source", {})
         for share, pipeline in zip(shares, pipelines, strict=True)
     ]
-    header = {**first.header, "source": {"mean_of": sources}}
+    if options.depths != 1:
+        bias = mean["refiner.leave.bias"].copy()
+        bias[_LOG_DEPTH::_CHANNELS] += np.log(options.depths)
+        mean["refiner.leave.bias"] = bias
+    source = {"mean_of": sources, "depths": options.depths}
+    header = {**first.header, "source": source}
     checkpoint.save(checkpoint.unflatten(stored, mean), options.output, header)
     print(f"{options.output}: the mean of {len(pipelines)}")
 
