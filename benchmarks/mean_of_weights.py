@@ -7,7 +7,8 @@ the mean is taken number by number in float32, is stored with matrices in bfloat
 stores weights, and has the header of the first, whose `source` tells what it is a mean of. Each run
 has a unit of length of its own, and a mean does not take that of depths and of cameras alike: look
 at the column `unit` of `jaxrecon evaluate`. `--depths 1.1` makes all depths of a model with a
-refiner so many times larger.
+refiner so many times larger. `--only encoder. trunk.` takes the mean of weights whose names begin
+so, and all others from the last of the checkpoints: heads that were trained together stay so.
 """
 
 import argparse
@@ -16,7 +17,6 @@ import numpy as np
 
 import jaxrecon
 from jaxrecon import checkpoint
-
 
 _CHANNELS, _LOG_DEPTH = 4, 2
 """Of what the refiner adds to: x / z, y / z, log z, and the logit of confidence."""
@@ -28,6 +28,7 @@ def main() -> None:
     )
     parser.add_argument("output", metavar="OUT", help="folder of the checkpoint to write")
     parser.add_argument("--depths", type=float, default=1.0, help="a factor of all depths")
+    parser.add_argument("--only", nargs="+", default=[""], metavar="PREFIX", help="of what")
     parser.add_argument("weights", nargs="+", type=counted, metavar="WEIGHTS=SHARE")
     options = parser.parse_args()
 
@@ -41,11 +42,14 @@ def main() -> None:
         assert same, f"{name} has another config than the first"
     leaves = [checkpoint.flatten(pipeline.model) for pipeline in pipelines]
     stored = jaxrecon.load(options.weights[0][0], dtype="bfloat16").model
+    last = np.eye(len(leaves), dtype=np.float32)[-1]
     mean = {
         name: np.sum(
             [
                 share * np.asarray(own[name], np.float32)
-                for share, own in zip(shares, leaves, strict=True)
+                for share, own in zip(
+                    shares if name.startswith(tuple(options.only)) else last, leaves, strict=True
+                )
             ],
             axis=0,
         ).astype(like.dtype)
@@ -59,7 +63,7 @@ def main() -> None:
         bias = mean["refiner.leave.bias"].copy()
         bias[_LOG_DEPTH::_CHANNELS] += np.log(options.depths)
         mean["refiner.leave.bias"] = bias
-    source = {"mean_of": sources, "depths": options.depths}
+    source = {"mean_of": sources, "only": options.only, "depths": options.depths}
     header = {**first.header, "source": source}
     checkpoint.save(checkpoint.unflatten(stored, mean), options.output, header)
     print(f"{options.output}: the mean of {len(pipelines)}")

@@ -2,7 +2,7 @@
 
 A matrix `W` (in, out), or a stack of some (layers, in, out), is stored as `round(W / s)` in int8
 beside `s` (1, out), the largest magnitude of each column over 127. It is read as float32. On the
-bundled weights this moves results far less than training does (`docs/pi3-mini.md`).
+bundled weights this moves results far less than training does (`docs/pi3-mini-history.md`).
 """
 
 from collections.abc import Iterable, Iterator, Mapping
