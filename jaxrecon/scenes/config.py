@@ -37,8 +37,8 @@ class SceneConfig:
       fov: range of the field of view across the longer side of an image.
       room: range of the width and depth of a room.
       reach: depth beyond which a landscape ends and sky begins.
-      nearest_reach: where it is above 0, landscapes end anywhere between here and `reach`, so that
-        how far the horizon is must be seen and cannot be learnt.
+      nearest_reach: where it is above 0, landscapes end anywhere between here and `reach`, behind
+        all that stands in them, so that how far the horizon is must be seen and cannot be learnt.
       noise: highest standard deviation of the image noise, in display values.
       exposure: standard deviation of a view's exposure error, in stops.
       picture_share: share of surfaces with a picture, where pictures are given.

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import jax.numpy as jnp
 from jax import lax
-from jaxtyping import Array, Int
+from jaxtyping import Array, Float, Int
 
 from jaxrecon.pytree import pytree_dataclass
 from jaxrecon.scenes.cameras import Cameras, focal_length, hold, look_at, path, wander
@@ -25,6 +25,9 @@ _TOP = sum(share for _, share in _HILLS)
 _START = 0.4
 _STEPS, _UNROLL, _HALVINGS = 40, 4, 6
 _SUN = 500.0
+
+_BEHIND = 1.25
+"""How far ground that ends near goes on behind the farthest thing on it."""
 
 
 @pytree_dataclass
@@ -147,6 +150,9 @@ def draw_landscape(rng: Rng, views: int, config: SceneConfig, longer_side: int) 
     solids = _scatter(streams[3], ground, cameras.position, config, stance)
     if config.clutter:
         solids = _strew(streams[8], ground, solids, cameras.position, config)
+    if config.nearest_reach:
+        behind = jnp.minimum(_BEHIND * _farthest(solids, cameras.position), config.reach)
+        ground = replace(ground, reach=jnp.maximum(ground.reach, behind))
     size = 2 * jnp.maximum(jnp.maximum(solids.half.x, solids.half.y), solids.half.z)
     earth = 2.5 + 3.0 * streams[4].uniform(1)
     materials = draw_materials(streams[5], jnp.concatenate([size, earth]))
@@ -191,6 +197,14 @@ def _draw_reach(rng: Rng, config: SceneConfig) -> Array:
     if not config.nearest_reach:
         return jnp.float32(config.reach)
     return config.reach * (config.nearest_reach / config.reach) ** rng.uniform()
+
+
+def _farthest(solids: Solids, cameras: Vector) -> Float[Array, ""]:
+    """How far the farthest end of a solid may be from a camera, on the map."""
+    centre = solids.centre()
+    x = centre.x[:, None] - cameras.x[None]
+    y = centre.y[:, None] - cameras.y[None]
+    return jnp.max(jnp.hypot(x, y) + solids.half.length()[:, None])
 
 
 def _draw_cameras(rng: Rng, views: int, ground: Ground, focal: Array) -> Cameras:

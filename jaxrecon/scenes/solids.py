@@ -52,6 +52,11 @@ class Solids:
         """A world point in the frame of the unit solid."""
         return self.unit_direction(point) + self.offset
 
+    def centre(self) -> Vector:
+        """The middle of each solid, in the world."""
+        along = -(self.offset * self.half * self.half)
+        return self.row_x * along.x + self.row_y * along.y + self.row_z * along.z
+
     def world_normal(self, normal: Vector) -> Vector:
         """The world's unit normal for a normal of the unit solid."""
         world = self.row_x * normal.x + self.row_y * normal.y + self.row_z * normal.z

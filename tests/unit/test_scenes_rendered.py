@@ -21,9 +21,12 @@ from jaxrecon.scenes import (
     save_scene,
     scene_key,
 )
-from jaxrecon.scenes.landscapes import Ground, _draw_ground
+from jaxrecon.scenes.landscapes import Ground, _draw_ground, draw_landscape
 from jaxrecon.scenes.render import _render
 from jaxrecon.scenes.rng import scene_rng
+from jaxrecon.scenes.vectors import Vector
+from jaxrecon.scenes.world import World
+from jaxrecon.training.config import MINI_HORIZONS
 from one_program import one_program
 
 VIEWS, HEIGHT, WIDTH = 6, 56, 72
@@ -313,3 +316,33 @@ def test_where_landscapes_end_is_drawn() -> None:
     assert (fixed.reach == 80).all()
     for name in ("relief", "seed", "clouds", "haze"):
         np.testing.assert_array_equal(getattr(drawn, name), getattr(fixed, name))
+
+
+def test_ground_that_ends_near_goes_on_behind_what_stands_on_it() -> None:
+    """Houses would hover before the sky without it; nothing else about a landscape changes."""
+    config = MINI_HORIZONS.scenes
+
+    @one_program
+    @jax.vmap
+    def draw(number: jax.Array) -> tuple[World, World]:
+        rng = scene_rng(scene_key("test", 5), number)
+        always = replace(config, nearest_reach=0.0)
+        return draw_landscape(rng, 3, config, 64), draw_landscape(rng, 3, always, 64)
+
+    near, far = draw(np.arange(60, dtype=np.uint32))
+    assert isinstance(near.surroundings, Ground) and isinstance(far.surroundings, Ground)
+    solids = near.solids
+    rows = np.stack([_numbers(row) for row in (solids.row_x, solids.row_y, solids.row_z)], axis=-2)
+    centres = np.linalg.solve(rows, -_numbers(solids.offset)[..., None])[..., 0]
+    between = centres[:, :, None] - _numbers(near.cameras.position)[:, None]
+    farthest = np.linalg.norm(between[..., :2], axis=-1).max(axis=(1, 2))
+    reach = near.surroundings.reach
+    assert (reach > np.minimum(1.2 * farthest, config.reach - 0.1)).all()
+    assert config.nearest_reach <= reach.min() < 30 and 70 < reach.max() <= config.reach
+    assert (far.surroundings.reach == config.reach).all()
+    for one, other in zip(jax.tree.leaves(near.solids), jax.tree.leaves(far.solids), strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+def _numbers(vector: Vector) -> np.ndarray:
+    return np.stack(np.broadcast_arrays(vector.x, vector.y, vector.z), axis=-1)
