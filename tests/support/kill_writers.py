@@ -44,6 +44,9 @@ _NEEDED = (
 SECONDS = 60.0
 """In which a child must end."""
 
+_STARTED_BY = os.getppid()
+"""Trials of hours must not outlive the test that waits for them."""
+
 
 class Folder:
     """A folder of forty files, replaced as a whole."""
@@ -337,6 +340,8 @@ def ended(child: int) -> int:
         found, status = os.waitpid(child, os.WNOHANG)
         if found:
             return os.waitstatus_to_exitcode(status)
+        if os.getppid() != _STARTED_BY:
+            raise SystemExit("the process that started the trials has ended")
         time.sleep(0.005)
     os.kill(child, signal.SIGABRT)
     os.waitpid(child, 0)
