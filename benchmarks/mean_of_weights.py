@@ -42,27 +42,20 @@ def main() -> None:
         assert same, f"{name} has another config than the first"
     leaves = [checkpoint.flatten(pipeline.model) for pipeline in pipelines]
     stored = jaxrecon.load(options.weights[0][0], dtype="bfloat16").model
-    last = np.eye(len(leaves), dtype=np.float32)[-1]
-    mean = {
-        name: np.sum(
-            [
-                share * np.asarray(own[name], np.float32)
-                for share, own in zip(
-                    shares if name.startswith(tuple(options.only)) else last, leaves, strict=True
-                )
-            ],
-            axis=0,
-        ).astype(like.dtype)
-        for name, like in checkpoint.flatten(stored).items()
-    }
+    mean = {}
+    for name, like in checkpoint.flatten(stored).items():
+        each = [np.asarray(own[name], np.float32) for own in leaves]
+        if name.startswith(tuple(options.only)):
+            whole = np.sum([share * own for share, own in zip(shares, each, strict=True)], axis=0)
+        else:
+            whole = each[-1]
+        mean[name] = whole.astype(like.dtype)
+    if options.depths != 1:
+        mean["refiner.leave.bias"][_LOG_DEPTH::_CHANNELS] += np.log(options.depths)
     sources = [
         {"weight": float(share)} | (pipeline.header or {}).get("source", {})
         for share, pipeline in zip(shares, pipelines, strict=True)
     ]
-    if options.depths != 1:
-        bias = mean["refiner.leave.bias"].copy()
-        bias[_LOG_DEPTH::_CHANNELS] += np.log(options.depths)
-        mean["refiner.leave.bias"] = bias
     source = {"mean_of": sources, "only": options.only, "depths": options.depths}
     header = {**first.header, "source": source}
     checkpoint.save(checkpoint.unflatten(stored, mean), options.output, header)

@@ -237,25 +237,27 @@ class TrainConfig:
                     f"{bucket} names a kind that is not there: more_scenes has "
                     f"{len(self.more_scenes)}; give it one for each kind from 1 on"
                 )
-        counts = [(str(bucket), bucket.scenes, self.scenes_of(bucket)) for bucket in self.buckets]
-        counts.append(
-            (
-                f"validation_scenes={self.validation_scenes}",
-                self.validation_scenes,
-                self.scenes_of(self.buckets[0]),
+        for bucket in self.buckets:
+            self._check_scenes(str(bucket), bucket.scenes, bucket.kind)
+        held_out = self.validation_scenes
+        self._check_scenes(f"validation_scenes={held_out}", held_out, self.buckets[0].kind)
+
+    def _check_scenes(self, what: str, count: int, kind: int) -> None:
+        every = self._kinds[kind].outdoor_every
+        if every and count % every:
+            drawn = f"more_scenes[{kind - 1}]" if kind else "scenes"
+            raise InputError(
+                f"{what} must be of a multiple of {every} scenes, of which one is a landscape "
+                f"({drawn}.outdoor_every)"
             )
-        )
-        for what, count, drawn in counts:
-            every = drawn.outdoor_every
-            if every and count % every:
-                raise InputError(
-                    f"{what} must be of a multiple of {every} scenes, of which one is a landscape "
-                    "(scenes.outdoor_every)"
-                )
+
+    @property
+    def _kinds(self) -> tuple[SceneConfig, ...]:
+        return (self.scenes, *self.more_scenes)
 
     def scenes_of(self, bucket: Bucket) -> SceneConfig:
         """How the scenes of a bucket are drawn."""
-        return (self.scenes, *self.more_scenes)[bucket.kind]
+        return self._kinds[bucket.kind]
 
     def group(self, bucket: Bucket) -> int:
         """How many scenes are drawn from one key: batches are made of whole groups."""

@@ -609,6 +609,14 @@ def test_a_bucket_draws_scenes_of_its_kind(monkeypatch: pytest.MonkeyPatch) -> N
     assert validation_bucket(replace(config, buckets=(other,))) == replace(other, scenes=4)
 
 
+def test_scenes_of_another_kind_that_make_no_whole_groups_are_refused() -> None:
+    with pytest.raises(InputError, match=r"kind=1.* multiple of 4 .*\(more_scenes\[0\]\.outdoor"):
+        small_config(
+            more_scenes=(replace(SCENES, outdoor_every=4),),
+            buckets=(Bucket(4, 2, 28, 28), Bucket(2, 2, 28, 28, kind=1)),
+        )
+
+
 def test_steps_see_new_scenes_and_groups_are_alike_on_any_number_of_devices() -> None:
     config, mesh = small_config(), make_data_mesh(jax.local_devices()[:1])
     render = make_render(config, config.buckets[0], mesh, jax.random.key(0))
