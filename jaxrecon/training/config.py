@@ -478,14 +478,17 @@ MINI_HORIZONS = replace(
         Bucket(scenes=48, views=16, height=168, width=224, share=3),
         Bucket(scenes=32, views=16, height=196, width=252, share=3),
         Bucket(scenes=64, views=8, height=224, width=168, share=2),
-        Bucket(scenes=96, views=8, height=224, width=224, share=2, kind=1),
-        Bucket(scenes=160, views=2, height=196, width=252, share=1),
+        Bucket(scenes=96, views=8, height=224, width=224, share=3, kind=1),
+        Bucket(scenes=160, views=2, height=196, width=252, share=2),
     ),
-    steps=7000,
-    learning_rate=3e-4,
-    seed=1616,
+    losses=replace(MINI_PICTURES.losses, edges=0.3),
+    steps=9500,
+    learning_rate=2.5e-4,
+    save_every=500,
+    validate_every=9500,
+    seed=1717,
 )
-"""For two GPUs: horizons near and far, and every fifth step on scenes of the first kind."""
+"""For two GPUs: horizons near and far, and every fourth step on scenes of the first kind."""
 
 MINI_EDGES = replace(
     MINI_PICTURES,
