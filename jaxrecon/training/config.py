@@ -484,7 +484,7 @@ MINI_HORIZONS = replace(
     losses=replace(MINI_PICTURES.losses, edges=0.3),
     steps=9500,
     learning_rate=2.5e-4,
-    save_every=500,
+    save_every=1500,
     validate_every=9500,
     seed=1717,
 )
