@@ -12,6 +12,7 @@ so, and all others from the last of the checkpoints: heads that were trained tog
 """
 
 import argparse
+from typing import Any
 
 import numpy as np
 
@@ -52,14 +53,21 @@ def main() -> None:
         mean[name] = whole.astype(like.dtype)
     if options.depths != 1:
         mean["refiner.leave.bias"][_LOG_DEPTH::_CHANNELS] += np.log(options.depths)
+    own = [(pipeline.header or {}).get("source", {}) for pipeline in pipelines]
     sources = [
-        {"weight": float(share)} | (pipeline.header or {}).get("source", {})
-        for share, pipeline in zip(shares, pipelines, strict=True)
+        {"weight": float(share)} | told_once(source, own)
+        for share, source in zip(shares, own, strict=True)
     ]
     source = {"mean_of": sources, "only": options.only, "depths": options.depths}
     header = {**first.header, "source": source}
     checkpoint.save(checkpoint.unflatten(stored, mean), options.output, header)
     print(f"{options.output}: the mean of {len(pipelines)}")
+
+
+def told_once(source: dict[str, Any], others: list[dict[str, Any]]) -> dict[str, Any]:
+    """Where weights are from; weights that go on from others of the mean name their number."""
+    origin = source.get("from")
+    return source | {"from": others.index(origin)} if origin in others else source
 
 
 def counted(text: str) -> tuple[str, float]:

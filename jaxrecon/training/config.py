@@ -482,10 +482,9 @@ MINI_HORIZONS = replace(
         Bucket(scenes=160, views=2, height=196, width=252, share=2),
     ),
     losses=replace(MINI_PICTURES.losses, edges=0.3),
-    steps=9500,
+    steps=7000,
     learning_rate=2.5e-4,
     save_every=1500,
-    validate_every=9500,
     seed=1717,
 )
 """For two GPUs: horizons near and far, and every fourth step on scenes of the first kind."""
