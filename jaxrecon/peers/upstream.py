@@ -15,7 +15,9 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
-from typing import Any, TextIO
+from typing import Any
+
+from jaxrecon.answers import answers_alone
 
 type Ways = dict[str, Any]
 """Ways to run a model, by name: functions of float images (1, V, 3, H, W)."""
@@ -103,17 +105,10 @@ def main(peers: Mapping[str, Peer] = ORIGINALS, description: str | None = __doc_
     add("--size", type=int, nargs=2, default=[392, 518], help="height and width")
     add("--repeats", type=int, default=5, help="after a warm-up; 0: the first run")
     options = parser.parse_args()
-    answers = _answers()
+    answers = answers_alone()
     for row in _timed(peers[options.model], options):
         answers.write(json.dumps(row) + "\n")
         answers.flush()
-
-
-def _answers() -> TextIO:
-    """Standard output, which what upstream prints does not reach any more."""
-    answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
-    os.dup2(2, 1)
-    return answers
 
 
 def _timed(peer: Peer, options: argparse.Namespace) -> Iterator[dict[str, Any]]:

@@ -15,8 +15,9 @@ import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
+from jaxrecon.answers import answers_alone
 from jaxrecon.errors import JaxreconError, WeightsError, one_line
 from jaxrecon.hub import cache_folder
 from jaxrecon.images import view_count
@@ -150,7 +151,7 @@ def _attention(settings: Settings) -> Any:
 
 def main() -> None:
     """Takes messages until the input ends."""
-    answers = _answers()
+    answers = answers_alone()
 
     def tell(event: dict[str, Any]) -> None:
         with writing:
@@ -163,14 +164,6 @@ def main() -> None:
     _keep_programs()
     while True:
         worker.take(messages.get())
-
-
-def _answers() -> TextIO:
-    """Standard output, which what libraries print does not reach any more."""
-    answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
-    os.dup2(2, 1)
-    sys.stdout = sys.stderr
-    return answers
 
 
 def _read(worker: Worker, messages: "queue.Queue[dict[str, Any]]") -> None:

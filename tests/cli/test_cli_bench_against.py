@@ -28,6 +28,7 @@ TOO_MANY = "if views > 2: raise torch.cuda.OutOfMemoryError\n        time.sleep(
 def tiny_pi3(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """π³ is small, takes no time, and there is a stand-in for PyTorch."""
     monkeypatch.setenv("JAXRECON_HOME", str(tmp_path / "home"))
+    monkeypatch.delenv("PYTHONUNBUFFERED", raising=False)
     monkeypatch.setitem(cast(dict[str, ModelEntry], registry.MODELS), "pi3", tiny_entry())
     monkeypatch.syspath_prepend(write_torch(tmp_path / "site"))
     monkeypatch.setattr(benchmark, "measure", fake_measure)

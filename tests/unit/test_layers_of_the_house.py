@@ -18,6 +18,7 @@ FLOORS = (
         "jaxrecon.renamed_modules",
         "jaxrecon.errors",
         "jaxrecon.forgiving",
+        "jaxrecon.answers",
         "jaxrecon.extras",
         "jaxrecon.machine",
         "jaxrecon.browsing",
