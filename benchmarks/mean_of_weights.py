@@ -53,10 +53,10 @@ def main() -> None:
         mean[name] = whole.astype(like.dtype)
     if options.depths != 1:
         mean["refiner.leave.bias"][_LOG_DEPTH::_CHANNELS] += np.log(options.depths)
-    own = [(pipeline.header or {}).get("source", {}) for pipeline in pipelines]
+    told = [(pipeline.header or {}).get("source", {}) for pipeline in pipelines]
     sources = [
-        {"weight": float(share)} | told_once(source, own)
-        for share, source in zip(shares, own, strict=True)
+        {"weight": float(share)} | told_once(source, told)
+        for share, source in zip(shares, told, strict=True)
     ]
     source = {"mean_of": sources, "only": options.only, "depths": options.depths}
     header = {**first.header, "source": source}

@@ -108,7 +108,6 @@ def main(peers: Mapping[str, Peer] = ORIGINALS, description: str | None = __doc_
     answers = answers_alone()
     for row in _timed(peers[options.model], options):
         answers.write(json.dumps(row) + "\n")
-        answers.flush()
 
 
 def _timed(peer: Peer, options: argparse.Namespace) -> Iterator[dict[str, Any]]:

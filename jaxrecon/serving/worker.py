@@ -156,7 +156,6 @@ def main() -> None:
     def tell(event: dict[str, Any]) -> None:
         with writing:
             answers.write(json.dumps(event) + "\n")
-            answers.flush()
 
     writing = threading.Lock()
     worker, messages = Worker(tell), queue.Queue[dict[str, Any]]()

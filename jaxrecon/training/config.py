@@ -487,12 +487,12 @@ MINI_HORIZONS = replace(
     save_every=1500,
     seed=1717,
 )
-"""For two GPUs: horizons near and far, and every fourth step on scenes of the first kind."""
+"""For two GPUs: horizons near and far, and three steps in thirteen on scenes of the first kind."""
 
 MINI_EDGES = replace(
     MINI_PICTURES,
     model=PI3_MINI,
-    scenes=replace(MINI_PICTURES.scenes, nearest_reach=25.0),
+    scenes=MINI_HORIZONS.scenes,
     buckets=(
         Bucket(scenes=32, views=8, height=224, width=224, share=1),
         Bucket(scenes=32, views=8, height=196, width=252, share=2),
