@@ -17,7 +17,7 @@ from jaxrecon.nn.attention import (
     TokenLayout,
     attention_chunks,
 )
-from jaxrecon.nn.block import Block, BlockConfig, block_chunks, stack_blocks
+from jaxrecon.nn.block import Block, BlockConfig, Stream, block_chunks, stack_blocks, streamed
 from jaxrecon.nn.execution import INFERENCE, Chunks, Collectives, ExecutionConfig
 from jaxrecon.nn.layers import scan_layers
 from jaxrecon.nn.offload import to_host
@@ -81,8 +81,26 @@ class BlockPairs(nnx.Module):
         execution: ExecutionConfig = INFERENCE,
     ) -> Float[Array, "B V P D"]:
         """One frame block: each view is a sequence of its own."""
-        flat = x.reshape(-1, *x.shape[2:])
-        return block(flat, layout, attention, rope, execution=execution).reshape(x.shape)
+        return self._within_views(block, Stream(x), layout, attention, rope, execution=execution).x
+
+    def _within_views(
+        self,
+        block: Block,
+        stream: Stream,
+        layout: TokenLayout,
+        attention: AttentionFn,
+        rope: RotaryTable | None,
+        *,
+        next_norm: nnx.LayerNorm | None = None,
+        execution: ExecutionConfig,
+    ) -> Stream:
+        """As `within_views`; the arrays of the stream are (B, V, P, D)."""
+        shape = stream.x.shape
+        flat = stream.reshaped(-1, *shape[2:])
+        out, _ = block.forward(
+            flat, layout, attention, rope, next_norm=next_norm, execution=execution
+        )
+        return out.reshaped(*shape)
 
     def _layers(
         self, first: Block, second: Block, slots: Int[np.ndarray, "pairs *blocks"]
@@ -120,26 +138,38 @@ class AlternatingAttention(BlockPairs):
         layers = self._layers(self.frame_blocks, self.global_blocks, _slots(self.taps, self.pairs))
         alone = len(self.taps) == 1
         kept = jnp.zeros_like(tokens) if alone else self._buffer(tokens, execution)
+        flat = tokens.reshape(-1, *tokens.shape[2:])
+        stream, norms = Stream(flat), None
+        if after_pair is None:
+            stream, norms = streamed(layers[0], flat, layout, execution)
 
         def step(
-            carry: tuple[Array, Array], layer: tuple[Block, Block, Array, Array]
-        ) -> tuple[tuple[Array, Array], AttentionStats | None]:
-            x, kept = carry
-            frame_block, global_block, slot, number = layer
+            carry: tuple[Stream, Array],
+            layer: tuple[tuple[Block, Block, Array, Array], nnx.LayerNorm | None],
+        ) -> tuple[tuple[Stream, Array], AttentionStats | None]:
+            stream, kept = carry
+            (frame_block, global_block, slot, number), norm = layer
             here = replace(layout, layers=self.pairs, layer=number)
-            framed = self.within_views(frame_block, x, here, attention, rope, execution=execution)
-            x, stats = self.across_views(
-                global_block, framed, here, attention, rope, execution=execution
+            given = here, attention, rope
+            own = None if norm is None else global_block.norm1
+            stream = self._within_views(
+                frame_block, stream, *given, next_norm=own, execution=execution
             )
+            framed = stream.x
+            stream, stats = self._across_views(
+                global_block, stream, *given, next_norm=norm, execution=execution
+            )
+            x = stream.x
             if after_pair is not None:
-                x = after_pair(x, number)
+                stream = Stream(x := after_pair(x, number))
             if alone:
-                return (x, framed), stats
-            return (x, _written(kept, _joined(framed, x), slot, execution)), stats
+                return (stream, framed), stats
+            return (stream, _written(kept, _joined(framed, x), slot, execution)), stats
 
-        (x, kept), stats = scan_layers(step, (tokens, kept), layers, execution=execution)
+        start = stream.reshaped(*tokens.shape), kept
+        (stream, kept), stats = scan_layers(step, start, (layers, norms), execution=execution)
         if alone:  # the last pair's, whose halves are there
-            kept = to_host(_joined(kept, x).astype(self.dtype)[None], execution)
+            kept = to_host(_joined(kept, stream.x).astype(self.dtype)[None], execution)
         return kept, stats
 
     def _buffer(
@@ -159,10 +189,30 @@ class AlternatingAttention(BlockPairs):
         execution: ExecutionConfig = INFERENCE,
     ) -> tuple[Float[Array, "B V P D"], AttentionStats | None]:
         """One global block: all views of a scene are one sequence, view after view."""
-        flat = x.reshape(x.shape[0], -1, x.shape[3])
-        joined, attention = _across(x, layout, attention, execution.collectives)
-        out, stats = block.forward(flat, joined, attention, rope, execution=execution)
-        return out.reshape(x.shape), stats
+        stream, stats = self._across_views(
+            block, Stream(x), layout, attention, rope, execution=execution
+        )
+        return stream.x, stats
+
+    def _across_views(
+        self,
+        block: Block,
+        stream: Stream,
+        layout: TokenLayout,
+        attention: AttentionFn,
+        rope: RotaryTable | None,
+        *,
+        next_norm: nnx.LayerNorm | None = None,
+        execution: ExecutionConfig,
+    ) -> tuple[Stream, AttentionStats | None]:
+        """As `across_views`; the arrays of the stream are (B, V, P, D)."""
+        shape = stream.x.shape
+        joined, attention = _across(stream.x, layout, attention, execution.collectives)
+        flat = stream.reshaped(shape[0], -1, shape[3])
+        out, stats = block.forward(
+            flat, joined, attention, rope, next_norm=next_norm, execution=execution
+        )
+        return out.reshaped(*shape), stats
 
 
 class GlobalFirstAttention(BlockPairs):
@@ -235,7 +285,8 @@ class GlobalFirstAttention(BlockPairs):
         with_scene = replace(layout, scene=scene.shape[1])
         joined, attention = _across(x, with_scene, attention, execution.collectives)
         flat = jnp.concatenate([x.reshape(x.shape[0], -1, x.shape[3]), scene], axis=1)
-        out, stats = block.forward(flat, joined, attention, execution=execution)
+        stream, stats = block.forward(Stream(flat), joined, attention, execution=execution)
+        out = stream.x
         end = out.shape[1] - scene.shape[1]
         return out[:, :end].reshape(x.shape), out[:, end:], stats
 

@@ -2,8 +2,9 @@
 
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
+import jax
 import jax.numpy as jnp
 from flax import nnx
 from jax.typing import DTypeLike
@@ -38,6 +39,26 @@ from jaxrecon.sizes import MOST_WIDTH, check_heads, check_real, check_whole
 from pallas_kernels.residual_norm import residual_norm, residual_sum
 
 type MlpKind = Literal["gelu", "swiglu"]
+
+
+class Stream(NamedTuple):
+    """The residual stream in front of a block, and what the block's first norm makes of it.
+
+    Attributes:
+      x: the tokens, float32.
+      normed: as the block takes it, of the shape of `x` or one filled-up matrix; None if the block
+        is to norm the tokens itself.
+    """
+
+    x: Float[Array, "*dims D"]
+    normed: Float[Array, "..."] | None = None
+
+    def reshaped(self, *shape: int) -> "Stream":
+        """With the tokens in an array of another shape; a filled-up matrix stays one."""
+        normed = self.normed
+        if normed is not None and normed.ndim == self.x.ndim:
+            normed = normed.reshape(shape)
+        return Stream(self.x.reshape(shape), normed)
 
 
 @dataclass(frozen=True)
@@ -119,27 +140,31 @@ class Block(nnx.Module):
         execution: ExecutionConfig = INFERENCE,
     ) -> Float[Array, "G T D"]:
         """The tokens after the block; see `forward`."""
-        return self.forward(x, layout, attention, rope, context, execution=execution)[0]
+        return self.forward(Stream(x), layout, attention, rope, context, execution=execution)[0].x
 
     def forward(
         self,
-        x: Float[Array, "G T D"],
+        stream: Stream,
         layout: TokenLayout,
         attention: AttentionFn,
         rope: RotaryTable | None = None,
         context: Float[Array, "G S D"] | None = None,
         *,
+        next_norm: nnx.LayerNorm | None = None,
         execution: ExecutionConfig = INFERENCE,
-    ) -> tuple[Float[Array, "G T D"], AttentionStats | None]:
+    ) -> tuple[Stream, AttentionStats | None]:
         """The tokens after the block, and what the attention function found out.
 
         Args:
-          x: the tokens of G sequences.
+          stream: the tokens of G sequences; normed only where `norms_ahead` says so.
           layout: what the tokens of a sequence are.
           attention: how they attend.
           rope: rotary table of a view's tokens, if queries and keys are turned.
           context: tokens that keys and values come from, of a block with `cross`.
+          next_norm: the first norm of the block that follows, if this one is to norm its tokens for
+            it, where `norms_ahead` says so.
         """
+        x = stream.x
         if self.in_float8 and execution.training:
             raise NotImplementedError("float8 products have no gradient; train without them")
         if context is None and not execution.training and takes_scale(attention):
@@ -150,15 +175,37 @@ class Block(nnx.Module):
             "scale": layout.scale,
             "joint": execution.training or self.in_float8,
         }
-        enter = partial(self._entering, **given, backend=execution.backend)
-        if context is None:
-            enter = partial(chunked_map, enter, unit=layout.tokens_per_view, execution=execution)
-        entered, q, k, v = enter(x)
-        if execution.training or self.normed_residual:
-            x = entered  # else the same, of which chunks would make a copy
+        if stream.normed is None:
+            enter = partial(self._entering, **given, backend=execution.backend)
+            if context is None:
+                unit = layout.tokens_per_view
+                enter = partial(chunked_map, enter, unit=unit, execution=execution)
+            entered, q, k, v = enter(x)
+            if execution.training or self.normed_residual:
+                x = entered  # else the same, of which chunks would make a copy
+        else:
+            q, k, v = self._inputs(x, stream.normed, **given, backend=execution.backend)
         out, stats = attend(attention, q, k, v, layout)
-        leave = partial(self._leaving, backend=execution.backend)
-        return chunked_update(leave, x, out.reshape(x.shape), execution=execution), stats
+        attended = out.reshape(x.shape)
+        leave = partial(self._leaving, next_norm=next_norm, backend=execution.backend)
+        if next_norm is not None:
+            return Stream(*leave(x, attended)), stats
+        x = chunked_update(lambda *some: leave(*some)[0], x, attended, execution=execution)
+        return Stream(x), stats
+
+    def norms_ahead(
+        self, x: Float[Array, "G T D"], layout: TokenLayout, execution: ExecutionConfig
+    ) -> bool:
+        """Whether blocks like this one can norm their tokens for the block that follows.
+
+        The sum that ends a block and the norm that begins the next are then one pass over the
+        tokens, which have to be worked on all together.
+        """
+        groups, length, _ = x.shape
+        units = 1, layout.tokens_per_view
+        chunks = [token_chunk(groups, length, unit, execution) for unit in units]
+        whole = all(chunk.size == chunk.of for chunk in chunks)
+        return whole and not (execution.training or self.normed_residual)
 
     @property
     def in_float8(self) -> bool:
@@ -177,21 +224,42 @@ class Block(nnx.Module):
     ) -> tuple[Array, Array, Array, Array]:
         """What the updates are added to, and the queries, keys and values."""
         x, normed = residual_norm(x, **self._norm(self.norm1), implementation=backend)
+        given = rope, context, scale, joint, backend
+        q, k, v = self._inputs(x, normed, *given)
+        return normed if self.normed_residual else x, q, k, v
+
+    def _inputs(
+        self,
+        x: Float[Array, "g t D"],
+        normed: Float[Array, "..."],
+        rope: RotaryTable | None,
+        context: Float[Array, "g s D"] | None,
+        scale: float | None,
+        joint: bool,
+        backend: str | None,
+    ) -> tuple[Array, ...]:
+        """Queries, keys and values of normed tokens."""
         if self.norm_context is not None and context is not None:
             context = apply_norm(self.norm_context, context)
         sequences = (x.shape[0], x.shape[1]) if self.in_float8 else None
         options: dict[str, Any] = {"sequences": sequences, "joint": joint, "backend": backend}
-        q, k, v = self.attention.inputs(normed, rope, context, scale=scale, **options)
-        return normed if self.normed_residual else x, q, k, v
+        return self.attention.inputs(normed, rope, context, scale=scale, **options)
 
     def _leaving(
-        self, x: Float[Array, "g t D"], attended: Float[Array, "g t D"], *, backend: str | None
-    ) -> Float[Array, "g t D"]:
-        """The tokens, and what attention made of them, to the tokens after the MLP."""
+        self,
+        x: Float[Array, "g t D"],
+        attended: Float[Array, "g t D"],
+        *,
+        next_norm: nnx.LayerNorm | None,
+        backend: str | None,
+    ) -> tuple[Float[Array, "g t D"], Array | None]:
+        """The tokens, and what attention made of them, to those after the MLP, and their norm."""
         update = _update(self.attention.out, attended, self.scale1)
         x, normed = residual_norm(x, **update, **self._norm(self.norm2), implementation=backend)
         update = _update(self.mlp.fc2, self.mlp.hidden(normed, backend=backend), self.scale2)
-        return residual_sum(x, **update, implementation=backend)
+        if next_norm is not None:
+            return residual_norm(x, **update, **self._norm(next_norm), implementation=backend)
+        return residual_sum(x, **update, implementation=backend), None
 
     def _norm(self, norm: nnx.LayerNorm) -> dict[str, Any]:
         """One of the norms, as `residual_norm` takes it."""
@@ -228,10 +296,30 @@ def scan_blocks(
 ) -> Float[Array, "G T D"]:
     """Runs stacked blocks one after another; the block is traced once."""
 
-    def step(x: Array, block: Block) -> tuple[Array, None]:
-        return block(x, layout, attention, rope, execution=execution), None
+    def step(stream: Stream, layer: tuple[Block, nnx.LayerNorm | None]) -> tuple[Stream, None]:
+        block, norm = layer
+        given: dict[str, Any] = {"next_norm": norm, "execution": execution}
+        return block.forward(stream, layout, attention, rope, **given)[0], None
 
-    return scan_layers(step, x, blocks, execution=execution)[0]
+    stream, norms = streamed(blocks, x, layout, execution)
+    return scan_layers(step, stream, (blocks, norms), execution=execution)[0].x
+
+
+def streamed(
+    blocks: Block, x: Float[Array, "G T D"], layout: TokenLayout, execution: ExecutionConfig
+) -> tuple[Stream, nnx.LayerNorm | None]:
+    """The stream in front of stacked blocks, and for each the first norm of the one that follows.
+
+    There is neither a norm nor normed tokens where blocks do not norm ahead. The last block's is
+    that of the first, whose outcome nobody reads.
+    """
+    if not blocks.norms_ahead(x, layout, execution):
+        return Stream(x), None
+    first = jax.tree.map(lambda leaf: leaf[0], blocks)
+    first = execution.collectives.all_gather_weights(first.norm1)
+    norm = blocks._norm(first)
+    stream = Stream(*residual_norm(x, **norm, implementation=execution.backend))
+    return stream, jax.tree.map(lambda leaf: jnp.roll(leaf, -1, axis=0), blocks.norm1)
 
 
 def block_chunks(layout: TokenLayout, execution: ExecutionConfig) -> Chunks:

@@ -1,5 +1,6 @@
 """Small layers, and how layers are stacked so that a scan runs them."""
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -167,6 +168,8 @@ def scan_layers[C, Y](
 
     Where a gradient is taken, matrix products, attention and kernels are kept for the backward
     pass and what lies between them is computed again: it costs less than to store and read it.
+    Elsewhere a layer's vectors, a dozen a block, come from one array: a loop fetches what each turn
+    needs by a copy for each array, and with few views these copies take longer than their bytes.
     """
 
     def whole(carry: C, layer: Any) -> tuple[C, Y]:
@@ -174,8 +177,39 @@ def scan_layers[C, Y](
 
     kept = jax.checkpoint(whole, policy=_costly, prevent_cse=False)
     count = jax.tree.leaves(layers)[0].shape[0]
-    unroll = min(count, UNROLLED) if execution.training else 1
-    return jax.lax.scan(kept, carry, layers, unroll=unroll)
+    if execution.training:
+        return jax.lax.scan(kept, carry, layers, unroll=min(count, UNROLLED))
+    packed, unpacked = _vectors_packed(layers)
+    return jax.lax.scan(lambda carry, layer: kept(carry, unpacked(layer)), carry, packed)
+
+
+def _vectors_packed(layers: Any) -> tuple[list[Any], Callable[[list[Any]], Any]]:
+    """The arrays of stacked layers, vectors of a dtype side by side, and what parts one layer's."""
+    leaves, structure = jax.tree.flatten(layers)
+    groups: dict[Any, list[int]] = {}
+    for number, leaf in enumerate(leaves):
+        is_vector = leaf.ndim <= 2 and jnp.issubdtype(leaf.dtype, jnp.floating)
+        groups.setdefault(leaf.dtype if is_vector else number, []).append(number)
+
+    def packed(members: list[int]) -> Any:
+        if len(members) == 1:
+            return leaves[members[0]]
+        rows = [leaves[number].reshape(len(leaves[number]), -1) for number in members]
+        return jnp.concatenate(rows, axis=1)
+
+    def unpacked(layer: list[Any]) -> Any:
+        found = {}
+        for members, array in zip(groups.values(), layer, strict=True):
+            if len(members) == 1:
+                found[members[0]] = array
+                continue
+            shapes = [leaves[number].shape[1:] for number in members]
+            ends = np.cumsum([math.prod(shape) for shape in shapes])[:-1]
+            parts = zip(members, shapes, jnp.split(array, ends), strict=True)
+            found |= {number: part.reshape(shape) for number, shape, part in parts}
+        return jax.tree.unflatten(structure, [found[number] for number in range(len(leaves))])
+
+    return [packed(members) for members in groups.values()], unpacked
 
 
 def _costly(primitive: Any, *_: Any, **__: Any) -> bool:

@@ -25,6 +25,12 @@ ITERATIONS = 4
 SUMMED_AT_ONCE = 1024
 """About so many tokens' products are summed by one matrix product."""
 
+PACKED = 2**18
+"""Up to so many tokens are sorted by one whole number each, a float's upper bits and the token's
+place: that takes half as long as to sort floats with their places beside them. At this limit 14
+bits of a float are left, of which five are the mantissa's.
+"""
+
 
 @dataclass(frozen=True)
 class PcaTreeOrder:
@@ -113,18 +119,18 @@ def pca_tree_order(
     levels = (-(-(patches + ahead) // leaf) - 1).bit_length()
     size = leaf << levels
     first = jnp.stack([jnp.asarray(count, jnp.int32) for count in front])
-    stop = patches if num_valid is None else num_valid
-    counts = (jnp.arange(patches) < stop)[None, :, None]
-    total = jnp.sum(jnp.where(counts, features, 0), 1, keepdims=True, dtype=jnp.float32)
-    mean = total / jnp.asarray(stop, jnp.float32)
-    centred = jnp.where(counts, features - mean.astype(features.dtype), 0)
-    centred = jnp.pad(centred, ((0, 0), (0, size - patches), (0, 0)))
-    x = jax.vmap(partial(jnp.roll, axis=0))(centred, first)
+    stop = jnp.asarray(patches if num_valid is None else num_valid, jnp.int32)
+    x = jnp.pad(_standardised(features, stop), ((0, 0), (0, size - patches), (0, 0)))
+    x = jax.vmap(partial(jnp.roll, axis=0))(x, first)
     numbers = jnp.arange(size, dtype=jnp.int32)[None] - first[:, None]
     for level in range(levels):
         length = size >> level
+        starts = length * jnp.arange(1 << level, dtype=jnp.int32)[None]
+        ends = (jnp.clip(end[:, None] - starts, 0, length) for end in (first, first + stop))
         numbers, x = _sorted_along_axis(
-            numbers.reshape(-1, length), x.reshape(-1, length, width), stop
+            numbers.reshape(-1, length),
+            x.reshape(-1, length, width),
+            *(end.reshape(-1, 1) for end in ends),
         )
 
     def own(numbers: Int[Array, " size"], first: Int[Array, ""]) -> Int[Array, " P"]:
@@ -133,39 +139,72 @@ def pca_tree_order(
     return jax.vmap(own)(numbers.reshape(groups, size), first)
 
 
+def _standardised(features: Float[Array, "G P F"], stop: Int[Array, ""]) -> Float[Array, "G P F"]:
+    """The first `stop` less their mean, by a power of two near one in size; zero behind them."""
+    counts = (jnp.arange(features.shape[1]) < stop)[None, :, None]
+    valid = jnp.where(counts, features, 0).astype(jnp.float32)
+    count = stop.astype(jnp.float32)
+    mean, squares = valid.sum(1, keepdims=True) / count, jnp.square(valid).sum(1, keepdims=True)
+    variance = jnp.sum(squares / count - jnp.square(mean), axis=2, keepdims=True)
+    # Products of four covariances are to stay within float32.
+    size = jnp.exp2(jnp.round(jnp.log2(jnp.where(variance > 0, variance, 1)) / 2))
+    shift, factor = mean.astype(features.dtype), (1 / size).astype(features.dtype)
+    return jnp.where(counts, (features - shift) * factor, 0)
+
+
 def _sorted_along_axis(
-    numbers: Int[Array, "S n"], x: Float[Array, "S n F"], stop: Count
+    numbers: Int[Array, "S n"], x: Float[Array, "S n F"], first: Int[Array, "S 1"], end: Array
 ) -> tuple[Int[Array, "S n"], Float[Array, "S n F"]]:
     """Each segment, in the order of its patches along the direction in which they vary most.
 
-    Numbers below 0 stay in front and those from `stop` on behind; `x` of them is 0. A segment
-    whose second half holds no patch stays as it is.
+    What stands before the place `first` or from the place `end` on is no patch; it stays there, and
+    `x` of it is 0. A segment whose second half holds no patch stays as it is.
     """
     length = numbers.shape[1]
-    places = jnp.sum(numbers < stop, axis=1, keepdims=True)
-    along = _products(x.astype(jnp.float32), _main_direction(x, numbers, stop))
-    along = jnp.where((places > length // 2) & ~jnp.isnan(along), along, 0)
-    along = jnp.where(numbers < 0, -jnp.inf, jnp.where(numbers < stop, along, jnp.inf))
-    order = jnp.argsort(along, axis=1, stable=True)
-    return _taken(numbers, order), _taken(x, order)
+    place = jnp.arange(length, dtype=jnp.int32)[None]
+    total = jnp.sum(x, axis=1, dtype=jnp.float32)
+    count = jnp.maximum(end - first, 1).astype(jnp.float32)
+    direction = _main_direction(x, total, count)
+    # Less the mean, near which the cut lies, and near zero floats are fine.
+    middle = jnp.sum(total * direction, axis=1, keepdims=True) / count
+    along = _products(x.astype(jnp.float32), direction) - middle
+    along = jnp.where((end > length // 2) & ~jnp.isnan(along), along, 0)
+    along = jnp.where(place < first, -jnp.inf, jnp.where(place < end, along, jnp.inf))
+    order = _order(along)
+    # Behind the barrier XLA gathers once, and not anew in each of the sums that follow.
+    return _taken(numbers, order), jax.lax.optimization_barrier(_taken(x, order))
+
+
+def _order(along: Float[Array, "S n"]) -> Int[Array, "S n"]:
+    """The places in rising order; equal numbers keep theirs, nearly equal ones in long rows too."""
+    length = along.shape[1]
+    if length > PACKED:
+        return jnp.argsort(along, axis=1, stable=True)
+    low = (1 << (length - 1).bit_length()) - 1
+    bits = jax.lax.bitcast_convert_type(along, jnp.int32)
+    # Floats below zero rise where their bits, but for the sign, fall.
+    rising = bits ^ ((bits >> 31) & 0x7FFFFFFF)
+    packed = (rising & ~low) | jnp.arange(length, dtype=jnp.int32)[None]
+    return jax.lax.sort(packed, dimension=1, is_stable=False) & low
 
 
 def _main_direction(
-    x: Float[Array, "S n F"], numbers: Int[Array, "S n"], stop: Count
+    x: Float[Array, "S n F"], total: Float[Array, "S F"], count: Float[Array, "S 1"]
 ) -> Float[Array, "S F"]:
-    """The first principal axis, of any length, by power iteration."""
+    """The first principal axis, of any length, by power iteration.
+
+    Args:
+      total: the sum of `x`.
+      count: how many patches a segment has.
+    """
     segments, length, width = x.shape
     while length > SUMMED_AT_ONCE and length % 2 == 0:
         length //= 2
     parts = x.reshape(-1, length, width)
     products = jnp.einsum("snf,sng->sfg", parts, parts, preferred_element_type=jnp.float32)
     products = products.reshape(segments, -1, width, width).sum(1)
-    total = jnp.sum(x, axis=1, dtype=jnp.float32)
-    count = jnp.maximum(jnp.sum((numbers >= 0) & (numbers < stop), axis=1), 1)
-    count = count.astype(jnp.float32)[:, None, None]
-    spread = products - total[:, :, None] * total[:, None, :] / count
-    largest = jnp.trace(spread, axis1=1, axis2=2)[:, None, None]
-    spread = spread / jnp.where(largest > 0, largest, 1)
+    mean = total / count
+    spread = products / count[:, :, None] - mean[:, :, None] * mean[:, None, :]
     start = np.random.default_rng(1).normal(size=width).astype(np.float32)
     direction = jnp.broadcast_to(start, (segments, width))
     for _ in range(ITERATIONS):
