@@ -1,11 +1,14 @@
 """Stacked layers."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
 
+from jaxrecon.nn.execution import INFERENCE, TRAINING, ExecutionConfig
 from jaxrecon.nn.layers import Mlp, scan_layers, stack
 
 
@@ -14,8 +17,11 @@ def layers() -> Mlp:
     return stack(lambda keys: Mlp(6, 12, dtype=jnp.float32, rngs=keys), 3, nnx.Rngs(0))
 
 
-def scanned(layers: Mlp, x: jax.Array) -> jax.Array:
-    return scan_layers(lambda carry, layer: (carry + layer(carry), None), x, layers)[0]
+def scanned(layers: Mlp, x: jax.Array, execution: ExecutionConfig = INFERENCE) -> jax.Array:
+    def step(carry: jax.Array, layer: Mlp) -> tuple[jax.Array, None]:
+        return carry + layer(carry), None
+
+    return scan_layers(step, x, layers, execution=execution)[0]
 
 
 def looped(layers: Mlp, x: jax.Array) -> jax.Array:
@@ -43,8 +49,35 @@ def test_so_are_their_gradients(layers: Mlp) -> None:
 def test_only_matrix_products_are_kept_for_the_backward_pass(layers: Mlp) -> None:
     """What the forward scan stacks up: the carry and the product before the GELU, not its parts."""
     x = jnp.ones((4, 6))
-    jaxpr = jax.make_jaxpr(lambda layers: jax.vjp(lambda w: scanned(w, x), layers))(layers)
+    run = jax.make_jaxpr(lambda layers: jax.vjp(lambda w: scanned(w, x, TRAINING), layers))
+    jaxpr = run(layers)
     scans = [equation for equation in jaxpr.eqns if equation.primitive.name == "scan"]
     kept = [leaf.aval.str_short() for scan in scans for leaf in scan.outvars]
     stacked = [shape for shape in kept if shape.startswith("float32[3,")]
     assert sorted(stacked) == ["float32[3,4,12]", "float32[3,4,6]"]
+
+
+def test_a_turn_fetches_its_vectors_together() -> None:
+    """Those of a dtype; matrices and whole numbers stay arrays of their own."""
+    leaves = {
+        "matrix": np.ones((3, 4, 2), np.float32),
+        "vectors": [np.arange(3.0 * size, dtype=np.float32).reshape(3, size) for size in (4, 1)],
+        "factors": np.arange(3, dtype=np.float32),
+        "halves": [np.full((3, size), size, jnp.bfloat16) for size in (2, 5)],
+        "number": np.arange(3, dtype=np.int32),
+    }
+
+    def step(total: jax.Array, layer: Any) -> tuple[jax.Array, Any]:
+        return total + layer["factors"], layer
+
+    def run(leaves: Any) -> Any:
+        return scan_layers(step, jnp.float32(0), leaves)
+
+    (scan,) = (e for e in jax.make_jaxpr(run)(leaves).eqns if e.primitive.name == "scan")
+    fetched = [v.aval.str_short() for v in scan.invars if v.aval.shape[:1] == (3,)]
+    assert sorted(fetched) == ["bfloat16[3,7]", "float32[3,4,2]", "float32[3,6]", "int32[3]"]
+    total, passed = jax.jit(run)(leaves)
+    assert total == 3
+    jax.tree.map(np.testing.assert_array_equal, passed, leaves)
+    kept, given = (jax.tree.map(lambda x: jnp.dtype(x.dtype), tree) for tree in (passed, leaves))
+    assert kept == given

@@ -142,6 +142,22 @@ def test_fewer_blocks_hold_what_matters() -> None:
     assert similar < 0.4 * raster, (similar, raster)
 
 
+def test_whole_numbers_sort_as_floats_and_their_places_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    """300 places take nine bits of a float's 32: far enough apart, numbers keep their order."""
+    x = np.random.default_rng(0).normal(size=(2, 300)).round(2).astype(np.float32) + 0.0
+    x[0, :5], x[0, -5:], x[1, ::7] = -np.inf, np.inf, 1e-30
+    expected = np.argsort(x, axis=1, kind="stable")
+    np.testing.assert_array_equal(jax.jit(pca_tree._order)(x), expected)
+    monkeypatch.setattr(pca_tree, "PACKED", 256)
+    np.testing.assert_array_equal(jax.jit(lambda x: pca_tree._order(x))(x), expected)
+
+
+@pytest.mark.parametrize("size", [1e-12, 1.0, 1e12])
+def test_features_of_any_size_are_told_apart(size: float) -> None:
+    x = features(2, 90, 6)
+    np.testing.assert_array_equal(order_of(x * np.float32(size), leaf=8), order_of(x, leaf=8))
+
+
 @pytest.mark.gpu
 def test_like_patches_share_blocks_on_the_gpu() -> None:
     """128 patches of each of 64 kinds, all over 8 views, look for their own kind."""

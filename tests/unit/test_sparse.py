@@ -31,6 +31,7 @@ from jaxrecon.sparse import (
     hilbert_order,
 )
 from jaxrecon.sparse import attention as policy_module
+from jaxrecon.sparse import layout as layout_module
 from jaxrecon.sparse.replicas import own_rows
 from one_program import one_program
 from pallas_kernels.block_sparse_attention import BlockMask
@@ -181,6 +182,20 @@ def test_the_way_back_undoes_the_layout(order: Any) -> None:
     np.testing.assert_array_equal(queries[:, :11], x[:, specials])
     np.testing.assert_array_equal(keys[:, :11], x[:, specials])
     np.testing.assert_array_equal(packed_keys[:, -11:], x[:, specials])
+
+
+@pytest.mark.parametrize("heads", [(2, 3), (1, 3)])  # the latter have no pairs of numbers
+def test_a_gpu_moves_pairs_of_numbers(heads: tuple[int, int], monkeypatch: Any) -> None:
+    x = np.random.default_rng(0).normal(size=(2, 9, *heads)).astype(jnp.bfloat16)
+    order = np.array([[3, 3, 9, 0, 8], [12, 1, 7, 7, 2]], np.int32)
+    expected = np.zeros((2, 5, *heads), x.dtype)
+    for scene, place in zip(*np.nonzero(order < 9), strict=True):
+        expected[scene, place] = x[scene, order[scene, place]]
+    monkeypatch.setattr(layout_module, "target_platform", lambda: "gpu")
+    text = str(jax.make_jaxpr(layout_module._taken)(x, order))
+    assert ("uint32" in text) == (heads == (2, 3))
+    found = jax.jit(layout_module._taken)(x, order)
+    np.testing.assert_array_equal(found, expected)
 
 
 @pytest.mark.parametrize("grid", [(5, 7), (8, 8), (28, 37), (37, 28), (1, 6), (6, 1), (2, 2)])
