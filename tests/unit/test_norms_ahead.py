@@ -14,6 +14,7 @@ from jaxrecon.nn.attention import TokenLayout, attend_densely
 from jaxrecon.nn.block import Block, BlockConfig, scan_blocks, stack_blocks, streamed
 from jaxrecon.nn.execution import INFERENCE, TRAINING, ExecutionConfig
 from jaxrecon.nn.float8_blocks import in_float8
+from jaxrecon.nn.layers import norm_parameters
 from jaxrecon.nn.rope import grid_positions, rotary_table
 
 CONFIG = BlockConfig(32, 2, qk_norm=True, layer_scale=0.5)
@@ -72,9 +73,11 @@ def test_norms_are_ahead_where_all_tokens_are_worked_on_together() -> None:
     stream, norms = streamed(blocks, x, LAYOUT, INFERENCE)
     assert norms is not None
     first = jax.tree.map(lambda leaf: leaf[0], blocks)
+    assert stream.normed is not None
     np.testing.assert_allclose(stream.normed, first.norm1(x), rtol=1e-5, atol=1e-5)
-    ahead, own = (np.asarray(norm.scale[...]) for norm in (norms, blocks.norm1))
-    np.testing.assert_array_equal(ahead, own[[1, 0]])
+    ahead, own = norm_parameters(norms), norm_parameters(blocks.norm1)
+    np.testing.assert_array_equal(ahead.scale, np.asarray(own.scale)[[1, 0]])
+    np.testing.assert_array_equal(ahead.bias, np.asarray(own.bias)[[1, 0]])
     for execution in (FEW, TRAINING):
         stream, norms = streamed(blocks, x, LAYOUT, execution)
         assert stream.normed is None

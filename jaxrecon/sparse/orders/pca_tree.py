@@ -87,7 +87,9 @@ def head_features(
     # One matrix product with zeros between heads: products of single heads are too thin.
     apart = jnp.eye(x.shape[2], dtype=x.dtype)[:, None, :, None]
     matrix = apart * jnp.asarray(table, x.dtype)[own][:, :, None]
-    flat = x.reshape(*x.shape[:2], -1)
+    # Behind the barrier XLA does not make one product of those of queries and of keys, for which it
+    # would copy both side by side.
+    flat, matrix = jax.lax.optimization_barrier((x.reshape(*x.shape[:2], -1), matrix))
     return jnp.matmul(flat, matrix.reshape(flat.shape[2], -1))
 
 
@@ -140,7 +142,7 @@ def pca_tree_order(
 
 
 def _standardised(features: Float[Array, "G P F"], stop: Int[Array, ""]) -> Float[Array, "G P F"]:
-    """The first `stop` less their mean, by a power of two near one in size; zero behind them."""
+    """The first `stop` less their mean, scaled by a power of two to about unit size; then zeros."""
     counts = (jnp.arange(features.shape[1]) < stop)[None, :, None]
     valid = jnp.where(counts, features, 0).astype(jnp.float32)
     count = stop.astype(jnp.float32)
@@ -153,7 +155,10 @@ def _standardised(features: Float[Array, "G P F"], stop: Int[Array, ""]) -> Floa
 
 
 def _sorted_along_axis(
-    numbers: Int[Array, "S n"], x: Float[Array, "S n F"], first: Int[Array, "S 1"], end: Array
+    numbers: Int[Array, "S n"],
+    x: Float[Array, "S n F"],
+    first: Int[Array, "S 1"],
+    end: Int[Array, "S 1"],
 ) -> tuple[Int[Array, "S n"], Float[Array, "S n F"]]:
     """Each segment, in the order of its patches along the direction in which they vary most.
 
