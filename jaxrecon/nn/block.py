@@ -1,5 +1,6 @@
 """The transformer block that every family is made of."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Literal, NamedTuple
@@ -169,14 +170,16 @@ class Block(nnx.Module):
             raise NotImplementedError("float8 products have no gradient; train without them")
         if context is None and not execution.training and takes_scale(attention):
             layout = self.attention.with_scores(layout, self.in_float8)
-        given: dict[str, Any] = {
-            "rope": rope,
-            "context": context,
-            "scale": layout.scale,
-            "joint": execution.training or self.in_float8,
-        }
+        inputs = partial(
+            self._inputs,
+            rope=rope,
+            context=context,
+            scale=layout.scale,
+            joint=execution.training or self.in_float8,
+            backend=execution.backend,
+        )
         if stream.normed is None:
-            enter = partial(self._entering, **given, backend=execution.backend)
+            enter = partial(self._entering, inputs=inputs, backend=execution.backend)
             if context is None:
                 unit = layout.tokens_per_view
                 enter = partial(chunked_map, enter, unit=unit, execution=execution)
@@ -184,7 +187,7 @@ class Block(nnx.Module):
             if execution.training or self.normed_residual:
                 x = entered  # else the same, of which chunks would make a copy
         else:
-            q, k, v = self._inputs(x, stream.normed, **given, backend=execution.backend)
+            q, k, v = inputs(x, stream.normed)
         out, stats = attend(attention, q, k, v, layout)
         attended = out.reshape(x.shape)
         leave = partial(self._leaving, next_norm=next_norm, backend=execution.backend)
@@ -216,22 +219,19 @@ class Block(nnx.Module):
         self,
         x: Float[Array, "g t D"],
         *,
-        rope: RotaryTable | None,
-        context: Float[Array, "g s D"] | None,
-        scale: float | None,
-        joint: bool,
+        inputs: Callable[[Array, Array], tuple[Array, ...]],
         backend: str | None,
     ) -> tuple[Array, Array, Array, Array]:
         """What the updates are added to, and the queries, keys and values."""
         x, normed = residual_norm(x, **self._norm(self.norm1), implementation=backend)
-        given = rope, context, scale, joint, backend
-        q, k, v = self._inputs(x, normed, *given)
+        q, k, v = inputs(x, normed)
         return normed if self.normed_residual else x, q, k, v
 
     def _inputs(
         self,
         x: Float[Array, "g t D"],
         normed: Float[Array, "..."],
+        *,
         rope: RotaryTable | None,
         context: Float[Array, "g s D"] | None,
         scale: float | None,
