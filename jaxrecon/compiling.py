@@ -26,6 +26,18 @@ they run no faster (docs/benchmarks.md). The pass would copy the tokens before a
 product where their number is no multiple of 8, which cuBLAS does not ask for."""
 
 
+def has_cublas_gelu(device: Any) -> bool:
+    """Whether XLA, as `compiled` has it compile, has cuBLAS compute GELU with products.
+
+    It does so for NVIDIA GPUs, where no flag has Triton multiply or takes passes away.
+    """
+    if device.platform != "gpu" or "NVIDIA" not in device.device_kind:
+        return False
+    flags = os.environ.get("XLA_FLAGS", "")
+    others = "xla_gpu_enable_triton_gemm", "xla_gpu_enable_cublaslt", "xla_disable_hlo_passes"
+    return not any(name in flags for name in others)
+
+
 _NO_MESH = jax.sharding.Mesh(np.empty((), object), ())
 
 

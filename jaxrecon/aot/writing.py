@@ -4,7 +4,7 @@ import hashlib
 import re
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -200,9 +200,11 @@ def _exported(
     Raises:
       InputError: the attention cannot be had there, or calls back into Python.
     """
-    program = jax.jit(
-        partial(flat_program, attention, key, pipeline.model, placement=pipeline.executor.placement)
-    )
+    placement = pipeline.executor.placement
+    # Whoever reads it may compile it otherwise than we do, and for another platform.
+    execution = replace(placement.execution, cublas_gelu=False)
+    placement = replace(placement, execution=execution)
+    program = jax.jit(partial(flat_program, attention, key, pipeline.model, placement=placement))
     allowed = [DisabledSafetyCheck.custom_call(name) for name in KERNEL_CALLS]
     make = export(program, platforms=(target.platform,), disabled_checks=allowed)
     try:

@@ -190,7 +190,7 @@ class Block(nnx.Module):
             q, k, v = inputs(x, stream.normed)
         out, stats = attend(attention, q, k, v, layout)
         attended = out.reshape(x.shape)
-        leave = partial(self._leaving, next_norm=next_norm, backend=execution.backend)
+        leave = partial(self._leaving, next_norm=next_norm, execution=execution)
         if next_norm is not None:
             return Stream(*leave(x, attended)), stats
         x = chunked_update(lambda *some: leave(*some)[0], x, attended, execution=execution)
@@ -251,12 +251,14 @@ class Block(nnx.Module):
         attended: Float[Array, "g t D"],
         *,
         next_norm: nnx.LayerNorm | None,
-        backend: str | None,
+        execution: ExecutionConfig,
     ) -> tuple[Float[Array, "g t D"], Array | None]:
         """The tokens, and what attention made of them, to those after the MLP, and their norm."""
+        backend = execution.backend
         update = _update(self.attention.out, attended, self.scale1)
         x, normed = residual_norm(x, **update, **self._norm(self.norm2), implementation=backend)
-        update = _update(self.mlp.fc2, self.mlp.hidden(normed, backend=backend), self.scale2)
+        hidden = self.mlp.hidden(normed, execution=execution)
+        update = _update(self.mlp.fc2, hidden, self.scale2)
         if next_norm is not None:
             return residual_norm(x, **update, **self._norm(next_norm), implementation=backend)
         return residual_sum(x, **update, implementation=backend), None

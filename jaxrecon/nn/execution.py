@@ -73,6 +73,10 @@ class ExecutionConfig:
         pixels; in attention across views, all of them.
       encoder_patches: the most patches that the image encoder works on together.
       head_views: the most views that a dense head works on together.
+      cublas_gelu: GELU of 16-bit numbers is written so that XLA has cuBLAS compute it with the
+        matrix product before it: in its tanh form, but of sums that are not rounded to 16 bits
+        first. For programs that `compiling.compiled` compiles for such a device; others would
+        compute it in 16 bits.
       kernels: fused functions may run as kernels. They may not where the compiler parts a program
         over devices by itself, which it cannot do to a kernel.
       collectives: what this device exchanges with others that share the scene.
@@ -83,6 +87,7 @@ class ExecutionConfig:
     chunk_tokens: int = 2**18
     encoder_patches: int = 2**17
     head_views: int = 8
+    cublas_gelu: bool = False
     kernels: bool = True
     collectives: Collectives = ALONE
 

@@ -14,7 +14,7 @@ from jaxtyping import Array, Float
 from jaxrecon.nn.execution import INFERENCE, ExecutionConfig
 from jaxrecon.nn.float8 import Float8Linear
 from pallas_kernels.bias_gelu import bias_gelu
-from pallas_kernels.float8 import E4M3
+from pallas_kernels.float8 import E4M3, saturated
 from pallas_kernels.norm import Norm
 
 HIGHEST = jax.lax.Precision.HIGHEST
@@ -98,7 +98,10 @@ def norm_parameters(norm: nnx.LayerNorm) -> Norm:
 
 
 class Mlp(nnx.Module):
-    """`fc2(gelu(fc1(x)))` with the exact (erf) GELU, which is computed in float32."""
+    """`fc2(gelu(fc1(x)))` with the exact (erf) GELU, which is computed in float32.
+
+    (With `cublas_gelu`, by the tanh form; see `ExecutionConfig`.)
+    """
 
     def __init__(
         self,
@@ -115,17 +118,44 @@ class Mlp(nnx.Module):
     def __call__(
         self, x: Float[Array, "*dims D"], *, execution: ExecutionConfig = INFERENCE
     ) -> Float[Array, "*dims E"]:
-        return self.fc2(self.hidden(x, backend=execution.backend))
+        return self.fc2(self.hidden(x, execution=execution))
 
     def hidden(
-        self, x: Float[Array, "*dims D"], *, backend: str | None = None
+        self, x: Float[Array, "*dims D"], *, execution: ExecutionConfig = INFERENCE
     ) -> Float[Array, "*dims H"]:
-        """What `fc2` takes; `backend` is that of `bias_gelu`, the best one if not given."""
-        projected, bias = product(self.fc1, x), bias_of(self.fc1)
+        """What `fc2` takes."""
         scale, dtype = None, None
         if isinstance(self.fc2, Float8Linear):
             scale, dtype = self.fc2.entering[...], E4M3
+        if _has_cublas_gelu(self.fc1, execution):
+            return _gelu_of_product(self.fc1, x, scale, dtype)
+        projected, bias, backend = product(self.fc1, x), bias_of(self.fc1), execution.backend
         return bias_gelu(projected, bias, scale=scale, dtype=dtype, implementation=backend)
+
+
+def _has_cublas_gelu(layer: AnyLinear, execution: ExecutionConfig) -> bool:
+    narrow = bias_of(layer).dtype.itemsize == 2
+    return narrow and execution.cublas_gelu and execution.kernels and not execution.training
+
+
+def _gelu_of_product(
+    layer: AnyLinear,
+    x: Float[Array, "*dims D"],
+    scale: Float[Array, ""] | None,
+    dtype: DTypeLike | None,
+) -> Float[Array, "..."]:
+    """As `bias_gelu` of a layer's product and bias, where cuBLAS computes it with the product.
+
+    XLA knows it by this form alone: the tanh formula in the 16 bits of the product, right behind
+    the sum with the bias, of one matrix; then the factor and the bounds of float8. What runs is in
+    float32 up to the outcome.
+    """
+    rows = x.reshape(-1, x.shape[-1])
+    made = jax.nn.gelu(product(layer, rows) + bias_of(layer)[None], approximate=True)
+    if scale is not None:
+        made = scale.astype(made.dtype) * made
+    made = saturated(made, made.dtype if dtype is None else dtype)
+    return made if len(made) != len(rows) else made.reshape(*x.shape[:-1], -1)
 
 
 class SwiGlu(nnx.Module):
@@ -139,9 +169,9 @@ class SwiGlu(nnx.Module):
         return self.fc2(self.hidden(x))
 
     def hidden(
-        self, x: Float[Array, "*dims D"], *, backend: str | None = None
+        self, x: Float[Array, "*dims D"], *, execution: ExecutionConfig = INFERENCE
     ) -> Float[Array, "*dims H"]:
-        """What `fc2` takes; the compiler fuses it, whatever the `backend`."""
+        """What `fc2` takes; the compiler fuses it, however the program does its work."""
         gate, value = jnp.split(self.fc1(x).astype(jnp.float32), 2, axis=-1)
         return jax.nn.silu(gate) * value
 

@@ -13,7 +13,13 @@ import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import UInt8
 
-from jaxrecon.compiling import background_threads, compiled, reported_refusals, without_x64
+from jaxrecon.compiling import (
+    background_threads,
+    compiled,
+    has_cublas_gelu,
+    reported_refusals,
+    without_x64,
+)
 from jaxrecon.errors import InputError
 from jaxrecon.images import ImageBatch, PixelTransform
 from jaxrecon.images.resize import valid_regions
@@ -88,7 +94,7 @@ class Executor:
     @property
     def execution(self) -> ExecutionConfig:
         """How the programs do their work."""
-        return ExecutionConfig(offload=self.offload)
+        return ExecutionConfig(offload=self.offload, cublas_gelu=has_cublas_gelu(self.device))
 
     @property
     def placement(self) -> Placement:

@@ -13,6 +13,7 @@ from compiled_programs import programs_of
 from convert.engine import plan, stream
 from convert.pi3 import IGNORED, RULES
 from jaxrecon import checkpoint
+from jaxrecon.compiling import compiled
 from jaxrecon.models import PI3, Pi3, Prediction
 from jaxrecon.nn.attention import attend_densely
 from jaxrecon.pipeline import Pipeline, ProgramKey
@@ -59,7 +60,10 @@ def test_bfloat16_agrees_with_float32_at_released_size() -> None:
         abstract = PI3_FAMILY.abstract(PI3, dtype)
         planned = plan(source.specs, RULES, IGNORED, checkpoint.shapes(abstract))
         model: Pi3 = checkpoint.restore(abstract, stream(planned, source))
-        return jax.tree.map(np.asarray, jax.jit(lambda m, x: m(x))(model, images))
+        execution = Executor(model).execution  # as reconstruction runs it
+        run = jax.jit(lambda m, x: m(x, execution=execution))
+        program = compiled(run.lower(model, images), jax.devices()[0])
+        return jax.tree.map(np.asarray, program(model, images))
 
     half, full = predict(jnp.bfloat16), predict(jnp.float32)
     gap = np.linalg.norm(half.points_camera - full.points_camera, axis=-1)
