@@ -16,8 +16,10 @@ E4M3 = jnp.float8_e4m3fn
 LARGEST = 448.0
 """The largest number of e4m3, which has no infinity."""
 
-ROWS = 16
-"""cuBLAS multiplies float8 in multiples of so many rows; XLA copies others to fill them up."""
+ROWS = 128
+"""Filled up to a multiple of so many rows, matrices are whole tiles of cuBLAS's kernels. (Float8 is
+multiplied in multiples of 16; XLA copies others to fill them up.)
+"""
 
 
 def is_float8(dtype: DTypeLike) -> bool:

@@ -256,20 +256,21 @@ class Block(nnx.Module):
         """The tokens, and what attention made of them, to those after the MLP, and their norm."""
         backend = execution.backend
         update = _update(self.attention.out, attended, self.scale1)
-        x, normed = residual_norm(x, **update, **self._norm(self.norm2), implementation=backend)
+        norm = self._norm(self.norm2, fill_up=self.mlp.fills_up(execution))
+        x, normed = residual_norm(x, **update, **norm, implementation=backend)
         hidden = self.mlp.hidden(normed, execution=execution)
         update = _update(self.mlp.fc2, hidden, self.scale2)
         if next_norm is not None:
             return residual_norm(x, **update, **self._norm(next_norm), implementation=backend)
         return residual_sum(x, **update, implementation=backend), None
 
-    def _norm(self, norm: nnx.LayerNorm) -> dict[str, Any]:
+    def _norm(self, norm: nnx.LayerNorm, *, fill_up: bool = False) -> dict[str, Any]:
         """One of the norms, as `residual_norm` takes it."""
         return {
             "norm": norm_parameters(norm),
             "eps": norm.epsilon,
             "dtype": norm.dtype,
-            "fill_up": self.in_float8,
+            "fill_up": fill_up or self.in_float8,
         }
 
 

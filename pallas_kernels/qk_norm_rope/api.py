@@ -52,7 +52,7 @@ def qk_norm_rope(
       eps: added to the variance.
       query_factor: what queries are multiplied by in the end, before they are rounded.
       sequences: G and T of `qkv` whose rows, the tokens of all sequences, are filled up to a
-        multiple of 16; those behind the tokens' are left alone.
+        multiple of 128; those behind the tokens' are left alone.
       implementation: "triton", "xla", or None for the fastest that can do the job.
 
     Raises:

@@ -57,7 +57,7 @@ def residual_norm(
       eps: added to the variance.
       dtype: of the normed tokens; in float8_e4m3fn, numbers beyond its largest become that.
       fill_up: whether the normed tokens come as one matrix (R, D), whose rows are filled up to a
-        multiple of 16. What the rows behind the tokens' hold has no meaning.
+        multiple of 128. What the rows behind the tokens' hold has no meaning.
       implementation: "triton", "xla", or None for the fastest that can do the job.
 
     Returns:

@@ -1,6 +1,8 @@
 """GELU as cuBLAS computes it with the product before it: who asks for it, and how far it is off."""
 
+import re
 from types import SimpleNamespace
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -9,13 +11,19 @@ import pytest
 from flax import nnx
 from jax.typing import DTypeLike
 
+from abstract_devices import here_is
 from jaxrecon.compiling import has_cublas_gelu
+from jaxrecon.nn.attention import TokenLayout, attend_densely
+from jaxrecon.nn.block import BlockConfig, scan_blocks, stack_blocks
 from jaxrecon.nn.execution import ExecutionConfig
 from jaxrecon.nn.float8 import Float8Linear
 from jaxrecon.nn.layers import Mlp
+from jaxrecon.registry import load_abstract
 from pallas_kernels.float8 import E4M3
+from triton_marks import lowers_triton
 
 CUBLAS = ExecutionConfig(cublas_gelu=True)
+LAYOUT = TokenLayout(views=1, leading=3, grid=(4, 5))
 H100, RADEON = "NVIDIA H100 80GB HBM3", "AMD Instinct MI300X"
 
 
@@ -83,8 +91,42 @@ def test_float8_is_scaled_and_bounded_behind_it() -> None:
     mlp.fc2 = Float8Linear(mlp.fc2, jnp.float32(1))  # GELU is larger here and there
     rows = mlp.fc1.taken(x)
     exact, found = mlp.hidden(rows), mlp.hidden(rows, execution=CUBLAS)
-    assert (found.shape, found.dtype) == (exact.shape, exact.dtype) == ((16, 256), E4M3)
+    assert (found.shape, found.dtype) == (exact.shape, exact.dtype) == ((128, 256), E4M3)
     exact, found = (hidden[:10].astype(np.float32) for hidden in (exact, found))
     assert found.max() == exact.max() == 448
     scale = float(mlp.fc2.entering[...])
     np.testing.assert_allclose(found, exact, rtol=2**-3, atol=4e-3 * scale)
+
+
+@pytest.mark.parametrize("chunk_tokens", [2**18, 16])
+def test_blocks_take_it_whole_and_in_chunks(chunk_tokens: int) -> None:
+    """Rows are filled up between the norm and the sum that ends the block."""
+    config = BlockConfig(32, 2, layer_scale=0.5)
+    blocks = stack_blocks(config, 2, dtype=jnp.bfloat16, rngs=nnx.Rngs(0))
+    x = jax.random.normal(jax.random.key(1), (3, LAYOUT.tokens, 32))
+
+    def run(cublas_gelu: bool) -> jax.Array:
+        execution = ExecutionConfig(cublas_gelu=cublas_gelu, chunk_tokens=chunk_tokens)
+        return scan_blocks(blocks, x, LAYOUT, attend_densely, execution=execution)
+
+    found, expected = run(True), run(False)
+    assert found.shape == expected.shape == x.shape
+    gap = jnp.linalg.norm(found - expected) / jnp.linalg.norm(expected)
+    assert 0 < gap < 5e-3
+
+
+@lowers_triton
+@pytest.mark.parametrize("float8", [False, True])
+def test_a_model_for_a_gpu_leaves_all_of_them_to_cublas(float8: bool) -> None:
+    pipeline = load_abstract("pi3-mini", dtype="bfloat16", float8=float8)
+    images = jax.ShapeDtypeStruct((1, 3, 70, 42, 3), jnp.float32)
+
+    def run(model: Any, images: jax.Array) -> jax.Array:
+        return model(images, execution=CUBLAS).points_world
+
+    with here_is():
+        traced = jax.jit(run).trace(pipeline.model, images)
+        text = traced.lower(lowering_platforms=("cuda",)).as_text()
+    assert '"bias_gelu"' not in text and "tensor<128x" in text
+    # The trunk's two blocks and the three decoders'.
+    assert len(re.findall(r"stablehlo.tanh .*xbf16>", text)) == 5

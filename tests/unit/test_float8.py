@@ -99,7 +99,7 @@ def test_a_product_is_that_of_the_rounded_numbers() -> None:
     wanted = rounded(x, entering) @ rounded(kernel, own)
     assert np.abs(x).max() > LARGEST / entering  # some are cut off
     found = np.asarray(narrow.product(jnp.asarray(x)))
-    assert found.shape == (16, 48)  # 15 rows
+    assert found.shape == (128, 48)  # 15 rows
     np.testing.assert_allclose(found[:15], wanted.reshape(15, 48), rtol=0, atol=2e-5)
     assert 0.01 < distance(found[:15], (x @ kernel).reshape(15, 48)) < 0.1
 
@@ -211,7 +211,7 @@ def test_residual_norm_of_the_kernel_writes_float8_in_whole_rows() -> None:
     rows, width = 37, 320
     inputs = norm_plain.Inputs(
         normal(rows, width) + 3,
-        normal(48, width, seed=1),
+        normal(128, width, seed=1),
         normal(width, seed=2),
         normal(width, seed=3),
         Norm(200 * normal(width, seed=4), normal(width, seed=5)),
@@ -225,7 +225,7 @@ def test_residual_norm_of_the_kernel_writes_float8_in_whole_rows() -> None:
 
     (total, normed), (wanted, wanted_normed) = run(inputs)
     np.testing.assert_allclose(total, wanted, rtol=1e-6)
-    assert normed.shape == wanted_normed.shape == (48, width)
+    assert normed.shape == wanted_normed.shape == (128, width)
     assert normed.dtype == wanted_normed.dtype == E4M3
     normed, wanted = (np.asarray(x, np.float32) for x in (normed, wanted_normed[:rows]))
     assert np.isfinite(normed).all()
@@ -254,7 +254,7 @@ def test_bias_gelu_of_the_kernel_writes_scaled_float8() -> None:
 
 @needs_triton
 def test_qk_norm_rope_of_the_kernel_takes_whole_rows() -> None:
-    qkv, norm = normal(48, 3, 5, 64), Norm(1 + normal(64), normal(64, seed=1))
+    qkv, norm = normal(128, 3, 5, 64), Norm(1 + normal(64), normal(64, seed=1))
     inputs = rope_plain.Inputs(qkv, normal(3, 5, 64), norm, norm, None)
 
     @one_program
@@ -275,7 +275,7 @@ def test_rows_that_are_not_filled_up_are_refused(without_shape_checks: None) -> 
     x, vector = jnp.zeros((2, 9, 64)), jnp.ones(64)
     with pytest.raises(ValueError, match=r"one shape, found \(2, 9, 64\) and \(18, 64\)"):
         residual_sum(x, x.reshape(18, 64))
-    with pytest.raises(ValueError, match=r"qkv must have shape \(32, 3, N, K\) for sequences"):
+    with pytest.raises(ValueError, match=r"qkv must have shape \(128, 3, N, K\) for sequences"):
         qk_norm_rope(jnp.zeros((18, 3, 1, 64)), sequences=(2, 9))
     with pytest.raises(ValueError, match=r"scale must be one number, found the shape \(64,\)"):
         bias_gelu(x, vector, scale=vector)
@@ -291,10 +291,10 @@ def test_there_is_no_gradient() -> None:
 
     refused(lambda x: residual_norm(x, norm=norm, fill_up=True)[1], x)
     refused(lambda x: residual_norm(x, norm=norm, dtype=E4M3)[1], x)
-    refused(lambda x: residual_sum(x, jnp.ones((32, 64))), x)
+    refused(lambda x: residual_sum(x, jnp.ones((128, 64))), x)
     refused(lambda x: bias_gelu(x, vector, scale=jnp.float32(2)), x)
     refused(lambda x: bias_gelu(x, vector, dtype=E4M3), x)
-    refused(lambda x: qk_norm_rope(x, sequences=(2, 9))[0], jnp.ones((32, 3, 1, 64)))
+    refused(lambda x: qk_norm_rope(x, sequences=(2, 9))[0], jnp.ones((128, 3, 1, 64)))
     narrow = jax.eval_shape(jax.vmap(in_float8), blocks())
     run = partial(scan_blocks, layout=LAYOUT, attention=attend_densely, execution=TRAINING)
     with pytest.raises(NotImplementedError, match="float8 products have no gradient"):
@@ -351,7 +351,7 @@ def test_a_model_for_a_gpu_multiplies_float8_in_whole_rows() -> None:
         text = traced.lower(lowering_platforms=("cuda",)).as_text()
     narrow = r"tensor<(\d+)x\d+xf8E4M3FN>"
     products = re.findall(rf"dot_general .*\({narrow}, {narrow}\) -> tensor<\d+x\d+x(\w+)>", text)
-    assert {(rows, dtype) for rows, _, dtype in products} == {("48", "bf16")}
+    assert {(rows, dtype) for rows, _, dtype in products} == {("128", "bf16")}
     # Four products in each of the trunk's two blocks and the three decoders'; 3 views, 15 patches.
     assert len(products) == 20
     for kernel in ("residual_norm", "qk_norm_rope", "bias_gelu"):

@@ -11,6 +11,7 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.experimental.layout import Layout, with_layout_constraint
 from jaxtyping import Array, Float, Int
 
 from jaxrecon.nn.attention import Count
@@ -90,7 +91,8 @@ def head_features(
     # Behind the barrier XLA does not make one product of those of queries and of keys, for which it
     # would copy both side by side.
     flat, matrix = jax.lax.optimization_barrier((x.reshape(*x.shape[:2], -1), matrix))
-    return jnp.matmul(flat, matrix.reshape(flat.shape[2], -1))
+    made = jnp.matmul(flat, matrix.reshape(flat.shape[2], -1))
+    return with_layout_constraint(made, Layout((0, 1, 2)))
 
 
 def pca_tree_order(
@@ -169,10 +171,10 @@ def _sorted_along_axis(
     place = jnp.arange(length, dtype=jnp.int32)[None]
     total = jnp.sum(x, axis=1, dtype=jnp.float32)
     count = jnp.maximum(end - first, 1).astype(jnp.float32)
-    direction = _main_direction(x, total, count)
+    mean = total / count
+    direction = _main_direction(x, mean, count)
     # Less the mean, near which the cut lies, and near zero floats are fine.
-    middle = jnp.sum(total * direction, axis=1, keepdims=True) / count
-    along = _products(x.astype(jnp.float32), direction) - middle
+    along = _products(x.astype(jnp.float32) - mean[:, None, :], direction)
     along = jnp.where((end > length // 2) & ~jnp.isnan(along), along, 0)
     along = jnp.where(place < first, -jnp.inf, jnp.where(place < end, along, jnp.inf))
     order = _order(along)
@@ -194,12 +196,12 @@ def _order(along: Float[Array, "S n"]) -> Int[Array, "S n"]:
 
 
 def _main_direction(
-    x: Float[Array, "S n F"], total: Float[Array, "S F"], count: Float[Array, "S 1"]
+    x: Float[Array, "S n F"], mean: Float[Array, "S F"], count: Float[Array, "S 1"]
 ) -> Float[Array, "S F"]:
     """The first principal axis, of any length, by power iteration.
 
     Args:
-      total: the sum of `x`.
+      mean: of the patches; the rest of `x` is 0.
       count: how many patches a segment has.
     """
     segments, length, width = x.shape
@@ -208,7 +210,6 @@ def _main_direction(
     parts = x.reshape(-1, length, width)
     products = jnp.einsum("snf,sng->sfg", parts, parts, preferred_element_type=jnp.float32)
     products = products.reshape(segments, -1, width, width).sum(1)
-    mean = total / count
     spread = products / count[:, :, None] - mean[:, :, None] * mean[:, None, :]
     start = np.random.default_rng(1).normal(size=width).astype(np.float32)
     direction = jnp.broadcast_to(start, (segments, width))
