@@ -201,8 +201,8 @@ def _exported(
       InputError: the attention cannot be had there, or calls back into Python.
     """
     placement = pipeline.executor.placement
-    # Whoever reads it may compile it otherwise than we do, and for another platform.
-    execution = replace(placement.execution, cublas_gelu=False)
+    # The platform it is for need not be here. Those who load it compile it as `compiled` does.
+    execution = replace(placement.execution, cublas_gelu=target.platform == "cuda")
     placement = replace(placement, execution=execution)
     program = jax.jit(partial(flat_program, attention, key, pipeline.model, placement=placement))
     allowed = [DisabledSafetyCheck.custom_call(name) for name in KERNEL_CALLS]

@@ -6,7 +6,8 @@ from typing import Any, Literal, NamedTuple, Protocol, runtime_checkable
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int, Shaped
+from jax.typing import DTypeLike
+from jaxtyping import Array, Float, Int, Shaped, UInt32
 
 from jaxrecon.deprecation import warn_renamed
 from jaxrecon.errors import InputError
@@ -297,16 +298,30 @@ def _taken(x: Float[Array, "G T N K"], order: Int[Array, "G P"]) -> Float[Array,
     # Rows of whole tokens, and a barrier: XLA would write them once more with heads before tokens
     # for what pools them, and turn that back for the kernel.
     rows = x.reshape(*x.shape[:2], -1)
-    paired = x.dtype.itemsize == 2 and rows.shape[2] % 2 == 0 and target_platform() == "gpu"
-    if paired:
+    if moves_pairs(rows):
         # XLA moves four numbers at a time. As numbers of 32 bits rows take three quarters as long,
         # but cannot be gathered from what computes them.
-        halves = jax.lax.optimization_barrier(rows).reshape(*x.shape[:2], -1, 2)
-        rows = jax.lax.bitcast_convert_type(halves, jnp.uint32)
-    rows = jax.vmap(scene)(rows, order)
-    if paired:
-        rows = jax.lax.bitcast_convert_type(rows, x.dtype).reshape(*order.shape, -1)
+        halves = paired(jax.lax.optimization_barrier(rows))
+        rows = unpaired(jax.vmap(scene)(halves, order), x.dtype)
+    else:
+        rows = jax.vmap(scene)(rows, order)
     return jax.lax.optimization_barrier(rows).reshape(*order.shape, *x.shape[2:])
+
+
+def moves_pairs(rows: Float[Array, "... n"]) -> bool:
+    """Whether rows are better moved as `paired` numbers: those of 16 bits, on GPUs."""
+    return rows.dtype.itemsize == 2 and rows.shape[-1] % 2 == 0 and target_platform() == "gpu"
+
+
+def paired(rows: Float[Array, "*dims n"]) -> UInt32[Array, "*dims half"]:
+    """Two neighbours of 16 bits as one number each."""
+    halves = rows.reshape(*rows.shape[:-1], -1, 2)
+    return jax.lax.bitcast_convert_type(halves, jnp.uint32)
+
+
+def unpaired(pairs: UInt32[Array, "*dims half"], dtype: DTypeLike) -> Float[Array, "*dims n"]:
+    """The rows of which `paired` made these."""
+    return jax.lax.bitcast_convert_type(pairs, dtype).reshape(*pairs.shape[:-1], -1)
 
 
 def _inverse(order: Int[Array, "G P"], tokens: int) -> Int[Array, "G T"]:

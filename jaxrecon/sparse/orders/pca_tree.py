@@ -11,11 +11,10 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.experimental.layout import Layout, with_layout_constraint
 from jaxtyping import Array, Float, Int
 
 from jaxrecon.nn.attention import Count
-from jaxrecon.sparse.layout import BlockLayout, Permutation
+from jaxrecon.sparse.layout import BlockLayout, Permutation, moves_pairs, paired, unpaired
 
 FEATURES = 32
 """About so many numbers tell how a patch looks to all heads together."""
@@ -92,7 +91,11 @@ def head_features(
     # would copy both side by side.
     flat, matrix = jax.lax.optimization_barrier((x.reshape(*x.shape[:2], -1), matrix))
     made = jnp.matmul(flat, matrix.reshape(flat.shape[2], -1))
-    return with_layout_constraint(made, Layout((0, 1, 2)))
+    if not moves_pairs(made):
+        return made
+    # Pairs lie side by side. Else XLA has the product written feature by feature, for which cuBLAS
+    # has no fast kernel where the number of tokens is no multiple of 8.
+    return unpaired(jax.lax.optimization_barrier(paired(made)), made.dtype)
 
 
 def pca_tree_order(
