@@ -58,7 +58,9 @@ def main() -> None:
         {"weight": float(share)} | told_once(source, told)
         for share, source in zip(shares, told, strict=True)
     ]
-    source = {"mean_of": sources, "only": options.only, "depths": options.depths}
+    changes = {"only": (options.only, [""]), "depths": (options.depths, 1.0)}
+    given = {name: value for name, (value, usual) in changes.items() if value != usual}
+    source = {"mean_of": sources, **given}
     header = {**first.header, "source": source}
     checkpoint.save(checkpoint.unflatten(stored, mean), options.output, header)
     print(f"{options.output}: the mean of {len(pipelines)}")

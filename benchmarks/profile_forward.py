@@ -20,6 +20,7 @@ from benchmark_models import prepared
 KINDS = {
     "attention across views": r"attention_forward|attention_mosaic|mosaic_gpu",
     "attention within views": r"fmha|flash|sdpa|cudnn_generated",
+    "gathers into the order of patches": r"loop_select",
     "choice of blocks": r"scor|pool|choos|select|sort|topk|radix|compens",
     "matrix products": r"gemm|nvjet|cutlass|matmul|wgrad",
     "convolutions": r"conv|implicit|xmma|nchwToNhwc|nhwcToNchw",
