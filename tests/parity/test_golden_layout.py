@@ -8,14 +8,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-import test_images
-import test_vggt_images
 from safetensors.numpy import save_file
 
 import golden_data
 from golden_configs import mapanything_config, pi3_config, pi3x_config, vggt_config
 from golden_data import Golden, stored_stride
-from golden_images import as_upstream
+from golden_images import as_upstream, assert_pi3_pixels, assert_pi3_sizes, assert_vggt_pixels
 from image_files import noise
 from jaxrecon.images import load_images
 from jaxrecon.models import PI3_RESIZE, PI3X, VGGT_RESIZE, ResizeRule, SideRule
@@ -91,8 +89,8 @@ def test_other_pictures_for_pi3(tmp_path: Path, pictures: dict[str, np.ndarray])
         size_table=[{"W": 60, "H": 40, "limit": 9000, "out_HW": list(small.shape[1:3])}],
     )
     (tmp_path / "pictures").mkdir()
-    test_images.test_sizes_are_upstreams(golden)
-    test_images.test_pixels_are_upstreams(golden, tmp_path / "pictures")
+    assert_pi3_sizes(golden)
+    assert_pi3_pixels(golden, tmp_path / "pictures")
 
 
 def test_other_pictures_for_vggt(tmp_path: Path, pictures: dict[str, np.ndarray]) -> None:
@@ -106,7 +104,7 @@ def test_other_pictures_for_vggt(tmp_path: Path, pictures: dict[str, np.ndarray]
         scenes={"crop_s": ("crop:s", alone, 5), "pad_list": ("pad:qrs", padded, 9)},
         size_table=[],
     )
-    test_vggt_images.test_pixels_are_upstreams(golden, tmp_path)
+    assert_vggt_pixels(golden, tmp_path)
 
 
 @pytest.mark.thorough

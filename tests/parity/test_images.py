@@ -15,7 +15,7 @@ from PIL import Image
 
 import jaxrecon.images
 from golden_data import Golden
-from golden_images import as_upstream, pi3_scenes
+from golden_images import assert_pi3_pixels, assert_pi3_sizes
 from image_files import ONE_PATCH, load_one, noise, save
 from jaxrecon import InputError
 from jaxrecon.images import PixelTransform, load_images, resizing
@@ -28,22 +28,12 @@ from jaxrecon.progress import Stages
 
 @pytest.mark.golden_of("preprocess", "pi3")
 def test_sizes_are_upstreams(golden: Golden) -> None:
-    for row in golden.info["size_table"]:
-        rule = ResizeRule(pixel_limit=row["limit"])
-        assert rule.size_for(row["W"], row["H"]) == tuple(reversed(row["out_HW"])), row
+    assert_pi3_sizes(golden)
 
 
 @pytest.mark.golden_of("preprocess", "pi3")
 def test_pixels_are_upstreams(golden: Golden, tmp_path: Path) -> None:
-    scenes, expected = pi3_scenes(golden), golden.outputs()
-    assert {scene.key for scene in scenes} == expected.keys()
-    for scene in scenes:
-        scene.paths(golden, tmp_path)
-        batch = load_images(tmp_path, rule=scene.rule, stride=scene.interval)
-        actual = as_upstream(batch.pixels)
-        assert actual.shape == scene.shape
-        stored = actual[..., :: scene.stride, :: scene.stride]
-        np.testing.assert_allclose(stored, expected[scene.key], rtol=0, atol=1e-6)
+    assert_pi3_pixels(golden, tmp_path)
 
 
 def test_an_image_of_the_right_size_is_unchanged() -> None:

@@ -7,35 +7,27 @@ import pytest
 from PIL import Image
 
 from golden_data import Golden
-from golden_images import as_upstream, vggt_scenes
+from golden_images import VGGT_RULES, assert_vggt_pixels
 from image_files import noise, save
 from jaxrecon import InputError
-from jaxrecon.images import ImageRule, PixelTransform, load_images
+from jaxrecon.images import PixelTransform, load_images
 from jaxrecon.models import VGGT_RESIZE, SideRule
 
-RULES: dict[str, ImageRule] = {"crop": VGGT_RESIZE, "pad": SideRule(pad=True)}
 SMALL = SideRule(side=28)
 
 
 @pytest.mark.golden_of("preprocess", "vggt")
-@pytest.mark.parametrize("mode", RULES)
+@pytest.mark.parametrize("mode", VGGT_RULES)
 def test_sizes_are_upstreams(mode: str, golden: Golden) -> None:
     for row in golden.info["size_table"]:
         size = row["W"], row["H"]
-        transform = RULES[mode].fit(*size).transform(size)
+        transform = VGGT_RULES[mode].fit(*size).transform(size)
         assert transform.size == tuple(reversed(row[f"{mode}_HW"])), row
 
 
 @pytest.mark.golden_of("preprocess", "vggt")
 def test_pixels_are_upstreams(golden: Golden, tmp_path: Path) -> None:
-    """Each picture alone, then all in one scene; one has transparent pixels."""
-    scenes, expected = vggt_scenes(golden, RULES), golden.outputs()
-    assert {scene.key for scene in scenes} == expected.keys()
-    for scene in scenes:
-        actual = as_upstream(load_images(scene.paths(golden, tmp_path), rule=scene.rule).pixels)
-        assert actual.shape == scene.shape
-        stored = actual[..., :: scene.stride, :: scene.stride]
-        np.testing.assert_allclose(stored, expected[scene.key], rtol=0, atol=1e-6)
+    assert_vggt_pixels(golden, tmp_path)
 
 
 def test_transforms_of_crop_and_pad_by_hand() -> None:

@@ -9,10 +9,19 @@ import numpy as np
 
 from golden_data import Golden, stored_stride
 from image_files import save
-from jaxrecon.images import ImageRule
-from jaxrecon.models import MAPANYTHING_RESIZE, PI3_RESIZE, AspectRule, ResizeRule
+from jaxrecon.images import ImageRule, load_images
+from jaxrecon.models import (
+    MAPANYTHING_RESIZE,
+    PI3_RESIZE,
+    VGGT_RESIZE,
+    AspectRule,
+    ResizeRule,
+    SideRule,
+)
 
 PATCH = 14
+
+VGGT_RULES: dict[str, ImageRule] = {"crop": VGGT_RESIZE, "pad": SideRule(pad=True)}
 
 
 @dataclass(frozen=True)
@@ -71,15 +80,46 @@ def pi3_scenes(golden: Golden) -> list[Scene]:
     return scenes
 
 
-def vggt_scenes(golden: Golden, rules: dict[str, ImageRule]) -> list[Scene]:
+def vggt_scenes(golden: Golden) -> list[Scene]:
     """`<mode>:<letters>`; the pixels of several pictures are called `<mode>_list`."""
     scenes = []
     for name, shape in golden.info["shapes"].items():
         mode, letters = name.split(":")
         key = f"{mode}_{letters if len(letters) == 1 else 'list'}"
         stride = _stride(golden, key, shape)
-        scenes.append(Scene(key, letters, rules[mode], tuple(shape), stride))
+        scenes.append(Scene(key, letters, VGGT_RULES[mode], tuple(shape), stride))
     return scenes
+
+
+def assert_pi3_sizes(golden: Golden) -> None:
+    """The sizes of π³'s rule are those of a case's table."""
+    for row in golden.info["size_table"]:
+        rule = ResizeRule(pixel_limit=row["limit"])
+        assert rule.size_for(row["W"], row["H"]) == tuple(reversed(row["out_HW"])), row
+
+
+def assert_pi3_pixels(golden: Golden, folder: Path) -> None:
+    """Its pictures, written to a folder and loaded from there, have its pixels."""
+    scenes, expected = pi3_scenes(golden), golden.outputs()
+    assert {scene.key for scene in scenes} == expected.keys()
+    for scene in scenes:
+        scene.paths(golden, folder)
+        _assert_pixels(scene, folder, expected[scene.key])
+
+
+def assert_vggt_pixels(golden: Golden, folder: Path) -> None:
+    """Each picture alone, then all in one scene; one has transparent pixels."""
+    scenes, expected = vggt_scenes(golden), golden.outputs()
+    assert {scene.key for scene in scenes} == expected.keys()
+    for scene in scenes:
+        _assert_pixels(scene, scene.paths(golden, folder), expected[scene.key])
+
+
+def _assert_pixels(scene: Scene, source: Path | list[Path], expected: np.ndarray) -> None:
+    actual = as_upstream(load_images(source, rule=scene.rule, stride=scene.interval).pixels)
+    assert actual.shape == scene.shape
+    stored = actual[..., :: scene.stride, :: scene.stride]
+    np.testing.assert_allclose(stored, expected, rtol=0, atol=1e-6)
 
 
 def mapanything_scenes(golden: Golden) -> list[Scene]:
