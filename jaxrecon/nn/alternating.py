@@ -73,28 +73,20 @@ class BlockPairs(nnx.Module):
     def within_views(
         self,
         block: Block,
-        x: Float[Array, "B V P D"],
-        layout: TokenLayout,
-        attention: AttentionFn,
-        rope: RotaryTable | None,
-        *,
-        execution: ExecutionConfig = INFERENCE,
-    ) -> Float[Array, "B V P D"]:
-        """One frame block: each view is a sequence of its own."""
-        return self._within_views(block, Stream(x), layout, attention, rope, execution=execution).x
-
-    def _within_views(
-        self,
-        block: Block,
         stream: Stream,
         layout: TokenLayout,
         attention: AttentionFn,
         rope: RotaryTable | None,
         *,
         next_norm: nnx.LayerNorm | None = None,
-        execution: ExecutionConfig,
+        execution: ExecutionConfig = INFERENCE,
     ) -> Stream:
-        """As `within_views`; the arrays of the stream are (B, V, P, D)."""
+        """One frame block: each view is a sequence of its own.
+
+        Args:
+          stream: its arrays are (B, V, P, D).
+          next_norm: of the block behind it, see `Block.forward`.
+        """
         shape = stream.x.shape
         flat = stream.reshaped(-1, *shape[2:])
         out, _ = block.forward(
@@ -152,11 +144,11 @@ class AlternatingAttention(BlockPairs):
             here = replace(layout, layers=self.pairs, layer=number)
             given = here, attention, rope
             own = None if norm is None else global_block.norm1
-            stream = self._within_views(
+            stream = self.within_views(
                 frame_block, stream, *given, next_norm=own, execution=execution
             )
             framed = stream.x
-            stream, stats = self._across_views(
+            stream, stats = self.across_views(
                 global_block, stream, *given, next_norm=norm, execution=execution
             )
             x = stream.x
@@ -181,31 +173,20 @@ class AlternatingAttention(BlockPairs):
     def across_views(
         self,
         block: Block,
-        x: Float[Array, "B V P D"],
-        layout: TokenLayout,
-        attention: AttentionFn,
-        rope: RotaryTable | None,
-        *,
-        execution: ExecutionConfig = INFERENCE,
-    ) -> tuple[Float[Array, "B V P D"], AttentionStats | None]:
-        """One global block: all views of a scene are one sequence, view after view."""
-        stream, stats = self._across_views(
-            block, Stream(x), layout, attention, rope, execution=execution
-        )
-        return stream.x, stats
-
-    def _across_views(
-        self,
-        block: Block,
         stream: Stream,
         layout: TokenLayout,
         attention: AttentionFn,
         rope: RotaryTable | None,
         *,
         next_norm: nnx.LayerNorm | None = None,
-        execution: ExecutionConfig,
+        execution: ExecutionConfig = INFERENCE,
     ) -> tuple[Stream, AttentionStats | None]:
-        """As `across_views`; the arrays of the stream are (B, V, P, D)."""
+        """One global block: all views of a scene are one sequence, view after view.
+
+        Args:
+          stream: its arrays are (B, V, P, D).
+          next_norm: of the block behind it, see `Block.forward`.
+        """
         shape = stream.x.shape
         joined, attention = _across(stream.x, layout, attention, execution.collectives)
         flat = stream.reshaped(shape[0], -1, shape[3])
@@ -259,7 +240,9 @@ class GlobalFirstAttention(BlockPairs):
                 global_block, x, here, attention, scene, execution=execution
             )
             taps = _written(taps, x, slots[0], execution)
-            x = self.within_views(frame_block, x, here, attention, None, execution=execution)
+            x = self.within_views(
+                frame_block, Stream(x), here, attention, None, execution=execution
+            ).x
             return (x, scene, _written(taps, x, slots[1], execution)), stats
 
         (_, scene, taps), stats = scan_layers(

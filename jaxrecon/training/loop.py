@@ -19,7 +19,7 @@ from jaxrecon.checks import finite, path_of, shown, truth_value
 from jaxrecon.environment import warn_of_doubts
 from jaxrecon.errors import InputError, OutputError
 from jaxrecon.extras import check_installed
-from jaxrecon.files import holding_folder
+from jaxrecon.files import holding_folder, uninterrupted
 from jaxrecon.forking import check_not_forked
 from jaxrecon.models import AspectRule, Pi3Config
 from jaxrecon.progress import Stages, quiet_stages
@@ -102,6 +102,9 @@ def train(
       tensorboard: whether the log is written as TensorBoard's event files, too, into
         `tensorboard/` of the folder.
       stages: shows progress; silent if not given.
+
+    Ctrl-C while steps are taken saves the newest one first. (`jaxrecon train` does so on SIGTERM,
+    too.)
 
     Returns:
       The folder of the weights; None if the run stopped before its last step.
@@ -327,33 +330,56 @@ class _Run:
         stop_after: float | None,
         weights: Path,
     ) -> TrainState:
-        """Takes the steps that are left, or those that fit into `stop_after` seconds."""
+        """Takes the steps that are left, or those that fit into `stop_after` seconds.
+
+        An interruption waits for the end of its step, which is then saved: the step before has
+        given its memory away.
+        """
         config, begin = self.config, time.perf_counter()
         programs = Programs(config, self.mesh, state, self.stages, self.pictures, self.own)
         held_out = programs.held_out() if programs.renders else None
         steps = _Steps(config, programs, self.own, Window(config, self.mesh, self.log))
-        if int(state.step) == 0:
+        saved = int(state.step)
+        if saved == 0:
             self._measure_own(programs, state, 0)
-        for step in range(int(state.step), config.steps):
-            state = steps.take(state, step)
-            done, last = step + 1, step + 1 == config.steps
-            logged = done % config.log_every == 0 or last
-            late = stop_after is not None and time.perf_counter() - begin > stop_after
-            if logged:
-                self.stages.note(steps.window.close(done))
-            if done % config.validate_every == 0 or last:
-                self._validate(programs, state, held_out, done)
-            if done % config.save_every == 0 or last or (late and logged):
-                checkpoints.save(state, done)
-                self._save_weights(state, checkpoints, weights, done)
-            if late and logged:
-                break
-        steps.close()
+        try:
+            for step in range(saved, config.steps):
+                done, last = step + 1, step + 1 == config.steps
+                logged = done % config.log_every == 0 or last
+                with uninterrupted():
+                    state = steps.take(state, step)
+                    late = stop_after is not None and time.perf_counter() - begin > stop_after
+                    if logged:
+                        self.stages.note(steps.window.close(done))
+                    if done % config.validate_every == 0 or last:
+                        self._validate(programs, state, held_out, done)
+                    if done % config.save_every == 0 or last or (late and logged):
+                        self._save(state, checkpoints, weights, done)
+                        saved = done
+                if late and logged:
+                    break
+        except KeyboardInterrupt:
+            if int(state.step) > saved:
+                self._save_interrupted(state, steps.window, checkpoints, weights)
+            raise
+        finally:
+            steps.close()
         return state
 
-    def _save_weights(
-        self, state: TrainState, checkpoints: Checkpoints, folder: Path, step: int
+    def _save_interrupted(
+        self, state: TrainState, window: Window, checkpoints: Checkpoints, folder: Path
     ) -> None:
+        """Saves the newest step, and logs those since the last line."""
+        step = int(state.step)
+        self.stages.note(f"saving step {step}")
+        with uninterrupted():
+            if step % self.config.log_every:
+                window.close(step)  # which refuses a step that has diverged
+            self._save(state, checkpoints, folder, step)
+
+    def _save(self, state: TrainState, checkpoints: Checkpoints, folder: Path, step: int) -> None:
+        """Starts to write a checkpoint, and writes the weights."""
+        checkpoints.save(state, step)
         try:
             save_weights(self.config, state.average, folder, step)
         except OutputError:

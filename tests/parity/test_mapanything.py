@@ -21,7 +21,7 @@ from jaxrecon.models.mapanything.output import MapAnythingOutput, intrinsics_fro
 from jaxrecon.models.mapanything.priors import geometry_of, relative_poses
 from jaxrecon.nn.alternating import GlobalFirstAttention
 from jaxrecon.nn.attention import TokenLayout, attend_densely
-from jaxrecon.nn.block import BlockConfig
+from jaxrecon.nn.block import BlockConfig, Stream
 from jaxrecon.priors import PriorArrays, ViewPriors, prior_arrays
 from mapanything_masks import multiview_confidence, points_to_keep
 from mapanything_stages import (
@@ -285,7 +285,7 @@ class TestTrunk:
                     for blocks in (trunk.global_blocks, trunk.frame_blocks)
                 )
                 across, s, _ = trunk.across_scene(block, x, layout, attend_densely, s)
-                x = trunk.within_views(frame, across, layout, attend_densely, None)
+                x = trunk.within_views(frame, Stream(across), layout, attend_densely, None).x
             return across, x, s
 
         taps, after, _ = one_program(lambda m, x, s: m(x, layout, attend_densely, s))(

@@ -24,7 +24,7 @@ from jaxrecon.models.mapanything.model import (
 from jaxrecon.models.mapanything.output import MapAnythingOutput, metres
 from jaxrecon.models.mapanything.priors import distances, geometry_of
 from jaxrecon.nn.attention import TokenLayout, attend_densely
-from jaxrecon.nn.block import Block
+from jaxrecon.nn.block import Block, Stream
 from jaxrecon.nn.dinov2 import IMAGE_MEAN, IMAGE_STD
 from jaxrecon.priors import PriorArrays
 from upstream_state import InMemory
@@ -175,7 +175,7 @@ def trunk_stages(
     def pair(carry: tuple[jax.Array, ...], blocks: tuple[Block, Block]) -> tuple[Any, Any]:
         x, scene, _ = trunk.across_scene(blocks[0], carry[0], layout, attend_densely, carry[1])
         across = whole(x, scene)
-        x = trunk.within_views(blocks[1], x, layout, attend_densely, None)
+        x = trunk.within_views(blocks[1], Stream(x), layout, attend_densely, None).x
         return (x, scene), (across, x, jnp.stack([across, whole(x, scene)]))
 
     blocks = trunk.global_blocks, trunk.frame_blocks

@@ -14,6 +14,7 @@ from jaxrecon import checkpoint
 from jaxrecon.checkpoint import shapes
 from jaxrecon.models.pi3.model import Pi3, Pi3Config, points_from_raw
 from jaxrecon.nn.attention import TokenLayout, attend_densely
+from jaxrecon.nn.block import Stream
 from jaxrecon.nn.dinov2 import IMAGE_MEAN, IMAGE_STD, DinoV2
 from jaxrecon.registry import PI3_FAMILY
 from upstream_state import InMemory
@@ -44,15 +45,16 @@ def pi3_stages(model: Pi3, images: jax.Array) -> dict[str, jax.Array]:
     frame, across = layer(trunk.frame_blocks, 0), layer(trunk.global_blocks, 0)
     sequences = x.reshape(-1, *x.shape[2:])
     out["dec_block0_attn"] = frame.attention(frame.norm1(sequences), layout, attend_densely, rope)
-    x = trunk.within_views(frame, x, layout, attend_densely, rope)
+    x = trunk.within_views(frame, Stream(x), layout, attend_densely, rope).x
     out["dec_block0_frame"] = x.reshape(-1, *x.shape[2:])
     scenes = x.reshape(x.shape[0], -1, x.shape[3])
     out["dec_block1_attn"] = across.attention(
         across.norm1(scenes), layout.joined(views), attend_densely, rope
     )
-    x, _ = trunk.across_views(across, x, layout, attend_densely, rope)
+    stream, _ = trunk.across_views(across, Stream(x), layout, attend_densely, rope)
+    x = stream.x
     out["dec_block1_global"] = x.reshape(scenes.shape)
-    x = trunk.within_views(layer(trunk.frame_blocks, 1), x, layout, attend_densely, rope)
+    x = trunk.within_views(layer(trunk.frame_blocks, 1), Stream(x), layout, attend_densely, rope).x
     out["dec_block2_frame"] = x.reshape(-1, *x.shape[2:])
     features = trunk(tokens, layout, attend_densely, rope)[0][-1]
     out["dec_concat"] = features.reshape(-1, *features.shape[2:])

@@ -19,6 +19,7 @@ from jaxrecon.models.pi3x.heads import placed
 from jaxrecon.models.pi3x.model import Pi3X, Pi3XConfig, points_from_raw
 from jaxrecon.models.pi3x.priors import KnownGeometry, known_geometry
 from jaxrecon.nn.attention import attend_densely
+from jaxrecon.nn.block import Stream
 from jaxrecon.nn.dinov2 import DinoV2Config, encode_views
 from jaxrecon.nn.patches import fold
 from jaxrecon.priors import PriorArrays
@@ -121,18 +122,19 @@ def stages(
 
     frame, across = layer(trunk.frame_blocks, 0), layer(trunk.global_blocks, 0)
     out["dec_block0_attn"] = frame.attention(frame.norm1(flat(x)), layout, attend_densely, rope)
-    x = trunk.within_views(frame, x, layout, attend_densely, rope)
+    x = trunk.within_views(frame, Stream(x), layout, attend_densely, rope).x
     out["dec_block0_frame"] = flat(x)
     scenes = x.reshape(x.shape[0], -1, x.shape[3])
     out["dec_block1_attn"] = across.attention(
         across.norm1(scenes), layout.joined(views), attend_densely, rope
     )
-    x, _ = trunk.across_views(across, x, layout, attend_densely, rope)
+    stream, _ = trunk.across_views(across, Stream(x), layout, attend_densely, rope)
+    x = stream.x
     out["dec_block1_global"] = x.reshape(scenes.shape)
     if after is not None and known is not None and model.conditioning is not None:
         out["pose_inject0"] = first_exchange(model, known, x[:, :, layout.leading :])
         x = after(x, jnp.int32(0))
-    x = trunk.within_views(layer(trunk.frame_blocks, 1), x, layout, attend_densely, rope)
+    x = trunk.within_views(layer(trunk.frame_blocks, 1), Stream(x), layout, attend_densely, rope).x
     out["dec_block2_frame"] = flat(x)
     encoded = model.encode(images, priors=priors, rays=rays)
     (features,) = encoded.views

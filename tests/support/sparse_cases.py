@@ -13,7 +13,7 @@ from golden_data import Golden, stored_stride
 from jaxrecon.models.vggt.model import VGGT, VGGTOutput
 from jaxrecon.nn.alternating import AlternatingAttention
 from jaxrecon.nn.attention import TokenLayout
-from jaxrecon.nn.block import Block
+from jaxrecon.nn.block import Block, Stream
 from jaxrecon.nn.rope import RotaryTable
 from jaxrecon.sparse import SparseAttention, hilbert_order
 from vggt_stages import build_vggt, channels_last, decoded, features_of
@@ -104,11 +104,12 @@ def walk(
             masks.append(sparse.select(q, k, layout).as_array())
             return sparse(q, k, v, layout)
 
-        framed = trunk.within_views(frame, x, layout, sparse, rope)
+        framed = trunk.within_views(frame, Stream(x), layout, sparse, rope).x
         scene = framed.reshape(x.shape[0], -1, x.shape[3])
         joined = layout.joined(x.shape[1])
         attended = across.attention(across.norm1(scene), joined, attend, rope)
-        out, _ = trunk.across_views(across, framed, layout, sparse, rope)
+        stream, _ = trunk.across_views(across, Stream(framed), layout, sparse, rope)
+        out = stream.x
         return Pair(framed, attended, out, masks[0])
 
     pairs, x = [], tokens

@@ -19,7 +19,7 @@ from jaxrecon.models.vggt.heads import activate_depth, activate_points
 from jaxrecon.models.vggt.model import VGGT, VGGT_1B, VGGTConfig, VGGTOutput
 from jaxrecon.models.vggt.tracks import TrackerConfig
 from jaxrecon.nn.attention import AttentionFn, TokenLayout, attend_densely
-from jaxrecon.nn.block import Block
+from jaxrecon.nn.block import Block, Stream
 from jaxrecon.nn.dinov2 import IMAGE_MEAN, IMAGE_STD, DinoV2Config
 from jaxrecon.nn.dpt import DenseHead, add_position, resize_bilinear
 from upstream_state import InMemory
@@ -101,14 +101,15 @@ def trunk_stages(model: VGGT, images: jax.Array) -> dict[str, jax.Array]:
     sequences = x.reshape(-1, *x.shape[2:])
     out["frame_block0_input"] = sequences
     out["frame_block0_attn"] = frame.attention(frame.norm1(sequences), layout, attend_densely, rope)
-    x = trunk.within_views(frame, x, layout, attend_densely, rope)
+    x = trunk.within_views(frame, Stream(x), layout, attend_densely, rope).x
     out["frame_block0"] = x.reshape(sequences.shape)
     scenes = x.reshape(x.shape[0], -1, x.shape[3])
     joined = layout.joined(views)
     out["global_block0_attn"] = across.attention(across.norm1(scenes), joined, attend_densely, rope)
-    x, _ = trunk.across_views(across, x, layout, attend_densely, rope)
+    stream, _ = trunk.across_views(across, Stream(x), layout, attend_densely, rope)
+    x = stream.x
     out["global_block0"] = x.reshape(scenes.shape)
-    x = trunk.within_views(_layer(trunk.frame_blocks, 1), x, layout, attend_densely, rope)
+    x = trunk.within_views(_layer(trunk.frame_blocks, 1), Stream(x), layout, attend_densely, rope).x
     out["frame_block1"] = x.reshape(sequences.shape)
     return out
 

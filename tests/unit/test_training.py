@@ -254,6 +254,54 @@ def test_an_interruption_tells_from_where_the_run_goes_on(
     assert stages.notes == [told]
 
 
+@pytest.mark.parametrize(("at", "logged"), [(5, [2, 4, 5, 6]), (6, [2, 4, 6])])
+def test_an_interrupted_run_keeps_its_newest_step(
+    at: int, logged: list[int], whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where the signal comes twice, and before the step has a line in the log."""
+    take, stages = window.Window.add, KeptNotes()
+
+    def interrupted(self: window.Window, *arguments: Any, **options: Any) -> None:
+        take(self, *arguments, **options)
+        taken.append(1)
+        if len(taken) == at:
+            signal.raise_signal(signal.SIGINT)
+            signal.raise_signal(signal.SIGINT)
+
+    taken: list[int] = []
+    monkeypatch.setattr(window.Window, "add", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        train(small_config(save_every=100), tmp_path, stages=stages)
+    assert stages.notes[-2:] == [
+        f"saving step {at}",
+        f"step {at} is kept; run again (--resume) to go on from there",
+    ]
+    assert checkpoint.read_config(tmp_path / "weights")["source"]["steps"] == at
+    assert train(small_config(save_every=100), tmp_path) is not None
+    ours, theirs = weights_of(tmp_path), weights_of(whole)
+    assert all((ours[path] == theirs[path]).all() for path in ours)
+    steps = [line["step"] for line in read_log(tmp_path / "log.jsonl") if "loss" in line]
+    assert steps == sorted({*logged, 8, 10, 12})
+
+
+def test_an_interruption_as_a_run_is_saved_saves_nothing_more(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save, saved, stages = Checkpoints.save, list[int](), KeptNotes()
+
+    def interrupted(self: Checkpoints, state: Any, step: int) -> None:
+        saved.append(step)
+        signal.raise_signal(signal.SIGINT)
+        save(self, state, step)
+
+    monkeypatch.setattr(Checkpoints, "save", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        train(small_config(), tmp_path, stages=stages)
+    assert saved == [4]
+    assert stages.notes[-1].startswith("step 4 is kept")
+    assert checkpoint.read_config(tmp_path / "weights")["source"]["steps"] == 4
+
+
 def test_a_run_that_has_taken_all_steps_compiles_nothing(
     whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -318,6 +366,24 @@ def test_a_run_that_diverges_keeps_what_it_saved(
     assert {path.name for path in (tmp_path / "checkpoints").iterdir()} >= {"4"}
     assert not (tmp_path / "checkpoints" / "8").exists()
     assert checkpoint.read_config(tmp_path / "weights")["source"]["steps"] == 4
+
+
+def test_a_step_that_diverges_is_not_saved_where_the_run_is_interrupted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    add, taken = window.Window.add, []
+
+    def spoilt(self: window.Window, bucket: Bucket, metrics: Any, *, own: bool = False) -> None:
+        taken.append(1)
+        if len(taken) == 5:
+            metrics = metrics | {"loss": jnp.float32(math.nan)}
+            signal.raise_signal(signal.SIGINT)
+        add(self, bucket, metrics, own=own)
+
+    monkeypatch.setattr(window.Window, "add", spoilt)
+    with pytest.raises(InputError, match="diverged, the loss of step 5 is nan"):
+        train(small_config(), tmp_path)
+    assert not (tmp_path / "checkpoints" / "5").exists()
 
 
 @pytest.mark.parametrize(
