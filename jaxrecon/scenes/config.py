@@ -16,6 +16,7 @@ _SHARES = (
     "contrast",
     "phone",
     "plain",
+    "vistas",
 )
 
 
@@ -60,6 +61,8 @@ class SceneConfig:
       plain: share of scenes of which most surfaces are painted in one colour, with isolated
         pictures, posters, doors and windows on upright ones; their rooms may be halls, in which
         most cameras look at a table from near.
+      vistas: share of handheld rooms that are long, whose cameras stand about a table at one end
+        and look over it to the other.
 
     Raises:
       InputError: a setting is out of range.
@@ -92,6 +95,7 @@ class SceneConfig:
     phone: float = 0.0
     plain: float = 0.0
     nearest_reach: float = 0.0
+    vistas: float = 0.0
 
     def __post_init__(self) -> None:
         check_whole(self, "samples", "lights", most=1024)

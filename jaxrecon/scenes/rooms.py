@@ -22,6 +22,9 @@ _FACES = 6
 _LONGEST = 20.0
 """Sides of a hall, at most, in metres."""
 
+_SHORTEST_VISTA = 8.0
+"""The longer side of a room with a vista, at least, in metres."""
+
 _BELOW = -1000.0
 """Height of what is not in a room."""
 
@@ -77,16 +80,21 @@ class Room:
 
 def draw_room(rng: Rng, views: int, config: SceneConfig, longer_side: int) -> World:
     """A random room with furniture, lamps and cameras."""
-    streams = rng.split(9)
-    room, lamps = _draw_walls(streams[0], config), 1.0
+    streams = rng.split(10)
+    room, lamps = _draw_walls(streams[0], config), None
     plain = (streams[8].uniform() < config.plain) if config.plain else None
     if plain is not None:
         room, lamps = _enlarged(streams[8], room, plain)
+    vista = None
+    if config.handheld and config.vistas:
+        vista = streams[9].uniform() < config.vistas
+        room, more = _lengthened(streams[9], room, vista)
+        lamps = more if lamps is None else lamps * more
     focal = focal_length(streams[1], config.fov, longer_side)
     corner = (config.lens * (2 * focal / longer_side) ** 2 / 2) if config.lens else None
     cameras, spot = _draw_cameras(streams[2], views, room, focal), None
     if config.handheld:
-        cameras, spot = _held_cameras(streams[2], views, room, focal, corner, plain, config)
+        cameras, spot = _held_cameras(streams[2], views, room, focal, corner, plain, vista, config)
     solids = _furnish(streams[3], room, cameras.position, config, spot, plain)
     if config.clutter:
         solids = _strew(streams[7], room, solids, cameras.position, config, spot, plain)
@@ -97,7 +105,7 @@ def draw_room(rng: Rng, views: int, config: SceneConfig, longer_side: int) -> Wo
     seed = streams[6].integer()
     materials = draw_materials(streams[4], walls)
     lights = _lamps(streams[5], room, config)
-    if plain is not None:
+    if lamps is not None:
         lights = replace(lights, colour=lights.colour * lamps)
     return World(cameras, solids, room, materials, lights, seed, plain=plain)
 
@@ -127,6 +135,18 @@ def _enlarged(rng: Rng, room: Room, plain: Bool[Array, ""]) -> tuple[Room, Array
     )
     height = room.height * (1 + 0.3 * (larger - 1))
     return replace(room, half_width=wide, half_depth=deep, height=height), larger**1.5
+
+
+def _lengthened(rng: Rng, room: Room, vista: Bool[Array, ""]) -> tuple[Room, Array]:
+    """With a vista the longer side is 8 to 20 m; how much stronger the lamps are then."""
+    wide = room.half_width >= room.half_depth
+    side = jnp.maximum(room.half_width, room.half_depth)
+    octaves = rng.split(1)[0].uniform()
+    long = _SHORTEST_VISTA / 2 * (_LONGEST / _SHORTEST_VISTA) ** octaves
+    long = jnp.where(vista, jnp.maximum(side, long), side)
+    half_width = jnp.where(wide, long, room.half_width)
+    half_depth = jnp.where(wide, room.half_depth, long)
+    return replace(room, half_width=half_width, half_depth=half_depth), long / side
 
 
 def _draw_cameras(rng: Rng, views: int, room: Room, focal: Array) -> Cameras:
@@ -166,12 +186,15 @@ def _held_cameras(
     focal: Array,
     corner: Array | None,
     plain: Bool[Array, ""] | None,
+    vista: Bool[Array, ""] | None,
     config: SceneConfig,
 ) -> tuple[Cameras, Spot]:
-    """Cameras in the hand: through the room, or close to a table."""
-    streams = rng.split(4)
+    """Cameras in the hand: through the room, or close to a table, which may stand at one end."""
+    streams = rng.split(5)
     u = streams[0].uniform(9)
     heading = 2 * jnp.pi * u[0]
+    if vista is not None:
+        heading = jnp.where(vista, _along(streams[4], room), heading)
     c, s = jnp.cos(heading), jnp.sin(heading)
     extent = jnp.minimum(room.half_width / jnp.abs(c), room.half_depth / jnp.abs(s))
     close_ups, reach = jnp.float32(config.close_ups), 1.4
@@ -181,7 +204,12 @@ def _held_cameras(
     near = u[5] < close_ups
     target = -extent * (jnp.where(near, 0.0, 0.1) + 0.55 * u[1])
     distance = jnp.where(near, 0.8 + reach * u[2], extent * (0.2 + 0.55 * u[2]) - target)
-    x, y = wander(streams[1], views, heading, distance, config.all_round)
+    all_round: Array | float = config.all_round
+    if vista is not None:
+        near, distance = near | vista, jnp.where(vista, 0.8 + reach * u[2], distance)
+        behind = (extent - _FROM_WALL - distance) * (0.5 + 0.5 * u[1])
+        target, all_round = jnp.where(vista, behind, target), jnp.where(vista, 0.0, all_round)
+    x, y = wander(streams[1], views, heading, distance, all_round)
     side_x, side_y = room.half_width - _FROM_WALL, room.half_depth - _FROM_WALL
     sway = streams[2].centred(views)
     height = jnp.where(near, 1.15 + 0.6 * u[3] + 0.15 * sway, 0.7 + 1.3 * u[3] + 0.4 * u[6] * sway)
@@ -191,10 +219,19 @@ def _held_cameras(
         jnp.clip(height, _FROM_WALL, room.height - _FROM_WALL),
     )
     aim_z = jnp.where(near, 0.65 + 0.3 * u[4], 0.4 + 1.2 * u[4])
+    if vista is not None:
+        aim_z = jnp.where(vista, aim_z + 0.3 * u[7], aim_z)
     aim = Vector(target * c, target * s, aim_z)
     cameras = hold(streams[3], position, aim, distance, focal, corner)
     spot = Spot(target * c, target * s, distance, near)
     return lax.optimization_barrier((cameras, spot))
+
+
+def _along(rng: Rng, room: Room) -> Array:
+    """A direction along the longer side of a room, within 20 degrees."""
+    end, off = rng.uniform(2)
+    side = jnp.where(room.half_width >= room.half_depth, 0.0, jnp.pi / 2)
+    return side + jnp.where(end < 0.5, 0.0, jnp.pi) + 0.35 * (2 * off - 1)
 
 
 def _strew(

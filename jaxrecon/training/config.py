@@ -472,7 +472,7 @@ MINI_PICTURES = replace(
 
 MINI_HORIZONS = replace(
     MINI_ALL_ROUND,
-    scenes=replace(MINI_PICTURES.scenes, nearest_reach=25.0),
+    scenes=replace(MINI_PICTURES.scenes, nearest_reach=25.0, vistas=0.3),
     more_scenes=(replace(MINI.scenes, picture_share=0.25),),
     buckets=(
         Bucket(scenes=48, views=16, height=168, width=224, share=3),
@@ -487,7 +487,8 @@ MINI_HORIZONS = replace(
     save_every=1500,
     seed=1717,
 )
-"""For two GPUs: horizons near and far, and three steps in thirteen on scenes of the first kind."""
+"""For two GPUs: horizons near and far, vistas, and three steps in thirteen on scenes of the first
+kind."""
 
 MINI_EDGES = replace(
     MINI_PICTURES,

@@ -153,6 +153,7 @@ def test_wings_stand_at_the_ends_of_the_first_house_and_roofs_on_their_tops() ->
         ({"lens": 0.5}, "lens"),
         ({"plain": 1.5}, "plain"),
         ({"plain": float("nan")}, "plain"),
+        ({"vistas": 1.1}, "vistas"),
     ],
 )
 def test_settings_out_of_range(wrong: dict[str, float], told: str) -> None:
