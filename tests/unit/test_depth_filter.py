@@ -102,6 +102,17 @@ def test_it_is_the_mean_of_the_neighbours_by_what_the_convolutions_say(
     np.testing.assert_allclose(apply(depth_filter, maps), expected, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.gpu
+def test_a_gpu_computes_what_a_cpu_does(
+    depth_filter: DepthFilter, maps: dict[str, np.ndarray]
+) -> None:
+    host = jax.devices("cpu")[0]
+    with jax.default_device(host):
+        there = jax.device_put((depth_filter, maps), host)
+        expected = jax.jit(lambda depth_filter, maps: depth_filter(**maps))(*there)
+    np.testing.assert_allclose(apply(depth_filter, maps), expected, rtol=1e-5, atol=1e-5)
+
+
 def test_depth_stays_between_its_neighbours_and_follows_the_scale(
     depth_filter: DepthFilter, maps: dict[str, np.ndarray]
 ) -> None:

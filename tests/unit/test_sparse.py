@@ -184,18 +184,34 @@ def test_the_way_back_undoes_the_layout(order: Any) -> None:
     np.testing.assert_array_equal(packed_keys[:, -11:], x[:, specials])
 
 
-@pytest.mark.parametrize("heads", [(2, 3), (1, 3)])  # the latter have no pairs of numbers
-def test_a_gpu_moves_pairs_of_numbers(heads: tuple[int, int], monkeypatch: Any) -> None:
+HEADS = [(2, 3), (1, 3)]
+"""Number and width of heads; the latter have no pairs of numbers."""
+
+
+def gathered(heads: tuple[int, int]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Tokens, numbers of some, and these."""
     x = np.random.default_rng(0).normal(size=(2, 9, *heads)).astype(jnp.bfloat16)
     order = np.array([[3, 3, 9, 0, 8], [12, 1, 7, 7, 2]], np.int32)
     expected = np.zeros((2, 5, *heads), x.dtype)
     for scene, place in zip(*np.nonzero(order < 9), strict=True):
         expected[scene, place] = x[scene, order[scene, place]]
+    return x, order, expected
+
+
+@pytest.mark.parametrize("heads", HEADS)
+def test_for_a_gpu_pairs_of_numbers_are_moved(heads: tuple[int, int], monkeypatch: Any) -> None:
+    x, order, expected = gathered(heads)
     monkeypatch.setattr(layout_module, "target_platform", lambda: "gpu")
     text = str(jax.make_jaxpr(layout_module._taken)(x, order))
     assert ("uint32" in text) == (heads == (2, 3))
-    found = jax.jit(layout_module._taken)(x, order)
-    np.testing.assert_array_equal(found, expected)
+    np.testing.assert_array_equal(jax.jit(layout_module._taken)(x, order), expected)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("heads", HEADS)
+def test_a_gpu_moves_pairs_of_numbers(heads: tuple[int, int]) -> None:
+    x, order, expected = gathered(heads)
+    np.testing.assert_array_equal(jax.jit(layout_module._taken)(x, order), expected)
 
 
 @pytest.mark.parametrize("grid", [(5, 7), (8, 8), (28, 37), (37, 28), (1, 6), (6, 1), (2, 2)])
