@@ -360,14 +360,16 @@ def _check_inputs(layout: TokenLayout, *inputs: Array) -> None:
 def _share_skipped(mask: BlockMask, blocks: BlockLayout) -> Float[Array, "G N"]:
     """Of the key blocks, by the blocks of patch queries; padding counts in neither."""
     counts = mask.counts[:, :, blocks.dense_queries // blocks.block_q :]
+    # What is skipped is summed, and not what is left of 1: of nothing that is 0 to the bit.
     if blocks.num_valid is None:
-        return 1 - jnp.mean(counts, axis=-1, dtype=jnp.float32) / blocks.key_blocks
+        skipped = blocks.key_blocks - counts
+        return jnp.mean(skipped, axis=-1, dtype=jnp.float32) / blocks.key_blocks
     rows = -(-(blocks.num_valid.queries - blocks.dense_queries) // blocks.block_q)
-    counts = jnp.where(jnp.arange(counts.shape[-1]) < rows, counts, 0)
     key_blocks = -(-blocks.num_valid.keys // blocks.block_kv)
+    skipped = jnp.where(jnp.arange(counts.shape[-1]) < rows, key_blocks - counts, 0)
     # Their product may pass the largest int32.
     pairs = jnp.asarray(rows, jnp.float32) * jnp.asarray(key_blocks, jnp.float32)
-    return 1 - jnp.sum(counts, axis=-1, dtype=jnp.float32) / pairs
+    return jnp.sum(skipped, axis=-1, dtype=jnp.float32) / pairs
 
 
 def _heads_at_once(blocks: BlockLayout, groups: int, heads: int) -> int:

@@ -106,7 +106,7 @@ def test_each_view_on_its_own(model: Pi3, images: jax.Array) -> None:
     whole = predict(model, images)
     parts = predict(model, images, execution=one)
     for name in ("points_world", "confidence"):
-        np.testing.assert_allclose(getattr(parts, name), getattr(whole, name), rtol=1e-4, atol=1e-4)
+        np.testing.assert_allclose(getattr(parts, name), getattr(whole, name), rtol=1e-4, atol=2e-4)
 
 
 def test_an_image_changes_its_own_view_through_the_refiner(model: Pi3, images: jax.Array) -> None:
