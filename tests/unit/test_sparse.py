@@ -460,18 +460,33 @@ def test_lists_of_wide_indices_take_twice_the_room(monkeypatch: pytest.MonkeyPat
             assert policy_module._heads_at_once(made, 1, 4) == heads
 
 
+@partial(jax.jit, static_argnums=1)
+def share_skipped(counts: jax.Array, layout: TokenLayout, valid: jax.Array | None) -> jax.Array:
+    made = SparseAttention(**SMALL).block_layout(replace(layout, num_valid_views=valid))
+    indices = jnp.zeros((*counts.shape, 1), jnp.int32)
+    lengths = (made.dense_queries + made.patches, layout.tokens)
+    mask = BlockMask(counts, indices, made.block_q, made.block_kv, *lengths)
+    return policy_module._share_skipped(mask, made)
+
+
+def counts_of(layout: TokenLayout, kept: int) -> jax.Array:
+    rows = SparseAttention(**SMALL).block_layout(layout).query_blocks
+    return jnp.full((1, 1, rows), kept, jnp.int32)
+
+
 def test_more_pairs_of_blocks_than_int32_counts() -> None:
     layout = TokenLayout(views=70_000, grid=(1, 4))
+    found = share_skipped(counts_of(layout, 7_000), layout, jnp.int32(70_000))
+    np.testing.assert_allclose(found, [[0.9]], rtol=1e-5)
 
-    def share(counts: jax.Array, views: jax.Array) -> jax.Array:
-        made = SparseAttention(**SMALL).block_layout(replace(layout, num_valid_views=views))
-        indices = jnp.zeros((*counts.shape, 1), jnp.int32)
-        lengths = (made.dense_queries + made.patches, layout.tokens)
-        mask = BlockMask(counts, indices, made.block_q, made.block_kv, *lengths)
-        return policy_module._share_skipped(mask, made)
 
-    counts = jnp.full((1, 1, SparseAttention(**SMALL).block_layout(layout).query_blocks), 7_000)
-    np.testing.assert_allclose(jax.jit(share)(counts, jnp.int32(70_000)), [[0.9]], rtol=1e-5)
+@pytest.mark.parametrize("views", [1, 3, 7, 41, 49])
+@pytest.mark.parametrize("padded", [False, True])
+def test_where_all_blocks_are_kept_none_is_skipped(views: int, padded: bool) -> None:
+    """1 less a mean would be off by the rounding of the mean."""
+    layout = TokenLayout(views=views + 2 * padded, grid=(1, 4))
+    valid = jnp.int32(views) if padded else None
+    assert share_skipped(counts_of(layout, views), layout, valid) == 0
 
 
 @pytest.mark.thorough
