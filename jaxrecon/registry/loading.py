@@ -109,7 +109,7 @@ def load(
     offload = truth_value("offload", offload)
     narrow = _checked_float8(float8, mesh)
     name = _named(name)
-    _keep_programs()
+    keep_programs()
     parts = _parts(tracks=tracks, priors=priors)
     place, entry = _locate(name, weights, revision, shown, parts)
     cached = entry is not None and isinstance(entry.source, HubFile) and weights is None
@@ -179,7 +179,7 @@ def _with_weights(
         return shapes.with_weights(model.result())
 
 
-def _keep_programs() -> None:
+def keep_programs() -> None:
     """Has JAX keep compiled programs between processes, unless it is told where to or not to."""
     if not programs_wanted() or jax.config.jax_compilation_cache_dir is not None:
         return

@@ -24,6 +24,7 @@ from jaxrecon.forking import check_not_forked
 from jaxrecon.models import AspectRule, Pi3Config
 from jaxrecon.progress import Stages, quiet_stages
 from jaxrecon.registry import model_entry
+from jaxrecon.registry.loading import keep_programs
 from jaxrecon.scenes import RenderedScenes
 from jaxrecon.scenes.photographs import Pictures
 from jaxrecon.training.board import Board
@@ -136,6 +137,7 @@ def train(
         check_installed("tensorboardX", "tensorboard", "logs for TensorBoard need tensorboardX")
     check_devices(config, mesh)
     check_trained(config)
+    keep_programs()
     check_state(config, mesh, folder, begun=has_begun(folder))
     config, pictures = _with_pictures(config, textures)
     config, own = _with_data(config, data, stages)

@@ -276,7 +276,7 @@ def test_one_switch_leaves_compiled_programs_out(
     try:
         use_cache(Stages(quiet=True))
         worker._keep_programs()
-        loading._keep_programs()
+        loading.keep_programs()
         assert jax.config.jax_compilation_cache_dir is None
     finally:
         jax.config.update("jax_compilation_cache_dir", before)

@@ -154,6 +154,23 @@ def test_stopped_and_resumed_is_the_same_run(whole: Path, tmp_path: Path) -> Non
 
 
 @pytest.mark.thorough
+def test_a_run_that_goes_on_in_another_process_compiles_nothing_again(tmp_path: Path) -> None:
+    script = (
+        "import sys; from plane_scenes import *; use_planes()\n"
+        "train(small_config(), sys.argv[1], stop_after=0.0)"
+    )
+    home = tmp_path / "home"
+    env = fresh_process(JAXRECON_HOME=str(home), JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS="0")
+    del env["JAX_COMPILATION_CACHE_DIR"]  # that of the tests
+    kept = []
+    for _ in range(2):
+        subprocess.run([sys.executable, "-c", script, tmp_path / "run"], env=env, check=True)
+        kept.append({path.name for path in (home / "xla").glob("jit_*-cache")})
+    steps = {name for name in kept[1] if name.startswith(("jit_step", "jit_render"))}
+    assert steps and steps <= kept[0]
+
+
+@pytest.mark.thorough
 def test_killed_and_resumed_is_the_same_run(whole: Path, tmp_path: Path) -> None:
     """SIGKILL in the steps after a checkpoint."""
     script = (
