@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 import jaxrecon
+from jaxrecon.evaluation import align_depth
 from jaxrecon.scenes import SceneConfig, render_scenes, scene_key
 from jaxrecon.training.config import MINI_HORIZONS
 
@@ -58,17 +59,16 @@ def _measured(
     found = []
     for images, depths, masks in zip(scenes.images, scenes.depth_z, scenes.mask, strict=True):
         recon = model.reconstruct(np.asarray(images), resolution=224)
-        truth, there = np.asarray(depths), np.asarray(masks) & np.asarray(recon.depth_z > 0)
-        ratio = np.asarray(recon.depth_z) / np.where(there, truth, 1)
-        ratio /= np.median(ratio[there])
-        views = zip(ratio, truth, there, strict=True)
-        found += [_of_view(ratio[own], truth[own]) for ratio, truth, own in views if own.any()]
+        truth, there = np.asarray(depths), np.asarray(masks)
+        aligned = align_depth(np.asarray(recon.depth_z), truth, there, alignment="scale")
+        views = zip(aligned, truth, there, strict=True)
+        found += [_of_view(aligned[own], truth[own]) for aligned, truth, own in views if own.any()]
     return found
 
 
-def _of_view(ratio: NDArray[np.floating], truth: NDArray[np.floating]) -> Errors:
+def _of_view(aligned: NDArray[np.floating], truth: NDArray[np.floating]) -> Errors:
     """Errors of the nearer pixels and of the farthest tenth, these' depth, and if that is deep."""
-    far = truth >= np.quantile(truth, 0.9)
+    far, ratio = truth >= np.quantile(truth, 0.9), aligned / truth
     error = np.abs(ratio - 1)
     deep = np.quantile(truth, 0.95) > 3 * np.median(truth)
     nearer = error[~far].mean() if (~far).any() else 0.0

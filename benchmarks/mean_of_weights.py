@@ -58,8 +58,8 @@ def main() -> None:
         {"weight": float(share)} | told_once(source, told)
         for share, source in zip(shares, told, strict=True)
     ]
-    changes = {"only": (options.only, [""]), "depths": (options.depths, 1.0)}
-    given = {name: value for name, (value, usual) in changes.items() if value != usual}
+    changes = {name: getattr(options, name) for name in ("only", "depths")}
+    given = {name: x for name, x in changes.items() if x != parser.get_default(name)}
     source = {"mean_of": sources, **given}
     header = {**first.header, "source": source}
     checkpoint.save(checkpoint.unflatten(stored, mean), options.output, header)

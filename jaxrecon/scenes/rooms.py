@@ -81,7 +81,7 @@ class Room:
 def draw_room(rng: Rng, views: int, config: SceneConfig, longer_side: int) -> World:
     """A random room with furniture, lamps and cameras."""
     streams = rng.split(10)
-    room, lamps = _draw_walls(streams[0], config), None
+    room, lamps = _draw_walls(streams[0], config), 1.0
     plain = (streams[8].uniform() < config.plain) if config.plain else None
     if plain is not None:
         room, lamps = _enlarged(streams[8], room, plain)
@@ -89,7 +89,7 @@ def draw_room(rng: Rng, views: int, config: SceneConfig, longer_side: int) -> Wo
     if config.handheld and config.vistas:
         vista = streams[9].uniform() < config.vistas
         room, more = _lengthened(streams[9], room, vista)
-        lamps = more if lamps is None else lamps * more
+        lamps = lamps * more
     focal = focal_length(streams[1], config.fov, longer_side)
     corner = (config.lens * (2 * focal / longer_side) ** 2 / 2) if config.lens else None
     cameras, spot = _draw_cameras(streams[2], views, room, focal), None
@@ -105,7 +105,7 @@ def draw_room(rng: Rng, views: int, config: SceneConfig, longer_side: int) -> Wo
     seed = streams[6].integer()
     materials = draw_materials(streams[4], walls)
     lights = _lamps(streams[5], room, config)
-    if lamps is not None:
+    if plain is not None or vista is not None:
         lights = replace(lights, colour=lights.colour * lamps)
     return World(cameras, solids, room, materials, lights, seed, plain=plain)
 
@@ -201,14 +201,14 @@ def _held_cameras(
     if plain is not None:
         close_ups = jnp.where(plain, jnp.maximum(close_ups, 0.65), close_ups)
         reach = jnp.where(plain, 2.2, reach)
-    near = u[5] < close_ups
+    near, all_round = u[5] < close_ups, jnp.float32(config.all_round)
+    if vista is not None:
+        near, all_round = near | vista, jnp.where(vista, 0.0, all_round)
     target = -extent * (jnp.where(near, 0.0, 0.1) + 0.55 * u[1])
     distance = jnp.where(near, 0.8 + reach * u[2], extent * (0.2 + 0.55 * u[2]) - target)
-    all_round: Array | float = config.all_round
     if vista is not None:
-        near, distance = near | vista, jnp.where(vista, 0.8 + reach * u[2], distance)
-        behind = (extent - _FROM_WALL - distance) * (0.5 + 0.5 * u[1])
-        target, all_round = jnp.where(vista, behind, target), jnp.where(vista, 0.0, all_round)
+        at_an_end = (extent - _FROM_WALL - distance) * (0.5 + 0.5 * u[1])
+        target = jnp.where(vista, at_an_end, target)
     x, y = wander(streams[1], views, heading, distance, all_round)
     side_x, side_y = room.half_width - _FROM_WALL, room.half_depth - _FROM_WALL
     sway = streams[2].centred(views)

@@ -19,7 +19,7 @@ from typing import Any
 
 from jaxrecon.answers import answers_alone
 from jaxrecon.errors import JaxreconError, WeightsError, one_line
-from jaxrecon.hub import cache_folder
+from jaxrecon.hub import program_folder
 from jaxrecon.images import view_count
 from jaxrecon.program_cache import keep_sound, programs_wanted, use_program_cache
 from jaxrecon.progress import Stages
@@ -183,7 +183,7 @@ def _keep_programs() -> None:
     if not programs_wanted():
         return
     with suppress(WeightsError):  # there is no home folder
-        use_program_cache(cache_folder() / "xla")
+        use_program_cache(program_folder())
 
 
 if __name__ == "__main__":
